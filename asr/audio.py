@@ -1,0 +1,182 @@
+"""Audio files in and out: float32 samples in [-1, 1], one channel, at a stated rate.
+
+Everything goes through libsndfile (WAV, FLAC, NIST SPHERE, MP3, Ogg Vorbis and Opus). Every error names the file.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.errors import DataError, os_reason
+
+Wave = npt.NDArray[np.float32]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says."""
+
+    sample_rate_hz: int
+    channels: int
+    num_samples: int
+    format: str
+
+    @property
+    def duration_s(self) -> float:
+        return self.num_samples / self.sample_rate_hz
+
+
+@cache
+def _soundfile() -> Any:
+    import soundfile  # 0.1 s: only when audio is really read
+
+    return soundfile
+
+
+def info(path: str | Path) -> AudioInfo:
+    """What the header of an audio file says, without decoding it.
+
+    Raises:
+        DataError: the file is missing, empty, or not audio that libsndfile reads.
+    """
+    path = Path(path)
+    _check_present(path)
+    soundfile = _soundfile()
+    try:
+        header = soundfile.info(str(path))
+    except soundfile.SoundFileError as error:
+        raise DataError(_unreadable(path, error), path) from error
+    return AudioInfo(int(header.samplerate), int(header.channels), int(header.frames), str(header.format))
+
+
+def load(
+    path: str | Path,
+    *,
+    offset_s: float = 0.0,
+    duration_s: float | None = None,
+    sample_rate_hz: int | None = None,
+    resample: bool = False,
+    mix_down: bool = False,
+) -> tuple[Wave, int]:
+    """The samples of a file, or of a part of it, and their rate.
+
+    Shapes: (n,) float32 in [-1, 1].
+
+    Args:
+        sample_rate_hz: the rate that is wanted; None takes the file's.
+        resample: convert to that rate when the file has another; otherwise another rate is an error.
+        mix_down: average several channels; otherwise more than one is an error.
+
+    Raises:
+        DataError: missing, empty, not audio, truncated, not finite, several channels, another rate, or a part that
+            lies outside the file.
+    """
+    path = Path(path)
+    _check_present(path)
+    soundfile = _soundfile()
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            rate, channels, total = int(file.samplerate), int(file.channels), int(file.frames)
+            start = round(offset_s * rate)
+            wanted = max(0, total - start) if duration_s is None else round(duration_s * rate)
+            if start and start >= total:
+                raise DataError(f"starts at {offset_s:g} s, but the file ends at {total / rate:.2f} s", path)
+            if start:
+                file.seek(start)
+            samples = file.read(wanted, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise DataError(_unreadable(path, error), path) from error
+    if total == 0 or len(samples) == 0:
+        raise DataError("the audio has no samples", path)
+    available = min(wanted, total - start)
+    if len(samples) < available:
+        raise DataError(
+            f"truncated: the header promises {available:,} samples, only {len(samples):,} could be decoded", path
+        )
+    # 20 ms of slack: durations in manifests are rounded, and a codec's padding moves the end.
+    if duration_s is not None and wanted - len(samples) > 0.02 * rate:
+        raise DataError(
+            f"the manifest says {offset_s + duration_s:.2f} s, but the file ends at {total / rate:.2f} s", path
+        )
+    if channels > 1:
+        if not mix_down:
+            raise DataError(f"{channels} channels, expected 1; mix it down or choose a channel first", path)
+        wave: Wave = samples.mean(axis=1, dtype=np.float32)
+    else:
+        wave = samples[:, 0]
+    if not np.isfinite(wave).all():
+        bad = int(np.flatnonzero(~np.isfinite(wave))[0])
+        raise DataError(f"sample {bad:,} is not a finite number; the file is damaged, write it again", path)
+    if sample_rate_hz is not None and rate != sample_rate_hz:
+        if not resample:
+            raise DataError(
+                f"{rate} Hz audio, the model wants {sample_rate_hz} Hz; resample the corpus or set audio.resample=true",
+                path,
+            )
+        wave, rate = resampled(wave, rate, sample_rate_hz), sample_rate_hz
+    return wave, rate
+
+
+def resampled(wave_n: Wave, from_hz: float, to_hz: float) -> Wave:
+    """The wave at another rate (soxr, high quality: alias-free to 91 % of the lower Nyquist frequency).
+
+    Shapes: (n,) -> (about n * to_hz / from_hz,)
+    """
+    if from_hz == to_hz:
+        return wave_n
+    import soxr
+
+    out: Wave = soxr.resample(wave_n, from_hz, to_hz, quality="HQ").astype(np.float32, copy=False)
+    return out
+
+
+def change_speed(wave_n: Wave, speed: float, sample_rate_hz: int) -> Wave:
+    """The wave played ``speed`` times as fast: shorter and higher for a factor above 1.
+
+    Source: Ko et al. 2015, "Audio augmentation for speech recognition" (resampling, not time stretching).
+    """
+    return resampled(wave_n, sample_rate_hz * speed, sample_rate_hz)
+
+
+def save(path: str | Path, wave_n: Wave, sample_rate_hz: int) -> None:
+    """Writes a mono file as 16-bit PCM; the suffix decides the container (``.wav``, ``.flac``).
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    path = Path(path)
+    soundfile = _soundfile()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(str(path), wave_n, sample_rate_hz, subtype="PCM_16")
+    except (OSError, soundfile.SoundFileError) as error:
+        raise DataError(f"cannot write the audio: {error}", path) from error
+
+
+def _check_present(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot read the audio: {os_reason(error)}", path) from error
+    if path.is_dir():
+        raise DataError("is a folder, expected an audio file", path)
+    if size == 0:
+        raise DataError("the file is empty (0 bytes)", path)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as reason:
+        return f"cannot read the audio: {os_reason(reason)}"
+    text = getattr(error, "error_string", None) or str(error)
+    return f"not audio that can be read ({text.strip().rstrip('.')}); WAV, FLAC, SPHERE, MP3 and Ogg are"

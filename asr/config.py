@@ -1,0 +1,317 @@
+"""The configuration of a run: one frozen model a stage, strict, with units in the names.
+
+YAML comes in, ``--set a.b=c`` changes single values, and the resolved whole is saved with the run and the model. An
+unknown key is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from asr.errors import ConfigError, nearest, os_reason
+from asr.text import NORMALIZATIONS
+
+
+class Stage(BaseModel):
+    """Base of every stage's config: frozen, unknown keys forbidden, numbers finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AudioConfig(Stage):
+    sample_rate_hz: int = Field(16000, ge=1000, le=192000)
+    #: false: audio at another rate is an error that names the file; true: it is resampled (soxr), and said so
+    resample: bool = False
+
+
+class TextConfig(Stage):
+    #: applied to transcripts before they become tokens and before scoring
+    normalization: str = "none"
+
+    @field_validator("normalization")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in NORMALIZATIONS:
+            raise ValueError(f"must be one of {', '.join(NORMALIZATIONS)}{nearest(value, NORMALIZATIONS)}")
+        return value
+
+
+class FeatureConfig(Stage):
+    kind: Literal["spectrogram", "log_mel", "mfcc"] = "log_mel"
+    window_s: float = Field(0.025, gt=0, le=0.5)
+    hop_s: float = Field(0.010, gt=0, le=0.5)
+    #: FFT length in samples; null: the next power of two that holds the window
+    fft_samples: int | None = Field(None, ge=16)
+    window: Literal["hann", "hamming"] = "hann"
+    #: mel filters (log_mel, mfcc)
+    num_mels: int = Field(80, ge=4, le=512)
+    low_hz: float = Field(20.0, ge=0)
+    #: null: half the sample rate
+    high_hz: float | None = Field(None, gt=0)
+    #: cepstral coefficients (mfcc), the zeroth included
+    num_ceps: int = Field(13, ge=2, le=128)
+    #: y[n] = x[n] - c x[n-1]; 0.97 in the classic front-end, 0 switches it off
+    preemphasis: float = Field(0.0, ge=0, lt=1)
+    #: power below this is raised to it before the log; 1e-8 is about what rounding to int16 puts into one bin
+    power_floor: float = Field(1e-8, gt=0)
+    #: orders of time derivatives appended: 0, 1 (delta) or 2 (delta and delta-delta)
+    deltas: int = Field(0, ge=0, le=2)
+    #: frames stacked on each side (HTK-style context window); 0 for none
+    context_frames: int = Field(0, ge=0, le=20)
+    #: utterance: each bin to mean 0, variance 1 over the utterance; corpus: by statistics of the training set, stored
+    #: with the model; none: as computed
+    normalization: Literal["utterance", "corpus", "none"] = "utterance"
+    #: standard deviation of the noise added to the samples in training, full scale = 1; 0 switches it off
+    dither: float = Field(0.0, ge=0, le=0.1)
+
+
+class ConvConfig(Stage):
+    channels: int = Field(32, ge=1)
+    #: kernel in frames and bins; odd, so that "same" padding is symmetric and the stride formula is exact
+    kernel_tf: tuple[int, int] = (11, 41)
+    stride_tf: tuple[int, int] = (2, 2)
+
+    @field_validator("kernel_tf")
+    @classmethod
+    def _odd(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if any(k < 1 or k % 2 == 0 for k in value):
+            raise ValueError(f"both sides must be odd and positive, got {list(value)}")
+        return value
+
+    @field_validator("stride_tf")
+    @classmethod
+    def _positive(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if any(s < 1 for s in value):
+            raise ValueError(f"both strides must be at least 1, got {list(value)}")
+        return value
+
+
+class ModelConfig(Stage):
+    conv: tuple[ConvConfig, ...] = Field((ConvConfig(), ConvConfig(kernel_tf=(11, 21), stride_tf=(1, 2))), max_length=3)
+    #: the clipped ReLU is min(max(x, 0), clip): 20 in the paper
+    relu_clip: float = Field(20.0, gt=0)
+    cell: Literal["gru", "lstm", "tanh"] = "gru"
+    layers: int = Field(5, ge=1, le=7)
+    #: units a direction
+    hidden: int = Field(800, ge=1)
+    bidirectional: bool = True
+    #: how the two directions meet: sum (the paper) or concat
+    merge: Literal["sum", "concat"] = "sum"
+    #: steps of future context of the row convolution after one-direction layers; 0 for none
+    lookahead_steps: int = Field(0, ge=0, le=200)
+    #: sequence-wise batch norm in convolutions, recurrence inputs and before the output
+    norm: bool = True
+    #: dropped between layers (one mask value an element), not inside the recurrence
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _directions(self) -> ModelConfig:
+        if self.bidirectional and self.lookahead_steps:
+            raise ValueError("lookahead_steps needs bidirectional: false (a bidirectional layer sees the whole future)")
+        if not self.conv:
+            raise ValueError("conv needs 1 to 3 layers")
+        return self
+
+
+class SpecAugmentConfig(Stage):
+    """SpecAugment without time warping (Park et al. 2019, section 2)."""
+
+    freq_masks: int = Field(0, ge=0)
+    #: widest frequency mask, in bins
+    freq_width_bins: int = Field(15, ge=0)
+    time_masks: int = Field(0, ge=0)
+    #: widest time mask
+    time_width_s: float = Field(0.3, ge=0)
+    #: and no wider than this share of the utterance
+    time_width_fraction: float = Field(0.1, ge=0, le=1)
+
+
+class AugmentConfig(Stage):
+    #: one factor is drawn per utterance and epoch; 1.1 is faster and higher (resampling, as Kaldi's speed perturbation)
+    speeds: tuple[float, ...] = (1.0,)
+    spec: SpecAugmentConfig = SpecAugmentConfig()
+
+    @field_validator("speeds")
+    @classmethod
+    def _speeds(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or any(not 0.5 <= s <= 2.0 for s in value):
+            raise ValueError(f"needs factors between 0.5 and 2.0, got {list(value)}")
+        return value
+
+
+class BatchConfig(Stage):
+    #: padded audio in one batch: longest utterance x number of utterances
+    max_batch_s: float = Field(120.0, gt=0)
+    max_utterances: int = Field(16, ge=1)
+    #: longer training utterances are left out, and counted; null keeps all
+    max_utterance_s: float | None = Field(20.0, gt=0)
+    #: features kept in memory up to this many MiB, the rest computed each epoch
+    feature_cache_mib: int = Field(2048, ge=0)
+    #: batches prepared ahead by this many threads
+    workers: int = Field(1, ge=0, le=64)
+
+
+class OptimConfig(Stage):
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    #: share of all steps over which the rate rises linearly from 0
+    warmup_fraction: float = Field(0.1, ge=0, le=1)
+    #: after the warm-up: cosine to 0, linear to 0, or constant
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    #: gradients are scaled down to this norm; 0 switches clipping off
+    clip_norm: float = Field(5.0, ge=0)
+
+
+class TrainConfig(Stage):
+    epochs: int = Field(30, ge=1)
+    #: stop after this many optimiser steps (for trials); null: by epochs only
+    max_steps: int | None = Field(None, ge=1)
+    seed: int = Field(1, ge=0, lt=2**31)
+    #: first epoch in order of duration (Deep Speech 2, section 3.3)
+    sortagrad: bool = True
+    #: bf16: autocast with the loss in float32; auto: bf16 where the machine multiplies it natively
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    #: intra-op threads on CPU; null: one a core
+    threads: int | None = Field(None, ge=1)
+    validate_every_epochs: int = Field(1, ge=1)
+    #: model folders kept, by dev WER
+    keep_best: int = Field(1, ge=1)
+    #: stop when dev WER has not improved for this many validations; null: never
+    early_stop: int | None = Field(None, ge=1)
+    #: a resumable checkpoint at least this often (and at every epoch's end)
+    checkpoint_every_s: float = Field(300.0, gt=0)
+    #: weights used for validation and saving are an exponential moving average with this decay; 0: the raw weights
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+
+
+class RunConfig(Stage):
+    """Everything that decides what a training run computes."""
+
+    audio: AudioConfig = AudioConfig()
+    text: TextConfig = TextConfig()
+    features: FeatureConfig = FeatureConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    batch: BatchConfig = BatchConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+
+S = TypeVar("S", bound=Stage)
+
+
+def parse(kind: type[S], data: Any, source: str) -> S:
+    """The config of a kind from plain values.
+
+    Raises:
+        ConfigError: an unknown key (the nearest is named) or a value that does not fit; ``source`` says where from.
+    """
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: expected a mapping of stages, got {type(data).__name__}")
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        if first["type"] == "extra_forbidden":
+            message = f"unknown key '{key}'{_nearest_key(kind, [str(p) for p in first['loc']])}"
+        else:
+            reason = first["msg"].removeprefix("Value error, ")
+            got = first["input"]
+            shown = "" if isinstance(got, dict | list) else f", got {got!r}"
+            message = f"{key}: {reason[:1].lower()}{reason[1:]}{shown}"
+        raise ConfigError(f"{source}: {message}{more}", key=key) from error
+
+
+def _nearest_key(kind: type[Stage], loc: list[str]) -> str:
+    """The hint for an unknown key: its neighbours first, then any key of the whole config."""
+    keys = all_keys(kind)
+    prefix, leaf = ".".join(loc[:-1]), loc[-1]
+    siblings = [k for k in keys if k.rpartition(".")[0] == prefix]
+    hint = nearest(leaf, [k.rpartition(".")[2] for k in siblings])
+    if hint:
+        found = hint.split("'")[1]
+        return f"; did you mean '{prefix + '.' if prefix else ''}{found}'?"
+    same_leaf = [k for k in keys if k.rpartition(".")[2] == leaf]
+    if same_leaf:
+        return f"; did you mean '{same_leaf[0]}'?"
+    return nearest(".".join(loc), keys) or f" (keys here: {', '.join(k.rpartition('.')[2] for k in siblings)})"
+
+
+def all_keys(kind: type[Stage], prefix: str = "") -> list[str]:
+    """Dotted names of every key of a config, stages before their fields."""
+    keys = []
+    for name, info in kind.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Stage):
+            keys.extend(all_keys(info.annotation, prefix + name + "."))
+    return keys
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run config in a YAML file, with ``key=value`` overrides applied.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or holds an unknown key or a bad value.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the config: {os_reason(error)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+    config = parse(RunConfig, data, str(path))
+    return override(config, overrides) if overrides else config
+
+
+def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The config with dotted ``key=value`` settings applied; values are read as YAML.
+
+    >>> override(RunConfig(), ["optim.lr=0.002"]).optim.lr
+    0.002
+
+    Raises:
+        ConfigError: no ``=``, an unknown key, or a value that does not fit.
+    """
+    data = config.model_dump(mode="json")
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {item}: expected key=value, for example optim.lr=0.001")
+        # YAML reads 3e-4 as a string (it wants 3.0e-4): people who type a number mean a number.
+        try:
+            value: Any = float(text) if "e" in text.lower() else yaml.safe_load(text)
+        except ValueError:
+            value = text
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {item}: the value is not valid YAML", key=key) from error
+        node: Any = data
+        *parents, leaf = key.strip().split(".")
+        for depth, part in enumerate(parents):
+            child = node.get(part) if isinstance(node, dict) else None
+            if not isinstance(child, dict):
+                where = parents[: depth + 1]
+                hint = _nearest_key(RunConfig, where) if part not in (node or {}) else " is not a stage"
+                raise ConfigError(f"--set {item}: unknown key '{'.'.join(where)}'{hint}", key=key)
+            node = child
+        node[leaf] = value
+    return parse(RunConfig, data, "--set " + " ".join(overrides))
+
+
+def to_yaml(config: Stage) -> str:
+    """The config as YAML, every value written out."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text

@@ -1,0 +1,53 @@
+"""The errors this toolkit raises on purpose: each is one line that says where, what was got, what was expected, and
+the next step. The command prints them without a traceback and exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class AsrError(Exception):
+    """Base of every expected failure; ``str(error)`` is the one line to show."""
+
+
+class DataError(AsrError):
+    """Something is wrong with a manifest, a transcript or an audio file."""
+
+    def __init__(self, message: str, path: str | Path | None = None, line: int | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self.line = line
+        where = "" if path is None else (f"{path}: " if line is None else f"{path}:{line}: ")
+        super().__init__(where + message)
+
+
+class ConfigError(AsrError):
+    """A config key or value that cannot be used; ``key`` is its dotted path where known."""
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        self.key = key
+        super().__init__(message)
+
+
+class CheckpointError(AsrError):
+    """A model or checkpoint folder that is missing, incomplete, foreign, or cannot be written."""
+
+    def __init__(self, message: str, path: str | Path | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        super().__init__(message if path is None else f"{path}: {message}")
+
+
+class TrainingError(AsrError):
+    """Training cannot go on (for example a loss that is not finite); what was saved stays usable."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string when nothing is near."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def os_reason(error: OSError) -> str:
+    """The operating system's reason in a few words, without the path that the caller names already."""
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,84 @@
+"""Atomic file and folder writes: a name either holds the whole content or does not exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[TextIO]:
+    """A text file to write; it takes its name only when the block ends without an error.
+
+    Raises:
+        OSError: as the operating system says; the ``.part`` file is removed and an older file keeps its content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
+    with open_atomic(path) as file:
+        file.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes one JSON document atomically, indented for people; not-a-number values are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """A new empty folder to fill; when the block ends without an error it takes the place of ``path``.
+
+    Between the two renames a crash leaves the former content under ``<name>.old``: ``recover_folder`` puts it back.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir()
+        yield part
+        for file in part.iterdir():
+            _sync(file)
+        _sync(part)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        part.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        recover_folder(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> None:
+    """Undoes a replacement that was cut between its two renames."""
+    old = path.with_name(path.name + ".old")
+    if old.exists() and not path.exists():
+        old.rename(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

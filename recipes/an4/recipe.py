@@ -1,0 +1,80 @@
+"""CMU AN4: 948 training and 130 test utterances of spelled names, addresses, dates and commands (1991)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from asr import audio
+from asr.errors import DataError, os_reason
+from asr.manifest import Utterance
+from asr.prepare import Prepared, Recipe, extract, held_out_speakers, write_splits
+
+DEV_FRACTION = 0.1
+_LINE = re.compile(r"^(?P<text>.*?)\s*\((?P<id>[^()\s]+)\)\s*$")
+
+
+def prepare(out: Path, archive: Path | None) -> Prepared:
+    """Manifests ``train``, ``dev`` (10 % of the training speakers) and ``test`` (the official one) from the archive."""
+    if archive is None:
+        raise DataError(f"an4 needs --archive FILE: {RECIPE.archive}")
+    files = extract(archive, out, lambda name: name.endswith((".sph", ".transcription", ".fileids", "LICENSE")))
+    if not any(f.name == "an4_train.transcription" for f in files):
+        raise DataError("holds no an4/etc/an4_train.transcription: is this the AN4 SPHERE archive?", archive)
+    dropped: dict[str, str] = {}
+    train = _split(out, "train", dropped)
+    held_out = held_out_speakers((u.speaker for u in train), DEV_FRACTION, salt="an4")
+    return write_splits(
+        out,
+        {
+            "train": [u for u in train if u.speaker not in held_out],
+            "dev": [u for u in train if u.speaker in held_out],
+            "test": _split(out, "test", dropped),
+        },
+        dropped,
+    )
+
+
+def _split(out: Path, split: str, dropped: dict[str, str]) -> list[Utterance]:
+    etc = out / "an4" / "etc"
+    texts = {}
+    for number, line in enumerate(_lines(etc / f"an4_{split}.transcription"), start=1):
+        match = _LINE.match(line)
+        if match is None:
+            raise DataError("expected 'TEXT (utterance-id)'", etc / f"an4_{split}.transcription", number)
+        texts[match["id"]] = " ".join(match["text"].replace("<s>", " ").replace("</s>", " ").split())
+    rows = []
+    for name in _lines(etc / f"an4_{split}.fileids"):
+        id_ = Path(name).name
+        path = Path("an4") / "wav" / f"{name}.sph"
+        if not texts.get(id_):
+            dropped[id_] = "no transcript"
+            continue
+        try:
+            header = audio.info(out / path)
+        except DataError as error:
+            dropped[id_] = str(error)
+            continue
+        # an4_clstk/fash/an251-fash-b: corpus, speaker, prompt-speaker-form
+        speaker = Path(name).parent.name
+        rows.append(Utterance(id_, path.as_posix(), round(header.duration_s, 4), texts[id_], speaker))
+    return rows
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"cannot read: {os_reason(error)}", path) from error
+
+
+RECIPE = Recipe(
+    name="an4",
+    title="CMU AN4 (Census)",
+    hours=0.8,
+    sample_rate_hz=16000,
+    licence="CMU, free for any use with notice (an4/LICENSE)",
+    homepage="http://www.speech.cs.cmu.edu/databases/an4/",
+    prepare=prepare,
+    archive="an4_sphere.tar.gz (64 MB) from the homepage",
+)
