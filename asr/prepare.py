@@ -134,7 +134,7 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool] = lambda nam
 
 
 def _safe_path(archive: Path, out: Path, member: tarfile.TarInfo) -> Path:
-    """Where a member goes, or an error: absolute names, ``..`` and links out of the archive are attacks or accidents."""
+    """Where a member goes; absolute names, ``..`` and links out of the archive (attacks or accidents) are errors."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\\" in member.name or re.match(r"^[A-Za-z]:", member.name):
         raise DataError(f"refused: member '{member.name}' would be written outside the target folder", archive)

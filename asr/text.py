@@ -67,7 +67,7 @@ class CharTokenizer:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> CharTokenizer:
-        """A tokenizer of exactly the characters that occur, in code point order (so the same data give the same ids)."""
+        """A tokenizer of exactly the characters that occur, in code point order: the same data give the same ids."""
         seen: set[str] = set()
         for text in texts:
             seen.update(text)
@@ -103,7 +103,7 @@ class CharTokenizer:
         return list(dict.fromkeys(c for c in text if c not in ids))
 
     def unknown_message(self, text: str) -> str:
-        """One line about the unknown characters of a text: which, where they stand, and a hint when case is the cause."""
+        """One line about the unknown characters of a text: which, where, and a hint when case is the cause."""
         unknown = self.unknown(text)
         ids = self._ids()
         shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown[:5]) + (", …" if len(unknown) > 5 else "")
