@@ -6,10 +6,11 @@ Everything goes through libsndfile (WAV, FLAC, NIST SPHERE, MP3, Ogg Vorbis and 
 from __future__ import annotations
 
 import logging
+import struct
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -45,15 +46,17 @@ def info(path: str | Path) -> AudioInfo:
     """What the header of an audio file says, without decoding it.
 
     Raises:
-        DataError: the file is missing, empty, or not audio that libsndfile reads.
+        DataError: the file is missing, empty, shorter than its header says (WAV, SPHERE), or not audio that libsndfile
+            reads.
     """
     path = Path(path)
     _check_present(path)
     soundfile = _soundfile()
     try:
         header = soundfile.info(str(path))
-    except soundfile.SoundFileError as error:
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a name in .raw, which states no rate
         raise DataError(_unreadable(path, error), path) from error
+    _check_whole(path)
     return AudioInfo(int(header.samplerate), int(header.channels), int(header.frames), str(header.format))
 
 
@@ -82,6 +85,7 @@ def load(
     path = Path(path)
     _check_present(path)
     soundfile = _soundfile()
+    rate = 0
     try:
         with soundfile.SoundFile(str(path)) as file:
             rate, channels, total = int(file.samplerate), int(file.channels), int(file.frames)
@@ -92,15 +96,20 @@ def load(
             if start:
                 file.seek(start)
             samples = file.read(wanted, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a name in .raw, which states no rate
+        if rate:
+            raise DataError(
+                f"truncated or damaged: cannot be decoded ({_reason(error)}); fetch it again", path
+            ) from error
         raise DataError(_unreadable(path, error), path) from error
-    if total == 0 or len(samples) == 0:
-        raise DataError("the audio has no samples", path)
+    _check_whole(path)
     available = min(wanted, total - start)
     if len(samples) < available:
         raise DataError(
             f"truncated: the header promises {available:,} samples, only {len(samples):,} could be decoded", path
         )
+    if len(samples) == 0:
+        raise DataError("the audio has no samples", path)
     # 20 ms of slack: durations in manifests are rounded, and a codec's padding moves the end.
     if duration_s is not None and wanted - len(samples) > 0.02 * rate:
         raise DataError(
@@ -147,18 +156,25 @@ def change_speed(wave_n: Wave, speed: float, sample_rate_hz: int) -> Wave:
 
 
 def save(path: str | Path, wave_n: Wave, sample_rate_hz: int) -> None:
-    """Writes a mono file as 16-bit PCM; the suffix decides the container (``.wav``, ``.flac``).
+    """Writes a mono file as 16-bit PCM, atomically; the suffix decides the container (``.wav``, ``.flac``).
 
     Raises:
         DataError: the file cannot be written.
     """
     path = Path(path)
     soundfile = _soundfile()
+    part = path.with_name(f"{path.stem}.part{path.suffix}")  # the suffix stays: it decides the container
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(str(path), wave_n, sample_rate_hz, subtype="PCM_16")
-    except (OSError, soundfile.SoundFileError) as error:
-        raise DataError(f"cannot write the audio: {error}", path) from error
+        try:
+            soundfile.write(str(part), wave_n, sample_rate_hz, subtype="PCM_16")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write the audio: {os_reason(error)}", path) from error
+    except (soundfile.SoundFileError, TypeError, ValueError) as error:  # the last two: a suffix it cannot write
+        raise DataError(f"cannot write the audio: {_reason(error)}; .wav and .flac can be written", path) from error
 
 
 def _check_present(path: Path) -> None:
@@ -166,6 +182,8 @@ def _check_present(path: Path) -> None:
         size = path.stat().st_size
     except OSError as error:
         raise DataError(f"cannot read the audio: {os_reason(error)}", path) from error
+    except ValueError as error:  # a NUL or half a surrogate pair: no file can have that name
+        raise DataError(f"cannot read the audio: the name is impossible ({error})", repr(str(path))) from error
     if path.is_dir():
         raise DataError("is a folder, expected an audio file", path)
     if size == 0:
@@ -178,5 +196,57 @@ def _unreadable(path: Path, error: Exception) -> str:
             pass
     except OSError as reason:
         return f"cannot read the audio: {os_reason(reason)}"
-    text = getattr(error, "error_string", None) or str(error)
-    return f"not audio that can be read ({text.strip().rstrip('.')}); WAV, FLAC, SPHERE, MP3 and Ogg are"
+    return f"not audio that can be read ({_reason(error)}); WAV, FLAC, SPHERE, MP3 and Ogg are"
+
+
+def _reason(error: Exception) -> str:
+    text = str(getattr(error, "error_string", None) or error)
+    return " ".join(text.removeprefix("Error : ").split()).rstrip(".")
+
+
+def _check_whole(path: Path) -> None:
+    """An error when a WAV or SPHERE file is shorter than its header says.
+
+    libsndfile trusts the file's size over the header, so a download that was cut would pass as a shorter recording.
+    """
+    with path.open("rb") as file:
+        head = file.read(1024)
+        if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+            start, promised = _wav_data(file)
+        elif head[:8] == b"NIST_1A\n":
+            start, promised = _sphere_data(head)
+        else:
+            return
+    held = max(0, path.stat().st_size - start)
+    # 64 bytes: some writers count the header into the data. 0x7FFF0000 and above: written to a pipe, size unknown.
+    if held + 64 < promised < 0x7FFF0000:
+        raise DataError(
+            f"truncated: the header promises {promised:,} bytes of samples, the file holds {held:,}; fetch it again",
+            path,
+        )
+
+
+def _wav_data(file: BinaryIO) -> tuple[int, int]:
+    """Where the data chunk starts, and how many bytes it is said to have."""
+    position = 12
+    while True:
+        file.seek(position)
+        head = file.read(8)
+        if len(head) < 8:
+            return position, 0
+        name, num_bytes = struct.unpack("<4sI", head)
+        if name == b"data":
+            return position + 8, num_bytes
+        position += 8 + num_bytes + num_bytes % 2
+
+
+def _sphere_data(head: bytes) -> tuple[int, int]:
+    """Where the samples start, and how many bytes they are said to have."""
+    fields = {words[0]: words[2] for words in map(bytes.split, head[:1024].split(b"\n")) if len(words) == 3}
+    try:
+        samples, width, channels = (
+            int(fields.get(k, b"1")) for k in (b"sample_count", b"sample_n_bytes", b"channel_count")
+        )
+        return int(head[8:16]), samples * width * channels
+    except ValueError:
+        return 0, 0

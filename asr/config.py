@@ -6,12 +6,13 @@ unknown key is an error that names the nearest one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from asr.errors import ConfigError, nearest, os_reason
 from asr.text import NORMALIZATIONS
@@ -21,6 +22,14 @@ class Stage(BaseModel):
     """Base of every stage's config: frozen, unknown keys forbidden, numbers finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _switches_only_where_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python counts True as 1: "epochs: true" would train one epoch.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
 
 
 class AudioConfig(Stage):
@@ -227,25 +236,40 @@ def parse(kind: type[S], data: Any, source: str) -> S:
             message = f"unknown key '{key}'{_nearest_key(kind, [str(p) for p in first['loc']])}"
         else:
             reason = first["msg"].removeprefix("Value error, ")
+            if first["type"] in ("model_type", "model_attributes_type"):
+                reason = "expected a mapping of keys to values"
             got = first["input"]
             shown = "" if isinstance(got, dict | list) else f", got {got!r}"
-            message = f"{key}: {reason[:1].lower()}{reason[1:]}{shown}"
+            message = f"{key}{': ' if key else ''}{reason[:1].lower()}{reason[1:]}{shown}"
         raise ConfigError(f"{source}: {message}{more}", key=key) from error
 
 
 def _nearest_key(kind: type[Stage], loc: list[str]) -> str:
     """The hint for an unknown key: its neighbours first, then any key of the whole config."""
-    keys = all_keys(kind)
-    prefix, leaf = ".".join(loc[:-1]), loc[-1]
-    siblings = [k for k in keys if k.rpartition(".")[0] == prefix]
-    hint = nearest(leaf, [k.rpartition(".")[2] for k in siblings])
+    *parents, leaf = loc
+    prefix = "".join(part + "." for part in parents)
+    stage = _stage_at(kind, parents)
+    own = list(stage.model_fields) if stage else []
+    hint = nearest(leaf, own)
     if hint:
-        found = hint.split("'")[1]
-        return f"; did you mean '{prefix + '.' if prefix else ''}{found}'?"
-    same_leaf = [k for k in keys if k.rpartition(".")[2] == leaf]
-    if same_leaf:
-        return f"; did you mean '{same_leaf[0]}'?"
-    return nearest(".".join(loc), keys) or f" (keys here: {', '.join(k.rpartition('.')[2] for k in siblings)})"
+        return hint.replace("mean '", f"mean '{prefix}")
+    elsewhere = {key.rpartition(".")[2]: key for key in reversed(all_keys(kind))}
+    hint = nearest(leaf, elsewhere)
+    if hint:
+        return f"; did you mean '{elsewhere[hint.split(chr(39))[1]]}'?"
+    return f" (keys here: {', '.join(own)})"
+
+
+def _stage_at(kind: type[Stage], loc: list[str]) -> type[Stage] | None:
+    for part in loc:
+        if part.isdigit():
+            continue
+        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, Stage)]
+        if not inner:
+            return None
+        kind = inner[0]
+    return kind
 
 
 def all_keys(kind: type[Stage], prefix: str = "") -> list[str]:
@@ -266,13 +290,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config: {os_reason(error)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{where}: not valid YAML ({reason})") from error
     config = parse(RunConfig, data, str(path))
     return override(config, overrides) if overrides else config
 
@@ -291,24 +316,45 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
         key, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"--set {item}: expected key=value, for example optim.lr=0.001")
-        # YAML reads 3e-4 as a string (it wants 3.0e-4): people who type a number mean a number.
         try:
-            value: Any = float(text) if "e" in text.lower() else yaml.safe_load(text)
-        except ValueError:
-            value = text
-        except yaml.YAMLError as error:
+            value = _read_yaml(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"--set {item}: the value is not valid YAML", key=key) from error
         node: Any = data
         *parents, leaf = key.strip().split(".")
         for depth, part in enumerate(parents):
-            child = node.get(part) if isinstance(node, dict) else None
+            child = node.get(part)
             if not isinstance(child, dict):
-                where = parents[: depth + 1]
-                hint = _nearest_key(RunConfig, where) if part not in (node or {}) else " is not a stage"
-                raise ConfigError(f"--set {item}: unknown key '{'.'.join(where)}'{hint}", key=key)
+                where = ".".join(parents[: depth + 1])
+                if part in node:
+                    raise ConfigError(f"--set {item}: '{where}' has no keys of its own; set it whole, as YAML", key=key)
+                hint = _nearest_key(RunConfig, parents[: depth + 1])
+                raise ConfigError(f"--set {item}: unknown key '{where}'{hint}", key=key)
             node = child
         node[leaf] = value
     return parse(RunConfig, data, "--set " + " ".join(overrides))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 3e-4 is a number (YAML 1.1 wants 3.0e-4), and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
 
 
 def to_yaml(config: Stage) -> str:

@@ -6,7 +6,9 @@ path is relative to the manifest's folder (or absolute). Reading keeps it as wri
 
 from __future__ import annotations
 
+import codecs
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 from asr.errors import DataError, nearest, os_reason
 from asr.files import open_atomic
 
+_LARGEST = sys.float_info.max  # JSON has integers beyond every float
 _FIELDS = ("id", "audio_path", "duration_s", "text", "speaker", "offset_s", "meta")
 
 
@@ -89,22 +92,28 @@ def read(path: str | Path) -> Manifest:
             for number, raw in enumerate(file, start=1):
                 if raw.isspace():
                     continue
-                row = loads(raw.decode("utf-8"))
+                if number == 1:
+                    raw = raw.removeprefix(codecs.BOM_UTF8)  # Windows editors write it
+                row = loads(raw.rstrip(b"\r\n").decode("utf-8"))
+                if b"\\u" in raw:
+                    json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is not text
                 utterance = _utterance(row, path, number)
-                first = line_of_id.setdefault(utterance.id, number)
-                if first != number:
-                    raise DataError(
-                        f"duplicate id '{utterance.id}' (first on line {first}); ids must be unique", path, number
-                    )
+                _check_new(utterance.id, line_of_id, path, number)
                 utterances.append(utterance)
     except OSError as error:
         raise DataError(f"cannot read the manifest: {os_reason(error)}", path) from error
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "holds half of a surrogate pair (\\ud800 to \\udfff), which is not text", path, number
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start})", path, number) from error
     except json.JSONDecodeError as error:
         raise DataError(
             f"not valid JSON ({error.msg} at column {error.colno}); one object a line", path, number
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets 1,000 deep
+        raise DataError(f"not JSON that can be read ({error}); one object a line", path, number) from error
     if not utterances:
         raise DataError("the manifest has no utterances", path)
     return Manifest(path, utterances)
@@ -123,8 +132,8 @@ def _utterance(row: Any, path: Path, line: int) -> Utterance:
     if not (
         type(id_) is str and id_ and type(audio_path) is str and audio_path
         and type(text) is str and type(speaker) is str
-        and type(duration_s) in (float, int) and 0 < duration_s < float("inf")
-        and type(offset_s) in (float, int) and 0 <= offset_s < float("inf")
+        and type(duration_s) in (float, int) and 0 < duration_s <= _LARGEST
+        and type(offset_s) in (float, int) and 0 <= offset_s <= _LARGEST
         and (meta is None or type(meta) is dict)
     ):  # fmt: skip
         raise DataError(_problem(row), path, line)
@@ -132,6 +141,23 @@ def _utterance(row: Any, path: Path, line: int) -> Utterance:
         extra = next(k for k in row if k not in _FIELDS)
         raise DataError(f"unknown field '{extra}'{nearest(extra, _FIELDS)}; free values go under 'meta'", path, line)
     return Utterance(id_, audio_path, duration_s, text, speaker, offset_s, meta)
+
+
+def _line(utterance: Utterance, path: Path, line: int) -> str:
+    row = utterance.to_json()
+    _utterance(row, path, line)
+    try:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError) as error:  # free values under meta, half a surrogate pair
+        raise DataError(f"utt {utterance.id!r}: cannot be written as JSON ({error})", path, line) from error
+    return text + "\n"
+
+
+def _check_new(id_: str, line_of_id: dict[str, int], path: Path, line: int) -> None:
+    first = line_of_id.setdefault(id_, line)
+    if first != line:
+        raise DataError(f"duplicate id '{id_}' (first on line {first}); ids must be unique", path, line)
 
 
 def _near(missing: str, row: dict[str, Any]) -> str:
@@ -152,7 +178,7 @@ def _problem(row: dict[str, Any]) -> str:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not (0 <= value < float("inf"))
+            or not (0 <= value <= _LARGEST)
             or (key == "duration_s" and value == 0)
         ):
             return f"{who}'{key}' must be a number of seconds, finite and {low}, got {value!r}"
@@ -163,14 +189,17 @@ def write(path: str | Path, utterances: Iterable[Utterance]) -> int:
     """Writes a manifest atomically; the number of rows written.
 
     Raises:
-        DataError: the file cannot be written; nothing half-written is left under its name.
+        DataError: the file cannot be written, or ``read`` would refuse a row; nothing half-written is left under its
+            name.
     """
     path = Path(path)
     count = 0
+    line_of_id: dict[str, int] = {}
     try:
         with open_atomic(path) as file:
             for utterance in utterances:
-                file.write(json.dumps(utterance.to_json(), ensure_ascii=False) + "\n")
+                _check_new(utterance.id, line_of_id, path, count + 1)
+                file.write(_line(utterance, path, count + 1))
                 count += 1
     except OSError as error:
         raise DataError(f"cannot write the manifest: {os_reason(error)}", path) from error

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import lzma
 import re
 import shutil
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -104,10 +106,20 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool] = lambda nam
     """
     written: list[Path] = []
     try:
-        with tarfile.open(archive, "r|*") as tar:
+        with archive.open("rb"):
+            pass
+    except OSError as error:
+        raise DataError(f"cannot read the archive: {os_reason(error)}", archive) from error
+    try:
+        # not the stream mode "r|*": that one checks no CRC and takes the end of a cut gzip file for the archive's end
+        with tarfile.open(archive, "r:*") as tar:
             for member in tar:
                 path = _safe_path(archive, out, member)
-                if not member.isfile() or not wanted(member.name):
+                if not wanted(member.name):
+                    continue
+                if member.issym() or member.islnk():
+                    log.warning("%s: left out '%s', a link to '%s'", archive, member.name, member.linkname)
+                if not member.isfile():
                     continue
                 written.append(path)
                 if path.is_file() and path.stat().st_size == member.size:
@@ -122,15 +134,31 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool] = lambda nam
                     part.replace(path)
                 finally:
                     part.unlink(missing_ok=True)
+            _check_end(tar)
+    except DataError:
+        raise
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise DataError(f"not a whole tar archive ({error}); fetch it again", archive) from error
+        # of a file that is none of the kinds tarfile tells the story of each kind, on five lines
+        reason = "not tar, gzip, bzip2 or xz" if "\n" in str(error) else str(error)
+        raise DataError(f"not a whole tar archive ({reason}); fetch it again", archive) from error
     except OSError as error:
         # zlib and gzip report damage as OSError without an errno
         reason = os_reason(error) if error.errno else f"damaged archive ({error}); fetch it again"
         raise DataError(f"cannot extract to {out}: {reason}" if error.errno else reason, archive) from error
-    except Exception as error:  # zlib.error and lzma.LZMAError share no base with the rest
+    except (zlib.error, lzma.LZMAError) as error:
         raise DataError(f"damaged archive ({error}); fetch it again", archive) from error
     return written
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """An error unless the archive ends in its end mark: ``tarfile`` stops without a word at a header it cannot read."""
+    file = tar.fileobj
+    assert file is not None  # open until the with block ends
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("damaged or cut before its end mark")
+    while file.read(1 << 20):  # to the last byte: that is where gzip, bzip2 and xz compare their checksum
+        pass
 
 
 def _safe_path(archive: Path, out: Path, member: tarfile.TarInfo) -> Path:

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr.errors import CheckpointError, ConfigError, DataError, nearest
+from asr.errors import CheckpointError, ConfigError, DataError, nearest, os_reason
 
 BLANK_ID = 0
 
 #: name -> what it does, in the order in which the steps are applied
 NORMALIZATIONS = {
     "none": "text is used as it stands, surrounding and repeated white space apart",
-    "upper": "Unicode NFC, then upper case",
-    "lower": "Unicode NFC, then lower case",
+    "upper": "upper case, Unicode NFC",
+    "lower": "lower case, Unicode NFC",
 }
 
 
@@ -44,6 +44,7 @@ def normalize(text: str, profile: str) -> str:
     if profile != "none":
         text = unicodedata.normalize("NFC", text)
         text = text.upper() if profile == "upper" else text.lower()
+        text = unicodedata.normalize("NFC", text)  # changing case can decompose: U+0390 has no upper-case form
     return " ".join(text.split())
 
 
@@ -139,14 +140,18 @@ def tokenizer_from_json(data: Any, path: Path) -> Tokenizer:
     Raises:
         CheckpointError: it is not a description this version knows.
     """
-    if not isinstance(data, dict) or data.get("kind") != "char" or not isinstance(data.get("symbols"), list):
+    if not isinstance(data, dict) or data.get("kind") != "char":
         got = data.get("kind") if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(f"not a tokenizer this version knows (kind {got!r}, expected 'char')", path)
     if data.get("blank_id", BLANK_ID) != BLANK_ID:
         raise CheckpointError(f"blank_id must be {BLANK_ID}, got {data['blank_id']!r}", path)
-    if not all(isinstance(s, str) for s in data["symbols"]):
-        raise CheckpointError("symbols must be strings", path)
-    return CharTokenizer(tuple(data["symbols"]))
+    symbols = data.get("symbols")
+    if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
+        raise CheckpointError("symbols must be a list of strings", path)
+    try:
+        return CharTokenizer(tuple(symbols))
+    except ConfigError as error:
+        raise CheckpointError(str(error), path) from error
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -158,7 +163,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"cannot read: {error.strerror}", path) from error
-    except ValueError as error:
+        raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"not valid JSON ({error})", path) from error
     return tokenizer_from_json(data, path)

@@ -44,7 +44,10 @@ def _split(out: Path, split: str, dropped: dict[str, str]) -> list[Utterance]:
             raise DataError("expected 'TEXT (utterance-id)'", etc / f"an4_{split}.transcription", number)
         texts[match["id"]] = " ".join(match["text"].replace("<s>", " ").replace("</s>", " ").split())
     rows = []
-    for name in _lines(etc / f"an4_{split}.fileids"):
+    names = _lines(etc / f"an4_{split}.fileids")
+    for id_ in texts.keys() - {Path(name).name for name in names}:
+        dropped[id_] = f"not listed in an4_{split}.fileids"
+    for name in names:
         id_ = Path(name).name
         path = Path("an4") / "wav" / f"{name}.sph"
         if not texts.get(id_):
@@ -55,6 +58,9 @@ def _split(out: Path, split: str, dropped: dict[str, str]) -> list[Utterance]:
         except DataError as error:
             dropped[id_] = str(error)
             continue
+        if header.num_samples == 0:
+            dropped[id_] = "no samples"
+            continue
         # an4_clstk/fash/an251-fash-b: corpus, speaker, prompt-speaker-form
         speaker = Path(name).parent.name
         rows.append(Utterance(id_, path.as_posix(), round(header.duration_s, 4), texts[id_], speaker))
@@ -64,6 +70,8 @@ def _split(out: Path, split: str, dropped: dict[str, str]) -> list[Utterance]:
 def _lines(path: Path) -> list[str]:
     try:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start})", path) from error
     except OSError as error:
         raise DataError(f"cannot read: {os_reason(error)}", path) from error
 

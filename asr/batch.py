@@ -1,0 +1,308 @@
+"""From a manifest to batches: what is trained on, in which order, padded to what.
+
+Axes: b batch, n samples, t frames, f bins, u targets.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from asr import audio
+from asr.augment import spec_augment
+from asr.config import RunConfig
+from asr.ctc import min_steps
+from asr.errors import DataError
+from asr.features import FeatureExtractor
+from asr.manifest import Manifest, Utterance
+from asr.model import DeepSpeech2
+from asr.runtime import generator, stable_seed
+from asr.text import Tokenizer, normalize
+
+log = logging.getLogger(__name__)
+Features = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded utterances with their lengths.
+
+    Shapes: (b, t, f), (b,), (b, u), (b,); int64 lengths; padding is 0.
+    """
+
+    features_btf: Tensor
+    num_frames_b: Tensor
+    targets_bu: Tensor
+    num_targets_b: Tensor
+    ids: tuple[str, ...]
+    #: seconds of audio, padding not counted
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A batch before it is loaded: which utterances, each at which speed."""
+
+    items: tuple[tuple[int, float], ...]
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """An utterance that is not trained on, and why."""
+
+    id: str
+    why: str
+
+
+def targets_of(manifest: Manifest, tokenizer: Tokenizer, normalization: str) -> list[list[int]]:
+    """The token ids of every transcript.
+
+    Raises:
+        DataError: a transcript has a character that the tokenizer does not know; the utterance is named.
+    """
+    targets = []
+    for utterance in manifest:
+        try:
+            targets.append(tokenizer.encode(normalize(utterance.text, normalization)))
+        except DataError as error:
+            raise DataError(f"utt '{utterance.id}': {error}", manifest.path) from error
+    return targets
+
+
+def load_wave(manifest: Manifest, utterance: Utterance, sample_rate_hz: int, resample: bool) -> audio.Wave:
+    """The samples of one utterance at the model's rate.
+
+    Raises:
+        DataError: as ``audio.load``; the utterance is named.
+    """
+    # A whole file is read without a length: the manifest's rounded duration must not cut its last samples.
+    try:
+        header = None if not utterance.offset_s else utterance.duration_s
+        path = manifest.audio_path(utterance)
+        wave, rate = audio.load(path, offset_s=utterance.offset_s, duration_s=header)
+        limit = round(utterance.duration_s * rate)
+        if len(wave) > limit + 0.02 * rate:
+            wave = wave[:limit]
+        if rate != sample_rate_hz:
+            if not resample:
+                raise DataError(
+                    f"{rate} Hz audio, the model wants {sample_rate_hz} Hz; "
+                    "run 'asr prepare' at that rate or set audio.resample=true",
+                    path,
+                )
+            wave = audio.resampled(wave, rate, sample_rate_hz)
+        return wave
+    except DataError as error:
+        raise DataError(f"utt '{utterance.id}': {error}") from error
+
+
+def extract(extractor: FeatureExtractor, wave_n: audio.Wave, seed: int | None = None) -> Features:
+    """Features of one utterance, computed alone: no neighbour in a batch can matter. Shapes: (n,) -> (t, f)."""
+    dither = None if seed is None else torch.Generator().manual_seed(seed)
+    waves_bn = torch.from_numpy(wave_n)[None]
+    features_btf, _ = extractor(waves_bn, torch.tensor([len(wave_n)]), dither)
+    features_tf: Features = features_btf[0].numpy()
+    return features_tf
+
+
+def pad(features: Sequence[Features]) -> tuple[Tensor, Tensor]:
+    """Stacks features of several lengths. Shapes: b times (t, f) -> (b, t, f), (b,)."""
+    num_frames_b = torch.tensor([len(f) for f in features])
+    features_btf = torch.zeros(len(features), int(num_frames_b.max()), features[0].shape[1])
+    for i, one_tf in enumerate(features):
+        features_btf[i, : len(one_tf)] = torch.from_numpy(one_tf)
+    return features_btf, num_frames_b
+
+
+class TrainingData:
+    """The training set: filtered once, planned each epoch, loaded by worker threads, features kept in memory.
+
+    Everything random depends on (seed, epoch, utterance id) alone.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        extractor: FeatureExtractor,
+        network: DeepSpeech2,
+        cfg: RunConfig,
+    ) -> None:
+        self.manifest, self.extractor, self.cfg = manifest, extractor, cfg
+        self.targets = targets_of(manifest, tokenizer, cfg.text.normalization)
+        self.dropped: list[Dropped] = []
+        self.kept: list[int] = []
+        #: utterances whose labels fit at their own speed, but not at the fastest: never sped up
+        self.unhurried: set[int] = set()
+        self._steps = self._step_counts(network)
+        self._filter()
+        self._cache: dict[tuple[int, float], Features] = {}
+        self._cache_left = cfg.batch.feature_cache_mib * 2**20
+
+    def _step_counts(self, network: DeepSpeech2) -> npt.NDArray[np.int64]:
+        """Output steps of every utterance at the fastest speed and at its own. Shapes: (2, utterances)."""
+        rate = self.extractor.sample_rate_hz
+        durations_s = np.array([u.duration_s for u in self.manifest])
+        samples = [torch.from_numpy(np.floor(durations_s * rate / s).astype(np.int64)) for s in (self._fastest, 1.0)]
+        return np.stack([network.front_end.num_steps(self.extractor.num_frames(n)).numpy() for n in samples])
+
+    @property
+    def _fastest(self) -> float:
+        return max(1.0, *self.cfg.augment.speeds)
+
+    def _filter(self) -> None:
+        longest_s = self.cfg.batch.max_utterance_s
+        for i, utterance in enumerate(self.manifest):
+            needed = min_steps(self.targets[i])
+            if not self.targets[i]:
+                self.dropped.append(Dropped(utterance.id, "empty text"))
+            elif longest_s is not None and utterance.duration_s > longest_s:
+                self.dropped.append(Dropped(utterance.id, f"{utterance.duration_s:.1f} s, longer than {longest_s:g} s"))
+            elif needed > self._steps[1, i]:
+                why = f"its {needed} label steps do not fit the {self._steps[1, i]} steps the model makes of its audio"
+                self.dropped.append(Dropped(utterance.id, why))
+            else:
+                self.kept.append(i)
+                if needed > self._steps[0, i]:
+                    self.unhurried.add(i)
+        if not self.kept:
+            raise DataError(
+                f"none of {len(self.manifest):,} utterances can be trained on; the first: "
+                f"{self.dropped[0].id}: {self.dropped[0].why}",
+                self.manifest.path,
+            )
+
+    def summary(self) -> list[str]:
+        """What is kept and what is not, with the reasons and the first examples."""
+        hours = sum(self.manifest.utterances[i].duration_s for i in self.kept) / 3600
+        lines = [f"training on {len(self.kept):,} of {len(self.manifest):,} utterances, {hours:.2f} h"]
+        lines += [f"left out {d.id}: {d.why}" for d in self.dropped[:10]]
+        if len(self.dropped) > 10:
+            lines.append(f"… and {len(self.dropped) - 10:,} more left out")
+        if self.unhurried:
+            some = ", ".join(self.manifest.utterances[i].id for i in sorted(self.unhurried)[:5])
+            lines.append(f"{len(self.unhurried)} never sped up, as their labels would not fit: {some}")
+        return lines
+
+    def plan(self, epoch: int) -> list[Planned]:
+        """The batches of an epoch (from 0), in order.
+
+        Utterances of like duration go together (each duration moved by up to 5 %, so that batches differ between
+        epochs); the order of batches is shuffled, but in a SortaGrad first epoch it rises.
+        """
+        seed, batch = self.cfg.train.seed, self.cfg.batch
+        rows = np.array(self.kept)
+        speeds = np.array([self._speed(i, epoch) for i in self.kept])
+        durations_s = np.array([self.manifest.utterances[i].duration_s for i in self.kept]) / speeds
+        random = generator(seed, "plan", epoch)
+        in_order = self.cfg.train.sortagrad and epoch == 0
+        moved_s = durations_s if in_order else durations_s * random.uniform(0.95, 1.05, len(rows))
+        order = np.argsort(moved_s, kind="stable")
+        batches: list[list[int]] = [[]]
+        longest_s = 0.0
+        for at in order:
+            longest_s = max(longest_s, durations_s[at])
+            size = len(batches[-1]) + 1
+            if batches[-1] and (size > batch.max_utterances or size * longest_s > batch.max_batch_s):
+                batches.append([])
+                longest_s = durations_s[at]
+            batches[-1].append(int(at))
+        if not in_order:
+            random.shuffle(batches)
+        return [Planned(tuple((int(rows[at]), float(speeds[at])) for at in one), epoch) for one in batches]
+
+    def _speed(self, index: int, epoch: int) -> float:
+        speeds = self.cfg.augment.speeds
+        if len(speeds) == 1:
+            return 1.0 if index in self.unhurried else speeds[0]
+        drawn = stable_seed(self.cfg.train.seed, "speed", epoch, self.manifest.utterances[index].id) % len(speeds)
+        return 1.0 if index in self.unhurried else speeds[drawn]
+
+    def load(self, planned: Planned) -> Batch:
+        """The planned batch, ready for the network (features augmented, targets padded)."""
+        seed, spec = self.cfg.train.seed, self.cfg.augment.spec
+        features = []
+        for index, speed in planned.items:
+            one_tf = self._features(index, speed, planned.epoch)
+            if spec.freq_masks or spec.time_masks:
+                drawn = generator(seed, "spec", planned.epoch, self.manifest.utterances[index].id)
+                one_tf = spec_augment(one_tf, spec, self.cfg.features.hop_s, drawn)
+            features.append(one_tf)
+        features_btf, num_frames_b = pad(features)
+        targets = [self.targets[index] for index, _ in planned.items]
+        num_targets_b = torch.tensor([len(t) for t in targets])
+        targets_bu = torch.zeros(len(targets), int(num_targets_b.max()), dtype=torch.int64)
+        for i, one in enumerate(targets):
+            targets_bu[i, : len(one)] = torch.tensor(one)
+        utterances = self.manifest.utterances
+        ids = tuple(utterances[index].id for index, _ in planned.items)
+        duration_s = sum(utterances[index].duration_s / speed for index, speed in planned.items)
+        return Batch(features_btf, num_frames_b, targets_bu, num_targets_b, ids, duration_s)
+
+    def _features(self, index: int, speed: float, epoch: int) -> Features:
+        cached = self._cache.get((index, speed))
+        if cached is not None:
+            return cached
+        utterance = self.manifest.utterances[index]
+        rate = self.cfg.audio.sample_rate_hz
+        wave_n = load_wave(self.manifest, utterance, rate, self.cfg.audio.resample)
+        if speed != 1.0:
+            wave_n = audio.change_speed(wave_n, speed, rate)
+        dither = self.cfg.features.dither > 0
+        seed = stable_seed(self.cfg.train.seed, "dither", epoch, utterance.id) if dither else None
+        features_tf = extract(self.extractor, wave_n, seed)
+        if not dither and self._cache_left >= features_tf.nbytes:
+            self._cache_left -= features_tf.nbytes
+            self._cache[index, speed] = features_tf
+        return features_tf
+
+    def fit_normalization(self) -> None:
+        """Sets the extractor's corpus statistics from all kept utterances, in order."""
+        sums_f = torch.zeros(self.extractor.num_bins, dtype=torch.float64)
+        squares_f, frames = sums_f.clone(), 0
+        for index in self.kept:
+            utterance = self.manifest.utterances[index]
+            wave_n = load_wave(self.manifest, utterance, self.cfg.audio.sample_rate_hz, self.cfg.audio.resample)
+            raw_btf, _ = self.extractor.raw(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
+            sums_f += raw_btf[0].double().sum(0)
+            squares_f += raw_btf[0].double().square().sum(0)
+            frames += raw_btf.shape[1]
+        self.extractor.fit(sums_f, squares_f, frames)
+
+    def batches(self, plan: Sequence[Planned]) -> Generator[Batch, None, None]:
+        """The planned batches in order, loaded ahead by worker threads."""
+        workers = self.cfg.batch.workers
+        if workers == 0:
+            yield from map(self.load, plan)
+            return
+        # Torch's thread count is a thread's own: a worker must not take the cores of the network.
+        pool = ThreadPoolExecutor(workers, "asr-data", initializer=torch.set_num_threads, initargs=(1,))
+        ahead: deque[Future[Batch]] = deque()
+        try:
+            for planned in plan:
+                ahead.append(pool.submit(self.load, planned))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def padding_fraction(plan: Sequence[Planned], manifest: Manifest) -> float:
+    """The share of a plan's frames that is padding."""
+    total = real = 0.0
+    for planned in plan:
+        durations_s = [manifest.utterances[i].duration_s / speed for i, speed in planned.items]
+        total += max(durations_s) * len(durations_s)
+        real += sum(durations_s)
+    return 1 - real / total

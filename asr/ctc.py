@@ -1,0 +1,47 @@
+"""The CTC loss, and the one thing that makes it infinite.
+
+Axes: b batch, s steps, v vocabulary, u targets.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asr.text import BLANK_ID
+
+
+def min_steps(targets_u: Sequence[int]) -> int:
+    """The fewest steps in which these labels can be emitted: one each, and a blank between equal neighbours.
+
+    >>> min_steps([8, 5, 12, 12, 15])
+    6
+
+    Source: Graves et al. 2006, "Connectionist Temporal Classification", section 3.1 (the map B).
+    """
+    return len(targets_u) + sum(a == b for a, b in itertools.pairwise(targets_u))
+
+
+def ctc_loss(log_probs_bsv: Tensor, num_steps_b: Tensor, targets_bu: Tensor, num_targets_b: Tensor) -> Tensor:
+    """The negative log-likelihood of each utterance's labels, in nats: -ln of the summed probability of all paths.
+
+    Shapes: (b, s, v) float32 log-probabilities, (b,), (b, u), (b,) -> (b,).
+
+    Infinite where ``min_steps`` exceeds the steps: callers sort such pairs out before; nothing is zeroed here.
+
+    Source: Graves et al. 2006, equations 5-8.
+    """
+    return F.ctc_loss(
+        log_probs_bsv.float().transpose(0, 1), targets_bu, num_steps_b, num_targets_b,
+        blank=BLANK_ID, reduction="none", zero_infinity=False,
+    )  # fmt: skip
+
+
+def blank_only_loss(log_probs_bsv: Tensor, num_steps_b: Tensor) -> Tensor:
+    """What it would cost to emit nothing: -ln P(all blank). Shapes: (b, s, v), (b,) -> (b,)."""
+    inside_bs = torch.arange(log_probs_bsv.shape[1], device=log_probs_bsv.device)[None] < num_steps_b[:, None]
+    return -(log_probs_bsv[..., BLANK_ID] * inside_bs).sum(1)

@@ -1,0 +1,1 @@
+"""Decoding: log-probabilities to text."""

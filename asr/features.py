@@ -1,0 +1,196 @@
+"""Acoustic features: linear spectrogram, log-mel and MFCC, one frame formula for all.
+
+Axes: b batch, n samples, t frames, f bins. Frame ``i`` is centred on sample ``i * hop``; the signal is taken as zero
+outside itself. So padding a wave with zeros changes nothing but the number of frames, and a batch gives what each
+utterance gives alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torchaudio.functional
+import torchaudio.transforms
+from torch import Tensor, nn
+
+from asr.config import FeatureConfig
+from asr.errors import ConfigError
+
+#: added to a bin's standard deviation: a bin that never changes (silence) becomes 0, not noise blown up
+_STD_FLOOR = 1e-3
+
+
+def window_samples(cfg: FeatureConfig, sample_rate_hz: int) -> int:
+    return round(cfg.window_s * sample_rate_hz)
+
+
+def hop_samples(cfg: FeatureConfig, sample_rate_hz: int) -> int:
+    return round(cfg.hop_s * sample_rate_hz)
+
+
+def fft_samples(cfg: FeatureConfig, sample_rate_hz: int) -> int:
+    window = window_samples(cfg, sample_rate_hz)
+    return cfg.fft_samples or 2 ** math.ceil(math.log2(window))
+
+
+def num_frames(num_samples: int, cfg: FeatureConfig, sample_rate_hz: int) -> int:
+    """Frames of a wave: one at sample 0 and one every hop up to its end; 0 for an empty wave."""
+    return 1 + num_samples // hop_samples(cfg, sample_rate_hz) if num_samples > 0 else 0
+
+
+def num_bins(cfg: FeatureConfig, sample_rate_hz: int) -> int:
+    """Values a frame, derivatives and context included."""
+    base = {
+        "spectrogram": fft_samples(cfg, sample_rate_hz) // 2 + 1,
+        "log_mel": cfg.num_mels,
+        "mfcc": cfg.num_ceps,
+    }[cfg.kind]
+    return base * (1 + cfg.deltas) * (1 + 2 * cfg.context_frames)
+
+
+class FeatureExtractor(nn.Module):
+    """Waves to normalised features.
+
+    With ``normalization: corpus`` the buffers ``mean_f`` and ``std_f`` hold the statistics of the training set; they
+    are saved with the model. ``fit`` sets them.
+    """
+
+    mean_f: Tensor
+    std_f: Tensor
+
+    def __init__(self, cfg: FeatureConfig, sample_rate_hz: int) -> None:
+        super().__init__()
+        self.cfg, self.sample_rate_hz = cfg, sample_rate_hz
+        window, self.hop = window_samples(cfg, sample_rate_hz), hop_samples(cfg, sample_rate_hz)
+        self.fft = fft_samples(cfg, sample_rate_hz)
+        high_hz = cfg.high_hz or sample_rate_hz / 2
+        if self.hop < 1 or window < 2 or self.fft < window:
+            raise ConfigError(
+                f"features: a window of {window} and a hop of {self.hop} samples do not fit an FFT of {self.fft}",
+                key="features",
+            )
+        if not cfg.low_hz < high_hz <= sample_rate_hz / 2:
+            raise ConfigError(
+                f"features: need low_hz < high_hz <= {sample_rate_hz / 2:g} (half the sample rate), "
+                f"got {cfg.low_hz:g} and {high_hz:g}",
+                key="features.high_hz",
+            )
+        window_fn = torch.hann_window if cfg.window == "hann" else torch.hamming_window
+        self.spectrogram = torchaudio.transforms.Spectrogram(
+            n_fft=self.fft, win_length=window, hop_length=self.hop, power=2.0, window_fn=window_fn,
+            center=True, pad_mode="constant",
+        )  # fmt: skip
+        if cfg.kind != "spectrogram":
+            mel_fb = torchaudio.functional.melscale_fbanks(
+                self.fft // 2 + 1, cfg.low_hz, high_hz, cfg.num_mels, sample_rate_hz
+            )
+            empty = int((mel_fb.sum(0) == 0).sum())
+            if empty:
+                raise ConfigError(
+                    f"features: {empty} of {cfg.num_mels} mel filters lie between FFT bins and are always empty; "
+                    f"use fewer num_mels or a longer fft_samples than {self.fft}",
+                    key="features.num_mels",
+                )
+            self.register_buffer("mel_fb", mel_fb, persistent=False)
+        if cfg.kind == "mfcc":
+            if cfg.num_ceps > cfg.num_mels:
+                raise ConfigError(
+                    f"features: num_ceps {cfg.num_ceps} is more than num_mels {cfg.num_mels}", key="features.num_ceps"
+                )
+            dct = torchaudio.functional.create_dct(cfg.num_ceps, cfg.num_mels, norm="ortho")
+            self.register_buffer("dct", dct, persistent=False)
+        bins = num_bins(cfg, sample_rate_hz)
+        self.register_buffer("mean_f", torch.zeros(bins))
+        self.register_buffer("std_f", torch.ones(bins))
+
+    @property
+    def num_bins(self) -> int:
+        return len(self.mean_f)
+
+    def num_frames(self, num_samples_b: Tensor) -> Tensor:
+        """Frames of each wave, by the one formula. Shapes: (b,) -> (b,)."""
+        return torch.where(num_samples_b > 0, 1 + num_samples_b // self.hop, 0)
+
+    @torch.no_grad()
+    def forward(
+        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Normalised features and the number of valid frames; frames beyond are zero.
+
+        Shapes: (b, n), (b,) -> (b, t, f), (b,).
+
+        Args:
+            generator: draws the dither; without one there is none (as in use, after training).
+        """
+        features_btf, num_frames_b = self.raw(waves_bn, num_samples_b, generator)
+        return self.normalize(features_btf, num_frames_b), num_frames_b
+
+    def raw(
+        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Features before normalisation. Shapes: (b, n), (b,) -> (b, t, f), (b,)."""
+        cfg = self.cfg
+        inside_bn = _mask(num_samples_b, waves_bn.shape[1])
+        waves_bn = waves_bn * inside_bn
+        if cfg.dither and generator is not None:
+            noise = torch.randn(waves_bn.shape, generator=generator, dtype=waves_bn.dtype)
+            waves_bn = waves_bn + cfg.dither * noise.to(waves_bn.device) * inside_bn
+        if cfg.preemphasis:
+            previous_bn = torch.cat([waves_bn[:, :1], waves_bn[:, :-1]], dim=1)
+            waves_bn = (waves_bn - cfg.preemphasis * previous_bn) * inside_bn
+        power_btf = self.spectrogram(waves_bn).transpose(1, 2)
+        if cfg.kind != "spectrogram":
+            power_btf = power_btf @ self.mel_fb
+        features_btf = power_btf.clamp(min=cfg.power_floor).log()
+        if cfg.kind == "mfcc":
+            features_btf = features_btf @ self.dct
+        num_frames_b = self.num_frames(num_samples_b)
+        features_btf = features_btf[:, : int(num_frames_b.max())]
+        if cfg.deltas or cfg.context_frames:
+            features_btf = _with_neighbours(features_btf, num_frames_b, cfg.deltas, cfg.context_frames)
+        return features_btf * _mask(num_frames_b, features_btf.shape[1])[:, :, None], num_frames_b
+
+    def normalize(self, features_btf: Tensor, num_frames_b: Tensor) -> Tensor:
+        """Features with the configured mean and variance; padding stays zero."""
+        mask_bt1 = _mask(num_frames_b, features_btf.shape[1])[:, :, None]
+        if self.cfg.normalization == "utterance":
+            count_b11 = num_frames_b.clamp(min=1)[:, None, None]
+            mean_b1f = (features_btf * mask_bt1).sum(1, keepdim=True) / count_b11
+            centred_btf = (features_btf - mean_b1f) * mask_bt1
+            std_b1f = (centred_btf.square().sum(1, keepdim=True) / count_b11).sqrt()
+            return centred_btf / (std_b1f + _STD_FLOOR)
+        if self.cfg.normalization == "corpus":
+            return (features_btf - self.mean_f) / self.std_f * mask_bt1
+        return features_btf
+
+    def fit(self, sums_f: Tensor, squares_f: Tensor, frames: int) -> None:
+        """Sets the corpus statistics from sums over all training frames (float64)."""
+        mean_f = sums_f / frames
+        variance_f = (squares_f / frames - mean_f.square()).clamp(min=0)
+        self.mean_f.copy_(mean_f)
+        self.std_f.copy_(variance_f.sqrt() + _STD_FLOOR)
+
+
+def _mask(num_b: Tensor, length: int) -> Tensor:
+    """1.0 inside, 0.0 beyond each length. Shapes: (b,) -> (b, length)."""
+    return (torch.arange(length, device=num_b.device)[None, :] < num_b[:, None]).float()
+
+
+def _with_neighbours(features_btf: Tensor, num_frames_b: Tensor, deltas: int, context: int) -> Tensor:
+    """Appends derivatives and neighbouring frames; beyond an end, the end's own frame is repeated.
+
+    The padding is filled with the last valid frame first, so the end of a padded utterance is as if it stood alone.
+    """
+    batch, length, _ = features_btf.shape
+    reach = 4 * deltas + context
+    at_t = torch.arange(-reach, length + reach, device=features_btf.device)
+    index_bt = at_t[None, :].minimum(num_frames_b[:, None] - 1).clamp(min=0)
+    padded_btf = features_btf.gather(1, index_bt[:, :, None].expand(batch, len(at_t), features_btf.shape[2]))
+    parts = [padded_btf]
+    for _ in range(deltas):
+        parts.append(torchaudio.functional.compute_deltas(parts[-1].transpose(1, 2)).transpose(1, 2))
+    full_btf = torch.cat(parts, dim=2)
+    start = reach - context
+    shifted = [full_btf[:, start + i : start + i + length] for i in range(2 * context + 1)]
+    return torch.cat(shifted, dim=2)

@@ -1,0 +1,52 @@
+"""The one forward pass of use: validation, evaluation and transcription all go through here.
+
+Axes: s steps, v vocabulary, t frames, f bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from asr.batch import Features, pad
+from asr.checkpoint import AcousticModel
+from asr.decode.types import LogProbs
+
+#: padded audio in one batch; more does not make a CPU faster
+BATCH_S = 80.0
+
+
+def log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogProbs]:
+    """Log-probabilities of utterances as one padded batch; each is what it would be alone.
+
+    Shapes: b times (t, f) -> b times (s, v).
+    """
+    features_btf, num_frames_b = pad(features)
+    model.network.eval()
+    with torch.inference_mode():
+        log_probs_bsv, num_steps_b = model.network(features_btf.to(model.device), num_frames_b.to(model.device))
+    all_bsv = log_probs_bsv.float().cpu().numpy()
+    return [all_bsv[i, :steps] for i, steps in enumerate(num_steps_b.tolist())]
+
+
+def batched(features: Sequence[Features], hop_s: float, batch_s: float = BATCH_S) -> Iterator[list[int]]:
+    """Indexes in batches of like length, none padded beyond ``batch_s`` (one longer utterance goes alone)."""
+    order = sorted(range(len(features)), key=lambda i: len(features[i]))
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * len(features[i]) * hop_s > batch_s:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def all_log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogProbs]:
+    """Log-probabilities of any number of utterances, in their own order."""
+    out: list[LogProbs] = [None] * len(features)  # type: ignore[list-item]
+    for indexes in batched(features, model.extractor.cfg.hop_s):
+        for i, one_sv in zip(indexes, log_probs(model, [features[i] for i in indexes]), strict=True):
+            out[i] = one_sv
+    return out

@@ -1,0 +1,124 @@
+"""Recurrent layers: tanh, GRU or LSTM, in one or two directions, exact under padding.
+
+Axes: b batch, s steps, i inputs, h units, g gates (gates x units).
+
+A bidirectional layer is two one-direction layers; the backward one reads each utterance reversed within its own
+length. That gives what packed sequences give, at the speed of padded ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from asr.model.gru import GruSequence
+from asr.model.norm import InputNorm
+
+GATES = {"tanh": 1, "gru": 3, "lstm": 4}
+
+
+class Direction(nn.Module):
+    """One direction of one recurrent layer, through torch's own kernel, the input norm folded into its weights."""
+
+    def __init__(self, cell: str, inputs: int, hidden: int, norm: bool) -> None:
+        super().__init__()
+        self.cell, self.hidden = cell, hidden
+        gates = GATES[cell] * hidden
+        self.w_input_gi = nn.Parameter(torch.empty(gates, inputs))
+        self.w_hidden_gh = nn.Parameter(torch.empty(gates, hidden))
+        self.bias_g = nn.Parameter(torch.zeros(gates))
+        # The GRU's candidate has a second bias inside the reset gate's product; the other cells fold theirs into one.
+        self.bias_hidden_g = nn.Parameter(torch.zeros(gates)) if cell == "gru" else None
+        self.norm = InputNorm(gates) if norm else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier input weights, an orthogonal recurrent matrix for each gate, LSTM forget bias 1.
+
+        Source: Saxe et al. 2014 (orthogonal); Jozefowicz et al. 2015, section 4 (forget bias).
+        """
+        for block_hi in torch.split(self.w_input_gi, self.hidden):
+            nn.init.xavier_uniform_(block_hi)
+        for block_hh in torch.split(self.w_hidden_gh, self.hidden):
+            nn.init.orthogonal_(block_hh)
+        nn.init.zeros_(self.bias_g)
+        if self.cell == "lstm":
+            nn.init.ones_(self.bias_g[self.hidden : 2 * self.hidden])  # torch's gate order: input, forget, cell, output
+
+    def forward(self, x_bsi: Tensor, num_valid: Tensor) -> Tensor:
+        w_gi: Tensor = self.w_input_gi
+        bias_g: Tensor = self.bias_g
+        if self.norm is not None:
+            w_gi, shift_g = self.norm.fold(w_gi, x_bsi, num_valid)
+            bias_g = bias_g + shift_g
+        bias_hidden_g = torch.zeros_like(bias_g) if self.bias_hidden_g is None else self.bias_hidden_g
+        weights = [w_gi, self.w_hidden_gh, bias_g, bias_hidden_g]
+        if torch.is_autocast_enabled(x_bsi.device.type):
+            dtype = torch.get_autocast_dtype(x_bsi.device.type)
+            x_bsi, weights = x_bsi.to(dtype), [w.to(dtype) for w in weights]
+        if self.cell == "gru" and self.training and x_bsi.device.type == "cpu":
+            sequence_sbh: Tensor = GruSequence.apply(x_bsi.transpose(0, 1).contiguous(), *weights)  # type: ignore[no-untyped-call]
+            return sequence_sbh.transpose(0, 1)
+        state_1bh = x_bsi.new_zeros(1, x_bsi.shape[0], self.hidden)
+        # has_biases, num_layers, dropout, train, bidirectional, batch_first
+        options = (True, 1, 0.0, self.training, False, True)
+        if self.cell == "lstm":
+            out_bsh = torch._VF.lstm(x_bsi, (state_1bh, state_1bh), weights, *options)[0]
+        else:
+            run = torch._VF.gru if self.cell == "gru" else torch._VF.rnn_tanh
+            out_bsh = run(x_bsi, state_1bh, weights, *options)[0]
+        result: Tensor = out_bsh
+        return result
+
+
+class RecurrentLayer(nn.Module):
+    """One layer of the stack. Shapes: (b, s, i), mask (b, s), reversal (b, s) -> (b, s, h or 2 h)."""
+
+    def __init__(self, cell: str, inputs: int, hidden: int, *, bidirectional: bool, merge: str, norm: bool) -> None:
+        super().__init__()
+        self.merge = merge
+        self.forward_direction = Direction(cell, inputs, hidden, norm)
+        self.backward_direction = Direction(cell, inputs, hidden, norm) if bidirectional else None
+        self.output_size = 2 * hidden if bidirectional and merge == "concat" else hidden
+
+    def forward(self, x_bsi: Tensor, mask_bs: Tensor, reversal_bs: Tensor) -> Tensor:
+        num_valid = mask_bs.sum()
+        out_bsh: Tensor = self.forward_direction(x_bsi, num_valid)
+        if self.backward_direction is not None:
+            back_bsh = flip_within(self.backward_direction(flip_within(x_bsi, reversal_bs), num_valid), reversal_bs)
+            out_bsh = out_bsh + back_bsh if self.merge == "sum" else torch.cat([out_bsh, back_bsh], dim=2)
+        return out_bsh * mask_bs[:, :, None].to(out_bsh.dtype)
+
+
+def reversal(num_steps_b: Tensor, length: int) -> Tensor:
+    """For each step the index of its mirror image in the utterance; padding maps to itself. Shapes: (b,) -> (b, s)."""
+    at_s = torch.arange(length, device=num_steps_b.device)[None, :]
+    mirrored_bs = num_steps_b[:, None] - 1 - at_s
+    return torch.where(mirrored_bs >= 0, mirrored_bs, at_s)
+
+
+def flip_within(x_bsi: Tensor, reversal_bs: Tensor) -> Tensor:
+    """Each utterance reversed in time within its own length; its own inverse."""
+    return x_bsi.gather(1, reversal_bs[:, :, None].expand(x_bsi.shape))
+
+
+class Lookahead(nn.Module):
+    """Row convolution: each unit sees itself and its next ``steps`` values through weights of its own.
+
+    Shapes: (b, s, h) -> (b, s, h); padding must be zero.
+
+    Source: Deep Speech 2, section 3.5.
+    """
+
+    def __init__(self, units: int, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.weight_h1k = nn.Parameter(torch.empty(units, 1, steps + 1))
+        nn.init.uniform_(self.weight_h1k, -((steps + 1) ** -0.5), (steps + 1) ** -0.5)
+        with torch.no_grad():
+            self.weight_h1k[:, :, 0] += 1.0  # starts near the identity
+
+    def forward(self, x_bsh: Tensor) -> Tensor:
+        x_bhs = nn.functional.pad(x_bsh.transpose(1, 2), (0, self.steps))
+        out_bhs = nn.functional.conv1d(x_bhs, self.weight_h1k, groups=self.weight_h1k.shape[0])
+        return out_bhs.transpose(1, 2).contiguous()

@@ -1,0 +1,164 @@
+"""The folder of a training run: its config, log, metrics and progress; what is written where.
+
+``config.yaml`` (resolved), ``environment.json``, ``data.json`` (which manifests, with their checksums),
+``metrics.jsonl``, ``train.log``, ``checkpoints/``, ``best/`` (a model folder).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from asr import config as configs
+from asr.config import RunConfig
+from asr.errors import CheckpointError, ConfigError, DataError, os_reason
+from asr.files import open_atomic, write_json, write_text
+
+log = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """Paths of a run, and its metrics file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.best = path / "best"
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self._tensorboard: Any = None
+
+    def create(self, cfg: RunConfig, data: Path) -> None:
+        """Makes the folder of a new run.
+
+        Raises:
+            ConfigError: it holds a run already, or cannot be written.
+        """
+        if self.config.exists():
+            raise ConfigError(
+                f"{self.path} holds a run already; go on with 'asr train --resume {self.path}' or choose another --out"
+            )
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "data.json", data_record(data))
+            write_text(self.config, configs.to_yaml(cfg))
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot write the run folder: {os_reason(error)}") from error
+
+    def open(self, data: Path | None) -> tuple[RunConfig, Path]:
+        """The config and data folder of an earlier run; ``data`` is where the data are now, if they moved.
+
+        Raises:
+            CheckpointError: not a run folder.
+            DataError: a manifest has changed since, so the run cannot be continued exactly.
+        """
+        if not self.config.is_file():
+            raise CheckpointError(
+                "not a run folder (no config.yaml); --resume takes the --out of an earlier run", self.path
+            )
+        cfg = configs.load(self.config)
+        record = json.loads((self.path / "data.json").read_text(encoding="utf-8"))
+        folder = data or Path(record["folder"])
+        now = data_record(folder)
+        for split in ("train", "dev"):
+            if now[split] != record[split]:
+                raise DataError(
+                    "has changed since the run began, so resuming would not continue it; restore it or start a new run",
+                    folder / f"{split}.jsonl",
+                )
+        if data is not None and Path(now["folder"]) != Path(record["folder"]):
+            log.info("the data are now in %s (the same manifests as in %s)", now["folder"], record["folder"])
+            write_json(self.path / "data.json", now)
+        return cfg, folder
+
+    def write_environment(self, environment: dict[str, Any]) -> None:
+        """``environment.json`` of the first start; a resumed run whose environment differs says so."""
+        path = self.path / "environment.json"
+        if not path.exists():
+            write_json(path, environment)
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key in sorted(set(before) | set(environment)):
+            if before.get(key) != environment.get(key) and key not in ("dirty", "platform"):
+                log.warning("resumed with another %s: %s, before %s", key, environment.get(key), before.get(key))
+
+    def cut_metrics(self, step: int) -> None:
+        """Removes metrics of steps that a resumed run will do again."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError):
+                break  # a line cut short by a kill; what follows is later still
+        with open_atomic(self.metrics) as file:
+            file.writelines(line + "\n" for line in kept)
+
+    def add_metrics(self, **values: Any) -> None:
+        """Appends one JSON line, and scalars to TensorBoard when it is installed."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values, allow_nan=False) + "\n")
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float) and name not in ("step", "epoch"):
+                    self._tensorboard.add_scalar(f"{values['kind']}/{name}", value, values["step"])
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """While open, the library's log also goes to ``train.log``, and metrics to TensorBoard when it is installed."""
+        handler = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        formatter.converter = time.gmtime
+        handler.setFormatter(formatter)
+        library = logging.getLogger("asr")
+        level = library.level
+        if library.getEffectiveLevel() > logging.INFO:
+            library.setLevel(logging.INFO)
+        library.addHandler(handler)
+        self._tensorboard = _summary_writer(self.path / "tensorboard")
+        try:
+            yield
+        finally:
+            library.removeHandler(handler)
+            library.setLevel(level)
+            handler.close()
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+
+
+def _summary_writer(folder: Path) -> Any:
+    import importlib.util
+
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
+def data_record(folder: Path) -> dict[str, str]:
+    """Where the manifests are and what is in them, by checksum.
+
+    Raises:
+        DataError: train.jsonl or dev.jsonl is missing.
+    """
+    record = {"folder": str(folder.resolve())}
+    for split in ("train", "dev"):
+        path = folder / f"{split}.jsonl"
+        try:
+            record[split] = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(
+                f"cannot read: {os_reason(error)}; --data takes a folder with train.jsonl and dev.jsonl "
+                "('asr prepare' writes them)",
+                path,
+            ) from error
+    return record

@@ -1,0 +1,121 @@
+"""The machine: device, precision, threads, random seeds, and a report of what ran where."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import asr
+from asr.errors import ConfigError
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is the first CUDA device, or the CPU.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device '{name}' (auto, cpu, cuda, cuda:1)", key="train.device") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device '{name}': no CUDA device is available here; use cpu or auto", key="train.device")
+    return device
+
+
+def find_precision(name: str, device: torch.device) -> str:
+    """``bf16`` or ``fp32``; ``auto`` takes bf16 where the hardware multiplies it natively."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which the network runs at a precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def use_threads(threads: int | None) -> int:
+    """Sets torch's intra-op threads (None: one a core this process may use); the number in use."""
+    threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (threads or 1)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    return threads
+
+
+def stable_seed(*parts: object) -> int:
+    """A 63-bit seed that depends on the parts alone, so that neither order nor worker count changes the data."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator(*parts: object) -> np.random.Generator:
+    """A numpy Generator seeded by the parts."""
+    return np.random.default_rng(stable_seed(*parts))
+
+
+def environment(device: torch.device, precision: str, threads: int) -> dict[str, Any]:
+    """Versions, hardware and source state of this process, for the record of a run."""
+    packages = ("torch", "torchaudio", "numpy", "librosa", "soundfile", "soxr", "jiwer", "safetensors", "pydantic")
+    return {
+        "asr": asr.__version__,
+        **commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in packages},
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": precision,
+    }
+
+
+def commit() -> dict[str, Any]:
+    """The commit of the checkout this package runs from and whether it has changes; None and None when installed."""
+    folder = Path(asr.__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return {"commit": None, "dirty": None}
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,429 @@
+"""Training: ``train(config) -> report``; the loop, readable in one sitting.
+
+Axes: b batch, s steps, v vocabulary.
+
+Everything random follows from (seed, epoch, step, utterance id), never from what ran before, so a run that was killed
+and resumed from any checkpoint ends with the same weights, bit for bit on CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr import manifest as manifests
+from asr.batch import Batch, TrainingData, extract, load_wave, padding_fraction, targets_of
+from asr.checkpoint import (
+    AcousticModel,
+    build_model,
+    load_state,
+    model_tensors,
+    save_model,
+    save_state,
+    set_model_tensors,
+)  # fmt: skip
+from asr.config import OptimConfig, RunConfig
+from asr.ctc import ctc_loss
+from asr.decode.greedy import greedy
+from asr.errors import CheckpointError, TrainingError
+from asr.infer import all_log_probs
+from asr.manifest import Manifest
+from asr.run import RunFolder
+from asr.runtime import autocast, environment, find_device, find_precision, stable_seed, use_threads
+from asr.text import CharTokenizer, normalize
+from asr.watchdog import Health, diagnosis, health
+from asr.wer import Score, score
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """Where a run is: all that must be known, beside tensors, to go on exactly."""
+
+    epoch: int = 0
+    #: batches of this epoch already trained on
+    batch: int = 0
+    step: int = 0
+    #: sums over the epoch so far, for its mean loss
+    loss_sum_nats: float = 0.0
+    loss_count: int = 0
+    epoch_losses_nats: list[float] = field(default_factory=list)
+    #: (dev WER, dev CER, epoch), best first
+    best: list[tuple[float, float, int]] = field(default_factory=list)
+    validations_since_best: int = 0
+    seconds: float = 0.0
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did. ``phases_s``: wall seconds by phase, of this process."""
+
+    run: Path
+    progress: Progress
+    phases_s: dict[str, float]
+    audio_s: float
+    padding: float
+    interrupted: bool
+
+    @property
+    def audio_s_per_s(self) -> float:
+        return self.audio_s / max(1e-9, sum(v for k, v in self.phases_s.items() if k not in ("validate", "save")))
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        p, total = self.progress, max(1e-9, sum(self.phases_s.values()))
+        shares = ", ".join(f"{k} {v / total:.1%}" for k, v in sorted(self.phases_s.items(), key=lambda kv: -kv[1]))
+        lines = [
+            f"{p.epoch} epochs, {p.step:,} steps, {p.seconds / 60:.1f} min; {self.audio_s_per_s:.0f} audio-s/s, "
+            f"{self.padding:.1%} padding",
+            f"time: {shares}",
+        ]
+        if p.best:
+            lines.append(f"best dev WER {p.best[0][0]:.2%} after epoch {p.best[0][2]}: {self.run / 'best'}")
+        return lines
+
+
+#: called after every step with what a progress bar shows
+Watcher = Callable[[dict[str, float]], None]
+
+
+def train(cfg: RunConfig, data: Path, out: Path, watch: Watcher = lambda values: None) -> Report:
+    """Trains a new run in the folder ``out`` on ``data``/train.jsonl, validating on ``data``/dev.jsonl.
+
+    Raises:
+        ConfigError, DataError: what was asked cannot be trained; nothing has been computed yet.
+        TrainingError: the loss is not finite.
+        CheckpointError: a checkpoint cannot be written; the one before is kept.
+    """
+    read = manifests.read(data / "train.jsonl"), manifests.read(data / "dev.jsonl")
+    run = RunFolder(out)
+    run.create(cfg, data)
+    return Trainer(cfg, *read, run, resume=False).run_to_end(watch)
+
+
+def resume(out: Path, data: Path | None = None, watch: Watcher = lambda values: None) -> Report:
+    """Continues the run in the folder ``out`` from its newest whole checkpoint, exactly.
+
+    Raises:
+        As ``train``; CheckpointError also when ``out`` holds no run.
+    """
+    run = RunFolder(out)
+    cfg, folder = run.open(data)
+    read = manifests.read(folder / "train.jsonl"), manifests.read(folder / "dev.jsonl")
+    return Trainer(cfg, *read, run, resume=True).run_to_end(watch)
+
+
+def learning_rate(cfg: OptimConfig, done: float) -> float:
+    """The rate when a share ``done`` in [0, 1] of all steps is behind.
+
+    >>> [learning_rate(OptimConfig(lr=1.0, warmup_fraction=0.5), x) for x in (0.25, 0.5, 1.0)]
+    [0.5, 1.0, 0.0]
+    """
+    if done < cfg.warmup_fraction:
+        return cfg.lr * done / cfg.warmup_fraction
+    after = (done - cfg.warmup_fraction) / max(1e-9, 1 - cfg.warmup_fraction)
+    factor = {"cosine": 0.5 * (1 + math.cos(math.pi * after)), "linear": 1 - after, "constant": 1.0}[cfg.decay]
+    return cfg.lr * factor
+
+
+class Trainer:
+    """One run: model, data, optimiser and progress, and the loop over them."""
+
+    def __init__(self, cfg: RunConfig, train_set: Manifest, dev_set: Manifest, run: RunFolder, *, resume: bool) -> None:
+        self.cfg, self.run, self.dev_set = cfg, run, dev_set
+        self.device = find_device(cfg.train.device)
+        self.precision = find_precision(cfg.train.precision, self.device)
+        self.threads = use_threads(cfg.train.threads)
+        tokenizer = CharTokenizer.from_texts(normalize(u.text, cfg.text.normalization) for u in train_set)
+        torch.manual_seed(stable_seed(cfg.train.seed, "init"))
+        self.model: AcousticModel = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
+        self.data = TrainingData(train_set, tokenizer, self.model.extractor, self.model.network, cfg)
+        self.dev_targets = targets_of(dev_set, tokenizer, cfg.text.normalization)
+        self.dev_features: list[Any] | None = None
+        self.model.network.to(self.device)
+        self.network = self.model.network
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), cfg.optim.lr, cfg.optim.betas, weight_decay=cfg.optim.weight_decay, fused=True
+        )
+        self.average: dict[str, Tensor] = {}
+        self.progress = Progress()
+        self.phases_s: dict[str, float] = {}
+        self.audio_s = 0.0
+        self.stop = False
+        if resume:
+            self._load()
+        elif cfg.features.normalization == "corpus":
+            self.data.fit_normalization()
+        if cfg.train.ema_decay and not self.average:
+            self.average = {k: v.clone() for k, v in self.network.state_dict().items()}
+
+    def run_to_end(self, watch: Watcher) -> Report:
+        """The loop: epochs of steps, a validation and a checkpoint at each epoch's end."""
+        with self.run.recording(), self._interruptible():
+            self._say_hello()
+            while not (self.progress.done or self.stop):
+                self._epoch(watch)
+            self._checkpoint()
+            plan = self.data.plan(max(0, self.progress.epoch - 1))
+            padding = padding_fraction(plan, self.data.manifest)
+            report = Report(self.run.path, self.progress, self.phases_s, self.audio_s, padding, self.stop)
+            for line in report.lines():
+                log.info("%s", line)
+            if self.stop:
+                log.info("stopped; go on with: asr train --resume %s", self.run.path)
+        return report
+
+    def _epoch(self, watch: Watcher) -> None:
+        p, cfg = self.progress, self.cfg.train
+        plan = self.data.plan(p.epoch)
+        saved_at = began = time.perf_counter()
+        self.network.train()
+        batches = self.data.batches(plan[p.batch :])
+        while (batch := self._timed("data", lambda: next(batches, None))) is not None:
+            lr = learning_rate(self.cfg.optim, (p.epoch + (p.batch + 1) / len(plan)) / cfg.epochs)
+            loss_nats, grad_norm = self._step(batch, lr)
+            p.batch, p.step = p.batch + 1, p.step + 1
+            p.loss_sum_nats += loss_nats * len(batch.ids)
+            p.loss_count += len(batch.ids)
+            self.audio_s += batch.duration_s
+            now = time.perf_counter()
+            p.seconds, began = p.seconds + now - began, now
+            self.run.add_metrics(
+                kind="train", step=p.step, epoch=p.epoch + 1, loss_nats=round(loss_nats, 4), lr=lr,
+                grad_norm=round(grad_norm, 4), audio_s=round(batch.duration_s, 2), seconds=round(p.seconds, 2),
+            )  # fmt: skip
+            watch({"epoch": p.epoch + p.batch / len(plan), "loss": loss_nats, "audio_s": self.audio_s})
+            if self.stop or p.step == cfg.max_steps:
+                break
+            if now - saved_at > cfg.checkpoint_every_s:
+                self._checkpoint()
+                saved_at = time.perf_counter()
+        batches.close()
+        if self.stop and p.batch < len(plan):
+            return
+        p.epoch_losses_nats.append(p.loss_sum_nats / max(1, p.loss_count))
+        p.epoch, p.batch, p.loss_sum_nats, p.loss_count = p.epoch + 1, 0, 0.0, 0
+        p.done = p.epoch == cfg.epochs or p.step == cfg.max_steps
+        if p.epoch % cfg.validate_every_epochs == 0 or p.done:
+            self._validate(learning_rate(self.cfg.optim, p.epoch / cfg.epochs), len(plan) * cfg.epochs, watch)
+            if cfg.early_stop is not None and p.validations_since_best >= cfg.early_stop:
+                log.info("stopping early: no better dev WER for %d validations", p.validations_since_best)
+                p.done = True
+        p.seconds += time.perf_counter() - began
+        if not p.done:
+            self._checkpoint()
+
+    def _step(self, batch: Batch, lr: float) -> tuple[float, float]:
+        """One update; (mean loss of the batch in nats an utterance, gradient norm before clipping)."""
+        cfg = self.cfg
+        # Dropout's masks depend on the step alone: nothing of the generator's past needs to be saved.
+        torch.manual_seed(stable_seed(cfg.train.seed, "dropout", self.progress.step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+        def forward() -> tuple[Tensor, Tensor]:
+            with autocast(self.precision, self.device):
+                log_probs_bsv, num_steps_b = self.network(
+                    batch.features_btf.to(self.device), batch.num_frames_b.to(self.device)
+                )
+            return log_probs_bsv, num_steps_b
+
+        log_probs_bsv, num_steps_b = self._timed("forward", forward)
+        losses_b = self._timed(
+            "loss",
+            lambda: ctc_loss(
+                log_probs_bsv, num_steps_b, batch.targets_bu.to(self.device), batch.num_targets_b.to(self.device)
+            ),
+        )
+        loss = losses_b.mean()
+        self._timed("backward", loss.backward)
+        return loss.item(), self._timed("optimizer", lambda: self._update(batch, losses_b, lr))
+
+    def _update(self, batch: Batch, losses_b: Tensor, lr: float) -> float:
+        clip = self.cfg.optim.clip_norm or math.inf
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip, foreach=True))
+        if not math.isfinite(grad_norm):
+            bad = [id_ for id_, one in zip(batch.ids, losses_b.tolist(), strict=True) if not math.isfinite(one)]
+            names = ", ".join(bad or batch.ids)
+            raise TrainingError(
+                f"step {self.progress.step + 1}: {'the loss' if bad else 'the gradient'} is not finite "
+                f"at learning rate {lr:.2e}, utterances {names}; the checkpoints before are whole: "
+                "lower optim.lr, or look at these files"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        decay = min(self.cfg.train.ema_decay, (1 + self.progress.step) / (10 + self.progress.step))
+        if self.average:
+            for name, value in self.network.state_dict().items():
+                if value.is_floating_point():
+                    self.average[name].lerp_(value, 1 - decay)
+                else:
+                    self.average[name].copy_(value)
+        return grad_norm
+
+    def _validate(self, lr: float, total_steps: int, watch: Watcher) -> None:
+        p = self.progress
+        raw = self._average_in()
+        result, now = self._timed("validate", self._score_dev)
+        wer, cer = result.wer.rate or 0.0, result.cer.rate or 0.0
+        p.best = sorted([*p.best, (wer, cer, p.epoch)], key=lambda row: (row[0], row[1], row[2]))
+        p.validations_since_best = 0 if p.best[0][2] == p.epoch else p.validations_since_best + 1
+        sample = min(result.per_utterance, key=lambda u: stable_seed("sample", u.id))
+        log.info(
+            "epoch %d: loss %.3f nats, dev WER %.2f %% CER %.2f %%, blank %.0f %%, emitted/reference %.2f%s",
+            p.epoch, p.epoch_losses_nats[-1], 100 * wer, 100 * cer, 100 * now.blank_fraction, now.emitted_ratio,
+            " (best)" if p.validations_since_best == 0 else "",
+        )  # fmt: skip
+        log.info("  %s: '%s' for '%s'", sample.id, sample.hypothesis, sample.reference)
+        warning = diagnosis(now, step=p.step, total_steps=total_steps, lr=lr, losses_nats=p.epoch_losses_nats)
+        if warning:
+            log.warning("%s", warning)
+        self.run.add_metrics(
+            kind="valid", step=p.step, epoch=p.epoch, loss_nats=round(p.epoch_losses_nats[-1], 4), wer=wer, cer=cer,
+            blank_fraction=round(now.blank_fraction, 4), emitted_ratio=round(now.emitted_ratio, 4),
+            seconds=round(p.seconds, 2),
+        )  # fmt: skip
+        watch({"epoch": float(p.epoch), "wer": wer, "audio_s": self.audio_s})
+        self._timed("save", lambda: self._keep_best(result))
+        self._average_out(raw)
+
+    def _score_dev(self) -> tuple[Score, Health]:
+        cfg = self.cfg
+        if self.dev_features is None:
+            waves = (load_wave(self.dev_set, u, cfg.audio.sample_rate_hz, cfg.audio.resample) for u in self.dev_set)
+            self.dev_features = [extract(self.model.extractor, wave_n) for wave_n in waves]
+        all_sv = all_log_probs(self.model, self.dev_features)
+        hypotheses = [greedy(one_sv, self.model.tokenizer) for one_sv in all_sv]
+        result = score(
+            (u.id, normalize(u.text, cfg.text.normalization), " ".join(h.text.split()))
+            for u, h in zip(self.dev_set, hypotheses, strict=True)
+        )
+        emitted = sum(len(h.spans) for h in hypotheses)
+        return result, health(all_sv, emitted, sum(map(len, self.dev_targets)))
+
+    def _keep_best(self, result: Score) -> None:
+        """Saves this epoch's model where it is among the best, and removes the one it pushes out."""
+        p, keep = self.progress, self.cfg.train.keep_best
+        kept, gone = p.best[:keep], p.best[keep:]
+        p.best = kept
+        if all(row[2] != p.epoch for row in kept):
+            return
+        hours = sum(self.data.manifest.utterances[i].duration_s for i in self.data.kept) / 3600
+        self.model.training.update(
+            epoch=p.epoch, step=p.step, seed=self.cfg.train.seed, train_hours=round(hours, 3),
+            longest_s=max(self.data.manifest.utterances[i].duration_s for i in self.data.kept),
+            precision=self.precision, dropped=len(self.data.dropped),
+        )  # fmt: skip
+        results = {"dev": {"wer": result.wer.to_json(), "cer": result.cer.to_json(), "utterances": result.utterances}}
+        tensors = model_tensors(self.model)
+        if keep > 1:
+            save_model(self.run.checkpoints / f"best-epoch-{p.epoch:04d}", self.model, tensors, results)
+            for _, _, epoch in gone:
+                _remove(self.run.checkpoints / f"best-epoch-{epoch:04d}")
+        if kept[0][2] == p.epoch:
+            save_model(self.run.best, self.model, tensors, results)
+
+    def _average_in(self) -> dict[str, Tensor]:
+        """Puts the averaged weights in place for validation and saving; the raw ones, to put back."""
+        if not self.average:
+            return {}
+        raw = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        return raw
+
+    def _average_out(self, raw: dict[str, Tensor]) -> None:
+        if raw:
+            self.network.load_state_dict(raw)
+
+    def _checkpoint(self) -> None:
+        def save() -> None:
+            tensors = {f"model.{k}": v for k, v in model_tensors(self.model).items()}
+            for i, values in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{i}.{k}": v.detach().cpu() for k, v in values.items()}
+            tensors |= {f"average.{k}": v.detach().cpu() for k, v in self.average.items()}
+            save_state(self.run.checkpoints, self.progress.step, tensors, vars(self.progress))
+
+        try:
+            self._timed("save", save)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; then: asr train --resume {self.run.path}") from error
+
+    def _load(self) -> None:
+        saved, skipped = load_state(self.run.checkpoints)
+        for line in skipped:
+            log.warning("skipped a damaged checkpoint: %s", line)
+        by_prefix: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
+        for name, tensor in saved.tensors.items():
+            prefix, _, rest = name.partition(".")
+            by_prefix[prefix][rest] = tensor
+        set_model_tensors(self.model, by_prefix["model"], saved.path)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in by_prefix["optimizer"].items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.average = {k: v.to(self.device) for k, v in by_prefix["average"].items()}
+        self.progress = Progress(**{**saved.state, "best": [tuple(row) for row in saved.state["best"]]})
+        self.run.cut_metrics(self.progress.step)
+
+    def _say_hello(self) -> None:
+        p = self.progress
+        self.run.write_environment(environment(self.device, self.precision, self.threads))
+        log.info(
+            "%s parameters, %d tokens, %s, %s, %d threads",
+            f"{self.model.num_parameters:,}", self.model.tokenizer.vocabulary_size, self.device, self.precision,
+            self.threads,
+        )  # fmt: skip
+        for line in self.data.summary():
+            log.info("%s", line)
+        if p.done:
+            log.info("this run is complete: nothing left to train")
+        elif p.step:
+            log.info("resuming after step %d (epoch %d, batch %d)", p.step, p.epoch + 1, p.batch)
+
+    def _timed(self, phase: str, work: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.phases_s[phase] = self.phases_s.get(phase, 0.0) + time.perf_counter() - began
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """The first Ctrl-C (or SIGTERM) ends the run after the current step, with a checkpoint; a second at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: object) -> None:
+            if self.stop:
+                raise KeyboardInterrupt
+            self.stop = True
+            log.warning("finishing this step, then saving (once more to stop at once)")
+
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

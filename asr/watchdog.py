@@ -1,0 +1,75 @@
+"""Is a model that writes almost nothing early on its normal way, or broken? One line that says which.
+
+A CTC model first learns that blank is likely everywhere, and for a while emits next to nothing: the plateau. It looks
+the same as a model that will never learn; what tells them apart is how long it lasts and what the data are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from asr.decode.types import LogProbs
+from asr.text import BLANK_ID
+
+#: with fewer than this many emitted tokens a reference token, the output counts as blank
+_NEARLY_NOTHING = 0.1
+#: updates after which models of this family have left the plateau (AN4: about 100; LibriSpeech 100 h: 500 to 1,500)
+_PLATEAU_STEPS = 2000
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a validation says about blanks.
+
+    ``blank_fraction``: share of steps whose most probable token is blank; ``emitted_ratio``: tokens emitted for each
+    reference token; ``steps_per_token``: output steps for each reference token.
+    """
+
+    blank_fraction: float
+    emitted_ratio: float
+    steps_per_token: float
+
+
+def health(log_probs: Sequence[LogProbs], num_emitted: int, num_reference: int) -> Health:
+    """The measures over a validation set."""
+    steps = sum(len(one_sv) for one_sv in log_probs)
+    blanks = sum(int((one_sv.argmax(axis=1) == BLANK_ID).sum()) for one_sv in log_probs)
+    tokens = max(1, num_reference)
+    return Health(blanks / max(1, steps), num_emitted / tokens, steps / tokens)
+
+
+def diagnosis(
+    now: Health, *, step: int, total_steps: int, lr: float, losses_nats: Sequence[float], lost_case: bool = False
+) -> str | None:
+    """One line when the output is all but blank, else None.
+
+    Args:
+        losses_nats: mean training loss of each epoch so far.
+        lost_case: the dev text has characters that the training text has only in the other case.
+    """
+    if now.emitted_ratio >= _NEARLY_NOTHING:
+        return None
+    seen = f"{now.blank_fraction:.0%} of steps are blank, {now.emitted_ratio:.2f} tokens emitted for each in the text"
+    if lost_case:
+        return f"{seen}: likely a mistake: dev and training text differ in case; set text.normalization"
+    if now.steps_per_token < 1.2:
+        return (
+            f"{seen}: likely a mistake: only {now.steps_per_token:.1f} output steps a token; "
+            "lower the time strides in model.conv, or use subwords"
+        )
+    if len(losses_nats) >= 2 and not np.isfinite(losses_nats[-1]):
+        return f"{seen}: likely a mistake: the loss is not finite; lower optim.lr (now {lr:.1e})"
+    if len(losses_nats) >= 3 and losses_nats[-1] > 1.5 * min(losses_nats):
+        return (
+            f"{seen}: likely a mistake: the loss rose from {min(losses_nats):.1f} to {losses_nats[-1]:.1f} nats; "
+            f"lower optim.lr (now {lr:.1e}) or lengthen optim.warmup_fraction"
+        )
+    if step < min(_PLATEAU_STEPS, max(200, total_steps // 3)):
+        return f"{seen}: the usual early plateau (step {step:,}); it ends by itself"
+    return (
+        f"{seen}: still so after {step:,} steps, likely a mistake: check that the transcripts belong to the audio "
+        f"('asr evaluate --hypotheses'), then try another optim.lr (now {lr:.1e})"
+    )

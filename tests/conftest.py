@@ -1,0 +1,39 @@
+"""What every test shares: one thread a process, the folder of real speech, Hypothesis without a clock."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports numpy or torch: many small tests on few cores lose more by waiting threads than they win.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# No deadline: a busy machine is not a failure.
+hypothesis.settings.register_profile("asr", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("asr")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--data",
+        metavar="DIR",
+        default=None,
+        help="folder of real speech for tests that need it (or set ASR_TEST_DATA)",
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_data(request: pytest.FixtureRequest) -> Path:
+    """The folder of real speech; tests that ask for it are skipped where it is absent."""
+    named = request.config.getoption("--data") or os.environ.get("ASR_TEST_DATA")
+    if not named:
+        pytest.skip("needs real speech: give --data DIR or set ASR_TEST_DATA")
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.skip(f"needs real speech: {folder} is not a folder")
+    return folder

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asr import files
+from asr.errors import DataError
+from asr.manifest import Utterance, write
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_write_text_makes_missing_folders_and_leaves_only_the_file(tmp_path):
+    files.write_text(tmp_path / "a" / "b.txt", "zwölf\n")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == "zwölf\n".encode()
+    assert _names(tmp_path / "a") == ["b.txt"]
+
+
+def test_an_error_inside_the_block_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="stop"), files.open_atomic(path) as file:
+        file.write("new")
+        raise RuntimeError("stop")
+    assert path.read_text() == "old"
+    assert _names(tmp_path) == ["x.txt"]
+
+
+def test_the_name_does_not_exist_until_the_block_ends(tmp_path):
+    path = tmp_path / "x.txt"
+    with files.open_atomic(path) as file:
+        file.write("new")
+        file.flush()
+        assert not path.exists()
+    assert path.read_text() == "new"
+
+
+def test_keyboard_interrupt_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), files.open_atomic(tmp_path / "x.txt") as file:
+        file.write("half")
+        raise KeyboardInterrupt
+    assert _names(tmp_path) == []
+
+
+def test_write_json_round_trips_and_refuses_not_a_number(tmp_path):
+    path = tmp_path / "x.json"
+    files.write_json(path, {"wer": 0.5, "text": "Füße"})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"wer": 0.5, "text": "Füße"}
+    assert "Füße" in path.read_text(encoding="utf-8")
+    with pytest.raises(ValueError):
+        files.write_json(path, {"wer": float("nan")})
+    assert json.loads(path.read_text(encoding="utf-8"))["wer"] == 0.5
+
+
+def test_a_write_over_the_file_size_limit_raises_and_keeps_the_old_file(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    script = (
+        "import errno, resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from asr.files import write_text\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n"
+        "    write_text(Path(sys.argv[1]), 'x' * 100_000)\n"
+        "except OSError as error:\n"
+        "    print(error.errno)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(errno.EFBIG)]
+    assert path.read_text() == "old"
+    assert _names(tmp_path) == ["x.txt"]
+
+
+def test_a_folder_that_cannot_exist_is_an_error_with_the_reason(tmp_path):
+    # Below a regular file: unwritable for every user, root included.
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        files.write_text(tmp_path / "file" / "x.txt", "new")
+    target = tmp_path / "file" / "train.jsonl"
+    with pytest.raises(DataError) as caught:
+        write(target, [Utterance("u", "u.wav", 1.0, "a")])
+    assert str(caught.value) in (
+        f"{target}: cannot write the manifest: file exists",
+        f"{target}: cannot write the manifest: not a directory",
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes to read-only folders")
+def test_a_read_only_folder_is_an_error_with_the_reason(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError):
+            files.write_text(tmp_path / "x.txt", "new")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def _fill(folder: Path, content: str) -> None:
+    with files.replace_folder(folder) as part:
+        (part / "weights").write_text(content)
+
+
+def test_replace_folder_swaps_the_whole_content(tmp_path):
+    model = tmp_path / "models" / "best"
+    with files.replace_folder(model) as part:
+        (part / "only-before").write_text("")
+    _fill(model, "new")
+    assert _names(model) == ["weights"]
+    assert (model / "weights").read_text() == "new"
+    assert _names(model.parent) == ["best"]
+
+
+def test_replace_folder_keeps_the_old_content_on_error(tmp_path):
+    model = tmp_path / "best"
+    _fill(model, "old")
+    with pytest.raises(RuntimeError, match="stop"), files.replace_folder(model) as part:
+        (part / "weights").write_text("half")
+        raise RuntimeError("stop")
+    assert (model / "weights").read_text() == "old"
+    assert _names(tmp_path) == ["best"]
+
+
+def test_replace_folder_ignores_what_an_earlier_crash_left(tmp_path):
+    model = tmp_path / "best"
+    for rest in ("best.part", "best.old"):
+        (tmp_path / rest).mkdir()
+        (tmp_path / rest / "rubbish").write_text("")
+    _fill(model, "new")
+    assert _names(model) == ["weights"]
+    assert _names(tmp_path) == ["best"]
+
+
+def test_a_crash_between_the_two_renames_is_recovered(tmp_path):
+    model = tmp_path / "best"
+    _fill(model, "old")
+    model.rename(tmp_path / "best.old")
+    files.recover_folder(model)
+    assert (model / "weights").read_text() == "old"
+    assert _names(tmp_path) == ["best"]
+
+
+def test_recover_folder_never_touches_a_folder_that_is_there(tmp_path):
+    model = tmp_path / "best"
+    _fill(model, "new")
+    (tmp_path / "best.old").mkdir()
+    files.recover_folder(model)
+    assert (model / "weights").read_text() == "new"
+
+
+def test_a_failing_second_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
+    model = tmp_path / "best"
+    _fill(model, "old")
+    rename = Path.rename
+
+    def fail_for_part(self: Path, target: Path) -> Path:
+        if self.name == "best.part":
+            raise OSError(errno.EIO, "input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_part)
+    with pytest.raises(OSError, match="input/output"):
+        _fill(model, "new")
+    assert (model / "weights").read_text() == "old"
+    assert _names(tmp_path) == ["best"]

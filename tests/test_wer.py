@@ -1,0 +1,444 @@
+"""Error rates: the counts are optimal, the interval is the bootstrap's, and the files of ``asr score`` are read."""
+
+import json
+import random
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr import wer
+from asr.errors import DataError
+from asr.wer import Counts, Rate
+from tests.reference.edit_distance import edit_distance
+
+# Four words only, so that matches, repeats and several equally good alignments are common.
+words = st.lists(st.sampled_from(["a", "b", "c", "dd"]), max_size=8)
+texts = st.text(alphabet="ab \u00e9\u0130\n\U0001f600", max_size=12)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return path
+
+
+def jsonl(path: Path, *rows: object) -> Path:
+    return write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+# Counts and alignment
+
+
+def test_edit_distance_oracle_knows_the_textbook_example() -> None:
+    assert edit_distance("kitten", "sitting") == 3
+    assert edit_distance("", "abc") == 3
+    assert edit_distance("abc", "") == 3
+
+
+@given(words, words)
+def test_word_counts_are_those_of_an_optimal_alignment(reference: list[str], hypothesis: list[str]) -> None:
+    (counts,) = wer.word_counts([(" ".join(reference), " ".join(hypothesis))])
+    assert counts.errors == edit_distance(reference, hypothesis)
+    assert counts.reference_length == len(reference)
+    assert len(reference) - counts.deletions + counts.insertions == len(hypothesis)
+
+
+@given(texts, texts)
+def test_char_counts_are_those_of_an_optimal_alignment(reference: str, hypothesis: str) -> None:
+    ref, hyp = " ".join(reference.split()), " ".join(hypothesis.split())
+    (counts,) = wer.char_counts([(reference, hypothesis)])
+    assert counts.errors == edit_distance(ref, hyp)
+    assert counts.reference_length == len(ref)
+    assert len(ref) - counts.deletions + counts.insertions == len(hyp)
+
+
+@given(st.lists(st.tuples(texts, texts), max_size=5))
+def test_counts_of_many_pairs_are_the_counts_of_each(pairs: list[tuple[str, str]]) -> None:
+    assert wer.word_counts(pairs) == [wer.word_counts([pair])[0] for pair in pairs]
+    assert wer.char_counts(pairs) == [wer.char_counts([pair])[0] for pair in pairs]
+
+
+@given(words, words)
+def test_alignment_rebuilds_both_texts_and_has_the_counted_operations(ref: list[str], hyp: list[str]) -> None:
+    rows = wer.align(" ".join(ref), " ".join(hyp))
+    (counts,) = wer.word_counts([(" ".join(ref), " ".join(hyp))])
+    assert [r for _, r, _ in rows if r is not None] == ref
+    assert [h for _, _, h in rows if h is not None] == hyp
+    for op, r, h in rows:
+        assert {"equal": r is not None and r == h, "delete": h is None, "insert": r is None}.get(op, r != h)
+        assert op != "substitute" or (r is not None and h is not None)
+    found = [op for op, _, _ in rows]
+    expected = (counts.substitutions, counts.deletions, counts.insertions)
+    assert (found.count("substitute"), found.count("delete"), found.count("insert")) == expected
+
+
+def test_alignment_names_each_kind_of_error() -> None:
+    assert wer.align("the cat sat down", "the hat sat") == [
+        ("equal", "the", "the"),
+        ("substitute", "cat", "hat"),
+        ("equal", "sat", "sat"),
+        ("delete", "down", None),
+    ]
+    assert wer.align("", "uh um") == [("insert", None, "uh"), ("insert", None, "um")]
+    assert wer.align("", "") == []
+
+
+def test_words_are_split_at_any_white_space() -> None:
+    assert wer.word_counts([(" a\tb\u00a0c\n", "a b  c")]) == [Counts(0, 0, 0, 3)]
+
+
+def test_case_and_punctuation_count_as_errors() -> None:
+    assert wer.word_counts([("Yes it is.", "yes it is")]) == [Counts(2, 0, 0, 3)]
+
+
+def test_char_counts_count_the_space_between_words_once() -> None:
+    assert wer.char_counts([(" ab   c ", "ab c")]) == [Counts(0, 0, 0, 4)]
+    assert wer.char_counts([("ab c", "abc")]) == [Counts(0, 1, 0, 4)]
+
+
+def test_char_counts_count_code_points_not_bytes() -> None:
+    assert wer.char_counts([("na\u00efve", "naive")]) == [Counts(1, 0, 0, 5)]
+    assert wer.char_counts([("\u65e5\u672c\u8a9e", "\u65e5\u672c")]) == [Counts(0, 1, 0, 3)]
+    # No normalisation: a composed and a decomposed e-acute differ.
+    assert wer.char_counts([("\u00e9", "e\u0301")])[0].errors == 2
+
+
+def test_counts_add_field_by_field() -> None:
+    assert Counts(1, 2, 3, 4) + Counts(10, 20, 30, 40) == Counts(11, 22, 33, 44)
+    assert Counts(1, 2, 3, 4).errors == 6
+
+
+# Rates
+
+
+def test_rate_pools_errors_over_utterances_before_dividing() -> None:
+    # The mean of the utterances' own rates would be (1 + 0) / 2.
+    result = wer.score([("u1", "a", "b"), ("u2", "a b c", "a b c")])
+    assert result.wer.rate == 1 / 4
+    assert result.utterances == 2
+    assert [u.counts.errors for u in result.per_utterance] == [1, 0]
+
+
+def test_rate_above_one_is_not_clipped() -> None:
+    result = wer.score([("u1", "a", "b c d")])
+    assert result.wer.rate == 3.0
+    assert (result.wer.low, result.wer.high) == (3.0, 3.0)
+
+
+def test_wer_of_empty_reference_counts_insertions() -> None:
+    result = wer.score([("u1", "", "uh um"), ("u2", "a b c d", "a b c d")])
+    assert result.per_utterance[0].counts == Counts(0, 0, 2, 0)
+    assert result.wer.rate == 2 / 4
+    assert result.wer.insertions == 2
+
+
+def test_wer_without_any_reference_is_undefined_when_there_are_errors() -> None:
+    row = wer.score([("u1", "", "uh um"), ("u2", " ", "")]).wer.to_json()
+    assert (row["rate"], row["low"], row["high"]) == (None, None, None)
+    assert (row["insertions"], row["reference_words"]) == (2, 0)
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+
+
+def test_wer_without_any_reference_is_zero_when_there_are_no_errors() -> None:
+    result = wer.score([("u1", "", ""), ("u2", " ", "")])
+    assert (result.wer.rate, result.wer.low, result.wer.high) == (0.0, 0.0, 0.0)
+
+
+def test_score_of_no_utterances_is_an_error() -> None:
+    with pytest.raises(DataError, match="no utterances to score"):
+        wer.score([])
+
+
+def test_score_json_has_the_keys_of_the_command() -> None:
+    result = wer.score([("u1", "a b", "a c d"), ("u2", "e", "e")])
+    row = result.to_json()
+    common = ["rate", "low", "high", "substitutions", "deletions", "insertions"]
+    assert list(row["wer"]) == [*common, "reference_words"]
+    assert list(row["cer"]) == [*common, "reference_characters"]
+    assert row["utterances"] == 2
+    assert row["wer"]["rate"] == 2 / 3
+    assert (row["wer"]["substitutions"], row["wer"]["deletions"], row["wer"]["insertions"]) == (1, 0, 1)
+    assert (row["wer"]["reference_words"], row["cer"]["reference_characters"]) == (3, 4)
+    assert row["cer"]["rate"] == 3 / 4  # "a b" -> "a c d": one substitution, two insertions
+
+
+def test_character_rate_has_no_reference_words() -> None:
+    result = wer.score([("u1", "ab", "ab")])
+    assert result.wer.reference_words == 1
+    with pytest.raises(AttributeError, match="characters, not words"):
+        _ = result.cer.reference_words
+
+
+def test_utterance_json_has_the_keys_of_the_hypotheses_file() -> None:
+    assert wer.score([("u1", "a b c", "a x")]).per_utterance[0].to_json() == {
+        "id": "u1",
+        "reference": "a b c",
+        "hypothesis": "a x",
+        "substitutions": 1,
+        "deletions": 1,
+        "insertions": 0,
+    }
+
+
+def test_ten_thousand_utterances_are_scored_in_seconds() -> None:
+    generator = random.Random(1)
+    vocabulary = [f"word{i}" for i in range(500)]
+    rows = []
+    for i in range(10_000):
+        reference = generator.choices(vocabulary, k=15)
+        hypothesis = [w if generator.random() > 0.1 else generator.choice(vocabulary) for w in reference]
+        rows.append((f"u{i}", " ".join(reference), " ".join(hypothesis)))
+    start = time.perf_counter()
+    result = wer.score(rows)
+    # About 2 s where this was written; a quadratic step would take minutes.
+    assert time.perf_counter() - start < 20
+    assert result.wer.rate == pytest.approx(0.1, abs=0.01)
+
+
+# The bootstrap interval
+
+
+def slow_bootstrap(errors: list[int], lengths: list[int], resamples: int, level: float) -> tuple[float, float]:
+    """The percentile interval by the book: one draw at a time, percentiles as order statistics."""
+    generator = random.Random(7)
+    rates = []
+    for _ in range(resamples):
+        drawn = [generator.randrange(len(errors)) for _ in errors]
+        rates.append(sum(errors[i] for i in drawn) / sum(lengths[i] for i in drawn))
+    rates.sort()
+    return rates[round((1 - level) / 2 * resamples)], rates[round((1 + level) / 2 * resamples) - 1]
+
+
+@pytest.mark.parametrize("level", [0.95, 0.5])
+def test_interval_equals_a_slow_loop_bootstrap(level: float) -> None:
+    generator = random.Random(3)
+    lengths = [generator.randint(1, 20) for _ in range(60)]
+    errors = [min(n, generator.choice([0, 0, 1, 2, 6])) for n in lengths]
+    slow = slow_bootstrap(errors, lengths, 10_000, level)
+    fast = wer.bootstrap_interval(errors, lengths, level=level)
+    # A quantile of 10,000 draws has a standard error of about 3 % of the interval's half width.
+    assert fast == pytest.approx(slow, abs=0.1 * (slow[1] - slow[0]))
+
+
+def test_interval_covers_the_true_rate_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    lengths = np.full(100, 10)
+    covered = 0
+    for trial in range(300):
+        low, high = wer.bootstrap_interval(generator.binomial(10, 0.2, size=100), lengths, resamples=1000, seed=trial)
+        assert low is not None and high is not None
+        covered += low <= 0.2 <= high
+    # 95 % of 300 is 285, with a standard deviation of 3.8; the percentile interval runs slightly low.
+    assert 270 <= covered <= 297
+
+
+def test_interval_draws_utterances_not_words() -> None:
+    # All errors in half of the utterances: as words, the interval would be about a third as wide.
+    low, high = wer.bootstrap_interval([10, 0] * 20, [10] * 40)
+    assert low is not None and high is not None
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 / 40**0.5, rel=0.1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=30))
+def test_interval_contains_the_rate(rows: list[tuple[int, int]]) -> None:
+    errors, lengths = [e for e, _ in rows], [n for _, n in rows]
+    low, high = wer.bootstrap_interval(errors, lengths, resamples=1000)
+    assert low is not None and high is not None
+    assert low <= sum(errors) / sum(lengths) <= high
+
+
+def test_interval_narrows_with_a_lower_level() -> None:
+    errors, lengths = [0, 1, 2, 5] * 10, [5, 6, 7, 8] * 10
+    low, high = wer.bootstrap_interval(errors, lengths)
+    inner_low, inner_high = wer.bootstrap_interval(errors, lengths, level=0.5)
+    assert None not in (low, high, inner_low, inner_high)
+    assert low < inner_low < inner_high < high  # type: ignore[operator]
+
+
+def test_interval_is_the_same_for_the_same_seed_and_another_for_another() -> None:
+    errors, lengths = [0, 1, 2, 5] * 10, [5, 6, 7, 8] * 10
+    first = wer.bootstrap_interval(errors, lengths, seed=1)
+    assert wer.bootstrap_interval(errors, lengths, seed=1) == first
+    assert wer.bootstrap_interval(errors, lengths, seed=2) != first
+
+
+def test_interval_does_not_depend_on_the_block_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors, lengths = [0, 1, 2, 5, 3], [5, 6, 7, 8, 9]
+    whole = wer.bootstrap_interval(errors, lengths, resamples=1003)
+    monkeypatch.setattr(wer, "_BOOTSTRAP_BLOCK", 50)
+    assert wer.bootstrap_interval(errors, lengths, resamples=1003) == whole
+
+
+def test_interval_of_one_utterance_is_its_rate() -> None:
+    assert wer.bootstrap_interval([2], [8]) == (0.25, 0.25)
+
+
+def test_interval_without_reference_follows_the_empty_reference_rule() -> None:
+    assert wer.bootstrap_interval([0, 0], [0, 0]) == (0.0, 0.0)
+    assert wer.bootstrap_interval([0, 3], [0, 0]) == (None, None)
+    assert wer.bootstrap_interval([], []) == (0.0, 0.0)
+
+
+def test_interval_leaves_out_resamples_without_reference() -> None:
+    # Of the four draws of two, one has no reference; the others have rates 0 (both the second), 1 and 1.
+    assert wer.bootstrap_interval([2, 0], [0, 2]) == (0.0, 1.0)
+
+
+def test_interval_is_undefined_when_every_resample_is_left_out() -> None:
+    found = {wer.bootstrap_interval([1] * 9 + [0], [0] * 9 + [1], resamples=1, seed=seed) for seed in range(20)}
+    assert (None, None) in found
+    assert len(found) > 1
+
+
+@pytest.mark.parametrize(
+    ("errors", "lengths", "options"),
+    [
+        ([1, 2], [3], {}),
+        ([[1]], [[2]], {}),
+        ([-1], [2], {}),
+        ([1], [-2], {}),
+        ([1], [2], {"resamples": 0}),
+        ([1], [2], {"level": 1.0}),
+        ([1], [2], {"level": 0.0}),
+    ],
+)
+def test_interval_refuses_impossible_arguments(errors: list[int], lengths: list[int], options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        wer.bootstrap_interval(errors, lengths, **options)  # type: ignore[arg-type]
+
+
+def test_interval_of_ten_thousand_utterances_takes_seconds_and_little_memory() -> None:
+    generator = np.random.default_rng(0)
+    errors, lengths = generator.integers(0, 5, 10_000), generator.integers(1, 30, 10_000)
+    start = time.perf_counter()
+    tracemalloc.start()
+    try:
+        wer.bootstrap_interval(errors, lengths)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # All indices at once would be 800 MB; a loop over utterances would take minutes.
+    assert time.perf_counter() - start < 10
+    assert peak < 50e6
+
+
+# Files
+
+
+def test_plain_lines_are_read_with_space_tab_and_empty_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "hyp.txt", "u1 a b\nu2\tc  d\n\nu3\r\nu4 \n  u5 e \r\nu6 f")
+    expected = {"u1": "a b", "u2": "c  d", "u3": "", "u4": "", "u5": "e", "u6": "f"}
+    found = wer.read_texts(path)
+    assert found == expected
+    assert list(found) == list(expected)
+
+
+def test_json_lines_prefer_the_hypothesis_to_the_text(tmp_path: Path) -> None:
+    row = {"id": "u1", "text": "said", "hypothesis": "heard", "reference": "meant"}
+    path = jsonl(tmp_path / "hyp.jsonl", row)
+    assert wer.read_texts(path) == {"u1": "heard"}
+    assert wer.read_texts(path, prefer=("reference", "text")) == {"u1": "meant"}
+    assert wer.read_texts(path, prefer=("text",)) == {"u1": "said"}
+
+
+def test_json_lines_fall_back_to_the_text_of_a_manifest(tmp_path: Path) -> None:
+    row = {"id": "u1", "audio_path": "u1.wav", "duration_s": 1.0, "text": "a b", "speaker": "s"}
+    assert wer.read_texts(jsonl(tmp_path / "m.jsonl", row)) == {"u1": "a b"}
+
+
+@pytest.mark.parametrize("content", ["u1 caf\u00e9\n", '\n {"id": "u1", "text": "caf\u00e9"}\n'])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, content: str) -> None:
+    assert wer.read_texts(write(tmp_path / "hyp", content.encode("utf-8-sig"))) == {"u1": "caf\u00e9"}
+
+
+def test_other_unicode_spaces_and_line_ends_stay_in_the_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "hyp.txt", "u\u00a01 a\u2028b\nu2 c\n")
+    assert wer.read_texts(path) == {"u\u00a01": "a\u2028b", "u2": "c"}
+
+
+GOOD = b'{"id": "u1", "hypothesis": "a"}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        (b"", None, "no utterances"),
+        (b"\n \n", None, "no utterances"),
+        (b"\xef\xbb\xbf", None, "no utterances"),
+        (b"u1 a\nu2 \xff\n", 2, "not UTF-8"),
+        ("u1 a\n".encode("utf-16"), 1, "not UTF-8"),
+        (b"u1 a\nu2 b\nu1 c\n", 3, r"duplicate id 'u1' \(first on line 1\)"),
+        (GOOD + b"\n" + GOOD, 3, r"duplicate id 'u1' \(first on line 1\)"),
+        (GOOD + b'{"id": "u2", \n', 2, "not valid JSON"),
+        (GOOD + b"u2 b\n", 2, "not valid JSON"),
+        (GOOD + b"[1]\n", 2, "must be a JSON object, got list"),
+        (GOOD + b'{"hypothesis": "b"}\n', 2, "'id' must be a non-empty string"),
+        (GOOD + b'{"id": "", "hypothesis": "b"}\n', 2, "'id' must be a non-empty string"),
+        (GOOD + b'{"id": 2, "hypothesis": "b"}\n', 2, "'id' must be a non-empty string, got 2"),
+        (GOOD + b'{"id": "u2", "hyp": "b"}\n', 2, "utt 'u2': missing field 'hypothesis' or 'text'"),
+        (GOOD + b'{"id": "u2", "hypothesis": null}\n', 2, "utt 'u2': 'hypothesis' must be a string, got None"),
+        (GOOD + b'{"id": "u2", "text": "b"}\n', 2, "utt 'u2': has 'text' where the rows before have 'hypothesis'"),
+    ],
+)
+def test_a_bad_file_is_an_error_that_names_path_and_line(
+    tmp_path: Path, content: bytes, line: int | None, message: str
+) -> None:
+    path = write(tmp_path / "hyp", content)
+    with pytest.raises(DataError, match=message) as caught:
+        wer.read_texts(path)
+    assert (caught.value.path, caught.value.line) == (path, line)
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file") as caught:
+        wer.read_texts(tmp_path / "none.txt")
+    assert caught.value.path == tmp_path / "none.txt"
+    with pytest.raises(DataError, match="cannot read"):
+        wer.read_texts(tmp_path)
+
+
+def test_score_files_pairs_by_id_and_returns_what_is_missing(tmp_path: Path) -> None:
+    ref = jsonl(tmp_path / "m.jsonl", *({"id": i, "text": "a b"} for i in ("u3", "u1", "u2", "u0")))
+    hyp = write(tmp_path / "hyp.txt", "u1 a b\nx2 a\nu3 a c\nx1 b\n")
+    result, missing_in_hyp, missing_in_ref = wer.score_files(ref, hyp)
+    assert [u.id for u in result.per_utterance] == ["u3", "u1"]
+    # Ids that are missing count neither as deletions nor as insertions.
+    assert (result.wer.rate, result.wer.reference_words) == (1 / 4, 4)
+    assert (missing_in_hyp, missing_in_ref) == (["u2", "u0"], ["x2", "x1"])
+
+
+def test_score_files_reads_both_sides_of_a_hypotheses_file(tmp_path: Path) -> None:
+    rows = wer.score([("u1", "a b", "a c"), ("u2", "", "")]).per_utterance
+    path = jsonl(tmp_path / "hyp.jsonl", *(row.to_json() for row in rows))
+    result, missing_in_hyp, missing_in_ref = wer.score_files(path, path)
+    assert result.per_utterance == rows
+    assert missing_in_hyp == missing_in_ref == []
+
+
+def test_score_files_without_common_id_shows_one_of_each(tmp_path: Path) -> None:
+    ref, hyp = write(tmp_path / "ref", "spk-u1 a\n"), write(tmp_path / "hyp", "u1 a\n")
+    with pytest.raises(DataError, match=r"no id in common with .*ref: for example 'u1' here, 'spk-u1' there") as caught:
+        wer.score_files(ref, hyp)
+    assert caught.value.path == hyp
+
+
+# For people
+
+
+def test_format_score_gives_rates_intervals_and_counts() -> None:
+    word_rate = Rate(0.0802, 0.061, 0.1005, 40, 12, 10, 773)
+    char_rate = Rate(0.0312, 0.02, 0.04, 1, 0, 0, 3200, "characters")
+    assert wer.format_score(wer.Score(word_rate, char_rate, 130, [])).splitlines() == [
+        "WER 8.02 % [6.10, 10.05]  (62 errors: 40 sub, 12 del, 10 ins; 773 words, 130 utterances)",
+        "CER 3.12 % [2.00, 4.00]  (1 error: 1 sub, 0 del, 0 ins; 3200 characters)",
+        "[low, high]: 95 % percentile bootstrap over utterances",
+    ]
+
+
+def test_format_score_says_undefined_for_errors_without_reference() -> None:
+    first = wer.format_score(wer.score([("u1", "", "uh um")])).splitlines()[0]
+    assert first == "WER undefined  (2 errors: 0 sub, 0 del, 2 ins; 0 words, 1 utterance)"
