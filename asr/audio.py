@@ -183,7 +183,7 @@ def _check_present(path: Path) -> None:
     except OSError as error:
         raise DataError(f"cannot read the audio: {os_reason(error)}", path) from error
     except ValueError as error:  # a NUL or half a surrogate pair: no file can have that name
-        raise DataError(f"cannot read the audio: the name is impossible ({error})", repr(str(path))) from error
+        raise DataError(f"cannot read the audio: the name is impossible ({error})", path) from error
     if path.is_dir():
         raise DataError("is a folder, expected an audio file", path)
     if size == 0:

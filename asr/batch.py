@@ -82,7 +82,7 @@ def load_wave(manifest: Manifest, utterance: Utterance, sample_rate_hz: int, res
     """The samples of one utterance at the model's rate.
 
     Raises:
-        DataError: as ``audio.load``; the utterance is named.
+        DataError: as ``audio.load``, or shorter than the manifest says; the utterance is named.
     """
     # A whole file is read without a length: the manifest's rounded duration must not cut its last samples.
     try:
@@ -90,6 +90,11 @@ def load_wave(manifest: Manifest, utterance: Utterance, sample_rate_hz: int, res
         path = manifest.audio_path(utterance)
         wave, rate = audio.load(path, offset_s=utterance.offset_s, duration_s=header)
         limit = round(utterance.duration_s * rate)
+        # 20 ms of slack, as in audio.load: less audio than planned for, and the labels may no longer fit it.
+        if len(wave) < limit - 0.02 * rate:
+            raise DataError(
+                f"the manifest says {utterance.duration_s:.2f} s, but the file ends at {len(wave) / rate:.2f} s", path
+            )
         if len(wave) > limit + 0.02 * rate:
             wave = wave[:limit]
         if rate != sample_rate_hz:

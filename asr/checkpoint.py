@@ -92,6 +92,9 @@ def set_model_tensors(model: AcousticModel, tensors: Mapping[str, Tensor], path:
     Raises:
         CheckpointError: a tensor is missing, foreign, or of another shape than the config asks for.
     """
+    foreign = sorted(k for k in tensors if not k.startswith(("network.", "features.")))
+    if foreign:
+        raise CheckpointError(f"holds a tensor '{foreign[0]}' that is no part of a model", path)
     for prefix, module in (("network.", model.network), ("features.", model.extractor)):
         own = module.state_dict()
         given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -199,7 +202,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second: brackets 1,000 deep
         raise CheckpointError(f"not valid JSON ({error}); the file is damaged or was cut short", path) from error
 
 
@@ -252,15 +255,19 @@ def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Ma
         CheckpointError: it cannot be written; the checkpoints before it are kept.
     """
     path = folder / f"step-{step:08d}"
-    with writing(path):
-        # The old are removed first only beyond the one that must survive a failed write.
-        for old in _states(folder)[keep - 1 :]:
-            if old != path:
-                shutil.rmtree(old, ignore_errors=True)
-        with replace_folder(path) as part:
-            save_file(dict(tensors), part / "state.safetensors")
-            write_json(part / "state.json", dict(state))
+    with writing(path), replace_folder(path) as part:
+        save_file(dict(tensors), part / "state.safetensors")
+        write_json(part / "state.json", dict(state))
+    # Only now: the newest of those before may be a damaged one, and the next the only one to go on from.
+    for gone in [*_states(folder)[keep:], *folder.glob("step-*.part")]:
+        if gone != path:
+            shutil.rmtree(gone, ignore_errors=True)
     return path
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a run has any checkpoint, whole or damaged: one that was killed early has none."""
+    return bool(_states(folder))
 
 
 def load_state(folder: Path) -> tuple[TrainingState, list[str]]:
@@ -272,9 +279,10 @@ def load_state(folder: Path) -> tuple[TrainingState, list[str]]:
     skipped: list[str] = []
     for path in _states(folder):
         try:
-            return TrainingState(
-                read_tensors(path / "state.safetensors"), read_json(path / "state.json"), path
-            ), skipped
+            tensors, state = read_tensors(path / "state.safetensors"), read_json(path / "state.json")
+            if not isinstance(state, dict):
+                raise CheckpointError(f"expected an object, got {type(state).__name__}", path / "state.json")
+            return TrainingState(tensors, state, path), skipped
         except CheckpointError as error:
             skipped.append(str(error))
     reason = f" ({skipped[0]})" if skipped else ""

@@ -9,7 +9,15 @@ from pathlib import Path
 
 
 class AsrError(Exception):
-    """Base of every expected failure; ``str(error)`` is the one line to show."""
+    """Base of every expected failure; ``str(error)`` is the one line to show.
+
+    >>> str(AsrError("unknown field 'dura\\ntion'"))
+    "unknown field 'dura\\\\ntion'"
+    """
+
+    def __init__(self, message: str) -> None:
+        # Names and texts from files are quoted in messages: a newline or an escape code in one is shown, not obeyed.
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class DataError(AsrError):

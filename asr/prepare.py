@@ -99,7 +99,7 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool] = lambda nam
     """Extracts the wanted regular files of a tar archive under ``out``; the paths written.
 
     Each file takes its name only when it is whole, and one that is there already with its full size is kept, so a
-    broken extraction can be run again.
+    broken extraction can be run again. Of a damaged archive nothing is kept.
 
     Raises:
         DataError: not a readable archive, cut short, no space, or a member that would land outside ``out``.
@@ -135,18 +135,15 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool] = lambda nam
                 finally:
                     part.unlink(missing_ok=True)
             _check_end(tar)
-    except DataError:
-        raise
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno:  # gzip and bz2 report damage as OSError without a number
+            raise DataError(f"cannot extract to {out}: {os_reason(error)}", archive) from error
+        # What came out of a damaged archive may be damaged too, and with its full size the next run would keep it.
+        for path in written:
+            path.unlink(missing_ok=True)
         # of a file that is none of the kinds tarfile tells the story of each kind, on five lines
         reason = "not tar, gzip, bzip2 or xz" if "\n" in str(error) else str(error)
         raise DataError(f"not a whole tar archive ({reason}); fetch it again", archive) from error
-    except OSError as error:
-        # zlib and gzip report damage as OSError without an errno
-        reason = os_reason(error) if error.errno else f"damaged archive ({error}); fetch it again"
-        raise DataError(f"cannot extract to {out}: {reason}" if error.errno else reason, archive) from error
-    except (zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"damaged archive ({error}); fetch it again", archive) from error
     return written
 
 

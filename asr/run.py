@@ -51,6 +51,11 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot write the run folder: {os_reason(error)}") from error
 
+    def discard(self) -> None:
+        """Takes back ``create``: what cannot be trained must not block its folder."""
+        for path in (self.config, self.path / "data.json"):
+            path.unlink(missing_ok=True)
+
     def open(self, data: Path | None) -> tuple[RunConfig, Path]:
         """The config and data folder of an earlier run; ``data`` is where the data are now, if they moved.
 
@@ -63,11 +68,17 @@ class RunFolder:
                 "not a run folder (no config.yaml); --resume takes the --out of an earlier run", self.path
             )
         cfg = configs.load(self.config)
-        record = json.loads((self.path / "data.json").read_text(encoding="utf-8"))
-        folder = data or Path(record["folder"])
+        try:
+            record = json.loads((self.path / "data.json").read_text(encoding="utf-8"))
+            folder = data or Path(record["folder"])
+            before = {split: record[split] for split in ("train", "dev")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                "missing or damaged: nothing says which data this run was on; start a new run", self.path / "data.json"
+            ) from error
         now = data_record(folder)
         for split in ("train", "dev"):
-            if now[split] != record[split]:
+            if now[split] != before[split]:
                 raise DataError(
                     "has changed since the run began, so resuming would not continue it; restore it or start a new run",
                     folder / f"{split}.jsonl",
@@ -88,14 +99,16 @@ class RunFolder:
             if before.get(key) != environment.get(key) and key not in ("dirty", "platform"):
                 log.warning("resumed with another %s: %s, before %s", key, environment.get(key), before.get(key))
 
-    def cut_metrics(self, step: int) -> None:
-        """Removes metrics of steps that a resumed run will do again."""
+    def cut_metrics(self, step: int, epoch: int) -> None:
+        """Removes metrics of steps, and of validations after ``epoch``, that a resumed run will do again."""
         if not self.metrics.exists():
             return
         kept = []
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                row = json.loads(line)
+                # A checkpoint of an epoch's last step can be from before the validation that has the same step.
+                if row["step"] <= step and not (row["kind"] == "valid" and row["epoch"] > epoch):
                     kept.append(line)
             except (ValueError, KeyError):
                 break  # a line cut short by a kill; what follows is later still
@@ -103,9 +116,18 @@ class RunFolder:
             file.writelines(line + "\n" for line in kept)
 
     def add_metrics(self, **values: Any) -> None:
-        """Appends one JSON line, and scalars to TensorBoard when it is installed."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values, allow_nan=False) + "\n")
+        """Appends one JSON line, and scalars to TensorBoard when it is installed.
+
+        Raises:
+            CheckpointError: it cannot be written; the checkpoints are kept.
+        """
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values, allow_nan=False) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write: {os_reason(error)}; free space, then: asr train --resume {self.path}", self.metrics
+            ) from error
         if self._tensorboard is not None:
             for name, value in values.items():
                 if isinstance(value, int | float) and name not in ("step", "epoch"):

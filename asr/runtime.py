@@ -30,8 +30,12 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"unknown device '{name}' (auto, cpu, cuda, cuda:1)", key="train.device") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device '{name}': only cpu and cuda are supported", key="train.device")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device '{name}': no CUDA device is available here; use cpu or auto", key="train.device")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device '{name}': there are only {torch.cuda.device_count()} here", key="train.device")
     return device
 
 

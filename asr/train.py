@@ -27,6 +27,7 @@ from asr.batch import Batch, TrainingData, extract, load_wave, padding_fraction,
 from asr.checkpoint import (
     AcousticModel,
     build_model,
+    has_state,
     load_state,
     model_tensors,
     save_model,
@@ -36,7 +37,7 @@ from asr.checkpoint import (
 from asr.config import OptimConfig, RunConfig
 from asr.ctc import ctc_loss
 from asr.decode.greedy import greedy
-from asr.errors import CheckpointError, TrainingError
+from asr.errors import AsrError, CheckpointError, TrainingError
 from asr.infer import all_log_probs
 from asr.manifest import Manifest
 from asr.run import RunFolder
@@ -111,11 +112,16 @@ def train(cfg: RunConfig, data: Path, out: Path, watch: Watcher = lambda values:
     read = manifests.read(data / "train.jsonl"), manifests.read(data / "dev.jsonl")
     run = RunFolder(out)
     run.create(cfg, data)
-    return Trainer(cfg, *read, run, resume=False).run_to_end(watch)
+    try:
+        trainer = Trainer(cfg, *read, run, resume=False)
+    except AsrError:
+        run.discard()
+        raise
+    return trainer.run_to_end(watch)
 
 
 def resume(out: Path, data: Path | None = None, watch: Watcher = lambda values: None) -> Report:
-    """Continues the run in the folder ``out`` from its newest whole checkpoint, exactly.
+    """Continues the run in the folder ``out`` from its newest whole checkpoint, exactly; without one, from the start.
 
     Raises:
         As ``train``; CheckpointError also when ``out`` holds no run.
@@ -163,10 +169,12 @@ class Trainer:
         self.phases_s: dict[str, float] = {}
         self.audio_s = 0.0
         self.stop = False
-        if resume:
+        if resume and has_state(run.checkpoints):
             self._load()
         elif cfg.features.normalization == "corpus":
             self.data.fit_normalization()
+        if resume:
+            run.cut_metrics(self.progress.step, self.progress.epoch)
         if cfg.train.ema_decay and not self.average:
             self.average = {k: v.clone() for k, v in self.network.state_dict().items()}
 
@@ -205,14 +213,21 @@ class Trainer:
                 kind="train", step=p.step, epoch=p.epoch + 1, loss_nats=round(loss_nats, 4), lr=lr,
                 grad_norm=round(grad_norm, 4), audio_s=round(batch.duration_s, 2), seconds=round(p.seconds, 2),
             )  # fmt: skip
-            watch({"epoch": p.epoch + p.batch / len(plan), "loss": loss_nats, "audio_s": self.audio_s})
+            watch(
+                {
+                    "epochs": cfg.epochs,
+                    "epoch": p.epoch + p.batch / len(plan),
+                    "loss": loss_nats,
+                    "audio_s": self.audio_s,
+                }
+            )
             if self.stop or p.step == cfg.max_steps:
                 break
             if now - saved_at > cfg.checkpoint_every_s:
                 self._checkpoint()
                 saved_at = time.perf_counter()
         batches.close()
-        if self.stop and p.batch < len(plan):
+        if self.stop and p.batch < len(plan) and p.step != cfg.max_steps:
             return
         p.epoch_losses_nats.append(p.loss_sum_nats / max(1, p.loss_count))
         p.epoch, p.batch, p.loss_sum_nats, p.loss_count = p.epoch + 1, 0, 0.0, 0
@@ -296,7 +311,7 @@ class Trainer:
             blank_fraction=round(now.blank_fraction, 4), emitted_ratio=round(now.emitted_ratio, 4),
             seconds=round(p.seconds, 2),
         )  # fmt: skip
-        watch({"epoch": float(p.epoch), "wer": wer, "audio_s": self.audio_s})
+        watch({"epochs": self.cfg.train.epochs, "epoch": float(p.epoch), "wer": wer, "audio_s": self.audio_s})
         self._timed("save", lambda: self._keep_best(result))
         self._average_out(raw)
 
@@ -368,6 +383,8 @@ class Trainer:
         by_prefix: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
         for name, tensor in saved.tensors.items():
             prefix, _, rest = name.partition(".")
+            if prefix not in by_prefix:
+                raise CheckpointError(f"holds a tensor '{name}' that no run of this version writes", saved.path)
             by_prefix[prefix][rest] = tensor
         set_model_tensors(self.model, by_prefix["model"], saved.path)
         state: dict[int, dict[str, Tensor]] = {}
@@ -377,8 +394,10 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.average = {k: v.to(self.device) for k, v in by_prefix["average"].items()}
-        self.progress = Progress(**{**saved.state, "best": [tuple(row) for row in saved.state["best"]]})
-        self.run.cut_metrics(self.progress.step)
+        try:
+            self.progress = Progress(**{**saved.state, "best": [tuple(row) for row in saved.state["best"]]})
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"not the progress of a run ({error})", saved.path / "state.json") from error
 
     def _say_hello(self) -> None:
         p = self.progress

@@ -44,6 +44,8 @@ FLOORS = {
     "evaluate": 3,
     "transcribe": 3,
     "picture": 3,
+    "run": 3,
+    "watchdog": 3,
     # 4: parse, call one library function, print
     "cli": 4,
     "server": 4,

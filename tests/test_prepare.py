@@ -96,7 +96,6 @@ def test_a_cut_archive_can_be_fetched_again_and_completed(tmp_path):
     whole = _archive(archive, CONTENTS).read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
     assert "fetch it again" in _message(archive, out)
-    assert all(content == CONTENTS[name] for name, content in _files(out).items())
     archive.write_bytes(whole)
     extract(archive, out)
     assert _files(out) == CONTENTS
@@ -204,7 +203,35 @@ def test_damage_that_only_the_checksum_shows_is_an_error(tmp_path):
     position = content.index(CONTENTS["corpus/03.bin"][5000:5100])
     content[position] ^= 1
     archive.write_bytes(content)
-    assert "fetch it again" in _message(archive, tmp_path / "out")
+    out = tmp_path / "out"
+    assert "fetch it again" in _message(archive, out)
+    # and what came out of it is not taken for whole by the next run
+    archive.write_bytes(gzip.compress(plain))
+    extract(archive, out)
+    assert _files(out) == CONTENTS
+
+
+SMALL = {f"corpus/{i}.txt": f"{i}".encode() * 700 for i in range(3)}
+
+
+@pytest.mark.parametrize("mode", ["w:", "w:gz", "w:xz"])
+@given(data=st.data())
+def test_a_damaged_archive_never_fails_otherwise_than_in_one_line(tmp_path_factory, mode, data):
+    folder = tmp_path_factory.mktemp("damaged")
+    archive = _archive(folder / "a.tar", SMALL, mode)
+    content = bytearray(archive.read_bytes())
+    position = data.draw(st.integers(0, min(len(content), 6144) - 1))
+    count = data.draw(st.integers(1, 8))
+    content[position : position + count] = data.draw(st.binary(min_size=count, max_size=count))
+    archive.write_bytes(content)
+    try:
+        extract(archive, folder / "out")
+    except DataError as error:
+        assert str(error).startswith(f"{archive}: ")
+        assert "\n" not in str(error)
+    else:
+        # a plain tar has no checksum of its contents, but xz and gzip have one
+        assert mode == "w:" or _files(folder / "out") == SMALL
 
 
 @pytest.mark.parametrize(
@@ -213,7 +240,7 @@ def test_damage_that_only_the_checksum_shows_is_an_error(tmp_path):
 def test_a_file_that_is_no_tar_archive_is_an_error(tmp_path, content):
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(content)
-    assert _message(archive, tmp_path / "out").startswith(("not a whole tar archive (", "damaged archive ("))
+    assert _message(archive, tmp_path / "out").startswith("not a whole tar archive (")
 
 
 def test_a_missing_archive_and_a_folder_are_named(tmp_path):

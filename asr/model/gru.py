@@ -20,6 +20,8 @@ after the recurrent product, as cuDNN's does).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -27,51 +29,89 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class GruSequence(torch.autograd.Function):
-    """(s, b, i), (g, i), (g, h), (g,), (g,) -> (s, b, h), from a zero state."""
+class GruSequences(torch.autograd.Function):
+    """Independent GRU layers (the directions of one layer), from zero states, each on a core of its own.
+
+    Takes (x_sbi, w_input_gi, w_hidden_gh, bias_g, bias_hidden_g) for each, gives (s, b, h) for each. A time step is
+    too little work to be split over cores; two directions are not.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, x_sbi: Tensor, w_input_gi: Tensor, w_hidden_gh: Tensor, bias_g: Tensor, bias_hidden_g: Tensor
-    ) -> Tensor:
-        state_1bh = x_sbi.new_zeros(1, x_sbi.shape[1], w_hidden_gh.shape[1])
-        weights = [w_input_gi, w_hidden_gh, bias_g, bias_hidden_g]
-        # has_biases, num_layers, dropout, train, bidirectional, batch_first
-        out_sbh: Tensor = torch._VF.gru(x_sbi, state_1bh, weights, True, 1, 0.0, False, False, False)[0]
-        ctx.save_for_backward(x_sbi, *weights, out_sbh)
-        return out_sbh
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        layers = [tensors[i : i + 5] for i in range(0, len(tensors), 5)]
+        outs = _each(_run, layers)
+        ctx.save_for_backward(*tensors, *outs)
+        return tuple(outs)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
-        x_sbi, w_input_gi, w_hidden_gh, bias_g, bias_hidden_g, out_sbh = ctx.saved_tensors
-        steps, batch, hidden = out_sbh.shape
-        # bf16 products, float32 sums and factors; float64 stays float64 (for gradient checks)
-        wide = torch.promote_types(out_sbh.dtype, torch.float32)
-        previous_sbh = torch.cat([out_sbh.new_zeros(1, batch, hidden), out_sbh[:-1]])
-        to_hidden_sbh, from_x, update_sbh = _factors(
-            F.linear(x_sbi, w_input_gi, bias_g).to(wide),
-            F.linear(previous_sbh, w_hidden_gh, bias_hidden_g).to(wide),
-            previous_sbh.to(wide),
-        )
-        grad_sbh = grad_outputs[0].to(wide, copy=True)
-        narrow = out_sbh.dtype
-        at_state_bh = grad_sbh[-1]
-        for step in range(steps - 1, 0, -1):
-            gates_b3h = (to_hidden_sbh[step] * at_state_bh[:, None, :]).to(narrow)
-            carry_bh = (gates_b3h.view(batch, 3 * hidden) @ w_hidden_gh).to(wide)
-            at_state_bh = grad_sbh[step - 1].add_(carry_bh).addcmul_(at_state_bh, update_sbh[step])
-        at_hidden_rg = (to_hidden_sbh * grad_sbh[:, :, None, :]).to(narrow).view(steps * batch, 3 * hidden)
-        # The candidate's input gets no reset gate; the other two gates' gradients are the same on both sides.
-        at_input_rg = at_hidden_rg.clone()
-        at_input_rg[:, 2 * hidden :] = (from_x * grad_sbh).view(steps * batch, hidden)
-        grad_x_sbi = (at_input_rg @ w_input_gi).view_as(x_sbi) if ctx.needs_input_grad[0] else None
-        return (  # type: ignore[return-value]  # None where no gradient is wanted
-            grad_x_sbi,
-            at_input_rg.T @ x_sbi.reshape(steps * batch, -1),
-            at_hidden_rg.T @ previous_sbh.view(steps * batch, hidden),
-            at_input_rg.sum(0, dtype=wide).to(narrow),
-            at_hidden_rg.sum(0, dtype=wide).to(narrow),
-        )
+    def backward(ctx: Any, *grads_sbh: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        count = len(grads_sbh)
+        work = [
+            (*saved[5 * i : 5 * i + 5], saved[5 * count + i], grads_sbh[i], ctx.needs_input_grad[5 * i])
+            for i in range(count)
+        ]
+        return tuple(grad for grads in _each(_run_back, work) for grad in grads)
+
+
+def _each(function: Callable[..., Any], arguments: Sequence[Sequence[Any]]) -> list[Any]:
+    """The function's results for each of the arguments, at the same time when torch may use several threads."""
+    if len(arguments) == 1 or torch.get_num_threads() == 1:
+        return [function(*one) for one in arguments]
+
+    def alone(one: Sequence[Any]) -> Any:
+        with torch.no_grad():
+            return function(*one)
+
+    # Short-lived threads, 0.1 ms each: nothing global, and their thread count (a thread's own) cannot leak.
+    with ThreadPoolExecutor(len(arguments), "asr-gru", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(alone, arguments))
+
+
+def _run(x_sbi: Tensor, *weights: Tensor) -> Tensor:
+    state_1bh = x_sbi.new_zeros(1, x_sbi.shape[1], weights[1].shape[1])
+    # has_biases, num_layers, dropout, train, bidirectional, batch_first
+    out_sbh: Tensor = torch._VF.gru(x_sbi, state_1bh, list(weights), True, 1, 0.0, False, False, False)[0]
+    return out_sbh
+
+
+def _run_back(
+    x_sbi: Tensor,
+    w_input_gi: Tensor,
+    w_hidden_gh: Tensor,
+    bias_g: Tensor,
+    bias_hidden_g: Tensor,
+    out_sbh: Tensor,
+    grad_out_sbh: Tensor,
+    wants_grad_x: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of (x_sbi, w_input_gi, w_hidden_gh, bias_g, bias_hidden_g)."""
+    steps, batch, hidden = out_sbh.shape
+    # bf16 products, float32 sums and factors; float64 stays float64 (for gradient checks)
+    narrow, wide = out_sbh.dtype, torch.promote_types(out_sbh.dtype, torch.float32)
+    previous_sbh = torch.cat([out_sbh.new_zeros(1, batch, hidden), out_sbh[:-1]])
+    to_hidden_sb3h, from_x_sbh, update_sbh = _factors(
+        F.linear(x_sbi, w_input_gi, bias_g).to(wide),
+        F.linear(previous_sbh, w_hidden_gh, bias_hidden_g).to(wide),
+        previous_sbh.to(wide),
+    )
+    grad_sbh = grad_out_sbh.to(wide, copy=True)
+    at_state_bh = grad_sbh[-1]
+    for step in range(steps - 1, 0, -1):
+        gates_b3h = (to_hidden_sb3h[step] * at_state_bh[:, None, :]).to(narrow)
+        carry_bh = (gates_b3h.view(batch, 3 * hidden) @ w_hidden_gh).to(wide)
+        at_state_bh = grad_sbh[step - 1].add_(carry_bh).addcmul_(at_state_bh, update_sbh[step])
+    at_hidden_rg = (to_hidden_sb3h * grad_sbh[:, :, None, :]).to(narrow).view(steps * batch, 3 * hidden)
+    # The candidate's input gets no reset gate; the other two gates' gradients are the same on both sides.
+    at_input_rg = at_hidden_rg.clone()
+    at_input_rg[:, 2 * hidden :] = (from_x_sbh * grad_sbh).view(steps * batch, hidden)
+    return (
+        (at_input_rg @ w_input_gi).view_as(x_sbi) if wants_grad_x else None,
+        at_input_rg.T @ x_sbi.reshape(steps * batch, -1),
+        at_hidden_rg.T @ previous_sbh.view(steps * batch, hidden),
+        at_input_rg.sum(0, dtype=wide).to(narrow),
+        at_hidden_rg.sum(0, dtype=wide).to(narrow),
+    )
 
 
 def _factors(input_sbg: Tensor, recurrent_sbg: Tensor, previous_sbh: Tensor) -> tuple[Tensor, Tensor, Tensor]:

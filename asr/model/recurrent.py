@@ -8,10 +8,12 @@ length. That gives what packed sequences give, at the speed of padded ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from asr.model.gru import GruSequence
+from asr.model.gru import GruSequences
 from asr.model.norm import InputNorm
 
 GATES = {"tanh": 1, "gru": 3, "lstm": 4}
@@ -45,28 +47,25 @@ class Direction(nn.Module):
         if self.cell == "lstm":
             nn.init.ones_(self.bias_g[self.hidden : 2 * self.hidden])  # torch's gate order: input, forget, cell, output
 
-    def forward(self, x_bsi: Tensor, num_valid: Tensor) -> Tensor:
+    def weights(self, x_bsi: Tensor, num_valid: Tensor) -> list[Tensor]:
+        """Input and recurrent weights and their biases, in torch's order, the norm folded in."""
         w_gi: Tensor = self.w_input_gi
         bias_g: Tensor = self.bias_g
         if self.norm is not None:
             w_gi, shift_g = self.norm.fold(w_gi, x_bsi, num_valid)
             bias_g = bias_g + shift_g
         bias_hidden_g = torch.zeros_like(bias_g) if self.bias_hidden_g is None else self.bias_hidden_g
-        weights = [w_gi, self.w_hidden_gh, bias_g, bias_hidden_g]
-        if torch.is_autocast_enabled(x_bsi.device.type):
-            dtype = torch.get_autocast_dtype(x_bsi.device.type)
-            x_bsi, weights = x_bsi.to(dtype), [w.to(dtype) for w in weights]
-        if self.cell == "gru" and self.training and x_bsi.device.type == "cpu":
-            sequence_sbh: Tensor = GruSequence.apply(x_bsi.transpose(0, 1).contiguous(), *weights)  # type: ignore[no-untyped-call]
-            return sequence_sbh.transpose(0, 1)
+        return [w_gi, self.w_hidden_gh, bias_g, bias_hidden_g]
+
+    def forward(self, x_bsi: Tensor, weights: Sequence[Tensor]) -> Tensor:
         state_1bh = x_bsi.new_zeros(1, x_bsi.shape[0], self.hidden)
         # has_biases, num_layers, dropout, train, bidirectional, batch_first
         options = (True, 1, 0.0, self.training, False, True)
         if self.cell == "lstm":
-            out_bsh = torch._VF.lstm(x_bsi, (state_1bh, state_1bh), weights, *options)[0]
+            out_bsh = torch._VF.lstm(x_bsi, (state_1bh, state_1bh), list(weights), *options)[0]
         else:
             run = torch._VF.gru if self.cell == "gru" else torch._VF.rnn_tanh
-            out_bsh = run(x_bsi, state_1bh, weights, *options)[0]
+            out_bsh = run(x_bsi, state_1bh, list(weights), *options)[0]
         result: Tensor = out_bsh
         return result
 
@@ -76,16 +75,31 @@ class RecurrentLayer(nn.Module):
 
     def __init__(self, cell: str, inputs: int, hidden: int, *, bidirectional: bool, merge: str, norm: bool) -> None:
         super().__init__()
-        self.merge = merge
+        self.cell, self.merge = cell, merge
         self.forward_direction = Direction(cell, inputs, hidden, norm)
         self.backward_direction = Direction(cell, inputs, hidden, norm) if bidirectional else None
         self.output_size = 2 * hidden if bidirectional and merge == "concat" else hidden
 
     def forward(self, x_bsi: Tensor, mask_bs: Tensor, reversal_bs: Tensor) -> Tensor:
         num_valid = mask_bs.sum()
-        out_bsh: Tensor = self.forward_direction(x_bsi, num_valid)
+        directions = [self.forward_direction]
+        inputs = [x_bsi]
         if self.backward_direction is not None:
-            back_bsh = flip_within(self.backward_direction(flip_within(x_bsi, reversal_bs), num_valid), reversal_bs)
+            directions.append(self.backward_direction)
+            inputs.append(flip_within(x_bsi, reversal_bs))
+        weights = [d.weights(x, num_valid) for d, x in zip(directions, inputs, strict=True)]
+        if torch.is_autocast_enabled(x_bsi.device.type):
+            # By hand, as autocast does not reach into torch's recurrent kernels on every device.
+            dtype = torch.get_autocast_dtype(x_bsi.device.type)
+            inputs, weights = [x.to(dtype) for x in inputs], [[w.to(dtype) for w in ws] for ws in weights]
+        if self.cell == "gru" and self.training and x_bsi.device.type == "cpu":
+            flat = [t for x, ws in zip(inputs, weights, strict=True) for t in (x.transpose(0, 1).contiguous(), *ws)]
+            outs = [out_sbh.transpose(0, 1) for out_sbh in GruSequences.apply(*flat)]  # type: ignore[no-untyped-call]
+        else:
+            outs = [d(x, ws) for d, x, ws in zip(directions, inputs, weights, strict=True)]
+        out_bsh: Tensor = outs[0]
+        if len(outs) == 2:
+            back_bsh = flip_within(outs[1], reversal_bs)
             out_bsh = out_bsh + back_bsh if self.merge == "sum" else torch.cat([out_bsh, back_bsh], dim=2)
         return out_bsh * mask_bs[:, :, None].to(out_bsh.dtype)
 

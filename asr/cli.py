@@ -1,0 +1,362 @@
+"""The ``asr`` command: parse, call one library function, print.
+
+stdout carries results, stderr the log and progress. Exit 0: all done; 1: some items failed, named at the end; 2: the
+user's mistake, in one line. Heavy imports happen inside the subcommands, so that ``asr --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asr.errors import AsrError, ConfigError, os_reason
+
+if TYPE_CHECKING:
+    from asr.train import Report
+
+app = typer.Typer(
+    name="asr",
+    help="End-to-end speech recognition with CTC.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder (its best model).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default one a core.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+
+
+def run() -> None:
+    """The command's entry point: expected errors become one line on stderr and exit code 2."""
+    # Waiting threads that spin make two-thread torch 20 times slower as soon as another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except AsrError as error:
+        print(f"asr: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("asr: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of stdout has gone (``asr … | head``): nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+@app.callback()
+def _start(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from asr import __version__
+
+        print(__version__)
+        raise typer.Exit
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    logging.getLogger("asr").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the recipes: dataset, hours, licence, configs."""
+    from asr.prepare import find_recipe, recipe_configs, recipe_names
+
+    found = [find_recipe(name) for name in recipe_names()]
+    if as_json:
+        keys = ("name", "title", "hours", "sample_rate_hz", "licence", "homepage", "archive")
+        _print_json([{k: getattr(r, k) for k in keys} | {"configs": recipe_configs(folder)} for r, folder in found])
+        return
+    rows = [(r.name, r.title, f"{r.hours:g}", " ".join(recipe_configs(folder)), r.licence) for r, folder in found]
+    _print_table(("recipe", "dataset", "hours", "configs", "licence"), rows)
+
+
+@app.command()
+def prepare(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name ('asr recipes' lists them) or its folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for audio and manifests.")],
+    archive: Annotated[Path | None, typer.Option(help="The corpus archive, already on this machine.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a corpus into manifests."""
+    from asr.prepare import find_recipe
+
+    found, _ = find_recipe(recipe)
+    print(f"{found.title}; licence: {found.licence}", file=sys.stderr)
+    try:
+        prepared = found.prepare(out, archive)
+    except OSError as error:
+        raise AsrError(f"{error.filename or out}: {os_reason(error)}") from error
+    if as_json:
+        manifests = {name: str(path) for name, path in prepared.manifests.items()}
+        counts = {name: len(rows) for name, rows in prepared.utterances.items()}
+        _print_json({"manifests": manifests, "utterances": counts, "dropped": prepared.dropped})
+    else:
+        print("\n".join(prepared.summary()))
+        for path in prepared.manifests.values():
+            print(path)
+
+
+@app.command()
+def train(
+    config: Annotated[str | None, typer.Argument(help="A YAML file, or recipe/name (an4/default).")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with train.jsonl and dev.jsonl.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the new run.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one config value.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder, exactly.")] = None,
+) -> None:
+    """Train a model, or continue a run that was stopped or killed."""
+    if resume is not None:
+        given = [n for n, v in (("CONFIG", config), ("--out", out), ("--set", set_)) if v]
+        if given:
+            raise ConfigError(f"--resume continues the run as it was configured; leave out {', '.join(given)}")
+    elif config is None or data is None or out is None:
+        raise ConfigError("train needs CONFIG, --data DIR and --out RUN; or --resume RUN")
+    from asr import config as configs
+    from asr import train as training
+    from asr.prepare import find_config
+
+    with _training_bar() as watch:
+        if resume is not None:
+            report = training.resume(resume, data, watch)
+        else:
+            assert config is not None and data is not None and out is not None  # checked above
+            report = training.train(configs.load(find_config(config), set_ or ()), data, out, watch)
+    _finish_training(report)
+
+
+def _finish_training(report: Report) -> None:
+    if report.interrupted:
+        raise typer.Exit(130)
+    if report.progress.best:
+        print(report.run / "best")
+
+
+@app.command()
+def evaluate(
+    model: ModelPath,
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A JSON Lines manifest with the references.")],
+    hypotheses: Annotated[Path | None, typer.Option(help="Write one JSON line an utterance here.")] = None,
+    as_json: Json = False,
+    resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Measure a model's WER and CER on a manifest."""
+    from asr import manifest as manifests
+
+    rows = manifests.read(manifest)
+    recognizer = _recognizer(model, device, threads, resample)
+    from asr.evaluate import evaluate as measure
+    from asr.wer import format_score
+
+    with _bar(rows.duration_s) as advance:
+        result = measure(recognizer.model, rows, advance)
+    if hypotheses is not None:
+        _write_lines(hypotheses, (u.to_json() for u in result.score.per_utterance))
+    if as_json:
+        _print_json(result.to_json(str(model)))
+    else:
+        print(format_score(result.score))
+        minutes = result.audio_s / 60
+        print(
+            f"{minutes:.1f} min of audio in {result.seconds:.1f} s (real-time factor {result.rtf:.4f}), greedy, no LM, "
+            f"text normalization: {result.normalization}"
+        )
+    _exit_with_failures(result.failed)
+
+
+@app.command()
+def transcribe(
+    model: ModelPath,
+    inputs: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Audio: WAV, FLAC, SPHERE, MP3, Ogg.")],
+    as_json: Json = False,
+    resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Draw the first file's spectrogram and posteriors here.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Transcribe audio files."""
+    recognizer = _recognizer(model, device, threads, resample)
+    from asr.transcribe import Failure
+
+    failed, done = {}, []
+    for result in recognizer.transcribe_all(inputs):
+        if isinstance(result, Failure):
+            failed[result.path] = result.why
+            continue
+        if result.resampled_from_hz:
+            rate = recognizer.model.audio.sample_rate_hz
+            print(f"{result.path}: resampled from {result.resampled_from_hz} to {rate} Hz", file=sys.stderr)
+        done.append(result)
+        if not as_json:
+            print(result.text if len(inputs) == 1 else f"{result.path}\t{result.text}", flush=True)
+    if as_json:
+        _print_json({"transcripts": [t.to_json() for t in done], "failed": failed, "model": str(model)})
+    if picture is not None and done:
+        from asr.picture import draw
+
+        draw(recognizer, Path(done[0].path), picture)
+        print(f"picture: {picture}", file=sys.stderr)
+    _exit_with_failures(failed)
+
+
+@app.command()
+def score(
+    reference: Annotated[Path, typer.Argument(help="Manifest, or lines of 'id text'.")],
+    hypothesis: Annotated[Path, typer.Argument(help="Hypotheses: JSON Lines, or lines of 'id text'.")],
+    as_json: Json = False,
+) -> None:
+    """Score hypotheses against references, paired by utterance id; no model needed."""
+    from asr.wer import format_score, score_files
+
+    result, missing_hypothesis, missing_reference = score_files(reference, hypothesis)
+    if as_json:
+        _print_json(
+            result.to_json() | {"missing_hypothesis": missing_hypothesis, "missing_reference": missing_reference}
+        )
+    else:
+        print(format_score(result))
+    for ids, side, other in (
+        (missing_hypothesis, hypothesis, "reference"),
+        (missing_reference, reference, "hypothesis"),
+    ):
+        if ids:
+            shown = ", ".join(ids[:10]) + (", …" if len(ids) > 10 else "")
+            print(f"asr: {len(ids):,} ids with a {other} are missing in {side}, not scored: {shown}", file=sys.stderr)
+    if missing_hypothesis or missing_reference:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(
+    thing: Annotated[str, typer.Argument(help="A model or run folder, a manifest, or a training config.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a model, a manifest or a config is."""
+    from asr.info import describe
+
+    title, facts = describe(thing)
+    if as_json:
+        _print_json({"kind": title} | facts)
+        return
+    print(title)
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        if isinstance(value, list):
+            print(f"  {key}:")
+            for row in value:
+                print("    " + row)
+        else:
+            print(f"  {key:<{width}}  {value}")
+
+
+def _recognizer(model: Path, device: str, threads: int | None, resample: bool) -> Any:
+    """The recognizer of a model, with threads set; torch is imported here."""
+    from asr.checkpoint import find_model
+
+    find_model(model)
+    from asr.runtime import use_threads
+    from asr.transcribe import Recognizer, with_resampling
+
+    use_threads(threads)
+    recognizer = Recognizer.load(model, device)
+    return Recognizer(with_resampling(recognizer.model)) if resample else recognizer
+
+
+def _exit_with_failures(failed: dict[str, str]) -> None:
+    """Names the items that failed, last of all, and exits with 1."""
+    if not failed:
+        return
+    print(f"asr: {len(failed):,} failed:", file=sys.stderr)
+    for why in failed.values():
+        print(f"  {why}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    from asr.files import open_atomic
+
+    try:
+        with open_atomic(path) as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    except OSError as error:
+        raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
+
+
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def _bar(audio_s: float) -> Iterator[Any]:
+    """A progress bar over seconds of audio, on stderr when that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn(), console=console, transient=True,
+                  disable=not console.is_terminal) as progress:  # fmt: skip
+        task = progress.add_task("audio", total=audio_s)
+        yield lambda seconds: progress.advance(task, seconds)
+
+
+@contextmanager
+def _training_bar() -> Iterator[Any]:
+    """A progress bar over epochs with loss, dev WER, audio-seconds a second and time left; the log goes above it."""
+    import time
+
+    from rich.console import Console
+    from rich.logging import RichHandler
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda values: None
+        return
+    columns = (
+        TextColumn("epoch {task.completed:.1f}/{task.total:g}"), BarColumn(), TextColumn("loss {task.fields[loss]}"),
+        TextColumn("WER {task.fields[wer]}"), TextColumn("{task.fields[speed]} audio-s/s"), TimeRemainingColumn(),
+    )  # fmt: skip
+    root = logging.getLogger()
+    before = root.handlers[:]
+    root.handlers[:] = [RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=False)]
+    began = time.perf_counter()
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("train", total=None, loss="-", wer="-", speed="-")
+
+        def watch(values: dict[str, float]) -> None:
+            fields: dict[str, str] = {}
+            if "loss" in values:
+                fields["loss"] = f"{values['loss']:.2f}"
+                fields["speed"] = f"{values['audio_s'] / (time.perf_counter() - began):.0f}"
+            if "wer" in values:
+                fields["wer"] = f"{values['wer']:.1%}"
+            progress.update(task, total=values["epochs"], completed=values["epoch"], **fields)  # type: ignore[arg-type]
+
+        try:
+            yield watch
+        finally:
+            root.handlers[:] = before

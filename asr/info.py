@@ -1,0 +1,94 @@
+"""What a thing is: facts about a model, a manifest or a training config, for ``asr info``."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from asr.errors import AsrError, ConfigError
+
+
+def describe(thing: str) -> tuple[str, dict[str, Any]]:
+    """(kind, facts) of a model folder, run folder, manifest, config file or ``recipe/config`` name.
+
+    Raises:
+        AsrError: it is none of these, or damaged; the line says which and why.
+    """
+    path = Path(thing)
+    if path.is_dir():
+        return "model", _model(path)
+    if path.suffix in (".jsonl", ".json"):
+        return "manifest", _manifest(path)
+    if path.suffix in (".yaml", ".yml") or (not path.exists() and thing.count("/") <= 1):
+        try:
+            return "config", _config(thing)
+        except ConfigError as error:
+            if path.suffix in (".yaml", ".yml") or "no config file" not in str(error):
+                raise
+    raise AsrError(f"{thing}: neither a model or run folder, a .jsonl manifest, a .yaml config, nor recipe/config")
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from asr.checkpoint import find_model, load_model, read_json
+    from asr.model import describe as describe_network
+
+    folder = find_model(path)
+    model = load_model(folder)
+    facts: dict[str, Any] = {
+        "path": str(folder),
+        "parameters": model.num_parameters,
+        "network": [f"{name}: {shape}, {count:,} parameters" for name, shape, count in describe_network(model.network)],
+        "features": f"{model.extractor.cfg.kind}, {model.extractor.num_bins} values every "
+        f"{model.extractor.cfg.hop_s * 1000:g} ms, {model.extractor.cfg.normalization} normalization",
+        "audio": f"{model.audio.sample_rate_hz} Hz",
+        "step": f"{model.step_s * 1000:g} ms",
+        "tokens": f"{model.tokenizer.vocabulary_size} (blank first): {''.join(model.tokenizer.symbols)!r}",
+        "text normalization": model.text.normalization,
+    }
+    facts |= {f"training {key}": value for key, value in model.training.items()}
+    if (folder / "results.json").exists():
+        for split, result in read_json(folder / "results.json").items():
+            wer = result["wer"]
+            facts[f"{split} WER"] = f"{wer['rate']:.2%} [{wer['low']:.2%}, {wer['high']:.2%}]"
+    return facts
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    from asr import manifest as manifests
+
+    rows = manifests.read(path)
+    durations_s = sorted(u.duration_s for u in rows)
+    characters = sorted({c for u in rows for c in u.text})
+    return {
+        "path": str(path),
+        "utterances": len(rows),
+        "hours": round(rows.duration_s / 3600, 3),
+        "speakers": len(rows.speakers),
+        "words": sum(len(u.text.split()) for u in rows),
+        "duration": f"{durations_s[0]:.2f} to {durations_s[-1]:.2f} s, median {statistics.median(durations_s):.2f} s",
+        "characters": "".join(characters),
+    }
+
+
+def _config(thing: str) -> dict[str, Any]:
+    from asr import config as configs
+    from asr.features import FeatureExtractor
+    from asr.model import DeepSpeech2
+    from asr.model import describe as describe_network
+    from asr.prepare import find_config
+
+    path = find_config(thing)
+    cfg = configs.load(path)
+    extractor = FeatureExtractor(cfg.features, cfg.audio.sample_rate_hz)
+    # The vocabulary comes with the data; 29 is blank, A-Z, apostrophe and space.
+    network = DeepSpeech2(cfg.model, extractor.num_bins, vocabulary_size=29)
+    return {
+        "path": str(path),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "network": [f"{name}: {shape}, {count:,} parameters" for name, shape, count in describe_network(network)],
+        "features": f"{cfg.features.kind}, {extractor.num_bins} values every {cfg.features.hop_s * 1000:g} ms",
+        "steps a second": network.num_steps(int(1000 / cfg.features.hop_s)) / 1000,
+        "epochs": cfg.train.epochs,
+        "note": "parameters for 29 tokens; training takes the tokens from the data",
+    }

@@ -1,0 +1,157 @@
+"""Audio files to text, and the ``Recognizer``: the toolkit's public face for people who have a model.
+
+Axes: n samples, t frames, s steps, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from asr import audio
+from asr.batch import extract
+from asr.checkpoint import AcousticModel, load_model
+from asr.decode.greedy import greedy, words_with_times
+from asr.decode.types import Hypothesis, LogProbs, TimedWord
+from asr.errors import AsrError, DataError
+from asr.infer import BATCH_S, batched, log_probs
+from asr.runtime import find_device
+
+#: path, samples at the model's rate, the rate they were resampled from (0: none)
+Loaded = tuple[str, audio.Wave, int]
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a file, and when.
+
+    ``log_prob`` is the natural log of the best path's probability; ``resampled_from_hz`` is 0 when the rate fitted.
+    """
+
+    path: str
+    text: str
+    duration_s: float
+    log_prob: float
+    words: tuple[TimedWord, ...]
+    resampled_from_hz: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "text": self.text,
+            "duration_s": round(self.duration_s, 3),
+            "log_prob": round(self.log_prob, 4),
+            "words": [{"word": w.word, "start": w.start_s, "end": w.end_s} for w in self.words],
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be transcribed, and why, in one line."""
+
+    path: str
+    why: str
+
+
+class Recognizer:
+    """A model ready to transcribe.
+
+    >>> r = Recognizer.load("runs/an4")                 # doctest: +SKIP
+    >>> r.transcribe("a.wav").text                      # doctest: +SKIP
+    'RUBOUT U G A M THIRTY NINE'
+    """
+
+    def __init__(self, model: AcousticModel) -> None:
+        self.model = model
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto") -> Recognizer:
+        """The recognizer of a model folder or run folder.
+
+        Raises:
+            CheckpointError: there is no whole model there.
+        """
+        return cls(load_model(path, find_device(device)))
+
+    def transcribe(self, path: str | Path) -> Transcript:
+        """The transcript of one file.
+
+        Raises:
+            DataError: the file cannot be used.
+        """
+        result = next(self.transcribe_all([path]))
+        if isinstance(result, Failure):
+            raise DataError(result.why)
+        return result
+
+    def transcribe_all(self, paths: Sequence[str | Path]) -> Iterator[Transcript | Failure]:
+        """Transcripts of files in their own order; a file that cannot be used gives a Failure and stops nothing.
+
+        Files are taken in groups of a few minutes of audio, so memory does not grow with their number.
+        """
+        group: list[Loaded | Failure] = []
+        seconds = 0.0
+        for path in paths:
+            try:
+                wave_n, from_hz = self.load_wave(path)
+                group.append((str(path), wave_n, from_hz))
+                seconds += len(wave_n) / self.model.audio.sample_rate_hz
+            except AsrError as error:
+                group.append(Failure(str(path), str(error)))
+            if seconds >= 4 * BATCH_S:
+                yield from self._transcribe_group(group)
+                group, seconds = [], 0.0
+        yield from self._transcribe_group(group)
+
+    def load_wave(self, path: str | Path) -> tuple[audio.Wave, int]:
+        """A file's samples at the model's rate, and the rate it was resampled from (0: it fitted).
+
+        Raises:
+            DataError: the file cannot be read, or has another rate and the model's config does not ask to resample.
+        """
+        wave_n, rate = audio.load(path)
+        wanted = self.model.audio.sample_rate_hz
+        if rate == wanted:
+            return wave_n, 0
+        if not self.model.audio.resample:
+            raise DataError(f"{rate} Hz audio, the model wants {wanted} Hz; convert it, or use --resample", path)
+        return audio.resampled(wave_n, rate, wanted), rate
+
+    def log_probs(self, wave_n: audio.Wave) -> LogProbs:
+        """Log-probabilities of samples at the model's rate. Shapes: (n,) -> (s, v)."""
+        return log_probs(self.model, [self._features(wave_n)])[0]
+
+    def _features(self, wave_n: audio.Wave) -> Any:
+        return extract(self.model.extractor, wave_n)
+
+    def _transcribe_group(
+        self, group: Sequence[tuple[str, audio.Wave, int] | Failure]
+    ) -> Iterator[Transcript | Failure]:
+        loaded = [one for one in group if not isinstance(one, Failure)]
+        features = [self._features(wave_n) for _, wave_n, _ in loaded]
+        hypotheses: list[Hypothesis] = [Hypothesis("", 0.0, ())] * len(loaded)
+        for indexes in batched(features, self.model.extractor.cfg.hop_s):
+            for i, one_sv in zip(indexes, log_probs(self.model, [features[i] for i in indexes]), strict=True):
+                hypotheses[i] = greedy(one_sv, self.model.tokenizer)
+        done = iter(zip(loaded, hypotheses, strict=True))
+        for one in group:
+            if isinstance(one, Failure):
+                yield one
+            else:
+                yield self._transcript(*next(done))
+
+    def _transcript(self, loaded: Loaded, hypothesis: Hypothesis) -> Transcript:
+        path, wave_n, from_hz = loaded
+        duration_s = len(wave_n) / self.model.audio.sample_rate_hz
+        words = words_with_times(hypothesis, self.model.tokenizer, self.model.step_s)
+        # The last step may reach beyond the last sample by part of a step.
+        inside = tuple(TimedWord(w.word, w.start_s, round(min(w.end_s, duration_s), 3)) for w in words)
+        text = " ".join(hypothesis.text.split())
+        return Transcript(path, text, duration_s, hypothesis.log_prob, inside, from_hz)
+
+
+def with_resampling(model: AcousticModel) -> AcousticModel:
+    """The model, asked to resample audio of another rate instead of refusing it."""
+    return replace(model, audio=model.audio.model_copy(update={"resample": True}))

@@ -1,0 +1,147 @@
+"""The CTC loss is the sum over all paths, and ``min_steps`` says when there is none."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from asr.ctc import blank_only_loss, ctc_loss, min_steps
+from asr.text import BLANK_ID
+from tests.reference import ctc_paths
+
+# Float32 sums of a few log-probabilities of size 10: a few times 1e-6.
+CLOSE = {"rel": 1e-4, "abs": 1e-5}
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(np.asarray(logits, np.float32)).log_softmax(-1).numpy()
+
+
+@st.composite
+def log_prob_arrays(draw, max_steps: int = 6, max_vocabulary: int = 4, vocabulary: int | None = None) -> np.ndarray:
+    shape = (draw(st.integers(1, max_steps)), vocabulary or draw(st.integers(2, max_vocabulary)))
+    return log_softmax(draw(hnp.arrays(np.float32, shape, elements=st.floats(-5, 5, width=32))))
+
+
+def targets(vocabulary: int, longest: int = 4) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(1, vocabulary - 1), max_size=longest)
+
+
+def loss_of(log_probs_sv: np.ndarray, targets_u: list[int]) -> float:
+    """The loss of one utterance alone."""
+    loss_b = ctc_loss(
+        torch.from_numpy(log_probs_sv)[None],
+        torch.tensor([len(log_probs_sv)]),
+        torch.tensor([targets_u], dtype=torch.int64),
+        torch.tensor([len(targets_u)]),
+    )
+    return loss_b.item()
+
+
+def test_the_oracle_collapses_as_the_paper_does():
+    # B(a-ab-) = B(-aa--abb) = aab, section 3.1
+    assert ctc_paths.collapse([1, 0, 1, 2, 0]) == ctc_paths.collapse([0, 1, 1, 0, 0, 1, 2, 2]) == (1, 1, 2)
+
+
+@given(log_prob_arrays())
+def test_the_oracle_shares_out_all_probability(log_probs_sv):
+    # 1e-5: float32 log-softmax of six steps
+    assert sum(ctc_paths.labelling_probs(log_probs_sv).values()) == pytest.approx(1, abs=1e-5)
+
+
+@given(st.data(), log_prob_arrays())
+def test_the_loss_is_the_sum_over_all_paths(data, log_probs_sv):
+    targets_u = data.draw(targets(log_probs_sv.shape[1]))
+    expected = ctc_paths.loss_nats(log_probs_sv, targets_u)
+    assert loss_of(log_probs_sv, targets_u) == pytest.approx(expected, **CLOSE)
+
+
+@pytest.mark.parametrize("targets_u", [[], [1], [1, 1], [1, 2, 1], [1, 1, 1], [2, 2, 1]])
+def test_the_loss_of_repeats_and_of_no_labels_is_the_sum_over_all_paths(targets_u):
+    log_probs_sv = log_softmax(np.random.default_rng(0).normal(size=(5, 3)))
+    assert loss_of(log_probs_sv, targets_u) == pytest.approx(ctc_paths.loss_nats(log_probs_sv, targets_u), **CLOSE)
+
+
+@settings(max_examples=25)
+@given(st.data(), st.lists(log_prob_arrays(max_steps=5, vocabulary=3), min_size=2, max_size=4))
+def test_padding_and_neighbours_do_not_change_a_loss(data, utterances):
+    all_targets = [data.draw(targets(3, longest=3)) for _ in utterances]
+    longest = max(map(len, utterances)) + 2
+    log_probs_bsv = torch.full((len(utterances), longest, 3), 7.0)  # not even log-probabilities
+    targets_bu = torch.full((len(utterances), 4), 2)
+    for i, (log_probs_sv, targets_u) in enumerate(zip(utterances, all_targets, strict=True)):
+        log_probs_bsv[i, : len(log_probs_sv)] = torch.from_numpy(log_probs_sv)
+        targets_bu[i, : len(targets_u)] = torch.tensor(targets_u)
+    loss_b = ctc_loss(
+        log_probs_bsv,
+        torch.tensor([len(u) for u in utterances]),
+        targets_bu,
+        torch.tensor([len(t) for t in all_targets]),
+    )
+    expected = [ctc_paths.loss_nats(u, t) for u, t in zip(utterances, all_targets, strict=True)]
+    assert loss_b.tolist() == pytest.approx(expected, **CLOSE)
+
+
+@given(targets(4, longest=5))
+def test_min_steps_is_the_threshold_at_which_the_loss_becomes_infinite(targets_u):
+    fewest = min_steps(targets_u)
+    uniform_sv = log_softmax(np.zeros((fewest + 1, 4)))
+    assert math.isfinite(loss_of(uniform_sv, targets_u))
+    if fewest:
+        assert math.isfinite(loss_of(uniform_sv[:fewest], targets_u))
+    if fewest > 1:
+        assert loss_of(uniform_sv[: fewest - 1], targets_u) == math.inf
+
+
+@pytest.mark.parametrize(("text", "fewest"), [("", 0), ("a", 1), ("ab", 2), ("aa", 3), ("aaa", 5), ("abba", 5)])
+def test_min_steps_counts_a_blank_between_equal_neighbours(text, fewest):
+    assert min_steps([ord(c) for c in text]) == fewest
+
+
+@settings(max_examples=25)
+@given(st.data(), log_prob_arrays(max_steps=5, max_vocabulary=3))
+def test_the_gradient_is_that_of_the_sum_over_all_paths(data, logits_sv):
+    steps = len(logits_sv)
+    targets_u = data.draw(targets(logits_sv.shape[1], longest=3).filter(lambda t: min_steps(t) <= steps))
+    # Through log_softmax: torch's CTC backward is defined on what a softmax gives, not on free numbers.
+    ours = torch.from_numpy(logits_sv).requires_grad_()
+    exact = torch.from_numpy(logits_sv).double().requires_grad_()
+    ctc_loss(
+        ours.log_softmax(-1)[None],
+        torch.tensor([steps]),
+        torch.tensor([targets_u], dtype=torch.int64),
+        torch.tensor([len(targets_u)]),
+    ).sum().backward()
+    ctc_paths.differentiable_loss(exact.log_softmax(-1), targets_u).backward()
+    # 1e-5: gradients are differences of probabilities, so at most 1, in float32
+    np.testing.assert_allclose(ours.grad.numpy(), exact.grad.numpy(), atol=1e-5)
+
+
+def test_no_gradient_reaches_the_padding():
+    log_probs_bsv = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)).log_softmax(-1).requires_grad_()
+    ctc_loss(log_probs_bsv, torch.tensor([6, 3]), torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1])).sum().backward()
+    assert log_probs_bsv.grad[1, 3:].abs().max() == 0
+    assert log_probs_bsv.grad[1, :3].abs().min() > 0
+
+
+def test_half_precision_log_probs_are_summed_in_float32():
+    log_probs_bsv = torch.zeros(1, 400, 3).log_softmax(-1)
+    args = torch.tensor([400]), torch.tensor([[1, 2]]), torch.tensor([2])
+    loss_b = ctc_loss(log_probs_bsv.bfloat16(), *args)
+    assert loss_b.dtype == torch.float32
+    # The inputs are rounded (a step of bf16 near 1.1 is 2^-7); the sum of 400 of them must not be rounded again.
+    assert loss_b.item() == pytest.approx(ctc_loss(log_probs_bsv.bfloat16().float(), *args).item(), abs=0)
+
+
+def test_blank_only_loss_is_the_loss_of_no_labels():
+    log_probs_bsv = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    num_steps_b = torch.tensor([5, 3])
+    expected = [ctc_paths.loss_nats(log_probs_bsv[i, :n].numpy(), []) for i, n in enumerate(num_steps_b.tolist())]
+    assert blank_only_loss(log_probs_bsv, num_steps_b).tolist() == pytest.approx(expected, **CLOSE)
+    assert BLANK_ID == 0
