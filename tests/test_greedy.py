@@ -103,7 +103,7 @@ def test_ties_go_to_the_lower_token():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.array([[1.0, 2.0, -3.0, 0.5]]), r"must sum to 1 \(got 11.8 in step 0\): did you pass logits\?"),
+        (np.array([[1.0, 2.0, -3.0, 0.5]]), r"must sum to 1 \(got 11.81 in step 0\): did you pass logits\?"),
         (np.array([[0.7, 0.1, 0.1, 0.1]]), r"must sum to 1 \(got 5.329 in step 0\): did you pass probabilities\?"),
         (np.vstack([peaked([1, 2]), [[-1, -1, -1, -1]]]), r"got 1.472 in step 2\): did you pass logits\?"),
         (np.full((1, 4), -np.inf), r"got 0 in step 0"),
