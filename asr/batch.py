@@ -287,7 +287,15 @@ class TrainingData:
         """The planned batches in order, loaded ahead by worker threads."""
         workers = self.cfg.batch.workers
         if workers == 0:
-            yield from map(self.load, plan)
+            for planned in plan:
+                # As a worker does it: a matrix product over several threads rounds otherwise in the last bit.
+                threads = torch.get_num_threads()
+                torch.set_num_threads(1)
+                try:
+                    batch = self.load(planned)
+                finally:
+                    torch.set_num_threads(threads)
+                yield batch
             return
         # Torch's thread count is a thread's own: a worker must not take the cores of the network.
         pool = ThreadPoolExecutor(workers, "asr-data", initializer=torch.set_num_threads, initargs=(1,))

@@ -8,6 +8,7 @@ utterance gives alone.
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 import torchaudio.functional
@@ -31,7 +32,7 @@ def hop_samples(cfg: FeatureConfig, sample_rate_hz: int) -> int:
 
 def fft_samples(cfg: FeatureConfig, sample_rate_hz: int) -> int:
     window = window_samples(cfg, sample_rate_hz)
-    return cfg.fft_samples or 2 ** math.ceil(math.log2(window))
+    return cfg.fft_samples or 2 ** math.ceil(math.log2(max(2, window)))
 
 
 def num_frames(num_samples: int, cfg: FeatureConfig, sample_rate_hz: int) -> int:
@@ -65,6 +66,9 @@ class FeatureExtractor(nn.Module):
         window, self.hop = window_samples(cfg, sample_rate_hz), hop_samples(cfg, sample_rate_hz)
         self.fft = fft_samples(cfg, sample_rate_hz)
         high_hz = cfg.high_hz or sample_rate_hz / 2
+        if self.fft % 2:
+            # Half of it on either side of a frame's centre: with an odd one a last frame would be missing.
+            raise ConfigError(f"features: fft_samples must be even, got {self.fft}", key="features.fft_samples")
         if self.hop < 1 or window < 2 or self.fft < window:
             raise ConfigError(
                 f"features: a window of {window} and a hop of {self.hop} samples do not fit an FFT of {self.fft}",
@@ -82,9 +86,11 @@ class FeatureExtractor(nn.Module):
             center=True, pad_mode="constant",
         )  # fmt: skip
         if cfg.kind != "spectrogram":
-            mel_fb = torchaudio.functional.melscale_fbanks(
-                self.fft // 2 + 1, cfg.low_hz, high_hz, cfg.num_mels, sample_rate_hz
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torchaudio warns of empty filters, which are an error below
+                mel_fb = torchaudio.functional.melscale_fbanks(
+                    self.fft // 2 + 1, cfg.low_hz, high_hz, cfg.num_mels, sample_rate_hz
+                )
             empty = int((mel_fb.sum(0) == 0).sum())
             if empty:
                 raise ConfigError(
@@ -131,8 +137,11 @@ class FeatureExtractor(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Features before normalisation. Shapes: (b, n), (b,) -> (b, t, f), (b,)."""
         cfg = self.cfg
+        num_frames_b = self.num_frames(num_samples_b)
+        if not num_frames_b.any():  # torch has no spectrogram of nothing
+            return waves_bn.new_zeros(len(waves_bn), 0, self.num_bins), num_frames_b
         inside_bn = _mask(num_samples_b, waves_bn.shape[1])
-        waves_bn = waves_bn * inside_bn
+        waves_bn = waves_bn.masked_fill(inside_bn == 0, 0.0)  # not a product: padding may hold inf or nan
         if cfg.dither and generator is not None:
             noise = torch.randn(waves_bn.shape, generator=generator, dtype=waves_bn.dtype)
             waves_bn = waves_bn + cfg.dither * noise.to(waves_bn.device) * inside_bn
@@ -145,7 +154,6 @@ class FeatureExtractor(nn.Module):
         features_btf = power_btf.clamp(min=cfg.power_floor).log()
         if cfg.kind == "mfcc":
             features_btf = features_btf @ self.dct
-        num_frames_b = self.num_frames(num_samples_b)
         features_btf = features_btf[:, : int(num_frames_b.max())]
         if cfg.deltas or cfg.context_frames:
             features_btf = _with_neighbours(features_btf, num_frames_b, cfg.deltas, cfg.context_frames)

@@ -1,4 +1,4 @@
-"""Word and character error rates: alignment and counts, rates with 95 % intervals, and the files of ``asr score``.
+"""Word and character error rates: alignment and counts, rates with 95 % intervals, for pairs and for files.
 
 Units: words are what white space separates. Characters are the code points of the text with its white space collapsed
 to single spaces; a space counts as one. Nothing else is normalised here: ``asr.text.normalize`` comes before.
@@ -11,15 +11,14 @@ in JSON), with the insertions still counted; the interval's ends follow.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from asr.errors import DataError, os_reason
+from asr.errors import DataError
+from asr.transcripts import read_texts
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -203,38 +202,6 @@ def score(utterances: Iterable[tuple[str, str, str]]) -> Score:
     return Score(_rate(words_n, "words"), _rate(characters_n, "characters"), len(rows), per_utterance)
 
 
-def read_texts(path: str | Path, prefer: Sequence[str] = ("hypothesis", "text")) -> dict[str, str]:
-    """The text of each id in a file, in the file's order.
-
-    The file is JSON Lines if its first character is ``{`` (a manifest, or what ``--hypotheses`` writes), else plain
-    lines ``id text`` as Kaldi has them, where the text may be empty. All JSON rows must have the same one of the
-    preferred fields: to fall back to ``text`` row by row would score references against themselves.
-
-    Raises:
-        DataError: the file cannot be read, has no utterances, or a row is not valid; path and line are named.
-    """
-    path = Path(path)
-    texts: dict[str, str] = {}
-    line_of_id: dict[str, int] = {}
-    field: str | None = None
-    is_json = False
-    for number, line in _lines(path):
-        if not texts:
-            is_json = line.lstrip().startswith("{")
-        if is_json:
-            id_, text, field = _json_row(line, prefer, field, path, number)
-        else:
-            # Only space and tab: other white space, such as U+00A0, may be part of an id.
-            id_, text = (*re.split(r"[ \t]+", line.strip(" \t\r\n"), maxsplit=1), "")[:2]
-        first = line_of_id.setdefault(id_, number)
-        if first != number:
-            raise DataError(f"duplicate id '{id_}' (first on line {first}); ids must be unique", path, number)
-        texts[id_] = text
-    if not texts:
-        raise DataError("the file has no utterances", path)
-    return texts
-
-
 def score_files(ref_path: str | Path, hyp_path: str | Path) -> tuple[Score, list[str], list[str]]:
     """The score of the ids in both files, the ids missing in the hypotheses, and those missing in the references.
 
@@ -290,41 +257,6 @@ def _rate(counts_n: list[Counts], unit: Literal["words", "characters"]) -> Rate:
     low, high = bootstrap_interval([c.errors for c in counts_n], [c.reference_length for c in counts_n])
     kinds = (total.substitutions, total.deletions, total.insertions)
     return Rate(rate, low, high, *kinds, total.reference_length, unit)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    number = 0
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                if not line.isspace() and line:
-                    yield number, line
-    except OSError as error:
-        raise DataError(f"cannot read the texts: {os_reason(error)}", path) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start})", path, number) from error
-
-
-def _json_row(line: str, prefer: Sequence[str], field: str | None, path: Path, number: int) -> tuple[str, str, str]:
-    """Id, text and the field it came from; ``field`` is the one the rows before had."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"not valid JSON ({error.msg} at column {error.colno})", path, number) from error
-    if not isinstance(row, dict):
-        raise DataError(f"a row must be a JSON object, got {type(row).__name__}", path, number)
-    if not isinstance(row.get("id"), str) or not row["id"]:
-        raise DataError(f"'id' must be a non-empty string, got {row.get('id', 'none')!r}", path, number)
-    who = f"utt '{row['id']}': "
-    found = next((name for name in prefer if name in row), None)
-    if found is None:
-        raise DataError(f"{who}missing field {' or '.join(map(repr, prefer))}", path, number)
-    if field is not None and found != field:
-        raise DataError(f"{who}has '{found}' where the rows before have '{field}'; one field for all", path, number)
-    if not isinstance(row[found], str):
-        raise DataError(f"{who}'{found}' must be a string, got {row[found]!r}", path, number)
-    return row["id"], row[found], found
 
 
 def _format_rate(rate: Rate) -> str:

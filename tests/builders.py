@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr import audio
+from asr.config import RunConfig, override
 from asr.manifest import Utterance, write
 
 Wave = npt.NDArray[np.float32]
@@ -112,3 +113,20 @@ def build_corpus(
     manifest = folder / f"{name}.jsonl"
     write(manifest, rows)
     return manifest
+
+
+def tiny_config(*settings: str) -> RunConfig:
+    """A run that takes a fraction of a second: one convolution, one GRU layer of 16 units, float32 on one thread."""
+    base = [
+        "features.num_mels=16",
+        "model.conv=[{channels: 4, kernel_tf: [5, 5], stride_tf: [2, 2]}]",
+        "model.layers=1",
+        "model.hidden=16",
+        "batch.max_utterances=4",
+        "optim.lr=0.01",
+        "train.epochs=2",
+        "train.precision=fp32",
+        "train.device=cpu",
+        "train.threads=1",
+    ]
+    return override(RunConfig(), [*base, *settings])

@@ -22,6 +22,7 @@ FLOORS = {
     "files": 0,
     "text": 0,
     "manifest": 0,
+    "transcripts": 0,
     "wer": 0,
     "config": 0,
     # 1: no torch; numpy, soundfile, numba
@@ -45,6 +46,7 @@ FLOORS = {
     "transcribe": 3,
     "picture": 3,
     "run": 3,
+    "info": 3,
     "watchdog": 3,
     # 4: parse, call one library function, print
     "cli": 4,

@@ -15,19 +15,11 @@ from asr import wer
 from asr.errors import DataError
 from asr.wer import Counts, Rate
 from tests.reference.edit_distance import edit_distance
+from tests.test_transcripts import jsonl, write
 
 # Four words only, so that matches, repeats and several equally good alignments are common.
 words = st.lists(st.sampled_from(["a", "b", "c", "dd"]), max_size=8)
 texts = st.text(alphabet="ab \u00e9\u0130\n\U0001f600", max_size=12)
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-    return path
-
-
-def jsonl(path: Path, *rows: object) -> Path:
-    return write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 # Counts and alignment
@@ -327,78 +319,6 @@ def test_interval_of_ten_thousand_utterances_takes_seconds_and_little_memory() -
 
 
 # Files
-
-
-def test_plain_lines_are_read_with_space_tab_and_empty_text(tmp_path: Path) -> None:
-    path = write(tmp_path / "hyp.txt", "u1 a b\nu2\tc  d\n\nu3\r\nu4 \n  u5 e \r\nu6 f")
-    expected = {"u1": "a b", "u2": "c  d", "u3": "", "u4": "", "u5": "e", "u6": "f"}
-    found = wer.read_texts(path)
-    assert found == expected
-    assert list(found) == list(expected)
-
-
-def test_json_lines_prefer_the_hypothesis_to_the_text(tmp_path: Path) -> None:
-    row = {"id": "u1", "text": "said", "hypothesis": "heard", "reference": "meant"}
-    path = jsonl(tmp_path / "hyp.jsonl", row)
-    assert wer.read_texts(path) == {"u1": "heard"}
-    assert wer.read_texts(path, prefer=("reference", "text")) == {"u1": "meant"}
-    assert wer.read_texts(path, prefer=("text",)) == {"u1": "said"}
-
-
-def test_json_lines_fall_back_to_the_text_of_a_manifest(tmp_path: Path) -> None:
-    row = {"id": "u1", "audio_path": "u1.wav", "duration_s": 1.0, "text": "a b", "speaker": "s"}
-    assert wer.read_texts(jsonl(tmp_path / "m.jsonl", row)) == {"u1": "a b"}
-
-
-@pytest.mark.parametrize("content", ["u1 caf\u00e9\n", '\n {"id": "u1", "text": "caf\u00e9"}\n'])
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, content: str) -> None:
-    assert wer.read_texts(write(tmp_path / "hyp", content.encode("utf-8-sig"))) == {"u1": "caf\u00e9"}
-
-
-def test_other_unicode_spaces_and_line_ends_stay_in_the_row(tmp_path: Path) -> None:
-    path = write(tmp_path / "hyp.txt", "u\u00a01 a\u2028b\nu2 c\n")
-    assert wer.read_texts(path) == {"u\u00a01": "a\u2028b", "u2": "c"}
-
-
-GOOD = b'{"id": "u1", "hypothesis": "a"}\n'
-
-
-@pytest.mark.parametrize(
-    ("content", "line", "message"),
-    [
-        (b"", None, "no utterances"),
-        (b"\n \n", None, "no utterances"),
-        (b"\xef\xbb\xbf", None, "no utterances"),
-        (b"u1 a\nu2 \xff\n", 2, "not UTF-8"),
-        ("u1 a\n".encode("utf-16"), 1, "not UTF-8"),
-        (b"u1 a\nu2 b\nu1 c\n", 3, r"duplicate id 'u1' \(first on line 1\)"),
-        (GOOD + b"\n" + GOOD, 3, r"duplicate id 'u1' \(first on line 1\)"),
-        (GOOD + b'{"id": "u2", \n', 2, "not valid JSON"),
-        (GOOD + b"u2 b\n", 2, "not valid JSON"),
-        (GOOD + b"[1]\n", 2, "must be a JSON object, got list"),
-        (GOOD + b'{"hypothesis": "b"}\n', 2, "'id' must be a non-empty string"),
-        (GOOD + b'{"id": "", "hypothesis": "b"}\n', 2, "'id' must be a non-empty string"),
-        (GOOD + b'{"id": 2, "hypothesis": "b"}\n', 2, "'id' must be a non-empty string, got 2"),
-        (GOOD + b'{"id": "u2", "hyp": "b"}\n', 2, "utt 'u2': missing field 'hypothesis' or 'text'"),
-        (GOOD + b'{"id": "u2", "hypothesis": null}\n', 2, "utt 'u2': 'hypothesis' must be a string, got None"),
-        (GOOD + b'{"id": "u2", "text": "b"}\n', 2, "utt 'u2': has 'text' where the rows before have 'hypothesis'"),
-    ],
-)
-def test_a_bad_file_is_an_error_that_names_path_and_line(
-    tmp_path: Path, content: bytes, line: int | None, message: str
-) -> None:
-    path = write(tmp_path / "hyp", content)
-    with pytest.raises(DataError, match=message) as caught:
-        wer.read_texts(path)
-    assert (caught.value.path, caught.value.line) == (path, line)
-
-
-def test_a_file_that_cannot_be_opened_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file") as caught:
-        wer.read_texts(tmp_path / "none.txt")
-    assert caught.value.path == tmp_path / "none.txt"
-    with pytest.raises(DataError, match="cannot read"):
-        wer.read_texts(tmp_path)
 
 
 def test_score_files_pairs_by_id_and_returns_what_is_missing(tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ class ConvFrontEnd(nn.Module):
         batch, num_b = len(num_frames_b), num_frames_b
         inside_bt = step_mask(num_b, features_btf.shape[1])
         # Channels last: a step's values lie together, so valid steps are rows that can be gathered.
-        x_bcsf = (features_btf * inside_bt[:, :, None]).unsqueeze(1).contiguous(memory_format=torch.channels_last)
+        # Not a product with the mask: padding may hold inf or nan.
+        x_bcsf = features_btf.masked_fill(~inside_bt[:, :, None], 0.0).unsqueeze(1)
+        x_bcsf = x_bcsf.contiguous(memory_format=torch.channels_last)
         for layer, conv, norm in zip(self.layers, self.convs, self.norms, strict=True):
             x_bsfc = conv(x_bcsf).permute(0, 2, 3, 1)
             num_b = strided_b(num_b, layer.kernel_tf[0], layer.stride_tf[0])

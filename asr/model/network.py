@@ -50,6 +50,8 @@ class DeepSpeech2(nn.Module):
         """
         if features_btf.shape[2] != self.bins:
             raise ValueError(f"features_btf has {features_btf.shape[2]} bins, the model was built for {self.bins}")
+        if not features_btf.shape[1]:  # torch has no convolution of nothing
+            return features_btf.new_zeros(len(features_btf), 0, self.vocabulary_size), torch.zeros_like(num_frames_b)
         x_bsh, num_steps_b = self.front_end(features_btf, num_frames_b)
         mask_bs = step_mask(num_steps_b, x_bsh.shape[1])
         reversal_bs = reversal(num_steps_b, x_bsh.shape[1])

@@ -1,0 +1,90 @@
+"""SpecAugment: bands and stretches of zeros within the configured widths, drawn from the given generator alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr.augment import spec_augment
+from asr.config import SpecAugmentConfig
+
+HOP_S = 0.01
+
+
+def ones(frames: int = 100, bins: int = 40) -> np.ndarray:
+    return np.ones((frames, bins), np.float32)
+
+
+def augment(features_tf: np.ndarray, seed: int = 0, **settings: float) -> np.ndarray:
+    return spec_augment(features_tf, SpecAugmentConfig(**settings), HOP_S, np.random.default_rng(seed))
+
+
+def runs(zero_s: np.ndarray) -> list[int]:
+    """Widths of the runs of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], zero_s.astype(int), [0]])))
+    return list(edges[1::2] - edges[::2])
+
+
+def test_the_input_is_left_alone_and_no_masks_change_nothing():
+    features_tf = ones()
+    out_tf = augment(features_tf, freq_masks=2, time_masks=2)
+    assert (features_tf == 1).all()
+    assert not (out_tf == 1).all()
+    np.testing.assert_array_equal(augment(features_tf), features_tf)
+
+
+def test_the_generator_alone_decides():
+    settings = {"freq_masks": 2, "time_masks": 2}
+    np.testing.assert_array_equal(augment(ones(), 1, **settings), augment(ones(), 1, **settings))
+    assert any((augment(ones(), 1, **settings) != augment(ones(), s, **settings)).any() for s in (2, 3))
+
+
+@given(st.integers(0, 10**6), st.integers(0, 20), st.integers(0, 60), st.integers(1, 45))
+def test_one_frequency_mask_is_one_band_over_all_frames_no_wider_than_configured(seed, frames, width, bins):
+    out_tf = augment(ones(frames, bins), seed, freq_masks=1, freq_width_bins=width)
+    if not frames:
+        return
+    assert ((out_tf == out_tf[:1]).all()), "the same in every frame"
+    widths = runs(out_tf[0] == 0)
+    assert len(widths) <= 1
+    assert sum(widths) <= min(width, bins)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 120), st.floats(0, 1), st.floats(0, 1))
+def test_one_time_mask_is_one_stretch_over_all_bins_within_both_limits(seed, frames, width_s, fraction):
+    out_tf = augment(ones(frames, 3), seed, time_masks=1, time_width_s=width_s, time_width_fraction=fraction)
+    assert ((out_tf == out_tf[:, :1]).all()), "the same in every bin"
+    widths = runs(out_tf[:, 0] == 0)
+    assert len(widths) <= 1
+    assert sum(widths) <= min(round(width_s / HOP_S), fraction * frames)
+
+
+def test_every_width_and_every_place_is_drawn():
+    drawn = [augment(ones(10, 6), seed, freq_masks=1, freq_width_bins=3)[0] == 0 for seed in range(300)]
+    assert {sum(runs(one)) for one in drawn} == {0, 1, 2, 3}
+    assert np.any(drawn, axis=0).all(), "edge bins included"
+    drawn = [
+        augment(ones(10, 6), seed, time_masks=1, time_width_s=1.0, time_width_fraction=0.3)[:, 0] == 0
+        for seed in range(300)
+    ]
+    assert {sum(runs(one)) for one in drawn} == {0, 1, 2, 3}
+    assert np.any(drawn, axis=0).all(), "first and last frame included"
+
+
+@pytest.mark.parametrize("kind", ["freq", "time"])
+def test_several_masks_are_drawn_apart(kind):
+    settings = {"freq_masks": 3, "freq_width_bins": 4} if kind == "freq" else {"time_masks": 3}
+    rows = [augment(ones(), seed, **settings) == 0 for seed in range(50)]
+    most = max(len(runs(row[0] if kind == "freq" else row[:, 0])) for row in rows)
+    assert most == 3
+
+
+def test_masked_values_are_zero_and_all_others_are_kept():
+    features_tf = np.random.default_rng(0).uniform(1, 2, (50, 20)).astype(np.float32)
+    out_tf = augment(features_tf, freq_masks=1, time_masks=1, time_width_fraction=0.5)
+    assert out_tf.dtype == np.float32
+    kept = out_tf != 0
+    np.testing.assert_array_equal(out_tf[kept], features_tf[kept])
+    assert 0 < kept.sum() < kept.size
