@@ -1,17 +1,20 @@
 """The ``asr`` command: parse, call one library function, print.
 
 stdout carries results, stderr the log and progress. Exit 0: all done; 1: some items failed, named at the end; 2: the
-user's mistake, in one line. Heavy imports happen inside the subcommands, so that ``asr --help`` answers at once.
+user's mistake, in one line; 130: interrupted. Heavy imports happen inside the subcommands, so that ``asr --help``
+answers at once.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="asr",
     help="End-to-end speech recognition with CTC.",
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -33,41 +36,83 @@ app = typer.Typer(
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder (its best model).")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default one a core.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default one a core.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 
 
 def run() -> None:
-    """The command's entry point: expected errors become one line on stderr and exit code 2."""
+    """The command's entry point: what goes wrong becomes one line on stderr and an exit code."""
     # Waiting threads that spin make two-thread torch 20 times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        app()
-    except AsrError as error:
-        print(f"asr: {error}", file=sys.stderr)
+    if sys.stderr is None:  # closed by the caller; what is said there must not end up in stdout
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    if sys.stdout is None:
+        _say("asr: stdout is closed, but results go there; send it to a file or to /dev/null")
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("asr: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of stdout has gone (``asr … | head``): nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names can be of any bytes; a result must not be lost because one cannot be printed.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    code = _run()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_up_stdout()
+        code = code or 2
+    sys.exit(code)
 
 
-@app.callback()
+def _run() -> int:
+    try:
+        code: int | None = app(standalone_mode=False)
+    except AsrError as error:
+        _say(f"asr: {error}")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:  # from the help text; results go through _print
+        _give_up_stdout()
+        return 1
+    except OSError as error:
+        where = "" if error.filename is None else f"{_shown(error.filename)}: "
+        _say(f"asr: {where}{os_reason(error)}")
+        _give_up_stdout()
+        return 2
+    except Exception as error:
+        # Typer's usage errors have had three homes so far (click, its own copy of click): known by what they can do.
+        if not hasattr(error, "format_message"):
+            raise
+        _say(_usage_line(error))
+        return 2
+    if code == 130:
+        _say("asr: interrupted")
+    return code or 0
+
+
+def _usage_line(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "asr"
+    message = _shown(" ".join(error.format_message().split()).rstrip("."))
+    return f"{command}: {message[:1].lower()}{message[1:]} ('{command} --help' shows what it takes)"
+
+
+@app.callback(invoke_without_command=True)
 def _start(
+    context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         from asr import __version__
 
-        print(__version__)
+        _print(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
+    logging.raiseExceptions = False  # a log that cannot be written (disk full) says nothing, least of all a traceback
     logging.getLogger("asr").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
@@ -87,7 +132,9 @@ def recipes(as_json: Json = False) -> None:
 
 @app.command()
 def prepare(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name ('asr recipes' lists them) or its folder.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe's name ('asr recipes' lists them) or its folder.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for audio and manifests.")],
     archive: Annotated[Path | None, typer.Option(help="The corpus archive, already on this machine.")] = None,
     as_json: Json = False,
@@ -96,7 +143,7 @@ def prepare(
     from asr.prepare import find_recipe
 
     found, _ = find_recipe(recipe)
-    print(f"{found.title}; licence: {found.licence}", file=sys.stderr)
+    _say(f"{found.title}; licence: {found.licence}")
     try:
         prepared = found.prepare(out, archive)
     except OSError as error:
@@ -106,14 +153,14 @@ def prepare(
         counts = {name: len(rows) for name, rows in prepared.utterances.items()}
         _print_json({"manifests": manifests, "utterances": counts, "dropped": prepared.dropped})
     else:
-        print("\n".join(prepared.summary()))
-        for path in prepared.manifests.values():
-            print(path)
+        _print("\n".join([*prepared.summary(), *map(_shown, prepared.manifests.values())]))
 
 
 @app.command()
 def train(
-    config: Annotated[str | None, typer.Argument(help="A YAML file, or recipe/name (an4/default).")] = None,
+    config: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="A YAML file, or recipe/name (an4/default).")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with train.jsonl and dev.jsonl.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the new run.")] = None,
     set_: Annotated[
@@ -145,7 +192,7 @@ def _finish_training(report: Report) -> None:
     if report.interrupted:
         raise typer.Exit(130)
     if report.progress.best:
-        print(report.run / "best")
+        _print(_shown(report.run / "best"))
 
 
 @app.command()
@@ -162,23 +209,26 @@ def evaluate(
     from asr import manifest as manifests
 
     rows = manifests.read(manifest)
+    if hypotheses is not None:
+        _check_target(hypotheses)
     recognizer = _recognizer(model, device, threads, resample)
     from asr.evaluate import evaluate as measure
     from asr.wer import format_score
 
     with _bar(rows.duration_s) as advance:
         result = measure(recognizer.model, rows, advance)
-    if hypotheses is not None:
-        _write_lines(hypotheses, (u.to_json() for u in result.score.per_utterance))
+    # The result first: it must not be lost when the file cannot be written.
     if as_json:
         _print_json(result.to_json(str(model)))
     else:
-        print(format_score(result.score))
+        _print(format_score(result.score))
         minutes = result.audio_s / 60
-        print(
+        _print(
             f"{minutes:.1f} min of audio in {result.seconds:.1f} s (real-time factor {result.rtf:.4f}), greedy, no LM, "
             f"text normalization: {result.normalization}"
         )
+    if hypotheses is not None:
+        _write_lines(hypotheses, (u.to_json() for u in result.score.per_utterance))
     _exit_with_failures(result.failed)
 
 
@@ -193,6 +243,8 @@ def transcribe(
     threads: Threads = None,
 ) -> None:
     """Transcribe audio files."""
+    if picture is not None:
+        _check_target(picture)
     recognizer = _recognizer(model, device, threads, resample)
     from asr.transcribe import Failure
 
@@ -203,17 +255,17 @@ def transcribe(
             continue
         if result.resampled_from_hz:
             rate = recognizer.model.audio.sample_rate_hz
-            print(f"{result.path}: resampled from {result.resampled_from_hz} to {rate} Hz", file=sys.stderr)
+            _say(f"{_shown(result.path)}: resampled from {result.resampled_from_hz} to {rate} Hz")
         done.append(result)
         if not as_json:
-            print(result.text if len(inputs) == 1 else f"{result.path}\t{result.text}", flush=True)
+            _print(result.text if len(inputs) == 1 else f"{_shown(result.path)}\t{result.text}")
     if as_json:
         _print_json({"transcripts": [t.to_json() for t in done], "failed": failed, "model": str(model)})
     if picture is not None and done:
         from asr.picture import draw
 
         draw(recognizer, Path(done[0].path), picture)
-        print(f"picture: {picture}", file=sys.stderr)
+        _say(f"picture: {_shown(picture)}")
     _exit_with_failures(failed)
 
 
@@ -232,21 +284,23 @@ def score(
             result.to_json() | {"missing_hypothesis": missing_hypothesis, "missing_reference": missing_reference}
         )
     else:
-        print(format_score(result))
+        _print(format_score(result))
     for ids, side, other in (
         (missing_hypothesis, hypothesis, "reference"),
         (missing_reference, reference, "hypothesis"),
     ):
         if ids:
             shown = ", ".join(ids[:10]) + (", …" if len(ids) > 10 else "")
-            print(f"asr: {len(ids):,} ids with a {other} are missing in {side}, not scored: {shown}", file=sys.stderr)
+            _say(_shown(f"asr: {len(ids):,} ids with a {other} are missing in {side}, not scored: {shown}"))
     if missing_hypothesis or missing_reference:
         raise typer.Exit(1)
 
 
 @app.command()
 def info(
-    thing: Annotated[str, typer.Argument(help="A model or run folder, a manifest, or a training config.")],
+    thing: Annotated[
+        str, typer.Argument(metavar="THING", help="A model or run folder, a manifest, or a training config.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Say what a model, a manifest or a config is."""
@@ -256,15 +310,14 @@ def info(
     if as_json:
         _print_json({"kind": title} | facts)
         return
-    print(title)
+    lines = [title]
     width = max(map(len, facts))
     for key, value in facts.items():
         if isinstance(value, list):
-            print(f"  {key}:")
-            for row in value:
-                print("    " + row)
+            lines += [f"  {key}:", *(f"    {row}" for row in value)]
         else:
-            print(f"  {key:<{width}}  {value}")
+            lines.append(f"  {key:<{width}}  {_shown(value)}")
+    _print("\n".join(lines))
 
 
 def _recognizer(model: Path, device: str, threads: int | None, resample: bool) -> Any:
@@ -284,30 +337,79 @@ def _exit_with_failures(failed: dict[str, str]) -> None:
     """Names the items that failed, last of all, and exits with 1."""
     if not failed:
         return
-    print(f"asr: {len(failed):,} failed:", file=sys.stderr)
-    for why in failed.values():
-        print(f"  {why}", file=sys.stderr)
+    _say("\n".join([f"asr: {len(failed):,} failed:", *(f"  {why}" for why in failed.values())]))
     raise typer.Exit(1)
 
 
+def _print(text: str) -> None:
+    """Prints a part of the result at once.
+
+    Raises:
+        AsrError: stdout cannot be written. A reader that has gone (``asr … | head``) ends the command with 1.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _give_up_stdout()
+        raise typer.Exit(1) from None
+    except OSError as error:
+        _give_up_stdout()
+        raise AsrError(f"stdout: cannot write the result: {os_reason(error)}") from error
+
+
+def _say(line: str) -> None:
+    """Prints to stderr; where nobody can hear it, the result goes on."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _give_up_stdout() -> None:
+    """Sends what is still buffered to nowhere, so that the interpreter's end does not fail on it."""
+    with suppress(OSError, ValueError):  # a stream without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _shown(value: object) -> str:
+    """A name or text on one line: a newline, an escape code or half a character in it is shown, not obeyed."""
+    return str(AsrError(str(value)))
+
+
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    utf8 = (sys.stdout.encoding or "utf-8").lower() in ("utf-8", "utf8")
+    _print(json.dumps(value, indent=2, ensure_ascii=not utf8, allow_nan=False))
+
+
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows])
+    _print("\n".join(line.rstrip() for line in lines))
+
+
+def _check_target(path: Path) -> None:
+    """Refuses, before the work, a file that could not be written after it.
+
+    Raises:
+        AsrError: it is a folder, or its folder cannot be made or written to.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
 
 
 def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     from asr.files import open_atomic
 
     try:
-        with open_atomic(path) as file:
+        # A device or a pipe (/dev/stdout) is written to; a rename would put a file in its place.
+        with path.open("w") if path.exists() and not path.is_file() else open_atomic(path) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     except OSError as error:
         raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
-
-
-def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from asr.errors import AsrError, ConfigError
+from asr.errors import AsrError, CheckpointError, ConfigError
 
 
 def describe(thing: str) -> tuple[str, dict[str, Any]]:
@@ -15,7 +15,7 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
     Raises:
         AsrError: it is none of these, or damaged; the line says which and why.
     """
-    path = Path(thing)
+    path, near = Path(thing), ""
     if path.is_dir():
         return "model", _model(path)
     if path.suffix in (".jsonl", ".json"):
@@ -26,7 +26,9 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
         except ConfigError as error:
             if path.suffix in (".yaml", ".yml") or "no config file" not in str(error):
                 raise
-    raise AsrError(f"{thing}: neither a model or run folder, a .jsonl manifest, a .yaml config, nor recipe/config")
+            near = "".join(str(error).rpartition("; did you mean")[1:]) if "; did you mean" in str(error) else ""
+    what = "neither a model or run folder, a .jsonl manifest, a .yaml config, nor recipe/config"
+    raise AsrError(f"{thing}: {what if path.exists() else f'no such file, and {what}'}{near}")
 
 
 def _model(path: Path) -> dict[str, Any]:
@@ -48,10 +50,18 @@ def _model(path: Path) -> dict[str, Any]:
     }
     facts |= {f"training {key}": value for key, value in model.training.items()}
     if (folder / "results.json").exists():
-        for split, result in read_json(folder / "results.json").items():
-            wer = result["wer"]
-            facts[f"{split} WER"] = f"{wer['rate']:.2%} [{wer['low']:.2%}, {wer['high']:.2%}]"
+        results = read_json(folder / "results.json")
+        try:
+            facts |= {f"{split} WER": _rate(result["wer"]) for split, result in results.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError("not results as evaluation writes them", folder / "results.json") from error
     return facts
+
+
+def _rate(wer: dict[str, float | None]) -> str:
+    # A rate over references without words is undefined: null
+    rate, low, high = ("undefined" if x is None else f"{x:.2%}" for x in (wer["rate"], wer["low"], wer["high"]))
+    return f"{rate} [{low}, {high}]"
 
 
 def _manifest(path: Path) -> dict[str, Any]:

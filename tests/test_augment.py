@@ -46,7 +46,7 @@ def test_one_frequency_mask_is_one_band_over_all_frames_no_wider_than_configured
     out_tf = augment(ones(frames, bins), seed, freq_masks=1, freq_width_bins=width)
     if not frames:
         return
-    assert ((out_tf == out_tf[:1]).all()), "the same in every frame"
+    assert (out_tf == out_tf[:1]).all(), "the same in every frame"
     widths = runs(out_tf[0] == 0)
     assert len(widths) <= 1
     assert sum(widths) <= min(width, bins)
@@ -55,7 +55,7 @@ def test_one_frequency_mask_is_one_band_over_all_frames_no_wider_than_configured
 @given(st.integers(0, 10**6), st.integers(0, 120), st.floats(0, 1), st.floats(0, 1))
 def test_one_time_mask_is_one_stretch_over_all_bins_within_both_limits(seed, frames, width_s, fraction):
     out_tf = augment(ones(frames, 3), seed, time_masks=1, time_width_s=width_s, time_width_fraction=fraction)
-    assert ((out_tf == out_tf[:, :1]).all()), "the same in every bin"
+    assert (out_tf == out_tf[:, :1]).all(), "the same in every bin"
     widths = runs(out_tf[:, 0] == 0)
     assert len(widths) <= 1
     assert sum(widths) <= min(round(width_s / HOP_S), fraction * frames)

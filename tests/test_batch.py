@@ -433,7 +433,8 @@ def many_threads() -> Iterator[None]:
 @pytest.mark.parametrize("dither", [0.0, 0.001])
 def test_the_data_are_the_same_bit_for_bit_whatever_the_number_of_workers(tmp_path, many_threads, dither):
     corpus = manifests.read(build_corpus(tmp_path, 10, longest=60))
-    runs, more = [], ("features.num_mels=80", f"features.dither={dither}")
+    # 40 mels: a product that does round otherwise on four threads
+    runs, more = [], ("features.num_mels=40", f"features.dither={dither}")
     for workers in (0, 1, 3):
         data = _data(corpus, tiny_config(*AUGMENTED, *more, f"batch.workers={workers}"))
         runs.append([batch for epoch in (0, 1) for batch in data.batches(data.plan(epoch))])

@@ -25,7 +25,9 @@ SMALL = {"window_s": 0.004, "hop_s": 0.002, "num_mels": 6, "num_ceps": 4, "low_h
 
 def extract(cfg: FeatureConfig, wave_n: np.ndarray, rate_hz: int = RATE_HZ) -> np.ndarray:
     """Features of one wave alone. Shapes: (n,) -> (t, f)."""
-    features_btf, num_frames_b = FeatureExtractor(cfg, rate_hz)(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
+    features_btf, num_frames_b = FeatureExtractor(cfg, rate_hz)(
+        torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)])
+    )
     assert features_btf.shape[1] == num_frames_b.item()
     return features_btf[0].numpy()
 
@@ -73,7 +75,9 @@ def test_the_power_spectrogram_is_librosas(window, rate_hz):
     expected_tf = librosa_power_ft(wave_n, cfg, rate_hz).T
     ours_tf = np.exp(extract(cfg, wave_n, rate_hz).astype(np.float64))
     # A float32 FFT rounds at 1e-7 of the frame's largest bin (the tone), whatever the bin; 2e-6 leaves room.
-    np.testing.assert_allclose(np.sqrt(ours_tf), np.sqrt(expected_tf), rtol=1e-4, atol=2e-6 * np.sqrt(expected_tf.max()))
+    np.testing.assert_allclose(
+        np.sqrt(ours_tf), np.sqrt(expected_tf), rtol=1e-4, atol=2e-6 * np.sqrt(expected_tf.max())
+    )
 
 
 @pytest.mark.parametrize("cfg", [
@@ -360,7 +364,11 @@ def test_no_dither_is_drawn_when_it_is_off():
     ("settings", "key", "message"),
     [
         ({"num_mels": 200}, "features.num_mels", r"\d+ of 200 mel filters lie between FFT bins .* than 512"),
-        ({"high_hz": 8001.0}, "features.high_hz", r"low_hz < high_hz <= 8000 \(half the sample rate\), got 20 and 8001"),
+        (
+            {"high_hz": 8001.0},
+            "features.high_hz",
+            r"low_hz < high_hz <= 8000 \(half the sample rate\), got 20 and 8001",
+        ),
         ({"low_hz": 4000.0, "high_hz": 300.0}, "features.high_hz", "got 4000 and 300"),
         ({"kind": "mfcc", "num_mels": 20, "num_ceps": 21}, "features.num_ceps", "num_ceps 21 is more than num_mels 20"),
         ({"fft_samples": 256}, "features", "a window of 400 .* do not fit an FFT of 256"),

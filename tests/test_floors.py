@@ -53,6 +53,8 @@ FLOORS = {
     "server": 4,
     "__main__": 4,
 }
+#: the package itself: its version for everybody, and ``Recognizer`` on first use
+FACADE = "asr"
 TORCH = ("torch", "torchaudio", "safetensors")
 
 
@@ -138,12 +140,14 @@ def test_every_module_has_a_floor():
 def test_a_module_imports_only_from_its_own_floor_or_lower(name):
     if floor_of(name) is None:
         pytest.skip("unlisted: test_every_module_has_a_floor says so")
+    if name == FACADE:
+        pytest.skip("the facade names floor 3 lazily; that importing it loads no torch is held below")
     assert not violations(name, imports_of(name))
 
 
 def test_modules_import_each_other_without_cycles():
     known = set(module_names())
-    graph = {name: {t for t, _, _ in imports_of(name) if t in known and t != name} for name in known}
+    graph = {name: {t for t, _, _ in imports_of(name) if t in known and t != name} for name in known - {FACADE}}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -28,30 +28,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: tensors a layer: x_sbi, w_input_gi, w_hidden_gh, bias_g, bias_hidden_g, gates_sbg
+_INPUTS = 6
+
 
 class GruSequences(torch.autograd.Function):
     """Independent GRU layers (the directions of one layer), from zero states, each on a core of its own.
 
-    Takes (x_sbi, w_input_gi, w_hidden_gh, bias_g, bias_hidden_g) for each, gives (s, b, h) for each. A time step is
-    too little work to be split over cores; two directions are not.
+    Takes (x_sbi, w_input_gi, w_hidden_gh, bias_g, bias_hidden_g, gates_sbg) for each, gives (s, b, h) for each. The
+    gates' input, gates = W_input x + bias, is what gets the gradient: it exists already where it was normalised, so
+    neither pass projects again. A time step is too little work to be split over cores; two directions are not.
     """
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
-        layers = [tensors[i : i + 5] for i in range(0, len(tensors), 5)]
-        outs = _each(_run, layers)
-        ctx.save_for_backward(*tensors, *outs)
+        layers = [tensors[i : i + _INPUTS] for i in range(0, len(tensors), _INPUTS)]
+        outs = _each(_run, [layer[:5] for layer in layers])
+        saved = [(layer[2], layer[4], layer[5], out) for layer, out in zip(layers, outs, strict=True)]
+        ctx.save_for_backward(*(tensor for one in saved for tensor in one))
         return tuple(outs)
 
     @staticmethod
     def backward(ctx: Any, *grads_sbh: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        count = len(grads_sbh)
-        work = [
-            (*saved[5 * i : 5 * i + 5], saved[5 * count + i], grads_sbh[i], ctx.needs_input_grad[5 * i])
-            for i in range(count)
-        ]
-        return tuple(grad for grads in _each(_run_back, work) for grad in grads)
+        work = [(*saved[4 * i : 4 * i + 4], grad_sbh) for i, grad_sbh in enumerate(grads_sbh)]
+        # No gradient for x, W_input and its bias: theirs comes through the gates.
+        return tuple(
+            grad
+            for w_hidden, bias_hidden, gates in _each(_run_back, work)
+            for grad in (None, None, w_hidden, None, bias_hidden, gates)
+        )
 
 
 def _each(function: Callable[..., Any], arguments: Sequence[Sequence[Any]]) -> list[Any]:
@@ -76,42 +82,28 @@ def _run(x_sbi: Tensor, *weights: Tensor) -> Tensor:
 
 
 def _run_back(
-    x_sbi: Tensor,
-    w_input_gi: Tensor,
-    w_hidden_gh: Tensor,
-    bias_g: Tensor,
-    bias_hidden_g: Tensor,
-    out_sbh: Tensor,
-    grad_out_sbh: Tensor,
-    wants_grad_x: bool,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of (x_sbi, w_input_gi, w_hidden_gh, bias_g, bias_hidden_g)."""
+    w_hidden_gh: Tensor, bias_hidden_g: Tensor, gates_sbg: Tensor, out_sbh: Tensor, grad_out_sbh: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of (w_hidden_gh, bias_hidden_g, gates_sbg)."""
     steps, batch, hidden = out_sbh.shape
     # bf16 products, float32 sums and factors; float64 stays float64 (for gradient checks)
     narrow, wide = out_sbh.dtype, torch.promote_types(out_sbh.dtype, torch.float32)
     previous_sbh = torch.cat([out_sbh.new_zeros(1, batch, hidden), out_sbh[:-1]])
-    to_hidden_sb3h, from_x_sbh, update_sbh = _factors(
-        F.linear(x_sbi, w_input_gi, bias_g).to(wide),
-        F.linear(previous_sbh, w_hidden_gh, bias_hidden_g).to(wide),
-        previous_sbh.to(wide),
-    )
+    recurrent_sbg = F.linear(previous_sbh, w_hidden_gh, bias_hidden_g).to(wide)
+    to_hidden_sb3h, from_x_sbh, update_sbh = _factors(gates_sbg.to(wide), recurrent_sbg, previous_sbh.to(wide))
     grad_sbh = grad_out_sbh.to(wide, copy=True)
     at_state_bh = grad_sbh[-1]
     for step in range(steps - 1, 0, -1):
         gates_b3h = (to_hidden_sb3h[step] * at_state_bh[:, None, :]).to(narrow)
         carry_bh = (gates_b3h.view(batch, 3 * hidden) @ w_hidden_gh).to(wide)
         at_state_bh = grad_sbh[step - 1].add_(carry_bh).addcmul_(at_state_bh, update_sbh[step])
-    at_hidden_rg = (to_hidden_sb3h * grad_sbh[:, :, None, :]).to(narrow).view(steps * batch, 3 * hidden)
+    at_hidden_sb3h = to_hidden_sb3h.mul_(grad_sbh[:, :, None, :])
+    at_hidden_rg = at_hidden_sb3h.to(narrow).view(steps * batch, 3 * hidden)
+    grad_w_hidden_gh = at_hidden_rg.T @ previous_sbh.view(steps * batch, hidden)
+    grad_bias_hidden_g = at_hidden_sb3h.sum((0, 1)).view(3 * hidden).to(bias_hidden_g.dtype)
     # The candidate's input gets no reset gate; the other two gates' gradients are the same on both sides.
-    at_input_rg = at_hidden_rg.clone()
-    at_input_rg[:, 2 * hidden :] = (from_x_sbh * grad_sbh).view(steps * batch, hidden)
-    return (
-        (at_input_rg @ w_input_gi).view_as(x_sbi) if wants_grad_x else None,
-        at_input_rg.T @ x_sbi.reshape(steps * batch, -1),
-        at_hidden_rg.T @ previous_sbh.view(steps * batch, hidden),
-        at_input_rg.sum(0, dtype=wide).to(narrow),
-        at_hidden_rg.sum(0, dtype=wide).to(narrow),
-    )
+    torch.mul(from_x_sbh, grad_sbh, out=at_hidden_sb3h[:, :, 2])
+    return grad_w_hidden_gh, grad_bias_hidden_g, at_hidden_sb3h.view(steps, batch, 3 * hidden).to(gates_sbg.dtype)
 
 
 def _factors(input_sbg: Tensor, recurrent_sbg: Tensor, previous_sbh: Tensor) -> tuple[Tensor, Tensor, Tensor]:

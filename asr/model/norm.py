@@ -8,7 +8,6 @@ Source: Laurent et al. 2015, "Batch normalized recurrent neural networks", equat
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: share of the newest batch in the running statistics
@@ -17,10 +16,10 @@ EPS = 1e-5
 
 
 class InputNorm(nn.Module):
-    """Norm of the input projection, BN(W x), folded into the projection itself.
+    """Norm of the input projection, BN(W x), as a scale and a shift of each gate.
 
-    BN(W x) = W' x + shift with W' = diag(scale) W and shift = -scale * mean(W x): the recurrent layer's own fused
-    kernel then does the normalised projection, and in use the norm costs nothing. The layer's bias is the norm's.
+    BN(W x) = scale W x + shift, and scale goes into the rows of W: the recurrent layer's own fused kernel then does the
+    normalised projection, and in use the norm costs nothing. The layer's bias is the norm's.
     """
 
     running_mean_g: Tensor
@@ -32,22 +31,22 @@ class InputNorm(nn.Module):
         self.register_buffer("running_mean_g", torch.zeros(gates))
         self.register_buffer("running_var_g", torch.ones(gates))
 
-    def fold(self, w_gi: Tensor, x_bsi: Tensor, num_valid: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalised projection, (w_gi, shift_g).
+    def forward(self, projected_sbg: Tensor | None, num_valid: Tensor) -> tuple[Tensor, Tensor]:
+        """(scale_g, shift_g), by the batch's statistics in training, by the running ones in use.
 
         Args:
-            x_bsi: the layer's input; padding must be zero, so that it adds nothing to the sums.
+            projected_sbg: W x, in training; padding must be zero, so that it adds nothing to the sums.
             num_valid: steps in the batch that are not padding.
         """
         if self.training:
-            # The product may run in bf16 (autocast); sums over it are float32.
-            projected_rg = F.linear(x_bsi, w_gi).flatten(0, 1).float()
-            mean_g = projected_rg.sum(0) / num_valid
-            var_g = (projected_rg.square().sum(0) / num_valid - mean_g.square()).clamp(min=0)
+            assert projected_sbg is not None  # the caller projects in training
+            mean_g = projected_sbg.sum((0, 1), dtype=torch.float32) / num_valid
+            square_g = torch.linalg.vector_norm(projected_sbg, dim=(0, 1), dtype=torch.float32).square() / num_valid
+            var_g = (square_g - mean_g.square()).clamp(min=0)
             with torch.no_grad():
                 self.running_mean_g.lerp_(mean_g, MOMENTUM)
                 self.running_var_g.lerp_(var_g, MOMENTUM)
         else:
             mean_g, var_g = self.running_mean_g, self.running_var_g
         scale_g = self.weight_g * (var_g + EPS).rsqrt()
-        return scale_g[:, None] * w_gi, -scale_g * mean_g
+        return scale_g, -scale_g * mean_g

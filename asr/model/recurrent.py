@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.model.gru import GruSequences
@@ -47,26 +48,35 @@ class Direction(nn.Module):
         if self.cell == "lstm":
             nn.init.ones_(self.bias_g[self.hidden : 2 * self.hidden])  # torch's gate order: input, forget, cell, output
 
-    def weights(self, x_bsi: Tensor, num_valid: Tensor) -> list[Tensor]:
-        """Input and recurrent weights and their biases, in torch's order, the norm folded in."""
+    def prepare(self, x_sbi: Tensor, num_valid: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Input and recurrent weights and their biases in torch's order, the norm folded in; and the gates' input.
+
+        Shapes of the gates' input, the normalised projection with its bias: (s, b, g); None where nobody asks for it.
+        """
         w_gi: Tensor = self.w_input_gi
         bias_g: Tensor = self.bias_g
+        gates_sbg = None
         if self.norm is not None:
-            w_gi, shift_g = self.norm.fold(w_gi, x_bsi, num_valid)
-            bias_g = bias_g + shift_g
+            projected_sbg = F.linear(x_sbi, w_gi) if self.training else None
+            scale_g, shift_g = self.norm(projected_sbg, num_valid)
+            w_gi, bias_g = scale_g[:, None] * w_gi, bias_g + shift_g
+            if projected_sbg is not None and self.cell == "gru":
+                gates_sbg = torch.addcmul(bias_g, projected_sbg, scale_g)
+        elif self.training and self.cell == "gru":
+            gates_sbg = F.linear(x_sbi, w_gi, bias_g)
         bias_hidden_g = torch.zeros_like(bias_g) if self.bias_hidden_g is None else self.bias_hidden_g
-        return [w_gi, self.w_hidden_gh, bias_g, bias_hidden_g]
+        return [w_gi, self.w_hidden_gh, bias_g, bias_hidden_g], gates_sbg
 
-    def forward(self, x_bsi: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        state_1bh = x_bsi.new_zeros(1, x_bsi.shape[0], self.hidden)
+    def forward(self, x_sbi: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        state_1bh = x_sbi.new_zeros(1, x_sbi.shape[1], self.hidden)
         # has_biases, num_layers, dropout, train, bidirectional, batch_first
-        options = (True, 1, 0.0, self.training, False, True)
+        options = (True, 1, 0.0, self.training, False, False)
         if self.cell == "lstm":
-            out_bsh = torch._VF.lstm(x_bsi, (state_1bh, state_1bh), list(weights), *options)[0]
+            out_sbh = torch._VF.lstm(x_sbi, (state_1bh, state_1bh), list(weights), *options)[0]
         else:
             run = torch._VF.gru if self.cell == "gru" else torch._VF.rnn_tanh
-            out_bsh = run(x_bsi, state_1bh, list(weights), *options)[0]
-        result: Tensor = out_bsh
+            out_sbh = run(x_sbi, state_1bh, list(weights), *options)[0]
+        result: Tensor = out_sbh
         return result
 
 
@@ -82,24 +92,25 @@ class RecurrentLayer(nn.Module):
 
     def forward(self, x_bsi: Tensor, mask_bs: Tensor, reversal_bs: Tensor) -> Tensor:
         num_valid = mask_bs.sum()
-        directions = [self.forward_direction]
-        inputs = [x_bsi]
+        directions, inputs = [self.forward_direction], [x_bsi]
         if self.backward_direction is not None:
             directions.append(self.backward_direction)
             inputs.append(flip_within(x_bsi, reversal_bs))
-        weights = [d.weights(x, num_valid) for d, x in zip(directions, inputs, strict=True)]
+        inputs = [x.transpose(0, 1).contiguous() for x in inputs]
+        prepared = [d.prepare(x, num_valid) for d, x in zip(directions, inputs, strict=True)]
+        weights, gates = [ws for ws, _ in prepared], [g for _, g in prepared]
         if torch.is_autocast_enabled(x_bsi.device.type):
             # By hand, as autocast does not reach into torch's recurrent kernels on every device.
             dtype = torch.get_autocast_dtype(x_bsi.device.type)
             inputs, weights = [x.to(dtype) for x in inputs], [[w.to(dtype) for w in ws] for ws in weights]
         if self.cell == "gru" and self.training and x_bsi.device.type == "cpu":
-            flat = [t for x, ws in zip(inputs, weights, strict=True) for t in (x.transpose(0, 1).contiguous(), *ws)]
-            outs = [out_sbh.transpose(0, 1) for out_sbh in GruSequences.apply(*flat)]  # type: ignore[no-untyped-call]
+            flat = [t for x, ws, g in zip(inputs, weights, gates, strict=True) for t in (x, *ws, g)]
+            outs = GruSequences.apply(*flat)  # type: ignore[no-untyped-call]
         else:
             outs = [d(x, ws) for d, x, ws in zip(directions, inputs, weights, strict=True)]
-        out_bsh: Tensor = outs[0]
+        out_bsh: Tensor = outs[0].transpose(0, 1)
         if len(outs) == 2:
-            back_bsh = flip_within(outs[1], reversal_bs)
+            back_bsh = flip_within(outs[1].transpose(0, 1), reversal_bs)
             out_bsh = out_bsh + back_bsh if self.merge == "sum" else torch.cat([out_bsh, back_bsh], dim=2)
         return out_bsh * mask_bs[:, :, None].to(out_bsh.dtype)
 
@@ -133,6 +144,6 @@ class Lookahead(nn.Module):
             self.weight_h1k[:, :, 0] += 1.0  # starts near the identity
 
     def forward(self, x_bsh: Tensor) -> Tensor:
-        x_bhs = nn.functional.pad(x_bsh.transpose(1, 2), (0, self.steps))
-        out_bhs = nn.functional.conv1d(x_bhs, self.weight_h1k, groups=self.weight_h1k.shape[0])
+        x_bhs = F.pad(x_bsh.transpose(1, 2), (0, self.steps))
+        out_bhs = F.conv1d(x_bhs, self.weight_h1k, groups=self.weight_h1k.shape[0])
         return out_bhs.transpose(1, 2).contiguous()

@@ -1,0 +1,720 @@
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import asr.checkpoint
+import asr.train
+from asr import config as configs
+from asr import manifest as manifests
+from asr.checkpoint import load_model
+from asr.config import OptimConfig, RunConfig
+from asr.errors import CheckpointError, ConfigError, DataError, TrainingError
+from asr.evaluate import evaluate
+from asr.train import Report, learning_rate, resume, train
+from tests.builders import build_corpus, tiny_config
+
+# Everything that is random or has a memory: what a resumed run could get wrong.
+EVERYTHING = (
+    "train.epochs=3", "train.sortagrad=true", "train.ema_decay=0.9", "train.keep_best=2", "batch.workers=1",
+    "batch.max_utterances=3", "augment.speeds=[0.9, 1.0, 1.1]", "model.dropout=0.2",
+    "augment.spec={freq_masks: 1, freq_width_bins: 3, time_masks: 1, time_width_s: 0.1}",
+    "features.normalization=corpus", "features.dither=0.0001",
+)  # fmt: skip
+EACH_STEP = "train.checkpoint_every_s=1e-9"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    build_corpus(folder, 10, seed=1, longest=6)
+    build_corpus(folder, 4, seed=2, name="dev", longest=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with everything that was never interrupted; 12 steps in 3 epochs."""
+    out = tmp_path_factory.mktemp("reference") / "run"
+    assert train(tiny_config(*EVERYTHING), data, out).progress.step == 12
+    return out
+
+
+def _rows(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if kind in (None, row["kind"])]
+
+
+def _newest(run: Path) -> Path:
+    return max((run / "checkpoints").glob("step-????????"))
+
+
+def _without_seconds(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k != "seconds"}
+
+
+def _assert_same_run(run: Path, expected: Path) -> None:
+    """Bit for bit: newest checkpoint (weights, optimiser, average, progress), models, metrics; not wall times."""
+    newest = _newest(run)
+    assert newest.name == _newest(expected).name
+    left, right = load_file(newest / "state.safetensors"), load_file(_newest(expected) / "state.safetensors")
+    assert list(left) == list(right)
+    differing = [name for name, tensor in left.items() if not torch.equal(tensor, right[name])]
+    assert not differing
+    for prefix in ("model.network.", "model.features.", "optimizer.", "average."):
+        assert any(name.startswith(prefix) for name in left), prefix
+    states = [json.loads((_newest(one) / "state.json").read_text()) for one in (run, expected)]
+    assert _without_seconds(states[0]) == _without_seconds(states[1])
+    models = [
+        {
+            p.relative_to(one).as_posix(): p.read_bytes()
+            for folder in (one / "best", *(one / "checkpoints").glob("best-epoch-*"))
+            for p in folder.iterdir()
+        }
+        for one in (run, expected)
+    ]
+    assert models[0] == models[1]
+    assert list(map(_without_seconds, _rows(run))) == list(map(_without_seconds, _rows(expected)))
+
+
+def _at_step(step: int, act: Callable[[], object]) -> Callable[[dict[str, float]], None]:
+    """A watcher that acts when the given step of this process is done."""
+    seen = 0
+
+    def watch(values: dict[str, float]) -> None:
+        nonlocal seen
+        if "loss" in values:
+            seen += 1
+            if seen == step:
+                act()
+
+    return watch
+
+
+def _send(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+# A run from start to end
+
+
+def test_a_run_leaves_its_record(data, tmp_path):
+    cfg = tiny_config()
+    report = train(cfg, data, tmp_path / "run")
+    run = tmp_path / "run"
+    assert sorted(p.name for p in run.iterdir() if p.name != "tensorboard") == [
+        "best", "checkpoints", "config.yaml", "data.json", "environment.json", "metrics.jsonl", "train.log",
+    ]  # fmt: skip
+    assert configs.load(run / "config.yaml") == cfg
+    assert sorted(p.name for p in (run / "best").iterdir()) == [
+        "config.json", "model.safetensors", "results.json", "tokenizer.json",
+    ]  # fmt: skip
+    record = json.loads((run / "data.json").read_text())
+    assert record["folder"] == str(data.resolve()) and len(record["train"]) == len(record["dev"]) == 64
+    assert json.loads((run / "environment.json").read_text())["precision"] == "fp32"
+    text = (run / "train.log").read_text()
+    assert "training on 10 of 10 utterances" in text and "epoch 2: loss " in text and "best dev WER" in text
+    assert not list(run.rglob("*.part")) and not list(run.rglob("*.old"))
+    assert report.run == run and not report.interrupted
+    assert report.progress.epoch == 2 and report.progress.done
+    assert 0 <= report.padding < 1 and report.audio_s_per_s > 0
+    assert report.lines()[-1].startswith("best dev WER ") and str(run / "best") in report.lines()[-1]
+
+
+def test_metrics_have_a_row_a_step_and_a_row_a_validation(reference):
+    train_rows, valid_rows = _rows(reference, "train"), _rows(reference, "valid")
+    assert [row["step"] for row in train_rows] == list(range(1, 13))
+    assert [row["epoch"] for row in train_rows] == [1] * 4 + [2] * 4 + [3] * 4
+    assert [(row["step"], row["epoch"]) for row in valid_rows] == [(4, 1), (8, 2), (12, 3)]
+    for row in train_rows:
+        assert set(row) == {"kind", "step", "epoch", "loss_nats", "lr", "grad_norm", "audio_s", "seconds"}
+        assert row["loss_nats"] > 0 and row["grad_norm"] > 0 and row["audio_s"] > 0
+    for row in valid_rows:
+        assert set(row) == {
+            "kind", "step", "epoch", "loss_nats", "wer", "cer", "blank_fraction", "emitted_ratio", "seconds",
+        }  # fmt: skip
+        assert 0 <= row["blank_fraction"] <= 1
+    seconds = [row["seconds"] for row in _rows(reference)]
+    assert seconds == sorted(seconds)
+    # the loss of a validation row is the epoch's mean over utterances: batches of 3, 3, 3 and 1
+    first = [row["loss_nats"] * n for row, n in zip(train_rows[:4], (3, 3, 3, 1), strict=True)]
+    assert valid_rows[0]["loss_nats"] == pytest.approx(sum(first) / 10, abs=2e-4)  # rounded to 4 digits each
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_falls(data, tmp_path, precision):
+    cfg = tiny_config("train.epochs=12", f"train.precision={precision}", "optim.lr=0.02", "train.ema_decay=0.5")
+    train(cfg, data, tmp_path / "run")
+    losses = [row["loss_nats"] for row in _rows(tmp_path / "run", "valid")]
+    assert losses[-1] < 0.6 * losses[0]
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["precision"] == precision
+
+
+def test_the_learning_rate_rises_then_falls_to_zero(reference):
+    rates = [row["lr"] for row in _rows(reference, "train")]
+    cfg = OptimConfig(lr=0.01)
+    assert rates == [learning_rate(cfg, (step + 1) / 12) for step in range(12)]
+    assert rates[0] < rates[1] and rates[1:] == sorted(rates[1:], reverse=True) and rates[-1] == 0
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
+def test_every_schedule_is_continuous_and_stays_within_its_peak(decay):
+    for warmup in (0.0, 0.3, 1.0):
+        cfg = OptimConfig(lr=2.0, warmup_fraction=warmup, decay=decay)
+        rates = [learning_rate(cfg, i / 1000) for i in range(1001)]
+        assert all(0 <= rate <= 2.0 for rate in rates)
+        # a cosine's steepest slope over 0.7 of the run is 2.24 x its height; a rise over 0.3 has 3.4
+        assert max(abs(a - b) for a, b in zip(rates, rates[1:], strict=False)) < 0.008 or warmup == 1.0
+        assert max(rates) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_number_of_workers_changes_no_bit_of_a_run(data, reference, tmp_path, workers):
+    train(tiny_config(*EVERYTHING, f"batch.workers={workers}"), data, tmp_path / "run")
+    _assert_same_run(tmp_path / "run", reference)
+
+
+def test_the_cache_changes_no_bit_of_a_run(data, tmp_path):
+    for size in (0, 100):
+        train(tiny_config("train.ema_decay=0.5", f"batch.feature_cache_mib={size}"), data, tmp_path / str(size))
+    _assert_same_run(tmp_path / "0", tmp_path / "100")
+
+
+def test_another_seed_gives_another_run(data, reference, tmp_path):
+    train(tiny_config(*EVERYTHING, "train.seed=2"), data, tmp_path / "run")
+    assert _rows(tmp_path / "run")[0]["loss_nats"] != _rows(reference)[0]["loss_nats"]
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.8])
+def test_dev_wer_in_training_is_what_evaluate_finds_for_the_saved_model(data, tmp_path, ema_decay):
+    cfg = tiny_config("train.epochs=14", "optim.lr=0.02", f"train.ema_decay={ema_decay}")
+    report = train(cfg, data, tmp_path / "run")
+    best = min(_rows(tmp_path / "run", "valid"), key=lambda row: (row["wer"], row["cer"], row["epoch"]))
+    result = evaluate(load_model(tmp_path / "run"), manifests.read(data / "dev.jsonl"))
+    assert (result.score.wer.rate, result.score.cer.rate) == (best["wer"], best["cer"])
+    assert report.progress.best[0] == (best["wer"], best["cer"], best["epoch"])
+    assert 0 < best["cer"] < 1, "neither all right nor empty: the comparison must mean something"
+    results = json.loads((tmp_path / "run" / "best" / "results.json").read_text())
+    assert results["dev"]["wer"] == result.score.wer.to_json()
+    assert load_model(tmp_path / "run").training["epoch"] == best["epoch"]
+
+
+def test_the_saved_model_is_the_average_and_training_goes_on_with_the_raw_weights(reference):
+    state = load_file(_newest(reference) / "state.safetensors")
+    best = json.loads((reference / "best" / "config.json").read_text())["training"]["epoch"]
+    last = reference / "checkpoints" / "best-epoch-0003"
+    model = load_file((last if best != 3 and last.exists() else reference / "best") / "model.safetensors")
+    name = "network.output.weight"
+    assert not torch.equal(state[f"model.{name}"], state["average.output.weight"])
+    if best == 3 or last.exists():
+        assert torch.equal(model[name], state["average.output.weight"])
+
+
+def _canned(monkeypatch: pytest.MonkeyPatch, rates: list[float]) -> None:
+    """Lets the validations of a run find these word error rates."""
+    real, left = asr.train.score, iter(rates)
+
+    def score(pairs: Any) -> Any:
+        result = real(pairs)
+        return replace(result, wer=replace(result.wer, rate=next(left)))
+
+    monkeypatch.setattr(asr.train, "score", score)
+
+
+def test_the_best_models_are_kept_and_the_others_removed(data, tmp_path, monkeypatch):
+    _canned(monkeypatch, [0.9, 0.5, 0.7, 0.4, 0.8])
+    report = train(tiny_config("train.epochs=5", "train.keep_best=2"), data, tmp_path / "run")
+    kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("best-*"))
+    assert kept == ["best-epoch-0002", "best-epoch-0004"]
+    assert [row[2] for row in report.progress.best] == [4, 2]
+    assert load_model(tmp_path / "run").training["epoch"] == 4
+    assert load_model(tmp_path / "run" / "checkpoints" / "best-epoch-0002").training["epoch"] == 2
+
+
+def test_a_run_without_progress_stops_early(data, tmp_path, monkeypatch):
+    _canned(monkeypatch, [0.9, 0.5, 0.5, 0.6, 0.1])
+    report = train(tiny_config("train.epochs=5", "train.early_stop=2"), data, tmp_path / "run")
+    assert (report.progress.epoch, report.progress.done, report.interrupted) == (4, True, False)
+    assert "stopping early" in (tmp_path / "run" / "train.log").read_text()
+    assert load_model(tmp_path / "run").training["epoch"] == 2
+    assert resume(tmp_path / "run").progress.epoch == 4
+
+
+@pytest.mark.parametrize("max_steps", [1, 3, 4])
+def test_max_steps_ends_a_run_with_a_validation_and_a_model(data, tmp_path, max_steps):
+    report = train(tiny_config(f"train.max_steps={max_steps}", "train.epochs=9"), data, tmp_path / "run")
+    assert report.progress.step == max_steps and report.progress.done
+    assert [row["step"] for row in _rows(tmp_path / "run", "train")] == list(range(1, max_steps + 1))
+    assert _rows(tmp_path / "run", "valid")[-1]["step"] == max_steps
+    load_model(tmp_path / "run")
+    assert resume(tmp_path / "run").progress.step == max_steps
+
+
+def test_validations_come_every_few_epochs_and_at_the_end(data, tmp_path):
+    train(tiny_config("train.epochs=5", "train.validate_every_epochs=2"), data, tmp_path / "run")
+    assert [row["epoch"] for row in _rows(tmp_path / "run", "valid")] == [2, 4, 5]
+
+
+def test_what_is_left_out_is_named_in_the_log(data, tmp_path):
+    rows = list(manifests.read(data / "train.jsonl"))
+    rows[3] = replace(rows[3], text="")
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    manifests.write(folder / "train.jsonl", rows)
+    train(tiny_config("train.epochs=1"), folder, tmp_path / "run")
+    text = (tmp_path / "run" / "train.log").read_text()
+    assert "training on 9 of 10 utterances" in text and f"left out {rows[3].id}: empty text" in text
+    assert load_model(tmp_path / "run").training["dropped"] == 1
+
+
+# What cannot be trained
+
+
+def test_a_folder_that_holds_a_run_is_refused(data, reference):
+    before = (reference / "config.yaml").read_bytes()
+    with pytest.raises(ConfigError, match="holds a run already; go on with 'asr train --resume .*' or choose another"):
+        train(tiny_config(), data, reference)
+    assert (reference / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_missing_manifest_is_named_and_no_run_is_begun(data, tmp_path, split):
+    folder = shutil.copytree(data, tmp_path / "data")
+    (folder / f"{split}.jsonl").unlink()
+    with pytest.raises(DataError, match=rf"^{folder}/{split}\.jsonl: cannot read.*no such file"):
+        train(tiny_config(), folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_fails_does_not_block_its_folder(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    good = (folder / "dev.jsonl").read_bytes()
+    rows = list(manifests.read(folder / "dev.jsonl"))
+    manifests.write(folder / "dev.jsonl", [replace(rows[0], text="xyz"), *rows[1:]])
+    with pytest.raises(DataError, match=rf"dev\.jsonl: utt '{rows[0].id}': unknown character 'x'"):
+        train(tiny_config("train.epochs=1"), folder, tmp_path / "run")
+    (folder / "dev.jsonl").write_bytes(good)
+    assert train(tiny_config("train.epochs=1"), folder, tmp_path / "run").progress.done
+
+
+def test_audio_that_cannot_be_read_stops_the_run_and_names_utterance_and_file(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    (folder / "wav" / "train-0004.wav").write_bytes(b"")
+    with pytest.raises(DataError, match=r"utt 'train-0004': .*train-0004\.wav: the file is empty"):
+        train(tiny_config(), folder, tmp_path / "run")
+
+
+def test_a_learning_rate_that_blows_up_is_an_error_with_step_rate_and_utterances(data, tmp_path):
+    cfg = tiny_config("optim.lr=1e35", "optim.warmup_fraction=0", "optim.clip_norm=0", "model.norm=false")
+    with pytest.raises(TrainingError) as caught:
+        train(cfg, data, tmp_path / "run")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "is not finite at learning rate 9." in message or "is not finite at learning rate 1.00e+35" in message
+    assert "train-00" in message and "lower optim.lr" in message
+
+
+def test_an_infinite_loss_names_the_one_utterance_that_has_it(data, tmp_path, monkeypatch):
+    real = asr.train.ctc_loss
+
+    def ctc_loss(*args: Any) -> Any:
+        losses_b = real(*args)
+        return losses_b * torch.tensor([1.0, math.inf, 1.0])
+
+    monkeypatch.setattr(asr.train, "ctc_loss", ctc_loss)
+    with pytest.raises(TrainingError, match=r"^step 1: the loss is not finite at .*, utterances train-\d+; the"):
+        train(tiny_config("batch.max_utterances=3"), data, tmp_path / "run")
+
+
+def test_after_a_failed_step_the_checkpoint_before_is_whole(data, reference, tmp_path, monkeypatch):
+    real, calls = asr.train.ctc_loss, 0
+
+    def ctc_loss(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return real(*args) * (math.nan if calls == 7 else 1.0)
+
+    monkeypatch.setattr(asr.train, "ctc_loss", ctc_loss)
+    with pytest.raises(TrainingError, match="^step 7: the loss is not finite"):
+        train(tiny_config(*EVERYTHING, EACH_STEP), data, tmp_path / "run")
+    monkeypatch.undo()
+    resume(tmp_path / "run")
+    _assert_same_run(tmp_path / "run", reference)
+
+
+# Resuming
+
+
+def test_a_finished_run_is_left_as_it_is_and_says_so(data, reference, tmp_path):
+    run = shutil.copytree(reference, tmp_path / "run")
+    report = resume(run)
+    assert report.progress.step == 12 and report.audio_s == 0 and not report.interrupted
+    _assert_same_run(run, reference)
+    added = (run / "train.log").read_text().removeprefix((reference / "train.log").read_text())
+    assert "this run is complete: nothing left to train" in added
+
+
+@pytest.mark.parametrize("build", [lambda path: None, lambda path: path.mkdir()])
+def test_what_is_no_run_folder_is_not_resumed(tmp_path, build):
+    build(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"run: not a run folder \(no config\.yaml\); --resume takes"):
+        resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"folder": 3}'])
+def test_a_damaged_record_of_the_data_is_one_line(reference, tmp_path, content):
+    run = shutil.copytree(reference, tmp_path / "run")
+    (run / "data.json").unlink()
+    if content is not None:
+        (run / "data.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"data\.json: missing or damaged"):
+        resume(run)
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_manifest_that_has_changed_is_not_resumed(data, tmp_path, split):
+    folder = shutil.copytree(data, tmp_path / "data")
+    train(tiny_config("train.max_steps=1"), folder, tmp_path / "run")
+    rows = list(manifests.read(folder / f"{split}.jsonl"))
+    manifests.write(folder / f"{split}.jsonl", rows[:-1])
+    with pytest.raises(DataError, match=rf"^{folder}/{split}\.jsonl: has changed since the run began"):
+        resume(tmp_path / "run")
+
+
+def test_data_that_moved_are_accepted_where_they_are_now(data, reference, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    train(tiny_config(*EVERYTHING), folder, tmp_path / "run", _at_step(6, _send(signal.SIGINT)))
+    moved = folder.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"data/train\.jsonl: cannot read: no such file.*--data takes a folder"):
+        resume(tmp_path / "run")
+    resume(tmp_path / "run", moved)
+    _assert_same_run(tmp_path / "run", reference)
+    assert resume(tmp_path / "run").progress.done  # it has learnt where they are
+
+
+def test_a_damaged_newest_checkpoint_costs_only_its_steps(data, reference, tmp_path, caplog):
+    run = tmp_path / "run"
+    train(tiny_config(*EVERYTHING, EACH_STEP), data, run, _at_step(7, _send(signal.SIGINT)))
+    path = _newest(run) / "state.safetensors"
+    assert path.parent.name == "step-00000007"
+    path.write_bytes(path.read_bytes()[:-100])
+    with caplog.at_level(logging.WARNING, "asr"):
+        resume(run)
+    assert any("skipped a damaged checkpoint" in m and str(path) in m for m in caplog.messages)
+    _assert_same_run(run, reference)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "expected"),
+    [
+        ("state.safetensors", {"junk.x": torch.zeros(1)}, "holds a tensor 'junk.x'"),
+        ("state.safetensors", {"model.network.output.weight": torch.zeros(1)}, "has shape [1]"),
+        ("state.json", {"junk": 1}, "not the progress of a run"),
+    ],
+)
+def test_a_foreign_checkpoint_is_one_line(data, reference, tmp_path, file, change, expected):
+    from safetensors.torch import save_file
+
+    run = shutil.copytree(reference, tmp_path / "run")
+    path = _newest(run) / file
+    if file == "state.json":
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    else:
+        save_file(load_file(path) | change, path)
+    with pytest.raises(CheckpointError) as caught:
+        resume(run)
+    message = str(caught.value)
+    assert expected in message and str(_newest(run)) in message and "\n" not in message
+
+
+def test_a_last_line_cut_by_a_kill_and_rows_to_be_done_again_leave_the_metrics(data, reference, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config(*EVERYTHING), data, run, _at_step(6, _send(signal.SIGINT)))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "train", "step": 7, "epoch": 2, "loss_nats": 1.0}) + "\n")
+        file.write('{"kind": "train", "step": 8, "lo')
+    resume(run)
+    _assert_same_run(run, reference)
+
+
+@pytest.mark.parametrize("step", [1, 4, 6, 12])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_its_step_and_resumes_exactly(data, reference, tmp_path, step, number):
+    # 4: the last of an epoch, which validates first; 12: the last of the run
+    run = tmp_path / "run"
+    before = signal.getsignal(number)
+    report = train(tiny_config(*EVERYTHING), data, run, _at_step(step, _send(number)))
+    assert report.interrupted and report.progress.step == step
+    assert signal.getsignal(number) is before
+    assert _newest(run).name == f"step-{step:08d}"
+    assert f"go on with: asr train --resume {run}" in (run / "train.log").read_text()
+    assert not resume(run).interrupted
+    _assert_same_run(run, reference)
+
+
+def test_a_second_interrupt_stops_at_once_and_the_run_still_resumes(data, reference, tmp_path):
+    def twice() -> None:
+        _send(signal.SIGINT)()
+        _send(signal.SIGINT)()
+
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(*EVERYTHING, EACH_STEP), data, run, _at_step(6, twice))
+    assert _newest(run).name == "step-00000005"
+    resume(run)
+    _assert_same_run(run, reference)
+
+
+def test_an_interrupt_at_the_last_of_max_steps_does_not_lead_past_it(data, tmp_path):
+    cfg = tiny_config("train.max_steps=2", "train.epochs=3")
+    train(cfg, data, tmp_path / "run", _at_step(2, _send(signal.SIGINT)))
+    assert resume(tmp_path / "run").progress.step == 2
+
+
+def test_a_run_can_be_trained_outside_the_main_thread(data, tmp_path):
+    import threading
+
+    reports: list[Report] = []
+    thread = threading.Thread(
+        target=lambda: reports.append(train(tiny_config("train.max_steps=1"), data, tmp_path / "run"))
+    )
+    thread.start()
+    thread.join(60)
+    assert reports and reports[0].progress.done
+
+
+# A full disk
+
+
+def test_a_full_disk_is_one_line_with_the_way_on_and_the_earlier_checkpoint_loads(
+    data, reference, tmp_path, monkeypatch
+):
+    run, real, calls = tmp_path / "run", asr.checkpoint.save_file, 0
+
+    def save_file(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError) as caught:
+        patch.setattr(asr.checkpoint, "save_file", save_file)
+        train(tiny_config(*EVERYTHING, EACH_STEP), data, run)
+    message = str(caught.value)
+    assert "\n" not in message and "cannot save: no space left on device" in message
+    assert message.endswith(f"; then: asr train --resume {run}")
+    resume(run)
+    _assert_same_run(run, reference)
+
+
+def test_metrics_on_a_full_disk_are_one_line_with_the_way_on(data, reference, tmp_path, monkeypatch):
+    run, real = tmp_path / "run", Path.open
+
+    def full(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if self.name == "metrics.jsonl" and mode == "a":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, mode, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="no space left on device; free space"):
+        train(
+            tiny_config(*EVERYTHING), data, run, _at_step(3, lambda: patch.setattr(Path, "open", full)),
+        )  # fmt: skip
+    resume(run)
+    _assert_same_run(run, reference)
+
+
+# Killed
+
+
+# One process that imports torch once and forks a child for every start of a run; each child is killed with SIGKILL,
+# by itself at a chosen place or by its parent at a random time, and resumed in a new child.
+KILLER = """
+import json, os, random, resource, shutil, signal, sys, time, traceback
+from pathlib import Path
+import asr.checkpoint, asr.errors, asr.files
+from asr import config, train
+from asr.run import RunFolder
+
+data, cfg, jobs = Path(sys.argv[1]), config.load(sys.argv[2]), json.loads(sys.argv[3])
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def counted(owner, name, number, before, after):
+    real, calls = getattr(owner, name), 0
+    def wrapper(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == number and before:
+            before(*args)
+        result = real(*args, **kwargs)
+        if calls == number and after:
+            after(*args)
+        return result
+    setattr(owner, name, wrapper)
+
+def half(tensors, path):
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[: len(content) // 2])
+    die()
+
+def arm(place, number):
+    kill = lambda *args: die()
+    if place == "row":
+        counted(RunFolder, "add_metrics", number, None, kill)
+    elif place == "before rename":
+        counted(Path, "rename", number, kill, None)
+    elif place == "after rename":
+        counted(Path, "rename", number, None, kill)
+    elif place == "write":
+        counted(asr.checkpoint, "save_file", number, None, half)
+    elif place == "removal":
+        counted(shutil, "rmtree", number, lambda path, *args: [f.unlink() for f in Path(path).glob("state.json")], kill)
+
+def limit(number):
+    seen = []
+    def watch(values):
+        seen.append(values)
+        if len(seen) == number:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+    return watch
+
+def start(run, place=None, number=0):
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        arm(place, number)
+        watch = limit(number) if place == "limit" else lambda values: None
+        if (run / "config.yaml").exists():
+            train.resume(run, watch=watch)
+        else:
+            train.train(cfg, data, run, watch)
+        code = 0
+    except asr.errors.CheckpointError as error:
+        print("error:", error, flush=True)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+def rows(run):
+    try:
+        return (run / "metrics.jsonl").read_bytes().count(b"\\n")
+    except OSError:
+        return 0
+
+for name, kills in jobs:
+    run = Path(name)
+    for place, number in kills:
+        if place == "time":
+            pid = start(run)
+            while rows(run) < number and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                time.sleep(0.0005)
+            time.sleep(random.Random(f"{name[-3:]}{number}").uniform(0, 0.02))
+            os.kill(pid, signal.SIGKILL)
+        else:
+            pid = start(run, place, number)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(place, number, status, flush=True)
+    print("end", 0, os.waitstatus_to_exitcode(os.waitpid(start(run), 0)[1]), flush=True)
+"""
+
+
+def _kill(data: Path, tmp_path: Path, cfg: RunConfig, jobs: list[list[tuple[str, int]]]) -> tuple[list[Path], str]:
+    """Runs that were killed as each job says, then resumed to their end; and what their starts printed."""
+    (tmp_path / "cfg.yaml").write_text(configs.to_yaml(cfg))
+    runs = [tmp_path / f"run{i:03d}" for i in range(len(jobs))]
+    todo = [(str(run), job) for run, job in zip(runs, jobs, strict=True)]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(data), str(tmp_path / "cfg.yaml"), json.dumps(todo)],
+        capture_output=True, text=True, timeout=600, cwd=Path(__file__).parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.stdout.count("end 0 0") == len(jobs), done.stdout + done.stderr
+    return runs, done.stdout
+
+
+def _assert_each_kill_hit(printed: str, count: int) -> None:
+    assert printed.count(f" {-signal.SIGKILL}\n") == count, printed
+
+
+def test_killed_at_a_chosen_place_and_resumed_is_never_killed_bit_for_bit(data, reference, tmp_path):
+    # a checkpoint after each step; row 5 is the first validation, 10 and 15 the others
+    jobs = [
+        [("row", 1)],
+        [("row", 5), ("row", 5)],
+        [("row", 10), ("write", 2)],
+        [("before rename", 3), ("after rename", 4), ("row", 2)],
+        [("removal", 30)],
+        [("row", 15)],
+    ]
+    runs, printed = _kill(data, tmp_path, tiny_config(*EVERYTHING, EACH_STEP), jobs)
+    _assert_each_kill_hit(printed, sum(map(len, jobs)))
+    for run in runs:
+        _assert_same_run(run, reference)
+
+
+def test_killed_between_two_checkpoints_the_steps_are_done_again_the_same(data, reference, tmp_path):
+    # only each epoch's end is saved; before the first there is nothing to go on from but the start
+    jobs = [[("row", 1), ("row", 3)], [("row", 4), ("row", 7), ("row", 2)], [("row", 9), ("row", 4)]]
+    runs, printed = _kill(data, tmp_path, tiny_config(*EVERYTHING), jobs)
+    _assert_each_kill_hit(printed, sum(map(len, jobs)))
+    for run in runs:
+        _assert_same_run(run, reference)
+
+
+def test_killed_at_random_times_and_resumed_is_never_killed_bit_for_bit(data, reference, tmp_path):
+    jobs = [[("time", n)] for n in random.Random(0).sample(range(1, 14), 3)]
+    runs, _ = _kill(data, tmp_path, tiny_config(*EVERYTHING, "train.checkpoint_every_s=0.01"), jobs)
+    for run in runs:
+        _assert_same_run(run, reference)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_in_a_run_at_random_times_is_never_killed_bit_for_bit(data, reference, tmp_path):
+    jobs = [[("time", n) for n in range(1 + i % 3, 15)] for i in range(10)]
+    runs, _ = _kill(data, tmp_path, tiny_config(*EVERYTHING, "train.checkpoint_every_s=0.01"), jobs)
+    for run in runs:
+        _assert_same_run(run, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saving", [EACH_STEP, "train.checkpoint_every_s=300"])
+def test_killed_at_every_place_and_resumed_is_never_killed_bit_for_bit(data, reference, tmp_path, saving):
+    places = ("row", "before rename", "after rename", "write", "removal")
+    jobs = [[(place, n)] for place in places for n in range(1, 60)]
+    runs, _ = _kill(data, tmp_path, tiny_config(*EVERYTHING, saving), jobs)
+    for run in runs:
+        _assert_same_run(run, reference)
+
+
+def test_a_file_that_the_system_refuses_to_let_grow_is_an_error_and_the_run_resumes(data, reference, tmp_path):
+    # RLIMIT_FSIZE after the 5th step: the real failure, inside the write of a checkpoint
+    cfg = tiny_config(*EVERYTHING, EACH_STEP)
+    (run,), printed = _kill(data, tmp_path, cfg, [[("limit", 5)]])
+    line = next(line for line in printed.splitlines() if line.startswith("error: "))
+    assert "checkpoints/step-00000005: cannot save: " in line and line.endswith(f"then: asr train --resume {run}")
+    assert "limit 5 1\n" in printed
+    _assert_same_run(run, reference)
