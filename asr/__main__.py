@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
-    from asr.cli import run
+    try:
+        from asr.cli import run
 
-    run()
+        run()
+    except KeyboardInterrupt:  # before the command could take it: it is still being imported
+        sys.exit(130)
 
 
 if __name__ == "__main__":

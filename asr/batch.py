@@ -101,7 +101,7 @@ def load_wave(manifest: Manifest, utterance: Utterance, sample_rate_hz: int, res
             if not resample:
                 raise DataError(
                     f"{rate} Hz audio, the model wants {sample_rate_hz} Hz; "
-                    "run 'asr prepare' at that rate or set audio.resample=true",
+                    "resample the corpus, set audio.resample=true in training, or pass --resample in use",
                     path,
                 )
             wave = audio.resampled(wave, rate, sample_rate_hz)

@@ -243,9 +243,12 @@ def transcribe(
     threads: Threads = None,
 ) -> None:
     """Transcribe audio files."""
-    if picture is not None:
-        _check_target(picture)
     recognizer = _recognizer(model, device, threads, resample)
+    if picture is not None:
+        from asr.picture import check
+
+        check(picture)
+        _check_target(picture)
     from asr.transcribe import Failure
 
     failed, done = {}, []
@@ -286,12 +289,12 @@ def score(
     else:
         _print(format_score(result))
     for ids, side, other in (
-        (missing_hypothesis, hypothesis, "reference"),
-        (missing_reference, reference, "hypothesis"),
+        (missing_hypothesis, hypothesis, "hypothesis"),
+        (missing_reference, reference, "reference"),
     ):
         if ids:
             shown = ", ".join(ids[:10]) + (", …" if len(ids) > 10 else "")
-            _say(_shown(f"asr: {len(ids):,} ids with a {other} are missing in {side}, not scored: {shown}"))
+            _say(_shown(f"asr: {side}: no {other} for {len(ids):,} of the ids, which are not scored: {shown}"))
     if missing_hypothesis or missing_reference:
         raise typer.Exit(1)
 
@@ -396,7 +399,7 @@ def _check_target(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            raise PermissionError(errno.EACCES, "no permission, or a read-only file system")
     except OSError as error:
         raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
 
@@ -406,7 +409,7 @@ def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
 
     try:
         # A device or a pipe (/dev/stdout) is written to; a rename would put a file in its place.
-        with path.open("w") if path.exists() and not path.is_file() else open_atomic(path) as file:
+        with path.open("w", encoding="utf-8") if path.exists() and not path.is_file() else open_atomic(path) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     except OSError as error:
         raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error

@@ -113,7 +113,7 @@ class ModelConfig(Stage):
     merge: Literal["sum", "concat"] = "sum"
     #: steps of future context of the row convolution after one-direction layers; 0 for none
     lookahead_steps: int = Field(0, ge=0, le=200)
-    #: sequence-wise batch norm in convolutions, recurrence inputs and before the output
+    #: sequence-wise batch norm after each convolution and of each recurrent layer's input projection
     norm: bool = True
     #: dropped between layers (one mask value an element), not inside the recurrence
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -175,6 +175,13 @@ class OptimConfig(Stage):
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     #: gradients are scaled down to this norm; 0 switches clipping off
     clip_norm: float = Field(5.0, ge=0)
+
+    @field_validator("betas")
+    @classmethod
+    def _below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if any(not 0 <= beta < 1 for beta in value):
+            raise ValueError(f"both must be at least 0 and below 1, got {list(value)}")
+        return value
 
 
 class TrainConfig(Stage):

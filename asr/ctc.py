@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,9 +38,3 @@ def ctc_loss(log_probs_bsv: Tensor, num_steps_b: Tensor, targets_bu: Tensor, num
         log_probs_bsv.float().transpose(0, 1), targets_bu, num_steps_b, num_targets_b,
         blank=BLANK_ID, reduction="none", zero_infinity=False,
     )  # fmt: skip
-
-
-def blank_only_loss(log_probs_bsv: Tensor, num_steps_b: Tensor) -> Tensor:
-    """What it would cost to emit nothing: -ln P(all blank). Shapes: (b, s, v), (b,) -> (b,)."""
-    inside_bs = torch.arange(log_probs_bsv.shape[1], device=log_probs_bsv.device)[None] < num_steps_b[:, None]
-    return -(log_probs_bsv[..., BLANK_ID] * inside_bs).sum(1)

@@ -85,6 +85,8 @@ class FeatureExtractor(nn.Module):
             n_fft=self.fft, win_length=window, hop_length=self.hop, power=2.0, window_fn=window_fn,
             center=True, pad_mode="constant",
         )  # fmt: skip
+        # It follows from the config: no checkpoint may say otherwise.
+        self.spectrogram.register_buffer("window", self.spectrogram.window, persistent=False)
         if cfg.kind != "spectrogram":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torchaudio warns of empty filters, which are an error below

@@ -5,6 +5,7 @@ Axes: t frames, f bins, s steps, v vocabulary.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,7 @@ def draw(recognizer: Recognizer, audio_path: Path, out: Path) -> None:
         DataError: the audio cannot be used.
         AsrError: matplotlib is not installed, or the picture cannot be written.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise AsrError("pictures need matplotlib: pip install 'asr-ctc[quickstart]'") from error
-    matplotlib.use("Agg")
+    kind = check(out)
     from matplotlib import pyplot
 
     model = recognizer.model
@@ -40,7 +37,9 @@ def draw(recognizer: Recognizer, audio_path: Path, out: Path) -> None:
         2, 1, figsize=(12, 6), sharex=True, height_ratios=[3, 2], layout="constrained"
     )
     _draw_spectrogram(above, model.extractor, wave_n, duration_s)
-    above.set_title(f"{audio_path.name}: {' '.join(hypothesis.text.split())!r}")
+    # A name of any bytes, and a dollar in it, are shown, not set as a formula.
+    name = os.fsencode(audio_path.name).decode("utf-8", "replace")
+    above.set_title(f"{name}: {' '.join(hypothesis.text.split())!r}", parse_math=False)
     probs_sv = np.exp(log_probs_sv)
     times_s = (np.arange(len(probs_sv)) + 0.5) * step_s
     below.plot(times_s, probs_sv[:, BLANK_ID], color="0.7", linewidth=1, label="blank")
@@ -53,13 +52,35 @@ def draw(recognizer: Recognizer, audio_path: Path, out: Path) -> None:
         below.annotate(label, (times_s[peak], min(1.0, probs_sv[peak, span.token]) + 0.03), ha="center", fontsize=9)
     below.set(xlabel="seconds", ylabel="probability", ylim=(0, 1.15), xlim=(0, duration_s))
     below.legend(loc="upper right", frameon=False)
+    part = out.with_name(out.name + ".part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=110)
+        figure.savefig(part, dpi=110, format=kind)
+        part.replace(out)
     except OSError as error:
         raise AsrError(f"{out}: cannot write the picture: {os_reason(error)}") from error
     finally:
+        part.unlink(missing_ok=True)
         pyplot.close(figure)
+
+
+def check(out: Path) -> str:
+    """The format of a picture of that name, for those who want to know before long work that it can be drawn.
+
+    Raises:
+        AsrError: matplotlib is not installed, or it writes no such format.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise AsrError("pictures need matplotlib: pip install 'asr-ctc[quickstart]'") from error
+    matplotlib.use("Agg")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kind, known = out.suffix[1:].lower(), FigureCanvasBase.get_supported_filetypes()
+    if kind not in known:
+        raise AsrError(f"{out}: the name of a picture ends in its format: .png, .svg, .pdf, .jpg")
+    return kind
 
 
 def _draw_spectrogram(axis: Any, extractor: FeatureExtractor, wave_n: Any, duration_s: float) -> None:

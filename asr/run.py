@@ -94,7 +94,12 @@ class RunFolder:
         if not path.exists():
             write_json(path, environment)
             return
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            log.warning("%s is damaged; written anew", path)
+            write_json(path, environment)
+            return
         for key in sorted(set(before) | set(environment)):
             if before.get(key) != environment.get(key) and key not in ("dirty", "platform"):
                 log.warning("resumed with another %s: %s, before %s", key, environment.get(key), before.get(key))

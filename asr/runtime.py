@@ -34,8 +34,9 @@ def find_device(name: str) -> torch.device:
         raise ConfigError(f"device '{name}': only cpu and cuda are supported", key="train.device")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device '{name}': no CUDA device is available here; use cpu or auto", key="train.device")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device '{name}': there are only {torch.cuda.device_count()} here", key="train.device")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        have = "is only 1 CUDA device" if count == 1 else f"are only {count} CUDA devices"
+        raise ConfigError(f"device '{name}': there {have} here", key="train.device")
     return device
 
 

@@ -37,13 +37,13 @@ from asr.checkpoint import (
 from asr.config import OptimConfig, RunConfig
 from asr.ctc import ctc_loss
 from asr.decode.greedy import greedy
-from asr.errors import AsrError, CheckpointError, TrainingError
+from asr.errors import AsrError, CheckpointError, DataError, TrainingError
 from asr.infer import all_log_probs
 from asr.manifest import Manifest
 from asr.run import RunFolder
 from asr.runtime import autocast, environment, find_device, find_precision, stable_seed, use_threads
 from asr.text import CharTokenizer, normalize
-from asr.watchdog import Health, diagnosis, health
+from asr.watchdog import Health, cases_differ, diagnosis, health
 from asr.wer import Score, score
 
 log = logging.getLogger(__name__)
@@ -158,6 +158,10 @@ class Trainer:
         self.model: AcousticModel = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
         self.data = TrainingData(train_set, tokenizer, self.model.extractor, self.model.network, cfg)
         self.dev_targets = targets_of(dev_set, tokenizer, cfg.text.normalization)
+        if not any(self.dev_targets):
+            raise DataError("has no words to validate on: every text is empty", dev_set.path)
+        train_texts, dev_texts = ([normalize(u.text, cfg.text.normalization) for u in s] for s in (train_set, dev_set))
+        self.lost_case = cases_differ(train_texts, dev_texts)
         self.dev_features: list[Any] | None = None
         self.model.network.to(self.device)
         self.network = self.model.network
@@ -293,7 +297,8 @@ class Trainer:
         p = self.progress
         raw = self._average_in()
         result, now = self._timed("validate", self._score_dev)
-        wer, cer = result.wer.rate or 0.0, result.cer.rate or 0.0
+        wer, cer = result.wer.rate, result.cer.rate
+        assert wer is not None and cer is not None  # the dev set has words
         p.best = sorted([*p.best, (wer, cer, p.epoch)], key=lambda row: (row[0], row[1], row[2]))
         p.validations_since_best = 0 if p.best[0][2] == p.epoch else p.validations_since_best + 1
         sample = min(result.per_utterance, key=lambda u: stable_seed("sample", u.id))
@@ -303,7 +308,9 @@ class Trainer:
             " (best)" if p.validations_since_best == 0 else "",
         )  # fmt: skip
         log.info("  %s: '%s' for '%s'", sample.id, sample.hypothesis, sample.reference)
-        warning = diagnosis(now, step=p.step, total_steps=total_steps, lr=lr, losses_nats=p.epoch_losses_nats)
+        warning = diagnosis(
+            now, step=p.step, total_steps=total_steps, lr=lr, losses_nats=p.epoch_losses_nats, lost_case=self.lost_case
+        )
         if warning:
             log.warning("%s", warning)
         self.run.add_metrics(
@@ -312,7 +319,7 @@ class Trainer:
             seconds=round(p.seconds, 2),
         )  # fmt: skip
         watch({"epochs": self.cfg.train.epochs, "epoch": float(p.epoch), "wer": wer, "audio_s": self.audio_s})
-        self._timed("save", lambda: self._keep_best(result))
+        self._save(lambda: self._keep_best(result))
         self._average_out(raw)
 
     def _score_dev(self) -> tuple[Score, Health]:
@@ -371,8 +378,11 @@ class Trainer:
             tensors |= {f"average.{k}": v.detach().cpu() for k, v in self.average.items()}
             save_state(self.run.checkpoints, self.progress.step, tensors, vars(self.progress))
 
+        self._save(save)
+
+    def _save(self, work: Callable[[], None]) -> None:
         try:
-            self._timed("save", save)
+            self._timed("save", work)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; then: asr train --resume {self.run.path}") from error
 
@@ -409,6 +419,8 @@ class Trainer:
         )  # fmt: skip
         for line in self.data.summary():
             log.info("%s", line)
+        if self.lost_case:
+            log.warning("the dev text is in another letter case than the training text; set text.normalization")
         if p.done:
             log.info("this run is complete: nothing left to train")
         elif p.step:

@@ -6,7 +6,8 @@ the same as a model that will never learn; what tells them apart is how long it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,14 @@ def health(log_probs: Sequence[LogProbs], num_emitted: int, num_reference: int) 
     return Health(blanks / max(1, steps), num_emitted / tokens, steps / tokens)
 
 
+def cases_differ(train_texts: Iterable[str], dev_texts: Iterable[str]) -> bool:
+    """Whether most letters of the dev text occur in the training text mainly in the other case."""
+    train, dev = Counter("".join(train_texts)), Counter("".join(dev_texts))
+    letters = {c: n for c, n in dev.items() if c.swapcase() != c}
+    lost = sum(n for c, n in letters.items() if train[c.swapcase()] > 10 * train[c])
+    return 2 * lost > sum(letters.values())
+
+
 def diagnosis(
     now: Health, *, step: int, total_steps: int, lr: float, losses_nats: Sequence[float], lost_case: bool = False
 ) -> str | None:
@@ -48,7 +57,7 @@ def diagnosis(
 
     Args:
         losses_nats: mean training loss of each epoch so far.
-        lost_case: the dev text has characters that the training text has only in the other case.
+        lost_case: what ``cases_differ`` says of the texts.
     """
     if now.emitted_ratio >= _NEARLY_NOTHING:
         return None

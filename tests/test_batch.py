@@ -257,7 +257,9 @@ def test_no_limit_on_duration_keeps_the_longest():
 
 
 def test_a_corpus_of_which_nothing_is_left_is_an_error_with_the_first_reason():
-    with pytest.raises(DataError, match=r"train\.jsonl: none of 2 utterances can be trained on; the first: u000000: 30"):
+    with pytest.raises(
+        DataError, match=r"train\.jsonl: none of 2 utterances can be trained on; the first: u000000: 30"
+    ):
         _data(_paper([30.0, 40.0]), tiny_config())
 
 

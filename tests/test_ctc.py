@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from asr.ctc import blank_only_loss, ctc_loss, min_steps
-from asr.text import BLANK_ID
+from asr.ctc import ctc_loss, min_steps
 from tests.reference import ctc_paths
 
 # Float32 sums of a few log-probabilities of size 10: a few times 1e-6.
@@ -137,11 +136,3 @@ def test_half_precision_log_probs_are_summed_in_float32():
     assert loss_b.dtype == torch.float32
     # The inputs are rounded (a step of bf16 near 1.1 is 2^-7); the sum of 400 of them must not be rounded again.
     assert loss_b.item() == pytest.approx(ctc_loss(log_probs_bsv.bfloat16().float(), *args).item(), abs=0)
-
-
-def test_blank_only_loss_is_the_loss_of_no_labels():
-    log_probs_bsv = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
-    num_steps_b = torch.tensor([5, 3])
-    expected = [ctc_paths.loss_nats(log_probs_bsv[i, :n].numpy(), []) for i, n in enumerate(num_steps_b.tolist())]
-    assert blank_only_loss(log_probs_bsv, num_steps_b).tolist() == pytest.approx(expected, **CLOSE)
-    assert BLANK_ID == 0

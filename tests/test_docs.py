@@ -60,7 +60,7 @@ def commands(text: str) -> Iterator[list[str]]:
 def problem(words: list[str]) -> str | None:
     """What the command does not know of a call, or None."""
     node: Any = COMMAND
-    known = {"--help"} | {o for p in node.params for o in p.opts}
+    known = {"-h", "--help"} | {o for p in node.params for o in p.opts}
     for word in words:
         word = word.strip("[].,:")
         if word.startswith("-") and word != "-":
@@ -70,7 +70,7 @@ def problem(words: list[str]) -> str | None:
             if word not in node.commands:
                 return f"no subcommand {word}"
             node = node.commands[word]
-            known = {"--help"} | {o for p in node.params for o in p.opts}
+            known = {"-h", "--help"} | {o for p in node.params for o in p.opts}
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -66,7 +68,7 @@ def test_spans_are_the_runs_of_the_path_in_order(path_s):
         rebuilt[span.start : span.end] = [span.token] * (span.end - span.start)
         end = span.end
     assert rebuilt == path_s
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in itertools.pairwise(spans):
         assert before.token != after.token or before.end < after.start, "equal neighbours have a blank between them"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -77,5 +79,5 @@ def test_batches_are_of_like_length_and_as_full_as_the_limit_allows(lengths, bat
     batches = list(batched([np.zeros((n, 1), np.float32) for n in lengths], 0.01, batch_s))
     in_order = [lengths[i] for batch in batches for i in batch]
     assert in_order == sorted(lengths)
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in itertools.pairwise(batches):
         assert (len(batch) + 1) * lengths[following[0]] * 0.01 > batch_s

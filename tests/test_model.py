@@ -258,6 +258,7 @@ def test_the_front_end_is_plain_torch_on_a_whole_batch():
         x_bcsf = F.batch_norm(x_bcsf, None, None, norm.weight, norm.bias, training=True)
         x_bcsf = x_bcsf.clamp(0, 1.5)
     assert x_bcsf.max() == 1.5, "the clip is reached"
+    assert all(conv.bias is None for conv in front_end.convs), "the norm's shift takes its place"
     expected_bsi = x_bcsf.permute(0, 2, 3, 1).flatten(2)
     ours_bsi, _ = front_end(features_bcsf[:, 0], torch.full((3,), 20))
     torch.testing.assert_close(ours_bsi, expected_bsi, **CLOSE)
@@ -358,6 +359,26 @@ def test_the_hand_written_gru_backward_is_the_numeric_gradient(bidirectional):
 
     inputs = (x_bsi, *(p.detach().clone().requires_grad_() for p in layer.parameters()))
     assert torch.autograd.gradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_gru_gives_the_same_bits_every_time_and_the_same_result_on_any_number_of_threads(norm):
+    """On several threads the directions run at the same time."""
+    results = []
+    for threads in (1, 2, 2):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            network = build("gru", "concat", norm).train()
+            log_probs_bsv, num_steps_b = network(*padded([random_features(12), random_features(6)]))
+            log_probs_bsv[step_mask(num_steps_b, 6)][:, 0].sum().backward()
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+        results.append([log_probs_bsv.detach(), *gradients(network)])
+    for one, two, again in zip(*results, strict=True):
+        assert torch.equal(two, again)
+        torch.testing.assert_close(one, two, atol=1e-5 * max(1.0, one.abs().max().item()), rtol=0)  # other sums
 
 
 @pytest.mark.parametrize("cell", CELLS)

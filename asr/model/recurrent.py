@@ -48,21 +48,21 @@ class Direction(nn.Module):
         if self.cell == "lstm":
             nn.init.ones_(self.bias_g[self.hidden : 2 * self.hidden])  # torch's gate order: input, forget, cell, output
 
-    def prepare(self, x_sbi: Tensor, num_valid: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def prepare(self, x_sbi: Tensor, num_valid: Tensor, gates_wanted: bool) -> tuple[list[Tensor], Tensor | None]:
         """Input and recurrent weights and their biases in torch's order, the norm folded in; and the gates' input.
 
-        Shapes of the gates' input, the normalised projection with its bias: (s, b, g); None where nobody asks for it.
+        The gates' input is the normalised projection with its bias, (s, b, g), where it is wanted, else None.
         """
         w_gi: Tensor = self.w_input_gi
         bias_g: Tensor = self.bias_g
         gates_sbg = None
         if self.norm is not None:
-            projected_sbg = F.linear(x_sbi, w_gi) if self.training else None
-            scale_g, shift_g = self.norm(projected_sbg, num_valid)
+            if gates_wanted:
+                scale_g, shift_g, gates_sbg = self.norm.gates(x_sbi, w_gi, bias_g, num_valid)
+            else:
+                scale_g, shift_g = self.norm.fold(x_sbi, w_gi, num_valid)
             w_gi, bias_g = scale_g[:, None] * w_gi, bias_g + shift_g
-            if projected_sbg is not None and self.cell == "gru":
-                gates_sbg = torch.addcmul(bias_g, projected_sbg, scale_g)
-        elif self.training and self.cell == "gru":
+        elif gates_wanted:
             gates_sbg = F.linear(x_sbi, w_gi, bias_g)
         bias_hidden_g = torch.zeros_like(bias_g) if self.bias_hidden_g is None else self.bias_hidden_g
         return [w_gi, self.w_hidden_gh, bias_g, bias_hidden_g], gates_sbg
@@ -97,13 +97,14 @@ class RecurrentLayer(nn.Module):
             directions.append(self.backward_direction)
             inputs.append(flip_within(x_bsi, reversal_bs))
         inputs = [x.transpose(0, 1).contiguous() for x in inputs]
-        prepared = [d.prepare(x, num_valid) for d, x in zip(directions, inputs, strict=True)]
+        by_hand = self.cell == "gru" and self.training and x_bsi.device.type == "cpu"
+        prepared = [d.prepare(x, num_valid, by_hand) for d, x in zip(directions, inputs, strict=True)]
         weights, gates = [ws for ws, _ in prepared], [g for _, g in prepared]
         if torch.is_autocast_enabled(x_bsi.device.type):
             # By hand, as autocast does not reach into torch's recurrent kernels on every device.
             dtype = torch.get_autocast_dtype(x_bsi.device.type)
             inputs, weights = [x.to(dtype) for x in inputs], [[w.to(dtype) for w in ws] for ws in weights]
-        if self.cell == "gru" and self.training and x_bsi.device.type == "cpu":
+        if by_hand:
             flat = [t for x, ws, g in zip(inputs, weights, gates, strict=True) for t in (x, *ws, g)]
             outs = GruSequences.apply(*flat)  # type: ignore[no-untyped-call]
         else:

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import asr.infer
+from asr import audio
+from asr import manifest as manifests
+from asr.checkpoint import AcousticModel, build_model
+from asr.decode.greedy import greedy
+from asr.errors import DataError
+from asr.evaluate import evaluate
+from asr.manifest import Manifest
+from asr.text import CharTokenizer, normalize
+from asr.wer import score
+from tests.builders import ALPHABET, build_corpus, tiny_config, write_wav
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return manifests.read(build_corpus(tmp_path_factory.mktemp("corpus"), 9, longest=12))
+
+
+@pytest.fixture(scope="module")
+def model() -> AcousticModel:
+    """Untrained, with an output that leans away from blank: transcripts are wrong, but not empty and not all alike."""
+    cfg = tiny_config("text.normalization=lower")
+    torch.manual_seed(3)
+    model = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, CharTokenizer(tuple(sorted(ALPHABET))))
+    with torch.no_grad():
+        model.network.output.weight.mul_(20)
+    model.network.eval()
+    return model
+
+
+def _alone(model: AcousticModel, manifest: Manifest) -> list[tuple[str, str, str]]:
+    """Each utterance by itself, step by step, without batch, padding or the library's loader."""
+    rows = []
+    for utterance in manifest:
+        wave_n, rate = audio.load(manifest.path.parent / utterance.audio_path)
+        assert rate == 16000
+        features_btf, num_frames_b = model.extractor(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
+        with torch.no_grad():
+            log_probs_bsv, num_steps_b = model.network(features_btf, num_frames_b)
+        assert log_probs_bsv.shape[1] == int(num_steps_b[0])
+        text = greedy(log_probs_bsv[0].numpy(), model.tokenizer).text
+        rows.append((utterance.id, normalize(utterance.text, "lower"), " ".join(text.split())))
+    return rows
+
+
+def test_evaluate_is_the_pipeline_made_by_hand(corpus, model):
+    upper = Manifest(corpus.path, [replace(u, text=u.text.upper()) for u in corpus])
+    expected = score(_alone(model, corpus))
+    assert len({u.hypothesis for u in expected.per_utterance}) > 1, "the transcripts must differ to be worth comparing"
+    for manifest in (corpus, upper):  # the model's normalisation makes them the same
+        result = evaluate(model, manifest)
+        assert result.score == expected
+        assert result.failed == {}
+        assert result.audio_s == pytest.approx(corpus.duration_s)
+        assert result.seconds > 0 and result.rtf == pytest.approx(result.seconds / result.audio_s)
+
+
+@pytest.mark.parametrize("batch_s", [0.001, 2.0, 1000.0])
+def test_transcripts_do_not_depend_on_the_size_of_batches(corpus, model, monkeypatch, batch_s):
+    expected = evaluate(model, corpus).score
+    monkeypatch.setattr(asr.infer.batched, "__defaults__", (batch_s,))
+    sizes: list[float] = []
+    assert evaluate(model, corpus, sizes.append).score == expected
+    assert len(sizes) == 9 if batch_s < 1 else 1 <= len(sizes) < 9
+    assert sum(sizes) == pytest.approx(corpus.duration_s)
+
+
+def test_transcripts_do_not_depend_on_order_or_company(corpus, model):
+    whole = {u.id: u for u in evaluate(model, corpus).score.per_utterance}
+    backwards = evaluate(model, Manifest(corpus.path, corpus.utterances[::-1])).score.per_utterance
+    assert [u.id for u in backwards] == [u.id for u in corpus.utterances[::-1]]
+    assert all(u == whole[u.id] for u in backwards)
+    (alone,) = evaluate(model, Manifest(corpus.path, corpus.utterances[4:5])).score.per_utterance
+    assert alone == whole[alone.id]
+
+
+def test_unreadable_audio_is_named_with_its_reason_and_the_rest_is_scored(corpus, model, tmp_path):
+    shutil.copytree(corpus.path.parent, tmp_path / "c")
+    manifest = manifests.read(tmp_path / "c" / "train.jsonl")
+    rows = manifest.utterances
+    paths = [manifest.audio_path(u) for u in rows[:4]]
+    paths[0].unlink()
+    paths[1].write_bytes(b"")
+    paths[2].write_bytes(paths[2].read_bytes()[:2000])
+    write_wav(paths[3], np.zeros(4000, np.float32), 8000)
+    result = evaluate(model, manifest)
+    assert set(result.failed) == {u.id for u in rows[:4]}
+    reasons = ("no such file", "the file is empty", "truncated", "")
+    for utterance, path, reason in zip(rows[:4], paths, reasons, strict=True):
+        line = result.failed[utterance.id]
+        assert line.startswith(f"utt '{utterance.id}': {path}: ") and reason in line and "\n" not in line
+    assert result.score.utterances == 5
+    assert [u.id for u in result.score.per_utterance] == [u.id for u in rows[4:]]
+    assert result.score == evaluate(model, Manifest(corpus.path, corpus.utterances[4:])).score
+    assert result.audio_s == pytest.approx(sum(u.duration_s for u in rows[4:]))
+
+
+def test_a_manifest_of_which_nothing_can_be_read_is_an_error_with_the_first_reason(corpus, model, tmp_path):
+    manifest = Manifest(tmp_path / "gone.jsonl", corpus.utterances)
+    with pytest.raises(
+        DataError, match=r"gone\.jsonl: no utterance could be read; the first: utt 'train-0000': .*no such"
+    ):
+        evaluate(model, manifest)
+
+
+def test_json_has_the_keys_that_are_promised(corpus, model):
+    result = evaluate(model, corpus)
+    row = json.loads(json.dumps(result.to_json("runs/x/best"), allow_nan=False))
+    assert set(row) == {
+        "wer", "cer", "utterances", "failed", "audio_s", "rtf", "decoder", "lm", "normalization", "model", "commit",
+    }  # fmt: skip
+    counts = {"rate", "low", "high", "substitutions", "deletions", "insertions"}
+    assert set(row["wer"]) == counts | {"reference_words"}
+    assert set(row["cer"]) == counts | {"reference_characters"}
+    assert row["wer"]["low"] <= row["wer"]["rate"] <= row["wer"]["high"]
+    assert (row["utterances"], row["failed"], row["decoder"], row["lm"]) == (9, {}, "greedy", None)
+    assert (row["normalization"], row["model"]) == ("lower", "runs/x/best")
+    assert row["audio_s"] == pytest.approx(corpus.duration_s, abs=1e-3)
+
+
+def test_evaluation_changes_neither_weights_nor_running_statistics(corpus, model):
+    before = {k: v.clone() for k, v in model.network.state_dict().items()}
+    evaluate(model, corpus)
+    assert all(torch.equal(v, before[k]) for k, v in model.network.state_dict().items())
+    assert not model.network.training
+
+
+def test_another_rate_is_resampled_where_the_model_says_so(corpus, model, tmp_path):
+    at_8k = manifests.read(build_corpus(tmp_path, 3, rate_hz=8000))
+    with pytest.raises(DataError, match="8000 Hz audio, the model wants 16000 Hz"):
+        evaluate(model, at_8k)
+    resampling = replace(model, audio=model.audio.model_copy(update={"resample": True}))
+    assert evaluate(resampling, at_8k).score.utterances == 3
+
+
+def test_a_path_may_be_absolute(corpus, model, tmp_path):
+    rows = [replace(u, audio_path=str(Path(corpus.audio_path(u)).resolve())) for u in corpus]
+    assert evaluate(model, Manifest(tmp_path / "m.jsonl", rows)).score == evaluate(model, corpus).score
