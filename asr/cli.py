@@ -201,6 +201,7 @@ def evaluate(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A JSON Lines manifest with the references.")],
     hypotheses: Annotated[Path | None, typer.Option(help="Write one JSON line an utterance here.")] = None,
     as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a row for a RESULTS.md table.")] = False,
     resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -212,6 +213,7 @@ def evaluate(
     if hypotheses is not None:
         _check_target(hypotheses)
     recognizer = _recognizer(model, device, threads, resample)
+    from asr.evaluate import MARKDOWN_HEADER, markdown_row
     from asr.evaluate import evaluate as measure
     from asr.wer import format_score
 
@@ -220,6 +222,8 @@ def evaluate(
     # The result first: it must not be lost when the file cannot be written.
     if as_json:
         _print_json(result.to_json(str(model)))
+    elif markdown:
+        _print(f"{MARKDOWN_HEADER}\n{markdown_row(recognizer.model, result)}")
     else:
         _print(format_score(result.score))
         minutes = result.audio_s / 60

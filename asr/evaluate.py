@@ -60,25 +60,47 @@ def evaluate(
         DataError: not one utterance could be transcribed.
     """
     began = time.perf_counter()
-    features, rows, failed = [], [], {}
-    for utterance in manifest:
-        try:
-            wave_n = load_wave(manifest, utterance, model.audio.sample_rate_hz, model.audio.resample)
-        except DataError as error:
-            failed[utterance.id] = str(error)
-            continue
-        features.append(extract(model.extractor, wave_n))
-        rows.append(utterance)
-    if not rows:
-        raise DataError(f"no utterance could be read; the first: {next(iter(failed.values()))}", manifest.path)
-    texts = [""] * len(rows)
-    for indexes in batched(features, model.extractor.cfg.hop_s):
-        for i, one_sv in zip(indexes, log_probs(model, [features[i] for i in indexes]), strict=True):
-            texts[i] = greedy(one_sv, model.tokenizer).text
+    rows, failed = manifest.utterances, {}
+    texts: dict[str, str] = {}
+    # Audio and features are held for one batch at a time: memory does not grow with the manifest.
+    for indexes in batched([u.duration_s for u in rows]):
+        loaded = []
+        for utterance in (rows[i] for i in indexes):
+            try:
+                wave_n = load_wave(manifest, utterance, model.audio.sample_rate_hz, model.audio.resample)
+            except DataError as error:
+                failed[utterance.id] = str(error)
+                continue
+            loaded.append((utterance, extract(model.extractor, wave_n)))
+        for (utterance, _), one_sv in zip(loaded, log_probs(model, [f for _, f in loaded]), strict=True):
+            texts[utterance.id] = " ".join(greedy(one_sv, model.tokenizer).text.split())
         progress(sum(rows[i].duration_s for i in indexes))
+    failed = {u.id: failed[u.id] for u in rows if u.id in failed}
+    if not texts:
+        raise DataError(f"no utterance could be read; the first: {next(iter(failed.values()))}", manifest.path)
     seconds = time.perf_counter() - began
     normalization = model.text.normalization
-    scored = score(
-        (u.id, normalize(u.text, normalization), " ".join(text.split())) for u, text in zip(rows, texts, strict=True)
-    )
-    return Evaluation(scored, sum(u.duration_s for u in rows), seconds, normalization, failed)
+    done = [u for u in rows if u.id in texts]
+    scored = score((u.id, normalize(u.text, normalization), texts[u.id]) for u in done)
+    return Evaluation(scored, sum(u.duration_s for u in done), seconds, normalization, failed)
+
+
+#: the columns of ``markdown_row``
+MARKDOWN_HEADER = (
+    "| WER % [95 %] | S / D / I | words | CER % | decoder | LM | parameters | seed | epoch | training | commit |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def markdown_row(model: AcousticModel, result: Evaluation) -> str:
+    """The result as a row of a RESULTS.md table, with what is known of the model's making."""
+    wer, cer, made = result.score.wer, result.score.cer, model.training
+    rates = ["undefined" if r is None else f"{100 * r:.2f}" for r in (wer.rate, wer.low, wer.high, cer.rate)]
+    minutes = f"{made['seconds'] / 60:.1f} min, {made['hardware']}" if "seconds" in made else "unknown"
+    commit_ = f"{(made.get('commit') or 'unknown')[:10]}{' (changed)' if made.get('dirty') else ''}"
+    cells = (
+        f"{rates[0]} [{rates[1]}, {rates[2]}]", f"{wer.substitutions} / {wer.deletions} / {wer.insertions}",
+        wer.reference_length, rates[3], "greedy", "none", f"{model.num_parameters:,}", made.get("seed", "unknown"),
+        made.get("epoch", "unknown"), minutes, commit_,
+    )  # fmt: skip
+    return "| " + " | ".join(map(str, cells)) + " |"

@@ -22,6 +22,8 @@ def log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogPro
 
     Shapes: b times (t, f) -> b times (s, v).
     """
+    if not features:
+        return []
     features_btf, num_frames_b = pad(features)
     model.network.eval()
     with torch.inference_mode():
@@ -30,12 +32,11 @@ def log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogPro
     return [all_bsv[i, :steps] for i, steps in enumerate(num_steps_b.tolist())]
 
 
-def batched(features: Sequence[Features], hop_s: float, batch_s: float = BATCH_S) -> Iterator[list[int]]:
-    """Indexes in batches of like length, none padded beyond ``batch_s`` (one longer utterance goes alone)."""
-    order = sorted(range(len(features)), key=lambda i: len(features[i]))
+def batched(durations_s: Sequence[float], batch_s: float = BATCH_S) -> Iterator[list[int]]:
+    """Indexes in batches of like duration, none padded beyond ``batch_s`` (one longer utterance goes alone)."""
     batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) + 1) * len(features[i]) * hop_s > batch_s:
+    for i in sorted(range(len(durations_s)), key=durations_s.__getitem__):
+        if batch and (len(batch) + 1) * durations_s[i] > batch_s:
             yield batch
             batch = []
         batch.append(i)
@@ -46,7 +47,7 @@ def batched(features: Sequence[Features], hop_s: float, batch_s: float = BATCH_S
 def all_log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogProbs]:
     """Log-probabilities of any number of utterances, in their own order."""
     out: list[LogProbs] = [None] * len(features)  # type: ignore[list-item]
-    for indexes in batched(features, model.extractor.cfg.hop_s):
+    for indexes in batched([len(one_tf) * model.extractor.cfg.hop_s for one_tf in features]):
         for i, one_sv in zip(indexes, log_probs(model, [features[i] for i in indexes]), strict=True):
             out[i] = one_sv
     return out

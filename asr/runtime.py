@@ -92,6 +92,13 @@ def environment(device: torch.device, precision: str, threads: int) -> dict[str,
     }
 
 
+def hardware(device: torch.device, threads: int) -> str:
+    """What the network runs on, in a few words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{threads} threads of {_cpu_name()}"
+
+
 def commit() -> dict[str, Any]:
     """The commit of the checkout this package runs from and whether it has changes; None and None when installed."""
     folder = Path(asr.__file__).resolve().parent.parent

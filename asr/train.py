@@ -41,7 +41,7 @@ from asr.errors import AsrError, CheckpointError, DataError, TrainingError
 from asr.infer import all_log_probs
 from asr.manifest import Manifest
 from asr.run import RunFolder
-from asr.runtime import autocast, environment, find_device, find_precision, stable_seed, use_threads
+from asr.runtime import autocast, commit, environment, find_device, find_precision, hardware, stable_seed, use_threads
 from asr.text import CharTokenizer, normalize
 from asr.watchdog import Health, cases_differ, diagnosis, health
 from asr.wer import Score, score
@@ -347,7 +347,8 @@ class Trainer:
         self.model.training.update(
             epoch=p.epoch, step=p.step, seed=self.cfg.train.seed, train_hours=round(hours, 3),
             longest_s=max(self.data.manifest.utterances[i].duration_s for i in self.data.kept),
-            precision=self.precision, dropped=len(self.data.dropped),
+            precision=self.precision, dropped=len(self.data.dropped), seconds=round(p.seconds, 1),
+            hardware=hardware(self.device, self.threads), **commit(),
         )  # fmt: skip
         results = {"dev": {"wer": result.wer.to_json(), "cer": result.cer.to_json(), "utterances": result.utterances}}
         tensors = model_tensors(self.model)

@@ -132,7 +132,7 @@ class Recognizer:
         loaded = [one for one in group if not isinstance(one, Failure)]
         features = [self._features(wave_n) for _, wave_n, _ in loaded]
         hypotheses: list[Hypothesis] = [Hypothesis("", 0.0, ())] * len(loaded)
-        for indexes in batched(features, self.model.extractor.cfg.hop_s):
+        for indexes in batched([len(one_tf) * self.model.extractor.cfg.hop_s for one_tf in features]):
             for i, one_sv in zip(indexes, log_probs(self.model, [features[i] for i in indexes]), strict=True):
                 hypotheses[i] = greedy(one_sv, self.model.tokenizer)
         done = iter(zip(loaded, hypotheses, strict=True))

@@ -324,6 +324,22 @@ def test_a_full_disk_keeps_the_former_model_whole(folder, monkeypatch, broken):
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
 
 
+def test_a_replacement_that_fails_at_its_second_rename_puts_the_former_model_back(folder, monkeypatch):
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.suffix == ".part":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        _error(lambda: _save(folder, _model(1)), folder, "cannot save: input/output error")
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path

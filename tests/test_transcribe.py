@@ -1,0 +1,229 @@
+"""Recognizer: files in, transcripts out, in order, each by itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import asr.transcribe
+from asr import Recognizer, audio
+from asr.errors import CheckpointError, ConfigError, DataError
+from asr.transcribe import Failure, Transcript, with_resampling
+from tests.builders import noise, sphere_bytes, tones, write_wav
+from tests.models import save_random_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_random_model(tmp_path_factory.mktemp("model") / "m")
+
+
+@pytest.fixture(scope="module")
+def recognizer(folder) -> Recognizer:
+    return Recognizer.load(folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def waves(tmp_path_factory) -> list[Path]:
+    """Utterances of very different durations."""
+    place, rng = tmp_path_factory.mktemp("waves"), np.random.default_rng(0)
+    texts = ("abcd dcba", "a b", "d", "cab cab cab cab cab", "bad")
+    return [write_wav(place / f"{i}.wav", tones(text, rng)) for i, text in enumerate(texts)]
+
+
+def test_the_package_exports_the_recognizer_and_nothing_heavy_before_it_is_asked_for():
+    script = "import sys, asr; assert 'torch' not in sys.modules; from asr import Recognizer; assert Recognizer.load"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert Recognizer is asr.transcribe.Recognizer
+    with pytest.raises(AttributeError, match="no attribute 'Recogniser'"):
+        _ = asr.Recogniser
+
+
+def test_a_recognizer_loads_from_a_model_folder_or_a_run_folder(tmp_path, waves):
+    save_random_model(tmp_path / "run" / "best")
+    from_run = Recognizer.load(tmp_path / "run", "cpu").transcribe(waves[0])
+    assert from_run == Recognizer.load(str(tmp_path / "run" / "best"), "cpu").transcribe(str(waves[0]))
+
+
+def test_what_is_no_model_or_device_is_refused(tmp_path, folder):
+    with pytest.raises(CheckpointError, match="no such model folder or run folder"):
+        Recognizer.load(tmp_path / "none")
+    with pytest.raises(ConfigError, match="unknown device 'gpu'"):
+        Recognizer.load(folder, "gpu")
+
+
+def test_a_transcript_says_what_and_when(recognizer, waves):
+    result = recognizer.transcribe(waves[0])
+    assert result.path == str(waves[0]) and result.resampled_from_hz == 0
+    assert result.duration_s == pytest.approx(audio.info(waves[0]).duration_s)
+    assert result.text and result.text == " ".join(w.word for w in result.words)
+    assert result.log_prob < 0
+    row = result.to_json()
+    assert list(row) == ["path", "text", "duration_s", "log_prob", "words"]
+    assert row["words"][0] == {"word": result.words[0].word, "start": result.words[0].start_s,
+                               "end": result.words[0].end_s}  # fmt: skip
+
+
+def test_word_times_rise_and_stay_inside_the_audio(recognizer, waves):
+    for result in recognizer.transcribe_all(waves):
+        times = [t for w in result.words for t in (w.start_s, w.end_s)]
+        assert times == sorted(times)
+        # 0.5 ms: times are rounded to milliseconds
+        assert 0 <= times[0] and times[-1] <= result.duration_s + 0.0005
+
+
+def test_results_come_in_the_order_of_the_files_whatever_their_lengths(recognizer, waves):
+    for paths in (waves, waves[::-1], [*waves, *waves]):
+        assert [r.path for r in recognizer.transcribe_all(paths)] == [str(p) for p in paths]
+
+
+def test_a_file_gets_the_same_transcript_alone_and_in_a_batch(recognizer, waves):
+    together = list(recognizer.transcribe_all(waves))
+    for path, result in zip(waves, together, strict=True):
+        alone = recognizer.transcribe(path)
+        assert (alone.text, alone.words) == (result.text, result.words)
+        # 1e-4 nats: sums of about 100 float32 log-probabilities, each the same to 1e-6
+        assert alone.log_prob == pytest.approx(result.log_prob, abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_s", [0.01, 0.5, 2.0])
+def test_where_groups_end_changes_nothing(recognizer, waves, monkeypatch, batch_s):
+    paths = [*waves, Path("gone.wav"), *waves]
+    expected = list(recognizer.transcribe_all(paths))
+    monkeypatch.setattr(asr.transcribe, "BATCH_S", batch_s)
+    results = list(recognizer.transcribe_all(paths))
+    assert [(r.path, getattr(r, "text", None)) for r in results] == [
+        (r.path, getattr(r, "text", None)) for r in expected
+    ]
+
+
+def test_groups_bound_what_is_in_memory(recognizer, waves, monkeypatch):
+    monkeypatch.setattr(asr.transcribe, "BATCH_S", 0.01)
+    taken = []
+    results = recognizer.transcribe_all(taken.append(path) or path for path in waves)
+    for number in range(1, len(waves) + 1):
+        next(results)
+        assert len(taken) == number
+
+
+def test_no_files_give_no_transcripts(recognizer):
+    assert list(recognizer.transcribe_all([])) == []
+
+
+def unusable(folder: Path) -> dict[str, tuple[Path, str]]:
+    """One file of every kind that cannot be used, and what must be said of it."""
+    good = noise(0.5)
+    files = {
+        "missing": (folder / "missing.wav", "no such file"),
+        "empty": (folder / "empty.wav", "empty (0 bytes)"),
+        "folder": (folder / "folder.wav", "is a folder"),
+        "text": (folder / "text.wav", "not audio that can be read"),
+        "truncated flac": (folder / "cut.flac", "truncated or damaged"),
+        "truncated sphere": (folder / "cut.sph", "truncated"),
+        "no samples": (folder / "none.wav", "no samples"),
+        "nan": (folder / "nan.wav", "sample 100 is not a finite number"),
+        "stereo": (folder / "stereo.wav", "2 channels, expected 1"),
+        "8 kHz": (folder / "8k.wav", "8000 Hz audio, the model wants 16000 Hz; convert it, or use --resample"),
+    }
+    files["empty"][0].touch()
+    files["folder"][0].mkdir()
+    files["text"][0].write_text("these are words, not samples\n" * 50)
+    whole = write_wav(folder / "whole.flac", good)
+    files["truncated flac"][0].write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    files["truncated sphere"][0].write_bytes(sphere_bytes(good)[:5000])
+    write_wav(files["no samples"][0], good[:0])
+    soundfile.write(files["nan"][0], np.where(np.arange(len(good)) == 100, np.nan, good), 16000, subtype="FLOAT")
+    soundfile.write(files["stereo"][0], np.stack([good, good], axis=1), 16000)
+    write_wav(files["8 kHz"][0], good[::2], 8000)
+    return files
+
+
+def test_each_unusable_file_is_a_failure_of_one_line_and_stops_nothing(recognizer, waves, tmp_path):
+    files = unusable(tmp_path)
+    paths = [p for path, _ in files.values() for p in (path, waves[0])]
+    results = list(recognizer.transcribe_all(paths))
+    assert [r.path for r in results] == [str(p) for p in paths]
+    expected = recognizer.transcribe(waves[0])
+    for (kind, (path, what)), failed, done in zip(files.items(), results[::2], results[1::2], strict=True):
+        assert isinstance(failed, Failure), kind
+        assert failed.why.startswith(f"{path}: ") and what in failed.why and "\n" not in failed.why, kind
+        assert isinstance(done, Transcript) and done.text == expected.text, kind
+
+
+def test_one_unusable_file_alone_is_an_error(recognizer, tmp_path):
+    for path, what in unusable(tmp_path).values():
+        with pytest.raises(DataError) as error:
+            recognizer.transcribe(path)
+        assert what in str(error.value)
+
+
+@pytest.mark.parametrize("samples", [1, 10, 320])
+def test_a_clip_shorter_than_a_window_is_transcribed(recognizer, tmp_path, samples):
+    result = recognizer.transcribe(write_wav(tmp_path / "a.wav", noise(1.0)[:samples]))
+    assert result.duration_s == samples / 16000
+    assert all(w.end_s <= result.duration_s + 0.0005 for w in result.words)
+
+
+def test_silence_is_transcribed(recognizer, tmp_path):
+    assert isinstance(recognizer.transcribe(write_wav(tmp_path / "a.wav", np.zeros(8000, np.float32))), Transcript)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".sph"])
+def test_every_format_is_transcribed(recognizer, tmp_path, suffix):
+    wave, path = tones("abcd dcba", np.random.default_rng(0)), tmp_path / f"a{suffix}"
+    if suffix == ".sph":
+        path.write_bytes(sphere_bytes(wave))
+    else:
+        soundfile.write(path, wave, 16000)
+    result = recognizer.transcribe(path)
+    assert result.text
+    # 0.15 s: MP3 pads its start and end with up to two frames of 36 ms each
+    assert result.duration_s == pytest.approx(len(wave) / 16000, abs=0.15)
+
+
+def test_another_rate_is_resampled_only_when_asked_and_then_it_is_said(recognizer, tmp_path):
+    path = write_wav(tmp_path / "8k.wav", tones("abcd", np.random.default_rng(0), 8000), 8000)
+    assert isinstance(next(recognizer.transcribe_all([path])), Failure)
+    asked = Recognizer(with_resampling(recognizer.model))
+    result = asked.transcribe(path)
+    assert result.resampled_from_hz == 8000
+    assert result.duration_s == pytest.approx(audio.info(path).duration_s, abs=1 / 8000)
+    assert not recognizer.model.audio.resample
+
+
+@pytest.mark.parametrize("name", ["new\nline\ttab.wav", "-dash.wav", "dollar $x$ é.wav", " .wav"])
+def test_a_strange_name_is_kept(recognizer, tmp_path, name):
+    path = write_wav(tmp_path / "a.wav").rename(tmp_path / name)
+    assert recognizer.transcribe(path).path == str(path)
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file names are Unicode there")
+def test_a_name_that_is_not_utf8_is_kept(recognizer, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    write_wav(tmp_path / "a.wav").rename(path)
+    (result,) = recognizer.transcribe_all([path])
+    assert isinstance(result, Transcript) and result.path == str(path)
+
+
+def test_log_probs_are_what_the_transcript_is_read_from(recognizer, waves):
+    wave, from_hz = recognizer.load_wave(waves[0])
+    log_probs_sv = recognizer.log_probs(wave)
+    assert from_hz == 0 and log_probs_sv.shape[1] == recognizer.model.tokenizer.vocabulary_size
+    best = float(log_probs_sv.max(axis=1).sum(dtype=np.float64))
+    assert best == pytest.approx(recognizer.transcribe(waves[0]).log_prob, abs=1e-4)
+
+
+def test_loading_the_recognizer_imports_no_training_or_drawing_code():
+    script = (
+        "import sys, asr.transcribe\n"
+        "heavy = {'matplotlib', 'tensorboard', 'sklearn', 'librosa', 'numba', 'scipy', 'jiwer'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
