@@ -170,6 +170,8 @@ class Trainer:
         )
         self.average: dict[str, Tensor] = {}
         self.progress = Progress()
+        #: the commit that this process runs, asked for now: the checkout may change while it trains
+        self.source = commit()
         self.phases_s: dict[str, float] = {}
         self.audio_s = 0.0
         self.stop = False
@@ -348,7 +350,7 @@ class Trainer:
             epoch=p.epoch, step=p.step, seed=self.cfg.train.seed, train_hours=round(hours, 3),
             longest_s=max(self.data.manifest.utterances[i].duration_s for i in self.data.kept),
             precision=self.precision, dropped=len(self.data.dropped), seconds=round(p.seconds, 1),
-            hardware=hardware(self.device, self.threads), **commit(),
+            hardware=hardware(self.device, self.threads), **self.source,
         )  # fmt: skip
         results = {"dev": {"wer": result.wer.to_json(), "cer": result.cer.to_json(), "utterances": result.utterances}}
         tensors = model_tensors(self.model)

@@ -1,0 +1,566 @@
+"""The ``asr`` command: exit codes, what goes to stdout and what to stderr, one line for every mistake.
+
+Most tests call the entry point in this process; those about pipes, closed streams and signals start another one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import asr
+import asr.evaluate
+from asr import config as configs
+from asr.cli import run
+from tests.builders import build_corpus, noise, sine, tiny_config, write_wav
+from tests.models import save_random_model
+
+COMMANDS = ("recipes", "prepare", "train", "evaluate", "transcribe", "score", "info")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="descriptors and signals of POSIX")
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line of a command that refused to start."""
+        assert self.code == 2 and self.out == ""
+        assert self.err.startswith("asr") and self.err.count("\n") == 1
+        return self.err.rstrip("\n")
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """The command, run in this process, which it leaves as it was."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+    library, root = logging.getLogger("asr"), logging.getLogger()
+    level, root_level, handlers, threads = library.level, root.level, root.handlers[:], torch.get_num_threads()
+
+    def call(*args: object) -> Result:
+        # A handler of an earlier call would hold its stream.
+        root.handlers[:] = [h for h in root.handlers if h in handlers]
+        monkeypatch.setattr(sys, "argv", ["asr", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            run()
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return Result(end.value.code, out, err)
+
+    yield call
+    library.setLevel(level)
+    root.setLevel(root_level)
+    root.handlers[:] = handlers
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_random_model(tmp_path_factory.mktemp("model") / "m")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    build_corpus(folder, 8, seed=1)
+    build_corpus(folder, 4, seed=2, name="dev")
+    return folder
+
+
+@pytest.fixture
+def wav(tmp_path) -> Path:
+    return write_wav(tmp_path / "good.wav", noise(0.7))
+
+
+def one_device(*args: object) -> list[object]:
+    return [*args, "--device", "cpu", "--threads", 1]
+
+
+# --- help, version, usage ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_is_a_result(command, option, name):
+    result = command(*([name] if name else []), option)
+    assert result.code == 0 and result.err == ""
+    assert result.out.startswith(f"Usage: asr {name}".rstrip())
+
+
+def test_the_version_is_printed(command):
+    assert command("--version") == Result(0, asr.__version__ + "\n", "")
+
+
+def test_alone_it_shows_what_it_can_do_and_fails(command):
+    result = command()
+    assert result.code == 2 and result.out == ""
+    assert all(name in result.err for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("transcrib x", "asr: no such command 'transcrib'. Did you mean 'transcribe'? ('asr --help' shows"),
+        ("transcribe", "asr transcribe: missing argument 'MODEL' ('asr transcribe --help' shows"),
+        ("transcribe m", "missing argument 'FILE...'"),
+        ("transcribe m a.wav --resampel", "no such option: --resampel (Possible options: --resample)"),
+        ("transcribe m a.wav --threads 0", "invalid value for '--threads': Input should be greater than or equal to 1"),
+        ("transcribe m a.wav --threads 99999", "'--threads': Input should be less than or equal to 1024"),
+        ("transcribe m a.wav --threads two", "'--threads': Input should be a valid integer"),
+        ("transcribe m a.wav --picture", "option '--picture' requires an argument"),
+        ("--json recipes", "no such option: --json"),
+        ("recipes an4", "unexpected extra argument(s) (an4)"),
+        ("prepare an4", "missing option '--out'"),
+        ("info \x1b[31m --red\n", "no such option: --red"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_one_line_with_the_next_step(command, args, said):
+    assert said in command(*args.split(" ")).error
+
+
+# --- the user's mistakes, by subcommand -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("prepare an5 --out x", "asr: no recipe 'an5' (known: an4, digits); did you mean 'an4'?"),
+        ("info an4/defalt", "did you mean 'an4/default'?"),
+        ("info {tmp}/none.jsonl", "none.jsonl: cannot read the manifest: no such file"),
+        ("score {tmp}/none {tmp}/none", "none: cannot read the texts: no such file"),
+        ("evaluate {tmp}/none {tmp}/none", "none: cannot read the manifest: no such file"),
+        ("evaluate {model} {tmp}", "cannot read the manifest: is a directory"),
+        ("transcribe {tmp}/none a.wav", "none: no such model folder or run folder"),
+        ("transcribe {tmp} a.wav", "is not a model folder: model.safetensors, config.json, tokenizer.json missing"),
+        ("transcribe {model} a.wav --device gpu", "unknown device 'gpu' (auto, cpu, cuda, cuda:1)"),
+        ("transcribe {model} a.wav --device meta", "device 'meta': only cpu and cuda are supported"),
+        ("transcribe {model} a.wav --device cpu --picture {tmp}/p.txt", "p.txt: "),
+        ("train", "train needs CONFIG, --data DIR and --out RUN; or --resume RUN"),
+        ("train an4/smok --data {tmp} --out {tmp}/r", "did you mean 'an4/smoke'?"),
+        ("train an4 --data {tmp} --out {tmp}/r", "train.jsonl: cannot read the manifest: no such file"),
+        ("train an4 --data {tmp} --out {tmp}/r --set optim.learning=1", "unknown key 'optim.learning'"),
+        ("train an4 --data {tmp} --out {tmp}/r --set optim.lr", "expected key=value"),
+        ("train --resume {tmp}", "not a run folder (no config.yaml)"),
+        ("train an4 --resume {tmp} --out {tmp}/r --set a=b", "leave out CONFIG, --out, --set"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(command, model, tmp_path, args, said):
+    line = command(*args.format(tmp=tmp_path, model=model).split()).error
+    assert said in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_unexpected_error_of_the_system_is_one_line(command, tmp_path):
+    assert command("info", "a" * 300).error.endswith("file name too long")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_model_with_a_damaged_file_is_refused_by_its_name(command, tmp_path, wav, name):
+    folder = save_random_model(tmp_path / "m")
+    content = (folder / name).read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"\xff\xfe garbage"):
+        (folder / name).write_bytes(damaged)
+        assert name in command(*one_device("transcribe", folder, wav)).error
+    (folder / name).unlink()
+    assert f"{name} missing" in command(*one_device("transcribe", folder, wav)).error
+
+
+def test_a_foreign_model_is_refused(command, tmp_path, wav):
+    folder, other = save_random_model(tmp_path / "m"), save_random_model(tmp_path / "n", "model.hidden=8")
+    (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+    assert "has shape" in command(*one_device("transcribe", folder, wav)).error
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{bad", "dev.jsonl:3: not valid JSON"),
+        ('{"id": "dev-0000", "audio_path": "a.wav", "duration_s": 1, "text": "a"}', "duplicate id 'dev-0000'"),
+        ('{"id": "x", "audio_path": "a.wav", "duration_s": 1, "txt": "a"}', "dev.jsonl:3: missing field 'text'"),
+    ],
+)
+def test_a_manifest_with_a_bad_line_is_refused_by_its_number(command, corpus, model, tmp_path, line, said):
+    rows = (corpus / "dev.jsonl").read_text().splitlines()
+    (tmp_path / "dev.jsonl").write_text("\n".join([*rows[:2], line, *rows[3:]]))
+    assert said in command(*one_device("evaluate", model, tmp_path / "dev.jsonl")).error
+    assert said in command("info", tmp_path / "dev.jsonl").error
+
+
+# --- transcribe -------------------------------------------------------------------------------------------------------
+
+
+def test_one_file_gives_its_text_and_nothing_else(command, model, wav):
+    result = command(*one_device("transcribe", model, wav))
+    assert (result.code, result.err) == (0, "")
+    assert result.out.count("\n") == 1 and result.out.strip()
+
+
+def test_several_files_give_name_and_text_in_order_and_a_bad_one_stops_nothing(command, model, wav, tmp_path):
+    other, text = write_wav(tmp_path / "other.wav"), tmp_path / "text.wav"
+    text.write_text("not audio")
+    result = command(*one_device("transcribe", model, wav, text, other, wav, tmp_path / "none.wav"))
+    assert result.code == 1
+    rows = [line.split("\t") for line in result.out.splitlines()]
+    assert [name for name, _ in rows] == [str(wav), str(other), str(wav)]
+    assert rows[0] == rows[2]
+    head, *failed = result.err.splitlines()
+    assert head == "asr: 2 failed:"
+    assert failed[0].startswith(f"  {text}: not audio") and failed[1].startswith(f"  {tmp_path / 'none.wav'}: ")
+
+
+def test_a_json_result_is_one_document_also_when_files_fail(command, model, wav, tmp_path):
+    result = command(*one_device("transcribe", model, wav, tmp_path / "none.wav", "--json"))
+    assert result.code == 1 and "none.wav" in result.err
+    document = json.loads(result.out)
+    assert set(document) == {"transcripts", "failed", "model"}
+    assert [t["path"] for t in document["transcripts"]] == [str(wav)]
+    assert list(document["failed"]) == [str(tmp_path / "none.wav")]
+    assert set(document["transcripts"][0]["words"][0]) == {"word", "start", "end"}
+
+
+def test_resampling_is_refused_unless_asked_and_then_said_on_stderr(command, model, tmp_path):
+    path = write_wav(tmp_path / "8k.wav", sine(0.7, rate_hz=8000), 8000)
+    refused = command(*one_device("transcribe", model, path))
+    assert refused.code == 1 and refused.out == "" and "use --resample" in refused.err
+    asked = command(*one_device("transcribe", model, path, "--resample"))
+    assert asked.code == 0 and asked.out.count("\n") == 1
+    assert asked.err == f"{path}: resampled from 8000 to 16000 Hz\n"
+
+
+def test_a_name_with_newline_and_tab_stays_on_its_line_and_is_exact_in_json(command, model, wav, tmp_path):
+    path = write_wav(tmp_path / "odd.wav").rename(tmp_path / "a\nb\tc.wav")
+    result = command(*one_device("transcribe", model, path, wav))
+    assert [line.count("\t") for line in result.out.splitlines()] == [1, 1]
+    assert "a\\nb\\tc.wav\t" in result.out
+    as_json = command(*one_device("transcribe", model, path, "--json"))
+    assert json.loads(as_json.out)["transcripts"][0]["path"] == str(path)
+
+
+def test_a_name_after_two_dashes_may_begin_with_one(command, model, wav, monkeypatch):
+    monkeypatch.chdir(wav.parent)
+    wav.rename("-dash.wav")
+    assert command(*one_device("transcribe", model), "--", "-dash.wav").code == 0
+
+
+def test_a_picture_is_drawn_and_named_on_stderr(command, model, wav, tmp_path):
+    pytest.importorskip("matplotlib")
+    result = command(*one_device("transcribe", model, wav, "--picture", tmp_path / "p.png"))
+    assert result.code == 0 and result.err == f"picture: {tmp_path / 'p.png'}\n"
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_prints_rates_and_conditions(command, model, corpus):
+    result = command(*one_device("evaluate", model, corpus / "dev.jsonl"))
+    assert (result.code, result.err) == (0, "")
+    wer, cer, _, last = result.out.splitlines()
+    assert wer.startswith("WER ") and "4 utterances" in wer and cer.startswith("CER ")
+    assert "real-time factor" in last and "greedy, no LM" in last
+
+
+def test_evaluation_as_json_has_the_documented_keys(command, model, corpus):
+    result = command(*one_device("evaluate", model, corpus / "dev.jsonl", "--json"))
+    document = json.loads(result.out)
+    assert {"wer", "cer", "utterances", "audio_s", "rtf", "decoder", "lm", "normalization", "model", "commit"} <= set(
+        document
+    )
+    assert {"rate", "low", "high", "substitutions", "deletions", "insertions", "reference_words"} <= set(
+        document["wer"]
+    )
+    assert document["model"] == str(model) and document["failed"] == {}
+
+
+def test_hypotheses_are_one_line_an_utterance_and_score_to_the_same_rate(command, model, corpus, tmp_path):
+    path = tmp_path / "new" / "h.jsonl"
+    measured = command(*one_device("evaluate", model, corpus / "dev.jsonl", "--hypotheses", path, "--json"))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 4
+    assert list(rows[0]) == ["id", "reference", "hypothesis", "substitutions", "deletions", "insertions"]
+    scored = command("score", corpus / "dev.jsonl", path, "--json")
+    assert scored.code == 0
+    assert json.loads(scored.out)["wer"] == json.loads(measured.out)["wer"]
+
+
+def test_unknown_characters_in_references_count_as_errors(command, model, corpus, tmp_path):
+    rows = [json.loads(line) for line in (corpus / "dev.jsonl").read_text().splitlines()]
+    for row in rows:
+        row |= {"text": "Ω ü 12", "audio_path": str(corpus / row["audio_path"])}
+    rows[0]["text"] = ""
+    (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    result = command(*one_device("evaluate", model, tmp_path / "dev.jsonl", "--json"))
+    assert result.code == 0
+    assert json.loads(result.out)["wer"]["reference_words"] == 9
+
+
+def test_an_utterance_without_audio_is_named_and_the_rest_is_scored(command, model, corpus, tmp_path):
+    text = (corpus / "dev.jsonl").read_text().replace("wav/", f"{corpus}/wav/").replace("dev-0001.wav", "gone.wav")
+    (tmp_path / "dev.jsonl").write_text(text)
+    result = command(*one_device("evaluate", model, tmp_path / "dev.jsonl"))
+    assert result.code == 1 and "3 utterances" in result.out
+    assert result.err.startswith("asr: 1 failed:\n  utt 'dev-0001': ") and "gone.wav" in result.err
+    (tmp_path / "dev.jsonl").write_text(text.replace(".wav", ".none"))
+    assert "no utterance could be read" in command(*one_device("evaluate", model, tmp_path / "dev.jsonl")).error
+
+
+def test_a_place_for_hypotheses_that_cannot_be_written_is_refused_before_the_work(
+    command, model, corpus, wav, monkeypatch
+):
+    monkeypatch.setattr(asr.evaluate, "evaluate", lambda *_: pytest.fail("has begun"))
+    for path, said in ((wav.parent, "is a folder, expected a file"), (wav / "h.jsonl", "cannot write")):
+        assert said in command(*one_device("evaluate", model, corpus / "dev.jsonl", "--hypotheses", path)).error
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+def test_a_full_disk_under_the_hypotheses_loses_no_result_and_no_device(command, model, corpus):
+    result = command(*one_device("evaluate", model, corpus / "dev.jsonl", "--hypotheses", "/dev/full"))
+    assert result.code == 2 and "WER" in result.out
+    assert result.err == "asr: /dev/full: cannot write: no space left on device\n"
+    assert Path("/dev/full").is_char_device()
+
+
+def test_a_failed_write_leaves_the_older_hypotheses(command, model, corpus, tmp_path, monkeypatch):
+    path = tmp_path / "h.jsonl"
+    path.write_text("old")
+
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    result = command(*one_device("evaluate", model, corpus / "dev.jsonl", "--hypotheses", path))
+    assert result.code == 2 and "no space left on device" in result.err
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["h.jsonl"]
+
+
+def test_an_interrupted_evaluation_says_so_and_writes_nothing(command, model, corpus, tmp_path, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asr.evaluate, "evaluate", interrupt)
+    result = command(*one_device("evaluate", model, corpus / "dev.jsonl", "--hypotheses", tmp_path / "h.jsonl"))
+    assert result == Result(130, "", "asr: interrupted\n")
+    assert not list(tmp_path.iterdir())
+
+
+# --- score, info, recipes, prepare ------------------------------------------------------------------------------------
+
+
+def test_score_names_the_ids_of_one_side_and_exits_with_1(command, tmp_path):
+    (tmp_path / "r").write_text("a one two\nb three\n")
+    (tmp_path / "h").write_text("a one too\nc x\n")
+    result = command("score", tmp_path / "r", tmp_path / "h")
+    assert result.code == 1 and result.out.startswith("WER 50.00 %")
+    assert result.err.splitlines() == [
+        f"asr: {tmp_path / 'h'}: no hypothesis for 1 of the ids, which are not scored: b",
+        f"asr: {tmp_path / 'r'}: no reference for 1 of the ids, which are not scored: c",
+    ]
+    document = json.loads(command("score", tmp_path / "r", tmp_path / "h", "--json").out)
+    assert document["missing_hypothesis"] == ["b"] and document["missing_reference"] == ["c"]
+
+
+def test_info_is_for_people_or_one_json_document(command, model):
+    for_people = command("info", model)
+    assert for_people.code == 0 and for_people.out.startswith("model\n")
+    document = json.loads(command("info", model, "--json").out)
+    assert document["kind"] == "model" and f"  parameters          {document['parameters']}" in for_people.out
+
+
+def test_recipes_are_a_table_or_one_json_document(command):
+    assert [line.split()[0] for line in command("recipes").out.splitlines()] == ["recipe", "an4", "digits"]
+    document = json.loads(command("recipes", "--json").out)
+    assert [recipe["name"] for recipe in document] == ["an4", "digits"]
+    assert "smoke" in document[0]["configs"]
+
+
+RECIPE = """
+import sys, time
+from pathlib import Path
+from asr.manifest import Utterance
+from asr.prepare import Recipe, write_splits
+
+def prepare(out, archive):
+    {body}
+    rows = [Utterance("a", "a.wav", 1.0, "one"), Utterance("b", "b.wav", 2.0, "two")]
+    return write_splits(out, {{"train": rows}}, {{"c": "no transcript"}})
+
+RECIPE = Recipe("mine", "My corpus", 0.1, 16000, "CC0", "https://example.org", prepare)
+"""
+
+
+def own_recipe(folder: Path, body: str = "pass") -> Path:
+    folder.mkdir()
+    (folder / "recipe.py").write_text(RECIPE.format(body=body))
+    return folder
+
+
+def test_prepare_takes_a_folder_of_ones_own_and_says_what_was_dropped(command, tmp_path):
+    recipe, out = own_recipe(tmp_path / "mine"), tmp_path / "out"
+    result = command("prepare", recipe, "--out", out)
+    assert result.code == 0 and result.err == "My corpus; licence: CC0\n"
+    assert "kept 2 of 3" in result.out and "dropped c: no transcript" in result.out
+    assert result.out.splitlines()[-1] == str(out / "train.jsonl")
+    document = json.loads(command("prepare", recipe, "--out", out, "--json").out)
+    assert document == {"manifests": {"train": str(out / "train.jsonl")}, "utterances": {"train": 2},
+                        "dropped": {"c": "no transcript"}}  # fmt: skip
+
+
+def test_prepare_into_a_file_or_a_full_disk_is_one_line(command, tmp_path, wav):
+    result = command("prepare", own_recipe(tmp_path / "mine"), "--out", wav)
+    assert result.code == 2 and result.out == ""
+    assert str(wav) in result.err.splitlines()[-1]
+    full = own_recipe(tmp_path / "full", 'raise OSError(28, "No space left on device", str(out / "a.wav"))')
+    result = command("prepare", full, "--out", tmp_path / "out")
+    assert result.err.splitlines()[-1] == f"asr: {tmp_path / 'out' / 'a.wav'}: no space left on device"
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(configs.to_yaml(tiny_config("train.epochs=1", "train.max_steps=1", "batch.workers=0")))
+    return path
+
+
+def test_training_prints_the_model_it_made_which_can_be_used(command, corpus, config, tmp_path, wav):
+    run_folder = tmp_path / "run"
+    result = command("train", config, "--data", corpus, "--out", run_folder)
+    assert (result.code, result.out) == (0, f"{run_folder / 'best'}\n")
+    assert command(*one_device("transcribe", run_folder, wav)).code == 0
+    assert "dev WER" in command("info", run_folder).out
+    again = command("train", config, "--data", corpus, "--out", run_folder)
+    assert f"holds a run already; go on with 'asr train --resume {run_folder}'" in again.error
+    resumed = command("train", "--resume", run_folder)
+    assert (resumed.code, resumed.out) == (0, result.out)
+
+
+def test_an_interrupted_training_exits_with_130_and_goes_on_when_asked(command, corpus, config, tmp_path, monkeypatch):
+    from asr.train import Trainer
+
+    step = Trainer._step
+
+    def interrupted(self, batch, lr):
+        signal.raise_signal(signal.SIGINT)
+        return step(self, batch, lr)
+
+    monkeypatch.setattr(Trainer, "_step", interrupted)
+    args = ("train", config, "--data", corpus, "--out", tmp_path / "run", "--set", "train.max_steps=null")
+    result = command(*args)
+    assert result.code == 130 and result.out == "" and result.err.splitlines()[-1] == "asr: interrupted"
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    assert command("train", "--resume", tmp_path / "run").code == 0
+
+
+# --- streams and signals, in a process of their own -------------------------------------------------------------------
+
+
+def shell(line: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A shell line in which ``"$@"`` is the command with these arguments."""
+    return subprocess.run(
+        ["bash", "-c", line, "bash", sys.executable, "-m", "asr", *map(str, args)],
+        capture_output=True, text=True, env=os.environ | environment,
+        cwd=Path(asr.__file__).resolve().parent.parent,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def score_files(tmp_path_factory) -> tuple[Path, Path]:
+    """Two files whose score names 20,000 ids: more than a pipe holds."""
+    folder = tmp_path_factory.mktemp("score")
+    (folder / "r").write_text("".join(f"utterance-{i} a\n" for i in range(20_000)) + "last b\n")
+    (folder / "h").write_text("last b\n")
+    return folder / "r", folder / "h"
+
+
+@posix
+def test_a_reader_that_leaves_early_is_no_error_message(score_files):
+    for args in (("--help",), ("score", *score_files, "--json")):
+        # The sleep lets the reader go first.
+        done = shell('set -o pipefail; { sleep 0.2; "$@"; } | true', *args)
+        assert done.returncode == 1, args
+        assert not [line for line in done.stderr.splitlines() if not line.startswith("asr: ")], args
+
+
+@posix
+def test_a_closed_stdout_is_refused_before_the_work(tmp_path):
+    done = shell('"$@" >&-', "prepare", own_recipe(tmp_path / "mine"), "--out", tmp_path / "out")
+    assert done.returncode == 2 and done.stderr.startswith("asr: stdout is closed") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@posix
+def test_without_stderr_the_result_is_the_same(score_files):
+    expected = shell('"$@"', "score", *score_files)
+    for closed in ("2>&-", "2>/dev/full") if Path("/dev/full").exists() else ("2>&-",):
+        done = shell(f'"$@" {closed}', "score", *score_files)
+        assert (done.returncode, done.stdout) == (1, expected.stdout)
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+@pytest.mark.parametrize("name", ["recipes", "--help"])
+def test_a_result_that_cannot_be_written_is_an_error(name):
+    done = shell('"$@" >/dev/full', name)
+    assert done.returncode == 2
+    assert done.stderr.startswith("asr: ") and done.stderr.endswith("no space left on device\n")
+    assert done.stderr.count("\n") == 1
+
+
+@posix
+def test_a_name_that_is_not_text_is_shown_and_breaks_no_json(tmp_path):
+    path = os.fsencode(build_corpus(tmp_path, 1)).replace(b"train.jsonl", b"tr\xe9.jsonl")
+    (tmp_path / "train.jsonl").rename(os.fsdecode(path))
+    for encoding in ("utf-8", "latin-1"):
+        plain = shell('"$@"', "info", os.fsdecode(path), PYTHONIOENCODING=encoding)
+        assert plain.returncode == 0 and "tr\\udce9.jsonl" in plain.stdout
+        document = shell('"$@" --json', "info", os.fsdecode(path), PYTHONIOENCODING=encoding)
+        assert json.loads(document.stdout)["path"] == os.fsdecode(path)
+
+
+@posix
+def test_ctrl_c_ends_a_preparation_with_130_and_no_traceback(tmp_path):
+    recipe = own_recipe(tmp_path / "mine", 'print("ready", file=sys.stderr, flush=True); time.sleep(60)')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "asr", "prepare", str(recipe), "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    while process.stderr.readline() != "ready\n":
+        pass
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "asr: interrupted\n")
+    assert not (tmp_path / "out" / "train.jsonl").exists()
+
+
+@pytest.mark.parametrize("args", [("score", "r", "r"), ("info", "m.jsonl"), ("recipes",)])
+def test_what_needs_no_model_loads_no_torch(tmp_path, args):
+    (tmp_path / "r").write_text("a one\n")
+    build_corpus(tmp_path, 1).rename(tmp_path / "m.jsonl")
+    script = (
+        "import sys\n"
+        "from asr.cli import run\n"
+        "try:\n    run()\n"
+        "except SystemExit as end:\n    code = end.code\n"
+        "heavy = {'torch', 'numba', 'librosa', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit('loaded: ' + ', '.join(sorted(heavy)) if heavy else code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *args], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout

@@ -1,0 +1,111 @@
+"""What ``asr info`` says about a model, a manifest and a config; each fact is counted again here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from asr import config as configs
+from asr.checkpoint import load_model
+from asr.errors import AsrError, CheckpointError, ConfigError, DataError
+from asr.info import describe
+from asr.prepare import recipe_configs, recipe_names, recipes_folder
+from tests.builders import build_corpus, tiny_config
+from tests.models import save_random_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_random_model(tmp_path_factory.mktemp("model") / "m")
+
+
+@pytest.fixture
+def copy(folder, tmp_path) -> Path:
+    return shutil.copytree(folder, tmp_path / "m")
+
+
+def test_a_model_is_described_with_its_parameters_and_rates(folder):
+    kind, facts = describe(str(folder))
+    assert kind == "model" and facts["path"] == str(folder)
+    assert facts["parameters"] == sum(p.numel() for p in load_model(folder).network.parameters())
+    # The lines of the network account for every parameter.
+    assert sum(int(row.split()[-2].replace(",", "")) for row in facts["network"]) == facts["parameters"]
+    assert facts["audio"] == "16000 Hz" and facts["step"] == "20 ms"
+    assert facts["tokens"] == "6 (blank first): ' abcd'"
+    assert not any(key.endswith("WER") for key in facts)
+    json.dumps(facts, allow_nan=False)
+
+
+def test_a_run_folder_is_described_by_its_best_model(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run" / "best")
+    assert describe(str(tmp_path / "run"))[1]["path"] == str(tmp_path / "run" / "best")
+
+
+@pytest.mark.parametrize(
+    ("wer", "shown"),
+    [
+        ({"rate": 0.0525, "low": 0.04, "high": 0.07}, "5.25% [4.00%, 7.00%]"),
+        ({"rate": None, "low": None, "high": None}, "undefined [undefined, undefined]"),
+    ],
+)
+def test_results_are_shown_also_where_a_rate_is_undefined(copy, wer, shown):
+    (copy / "results.json").write_text(json.dumps({"dev": {"wer": wer}}))
+    assert describe(str(copy))[1]["dev WER"] == shown
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"dev": 3}', '{"dev": {}}', '{"dev": {"wer": {"rate": "x"}}}', "{"])
+def test_foreign_results_are_an_error_that_names_the_file(copy, content):
+    (copy / "results.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"results\.json: not"):
+        describe(str(copy))
+
+
+def test_a_manifest_is_counted(tmp_path):
+    path = build_corpus(tmp_path, 6, num_speakers=2)
+    kind, facts = describe(str(path))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert kind == "manifest" and facts["utterances"] == 6 and facts["speakers"] == 2
+    assert facts["words"] == sum(len(row["text"].split()) for row in rows)
+    assert facts["hours"] == round(sum(row["duration_s"] for row in rows) / 3600, 3)
+    assert set(facts["characters"]) == {c for row in rows for c in row["text"]}
+
+
+@pytest.mark.parametrize(
+    "name", [f"{r}/{c}" for r in recipe_names() for c in recipe_configs(recipes_folder() / r)] + ["an4"]
+)
+def test_every_recipe_config_is_described_without_data(name):
+    kind, facts = describe(name)
+    assert kind == "config"
+    assert sum(int(row.split()[-2].replace(",", "")) for row in facts["network"]) == facts["parameters"]
+
+
+def test_a_config_file_is_described(tmp_path):
+    (tmp_path / "c.yaml").write_text(configs.to_yaml(tiny_config()))
+    _, facts = describe(str(tmp_path / "c.yaml"))
+    # 100 frames a second, a stride of 2
+    assert facts["steps a second"] == 50
+
+
+def test_a_wrong_name_is_one_line_that_says_what_it_could_be(tmp_path):
+    with pytest.raises(AsrError, match=r"no such file, and neither a model .* did you mean 'an4/default'\?$"):
+        describe("an4/defalt")
+    with pytest.raises(AsrError, match="no such file, and neither a model or run folder"):
+        describe(str(tmp_path / "none"))
+    (tmp_path / "a.wav").touch()
+    with pytest.raises(AsrError, match=r"a\.wav: neither a model or run folder"):
+        describe(str(tmp_path / "a.wav"))
+    with pytest.raises(CheckpointError, match="is not a model folder"):
+        describe(str(tmp_path))
+    with pytest.raises(DataError, match="no such file"):
+        describe(str(tmp_path / "none.jsonl"))
+    with pytest.raises(ConfigError, match="no config file"):
+        describe(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.xfail(raises=ValueError, reason="asr.files.recover_folder cannot name the sibling of '.'")
+def test_the_folder_one_is_in_is_described(copy, monkeypatch):
+    monkeypatch.chdir(copy)
+    assert describe(".")[0] == "model"
