@@ -5,7 +5,9 @@ Everything goes through libsndfile (WAV, FLAC, NIST SPHERE, MP3, Ogg Vorbis and 
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import struct
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import DataError, os_reason
+from asr.files import write_bytes
 
 Wave = npt.NDArray[np.float32]
 log = logging.getLogger(__name__)
@@ -53,7 +56,7 @@ def info(path: str | Path) -> AudioInfo:
     _check_present(path)
     soundfile = _soundfile()
     try:
-        header = soundfile.info(str(path))
+        header = soundfile.info(_name(path))
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a name in .raw, which states no rate
         raise DataError(_unreadable(path, error), path) from error
     _check_whole(path)
@@ -87,7 +90,7 @@ def load(
     soundfile = _soundfile()
     rate = 0
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        with soundfile.SoundFile(_name(path)) as file:
             rate, channels, total = int(file.samplerate), int(file.channels), int(file.frames)
             start = round(offset_s * rate)
             wanted = max(0, total - start) if duration_s is None else round(duration_s * rate)
@@ -163,18 +166,16 @@ def save(path: str | Path, wave_n: Wave, sample_rate_hz: int) -> None:
     """
     path = Path(path)
     soundfile = _soundfile()
-    part = path.with_name(f"{path.stem}.part{path.suffix}")  # the suffix stays: it decides the container
+    # Through memory: libsndfile does not say why a file cannot be written.
+    content = io.BytesIO()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            soundfile.write(str(part), wave_n, sample_rate_hz, subtype="PCM_16")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write the audio: {os_reason(error)}", path) from error
+        soundfile.write(content, wave_n, sample_rate_hz, subtype="PCM_16", format=path.suffix[1:].upper())
     except (soundfile.SoundFileError, TypeError, ValueError) as error:  # the last two: a suffix it cannot write
         raise DataError(f"cannot write the audio: {_reason(error)}; .wav and .flac can be written", path) from error
+    try:
+        write_bytes(path, content.getvalue())
+    except OSError as error:
+        raise DataError(f"cannot write the audio: {os_reason(error)}", path) from error
 
 
 def _check_present(path: Path) -> None:
@@ -186,8 +187,15 @@ def _check_present(path: Path) -> None:
         raise DataError(f"cannot read the audio: the name is impossible ({error})", path) from error
     if path.is_dir():
         raise DataError("is a folder, expected an audio file", path)
+    if not path.is_file():
+        raise DataError("is a pipe or a device, expected an audio file", path)
     if size == 0:
         raise DataError("the file is empty (0 bytes)", path)
+
+
+def _name(path: Path) -> bytes | str:
+    """A file's name as soundfile takes it: any bytes where the system allows any."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
 
 
 def _unreadable(path: Path, error: Exception) -> str:

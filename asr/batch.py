@@ -78,7 +78,9 @@ def targets_of(manifest: Manifest, tokenizer: Tokenizer, normalization: str) -> 
     return targets
 
 
-def load_wave(manifest: Manifest, utterance: Utterance, sample_rate_hz: int, resample: bool) -> audio.Wave:
+def load_wave(
+    manifest: Manifest, utterance: Utterance, sample_rate_hz: int, resample: bool, said_hz: set[int] | None = None
+) -> audio.Wave:
     """The samples of one utterance at the model's rate.
 
     Raises:
@@ -104,6 +106,9 @@ def load_wave(manifest: Manifest, utterance: Utterance, sample_rate_hz: int, res
                     "resample the corpus, set audio.resample=true in training, or pass --resample in use",
                     path,
                 )
+            if said_hz is not None and rate not in said_hz:
+                said_hz.add(rate)
+                log.info("resampling %d Hz audio to %d Hz (first: utt '%s')", rate, sample_rate_hz, utterance.id)
             wave = audio.resampled(wave, rate, sample_rate_hz)
         return wave
     except DataError as error:
@@ -143,6 +148,8 @@ class TrainingData:
         cfg: RunConfig,
     ) -> None:
         self.manifest, self.extractor, self.cfg = manifest, extractor, cfg
+        #: sample rates of which it was said that they are resampled
+        self.said_hz: set[int] = set()
         self.targets = targets_of(manifest, tokenizer, cfg.text.normalization)
         self.dropped: list[Dropped] = []
         self.kept: list[int] = []
@@ -259,7 +266,7 @@ class TrainingData:
             return cached
         utterance = self.manifest.utterances[index]
         rate = self.cfg.audio.sample_rate_hz
-        wave_n = load_wave(self.manifest, utterance, rate, self.cfg.audio.resample)
+        wave_n = load_wave(self.manifest, utterance, rate, self.cfg.audio.resample, self.said_hz)
         if speed != 1.0:
             wave_n = audio.change_speed(wave_n, speed, rate)
         dither = self.cfg.features.dither > 0

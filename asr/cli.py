@@ -7,19 +7,27 @@ answers at once.
 
 from __future__ import annotations
 
-import errno
 import io
-import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from asr.console import (
+    audio_bar,
+    check_target,
+    give_up_stdout,
+    print_json,
+    print_result,
+    print_table,
+    say,
+    shown,
+    training_bar,
+    write_lines,
+)
 from asr.errors import AsrError, ConfigError, os_reason
 
 if TYPE_CHECKING:
@@ -47,7 +55,7 @@ def run() -> None:
     if sys.stderr is None:  # closed by the caller; what is said there must not end up in stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
     if sys.stdout is None:
-        _say("asr: stdout is closed, but results go there; send it to a file or to /dev/null")
+        say("asr: stdout is closed, but results go there; send it to a file or to /dev/null")
         sys.exit(2)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names can be of any bytes; a result must not be lost because one cannot be printed.
@@ -56,7 +64,7 @@ def run() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        _give_up_stdout()
+        give_up_stdout()
         code = code or 2
     sys.exit(code)
 
@@ -65,33 +73,33 @@ def _run() -> int:
     try:
         code: int | None = app(standalone_mode=False)
     except AsrError as error:
-        _say(f"asr: {error}")
+        say(f"asr: {error}")
         return 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except BrokenPipeError:  # from the help text; results go through _print
-        _give_up_stdout()
+    except BrokenPipeError:  # from the help text; results go through print_result
+        give_up_stdout()
         return 1
     except OSError as error:
-        where = "" if error.filename is None else f"{_shown(error.filename)}: "
-        _say(f"asr: {where}{os_reason(error)}")
-        _give_up_stdout()
+        where = "" if error.filename is None else f"{shown(error.filename)}: "
+        say(f"asr: {where}{os_reason(error)}")
+        give_up_stdout()
         return 2
     except Exception as error:
         # Typer's usage errors have had three homes so far (click, its own copy of click): known by what they can do.
         if not hasattr(error, "format_message"):
             raise
-        _say(_usage_line(error))
+        say(_usage_line(error))
         return 2
     if code == 130:
-        _say("asr: interrupted")
+        say("asr: interrupted")
     return code or 0
 
 
 def _usage_line(error: Any) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "asr"
-    message = _shown(" ".join(error.format_message().split()).rstrip("."))
+    message = shown(" ".join(error.format_message().split()).rstrip("."))
     return f"{command}: {message[:1].lower()}{message[1:]} ('{command} --help' shows what it takes)"
 
 
@@ -104,7 +112,7 @@ def _start(
     if version:
         from asr import __version__
 
-        _print(__version__)
+        print_result(__version__)
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
@@ -124,10 +132,10 @@ def recipes(as_json: Json = False) -> None:
     found = [find_recipe(name) for name in recipe_names()]
     if as_json:
         keys = ("name", "title", "hours", "sample_rate_hz", "licence", "homepage", "archive")
-        _print_json([{k: getattr(r, k) for k in keys} | {"configs": recipe_configs(folder)} for r, folder in found])
+        print_json([{k: getattr(r, k) for k in keys} | {"configs": recipe_configs(folder)} for r, folder in found])
         return
     rows = [(r.name, r.title, f"{r.hours:g}", " ".join(recipe_configs(folder)), r.licence) for r, folder in found]
-    _print_table(("recipe", "dataset", "hours", "configs", "licence"), rows)
+    print_table(("recipe", "dataset", "hours", "configs", "licence"), rows)
 
 
 @app.command()
@@ -143,7 +151,7 @@ def prepare(
     from asr.prepare import find_recipe
 
     found, _ = find_recipe(recipe)
-    _say(f"{found.title}; licence: {found.licence}")
+    say(f"{found.title}; licence: {found.licence}")
     try:
         prepared = found.prepare(out, archive)
     except OSError as error:
@@ -151,9 +159,9 @@ def prepare(
     if as_json:
         manifests = {name: str(path) for name, path in prepared.manifests.items()}
         counts = {name: len(rows) for name, rows in prepared.utterances.items()}
-        _print_json({"manifests": manifests, "utterances": counts, "dropped": prepared.dropped})
+        print_json({"manifests": manifests, "utterances": counts, "dropped": prepared.dropped})
     else:
-        _print("\n".join([*prepared.summary(), *map(_shown, prepared.manifests.values())]))
+        print_result("\n".join([*prepared.summary(), *map(shown, prepared.manifests.values())]))
 
 
 @app.command()
@@ -179,7 +187,7 @@ def train(
     from asr import train as training
     from asr.prepare import find_config
 
-    with _training_bar() as watch:
+    with training_bar() as watch:
         if resume is not None:
             report = training.resume(resume, data, watch)
         else:
@@ -192,7 +200,7 @@ def _finish_training(report: Report) -> None:
     if report.interrupted:
         raise typer.Exit(130)
     if report.progress.best:
-        _print(_shown(report.run / "best"))
+        print_result(shown(report.run / "best"))
 
 
 @app.command()
@@ -211,28 +219,28 @@ def evaluate(
 
     rows = manifests.read(manifest)
     if hypotheses is not None:
-        _check_target(hypotheses)
+        check_target(hypotheses)
     recognizer = _recognizer(model, device, threads, resample)
     from asr.evaluate import MARKDOWN_HEADER, markdown_row
     from asr.evaluate import evaluate as measure
     from asr.wer import format_score
 
-    with _bar(rows.duration_s) as advance:
+    with audio_bar(rows.duration_s) as advance:
         result = measure(recognizer.model, rows, advance)
     # The result first: it must not be lost when the file cannot be written.
     if as_json:
-        _print_json(result.to_json(str(model)))
+        print_json(result.to_json(str(model)))
     elif markdown:
-        _print(f"{MARKDOWN_HEADER}\n{markdown_row(recognizer.model, result)}")
+        print_result(f"{MARKDOWN_HEADER}\n{markdown_row(recognizer.model, result)}")
     else:
-        _print(format_score(result.score))
+        print_result(format_score(result.score))
         minutes = result.audio_s / 60
-        _print(
+        print_result(
             f"{minutes:.1f} min of audio in {result.seconds:.1f} s (real-time factor {result.rtf:.4f}), greedy, no LM, "
             f"text normalization: {result.normalization}"
         )
     if hypotheses is not None:
-        _write_lines(hypotheses, (u.to_json() for u in result.score.per_utterance))
+        write_lines(hypotheses, (u.to_json() for u in result.score.per_utterance))
     _exit_with_failures(result.failed)
 
 
@@ -252,7 +260,7 @@ def transcribe(
         from asr.picture import check
 
         check(picture)
-        _check_target(picture)
+        check_target(picture)
     from asr.transcribe import Failure
 
     failed, done = {}, []
@@ -262,17 +270,17 @@ def transcribe(
             continue
         if result.resampled_from_hz:
             rate = recognizer.model.audio.sample_rate_hz
-            _say(f"{_shown(result.path)}: resampled from {result.resampled_from_hz} to {rate} Hz")
+            say(f"{shown(result.path)}: resampled from {result.resampled_from_hz} to {rate} Hz")
         done.append(result)
         if not as_json:
-            _print(result.text if len(inputs) == 1 else f"{_shown(result.path)}\t{result.text}")
+            print_result(result.text if len(inputs) == 1 else f"{shown(result.path)}\t{result.text}")
     if as_json:
-        _print_json({"transcripts": [t.to_json() for t in done], "failed": failed, "model": str(model)})
+        print_json({"transcripts": [t.to_json() for t in done], "failed": failed, "model": str(model)})
     if picture is not None and done:
         from asr.picture import draw
 
         draw(recognizer, Path(done[0].path), picture)
-        _say(f"picture: {_shown(picture)}")
+        say(f"picture: {shown(picture)}")
     _exit_with_failures(failed)
 
 
@@ -287,18 +295,18 @@ def score(
 
     result, missing_hypothesis, missing_reference = score_files(reference, hypothesis)
     if as_json:
-        _print_json(
+        print_json(
             result.to_json() | {"missing_hypothesis": missing_hypothesis, "missing_reference": missing_reference}
         )
     else:
-        _print(format_score(result))
+        print_result(format_score(result))
     for ids, side, other in (
         (missing_hypothesis, hypothesis, "hypothesis"),
         (missing_reference, reference, "reference"),
     ):
         if ids:
-            shown = ", ".join(ids[:10]) + (", …" if len(ids) > 10 else "")
-            _say(_shown(f"asr: {side}: no {other} for {len(ids):,} of the ids, which are not scored: {shown}"))
+            some = ", ".join(ids[:10]) + (", …" if len(ids) > 10 else "")
+            say(shown(f"asr: {side}: no {other} for {len(ids):,} of the ids, which are not scored: {some}"))
     if missing_hypothesis or missing_reference:
         raise typer.Exit(1)
 
@@ -315,7 +323,7 @@ def info(
 
     title, facts = describe(thing)
     if as_json:
-        _print_json({"kind": title} | facts)
+        print_json({"kind": title} | facts)
         return
     lines = [title]
     width = max(map(len, facts))
@@ -323,8 +331,8 @@ def info(
         if isinstance(value, list):
             lines += [f"  {key}:", *(f"    {row}" for row in value)]
         else:
-            lines.append(f"  {key:<{width}}  {_shown(value)}")
-    _print("\n".join(lines))
+            lines.append(f"  {key:<{width}}  {shown(value)}")
+    print_result("\n".join(lines))
 
 
 def _recognizer(model: Path, device: str, threads: int | None, resample: bool) -> Any:
@@ -344,128 +352,5 @@ def _exit_with_failures(failed: dict[str, str]) -> None:
     """Names the items that failed, last of all, and exits with 1."""
     if not failed:
         return
-    _say("\n".join([f"asr: {len(failed):,} failed:", *(f"  {why}" for why in failed.values())]))
+    say("\n".join([f"asr: {len(failed):,} failed:", *(f"  {why}" for why in failed.values())]))
     raise typer.Exit(1)
-
-
-def _print(text: str) -> None:
-    """Prints a part of the result at once.
-
-    Raises:
-        AsrError: stdout cannot be written. A reader that has gone (``asr … | head``) ends the command with 1.
-    """
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        _give_up_stdout()
-        raise typer.Exit(1) from None
-    except OSError as error:
-        _give_up_stdout()
-        raise AsrError(f"stdout: cannot write the result: {os_reason(error)}") from error
-
-
-def _say(line: str) -> None:
-    """Prints to stderr; where nobody can hear it, the result goes on."""
-    with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
-
-
-def _give_up_stdout() -> None:
-    """Sends what is still buffered to nowhere, so that the interpreter's end does not fail on it."""
-    with suppress(OSError, ValueError):  # a stream without a descriptor
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _shown(value: object) -> str:
-    """A name or text on one line: a newline, an escape code or half a character in it is shown, not obeyed."""
-    return str(AsrError(str(value)))
-
-
-def _print_json(value: Any) -> None:
-    utf8 = (sys.stdout.encoding or "utf-8").lower() in ("utf-8", "utf8")
-    _print(json.dumps(value, indent=2, ensure_ascii=not utf8, allow_nan=False))
-
-
-def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows])
-    _print("\n".join(line.rstrip() for line in lines))
-
-
-def _check_target(path: Path) -> None:
-    """Refuses, before the work, a file that could not be written after it.
-
-    Raises:
-        AsrError: it is a folder, or its folder cannot be made or written to.
-    """
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, "no permission, or a read-only file system")
-    except OSError as error:
-        raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
-
-
-def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    from asr.files import open_atomic
-
-    try:
-        # A device or a pipe (/dev/stdout) is written to; a rename would put a file in its place.
-        with path.open("w", encoding="utf-8") if path.exists() and not path.is_file() else open_atomic(path) as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    except OSError as error:
-        raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
-
-
-@contextmanager
-def _bar(audio_s: float) -> Iterator[Any]:
-    """A progress bar over seconds of audio, on stderr when that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn(), console=console, transient=True,
-                  disable=not console.is_terminal) as progress:  # fmt: skip
-        task = progress.add_task("audio", total=audio_s)
-        yield lambda seconds: progress.advance(task, seconds)
-
-
-@contextmanager
-def _training_bar() -> Iterator[Any]:
-    """A progress bar over epochs with loss, dev WER, audio-seconds a second and time left; the log goes above it."""
-    import time
-
-    from rich.console import Console
-    from rich.logging import RichHandler
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda values: None
-        return
-    columns = (
-        TextColumn("epoch {task.completed:.1f}/{task.total:g}"), BarColumn(), TextColumn("loss {task.fields[loss]}"),
-        TextColumn("WER {task.fields[wer]}"), TextColumn("{task.fields[speed]} audio-s/s"), TimeRemainingColumn(),
-    )  # fmt: skip
-    root = logging.getLogger()
-    before = root.handlers[:]
-    root.handlers[:] = [RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=False)]
-    began = time.perf_counter()
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("train", total=None, loss="-", wer="-", speed="-")
-
-        def watch(values: dict[str, float]) -> None:
-            fields: dict[str, str] = {}
-            if "loss" in values:
-                fields["loss"] = f"{values['loss']:.2f}"
-                fields["speed"] = f"{values['audio_s'] / (time.perf_counter() - began):.0f}"
-            if "wer" in values:
-                fields["wer"] = f"{values['wer']:.1%}"
-            progress.update(task, total=values["epochs"], completed=values["epoch"], **fields)  # type: ignore[arg-type]
-
-        try:
-            yield watch
-        finally:
-            root.handlers[:] = before

@@ -62,12 +62,13 @@ def evaluate(
     began = time.perf_counter()
     rows, failed = manifest.utterances, {}
     texts: dict[str, str] = {}
+    said_hz: set[int] = set()
     # Audio and features are held for one batch at a time: memory does not grow with the manifest.
     for indexes in batched([u.duration_s for u in rows]):
         loaded = []
         for utterance in (rows[i] for i in indexes):
             try:
-                wave_n = load_wave(manifest, utterance, model.audio.sample_rate_hz, model.audio.resample)
+                wave_n = load_wave(manifest, utterance, model.audio.sample_rate_hz, model.audio.resample, said_hz)
             except DataError as error:
                 failed[utterance.id] = str(error)
                 continue

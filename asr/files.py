@@ -19,12 +19,29 @@ def open_atomic(path: Path) -> Iterator[TextIO]:
         OSError: as the operating system says; the ``.part`` file is removed and an older file keeps its content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        # A device or a pipe (/dev/stdout) is written to; a rename would put a file in its place.
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        return
     part = path.with_name(path.name + ".part")
     try:
         with part.open("w", encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a binary file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -71,6 +88,8 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 def recover_folder(path: Path) -> None:
     """Undoes a replacement that was cut between its two renames."""
+    if not path.name:
+        return  # ".": nothing replaces the folder one stands in
     old = path.with_name(path.name + ".old")
     if old.exists() and not path.exists():
         old.rename(path)

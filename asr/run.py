@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from asr import config as configs
 from asr.config import RunConfig
 from asr.errors import CheckpointError, ConfigError, DataError, os_reason
 from asr.files import open_atomic, write_json, write_text
+
+if sys.platform != "win32":  # there, two processes in one run are not prevented
+    import fcntl
 
 log = logging.getLogger(__name__)
 
@@ -152,13 +156,35 @@ class RunFolder:
         library.addHandler(handler)
         self._tensorboard = _summary_writer(self.path / "tensorboard")
         try:
-            yield
+            with _locked(self.path / "lock"):
+                yield
         finally:
             library.removeHandler(handler)
             library.setLevel(level)
-            handler.close()
+            # On a full disk closing fails too; the error that brought us here says more.
+            with suppress(OSError):
+                handler.close()
             if self._tensorboard is not None:
-                self._tensorboard.close()
+                with suppress(OSError):
+                    self._tensorboard.close()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a run for this process; the system lets go of it however the process ends.
+
+    Raises:
+        ConfigError: another process is training this run.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{path.parent}: another process is training this run; stop it first") from error
+        yield
 
 
 def _summary_writer(folder: Path) -> Any:

@@ -179,14 +179,13 @@ class Trainer:
             self._load()
         elif cfg.features.normalization == "corpus":
             self.data.fit_normalization()
-        if resume:
-            run.cut_metrics(self.progress.step, self.progress.epoch)
         if cfg.train.ema_decay and not self.average:
             self.average = {k: v.clone() for k, v in self.network.state_dict().items()}
 
     def run_to_end(self, watch: Watcher) -> Report:
         """The loop: epochs of steps, a validation and a checkpoint at each epoch's end."""
         with self.run.recording(), self._interruptible():
+            self.run.cut_metrics(self.progress.step, self.progress.epoch)
             self._say_hello()
             while not (self.progress.done or self.stop):
                 self._epoch(watch)

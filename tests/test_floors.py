@@ -50,6 +50,7 @@ FLOORS = {
     "watchdog": 3,
     # 4: parse, call one library function, print
     "cli": 4,
+    "console": 4,
     "server": 4,
     "__main__": 4,
 }

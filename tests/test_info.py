@@ -105,7 +105,6 @@ def test_a_wrong_name_is_one_line_that_says_what_it_could_be(tmp_path):
         describe(str(tmp_path / "none.yaml"))
 
 
-@pytest.mark.xfail(raises=ValueError, reason="asr.files.recover_folder cannot name the sibling of '.'")
 def test_the_folder_one_is_in_is_described(copy, monkeypatch):
     monkeypatch.chdir(copy)
     assert describe(".")[0] == "model"

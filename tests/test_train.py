@@ -237,6 +237,13 @@ def test_the_saved_model_is_the_average_and_training_goes_on_with_the_raw_weight
         assert torch.equal(model[name], state["average.output.weight"])
 
 
+def test_the_saved_model_names_the_commit_that_was_started_not_a_later_one(data, tmp_path, monkeypatch):
+    commits = iter("abcdef")
+    monkeypatch.setattr(asr.train, "commit", lambda: {"commit": next(commits), "dirty": False})
+    train(tiny_config("train.max_steps=4"), data, tmp_path / "run")
+    assert load_model(tmp_path / "run").training["commit"] == "a"
+
+
 def _canned(monkeypatch: pytest.MonkeyPatch, rates: list[float]) -> None:
     """Lets the validations of a run find these word error rates."""
     real, left = asr.train.score, iter(rates)

@@ -211,7 +211,6 @@ def test_a_strange_name_is_kept(recognizer, tmp_path, name):
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file names are Unicode there")
-@pytest.mark.xfail(raises=UnicodeEncodeError, reason="asr.audio hands soundfile the name as str, not os.fsencode(path)")
 def test_a_name_that_is_not_utf8_is_kept(recognizer, tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.wav")
     write_wav(tmp_path / "a.wav").rename(path)

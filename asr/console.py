@@ -1,0 +1,138 @@
+"""What the command prints and writes: results to stdout, words and progress bars to stderr, files of rows."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from asr.errors import AsrError, os_reason
+from asr.files import open_atomic
+
+
+def print_result(text: str) -> None:
+    """Prints a part of the result at once.
+
+    Raises:
+        AsrError: stdout cannot be written. A reader that has gone (``asr … | head``) ends the command with 1.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        give_up_stdout()
+        raise typer.Exit(1) from None
+    except OSError as error:
+        give_up_stdout()
+        raise AsrError(f"stdout: cannot write the result: {os_reason(error)}") from error
+
+
+def say(line: str) -> None:
+    """Prints to stderr; where nobody can hear it, the result goes on."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def give_up_stdout() -> None:
+    """Sends what is still buffered to nowhere, so that the interpreter's end does not fail on it."""
+    with suppress(OSError, ValueError):  # a stream without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def shown(value: object) -> str:
+    """A name or text on one line: a newline, an escape code or half a character in it is shown, not obeyed."""
+    return str(AsrError(str(value)))
+
+
+def print_json(value: Any) -> None:
+    utf8 = (sys.stdout.encoding or "utf-8").lower() in ("utf-8", "utf8")
+    print_result(json.dumps(value, indent=2, ensure_ascii=not utf8, allow_nan=False))
+
+
+def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows])
+    print_result("\n".join(line.rstrip() for line in lines))
+
+
+def check_target(path: Path) -> None:
+    """Refuses, before the work, a file that could not be written after it.
+
+    Raises:
+        AsrError: it is a folder, or its folder cannot be made or written to.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "no permission, or a read-only file system")
+    except OSError as error:
+        raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
+
+
+def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    try:
+        with open_atomic(path) as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    except OSError as error:
+        raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
+
+
+@contextmanager
+def audio_bar(audio_s: float) -> Iterator[Any]:
+    """A progress bar over seconds of audio, on stderr when that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn(), console=console, transient=True,
+                  disable=not console.is_terminal) as progress:  # fmt: skip
+        task = progress.add_task("audio", total=audio_s)
+        yield lambda seconds: progress.advance(task, seconds)
+
+
+@contextmanager
+def training_bar() -> Iterator[Any]:
+    """A progress bar over epochs with loss, dev WER, audio-seconds a second and time left; the log goes above it."""
+    import time
+
+    from rich.console import Console
+    from rich.logging import RichHandler
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda values: None
+        return
+    columns = (
+        TextColumn("epoch {task.completed:.1f}/{task.total:g}"), BarColumn(), TextColumn("loss {task.fields[loss]}"),
+        TextColumn("WER {task.fields[wer]}"), TextColumn("{task.fields[speed]} audio-s/s"), TimeRemainingColumn(),
+    )  # fmt: skip
+    root = logging.getLogger()
+    before = root.handlers[:]
+    root.handlers[:] = [RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=False)]
+    began = time.perf_counter()
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("train", total=None, loss="-", wer="-", speed="-")
+
+        def watch(values: dict[str, float]) -> None:
+            fields: dict[str, str] = {}
+            if "loss" in values:
+                fields["loss"] = f"{values['loss']:.2f}"
+                fields["speed"] = f"{values['audio_s'] / (time.perf_counter() - began):.0f}"
+            if "wer" in values:
+                fields["wer"] = f"{values['wer']:.1%}"
+            progress.update(task, total=values["epochs"], completed=values["epoch"], **fields)  # type: ignore[arg-type]
+
+        try:
+            yield watch
+        finally:
+            root.handlers[:] = before
