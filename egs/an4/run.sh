@@ -18,5 +18,7 @@ if [ ! -f "$run/config.yaml" ]; then
 else
     asr train --resume "$run"
 fi
-asr evaluate "$run" "$work/data/test.jsonl" --hypotheses "$run/test-hypotheses.jsonl" --json > "$run/test.json"
+# One evaluation on test, of the model that was best on dev: a row for RESULTS.md, and the transcripts.
+asr evaluate "$run" "$work/data/test.jsonl" --hypotheses "$run/test-hypotheses.jsonl" --markdown > "$run/test.md"
+cat "$run/test.md"
 asr score "$work/data/test.jsonl" "$run/test-hypotheses.jsonl"
