@@ -1,12 +1,13 @@
 # Each target does its own set-up: a virtual environment in .venv, made once and again when pyproject.toml changes.
 PYTHON ?= python3
 BIN := .venv/bin
+# Waiting threads sleep: tests run beside other things, and spinning ones would take their cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: quickstart test test-all check format clean
 
 quickstart: .venv/installed
-	@PATH="$(CURDIR)/$(BIN):$$PATH" egs/quickstart/run.sh
+	@unset OMP_WAIT_POLICY; PATH="$(CURDIR)/$(BIN):$$PATH" egs/quickstart/run.sh
 
 test: .venv/installed
 	$(BIN)/pytest

@@ -50,8 +50,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 
 def run() -> None:
     """The command's entry point: what goes wrong becomes one line on stderr and an exit code."""
-    # Waiting threads that spin make two-thread torch 20 times slower as soon as another process wants a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # How long torch's threads spin before they sleep. For ever (the default) makes two-thread torch 20 times slower
+    # as soon as another process wants a core; not at all makes each small product pay for waking them.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     if sys.stderr is None:  # closed by the caller; what is said there must not end up in stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
     if sys.stdout is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.metadata
 import os
@@ -16,6 +17,9 @@ import torch
 
 import asr
 from asr.errors import ConfigError
+
+#: from glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def find_device(name: str) -> torch.device:
@@ -61,6 +65,20 @@ def use_threads(threads: int | None) -> int:
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     return threads
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep what is freed for the next step, instead of giving it back and faulting it in anew.
+
+    Worth a tenth of a training step on CPU, whose arrays of a few MiB come and go. Other C libraries have no such
+    switch: nothing happens there.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes; larger arrays are still mapped one by one
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def stable_seed(*parts: object) -> int:

@@ -41,7 +41,17 @@ from asr.errors import AsrError, CheckpointError, DataError, TrainingError
 from asr.infer import all_log_probs
 from asr.manifest import Manifest
 from asr.run import RunFolder
-from asr.runtime import autocast, commit, environment, find_device, find_precision, hardware, stable_seed, use_threads
+from asr.runtime import (
+    autocast,
+    commit,
+    environment,
+    find_device,
+    find_precision,
+    hardware,
+    keep_freed_memory,
+    stable_seed,
+    use_threads,
+)
 from asr.text import CharTokenizer, normalize
 from asr.watchdog import Health, cases_differ, diagnosis, health
 from asr.wer import Score, score
@@ -153,6 +163,7 @@ class Trainer:
         self.device = find_device(cfg.train.device)
         self.precision = find_precision(cfg.train.precision, self.device)
         self.threads = use_threads(cfg.train.threads)
+        keep_freed_memory()
         tokenizer = CharTokenizer.from_texts(normalize(u.text, cfg.text.normalization) for u in train_set)
         torch.manual_seed(stable_seed(cfg.train.seed, "init"))
         self.model: AcousticModel = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)

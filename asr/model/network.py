@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from asr.config import ModelConfig
 from asr.model.conv import ConvFrontEnd, step_mask
+from asr.model.dropout import Dropout
 from asr.model.recurrent import Lookahead, RecurrentLayer, reversal
 
 
@@ -31,7 +32,7 @@ class DeepSpeech2(nn.Module):
             self.layers.append(layer)
             size = layer.output_size
         self.lookahead = Lookahead(size, cfg.lookahead_steps) if cfg.lookahead_steps else None
-        self.dropout = nn.Dropout(cfg.dropout)
+        self.dropout = Dropout(cfg.dropout)
         self.output = nn.Linear(size, vocabulary_size)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
