@@ -156,7 +156,7 @@ class RunFolder:
         library.addHandler(handler)
         self._tensorboard = _summary_writer(self.path / "tensorboard")
         try:
-            with _locked(self.path / "lock"):
+            with _locked(self.config):
                 yield
         finally:
             library.removeHandler(handler)
@@ -179,7 +179,7 @@ def _locked(path: Path) -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    with path.open("w") as file:
+    with path.open("r+") as file:  # nothing is written: the lock needs some file that is never replaced
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

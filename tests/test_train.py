@@ -29,6 +29,7 @@ from asr.checkpoint import load_model
 from asr.config import OptimConfig, RunConfig
 from asr.errors import CheckpointError, ConfigError, DataError, TrainingError
 from asr.evaluate import evaluate
+from asr.run import RunFolder
 from asr.train import Report, learning_rate, resume, train
 from tests.builders import build_corpus, tiny_config
 
@@ -765,3 +766,10 @@ def test_killed_at_every_place_and_resumed_is_never_killed_bit_for_bit(data, ref
     _kill(data, tmp_path, jobs)
     for name in jobs:
         _assert_same_run(tmp_path / name, reference)
+
+
+def test_a_second_process_in_the_same_run_is_refused(data, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.create(tiny_config(), data)
+    with run.recording(), pytest.raises(ConfigError, match="another process is training this run"):
+        resume(tmp_path / "run")
