@@ -31,7 +31,7 @@ from asr.console import (
 from asr.errors import AsrError, ConfigError, os_reason
 
 if TYPE_CHECKING:
-    from asr.train import Report
+    from asr.progress import Report
 
 app = typer.Typer(
     name="asr",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.metadata
+import logging
 import os
 import platform
+import signal
 import subprocess
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ import torch
 
 import asr
 from asr.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 #: from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -79,6 +84,32 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes; larger arrays are still mapped one by one
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+class Interrupt:
+    """Ctrl-C and SIGTERM as a question: ``asked`` turns true, and the work stops where it can be continued.
+
+    Used as a context; a second signal stops at once. In another thread than the main one, signals are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        log.warning("finishing this step, then saving (once more to stop at once)")
 
 
 def stable_seed(*parts: object) -> int:

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-import threading
+import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,7 @@ import torch
 from torch import Tensor
 
 from asr import manifest as manifests
-from asr.batch import Batch, TrainingData, extract, load_wave, padding_fraction, targets_of
+from asr.batch import Batch, TrainingData, padding_fraction
 from asr.checkpoint import (
     AcousticModel,
     build_model,
@@ -34,14 +31,15 @@ from asr.checkpoint import (
     save_state,
     set_model_tensors,
 )  # fmt: skip
-from asr.config import OptimConfig, RunConfig
+from asr.config import RunConfig
 from asr.ctc import ctc_loss
-from asr.decode.greedy import greedy
-from asr.errors import AsrError, CheckpointError, DataError, TrainingError
-from asr.infer import all_log_probs
+from asr.errors import AsrError, CheckpointError, TrainingError
 from asr.manifest import Manifest
+from asr.optim import Average, learning_rate
+from asr.progress import Progress, Report, Watcher
 from asr.run import RunFolder
 from asr.runtime import (
+    Interrupt,
     autocast,
     commit,
     environment,
@@ -53,62 +51,11 @@ from asr.runtime import (
     use_threads,
 )
 from asr.text import CharTokenizer, normalize
-from asr.watchdog import Health, cases_differ, diagnosis, health
-from asr.wer import Score, score
+from asr.validate import DevSet, Validation
+from asr.watchdog import diagnosis
+from asr.wer import Score
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """Where a run is: all that must be known, beside tensors, to go on exactly."""
-
-    epoch: int = 0
-    #: batches of this epoch already trained on
-    batch: int = 0
-    step: int = 0
-    #: sums over the epoch so far, for its mean loss
-    loss_sum_nats: float = 0.0
-    loss_count: int = 0
-    epoch_losses_nats: list[float] = field(default_factory=list)
-    #: (dev WER, dev CER, epoch), best first
-    best: list[tuple[float, float, int]] = field(default_factory=list)
-    validations_since_best: int = 0
-    seconds: float = 0.0
-    done: bool = False
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a run did. ``phases_s``: wall seconds by phase, of this process."""
-
-    run: Path
-    progress: Progress
-    phases_s: dict[str, float]
-    audio_s: float
-    padding: float
-    interrupted: bool
-
-    @property
-    def audio_s_per_s(self) -> float:
-        return self.audio_s / max(1e-9, sum(v for k, v in self.phases_s.items() if k not in ("validate", "save")))
-
-    def lines(self) -> list[str]:
-        """The report for people."""
-        p, total = self.progress, max(1e-9, sum(self.phases_s.values()))
-        shares = ", ".join(f"{k} {v / total:.1%}" for k, v in sorted(self.phases_s.items(), key=lambda kv: -kv[1]))
-        lines = [
-            f"{p.epoch} epochs, {p.step:,} steps, {p.seconds / 60:.1f} min; {self.audio_s_per_s:.0f} audio-s/s, "
-            f"{self.padding:.1%} padding",
-            f"time: {shares}",
-        ]
-        if p.best:
-            lines.append(f"best dev WER {p.best[0][0]:.2%} after epoch {p.best[0][2]}: {self.run / 'best'}")
-        return lines
-
-
-#: called after every step with what a progress bar shows
-Watcher = Callable[[dict[str, float]], None]
 
 
 def train(cfg: RunConfig, data: Path, out: Path, watch: Watcher = lambda values: None) -> Report:
@@ -142,71 +89,52 @@ def resume(out: Path, data: Path | None = None, watch: Watcher = lambda values: 
     return Trainer(cfg, *read, run, resume=True).run_to_end(watch)
 
 
-def learning_rate(cfg: OptimConfig, done: float) -> float:
-    """The rate when a share ``done`` in [0, 1] of all steps is behind.
-
-    >>> [learning_rate(OptimConfig(lr=1.0, warmup_fraction=0.5), x) for x in (0.25, 0.5, 1.0)]
-    [0.5, 1.0, 0.0]
-    """
-    if done < cfg.warmup_fraction:
-        return cfg.lr * done / cfg.warmup_fraction
-    after = (done - cfg.warmup_fraction) / max(1e-9, 1 - cfg.warmup_fraction)
-    factor = {"cosine": 0.5 * (1 + math.cos(math.pi * after)), "linear": 1 - after, "constant": 1.0}[cfg.decay]
-    return cfg.lr * factor
-
-
 class Trainer:
     """One run: model, data, optimiser and progress, and the loop over them."""
 
     def __init__(self, cfg: RunConfig, train_set: Manifest, dev_set: Manifest, run: RunFolder, *, resume: bool) -> None:
-        self.cfg, self.run, self.dev_set = cfg, run, dev_set
+        self.cfg, self.run = cfg, run
         self.device = find_device(cfg.train.device)
         self.precision = find_precision(cfg.train.precision, self.device)
         self.threads = use_threads(cfg.train.threads)
         keep_freed_memory()
-        tokenizer = CharTokenizer.from_texts(normalize(u.text, cfg.text.normalization) for u in train_set)
+        texts = [normalize(u.text, cfg.text.normalization) for u in train_set]
+        tokenizer = CharTokenizer.from_texts(texts)
         torch.manual_seed(stable_seed(cfg.train.seed, "init"))
         self.model: AcousticModel = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
         self.data = TrainingData(train_set, tokenizer, self.model.extractor, self.model.network, cfg)
-        self.dev_targets = targets_of(dev_set, tokenizer, cfg.text.normalization)
-        if not any(self.dev_targets):
-            raise DataError("has no words to validate on: every text is empty", dev_set.path)
-        train_texts, dev_texts = ([normalize(u.text, cfg.text.normalization) for u in s] for s in (train_set, dev_set))
-        self.lost_case = cases_differ(train_texts, dev_texts)
-        self.dev_features: list[Any] | None = None
+        self.dev = DevSet(dev_set, self.model, texts)
         self.model.network.to(self.device)
         self.network = self.model.network
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), cfg.optim.lr, cfg.optim.betas, weight_decay=cfg.optim.weight_decay, fused=True
         )
-        self.average: dict[str, Tensor] = {}
+        self.average = Average(self.network, cfg.train.ema_decay)
         self.progress = Progress()
         #: the commit that this process runs, asked for now: the checkout may change while it trains
         self.source = commit()
         self.phases_s: dict[str, float] = {}
         self.audio_s = 0.0
-        self.stop = False
+        self.interrupt = Interrupt()
         if resume and has_state(run.checkpoints):
             self._load()
         elif cfg.features.normalization == "corpus":
             self.data.fit_normalization()
-        if cfg.train.ema_decay and not self.average:
-            self.average = {k: v.clone() for k, v in self.network.state_dict().items()}
 
     def run_to_end(self, watch: Watcher) -> Report:
         """The loop: epochs of steps, a validation and a checkpoint at each epoch's end."""
-        with self.run.recording(), self._interruptible():
+        with self.run.recording(), self.interrupt:
             self.run.cut_metrics(self.progress.step, self.progress.epoch)
             self._say_hello()
-            while not (self.progress.done or self.stop):
+            while not (self.progress.done or self.interrupt.asked):
                 self._epoch(watch)
             self._checkpoint()
             plan = self.data.plan(max(0, self.progress.epoch - 1))
             padding = padding_fraction(plan, self.data.manifest)
-            report = Report(self.run.path, self.progress, self.phases_s, self.audio_s, padding, self.stop)
+            report = Report(self.run.path, self.progress, self.phases_s, self.audio_s, padding, self.interrupt.asked)
             for line in report.lines():
                 log.info("%s", line)
-            if self.stop:
+            if self.interrupt.asked:
                 log.info("stopped; go on with: asr train --resume %s", self.run.path)
         return report
 
@@ -229,21 +157,15 @@ class Trainer:
                 kind="train", step=p.step, epoch=p.epoch + 1, loss_nats=round(loss_nats, 4), lr=lr,
                 grad_norm=round(grad_norm, 4), audio_s=round(batch.duration_s, 2), seconds=round(p.seconds, 2),
             )  # fmt: skip
-            watch(
-                {
-                    "epochs": cfg.epochs,
-                    "epoch": p.epoch + p.batch / len(plan),
-                    "loss": loss_nats,
-                    "audio_s": self.audio_s,
-                }
-            )
-            if self.stop or p.step == cfg.max_steps:
+            at_epoch = p.epoch + p.batch / len(plan)
+            watch({"epochs": cfg.epochs, "epoch": at_epoch, "loss": loss_nats, "audio_s": self.audio_s})
+            if self.interrupt.asked or p.step == cfg.max_steps:
                 break
             if now - saved_at > cfg.checkpoint_every_s:
                 self._checkpoint()
                 saved_at = time.perf_counter()
         batches.close()
-        if self.stop and p.batch < len(plan) and p.step != cfg.max_steps:
+        if self.interrupt.asked and p.batch < len(plan) and p.step != cfg.max_steps:
             return
         p.epoch_losses_nats.append(p.loss_sum_nats / max(1, p.loss_count))
         p.epoch, p.batch, p.loss_sum_nats, p.loss_count = p.epoch + 1, 0, 0.0, 0
@@ -296,57 +218,36 @@ class Trainer:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        decay = min(self.cfg.train.ema_decay, (1 + self.progress.step) / (10 + self.progress.step))
-        if self.average:
-            for name, value in self.network.state_dict().items():
-                if value.is_floating_point():
-                    self.average[name].lerp_(value, 1 - decay)
-                else:
-                    self.average[name].copy_(value)
+        self.average.update(self.progress.step)
         return grad_norm
 
     def _validate(self, lr: float, total_steps: int, watch: Watcher) -> None:
         p = self.progress
-        raw = self._average_in()
-        result, now = self._timed("validate", self._score_dev)
-        wer, cer = result.wer.rate, result.cer.rate
-        assert wer is not None and cer is not None  # the dev set has words
-        p.best = sorted([*p.best, (wer, cer, p.epoch)], key=lambda row: (row[0], row[1], row[2]))
-        p.validations_since_best = 0 if p.best[0][2] == p.epoch else p.validations_since_best + 1
-        sample = min(result.per_utterance, key=lambda u: stable_seed("sample", u.id))
+        with self.average.in_place():
+            found: Validation = self._timed("validate", self.dev.validate)
+            p.best = sorted([*p.best, (found.wer, found.cer, p.epoch)])
+            p.validations_since_best = 0 if p.best[0][2] == p.epoch else p.validations_since_best + 1
+            self._save(lambda: self._keep_best(found.score))
+        now, loss_nats = found.health, p.epoch_losses_nats[-1]
+        sample = min(found.score.per_utterance, key=lambda u: stable_seed("sample", u.id))
         log.info(
             "epoch %d: loss %.3f nats, dev WER %.2f %% CER %.2f %%, blank %.0f %%, emitted/reference %.2f%s",
-            p.epoch, p.epoch_losses_nats[-1], 100 * wer, 100 * cer, 100 * now.blank_fraction, now.emitted_ratio,
+            p.epoch, loss_nats, 100 * found.wer, 100 * found.cer, 100 * now.blank_fraction, now.emitted_ratio,
             " (best)" if p.validations_since_best == 0 else "",
         )  # fmt: skip
         log.info("  %s: '%s' for '%s'", sample.id, sample.hypothesis, sample.reference)
         warning = diagnosis(
-            now, step=p.step, total_steps=total_steps, lr=lr, losses_nats=p.epoch_losses_nats, lost_case=self.lost_case
-        )
+            now, step=p.step, total_steps=total_steps, lr=lr, losses_nats=p.epoch_losses_nats,
+            lost_case=self.dev.lost_case,
+        )  # fmt: skip
         if warning:
             log.warning("%s", warning)
         self.run.add_metrics(
-            kind="valid", step=p.step, epoch=p.epoch, loss_nats=round(p.epoch_losses_nats[-1], 4), wer=wer, cer=cer,
+            kind="valid", step=p.step, epoch=p.epoch, loss_nats=round(loss_nats, 4), wer=found.wer, cer=found.cer,
             blank_fraction=round(now.blank_fraction, 4), emitted_ratio=round(now.emitted_ratio, 4),
             seconds=round(p.seconds, 2),
         )  # fmt: skip
-        watch({"epochs": self.cfg.train.epochs, "epoch": float(p.epoch), "wer": wer, "audio_s": self.audio_s})
-        self._save(lambda: self._keep_best(result))
-        self._average_out(raw)
-
-    def _score_dev(self) -> tuple[Score, Health]:
-        cfg = self.cfg
-        if self.dev_features is None:
-            waves = (load_wave(self.dev_set, u, cfg.audio.sample_rate_hz, cfg.audio.resample) for u in self.dev_set)
-            self.dev_features = [extract(self.model.extractor, wave_n) for wave_n in waves]
-        all_sv = all_log_probs(self.model, self.dev_features)
-        hypotheses = [greedy(one_sv, self.model.tokenizer) for one_sv in all_sv]
-        result = score(
-            (u.id, normalize(u.text, cfg.text.normalization), " ".join(h.text.split()))
-            for u, h in zip(self.dev_set, hypotheses, strict=True)
-        )
-        emitted = sum(len(h.spans) for h in hypotheses)
-        return result, health(all_sv, emitted, sum(map(len, self.dev_targets)))
+        watch({"epochs": self.cfg.train.epochs, "epoch": float(p.epoch), "wer": found.wer, "audio_s": self.audio_s})
 
     def _keep_best(self, result: Score) -> None:
         """Saves this epoch's model where it is among the best, and removes the one it pushes out."""
@@ -367,28 +268,16 @@ class Trainer:
         if keep > 1:
             save_model(self.run.checkpoints / f"best-epoch-{p.epoch:04d}", self.model, tensors, results)
             for _, _, epoch in gone:
-                _remove(self.run.checkpoints / f"best-epoch-{epoch:04d}")
+                shutil.rmtree(self.run.checkpoints / f"best-epoch-{epoch:04d}", ignore_errors=True)
         if kept[0][2] == p.epoch:
             save_model(self.run.best, self.model, tensors, results)
-
-    def _average_in(self) -> dict[str, Tensor]:
-        """Puts the averaged weights in place for validation and saving; the raw ones, to put back."""
-        if not self.average:
-            return {}
-        raw = {k: v.clone() for k, v in self.network.state_dict().items()}
-        self.network.load_state_dict(self.average)
-        return raw
-
-    def _average_out(self, raw: dict[str, Tensor]) -> None:
-        if raw:
-            self.network.load_state_dict(raw)
 
     def _checkpoint(self) -> None:
         def save() -> None:
             tensors = {f"model.{k}": v for k, v in model_tensors(self.model).items()}
             for i, values in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{k}": v.detach().cpu() for k, v in values.items()}
-            tensors |= {f"average.{k}": v.detach().cpu() for k, v in self.average.items()}
+            tensors |= {f"average.{k}": v.detach().cpu() for k, v in self.average.tensors.items()}
             save_state(self.run.checkpoints, self.progress.step, tensors, vars(self.progress))
 
         self._save(save)
@@ -416,7 +305,7 @@ class Trainer:
             state.setdefault(int(index), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.average = {k: v.to(self.device) for k, v in by_prefix["average"].items()}
+        self.average.load(by_prefix["average"])
         try:
             self.progress = Progress(**{**saved.state, "best": [tuple(row) for row in saved.state["best"]]})
         except (KeyError, TypeError) as error:
@@ -432,7 +321,7 @@ class Trainer:
         )  # fmt: skip
         for line in self.data.summary():
             log.info("%s", line)
-        if self.lost_case:
+        if self.dev.lost_case:
             log.warning("the dev text is in another letter case than the training text; set text.normalization")
         if p.done:
             log.info("this run is complete: nothing left to train")
@@ -445,29 +334,3 @@ class Trainer:
             return work()
         finally:
             self.phases_s[phase] = self.phases_s.get(phase, 0.0) + time.perf_counter() - began
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) ends the run after the current step, with a checkpoint; a second at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, frame: object) -> None:
-            if self.stop:
-                raise KeyboardInterrupt
-            self.stop = True
-            log.warning("finishing this step, then saving (once more to stop at once)")
-
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

@@ -46,6 +46,9 @@ FLOORS = {
     "transcribe": 3,
     "picture": 3,
     "run": 3,
+    "progress": 3,
+    "optim": 2,
+    "validate": 3,
     "info": 3,
     "watchdog": 3,
     # 4: parse, call one library function, print

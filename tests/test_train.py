@@ -23,14 +23,17 @@ from safetensors.torch import load_file
 
 import asr.checkpoint
 import asr.train
+import asr.validate
 from asr import config as configs
 from asr import manifest as manifests
 from asr.checkpoint import load_model
 from asr.config import OptimConfig, RunConfig
 from asr.errors import CheckpointError, ConfigError, DataError, TrainingError
 from asr.evaluate import evaluate
+from asr.optim import learning_rate
+from asr.progress import Report
 from asr.run import RunFolder
-from asr.train import Report, learning_rate, resume, train
+from asr.train import resume, train
 from tests.builders import build_corpus, tiny_config
 
 # Everything that is random or has a memory: what a resumed run could get wrong.
@@ -247,13 +250,13 @@ def test_the_saved_model_names_the_commit_that_was_started_not_a_later_one(data,
 
 def _canned(monkeypatch: pytest.MonkeyPatch, rates: list[float]) -> None:
     """Lets the validations of a run find these word error rates."""
-    real, left = asr.train.score, iter(rates)
+    real, left = asr.validate.score, iter(rates)
 
     def score(pairs: Any) -> Any:
         result = real(pairs)
         return replace(result, wer=replace(result.wer, rate=next(left)))
 
-    monkeypatch.setattr(asr.train, "score", score)
+    monkeypatch.setattr(asr.validate, "score", score)
 
 
 def test_the_best_models_are_kept_and_the_others_removed(data, tmp_path, monkeypatch):
@@ -700,7 +703,7 @@ SELDOM: dict[str, Kills] = {
 }
 RANDOM: dict[str, Kills] = {f"random-{n}": [("time", n)] for n in random.Random(0).sample(range(1, 14), 3)}
 # A file may not grow beyond some KiB after the 3rd step, and after the first validation.
-LIMITED: dict[str, Kills] = {"limited-checkpoint": [("limit", 3)], "limited-model": [("limit", 5)]}
+LIMITED: dict[str, Kills] = {"limited-checkpoint": [("limit", 3)], "limited-model": [("limit", 4)]}
 
 
 @pytest.fixture(scope="module")

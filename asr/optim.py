@@ -1,0 +1,60 @@
+"""What happens to weights beside the gradient: the learning rate's schedule and the moving average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from asr.config import OptimConfig
+
+
+def learning_rate(cfg: OptimConfig, done: float) -> float:
+    """The rate when a share ``done`` in [0, 1] of all steps is behind.
+
+    >>> [learning_rate(OptimConfig(lr=1.0, warmup_fraction=0.5), x) for x in (0.25, 0.5, 1.0)]
+    [0.5, 1.0, 0.0]
+    """
+    if done < cfg.warmup_fraction:
+        return cfg.lr * done / cfg.warmup_fraction
+    after = (done - cfg.warmup_fraction) / max(1e-9, 1 - cfg.warmup_fraction)
+    factor = {"cosine": 0.5 * (1 + math.cos(math.pi * after)), "linear": 1 - after, "constant": 1.0}[cfg.decay]
+    return cfg.lr * factor
+
+
+class Average:
+    """An exponential moving average of a network's weights and statistics; with decay 0, the network itself."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network, self.decay = network, decay
+        self.tensors = {k: v.clone() for k, v in network.state_dict().items()} if decay else {}
+
+    def update(self, step: int) -> None:
+        """Takes in the network after a step; early on the average is short, so that it forgets the random start."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        state = self.network.state_dict() if self.tensors else {}
+        for name, value in state.items():
+            if value.is_floating_point():
+                self.tensors[name].lerp_(value, 1 - decay)
+            else:
+                self.tensors[name].copy_(value)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what ``tensors`` was when it was saved."""
+        for name, value in tensors.items():
+            self.tensors[name].copy_(value)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The network has the averaged weights inside, its own again after."""
+        if not self.tensors:
+            yield
+            return
+        own = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(self.tensors)
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(own)

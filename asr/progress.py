@@ -1,0 +1,59 @@
+"""Where a training run is, and what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Progress:
+    """Where a run is: all that must be known, beside tensors, to go on exactly."""
+
+    epoch: int = 0
+    #: batches of this epoch already trained on
+    batch: int = 0
+    step: int = 0
+    #: sums over the epoch so far, for its mean loss
+    loss_sum_nats: float = 0.0
+    loss_count: int = 0
+    epoch_losses_nats: list[float] = field(default_factory=list)
+    #: (dev WER, dev CER, epoch), best first
+    best: list[tuple[float, float, int]] = field(default_factory=list)
+    validations_since_best: int = 0
+    seconds: float = 0.0
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did. ``phases_s``: wall seconds by phase, of this process."""
+
+    run: Path
+    progress: Progress
+    phases_s: dict[str, float]
+    audio_s: float
+    padding: float
+    interrupted: bool
+
+    @property
+    def audio_s_per_s(self) -> float:
+        return self.audio_s / max(1e-9, sum(v for k, v in self.phases_s.items() if k not in ("validate", "save")))
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        p, total = self.progress, max(1e-9, sum(self.phases_s.values()))
+        shares = ", ".join(f"{k} {v / total:.1%}" for k, v in sorted(self.phases_s.items(), key=lambda kv: -kv[1]))
+        lines = [
+            f"{p.epoch} epochs, {p.step:,} steps, {p.seconds / 60:.1f} min; {self.audio_s_per_s:.0f} audio-s/s, "
+            f"{self.padding:.1%} padding",
+            f"time: {shares}",
+        ]
+        if p.best:
+            lines.append(f"best dev WER {p.best[0][0]:.2%} after epoch {p.best[0][2]}: {self.run / 'best'}")
+        return lines
+
+
+#: called after every step with what a progress bar shows
+Watcher = Callable[[dict[str, float]], None]

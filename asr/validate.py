@@ -1,0 +1,61 @@
+"""The dev set during training: its score, by the forward path of use, and whether the output is healthy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asr.batch import Features, extract, load_wave, targets_of
+from asr.checkpoint import AcousticModel
+from asr.decode.greedy import greedy
+from asr.errors import DataError
+from asr.infer import all_log_probs
+from asr.manifest import Manifest
+from asr.text import normalize
+from asr.watchdog import Health, cases_differ, health
+from asr.wer import Score, score
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a model does on the dev set. The rates are numbers: a dev set has words."""
+
+    score: Score
+    health: Health
+    wer: float
+    cer: float
+
+
+class DevSet:
+    """The dev utterances; their features are computed on first use and kept.
+
+    Raises:
+        DataError: a transcript has an unknown character, or none has any words.
+    """
+
+    def __init__(self, manifest: Manifest, model: AcousticModel, train_texts: Sequence[str]) -> None:
+        self.manifest, self.model = manifest, model
+        targets = targets_of(manifest, model.tokenizer, model.text.normalization)
+        if not any(targets):
+            raise DataError("has no words to validate on: every text is empty", manifest.path)
+        self.num_tokens = sum(map(len, targets))
+        self.texts = [normalize(u.text, model.text.normalization) for u in manifest]
+        #: the text is in another letter case than what the model is trained on
+        self.lost_case = cases_differ(train_texts, self.texts)
+        self._features: list[Features] = []
+
+    def validate(self) -> Validation:
+        """The score of the model as it is now."""
+        rate, resample = self.model.audio.sample_rate_hz, self.model.audio.resample
+        if not self._features:
+            waves = (load_wave(self.manifest, u, rate, resample) for u in self.manifest)
+            self._features = [extract(self.model.extractor, wave_n) for wave_n in waves]
+        all_sv = all_log_probs(self.model, self._features)
+        hypotheses = [greedy(one_sv, self.model.tokenizer) for one_sv in all_sv]
+        result = score(
+            (u.id, text, " ".join(h.text.split()))
+            for u, text, h in zip(self.manifest, self.texts, hypotheses, strict=True)
+        )
+        assert result.wer.rate is not None and result.cer.rate is not None  # there are words
+        seen = health(all_sv, sum(len(h.spans) for h in hypotheses), self.num_tokens)
+        return Validation(result, seen, result.wer.rate, result.cer.rate)
