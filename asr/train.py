@@ -227,7 +227,12 @@ class Trainer:
             found: Validation = self._timed("validate", self.dev.validate)
             p.best = sorted([*p.best, (found.wer, found.cer, p.epoch)])
             p.validations_since_best = 0 if p.best[0][2] == p.epoch else p.validations_since_best + 1
+            self._report(found, lr, total_steps)
+            watch({"epochs": self.cfg.train.epochs, "epoch": float(p.epoch), "wer": found.wer, "audio_s": self.audio_s})
             self._save(lambda: self._keep_best(found.score))
+
+    def _report(self, found: Validation, lr: float, total_steps: int) -> None:
+        p = self.progress
         now, loss_nats = found.health, p.epoch_losses_nats[-1]
         sample = min(found.score.per_utterance, key=lambda u: stable_seed("sample", u.id))
         log.info(
@@ -247,7 +252,6 @@ class Trainer:
             blank_fraction=round(now.blank_fraction, 4), emitted_ratio=round(now.emitted_ratio, 4),
             seconds=round(p.seconds, 2),
         )  # fmt: skip
-        watch({"epochs": self.cfg.train.epochs, "epoch": float(p.epoch), "wer": found.wer, "audio_s": self.audio_s})
 
     def _keep_best(self, result: Score) -> None:
         """Saves this epoch's model where it is among the best, and removes the one it pushes out."""

@@ -703,7 +703,7 @@ SELDOM: dict[str, Kills] = {
 }
 RANDOM: dict[str, Kills] = {f"random-{n}": [("time", n)] for n in random.Random(0).sample(range(1, 14), 3)}
 # A file may not grow beyond some KiB after the 3rd step, and after the first validation.
-LIMITED: dict[str, Kills] = {"limited-checkpoint": [("limit", 3)], "limited-model": [("limit", 4)]}
+LIMITED: dict[str, Kills] = {"limited-checkpoint": [("limit", 3)], "limited-model": [("limit", 5)]}
 
 
 @pytest.fixture(scope="module")
