@@ -118,9 +118,10 @@ def load_wave(
 def extract(extractor: FeatureExtractor, wave_n: audio.Wave, seed: int | None = None) -> Features:
     """Features of one utterance, computed alone: no neighbour in a batch can matter. Shapes: (n,) -> (t, f)."""
     dither = None if seed is None else torch.Generator().manual_seed(seed)
-    waves_bn = torch.from_numpy(wave_n)[None]
-    features_btf, _ = extractor(waves_bn, torch.tensor([len(wave_n)]), dither)
-    features_tf: Features = features_btf[0].numpy()
+    device = extractor.mean_f.device
+    waves_bn, num_samples_b = torch.from_numpy(wave_n)[None].to(device), torch.tensor([len(wave_n)], device=device)
+    features_btf, _ = extractor(waves_bn, num_samples_b, dither)
+    features_tf: Features = features_btf[0].cpu().numpy()
     return features_tf
 
 
@@ -155,36 +156,37 @@ class TrainingData:
         self.kept: list[int] = []
         #: utterances whose labels fit at their own speed, but not at the fastest: never sped up
         self.unhurried: set[int] = set()
-        self._steps = self._step_counts(network)
-        self._filter()
+        self._num_steps = network.front_end.num_steps
+        self._needed = [min_steps(targets) for targets in self.targets]
+        self._filter(self._step_counts())
         self._cache: dict[tuple[int, float], Features] = {}
         self._cache_left = cfg.batch.feature_cache_mib * 2**20
 
-    def _step_counts(self, network: DeepSpeech2) -> npt.NDArray[np.int64]:
+    def _step_counts(self) -> npt.NDArray[np.int64]:
         """Output steps of every utterance at the fastest speed and at its own. Shapes: (2, utterances)."""
         rate = self.extractor.sample_rate_hz
         durations_s = np.array([u.duration_s for u in self.manifest])
         samples = [torch.from_numpy(np.floor(durations_s * rate / s).astype(np.int64)) for s in (self._fastest, 1.0)]
-        return np.stack([network.front_end.num_steps(self.extractor.num_frames(n)).numpy() for n in samples])
+        return np.stack([self._num_steps(self.extractor.num_frames(n)).numpy() for n in samples])
 
     @property
     def _fastest(self) -> float:
         return max(1.0, *self.cfg.augment.speeds)
 
-    def _filter(self) -> None:
+    def _filter(self, steps: npt.NDArray[np.int64]) -> None:
         longest_s = self.cfg.batch.max_utterance_s
         for i, utterance in enumerate(self.manifest):
-            needed = min_steps(self.targets[i])
+            needed = self._needed[i]
             if not self.targets[i]:
                 self.dropped.append(Dropped(utterance.id, "empty text"))
             elif longest_s is not None and utterance.duration_s > longest_s:
                 self.dropped.append(Dropped(utterance.id, f"{utterance.duration_s:.1f} s, longer than {longest_s:g} s"))
-            elif needed > self._steps[1, i]:
-                why = f"its {needed} label steps do not fit the {self._steps[1, i]} steps the model makes of its audio"
+            elif needed > steps[1, i]:
+                why = f"its {needed} label steps do not fit the {steps[1, i]} steps the model makes of its audio"
                 self.dropped.append(Dropped(utterance.id, why))
             else:
                 self.kept.append(i)
-                if needed > self._steps[0, i]:
+                if needed > steps[0, i]:
                     self.unhurried.add(i)
         if not self.kept:
             raise DataError(
@@ -240,25 +242,45 @@ class TrainingData:
         return 1.0 if index in self.unhurried else speeds[drawn]
 
     def load(self, planned: Planned) -> Batch:
-        """The planned batch, ready for the network (features augmented, targets padded)."""
+        """The planned batch, ready for the network (features augmented, targets padded).
+
+        Raises:
+            DataError: an audio file cannot be used; or none of the batch is as long as its manifest row says.
+        """
         seed, spec = self.cfg.train.seed, self.cfg.augment.spec
-        features = []
+        features, items = [], []
         for index, speed in planned.items:
             one_tf = self._features(index, speed, planned.epoch)
+            if not self._fits(index, len(one_tf)):
+                continue
+            items.append((index, speed))
             if spec.freq_masks or spec.time_masks:
                 drawn = generator(seed, "spec", planned.epoch, self.manifest.utterances[index].id)
                 one_tf = spec_augment(one_tf, spec, self.cfg.features.hop_s, drawn)
             features.append(one_tf)
+        utterances = self.manifest.utterances
+        if not items:
+            names = ", ".join(utterances[index].id for index, _ in planned.items)
+            raise DataError(
+                f"a whole batch is too short for its labels ({names}): correct duration_s", self.manifest.path
+            )
         features_btf, num_frames_b = pad(features)
-        targets = [self.targets[index] for index, _ in planned.items]
+        targets = [self.targets[index] for index, _ in items]
         num_targets_b = torch.tensor([len(t) for t in targets])
         targets_bu = torch.zeros(len(targets), int(num_targets_b.max()), dtype=torch.int64)
         for i, one in enumerate(targets):
             targets_bu[i, : len(one)] = torch.tensor(one)
-        utterances = self.manifest.utterances
-        ids = tuple(utterances[index].id for index, _ in planned.items)
-        duration_s = sum(utterances[index].duration_s / speed for index, speed in planned.items)
+        ids = tuple(utterances[index].id for index, _ in items)
+        duration_s = sum(utterances[index].duration_s / speed for index, speed in items)
         return Batch(features_btf, num_frames_b, targets_bu, num_targets_b, ids, duration_s)
+
+    def _fits(self, index: int, num_frames: int) -> bool:
+        """Whether the labels fit the frames there really are; the filter had only the manifest's rounded duration."""
+        steps = int(self._num_steps(torch.tensor([num_frames]))[0])
+        if self._needed[index] > steps:
+            id_ = self.manifest.utterances[index].id
+            log.warning("left out %s: its %d label steps do not fit its %d steps", id_, self._needed[index], steps)
+        return self._needed[index] <= steps
 
     def _features(self, index: int, speed: float, epoch: int) -> Features:
         cached = self._cache.get((index, speed))

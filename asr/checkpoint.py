@@ -171,7 +171,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Acoustic
     set_model_tensors(model, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
     model.training.update(config.training)
     model.network.to(device).eval()
-    model.extractor.to(device).eval()
+    model.extractor.eval()  # stays on the CPU: features are made one utterance at a time
     return model
 
 

@@ -295,7 +295,7 @@ def test_the_filter_never_counts_on_more_steps_than_the_audio_gives(num_samples,
     wave_n = noise(num_samples / 16000)
     assert len(wave_n) == num_samples
     frames = len(extract(data.extractor, audio.change_speed(wave_n, speed, 16000)))
-    promised = data._steps[0 if speed > 1 else 1, 0]
+    promised = data._step_counts()[0 if speed > 1 else 1, 0]
     given_ = int(_model(cfg).network.front_end.num_steps(torch.tensor([frames]))[0])
     assert promised <= given_
 
@@ -520,3 +520,18 @@ def test_batches_closed_early_leave_no_thread_and_do_not_hang(corpus, workers):
 
     assert _within(20, work).ids
     assert not _data_threads()
+
+
+def test_labels_that_fit_the_manifest_but_not_the_audio_are_left_out_by_name(tmp_path, caplog):
+    # 15 ms less than the manifest says is within its slack, but one output step less (2 frames a step).
+    write_wav(tmp_path / "short.wav", noise(0.185))
+    write_wav(tmp_path / "whole.wav", noise(0.2))
+    rows = [Utterance(name, f"{name}.wav", 0.2, "abcd" * 2 + "abc") for name in ("short", "whole")]
+    data = _data(Manifest(tmp_path / "train.jsonl", rows), tiny_config())
+    assert min_steps(data.targets[0]) == 11
+    with caplog.at_level("WARNING"):
+        (batch,) = [data.load(planned) for planned in data.plan(0)]
+    assert batch.ids == ("whole",)
+    assert "left out short: its 11 label steps do not fit its 10 steps" in caplog.text
+    with pytest.raises(DataError, match=r"a whole batch is too short for its labels \(short\)"):
+        data.load(Planned(((0, 1.0),), 0))
