@@ -1,0 +1,45 @@
+"""A RESULTS.md table from runs that differ in their seed: a row each, and the mean with its interval.
+
+    python egs/results.py MANIFEST RUN [RUN ...]
+
+The interval of the mean is a bootstrap over utterances of the errors of all runs together: it says how far another test
+set of this size might lie, not how far another seed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+
+from asr import manifest
+from asr.checkpoint import load_model
+from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
+from asr.wer import bootstrap_interval
+
+
+def main(manifest_path: str, *runs: str) -> None:
+    rows = manifest.read(manifest_path)
+    print(MARKDOWN_HEADER)
+    rates, errors, lengths = [], [0] * len(rows), [0] * len(rows)
+    for run in runs:
+        model = load_model(Path(run))
+        result = evaluate(model, rows)
+        print(markdown_row(model, result))
+        assert result.score.wer.rate is not None and not result.failed
+        rates.append(100 * result.score.wer.rate)
+        for i, one in enumerate(result.score.per_utterance):
+            errors[i] += one.counts.errors
+            lengths[i] += one.counts.reference_length
+    low, high = bootstrap_interval(errors, lengths)
+    assert low is not None and high is not None
+    spread = f", standard deviation {statistics.stdev(rates):.2f}" if len(rates) > 1 else ""
+    print(
+        f"\nMean WER of {len(rates)} runs: {statistics.mean(rates):.2f} % [{100 * low:.2f}, {100 * high:.2f}]{spread}"
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
