@@ -4,6 +4,9 @@ BIN := .venv/bin
 # Waiting threads sleep: tests run beside other things, and spinning ones would take their cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Corpora for the tests that use real speech; those tests skip where it is absent.
+export ASR_TEST_DATA ?= $(wildcard ../shared/data)
+
 .PHONY: quickstart test test-all check format clean
 
 quickstart: .venv/installed

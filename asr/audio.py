@@ -68,22 +68,14 @@ def load(
     *,
     offset_s: float = 0.0,
     duration_s: float | None = None,
-    sample_rate_hz: int | None = None,
-    resample: bool = False,
-    mix_down: bool = False,
 ) -> tuple[Wave, int]:
     """The samples of a file, or of a part of it, and their rate.
 
     Shapes: (n,) float32 in [-1, 1].
 
-    Args:
-        sample_rate_hz: the rate that is wanted; None takes the file's.
-        resample: convert to that rate when the file has another; otherwise another rate is an error.
-        mix_down: average several channels; otherwise more than one is an error.
-
     Raises:
-        DataError: missing, empty, not audio, truncated, not finite, several channels, another rate, or a part that
-            lies outside the file.
+        DataError: missing, empty, not audio, truncated, not finite, several channels, or a part that lies outside
+            the file.
     """
     path = Path(path)
     _check_present(path)
@@ -119,22 +111,28 @@ def load(
             f"the manifest says {offset_s + duration_s:.2f} s, but the file ends at {total / rate:.2f} s", path
         )
     if channels > 1:
-        if not mix_down:
-            raise DataError(f"{channels} channels, expected 1; mix it down or choose a channel first", path)
-        wave: Wave = samples.mean(axis=1, dtype=np.float32)
-    else:
-        wave = samples[:, 0]
+        raise DataError(f"{channels} channels, expected 1; mix it down or choose a channel first", path)
+    wave: Wave = samples[:, 0]
     if not np.isfinite(wave).all():
         bad = int(np.flatnonzero(~np.isfinite(wave))[0])
         raise DataError(f"sample {bad:,} is not a finite number; the file is damaged, write it again", path)
-    if sample_rate_hz is not None and rate != sample_rate_hz:
-        if not resample:
-            raise DataError(
-                f"{rate} Hz audio, the model wants {sample_rate_hz} Hz; resample the corpus or set audio.resample=true",
-                path,
-            )
-        wave, rate = resampled(wave, rate, sample_rate_hz), sample_rate_hz
     return wave, rate
+
+
+def at_rate(wave_n: Wave, rate_hz: int, wanted_hz: int, resample: bool, path: Path, remedy: str) -> Wave:
+    """The wave at the rate that a model wants.
+
+    Args:
+        remedy: what the user can do about another rate, for the error.
+
+    Raises:
+        DataError: it has another rate, and was not asked to be resampled.
+    """
+    if rate_hz == wanted_hz:
+        return wave_n
+    if not resample:
+        raise DataError(f"{rate_hz} Hz audio, the model wants {wanted_hz} Hz; {remedy}", path)
+    return resampled(wave_n, rate_hz, wanted_hz)
 
 
 def resampled(wave_n: Wave, from_hz: float, to_hz: float) -> Wave:

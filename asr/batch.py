@@ -6,7 +6,8 @@ Axes: b batch, n samples, t frames, f bins, u targets.
 from __future__ import annotations
 
 import logging
-from collections import deque
+import time
+from collections import defaultdict, deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -99,18 +100,12 @@ def load_wave(
             )
         if len(wave) > limit + 0.02 * rate:
             wave = wave[:limit]
-        if rate != sample_rate_hz:
-            if not resample:
-                raise DataError(
-                    f"{rate} Hz audio, the model wants {sample_rate_hz} Hz; "
-                    "resample the corpus, set audio.resample=true in training, or pass --resample in use",
-                    path,
-                )
-            if said_hz is not None and rate not in said_hz:
-                said_hz.add(rate)
-                log.info("resampling %d Hz audio to %d Hz (first: utt '%s')", rate, sample_rate_hz, utterance.id)
-            wave = audio.resampled(wave, rate, sample_rate_hz)
-        return wave
+        remedy = "resample the corpus, set audio.resample=true in training, or pass --resample in use"
+        fitted = audio.at_rate(wave, rate, sample_rate_hz, resample, path, remedy)
+        if rate != sample_rate_hz and said_hz is not None and rate not in said_hz:
+            said_hz.add(rate)
+            log.info("resampling %d Hz audio to %d Hz (first: utt '%s')", rate, sample_rate_hz, utterance.id)
+        return fitted
     except DataError as error:
         raise DataError(f"utt '{utterance.id}': {error}") from error
 
@@ -153,6 +148,10 @@ class TrainingData:
         self.said_hz: set[int] = set()
         self.targets = targets_of(manifest, tokenizer, cfg.text.normalization)
         self.dropped: list[Dropped] = []
+        #: found too short only when the audio was read
+        self.late: list[Dropped] = []
+        #: seconds of computing features, by epoch (from 0), over all workers
+        self.features_s: defaultdict[int, float] = defaultdict(float)
         self.kept: list[int] = []
         #: utterances whose labels fit at their own speed, but not at the fastest: never sped up
         self.unhurried: set[int] = set()
@@ -201,7 +200,7 @@ class TrainingData:
         lines = [f"training on {len(self.kept):,} of {len(self.manifest):,} utterances, {hours:.2f} h"]
         lines += [f"left out {d.id}: {d.why}" for d in self.dropped[:10]]
         if len(self.dropped) > 10:
-            lines.append(f"… and {len(self.dropped) - 10:,} more left out")
+            lines.append(f"… and {len(self.dropped) - 10:,} more left out (dropped.jsonl has all)")
         if self.unhurried:
             some = ", ".join(self.manifest.utterances[i].id for i in sorted(self.unhurried)[:5])
             lines.append(f"{len(self.unhurried)} never sped up, as their labels would not fit: {some}")
@@ -251,7 +250,11 @@ class TrainingData:
         features, items = [], []
         for index, speed in planned.items:
             one_tf = self._features(index, speed, planned.epoch)
+            if speed != 1.0 and not self._fits(index, len(one_tf)):
+                speed = 1.0
+                one_tf = self._features(index, speed, planned.epoch)
             if not self._fits(index, len(one_tf)):
+                self._drop_late(index)
                 continue
             items.append((index, speed))
             if spec.freq_masks or spec.time_masks:
@@ -276,16 +279,19 @@ class TrainingData:
 
     def _fits(self, index: int, num_frames: int) -> bool:
         """Whether the labels fit the frames there really are; the filter had only the manifest's rounded duration."""
-        steps = int(self._num_steps(torch.tensor([num_frames]))[0])
-        if self._needed[index] > steps:
-            id_ = self.manifest.utterances[index].id
-            log.warning("left out %s: its %d label steps do not fit its %d steps", id_, self._needed[index], steps)
-        return self._needed[index] <= steps
+        return self._needed[index] <= int(self._num_steps(torch.tensor([num_frames]))[0])
+
+    def _drop_late(self, index: int) -> None:
+        id_ = self.manifest.utterances[index].id
+        if all(d.id != id_ for d in self.late):
+            self.late.append(Dropped(id_, f"its {self._needed[index]} label steps do not fit its audio after all"))
+            log.warning("left out %s: %s", id_, self.late[-1].why)
 
     def _features(self, index: int, speed: float, epoch: int) -> Features:
         cached = self._cache.get((index, speed))
         if cached is not None:
             return cached
+        began = time.perf_counter()
         utterance = self.manifest.utterances[index]
         rate = self.cfg.audio.sample_rate_hz
         wave_n = load_wave(self.manifest, utterance, rate, self.cfg.audio.resample, self.said_hz)
@@ -297,6 +303,7 @@ class TrainingData:
         if not dither and self._cache_left >= features_tf.nbytes:
             self._cache_left -= features_tf.nbytes
             self._cache[index, speed] = features_tf
+        self.features_s[epoch] += time.perf_counter() - began
         return features_tf
 
     def fit_normalization(self) -> None:

@@ -139,9 +139,10 @@ def find_model(path: str | Path) -> Path:
         CheckpointError: neither.
     """
     path = Path(path)
-    if not (path / "config.json").exists() and ((path / "best").exists() or (path / "best.old").exists()):
-        path = path / "best"
-    recover_folder(path)
+    if not (path / "config.json").exists():
+        # best.old: a run that was cut, or is at this moment, between the two renames of a replacement
+        run = path.parent if path.name == "best" else path
+        path = next((run / name for name in ("best", "best.old") if (run / name).is_dir()), path)
     if not path.exists():
         raise CheckpointError("no such model folder or run folder", path)
     if not path.is_dir():

@@ -11,6 +11,8 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,7 @@ import typer
 from asr.console import (
     audio_bar,
     check_target,
+    file_bar,
     give_up_stdout,
     print_json,
     print_result,
@@ -238,11 +241,12 @@ def evaluate(
         minutes = result.audio_s / 60
         print_result(
             f"{minutes:.1f} min of audio in {result.seconds:.1f} s (real-time factor {result.rtf:.4f}), greedy, no LM, "
-            f"text normalization: {result.normalization}"
+            f"text normalization: {result.normalization}; {result.health.blank_fraction:.0%} of steps blank, "
+            f"emitted/reference {result.health.emitted_ratio:.2f}"
         )
-    if hypotheses is not None:
-        write_lines(hypotheses, (u.to_json() for u in result.score.per_utterance))
-    _exit_with_failures(result.failed)
+    with _naming_failures(result.failed):
+        if hypotheses is not None:
+            write_lines(hypotheses, (u.to_json() for u in result.score.per_utterance))
 
 
 @app.command()
@@ -264,25 +268,28 @@ def transcribe(
         check_target(picture)
     from asr.transcribe import Failure
 
-    failed, done = {}, []
-    for result in recognizer.transcribe_all(inputs):
-        if isinstance(result, Failure):
-            failed[result.path] = result.why
-            continue
-        if result.resampled_from_hz:
-            rate = recognizer.model.audio.sample_rate_hz
-            say(f"{shown(result.path)}: resampled from {result.resampled_from_hz} to {rate} Hz")
-        done.append(result)
-        if not as_json:
-            print_result(result.text if len(inputs) == 1 else f"{shown(result.path)}\t{result.text}")
-    if as_json:
-        print_json({"transcripts": [t.to_json() for t in done], "failed": failed, "model": str(model)})
-    if picture is not None and done:
-        from asr.picture import draw
+    failed: dict[str, str] = {}
+    done = []
+    with _naming_failures(failed):
+        with file_bar(len(inputs)) as advance:
+            for result in recognizer.transcribe_all(inputs):
+                advance()
+                if isinstance(result, Failure):
+                    failed[result.path] = result.why
+                    continue
+                if result.resampled_from_hz:
+                    rate = recognizer.model.audio.sample_rate_hz
+                    say(f"{shown(result.path)}: resampled from {result.resampled_from_hz} to {rate} Hz")
+                done.append(result)
+                if not as_json:
+                    print_result(result.text if len(inputs) == 1 else f"{shown(result.path)}\t{result.text}")
+        if as_json:
+            print_json({"transcripts": [t.to_json() for t in done], "failed": failed, "model": str(model)})
+        if picture is not None and done:
+            from asr.picture import draw
 
-        draw(recognizer, Path(done[0].path), picture)
-        say(f"picture: {shown(picture)}")
-    _exit_with_failures(failed)
+            draw(recognizer, Path(done[0].path), picture)
+            say(f"picture: {shown(picture)}")
 
 
 @app.command()
@@ -342,16 +349,19 @@ def _recognizer(model: Path, device: str, threads: int | None, resample: bool) -
 
     find_model(model)
     from asr.runtime import use_threads
-    from asr.transcribe import Recognizer, with_resampling
+    from asr.transcribe import Recognizer
 
     use_threads(threads)
-    recognizer = Recognizer.load(model, device)
-    return Recognizer(with_resampling(recognizer.model)) if resample else recognizer
+    return Recognizer.load(model, device, resample=resample)
 
 
-def _exit_with_failures(failed: dict[str, str]) -> None:
-    """Names the items that failed, last of all, and exits with 1."""
-    if not failed:
-        return
-    say("\n".join([f"asr: {len(failed):,} failed:", *(f"  {why}" for why in failed.values())]))
-    raise typer.Exit(1)
+@contextmanager
+def _naming_failures(failed: dict[str, str]) -> Iterator[None]:
+    """At the end, whatever else goes wrong inside, names the items that failed, and exits with 1 if there are any."""
+    try:
+        yield
+    finally:
+        if failed:
+            say("\n".join([f"asr: {len(failed):,} failed:", *(f"  {why}" for why in failed.values())]))
+    if failed:
+        raise typer.Exit(1)

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,18 @@ def audio_bar(audio_s: float) -> Iterator[Any]:
                   disable=not console.is_terminal) as progress:  # fmt: skip
         task = progress.add_task("audio", total=audio_s)
         yield lambda seconds: progress.advance(task, seconds)
+
+
+@contextmanager
+def file_bar(count: int) -> Iterator[Callable[[], None]]:
+    """A progress bar over files, on stderr when that is a terminal and there are several."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=count < 2 or not console.is_terminal) as progress:
+        task = progress.add_task("files", total=count)
+        yield lambda: progress.advance(task)
 
 
 @contextmanager

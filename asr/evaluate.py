@@ -15,6 +15,7 @@ from asr.infer import batched, log_probs
 from asr.manifest import Manifest
 from asr.runtime import commit
 from asr.text import normalize
+from asr.watchdog import Health, Tally
 from asr.wer import Score, score
 
 
@@ -26,6 +27,7 @@ class Evaluation:
     audio_s: float
     seconds: float
     normalization: str
+    health: Health
     failed: dict[str, str]
 
     @property
@@ -39,6 +41,8 @@ class Evaluation:
             "cer": self.score.cer.to_json(),
             "utterances": self.score.utterances,
             "failed": self.failed,
+            "blank_fraction": round(self.health.blank_fraction, 4),
+            "emitted_ratio": round(self.health.emitted_ratio, 4),
             "audio_s": round(self.audio_s, 3),
             "rtf": round(self.rtf, 5),
             "decoder": "greedy",
@@ -63,6 +67,7 @@ def evaluate(
     rows, failed = manifest.utterances, {}
     texts: dict[str, str] = {}
     said_hz: set[int] = set()
+    tally = Tally()
     # Audio and features are held for one batch at a time: memory does not grow with the manifest.
     for indexes in batched([u.duration_s for u in rows]):
         loaded = []
@@ -74,7 +79,9 @@ def evaluate(
                 continue
             loaded.append((utterance, extract(model.extractor, wave_n)))
         for (utterance, _), one_sv in zip(loaded, log_probs(model, [f for _, f in loaded]), strict=True):
-            texts[utterance.id] = " ".join(greedy(one_sv, model.tokenizer).text.split())
+            hypothesis = greedy(one_sv, model.tokenizer)
+            texts[utterance.id] = " ".join(hypothesis.text.split())
+            tally.add(one_sv, len(hypothesis.spans), len(normalize(utterance.text, model.text.normalization)))
         progress(sum(rows[i].duration_s for i in indexes))
     failed = {u.id: failed[u.id] for u in rows if u.id in failed}
     if not texts:
@@ -83,7 +90,7 @@ def evaluate(
     normalization = model.text.normalization
     done = [u for u in rows if u.id in texts]
     scored = score((u.id, normalize(u.text, normalization), texts[u.id]) for u in done)
-    return Evaluation(scored, sum(u.duration_s for u in done), seconds, normalization, failed)
+    return Evaluation(scored, sum(u.duration_s for u in done), seconds, normalization, tally.health(), failed)
 
 
 #: the columns of ``markdown_row``
@@ -97,8 +104,10 @@ def markdown_row(model: AcousticModel, result: Evaluation) -> str:
     """The result as a row of a RESULTS.md table, with what is known of the model's making."""
     wer, cer, made = result.score.wer, result.score.cer, model.training
     rates = ["undefined" if r is None else f"{100 * r:.2f}" for r in (wer.rate, wer.low, wer.high, cer.rate)]
-    minutes = f"{made['seconds'] / 60:.1f} min, {made['hardware']}" if "seconds" in made else "unknown"
-    commit_ = f"{(made.get('commit') or 'unknown')[:10]}{' (changed)' if made.get('dirty') else ''}"
+    seconds = made.get("seconds")
+    minutes = f"{seconds / 60:.1f} min" if isinstance(seconds, int | float) else "unknown"
+    minutes += f", {made.get('hardware', 'unknown hardware')}"
+    commit_ = f"{str(made.get('commit') or 'unknown')[:10]}{' (changed)' if made.get('dirty') else ''}"
     cells = (
         f"{rates[0]} [{rates[1]}, {rates[2]}]", f"{wer.substitutions} / {wer.deletions} / {wer.insertions}",
         wer.reference_length, rates[3], "greedy", "none", f"{model.num_parameters:,}", made.get("seed", "unknown"),

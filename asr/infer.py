@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from asr.batch import Features, pad
 from asr.checkpoint import AcousticModel
 from asr.decode.types import LogProbs
+from asr.errors import AsrError
 
 #: padded audio in one batch; more does not make a CPU faster
 BATCH_S = 80.0
@@ -21,6 +23,9 @@ def log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogPro
     """Log-probabilities of utterances as one padded batch; each is what it would be alone.
 
     Shapes: b times (t, f) -> b times (s, v).
+
+    Raises:
+        AsrError: the model is broken: a log-probability is not a number.
     """
     if not features:
         return []
@@ -29,6 +34,9 @@ def log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogPro
     with torch.inference_mode():
         log_probs_bsv, num_steps_b = model.network(features_btf.to(model.device), num_frames_b.to(model.device))
     all_bsv = log_probs_bsv.float().cpu().numpy()
+    for i, steps in enumerate(num_steps_b.tolist()):
+        if np.isnan(all_bsv[i, :steps]).any():
+            raise AsrError("the model gives values that are not numbers: its weights are damaged, or training diverged")
     return [all_bsv[i, :steps] for i, steps in enumerate(num_steps_b.tolist())]
 
 

@@ -56,9 +56,9 @@ class Prepared:
         """One line a split: rows, hours, speakers; and one line on what was dropped."""
         lines = []
         for name, rows in self.utterances.items():
-            minutes = sum(u.duration_s for u in rows) / 60
+            hours = sum(u.duration_s for u in rows) / 3600
             speakers = len({u.speaker for u in rows})
-            lines.append(f"{name}: {len(rows):,} utterances, {minutes:.1f} min, {speakers} speakers")
+            lines.append(f"{name}: {len(rows):,} utterances, {hours:.2f} h, {speakers} speakers")
         total = len(self.dropped) + sum(map(len, self.utterances.values()))
         lines.append(f"kept {total - len(self.dropped):,} of {total:,}")
         lines += [f"dropped {id_}: {why}" for id_, why in list(self.dropped.items())[:10]]
@@ -99,12 +99,13 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool] = lambda nam
     """Extracts the wanted regular files of a tar archive under ``out``; the paths written.
 
     Each file takes its name only when it is whole, and one that is there already with its full size is kept, so a
-    broken extraction can be run again. Of a damaged archive nothing is kept.
+    broken extraction can be run again. Of what a damaged archive gave nothing is kept; what was there before is.
 
     Raises:
         DataError: not a readable archive, cut short, no space, or a member that would land outside ``out``.
     """
     written: list[Path] = []
+    new: list[Path] = []
     try:
         with archive.open("rb"):
             pass
@@ -132,6 +133,7 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool] = lambda nam
                     with source, part.open("wb") as file:
                         shutil.copyfileobj(source, file, 1 << 20)
                     part.replace(path)
+                    new.append(path)
                 finally:
                     part.unlink(missing_ok=True)
             _check_end(tar)
@@ -139,7 +141,7 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool] = lambda nam
         if isinstance(error, OSError) and error.errno:  # gzip and bz2 report damage as OSError without a number
             raise DataError(f"cannot extract to {out}: {os_reason(error)}", archive) from error
         # What came out of a damaged archive may be damaged too, and with its full size the next run would keep it.
-        for path in written:
+        for path in new:
             path.unlink(missing_ok=True)
         # of a file that is none of the kinds tarfile tells the story of each kind, on five lines
         reason = "not tar, gzip, bzip2 or xz" if "\n" in str(error) else str(error)

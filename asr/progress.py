@@ -35,6 +35,10 @@ class Report:
     phases_s: dict[str, float]
     audio_s: float
     padding: float
+    #: seconds of computing features, by epoch (from 0)
+    features_s: dict[int, float]
+    #: utterances left out, before the first epoch and since
+    num_dropped: int
     interrupted: bool
 
     @property
@@ -50,6 +54,15 @@ class Report:
             f"{self.padding:.1%} padding",
             f"time: {shares}",
         ]
+        if self.features_s:
+            first = min(self.features_s)
+            later_s = sum(self.features_s.values()) - self.features_s[first]
+            lines.append(
+                f"features, in worker threads: {self.features_s[first]:.1f} s in epoch {first + 1}, {later_s:.1f} s "
+                f"in all later ones ({later_s / total:.2%} of the time)"
+            )
+        if self.num_dropped:
+            lines.append(f"left out {self.num_dropped:,} utterances: {self.run / 'dropped.jsonl'}")
         if p.best:
             lines.append(f"best dev WER {p.best[0][0]:.2%} after epoch {p.best[0][2]}: {self.run / 'best'}")
         return lines

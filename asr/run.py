@@ -11,12 +11,13 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from asr import config as configs
+from asr.batch import Dropped
 from asr.config import RunConfig
 from asr.errors import CheckpointError, ConfigError, DataError, os_reason
 from asr.files import open_atomic, write_json, write_text
@@ -108,6 +109,11 @@ class RunFolder:
             if before.get(key) != environment.get(key) and key not in ("dirty", "platform"):
                 log.warning("resumed with another %s: %s, before %s", key, environment.get(key), before.get(key))
 
+    def write_dropped(self, dropped: Sequence[Dropped]) -> None:
+        """``dropped.jsonl``: every utterance that is not trained on, and why; no file when there is none."""
+        if dropped:
+            write_text(self.path / "dropped.jsonl", "".join(json.dumps(vars(d)) + "\n" for d in dropped))
+
     def cut_metrics(self, step: int, epoch: int) -> None:
         """Removes metrics of steps, and of validations after ``epoch``, that a resumed run will do again."""
         if not self.metrics.exists():
@@ -143,7 +149,24 @@ class RunFolder:
                     self._tensorboard.add_scalar(f"{values['kind']}/{name}", value, values["step"])
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Holds the run for this process; the system lets go of it however the process ends.
+
+        Raises:
+            ConfigError: another process is training this run.
+        """
+        if sys.platform == "win32":
+            yield
+            return
+        with self.config.open("r+") as file:  # nothing is written: the lock needs some file that is never replaced
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(f"{self.path}: another process is training this run; stop it first") from error
+            yield
+
+    @contextmanager
+    def recording(self, step: int) -> Iterator[None]:
         """While open, the library's log also goes to ``train.log``, and metrics to TensorBoard when it is installed."""
         handler = logging.FileHandler(self.path / "train.log", encoding="utf-8")
         formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
@@ -154,10 +177,9 @@ class RunFolder:
         if library.getEffectiveLevel() > logging.INFO:
             library.setLevel(logging.INFO)
         library.addHandler(handler)
-        self._tensorboard = _summary_writer(self.path / "tensorboard")
+        self._tensorboard = _summary_writer(self.path / "tensorboard", step)
         try:
-            with _locked(self.config):
-                yield
+            yield
         finally:
             library.removeHandler(handler)
             library.setLevel(level)
@@ -169,32 +191,15 @@ class RunFolder:
                     self._tensorboard.close()
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a run for this process; the system lets go of it however the process ends.
-
-    Raises:
-        ConfigError: another process is training this run.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    with path.open("r+") as file:  # nothing is written: the lock needs some file that is never replaced
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"{path.parent}: another process is training this run; stop it first") from error
-        yield
-
-
-def _summary_writer(folder: Path) -> Any:
+def _summary_writer(folder: Path, step: int) -> Any:
     import importlib.util
 
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder))
+    # Steps that a resumed run does again take the place of those done before it was killed.
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def data_record(folder: Path) -> dict[str, str]:

@@ -66,7 +66,8 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 def use_threads(threads: int | None) -> int:
     """Sets torch's intra-op threads (None: one a core this process may use); the number in use."""
-    threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (threads or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = threads or cores
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     return threads

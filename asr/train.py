@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from asr import manifest as manifests
-from asr.batch import Batch, TrainingData, padding_fraction
+from asr.batch import Batch, Dropped, TrainingData, padding_fraction
 from asr.checkpoint import (
     AcousticModel,
     build_model,
@@ -69,12 +69,13 @@ def train(cfg: RunConfig, data: Path, out: Path, watch: Watcher = lambda values:
     read = manifests.read(data / "train.jsonl"), manifests.read(data / "dev.jsonl")
     run = RunFolder(out)
     run.create(cfg, data)
-    try:
-        trainer = Trainer(cfg, *read, run, resume=False)
-    except AsrError:
-        run.discard()
-        raise
-    return trainer.run_to_end(watch)
+    with run.locked():
+        try:
+            trainer = Trainer(cfg, *read, run, resume=False)
+        except AsrError:
+            run.discard()
+            raise
+        return trainer.run_to_end(watch)
 
 
 def resume(out: Path, data: Path | None = None, watch: Watcher = lambda values: None) -> Report:
@@ -86,7 +87,8 @@ def resume(out: Path, data: Path | None = None, watch: Watcher = lambda values: 
     run = RunFolder(out)
     cfg, folder = run.open(data)
     read = manifests.read(folder / "train.jsonl"), manifests.read(folder / "dev.jsonl")
-    return Trainer(cfg, *read, run, resume=True).run_to_end(watch)
+    with run.locked():
+        return Trainer(cfg, *read, run, resume=True).run_to_end(watch)
 
 
 class Trainer:
@@ -123,15 +125,25 @@ class Trainer:
 
     def run_to_end(self, watch: Watcher) -> Report:
         """The loop: epochs of steps, a validation and a checkpoint at each epoch's end."""
-        with self.run.recording(), self.interrupt:
+        with self.run.recording(self.progress.step), self.interrupt:
             self.run.cut_metrics(self.progress.step, self.progress.epoch)
             self._say_hello()
             while not (self.progress.done or self.interrupt.asked):
                 self._epoch(watch)
             self._checkpoint()
+            self.run.write_dropped(self._dropped())
             plan = self.data.plan(max(0, self.progress.epoch - 1))
             padding = padding_fraction(plan, self.data.manifest)
-            report = Report(self.run.path, self.progress, self.phases_s, self.audio_s, padding, self.interrupt.asked)
+            report = Report(
+                self.run.path,
+                self.progress,
+                self.phases_s,
+                self.audio_s,
+                padding,
+                dict(self.data.features_s),
+                len(self._dropped()),
+                self.interrupt.asked,
+            )
             for line in report.lines():
                 log.info("%s", line)
             if self.interrupt.asked:
@@ -167,6 +179,9 @@ class Trainer:
         batches.close()
         if self.interrupt.asked and p.batch < len(plan) and p.step != cfg.max_steps:
             return
+        # Before the validation, so that nothing that goes wrong in it costs a step. It is not in this checkpoint: a run
+        # resumed from it validates (again), with the same result.
+        self._checkpoint()
         p.epoch_losses_nats.append(p.loss_sum_nats / max(1, p.loss_count))
         p.epoch, p.batch, p.loss_sum_nats, p.loss_count = p.epoch + 1, 0, 0.0, 0
         p.done = p.epoch == cfg.epochs or p.step == cfg.max_steps
@@ -176,8 +191,6 @@ class Trainer:
                 log.info("stopping early: no better dev WER for %d validations", p.validations_since_best)
                 p.done = True
         p.seconds += time.perf_counter() - began
-        if not p.done:
-            self._checkpoint()
 
     def _step(self, batch: Batch, lr: float) -> tuple[float, float]:
         """One update; (mean loss of the batch in nats an utterance, gradient norm before clipping)."""
@@ -264,7 +277,7 @@ class Trainer:
         self.model.training.update(
             epoch=p.epoch, step=p.step, seed=self.cfg.train.seed, train_hours=round(hours, 3),
             longest_s=max(self.data.manifest.utterances[i].duration_s for i in self.data.kept),
-            precision=self.precision, dropped=len(self.data.dropped), seconds=round(p.seconds, 1),
+            precision=self.precision, dropped=len(self._dropped()), seconds=round(p.seconds, 1),
             hardware=hardware(self.device, self.threads), **self.source,
         )  # fmt: skip
         results = {"dev": {"wer": result.wer.to_json(), "cer": result.cer.to_json(), "utterances": result.utterances}}
@@ -302,6 +315,13 @@ class Trainer:
             if prefix not in by_prefix:
                 raise CheckpointError(f"holds a tensor '{name}' that no run of this version writes", saved.path)
             by_prefix[prefix][rest] = tensor
+        expected = self._state_names(saved.state.get("step", 0)) if isinstance(saved.state, dict) else set()
+        wrong = expected.symmetric_difference(n for n in saved.tensors if not n.startswith("model."))
+        if wrong:
+            raise CheckpointError(
+                f"its tensors do not fit config.yaml ('{min(wrong)}'): was the config changed after the run began?",
+                saved.path,
+            )
         set_model_tensors(self.model, by_prefix["model"], saved.path)
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in by_prefix["optimizer"].items():
@@ -315,6 +335,17 @@ class Trainer:
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"not the progress of a run ({error})", saved.path / "state.json") from error
 
+    def _state_names(self, step: int) -> set[str]:
+        """Names of the tensors, beside the model's, that a checkpoint at a step holds."""
+        names = {f"average.{k}" for k in self.average.tensors}
+        if step:
+            count = sum(1 for _ in self.network.parameters())
+            names |= {f"optimizer.{i}.{k}" for i in range(count) for k in ("step", "exp_avg", "exp_avg_sq")}
+        return names
+
+    def _dropped(self) -> list[Dropped]:
+        return [*self.data.dropped, *self.data.late]
+
     def _say_hello(self) -> None:
         p = self.progress
         self.run.write_environment(environment(self.device, self.precision, self.threads))
@@ -323,6 +354,7 @@ class Trainer:
             f"{self.model.num_parameters:,}", self.model.tokenizer.vocabulary_size, self.device, self.precision,
             self.threads,
         )  # fmt: skip
+        self.run.write_dropped(self._dropped())
         for line in self.data.summary():
             log.info("%s", line)
         if self.dev.lost_case:

@@ -67,13 +67,20 @@ class Recognizer:
         self.model = model
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto") -> Recognizer:
+    def load(cls, path: str | Path, device: str = "auto", *, resample: bool = False) -> Recognizer:
         """The recognizer of a model folder or run folder.
+
+        Args:
+            resample: take audio of any rate; otherwise another rate than the model's is an error, unless the model's
+                own config asks to resample.
 
         Raises:
             CheckpointError: there is no whole model there.
         """
-        return cls(load_model(path, find_device(device)))
+        model = load_model(path, find_device(device))
+        if resample:
+            model = replace(model, audio=model.audio.model_copy(update={"resample": True}))
+        return cls(model)
 
     def transcribe(self, path: str | Path) -> Transcript:
         """The transcript of one file.
@@ -113,11 +120,9 @@ class Recognizer:
         """
         wave_n, rate = audio.load(path)
         wanted = self.model.audio.sample_rate_hz
-        if rate == wanted:
-            return wave_n, 0
-        if not self.model.audio.resample:
-            raise DataError(f"{rate} Hz audio, the model wants {wanted} Hz; convert it, or use --resample", path)
-        return audio.resampled(wave_n, rate, wanted), rate
+        remedy = "convert it, or use --resample (in Python resample=True)"
+        fitted = audio.at_rate(wave_n, rate, wanted, self.model.audio.resample, Path(path), remedy)
+        return fitted, rate if rate != wanted else 0
 
     def log_probs(self, wave_n: audio.Wave) -> LogProbs:
         """Log-probabilities of samples at the model's rate. Shapes: (n,) -> (s, v)."""
@@ -150,8 +155,3 @@ class Recognizer:
         inside = tuple(TimedWord(w.word, w.start_s, round(min(w.end_s, duration_s), 3)) for w in words)
         text = " ".join(hypothesis.text.split())
         return Transcript(path, text, duration_s, hypothesis.log_prob, inside, from_hz)
-
-
-def with_resampling(model: AcousticModel) -> AcousticModel:
-    """The model, asked to resample audio of another rate instead of refusing it."""
-    return replace(model, audio=model.audio.model_copy(update={"resample": True}))

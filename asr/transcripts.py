@@ -60,8 +60,9 @@ def _json_row(line: str, prefer: Sequence[str], field: str | None, path: Path, n
     """Id, text and the field it came from; ``field`` is the one the rows before had."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"not valid JSON ({error.msg} at column {error.colno})", path, number) from error
+    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and deep nesting
+        where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(f"not valid JSON ({where})", path, number) from error
     if not isinstance(row, dict):
         raise DataError(f"a row must be a JSON object, got {type(row).__name__}", path, number)
     if not isinstance(row.get("id"), str) or not row["id"]:

@@ -12,7 +12,7 @@ from asr.errors import DataError
 from asr.infer import all_log_probs
 from asr.manifest import Manifest
 from asr.text import normalize
-from asr.watchdog import Health, cases_differ, health
+from asr.watchdog import Health, Tally, cases_differ
 from asr.wer import Score, score
 
 
@@ -38,7 +38,7 @@ class DevSet:
         targets = targets_of(manifest, model.tokenizer, model.text.normalization)
         if not any(targets):
             raise DataError("has no words to validate on: every text is empty", manifest.path)
-        self.num_tokens = sum(map(len, targets))
+        self.num_tokens = [len(one) for one in targets]
         self.texts = [normalize(u.text, model.text.normalization) for u in manifest]
         #: the text is in another letter case than what the model is trained on
         self.lost_case = cases_differ(train_texts, self.texts)
@@ -48,7 +48,8 @@ class DevSet:
         """The score of the model as it is now."""
         rate, resample = self.model.audio.sample_rate_hz, self.model.audio.resample
         if not self._features:
-            waves = (load_wave(self.manifest, u, rate, resample) for u in self.manifest)
+            said_hz: set[int] = set()
+            waves = (load_wave(self.manifest, u, rate, resample, said_hz) for u in self.manifest)
             self._features = [extract(self.model.extractor, wave_n) for wave_n in waves]
         all_sv = all_log_probs(self.model, self._features)
         hypotheses = [greedy(one_sv, self.model.tokenizer) for one_sv in all_sv]
@@ -57,5 +58,7 @@ class DevSet:
             for u, text, h in zip(self.manifest, self.texts, hypotheses, strict=True)
         )
         assert result.wer.rate is not None and result.cer.rate is not None  # there are words
-        seen = health(all_sv, sum(len(h.spans) for h in hypotheses), self.num_tokens)
-        return Validation(result, seen, result.wer.rate, result.cer.rate)
+        tally = Tally()
+        for one_sv, hypothesis, num_tokens in zip(all_sv, hypotheses, self.num_tokens, strict=True):
+            tally.add(one_sv, len(hypothesis.spans), num_tokens)
+        return Validation(result, tally.health(), result.wer.rate, result.cer.rate)

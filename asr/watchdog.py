@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from asr.decode.types import LogProbs
 from asr.text import BLANK_ID
 
@@ -34,12 +32,25 @@ class Health:
     steps_per_token: float
 
 
-def health(log_probs: Sequence[LogProbs], num_emitted: int, num_reference: int) -> Health:
-    """The measures over a validation set."""
-    steps = sum(len(one_sv) for one_sv in log_probs)
-    blanks = sum(int((one_sv.argmax(axis=1) == BLANK_ID).sum()) for one_sv in log_probs)
-    tokens = max(1, num_reference)
-    return Health(blanks / max(1, steps), num_emitted / tokens, steps / tokens)
+@dataclass
+class Tally:
+    """What the measures are made of, utterance by utterance."""
+
+    steps: int = 0
+    blanks: int = 0
+    emitted: int = 0
+    reference: int = 0
+
+    def add(self, log_probs_sv: LogProbs, num_emitted: int, num_reference: int) -> None:
+        """Counts one utterance: its steps, the tokens it emitted, the tokens of its text."""
+        self.steps += len(log_probs_sv)
+        self.blanks += int((log_probs_sv.argmax(axis=1) == BLANK_ID).sum())
+        self.emitted += num_emitted
+        self.reference += num_reference
+
+    def health(self) -> Health:
+        tokens = max(1, self.reference)
+        return Health(self.blanks / max(1, self.steps), self.emitted / tokens, self.steps / tokens)
 
 
 def cases_differ(train_texts: Iterable[str], dev_texts: Iterable[str]) -> bool:
@@ -69,8 +80,6 @@ def diagnosis(
             f"{seen}: likely a mistake: only {now.steps_per_token:.1f} output steps a token; "
             "lower the time strides in model.conv, or use subwords"
         )
-    if len(losses_nats) >= 2 and not np.isfinite(losses_nats[-1]):
-        return f"{seen}: likely a mistake: the loss is not finite; lower optim.lr (now {lr:.1e})"
     if len(losses_nats) >= 3 and losses_nats[-1] > 1.5 * min(losses_nats):
         return (
             f"{seen}: likely a mistake: the loss rose from {min(losses_nats):.1f} to {losses_nats[-1]:.1f} nats; "

@@ -247,7 +247,7 @@ def test_a_summary_counts_the_dropped_beyond_the_first_ten():
     lines = _data(manifest, tiny_config()).summary()
     assert lines[0].startswith("training on 3 of 17 utterances")
     assert sum(line.startswith("left out ") for line in lines) == 10
-    assert "… and 4 more left out" in lines
+    assert "… and 4 more left out (dropped.jsonl has all)" in lines
 
 
 def test_no_limit_on_duration_keeps_the_longest():
@@ -532,6 +532,6 @@ def test_labels_that_fit_the_manifest_but_not_the_audio_are_left_out_by_name(tmp
     with caplog.at_level("WARNING"):
         (batch,) = [data.load(planned) for planned in data.plan(0)]
     assert batch.ids == ("whole",)
-    assert "left out short: its 11 label steps do not fit its 10 steps" in caplog.text
+    assert "left out short: its 11 label steps do not fit its audio after all" in caplog.text
     with pytest.raises(DataError, match=r"a whole batch is too short for its labels \(short\)"):
         data.load(Planned(((0, 1.0),), 0))

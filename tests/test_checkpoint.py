@@ -270,12 +270,19 @@ def test_a_run_folder_means_its_best_model(tmp_path):
     assert find_model(str(tmp_path / "run" / "best")) == tmp_path / "run" / "best"
 
 
-def test_a_replacement_cut_between_its_two_renames_is_undone(tmp_path):
+def test_a_best_model_cut_between_its_two_renames_is_read_where_it_lies(tmp_path):
     best = _save(tmp_path / "run" / "best", _model())
+    best.rename(tmp_path / "run" / "best.old")
     for path in (tmp_path / "run", best):
-        best.rename(tmp_path / "run" / "best.old")
         assert load_model(path).num_parameters == _model().num_parameters
-        assert best.is_dir() and not (tmp_path / "run" / "best.old").exists()
+        # Who only reads moves nothing: training may be between the two renames at this moment.
+        assert not best.exists() and (tmp_path / "run" / "best.old").is_dir()
+
+
+def test_another_model_with_old_in_its_name_is_not_taken_for_the_missing_one(tmp_path):
+    _save(tmp_path / "model.old", _model())
+    with pytest.raises(CheckpointError, match="no such model folder"):
+        load_model(tmp_path / "model")
 
 
 def test_a_replacement_cut_while_it_was_written_keeps_the_former_model(folder):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.test_floors import FLOORS, floor_of, module_names
 
-LIGHT = [name for name in module_names() if name != "asr" and floor_of(name) in (0, 1)]
+LIGHT = [name for name in module_names() if name != "asr" and floor_of(name) in (0, 1, 2)]
 
 
 @pytest.mark.parametrize("name", LIGHT)

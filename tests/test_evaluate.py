@@ -93,10 +93,10 @@ def test_unreadable_audio_is_named_with_its_reason_and_the_rest_is_scored(corpus
     paths[0].unlink()
     paths[1].write_bytes(b"")
     paths[2].write_bytes(paths[2].read_bytes()[:2000])
-    write_wav(paths[3], np.zeros(4000, np.float32), 8000)
+    write_wav(paths[3], np.zeros(8000 * 3, np.float32), 8000)
     result = evaluate(model, manifest)
     assert set(result.failed) == {u.id for u in rows[:4]}
-    reasons = ("no such file", "the file is empty", "truncated", "")
+    reasons = ("no such file", "the file is empty", "truncated", "8000 Hz audio, the model wants 16000 Hz")
     for utterance, path, reason in zip(rows[:4], paths, reasons, strict=True):
         line = result.failed[utterance.id]
         assert line.startswith(f"utt '{utterance.id}': {path}: ") and reason in line and "\n" not in line
@@ -118,7 +118,8 @@ def test_json_has_the_keys_that_are_promised(corpus, model):
     result = evaluate(model, corpus)
     row = json.loads(json.dumps(result.to_json("runs/x/best"), allow_nan=False))
     assert set(row) == {
-        "wer", "cer", "utterances", "failed", "audio_s", "rtf", "decoder", "lm", "normalization", "model", "commit",
+        "wer", "cer", "utterances", "failed", "blank_fraction", "emitted_ratio",
+        "audio_s", "rtf", "decoder", "lm", "normalization", "model", "commit",
     }  # fmt: skip
     counts = {"rate", "low", "high", "substitutions", "deletions", "insertions"}
     assert set(row["wer"]) == counts | {"reference_words"}

@@ -91,6 +91,14 @@ def test_a_broken_extraction_is_resumed_to_the_same_result(tmp_path):
     assert (whole.stat().st_mtime_ns, whole.stat().st_ino) == before  # kept, not written again
 
 
+def test_a_cut_archive_costs_nothing_that_a_whole_one_gave_before(tmp_path):
+    archive, out = tmp_path / "a.tar.gz", tmp_path / "out"
+    extract(_archive(archive, CONTENTS), out)
+    archive.write_bytes(archive.read_bytes()[:-200])
+    _message(archive, out)
+    assert _files(out) == CONTENTS
+
+
 def test_a_cut_archive_can_be_fetched_again_and_completed(tmp_path):
     archive, out = tmp_path / "a.tar.gz", tmp_path / "out"
     whole = _archive(archive, CONTENTS).read_bytes()
@@ -292,7 +300,7 @@ def test_write_splits_sorts_and_names_empty_splits(tmp_path):
     assert [u.id for u in manifest.read(tmp_path / "train.jsonl")] == ["a", "b"]
     assert prepared.manifests == {"train": tmp_path / "train.jsonl"}
     assert prepared.summary() == [
-        "train: 2 utterances, 1.0 min, 1 speakers",
+        "train: 2 utterances, 0.02 h, 1 speakers",
         "kept 2 of 3",
         "dropped c: no transcript",
     ]

@@ -22,13 +22,15 @@ import torch
 from safetensors.torch import load_file
 
 import asr.checkpoint
+import asr.optim
+import asr.run
 import asr.train
 import asr.validate
 from asr import config as configs
 from asr import manifest as manifests
 from asr.checkpoint import load_model
 from asr.config import OptimConfig, RunConfig
-from asr.errors import CheckpointError, ConfigError, DataError, TrainingError
+from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError
 from asr.evaluate import evaluate
 from asr.optim import learning_rate
 from asr.progress import Report
@@ -230,15 +232,15 @@ def test_dev_wer_in_training_is_what_evaluate_finds_for_the_saved_model(data, tm
     assert load_model(tmp_path / "run").training["epoch"] == best["epoch"]
 
 
-def test_the_saved_model_is_the_average_and_training_goes_on_with_the_raw_weights(reference):
-    state = load_file(_newest(reference) / "state.safetensors")
-    best = json.loads((reference / "best" / "config.json").read_text())["training"]["epoch"]
-    last = reference / "checkpoints" / "best-epoch-0003"
-    model = load_file((last if best != 3 and last.exists() else reference / "best") / "model.safetensors")
+def test_the_saved_model_is_the_average_and_training_goes_on_with_the_raw_weights(data, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config("train.epochs=2", "train.ema_decay=0.9", "train.keep_best=2"), data, run)
+    state = load_file(_newest(run) / "state.safetensors")
     name = "network.output.weight"
     assert not torch.equal(state[f"model.{name}"], state["average.output.weight"])
-    if best == 3 or last.exists():
-        assert torch.equal(model[name], state["average.output.weight"])
+    # Both epochs' models are kept, so the last one's is there.
+    model = load_file(run / "checkpoints" / "best-epoch-0002" / "model.safetensors")
+    assert torch.equal(model[name], state["average.output.weight"])
 
 
 def test_the_saved_model_names_the_commit_that_was_started_not_a_later_one(data, tmp_path, monkeypatch):
@@ -774,5 +776,66 @@ def test_killed_at_every_place_and_resumed_is_never_killed_bit_for_bit(data, ref
 def test_a_second_process_in_the_same_run_is_refused(data, tmp_path):
     run = RunFolder(tmp_path / "run")
     run.create(tiny_config(), data)
-    with run.recording(), pytest.raises(ConfigError, match="another process is training this run"):
+    with run.locked(), pytest.raises(ConfigError, match="another process is training this run"):
         resume(tmp_path / "run")
+
+
+def test_what_is_left_out_is_on_record_with_the_run(data, tmp_path):
+    rows = list(manifests.read(data / "train.jsonl"))
+    odd = [replace(rows[0], id=f"odd-{i:02d}", text="") for i in range(12)]
+    absolute = [replace(u, audio_path=str(data / u.audio_path)) for u in rows + odd]
+    manifests.write(tmp_path / "data" / "train.jsonl", absolute)
+    dev = [replace(u, audio_path=str(data / u.audio_path)) for u in manifests.read(data / "dev.jsonl")]
+    manifests.write(tmp_path / "data" / "dev.jsonl", dev)
+    report = train(tiny_config("train.max_steps=1"), tmp_path / "data", tmp_path / "run")
+    dropped = [json.loads(line) for line in (tmp_path / "run" / "dropped.jsonl").read_text().splitlines()]
+    assert dropped == [{"id": u.id, "why": "empty text"} for u in odd]
+    assert report.num_dropped == 12
+    assert any("left out 12 utterances" in line for line in report.lines())
+    assert load_model(tmp_path / "run").training["dropped"] == 12
+
+
+def test_features_are_computed_in_the_first_epoch_and_not_again(data, tmp_path):
+    report = train(tiny_config("train.epochs=3"), data, tmp_path / "run")
+    assert set(report.features_s) == {0}
+    assert any("0.0 s in all later ones (0.00% of the time)" in line for line in report.lines())
+
+
+def test_tensorboard_gets_the_scalars_where_it_is_installed(data, tmp_path, monkeypatch):
+    written: list[tuple[str, int]] = []
+
+    class Writer:
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, step))
+
+        def close(self) -> None:
+            written.append(("closed", 0))
+
+    monkeypatch.setattr(asr.run, "_summary_writer", lambda folder, step: Writer())
+    train(tiny_config("train.epochs=1"), data, tmp_path / "run")
+    steps = len(_rows(tmp_path / "run", "train"))
+    assert [s for name, s in written if name == "train/loss_nats"] == list(range(1, steps + 1))
+    assert ("valid/wer", steps) in written and written[-1] == ("closed", 0)
+
+
+def test_a_model_that_gives_no_numbers_stops_with_one_line_and_the_steps_are_saved(data, tmp_path, monkeypatch):
+    real = asr.optim.Average.update
+
+    def broken(self: asr.optim.Average, step: int) -> None:
+        real(self, step)
+        with torch.no_grad():
+            self.network.output.bias[0] = float("nan")
+
+    monkeypatch.setattr(asr.optim.Average, "update", broken)
+    with pytest.raises(AsrError, match="values that are not numbers"):
+        train(tiny_config("train.max_steps=1"), data, tmp_path / "run")
+    assert _newest(tmp_path / "run").name == "step-00000001"
+
+
+def test_a_config_changed_after_the_run_began_is_refused(data, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config("train.max_steps=2"), data, run)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("ema_decay: 0.0", "ema_decay: 0.9"))
+    with pytest.raises(CheckpointError, match=r"tensors do not fit config.yaml \('average\."):
+        resume(run)

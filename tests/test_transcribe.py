@@ -13,8 +13,9 @@ import soundfile
 
 import asr.transcribe
 from asr import Recognizer, audio
+from asr.checkpoint import model_tensors, save_model
 from asr.errors import CheckpointError, ConfigError, DataError
-from asr.transcribe import Failure, Transcript, with_resampling
+from asr.transcribe import Failure, Transcript
 from tests.builders import noise, sphere_bytes, tones, write_wav
 from tests.models import save_random_model
 
@@ -197,7 +198,8 @@ def test_every_format_is_transcribed(recognizer, tmp_path, suffix):
 def test_another_rate_is_resampled_only_when_asked_and_then_it_is_said(recognizer, tmp_path):
     path = write_wav(tmp_path / "8k.wav", tones("abcd", np.random.default_rng(0), 8000), 8000)
     assert isinstance(next(recognizer.transcribe_all([path])), Failure)
-    asked = Recognizer(with_resampling(recognizer.model))
+    save_model(tmp_path / "model", recognizer.model, model_tensors(recognizer.model), None)
+    asked = Recognizer.load(tmp_path / "model", "cpu", resample=True)
     result = asked.transcribe(path)
     assert result.resampled_from_hz == 8000
     assert result.duration_s == pytest.approx(audio.info(path).duration_s, abs=1 / 8000)

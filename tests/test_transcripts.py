@@ -64,6 +64,8 @@ GOOD = b'{"id": "u1", "hypothesis": "a"}\n'
         (GOOD + b"\n" + GOOD, 3, r"duplicate id 'u1' \(first on line 1\)"),
         (GOOD + b'{"id": "u2", \n', 2, "not valid JSON"),
         (GOOD + b"u2 b\n", 2, "not valid JSON"),
+        (GOOD + b'{"id": ' + b"9" * 5000 + b"}\n", 2, "not valid JSON"),
+        (GOOD + b"{" + b'"a": [' * 20_000 + b"\n", 2, "not valid JSON"),
         (GOOD + b"[1]\n", 2, "must be a JSON object, got list"),
         (GOOD + b'{"hypothesis": "b"}\n', 2, "'id' must be a non-empty string"),
         (GOOD + b'{"id": "", "hypothesis": "b"}\n', 2, "'id' must be a non-empty string"),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
-from asr.watchdog import Health, diagnosis, health
+from asr.watchdog import Health, Tally, diagnosis
 
 SILENT = Health(blank_fraction=0.97, emitted_ratio=0.02, steps_per_token=4.0)
 
@@ -24,18 +22,22 @@ def emissions(path_s: list[int]) -> np.ndarray:
 
 
 def test_health_is_counted_over_the_whole_set():
-    now = health([emissions([0, 0, 1]), emissions([0, 2, 2, 0, 0])], num_emitted=2, num_reference=4)
-    assert now == Health(blank_fraction=5 / 8, emitted_ratio=2 / 4, steps_per_token=8 / 4)
+    tally = Tally()
+    tally.add(emissions([0, 0, 1]), num_emitted=1, num_reference=1)
+    tally.add(emissions([0, 2, 2, 0, 0]), num_emitted=1, num_reference=3)
+    assert tally.health() == Health(blank_fraction=5 / 8, emitted_ratio=2 / 4, steps_per_token=8 / 4)
 
 
 def test_health_of_nothing_is_finite():
-    assert health([], 0, 0) == Health(0.0, 0.0, 0.0)
-    assert health([np.zeros((0, 3), np.float32)], 0, 0) == Health(0.0, 0.0, 0.0)
+    tally = Tally()
+    assert tally.health() == Health(0.0, 0.0, 0.0)
+    tally.add(np.zeros((0, 3), np.float32), 0, 0)
+    assert tally.health() == Health(0.0, 0.0, 0.0)
 
 
 def test_a_model_that_writes_is_left_in_peace():
     # whatever else is the matter: exactly a tenth of the reference's tokens is writing
-    assert diagnose(Health(0.9, 0.1, 1.0), losses_nats=[1.0, 2.0, math.nan], lost_case=True) is None
+    assert diagnose(Health(0.9, 0.1, 1.0), losses_nats=[1.0, 2.0, 9.0], lost_case=True) is None
     assert diagnose(Health(0.9, 0.0999, 4.0)) is not None
 
 
@@ -52,13 +54,6 @@ def test_texts_that_differ_in_case_are_named_first():
 def test_too_few_steps_a_token_are_named(steps_per_token, too_few):
     line = diagnose(Health(0.97, 0.02, steps_per_token), step=1)
     assert ("only 1.2 output steps a token; lower the time strides" in line) == too_few
-
-
-@pytest.mark.parametrize("last", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_is_named(last):
-    line = diagnose(losses_nats=[90.0, last], step=1)
-    assert "likely a mistake: the loss is not finite; lower optim.lr (now 1.0e-03)" in line
-    assert "not finite" not in diagnose(losses_nats=[90.0, 80.0], step=1)
 
 
 @pytest.mark.parametrize(

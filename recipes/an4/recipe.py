@@ -45,7 +45,7 @@ def _split(out: Path, split: str, dropped: dict[str, str]) -> list[Utterance]:
         texts[match["id"]] = " ".join(match["text"].replace("<s>", " ").replace("</s>", " ").split())
     rows = []
     names = _lines(etc / f"an4_{split}.fileids")
-    for id_ in texts.keys() - {Path(name).name for name in names}:
+    for id_ in sorted(texts.keys() - {Path(name).name for name in names}):
         dropped[id_] = f"not listed in an4_{split}.fileids"
     for name in names:
         id_ = Path(name).name
