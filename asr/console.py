@@ -125,18 +125,18 @@ def training_bar() -> Iterator[Any]:
         yield lambda values: None
         return
     columns = (
-        TextColumn("epoch {task.completed:.1f}/{task.total:g}"), BarColumn(), TextColumn("loss {task.fields[loss]}"),
-        TextColumn("WER {task.fields[wer]}"), TextColumn("{task.fields[speed]} audio-s/s"), TimeRemainingColumn(),
+        TextColumn("epoch {task.completed:.1f}/{task.fields[epochs]}"), BarColumn(),
+        TextColumn("loss {task.fields[loss]}"), TextColumn("WER {task.fields[wer]}"), TextColumn("{task.fields[speed]} audio-s/s"), TimeRemainingColumn(),
     )  # fmt: skip
     root = logging.getLogger()
     before = root.handlers[:]
     root.handlers[:] = [RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=False)]
     began = time.perf_counter()
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("train", total=None, loss="-", wer="-", speed="-")
+        task = progress.add_task("train", total=None, epochs="?", loss="-", wer="-", speed="-")
 
         def watch(values: dict[str, float]) -> None:
-            fields: dict[str, str] = {}
+            fields = {"epochs": f"{values['epochs']:g}"}
             if "loss" in values:
                 fields["loss"] = f"{values['loss']:.2f}"
                 fields["speed"] = f"{values['audio_s'] / (time.perf_counter() - began):.0f}"

@@ -5,9 +5,11 @@ Most tests call the entry point in this process; those about pipes, closed strea
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -434,7 +436,7 @@ def test_prepare_into_a_file_or_a_full_disk_is_one_line(command, tmp_path, wav):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(configs.to_yaml(tiny_config("train.epochs=1", "train.max_steps=1", "batch.workers=0")))
+    path.write_text(configs.configs.to_yaml(tiny_config("train.epochs=1", "train.max_steps=1", "batch.workers=0")))
     return path
 
 
@@ -564,3 +566,26 @@ def test_what_needs_no_model_loads_no_torch(tmp_path, args):
     done = subprocess.run([sys.executable, "-c", script, *args], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+@posix
+def test_on_a_terminal_training_shows_its_progress_and_ends_well(tmp_path):
+    import pty
+
+    build_corpus(tmp_path / "data", 6, name="train")
+    build_corpus(tmp_path / "data", 3, name="dev")
+    config = tmp_path / "tiny.yaml"
+    config.write_text(configs.to_yaml(tiny_config("train.epochs=2")), encoding="utf-8")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "asr", "train", str(config), "--data", str(tmp_path / "data"), "--out"]
+    with subprocess.Popen([*command, str(tmp_path / "run")], stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a pseudo-terminal is an error
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+        os.close(ours)
+        assert process.wait() == 0, shown.decode()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "Traceback" not in text
+    assert "epoch 2.0/2" in text and "audio-s/s" in text and re.search(r"WER [\d.]+%", text)
