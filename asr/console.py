@@ -125,9 +125,13 @@ def training_bar() -> Iterator[Any]:
         yield lambda values: None
         return
     columns = (
-        TextColumn("epoch {task.completed:.1f}/{task.fields[epochs]}"), BarColumn(),
-        TextColumn("loss {task.fields[loss]}"), TextColumn("WER {task.fields[wer]}"), TextColumn("{task.fields[speed]} audio-s/s"), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("epoch {task.completed:.1f}/{task.fields[epochs]}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("WER {task.fields[wer]}"),
+        TextColumn("{task.fields[speed]} audio-s/s"),
+        TimeRemainingColumn(),
+    )
     root = logging.getLogger()
     before = root.handlers[:]
     root.handlers[:] = [RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=False)]
