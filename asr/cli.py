@@ -11,8 +11,9 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +32,8 @@ from asr.console import (
     training_bar,
     write_lines,
 )
-from asr.errors import AsrError, ConfigError, os_reason
+from asr.errors import AsrError, ConfigError, nearest, os_reason
+from asr.lm.commands import app as lm_app
 
 if TYPE_CHECKING:
     from asr.progress import Report
@@ -45,8 +47,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.add_typer(lm_app, name="lm")
+
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder (its best model).")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+DecoderName = Annotated[str, typer.Option("--decoder", metavar="greedy|beam", help="Beam search is what --lm needs.")]
+Lm = Annotated[Path | None, typer.Option("--lm", help="An n-gram language model: ARPA, gzipped or not, or binary.")]
+Beam = Annotated[int | None, typer.Option("--beam", min=1, max=100_000, help="Prefixes kept a step; default 100.")]
+Alpha = Annotated[float | None, typer.Option("--alpha", help="Weight of the language model; default 0.5.")]
+Beta = Annotated[float | None, typer.Option("--beta", help="Bonus for each word, with a language model; default 1.5.")]
+Hotwords = Annotated[list[str] | None, typer.Option("--hotword", metavar="WORD[:W]", help="A word to expect.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default one a core.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 
@@ -214,6 +224,12 @@ def evaluate(
     hypotheses: Annotated[Path | None, typer.Option(help="Write one JSON line an utterance here.")] = None,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a row for a RESULTS.md table.")] = False,
+    decoder: DecoderName = "",
+    lm: Lm = None,
+    beam: Beam = None,
+    alpha: Alpha = None,
+    beta: Beta = None,
+    hotwords: Hotwords = None,
     resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -224,13 +240,14 @@ def evaluate(
     rows = manifests.read(manifest)
     if hypotheses is not None:
         check_target(hypotheses)
-    recognizer = _recognizer(model, device, threads, resample)
+    search = {"beam_width": beam, "alpha": alpha, "beta": beta}
+    recognizer = _recognizer(model, device, threads, resample, _Asked(decoder, lm, hotwords or [], search))
     from asr.evaluate import MARKDOWN_HEADER, markdown_row
     from asr.evaluate import evaluate as measure
     from asr.wer import format_score
 
     with audio_bar(rows.duration_s) as advance:
-        result = measure(recognizer.model, rows, advance)
+        result = measure(recognizer.model, rows, recognizer.decoder, advance)
     # The result first: it must not be lost when the file cannot be written.
     if as_json:
         print_json(result.to_json(str(model)))
@@ -240,7 +257,8 @@ def evaluate(
         print_result(format_score(result.score))
         minutes = result.audio_s / 60
         print_result(
-            f"{minutes:.1f} min of audio in {result.seconds:.1f} s (real-time factor {result.rtf:.4f}), greedy, no LM, "
+            f"{minutes:.1f} min of audio in {result.seconds:.1f} s (real-time factor {result.rtf:.4f}), "
+            f"{result.decoder}, {'LM ' + result.lm if result.lm else 'no LM'}, "
             f"text normalization: {result.normalization}; {result.health.blank_fraction:.0%} of steps blank, "
             f"emitted/reference {result.health.emitted_ratio:.2f}"
         )
@@ -254,13 +272,21 @@ def transcribe(
     model: ModelPath,
     inputs: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Audio: WAV, FLAC, SPHERE, MP3, Ogg.")],
     as_json: Json = False,
+    decoder: DecoderName = "",
+    lm: Lm = None,
+    beam: Beam = None,
+    nbest: Annotated[int | None, typer.Option(min=1, help="Texts a file, best first, in the JSON.")] = None,
+    alpha: Alpha = None,
+    beta: Beta = None,
+    hotwords: Hotwords = None,
     resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw the first file's spectrogram and posteriors here.")] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
     """Transcribe audio files."""
-    recognizer = _recognizer(model, device, threads, resample)
+    search = {"beam_width": beam, "nbest": nbest, "alpha": alpha, "beta": beta}
+    recognizer = _recognizer(model, device, threads, resample, _Asked(decoder, lm, hotwords or [], search))
     if picture is not None:
         from asr.picture import check
 
@@ -343,8 +369,33 @@ def info(
     print_result("\n".join(lines))
 
 
-def _recognizer(model: Path, device: str, threads: int | None, resample: bool) -> Any:
-    """The recognizer of a model, with threads set; torch is imported here."""
+@dataclass(frozen=True)
+class _Asked:
+    """What the options say of the decoder."""
+
+    name: str
+    lm: Path | None
+    hotwords: Sequence[str]
+    search: dict[str, Any]
+
+    def check(self) -> bool:
+        """Whether beam search is asked for, by name or by what only it can do.
+
+        Raises:
+            ConfigError: the name is unknown, or is greedy beside an option that greedy decoding cannot follow.
+        """
+        if self.name not in ("", "greedy", "beam"):
+            raise ConfigError(f"unknown decoder '{self.name}' (greedy, beam){nearest(self.name, ('greedy', 'beam'))}")
+        needs = [o for o, v in (("--lm", self.lm), ("--hotword", self.hotwords)) if v]
+        needs += ["--" + key.partition("_")[0] for key, value in self.search.items() if value is not None]
+        if self.name == "greedy" and needs:
+            raise ConfigError(f"greedy decoding cannot use {', '.join(needs)}; use --decoder beam")
+        return self.name == "beam" or bool(needs)
+
+
+def _recognizer(model: Path, device: str, threads: int | None, resample: bool, asked: _Asked) -> Any:
+    """The recognizer of a model, with threads and decoder set; torch is imported here."""
+    with_beam = asked.check()
     from asr.checkpoint import find_model
 
     find_model(model)
@@ -352,7 +403,17 @@ def _recognizer(model: Path, device: str, threads: int | None, resample: bool) -
     from asr.transcribe import Recognizer
 
     use_threads(threads)
-    return Recognizer.load(model, device, resample=resample)
+    recognizer = Recognizer.load(model, device, resample=resample)
+    if not with_beam:
+        return recognizer
+    from asr.config import parse
+    from asr.decode.choose import beam_decoder
+    from asr.decode.settings import BeamConfig, parse_hotword
+
+    given = {key: value for key, value in asked.search.items() if value is not None}
+    settings = given | {"hotwords": dict(map(parse_hotword, asked.hotwords))}
+    config = parse(BeamConfig, settings, "decoder options")
+    return Recognizer(recognizer.model, beam_decoder(recognizer.model.tokenizer, config, asked.lm))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from asr.batch import extract, load_wave
 from asr.checkpoint import AcousticModel
-from asr.decode.greedy import greedy
+from asr.decode.choose import Decoder, greedy_decoder
 from asr.errors import DataError
 from asr.infer import batched, log_probs
 from asr.manifest import Manifest
@@ -27,6 +27,8 @@ class Evaluation:
     audio_s: float
     seconds: float
     normalization: str
+    decoder: str
+    lm: str | None
     health: Health
     failed: dict[str, str]
 
@@ -45,8 +47,8 @@ class Evaluation:
             "emitted_ratio": round(self.health.emitted_ratio, 4),
             "audio_s": round(self.audio_s, 3),
             "rtf": round(self.rtf, 5),
-            "decoder": "greedy",
-            "lm": None,
+            "decoder": self.decoder,
+            "lm": self.lm,
             "normalization": self.normalization,
             "model": model,
             "commit": commit()["commit"],
@@ -54,9 +56,12 @@ class Evaluation:
 
 
 def evaluate(
-    model: AcousticModel, manifest: Manifest, progress: Callable[[float], None] = lambda audio_s: None
+    model: AcousticModel,
+    manifest: Manifest,
+    decoder: Decoder | None = None,
+    progress: Callable[[float], None] = lambda audio_s: None,
 ) -> Evaluation:
-    """The score of greedy transcripts against the manifest's texts, both under the model's text normalisation.
+    """The score of transcripts (default: greedy) against the manifest's texts, under the model's text normalisation.
 
     An utterance whose audio cannot be read is left out of the score and named in ``failed``.
 
@@ -68,6 +73,7 @@ def evaluate(
     texts: dict[str, str] = {}
     said_hz: set[int] = set()
     tally = Tally()
+    decoder = decoder or greedy_decoder(model.tokenizer)
     # Audio and features are held for one batch at a time: memory does not grow with the manifest.
     for indexes in batched([u.duration_s for u in rows]):
         loaded = []
@@ -79,7 +85,7 @@ def evaluate(
                 continue
             loaded.append((utterance, extract(model.extractor, wave_n)))
         for (utterance, _), one_sv in zip(loaded, log_probs(model, [f for _, f in loaded]), strict=True):
-            hypothesis = greedy(one_sv, model.tokenizer)
+            hypothesis = decoder.decode(one_sv)[0]
             texts[utterance.id] = " ".join(hypothesis.text.split())
             tally.add(one_sv, len(hypothesis.spans), len(normalize(utterance.text, model.text.normalization)))
         progress(sum(rows[i].duration_s for i in indexes))
@@ -90,7 +96,16 @@ def evaluate(
     normalization = model.text.normalization
     done = [u for u in rows if u.id in texts]
     scored = score((u.id, normalize(u.text, normalization), texts[u.id]) for u in done)
-    return Evaluation(scored, sum(u.duration_s for u in done), seconds, normalization, tally.health(), failed)
+    return Evaluation(
+        scored,
+        sum(u.duration_s for u in done),
+        seconds,
+        normalization,
+        decoder.name,
+        decoder.lm,
+        tally.health(),
+        failed,
+    )
 
 
 #: the columns of ``markdown_row``
@@ -110,7 +125,8 @@ def markdown_row(model: AcousticModel, result: Evaluation) -> str:
     commit_ = f"{str(made.get('commit') or 'unknown')[:10]}{' (changed)' if made.get('dirty') else ''}"
     cells = (
         f"{rates[0]} [{rates[1]}, {rates[2]}]", f"{wer.substitutions} / {wer.deletions} / {wer.insertions}",
-        wer.reference_length, rates[3], "greedy", "none", f"{model.num_parameters:,}", made.get("seed", "unknown"),
+        wer.reference_length, rates[3], result.decoder, result.lm or "none",
+        f"{model.num_parameters:,}", made.get("seed", "unknown"),
         made.get("epoch", "unknown"), minutes, commit_,
     )  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"

@@ -13,7 +13,8 @@ from typing import Any
 from asr import audio
 from asr.batch import extract
 from asr.checkpoint import AcousticModel, load_model
-from asr.decode.greedy import greedy, words_with_times
+from asr.decode.choose import Decoder, greedy_decoder
+from asr.decode.greedy import words_with_times
 from asr.decode.types import Hypothesis, LogProbs, TimedWord
 from asr.errors import AsrError, DataError
 from asr.infer import BATCH_S, batched, log_probs
@@ -27,7 +28,8 @@ Loaded = tuple[str, audio.Wave, int]
 class Transcript:
     """What was said in a file, and when.
 
-    ``log_prob`` is the natural log of the best path's probability; ``resampled_from_hz`` is 0 when the rate fitted.
+    ``log_prob`` is the decoder's score, a natural log: greedy, the best path's; beam search, that of all paths in the
+    beam and of the language model. ``resampled_from_hz`` is 0 when the rate fitted. ``others``: the next best texts.
     """
 
     path: str
@@ -36,15 +38,22 @@ class Transcript:
     log_prob: float
     words: tuple[TimedWord, ...]
     resampled_from_hz: int = 0
+    others: tuple[tuple[str, float], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        nbest = [{"text": text, "log_prob": round(score, 4)} for text, score in self.others]
         return {
             "path": self.path,
             "text": self.text,
             "duration_s": round(self.duration_s, 3),
             "log_prob": round(self.log_prob, 4),
-            "words": [{"word": w.word, "start": w.start_s, "end": w.end_s} for w in self.words],
-        }
+            "words": [_word_json(w) for w in self.words],
+        } | ({"nbest": nbest} if nbest else {})
+
+
+def _word_json(word: TimedWord) -> dict[str, Any]:
+    confidence = {} if word.confidence is None else {"probability": word.confidence}
+    return {"word": word.word, "start": word.start_s, "end": word.end_s} | confidence
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,9 @@ class Recognizer:
     'RUBOUT U G A M THIRTY NINE'
     """
 
-    def __init__(self, model: AcousticModel) -> None:
+    def __init__(self, model: AcousticModel, decoder: Decoder | None = None) -> None:
         self.model = model
+        self.decoder = decoder or greedy_decoder(model.tokenizer)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", *, resample: bool = False) -> Recognizer:
@@ -136,10 +146,10 @@ class Recognizer:
     ) -> Iterator[Transcript | Failure]:
         loaded = [one for one in group if not isinstance(one, Failure)]
         features = [self._features(wave_n) for _, wave_n, _ in loaded]
-        hypotheses: list[Hypothesis] = [Hypothesis("", 0.0, ())] * len(loaded)
+        hypotheses: list[list[Hypothesis]] = [[]] * len(loaded)
         for indexes in batched([len(one_tf) * self.model.extractor.cfg.hop_s for one_tf in features]):
             for i, one_sv in zip(indexes, log_probs(self.model, [features[i] for i in indexes]), strict=True):
-                hypotheses[i] = greedy(one_sv, self.model.tokenizer)
+                hypotheses[i] = self.decoder.decode(one_sv)
         done = iter(zip(loaded, hypotheses, strict=True))
         for one in group:
             if isinstance(one, Failure):
@@ -147,11 +157,13 @@ class Recognizer:
             else:
                 yield self._transcript(*next(done))
 
-    def _transcript(self, loaded: Loaded, hypothesis: Hypothesis) -> Transcript:
+    def _transcript(self, loaded: Loaded, hypotheses: Sequence[Hypothesis]) -> Transcript:
+        hypothesis = hypotheses[0]
         path, wave_n, from_hz = loaded
         duration_s = len(wave_n) / self.model.audio.sample_rate_hz
         words = words_with_times(hypothesis, self.model.tokenizer, self.model.step_s)
         # The last step may reach beyond the last sample by part of a step.
-        inside = tuple(TimedWord(w.word, w.start_s, round(min(w.end_s, duration_s), 3)) for w in words)
+        inside = tuple(replace(w, end_s=round(min(w.end_s, duration_s), 3)) for w in words)
         text = " ".join(hypothesis.text.split())
-        return Transcript(path, text, duration_s, hypothesis.log_prob, inside, from_hz)
+        others = tuple((" ".join(other.text.split()), other.score) for other in hypotheses[1:])
+        return Transcript(path, text, duration_s, hypothesis.score, inside, from_hz, others)

@@ -119,7 +119,7 @@ def test_alone_it_shows_what_it_can_do_and_fails(command):
         ("transcrib x", "asr: no such command 'transcrib'. Did you mean 'transcribe'? ('asr --help' shows"),
         ("transcribe", "asr transcribe: missing argument 'MODEL' ('asr transcribe --help' shows"),
         ("transcribe m", "missing argument 'FILE...'"),
-        ("transcribe m a.wav --resampel", "no such option: --resampel (Possible options: --resample)"),
+        ("transcribe m a.wav --resampel", "no such option: --resampel (Possible options: --beam, --resample)"),
         ("transcribe m a.wav --threads 0", "invalid value for '--threads': Input should be greater than or equal to 1"),
         ("transcribe m a.wav --threads 99999", "'--threads': Input should be less than or equal to 1024"),
         ("transcribe m a.wav --threads two", "'--threads': Input should be a valid integer"),
@@ -436,7 +436,7 @@ def test_prepare_into_a_file_or_a_full_disk_is_one_line(command, tmp_path, wav):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(configs.configs.to_yaml(tiny_config("train.epochs=1", "train.max_steps=1", "batch.workers=0")))
+    path.write_text(configs.to_yaml(tiny_config("train.epochs=1", "train.max_steps=1", "batch.workers=0")))
     return path
 
 
@@ -589,3 +589,33 @@ def test_on_a_terminal_training_shows_its_progress_and_ends_well(tmp_path):
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert "Traceback" not in text
     assert "epoch 2.0/2" in text and "audio-s/s" in text and re.search(r"WER [\d.]+%", text)
+
+
+def test_evaluation_and_transcription_take_a_language_model(command, model, corpus, tmp_path):
+    manifest = corpus / "dev.jsonl"
+    text, lm = tmp_path / "text.txt", tmp_path / "lm.arpa"
+    text.write_text("".join(json.loads(line)["text"] + "\n" for line in manifest.read_text().splitlines()))
+    assert command("lm", "train", str(text), "--order", "2", "--out", str(lm)).code == 0
+    result = command("evaluate", str(model), str(manifest), "--lm", str(lm), "--beam", "8", "--json")
+    assert result.code == 0, result.err
+    row = json.loads(result.out)
+    assert (row["decoder"], row["lm"]) == ("beam 8, alpha 0.5, beta 1.5", str(lm))
+    wave = corpus / json.loads(manifest.read_text().splitlines()[0])["audio_path"]
+    result = command("transcribe", str(model), str(wave), "--decoder", "beam", "--nbest", "3", "--json")
+    (one,) = json.loads(result.out)["transcripts"]
+    scores = [one["log_prob"], *[other["log_prob"] for other in one["nbest"]]]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--decoder greedy --lm x.arpa", "greedy decoding cannot use --lm; use --decoder beam"),
+        ("--decoder baem", "unknown decoder 'baem' (greedy, beam); did you mean 'beam'?"),
+        ("--lm nowhere.arpa", "nowhere.arpa"),
+        ("--hotword :3", "expected WORD or WORD:weight"),
+        ("--alpha -1", "alpha: input should be greater than or equal to 0"),
+    ],
+)
+def test_decoder_options_that_cannot_be_followed_are_one_line(command, model, corpus, options, message):
+    assert message in command("evaluate", str(model), str(corpus / "dev.jsonl"), *options.split()).error

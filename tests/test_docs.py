@@ -66,7 +66,7 @@ def problem(words: list[str]) -> str | None:
         if word.startswith("-") and word != "-":
             if word.partition("=")[0] not in known:
                 return f"no option {word}"
-        elif node is COMMAND and word and not word.isupper():  # SUBCOMMAND is a placeholder
+        elif hasattr(node, "commands") and word and not word.isupper():  # SUBCOMMAND is a placeholder
             if word not in node.commands:
                 return f"no subcommand {word}"
             node = node.commands[word]

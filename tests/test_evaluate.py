@@ -71,7 +71,7 @@ def test_transcripts_do_not_depend_on_the_size_of_batches(corpus, model, monkeyp
     expected = evaluate(model, corpus).score
     monkeypatch.setattr(asr.infer.batched, "__defaults__", (batch_s,))
     sizes: list[float] = []
-    assert evaluate(model, corpus, sizes.append).score == expected
+    assert evaluate(model, corpus, progress=sizes.append).score == expected
     assert len(sizes) == 9 if batch_s < 1 else 1 <= len(sizes) < 9
     assert sum(sizes) == pytest.approx(corpus.duration_s)
 

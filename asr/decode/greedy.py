@@ -7,11 +7,13 @@ Source: Graves et al. 2006, section 3.2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from asr.decode.types import Hypothesis, LogProbs, Span, TimedWord, check_log_probs
+from asr.decode.types import WORD_START, Hypothesis, LogProbs, Span, TimedWord, check_log_probs
 from asr.text import BLANK_ID, Tokenizer
 
 
@@ -46,20 +48,30 @@ def words_with_times(hypothesis: Hypothesis, tokenizer: Tokenizer, step_s: float
     """The words of a hypothesis with start and end in seconds: from a word's first token to the end of its last.
 
     A CTC model emits a token as a spike somewhere inside the sound: the times are good to about a tenth of a second.
+    A word has the confidence that the hypothesis states, or else, where the decoder gives its tokens' log-probabilities
+    (beam search does), their product: the acoustic model's own probability that every token of the word is right.
     """
     words: list[TimedWord] = []
     letters: list[str] = []
     spans: list[Span] = []
-    for span in [*hypothesis.spans, None]:
-        symbol = " " if span is None else tokenizer.decode([span.token])
-        if symbol != " " and span is not None:
-            letters.append(symbol)
-            spans.append(span)
-        elif letters:
+    for span in hypothesis.spans:
+        piece = tokenizer.symbols[span.token - 1].replace(WORD_START, " ")
+        if piece.startswith(" ") and letters:
             words.append(_word(letters, spans, step_s))
             letters, spans = [], []
+        if piece != " ":
+            letters.append(piece.removeprefix(" "))
+            spans.append(span)
+    if letters:
+        words.append(_word(letters, spans, step_s))
+    if hypothesis.word_confidences is not None:
+        stated = zip(words, hypothesis.word_confidences, strict=True)
+        words = [replace(word, confidence=round(confidence, 4)) for word, confidence in stated]
     return words
 
 
 def _word(letters: Sequence[str], spans: Sequence[Span], step_s: float) -> TimedWord:
-    return TimedWord("".join(letters), round(spans[0].start * step_s, 3), round(spans[-1].end * step_s, 3))
+    start_s, end_s = round(spans[0].start * step_s, 3), round(spans[-1].end * step_s, 3)
+    log_probs = [span.log_prob for span in spans if span.log_prob is not None]
+    confidence = round(math.exp(sum(log_probs)), 4) if len(log_probs) == len(spans) else None
+    return TimedWord("".join(letters), start_s, end_s, confidence)

@@ -6,38 +6,63 @@ Axes: s steps, v vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+#: SentencePiece's mark of a word's start; in a token it is read as a space
+WORD_START = "▁"
+
 LogProbs = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Span:
-    """A token, and the steps at which it was emitted: ``start`` to ``end``, the end not included."""
+class Span(NamedTuple):
+    """A token, and the steps at which it was emitted: ``start`` to ``end``, the end not included.
+
+    ``log_prob`` is the token's log-probability at its strongest step, where the decoder says it.
+    """
 
     token: int
     start: int
     end: int
+    log_prob: float | None = None
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A transcript: its text, its score (natural log), and where its tokens are."""
+    """A transcript: its text, its scores (natural log), and where its tokens are.
+
+    ``log_prob`` is acoustic: of the path (greedy) or of all paths in the beam that write the text. ``lm_score`` is what
+    language model, word bonus and hotwords add, weights included.
+    """
 
     text: str
     log_prob: float
     spans: tuple[Span, ...]
+    lm_score: float = 0.0
+    #: how sure the decoder is of each word of the text, from 0 to 1; None where it was not asked
+    word_confidences: tuple[float, ...] | None = None
+
+    @property
+    def score(self) -> float:
+        """What hypotheses are ranked by."""
+        return self.log_prob + self.lm_score
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Token ids, in order."""
+        return tuple(span.token for span in self.spans)
 
 
 @dataclass(frozen=True)
 class TimedWord:
-    """A word and when it is said, in seconds from the start of the audio."""
+    """A word and when it is said, in seconds from the start of the audio; and how sure the decoder is, if it says."""
 
     word: str
     start_s: float
     end_s: float
+    confidence: float | None = None
 
 
 def check_log_probs(log_probs_sv: LogProbs) -> None:

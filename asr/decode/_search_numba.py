@@ -1,0 +1,183 @@
+"""The compiled beam search as an object: its memory, used again for the next utterance, and its compilation.
+
+Axes: s steps, v vocabulary, b prefixes in the beam, u tokens of a text.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from asr.decode import _beam_numba, _ends_numba, _viterbi_numba
+from asr.decode._scores_numba import CANDIDATE, NODE, Limits, Work
+from asr.decode.beam import Final
+from asr.decode.settings import BeamConfig
+from asr.decode.tables import TOKEN_FUSION, Floats, SearchTables
+from asr.decode.types import LogProbs, Span
+from asr.decode.viterbi import states_of
+
+logger = logging.getLogger(__name__)
+
+#: modules of compiled code, and those whose code is put into it
+_PARTS = ("_beam_numba", "_ends_numba", "_scores_numba", "_viterbi_numba")
+_INCLUDED = ("asr.lm._ngram_numba", "asr.lm.model", "asr.decode.tables")
+_compiling = threading.Lock()
+_ready = False
+
+
+class NumbaSearches:
+    """Makes searches over one set of tables. ``NumbaSearch.close`` gives the memory back for the next one."""
+
+    def __init__(self, tables: SearchTables, config: BeamConfig) -> None:
+        self.tables = tables
+        floor, prune = config.min_token_log_prob, config.beam_prune_log_prob
+        self.limits = Limits(
+            beam_width=config.beam_width,
+            floor=-math.inf if floor is None else float(floor),
+            prune=0.0 if prune is None else math.exp(prune),
+            most_growth=math.inf if tables.fusion == TOKEN_FUSION else math.exp(float(tables.look_n.max())),
+        )
+        self.free: list[Work] = []
+
+    def __call__(self) -> NumbaSearch:
+        compile_once(self)
+        return NumbaSearch(self)
+
+    def take_work(self) -> Work:
+        """The memory of a search that is over, or new; with the empty prefix in it."""
+        try:
+            work = self.free.pop()
+        except IndexError:
+            work = _new_work(self.limits.beam_width, len(self.tables.opens_v))
+        root = work.nodes[0]
+        for name in ("parent", "child", "sibling"):
+            root[name] = -1
+        for name in ("slot", "word", "letters", "fusion", "look"):
+            root[name] = 0
+        root["token"], root["state"] = self.tables.delimiter, self.tables.begin_state
+        root["growth"], root["end_score"] = 1.0, math.nan
+        work.node_2b[0, 0], work.blank_2b[0, 0], work.token_2b[0, 0] = 0, 1.0, 0.0
+        work.counts[:] = 1, 1, 0
+        work.scales[:] = 0.0, 1.0
+        return work
+
+
+class NumbaSearch:
+    """A search over one utterance; its methods are those of ``asr.decode.beam.NumpySearch``."""
+
+    def __init__(self, searches: NumbaSearches) -> None:
+        self._searches = searches
+        self._work = searches.take_work()
+
+    def feed(self, log_probs_sv: LogProbs, probs_sv: Floats) -> None:
+        searches, step = self._searches, 0
+        while True:
+            step = _beam_numba.search_steps(searches.tables, searches.limits, self._work, step, log_probs_sv, probs_sv)
+            if step == len(log_probs_sv):
+                return
+            nodes = np.empty(2 * len(self._work.nodes), NODE)
+            nodes[: len(self._work.nodes)] = self._work.nodes
+            self._work = self._work._replace(nodes=nodes)
+
+    def finals(self, limit: int | None) -> list[Final]:
+        node_b, acoustic_b, fusion_b, whole_b = _ends_numba.end_all(self._searches.tables, self._work)
+        order = np.argsort(-(acoustic_b + fusion_b), kind="stable")
+        cut = len(order) > 0 and bool((node_b != whole_b).any())
+        order = order if cut else order[:limit]
+        columns = (each_b[order].tolist() for each_b in (node_b, acoustic_b, fusion_b, whole_b))
+        finals = list(zip(*columns, strict=True))
+        return _merge_equal(finals)[:limit] if cut else finals
+
+    def tokens_of(self, node: int) -> list[int]:
+        tokens: list[int] = _ends_numba.tokens_of(self._work.nodes, node).tolist()
+        return tokens
+
+    def spans_of(self, log_probs_sv: LogProbs, tokens: list[int]) -> tuple[Span, ...]:
+        delimiter = self._searches.tables.delimiter
+        labels_k = states_of(tokens, delimiter)
+        found = _viterbi_numba.find_spans(log_probs_sv, labels_k, delimiter, self._searches.limits.floor)
+        firsts, ends, peaks = (each_u.tolist() for each_u in found)
+        return tuple(map(Span._make, zip(tokens, firsts, ends, peaks, strict=True)))
+
+    def close(self) -> None:
+        """Gives the memory back; the search is over."""
+        self._searches.free.append(self._work)
+        del self._work
+
+
+def _merge_equal(finals: list[Final]) -> list[Final]:
+    """One entry a text: words that were cut make texts equal."""
+    found: dict[int, Final] = {}
+    for node, acoustic, fusion, whole in finals:
+        if node in found:
+            acoustic, whole = float(np.logaddexp(found[node][1], acoustic)), found[node][3]
+        found[node] = node, acoustic, fusion, whole
+    return sorted(found.values(), key=lambda final: -(final[1] + final[2]))
+
+
+def _new_work(beam_width: int, vocabulary_size: int) -> Work:
+    """Memory for a search; pages that are never written cost nothing."""
+    most = beam_width * max(vocabulary_size - 1, 1)
+    return Work(
+        nodes=np.empty(max(4096, 4 * beam_width), NODE),
+        node_2b=np.empty((2, beam_width), np.int32),
+        blank_2b=np.empty((2, beam_width)),
+        token_2b=np.empty((2, beam_width)),
+        candidates=np.empty(most, CANDIDATE),
+        masses=np.empty(most + beam_width + 1),
+        buckets=np.empty(256, np.int64),
+        merged_bk=np.zeros(most, np.bool_),
+        tokens_k=np.empty(vocabulary_size, np.int32),
+        place_v=np.empty(vocabulary_size, np.int32),
+        chosen_v=np.empty(vocabulary_size),
+        fall_l=np.empty(32),
+        counts=np.zeros(3, np.int64),
+        scales=np.zeros(2),
+    )
+
+
+def compile_once(searches: NumbaSearches) -> None:
+    """Compiles the search, or loads it from disk, once a process; says so when it takes its time."""
+    global _ready
+    with _compiling:
+        if _ready:
+            return
+        _forget_outdated()
+        if not _cached("search_steps-*.nbi"):
+            logger.info("compiling the beam search; this happens once and takes about 15 s")
+        start_s = time.perf_counter()
+        search = NumbaSearch(searches)
+        vocabulary_size = len(searches.tables.opens_v)
+        log_probs_sv = np.full((1, vocabulary_size), -math.inf, np.float32)
+        log_probs_sv[0, 0] = 0.0
+        search.feed(log_probs_sv, np.exp(log_probs_sv, dtype=np.float64))
+        for node, *_ in search.finals(1):
+            search.spans_of(log_probs_sv, search.tokens_of(node))
+        search.close()
+        took_s = time.perf_counter() - start_s
+        if took_s > 2.0:
+            logger.info("compiled the beam search in %.1f s; kept in %s", took_s, _cache_folder())
+        _ready = True
+
+
+def _cache_folder() -> Path:
+    return Path(_beam_numba.search_steps.stats.cache_path)  # type: ignore[attr-defined]
+
+
+def _cached(pattern: str) -> list[Path]:
+    return sorted(path for part in _PARTS for path in _cache_folder().glob(f"{part}.{pattern}"))
+
+
+def _forget_outdated() -> None:
+    """Removes compiled code that is older than what it was made of: numba looks only at a function's own file."""
+    sources = [*(f"asr.decode.{part}" for part in _PARTS), *_INCLUDED]
+    newest_s = max(Path(str(sys.modules[name].__file__)).stat().st_mtime for name in sources)
+    if any(index.stat().st_mtime < newest_s for index in _cached("*.nbi")):
+        for path in _cached("*"):
+            path.unlink(missing_ok=True)

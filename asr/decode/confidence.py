@@ -1,0 +1,40 @@
+"""How sure a beam search is of a word: the share of the probability in its beam that agrees on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+
+import numpy as np
+
+
+def word_confidences(text: str, texts: Sequence[str], scores: Sequence[float]) -> tuple[float, ...]:
+    """For each word of a text, the share of the texts' probability, by softmax of their scores, that has the word too.
+
+    A text has a word when the word stands in it between the same neighbours: in what both texts begin and end with, or
+    in a stretch that ``difflib`` matches in between.
+
+    >>> word_confidences("the cat sat", ["the cat sat", "the cats sat", "cat sat"], [-1.0, -1.0, -1.0])
+    (0.6667, 0.6667, 1.0)
+    """
+    weights = np.exp(np.asarray(scores, np.float64) - max(scores))
+    words = text.split()
+    agreed = np.zeros(len(words))
+    for other, weight in zip(texts, weights / weights.sum(), strict=True):
+        for start, end in _common(words, other.split()):
+            agreed[start:end] += weight
+    return tuple(round(min(float(share), 1.0), 4) for share in agreed)
+
+
+def _common(words: Sequence[str], others: Sequence[str]) -> list[tuple[int, int]]:
+    """The stretches of ``words`` that are in ``others`` too, in order."""
+    shorter = min(len(words), len(others))
+    lead = next((i for i in range(shorter) if words[i] != others[i]), shorter)
+    rest = shorter - lead
+    tail = next((i for i in range(rest) if words[-1 - i] != others[-1 - i]), rest)
+    middle, other_middle = words[lead : len(words) - tail], others[lead : len(others) - tail]
+    stretches = [(0, lead), (len(words) - tail, len(words))]
+    if middle and other_middle:
+        blocks = SequenceMatcher(None, middle, other_middle, autojunk=False).get_matching_blocks()
+        stretches += [(lead + block.a, lead + block.a + block.size) for block in blocks]
+    return stretches

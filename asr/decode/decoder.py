@@ -1,0 +1,187 @@
+"""Beam search as a person uses it: whole utterances, many in parallel threads, or chunk by chunk.
+
+Axes: s steps, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Literal, Protocol
+
+import numpy as np
+
+from asr.decode.beam import Final, NumpySearch
+from asr.decode.confidence import word_confidences
+from asr.decode.settings import BeamConfig
+from asr.decode.tables import TOKEN_FUSION, Floats, LanguageModel, build_tables, pieces_of
+from asr.decode.types import Hypothesis, LogProbs, Span, check_log_probs
+from asr.errors import ConfigError, nearest
+from asr.text import Tokenizer
+
+Backend = Literal["auto", "numpy", "numba"]
+BACKENDS = ("auto", "numpy", "numba")
+
+
+class Search(Protocol):
+    """One utterance being searched (``asr.decode.beam.NumpySearch`` defines each method)."""
+
+    def feed(self, log_probs_sv: LogProbs, probs_sv: Floats, /) -> None: ...
+    def finals(self, limit: int | None, /) -> list[Final]: ...
+    def tokens_of(self, node: int, /) -> list[int]: ...
+    def spans_of(self, log_probs_sv: LogProbs, tokens: list[int], /) -> tuple[Span, ...]: ...
+    def close(self) -> None: ...
+
+
+class BeamDecoder:
+    """A CTC prefix beam search with its tables built once; used for any number of utterances, from any thread.
+
+    >>> from asr.text import CharTokenizer
+    >>> decoder = BeamDecoder(CharTokenizer(("a", "b")), backend="numpy")
+    >>> decoder.decode(np.log(np.array([[0.4, 0.6, 0.0], [0.5, 0.3, 0.2]], np.float32).clip(1e-30)))[0].text
+    'a'
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        config: BeamConfig | None = None,
+        lm: LanguageModel | None = None,
+        backend: Backend = "auto",
+    ) -> None:
+        """
+        Raises:
+            ConfigError: the backend is unknown, or tokenizer, language model, hotwords and lexicon do not fit together.
+        """
+        if backend not in BACKENDS:
+            raise ConfigError(
+                f"unknown decoder backend {backend!r} (known: {', '.join(BACKENDS)}){nearest(backend, BACKENDS)}",
+                key="backend",
+            )
+        self.config = config or BeamConfig()
+        self.backend: Literal["numpy", "numba"] = "numpy" if backend == "numpy" else "numba"
+        self.pieces = pieces_of(tokenizer)
+        #: whether tokens can write one text in two ways: only those of several letters can
+        self.ambiguous = any(len(piece) != 1 for piece in self.pieces[1:])
+        self.tables = build_tables(tokenizer, self.config, lm)
+        self._new_search: Callable[[], Search]
+        if self.backend == "numba":
+            from asr.decode._search_numba import NumbaSearches
+
+            self._new_search = NumbaSearches(self.tables, self.config)
+        else:
+            self._new_search = partial(NumpySearch, self.tables, self.config, lm.advance if lm is not None else None)
+
+    def start(self) -> BeamStream:
+        """A new utterance, to be fed chunk by chunk."""
+        return BeamStream(self)
+
+    def decode(self, log_probs_sv: LogProbs) -> list[Hypothesis]:
+        """The best texts of an utterance, best first: at least one, at most ``config.nbest``, no two alike.
+
+        Raises:
+            ValueError: the input is not log-probabilities over the tokenizer's vocabulary.
+        """
+        stream = self.start()
+        stream.feed(log_probs_sv)
+        hypotheses = stream.finish()
+        stream.close()
+        return hypotheses
+
+    def decode_all(self, log_probs: Sequence[LogProbs], threads: int | None = None) -> list[list[Hypothesis]]:
+        """``decode`` of each utterance, in order, on parallel threads (default: one a core).
+
+        Raises:
+            ValueError: as ``decode``, for the first utterance that is at fault.
+        """
+        workers = min(threads or _cores(), max(len(log_probs), 1))
+        if workers == 1:
+            return [self.decode(each) for each in log_probs]
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(self.decode, log_probs))
+
+
+class BeamStream:
+    """One utterance: ``feed`` it in any chunks; the answer is that of the whole at once."""
+
+    def __init__(self, decoder: BeamDecoder) -> None:
+        self._decoder = decoder
+        self._search = decoder._new_search()
+        self._chunks: list[LogProbs] = []
+
+    def feed(self, log_probs_sv: LogProbs) -> None:
+        """Searches on through more steps.
+
+        Raises:
+            ValueError: the input is not log-probabilities over the tokenizer's vocabulary; nothing is taken of it.
+        """
+        log_probs_sv = np.array(log_probs_sv, np.float32)  # a copy: the caller may fill its buffer again
+        probs_sv = _probs(log_probs_sv, len(self._decoder.pieces))
+        self._chunks.append(log_probs_sv)
+        self._search.feed(log_probs_sv, probs_sv)
+
+    def finish(self) -> list[Hypothesis]:
+        """The best texts of all that was fed, best first. Feeding may go on afterwards.
+
+        When nothing that is allowed has a positive probability: the empty text with log-probability -inf.
+        """
+        decoder = self._decoder
+        every = decoder.ambiguous or decoder.config.confidence
+        finals = self._search.finals(None if every else decoder.config.nbest)
+        if decoder.ambiguous:
+            finals = self._merge_equal_texts(finals)
+        if not finals:
+            return [Hypothesis("", -math.inf, ())]
+        log_probs_sv = self._chunks[0] if len(self._chunks) == 1 else np.concatenate(
+            [np.zeros((0, len(decoder.pieces)), np.float32), *self._chunks]
+        )  # fmt: skip
+        hypotheses = []
+        for node, acoustic, fusion, whole in finals[: decoder.config.nbest]:
+            tokens = self._search.tokens_of(node)
+            aligned = tokens if whole == node else self._search.tokens_of(whole)
+            spans = self._search.spans_of(log_probs_sv, aligned)[: len(tokens)]
+            hypotheses.append(Hypothesis(self._text(tokens), acoustic, spans, fusion))
+        if decoder.config.confidence:
+            texts = [self._text(self._search.tokens_of(final[0])) for final in finals]
+            scores = [final[1] + final[2] for final in finals]
+            return [replace(h, word_confidences=word_confidences(h.text, texts, scores)) for h in hypotheses]
+        return hypotheses
+
+    def close(self) -> None:
+        """Ends the utterance and gives its memory to the next one; optional, and nothing can be done after it."""
+        self._search.close()
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        pieces = self._decoder.pieces
+        return " ".join([word for word in "".join([pieces[token] for token in tokens]).split(" ") if word])
+
+    def _merge_equal_texts(self, finals: list[Final]) -> list[Final]:
+        """One entry a text: its most probable tokens, and the probability of all (token fusion: of these tokens)."""
+        merged: dict[str, Final] = {}
+        for final in finals:
+            text = self._text(self._search.tokens_of(final[0]))
+            if text not in merged:
+                merged[text] = final
+            elif self._decoder.tables.fusion != TOKEN_FUSION:
+                node, acoustic, fusion, whole = merged[text]
+                merged[text] = node, float(np.logaddexp(acoustic, final[1])), fusion, whole
+        return sorted(merged.values(), key=lambda final: -(final[1] + final[2]))
+
+
+def _probs(log_probs_sv: LogProbs, vocabulary_size: int) -> Floats:
+    """The probabilities, after a look at whether the input is what it must be."""
+    if log_probs_sv.ndim == 2 and log_probs_sv.shape[1] == vocabulary_size:
+        with np.errstate(over="ignore"):
+            probs_sv = np.exp(log_probs_sv, dtype=np.float64)
+        if (np.abs(probs_sv.sum(axis=1) - 1) <= 1e-3).all():  # the same test, on numbers needed anyway
+            return probs_sv
+    check_log_probs(log_probs_sv)
+    raise ValueError(f"log_probs has {log_probs_sv.shape[1]} tokens, the tokenizer {vocabulary_size} (blank included)")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

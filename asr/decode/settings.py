@@ -1,0 +1,96 @@
+"""What a beam search is told: widths, prunings, weights. One frozen model, saved beside the model when tuned.
+
+Units: every score and weight is a natural logarithm.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from asr.config import Stage
+from asr.errors import ConfigError
+
+
+class BeamConfig(Stage):
+    """Settings of the CTC prefix beam search; ``docs/decoding.md`` defines what each one weighs."""
+
+    #: prefixes kept after every step
+    beam_width: int = Field(100, ge=1, le=100_000)
+    #: a token below this in a step is taken as impossible there, unless it is the step's best; null: no token pruning
+    min_token_log_prob: float | None = Field(-5.0, le=0)
+    #: a prefix this far below the best one is dropped; null: only the width limits
+    beam_prune_log_prob: float | None = Field(-10.0, lt=0)
+    #: hypotheses returned, at most
+    nbest: int = Field(1, ge=1)
+    #: whether words get a confidence from the texts in the beam; costs a few milliseconds an utterance
+    confidence: bool = False
+    #: weight of the language model's log-probability
+    alpha: float = Field(0.5, ge=0, le=10)
+    #: added for every word (fusion: token, for every token) when there is a language model: it likes few words
+    beta: float = Field(1.5, ge=-100, le=100)
+    #: added for a word that the language model does not know, on top of alpha times its probability of <unk>
+    unknown_log_prob: float = Field(-10.0, ge=-100, le=0)
+    #: a longer unknown word costs in proportion: unknown_log_prob x letters / this (pyctcdecode's 6)
+    unknown_letters: float = Field(6.0, gt=0)
+    #: word -> what it gains wherever it is said; a hotword counts as known
+    hotwords: dict[str, float] = Field(default_factory=dict)
+    #: only these words can come out; null: any
+    lexicon: tuple[str, ...] | None = None
+    #: what the language model's words are: words, or the tokens of the acoustic model
+    fusion: Literal["word", "token"] = "word"
+    #: how a token-level language model writes the space
+    space_symbol: str = "▁"
+
+    @field_validator("hotwords")
+    @classmethod
+    def _hotwords(cls, value: dict[str, float]) -> dict[str, float]:
+        for word, weight in value.items():
+            _check_word("hotword", word)
+            if not abs(weight) <= 100:
+                raise ValueError(f"the weight of hotword {word!r} must be between -100 and 100, got {weight:g}")
+        return value
+
+    @field_validator("lexicon")
+    @classmethod
+    def _lexicon(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and not value:
+            raise ValueError("a lexicon needs at least one word; leave it out to allow any")
+        for word in value or ():
+            _check_word("lexicon word", word)
+        return value
+
+    @model_validator(mode="after")
+    def _hotwords_can_be_said(self) -> BeamConfig:
+        lost = sorted(set(self.hotwords) - set(self.lexicon)) if self.lexicon is not None else []
+        if lost:
+            raise ValueError(f"hotword {lost[0]!r} is not in the lexicon, so it can never come out; add it there")
+        return self
+
+
+def parse_hotword(text: str) -> tuple[str, float]:
+    """A hotword and its weight from ``WORD`` or ``WORD:weight``.
+
+    >>> parse_hotword("ZURICH"), parse_hotword("BERN:4.5")
+    (('ZURICH', 10.0), ('BERN', 4.5))
+
+    Raises:
+        ConfigError: there is no word, or the weight is not a number.
+    """
+    word, colon, weight = text.partition(":")
+    try:
+        if not word:
+            raise ValueError
+        return word, float(weight) if colon else 10.0  # 10: pyctcdecode's default
+    except ValueError:
+        raise ConfigError(
+            f"hotword {text!r}: expected WORD or WORD:weight, for example BERN:5", key="hotwords"
+        ) from None
+
+
+def _check_word(kind: str, word: str) -> None:
+    if not word:
+        raise ValueError(f"{kind} is empty")
+    if word.split() != [word]:
+        raise ValueError(f"{kind} {word!r} has white space in it; give its words one by one")

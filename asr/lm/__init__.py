@@ -1,0 +1,1 @@
+"""Language models: back-off n-grams in flat arrays (``ngram``), and what estimates, reads and writes them."""

@@ -1,0 +1,115 @@
+"""The binary form of an n-gram model: the arrays as they lie in memory, mapped from disk when used.
+
+A file is the magic, the length of a JSON header (8 bytes, little-endian), the header, and the arrays, each at a
+multiple of 64 bytes. Little-endian only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from asr.errors import AsrError, DataError, os_reason
+from asr.lm.files import write_parts
+from asr.lm.model import MAX_ORDER, NgramArrays, NgramModel, no_ngrams
+
+MAGIC = b"asr n-gram 1\n\0\0\0"
+_ALIGNMENT = 64
+_DTYPES = {name: array.dtype for name, array in no_ngrams()._asdict().items()} | {"vocabulary": np.dtype(np.uint8)}
+
+
+def save_binary(model: NgramModel, path: str | Path) -> None:
+    """Writes a model so that ``load_binary`` maps it; the file appears whole or not at all.
+
+    Raises:
+        AsrError: it cannot be written, or this machine is big-endian.
+    """
+    if sys.byteorder != "little":
+        raise AsrError("binary n-gram models are little-endian and this machine is not; use ARPA")
+    arrays = model.arrays._asdict() | {"vocabulary": np.frombuffer(model.vocabulary, np.uint8)}
+    offsets, end = {}, 0
+    for name, array in arrays.items():
+        offsets[name] = {"offset": end, "items": len(array)}
+        end += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+    header = json.dumps({"counts": model.counts, "has_unk": model.has_unk, "arrays": offsets}).encode()
+    header += b" " * (-(len(MAGIC) + 8 + len(header)) % _ALIGNMENT)
+
+    def write(file: IO[bytes]) -> None:
+        file.write(MAGIC + len(header).to_bytes(8, "little") + header)
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array).data)
+            file.write(b"\0" * (-array.nbytes % _ALIGNMENT))
+
+    write_parts(Path(path), write)
+
+
+def load_binary(path: str | Path) -> NgramModel:
+    """The model in a binary file, mapped: pages are read when they are first asked for.
+
+    Raises:
+        DataError: the file is damaged or of another version.
+        AsrError: it cannot be read.
+    """
+    path = Path(path)
+    try:
+        # Copy on write: numba compiles for read-only arrays anew.
+        data = np.memmap(path, np.uint8, mode="c").view(np.ndarray)
+    except OSError as error:
+        raise AsrError(f"{path}: cannot read: {os_reason(error)}") from error
+    except ValueError as error:
+        raise DataError("the file is empty", path) from error
+    try:
+        return _parse(data)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise DataError(
+            f"not a whole binary n-gram model ({error}); build it again with 'asr lm build'", path
+        ) from error
+
+
+def _parse(data: Any) -> NgramModel:
+    start = len(MAGIC) + 8
+    if data[: len(MAGIC)].tobytes() != MAGIC:
+        raise ValueError("another format or version")
+    header_end = start + int.from_bytes(data[len(MAGIC) : start].tobytes(), "little")
+    header = json.loads(data[start:header_end].tobytes())
+    found = {}
+    for name, dtype in _DTYPES.items():
+        begin = header_end + header["arrays"][name]["offset"]
+        end = begin + header["arrays"][name]["items"] * dtype.itemsize
+        if not header_end <= begin <= end <= len(data) or begin % _ALIGNMENT:
+            raise ValueError(f"{name} is cut off")
+        found[name] = data[begin:end].view(dtype)
+    vocabulary = found.pop("vocabulary").tobytes()
+    arrays, counts = NgramArrays(**found), header["counts"]
+    _check(arrays, counts, vocabulary)
+    return NgramModel(vocabulary, arrays, counts, bool(header["has_unk"]))
+
+
+def _check(arrays: NgramArrays, counts: Any, vocabulary: bytes) -> None:
+    """Refuses what would send a kernel outside the arrays or round for ever: a file can come from anywhere."""
+    num_nodes, slots = len(arrays.log_probs), len(arrays.table_keys)
+    if not 1 <= len(counts) <= MAX_ORDER or not all(isinstance(c, int) and c >= 0 for c in counts):
+        raise ValueError("bad counts")
+    good = (
+        [len(a) for a in arrays] == [slots, slots, num_nodes, num_nodes, num_nodes, num_nodes, 1, 1]
+        and num_nodes == 1 + sum(counts)
+        and slots & (slots - 1) == 0
+        and slots > 0
+        and counts[0] >= 3
+        and arrays.vocabulary_size[0] == counts[0] == vocabulary.count(b"\n") + 1
+        and arrays.order[0] == len(counts)
+    )
+    if not good:
+        raise ValueError("the arrays do not fit each other")
+    if not ((arrays.table_keys[:4096] == -1).any() or (arrays.table_keys == -1).any()):
+        raise ValueError("the table has no empty slot")
+    if not 0 <= arrays.table_nodes.min() <= arrays.table_nodes.max() < num_nodes:
+        raise ValueError("nodes out of range")
+    vocabulary.decode()
+    suffixes = arrays.suffixes
+    if suffixes.min() < 0 or suffixes[0] != 0 or not (suffixes[1:] < np.arange(1, num_nodes, dtype=np.int32)).all():
+        raise ValueError("suffixes out of range")

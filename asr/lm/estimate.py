@@ -1,0 +1,309 @@
+"""Estimation of interpolated modified Kneser-Ney models from lines of text.
+
+The n-grams of every order are counted in one trie (node = n-gram, context = parent, suffix = the n-gram less its first
+word); all the rest is arithmetic over arrays of nodes.
+
+Axes: n nodes (node 0 is the empty n-gram); d orders.
+
+Source: Chen & Goodman 1998, "An Empirical Study of Smoothing Techniques for Language Modeling", TR-10-98, section 4.1.6
+and equation 26; Heafield et al. 2013, "Scalable Modified Kneser-Ney Language Model Estimation", section 3, whose lmplz
+gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.errors import ConfigError, DataError
+from asr.lm.model import BEGIN, END, MAX_ORDER, UNK, Doubles, Ints, Longs, NgramArrays, NgramModel, table_slots
+
+logger = logging.getLogger(__name__)
+
+#: lmplz's --discount_fallback, for counts 1, 2, and 3 or more
+FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
+#: characters turned into ids at a time; their words take ten times the room
+_CHUNK = 2_000_000
+
+#: called with lines and words so far
+Watcher = Callable[[int, int], None]
+
+
+def train(
+    lines: Iterable[str],
+    order: int,
+    *,
+    prune: Sequence[int] = (0,),
+    vocab: Collection[str] | None = None,
+    discount_fallback: Sequence[float] | None = FALLBACK_DISCOUNTS,
+    skip_symbols: bool = False,
+    progress: Watcher | None = None,
+) -> NgramModel:
+    """The interpolated modified Kneser-Ney model of a text, a sentence a line, as lmplz estimates it.
+
+    Memory is taken by the distinct n-grams, not by the text.
+
+    Args:
+        lines: Sentences; words are what spaces and tabs separate.
+        order: 1 to 6.
+        prune: A threshold an order, from 1-grams up, the last for all higher ones: n-grams that occur that often or
+            less are left out, their probability going to the back-off.
+        vocab: N-grams with other words are left out likewise.
+        discount_fallback: Discounts for counts 1, 2 and more, for orders whose text is too small or too regular to
+            compute them (a warning says so); None makes that an error.
+        skip_symbols: Leave out <s>, </s> and <unk> in the text, where they are an error otherwise.
+
+    Raises:
+        DataError: there is no text, it contains <s>, </s> or <unk>, or discounts cannot be computed.
+        ConfigError: order, prune or discount_fallback are out of range.
+    """
+    thresholds = _thresholds(prune, order)
+    if discount_fallback is not None and not _in_range(discount_fallback):
+        got = tuple(discount_fallback)
+        raise ConfigError(f"discounts must be three numbers in 0..1, 0..2, 0..3, got {got}", key="discount_fallback")
+    words, trie = _count(lines, order, skip_symbols, progress)
+    return _estimate(words, trie, order, thresholds, vocab, discount_fallback)
+
+
+def _thresholds(prune: Sequence[int], order: int) -> Longs:
+    if not 1 <= order <= MAX_ORDER:
+        raise ConfigError(f"order must be 1 to {MAX_ORDER}, got {order}", key="order")
+    prune = tuple(prune) or (0,)
+    if len(prune) > order or min(prune) < 0 or list(prune) != sorted(prune):
+        raise ConfigError(
+            f"prune must be at most {order} numbers that never fall, each 0 or more, got {prune}", key="prune"
+        )
+    return np.array([0, *prune, *[prune[-1]] * (order - len(prune))], np.int64)
+
+
+def _in_range(discounts: Sequence[float]) -> bool:
+    return len(discounts) == 3 and all(0 <= d <= count for count, d in enumerate(discounts, start=1))
+
+
+@dataclass(frozen=True)
+class _Trie:
+    """The counted n-grams. Shapes: n nodes."""
+
+    contexts: Ints
+    words: Ints
+    suffixes: Ints
+    firsts: Ints
+    orders: npt.NDArray[np.int8]
+    counts: Longs
+
+
+def _count(lines: Iterable[str], order: int, skip_symbols: bool, progress: Watcher | None) -> tuple[list[str], _Trie]:
+    """The words by id, and how often every n-gram up to ``order`` occurs."""
+    from asr.lm._ngram_numba import count_ngrams, insert_all, link_counted
+
+    ids = _Ids({UNK: 0, BEGIN: 1, END: 2})
+    keys, nodes = np.full(1 << 16, -1, np.int64), np.zeros(1 << 16, np.int32)
+    counts, num_nodes = np.zeros(len(keys) // 4 * 3, np.int64), 1
+    for tokens in _token_blocks(lines, ids, skip_symbols, progress):
+        position = 0
+        while True:
+            position, num_nodes = count_ngrams(tokens, position, ids[END], order, keys, nodes, counts, num_nodes)
+            if position == len(tokens):
+                break
+            used = keys >= 0
+            former = keys[used], nodes[used]
+            keys, nodes = np.full(2 * len(keys), -1, np.int64), np.zeros(2 * len(nodes), np.int32)
+            insert_all(keys, nodes, *former)
+            counts = np.concatenate([counts, np.zeros(len(keys) // 4 * 3 - len(counts), np.int64)])
+    if num_nodes == 1:
+        raise DataError("no text to estimate a language model from: there is not one line")
+    contexts, last, suffixes, first = (np.zeros(num_nodes, np.int32) for _ in range(4))
+    orders = np.zeros(num_nodes, np.int8)
+    link_counted(keys, nodes, contexts, last, suffixes, first, orders)
+    return list(ids), _Trie(contexts, last, suffixes, first, orders, counts[:num_nodes])
+
+
+class _Ids(dict[str, int]):
+    """The id of every word; a new word gets the next."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = new = len(self)
+        return new
+
+
+def _token_blocks(lines: Iterable[str], ids: _Ids, skip_symbols: bool, progress: Watcher | None) -> Iterator[Ints]:
+    """The text as ids, some megabytes at a time, whole sentences between <s> and </s>."""
+    num_lines = num_words = characters = 0
+    block: list[str] = []
+
+    def flush() -> Ints:
+        nonlocal num_lines, num_words
+        tokens = _tokens(block, ids)
+        if (tokens < 3).sum() != 2 * len(block):
+            tokens = _tokens([_without_symbols(line, num_lines + i, skip_symbols) for i, line in enumerate(block)], ids)
+        num_lines, num_words = num_lines + len(block), num_words + len(tokens) - 2 * len(block)
+        if progress:
+            progress(num_lines, num_words)
+        block.clear()
+        return tokens
+
+    for line in lines:
+        block.append(line)
+        characters += len(line) + 1
+        if characters >= _CHUNK:
+            characters = 0
+            yield flush()
+    if block:
+        yield flush()
+
+
+def _tokens(block: Sequence[str], ids: _Ids) -> Ints:
+    words = f"{BEGIN} {f' {END} {BEGIN} '.join(block)} {END}".split()
+    return np.fromiter(map(ids.__getitem__, words), np.int32, len(words))
+
+
+def _without_symbols(line: str, number: int, skip_symbols: bool) -> str:
+    words = line.split()
+    symbols = [word for word in words if word in (UNK, BEGIN, END)]
+    if symbols and not skip_symbols:
+        raise DataError(
+            f"line {number + 1:,} of the text has the word {symbols[0]}, which the model keeps for itself; "
+            "remove it, or leave it out with skip_symbols"
+        )
+    return " ".join(word for word in words if word not in symbols)
+
+
+def _estimate(
+    words: list[str], trie: _Trie, order: int, thresholds: Longs, vocab: Collection[str] | None,
+    fallback: Sequence[float] | None,
+) -> NgramModel:  # fmt: skip
+    # The three special words have unigrams whether they occur or not: <unk> never does.
+    adjusted_n = _adjusted_counts(trie, order)
+    pruned_n = _pruned(words, trie, thresholds, vocab)
+    discounts = np.array([[0.0] * 4, *_discounts(trie, adjusted_n, order, fallback)])
+    discount_n = discounts[trie.orders, np.minimum(adjusted_n, 3)]
+    num_nodes = len(adjusted_n)
+    total_n = np.bincount(trie.contexts[1:], adjusted_n[1:], num_nodes)
+    # What discounts and pruning leave of a context's probability for its suffix; 1 where nothing extends it.
+    given_up_n = np.where(pruned_n, adjusted_n, discount_n)
+    gamma_n: Doubles = np.bincount(trie.contexts[1:], given_up_n[1:], num_nodes).astype(np.float64, copy=False)
+    del given_up_n
+    np.divide(gamma_n, total_n, out=gamma_n, where=total_n > 0)
+    gamma_n[total_n == 0] = 1.0
+    kept_words = _kept_words(trie, pruned_n, len(words))
+    probs_n = np.zeros(num_nodes)
+    probs_n[0] = 1.0 / (len(kept_words) - 1)  # uniform over the vocabulary, <unk> and </s> included, <s> not
+    for n in range(1, order + 1):
+        at = np.flatnonzero((trie.orders == n) & ~pruned_n)
+        context = trie.contexts[at]
+        own = (adjusted_n[at] - discount_n[at]) / total_n[context]
+        probs_n[at] = own + gamma_n[context] * probs_n[trie.suffixes[at]]
+    unk_prob = gamma_n[0] * probs_n[0]
+    probs_n[(trie.orders == 1) & (trie.words == 1)] = 1.0  # <s>, as lmplz has it: it is always there
+    del adjusted_n, discount_n, total_n
+    with np.errstate(divide="ignore"):  # what was pruned has none
+        np.minimum(np.log(probs_n, out=probs_n), 0.0, out=probs_n)
+    np.log(gamma_n, out=gamma_n)
+    return _assemble(words, kept_words, trie, pruned_n, order, probs_n, gamma_n, float(np.log(unk_prob)))
+
+
+def _adjusted_counts(trie: _Trie, order: int) -> Longs:
+    """Kneser-Ney's counts: in how many words n-grams of this end can begin; what begins with <s> or is of the highest
+    order keeps the number of its occurrences. <s> itself is never predicted: 0."""
+    longer = trie.orders >= 2
+    adjusted_n = np.bincount(trie.suffixes[longer], minlength=len(trie.orders)).astype(np.int64)
+    raw = (trie.orders == order) | (longer & (trie.firsts == 1))
+    adjusted_n[raw] = trie.counts[raw]
+    adjusted_n[(trie.orders == 1) & (trie.words == 1)] = 0
+    adjusted_n[0] = 0
+    return adjusted_n
+
+
+def _pruned(words: list[str], trie: _Trie, thresholds: Longs, vocab: Collection[str] | None) -> npt.NDArray[np.bool_]:
+    """Which n-grams are left out; never the special words."""
+    pruned_n = trie.counts <= thresholds[trie.orders]
+    if vocab is not None:
+        vocab = frozenset(vocab)
+        foreign = np.array([word not in vocab for word in words])
+        foreign[:3] = False
+        pruned_n |= foreign[trie.words]
+        for n in range(2, int(trie.orders.max()) + 1):
+            at = np.flatnonzero(trie.orders == n)
+            pruned_n[at] |= pruned_n[trie.contexts[at]]
+    pruned_n[(trie.orders == 1) & (trie.words < 3)] = False
+    pruned_n[0] = False
+    return pruned_n
+
+
+def _discounts(trie: _Trie, adjusted_n: Longs, order: int, fallback: Sequence[float] | None) -> list[list[float]]:
+    """For each order, what is taken from counts 0, 1, 2, and 3 or more. Chen & Goodman, equation 26."""
+    rows, last = [], 0
+    for n in range(1, order + 1):
+        at = np.flatnonzero(trie.orders == n)
+        seen = np.bincount(np.minimum(adjusted_n[at], 5), minlength=6).astype(float)
+        # lmplz (adjust_counts.cc, the loop at the end of AdjustCounts::Run) enters the n-gram that is last by its last
+        # word, then the one before it, and so on, with its occurrences. In a small text that one n-gram shows.
+        if n < order and len(at := at[trie.suffixes[at] == last]):
+            last = int(at[trie.firsts[at].argmax()])
+            seen[min(adjusted_n[last], 5)] -= 1
+            seen[min(trie.counts[last], 5)] += 1
+        row = None
+        if seen[1:4].all():
+            y = seen[1] / (seen[1] + 2 * seen[2])
+            row = [j - (j + 1) * y * seen[j + 1] / seen[j] for j in (1, 2, 3)]
+        if row is None or not _in_range(row):
+            why = (
+                f"discounts of {n}-grams cannot be computed: {seen[1]:.0f}, {seen[2]:.0f}, {seen[3]:.0f} and "
+                f"{seen[4]:.0f} of them have the counts 1, 2, 3 and 4; is the text small or artificial?"
+            )
+            if fallback is None:
+                raise DataError(f"{why} Give discounts to fall back on")
+            row = [float(d) for d in fallback]
+            logger.warning("%s Using %g, %g, %g", why, *row)
+        rows.append([0.0, *row])
+    return rows
+
+
+def _kept_words(trie: _Trie, pruned_n: npt.NDArray[np.bool_], num_words: int) -> Longs:
+    """The ids of the words whose unigrams stay, in order."""
+    kept = np.zeros(num_words, np.bool_)
+    kept[trie.words[(trie.orders == 1) & ~pruned_n]] = True
+    kept[:3] = True
+    return np.flatnonzero(kept)
+
+
+def _assemble(
+    words: list[str], kept_words: Longs, trie: _Trie, pruned_n: npt.NDArray[np.bool_], order: int,
+    log_probs_n: Doubles, backoffs_n: Doubles, unk_log_prob: float,
+) -> NgramModel:  # fmt: skip
+    """The model of the n-grams that stay, renumbered: unigrams by word, then order by order as they were met."""
+    from asr.lm._ngram_numba import insert_all, resolve_suffixes
+
+    new_word = np.zeros(len(words), np.int64)
+    new_word[kept_words] = np.arange(len(kept_words))
+    kept = np.flatnonzero(~pruned_n[1:]) + 1
+    kept = kept[np.argsort(trie.orders[kept], kind="stable")]
+    unigrams, longer = np.split(kept, [np.searchsorted(trie.orders[kept], 2)])
+    first = 1 + len(kept_words)
+    new_node = np.zeros(len(pruned_n), np.int32)
+    new_node[unigrams] = 1 + new_word[trie.words[unigrams]]
+    new_node[longer] = first + np.arange(len(longer))
+    num_nodes = first + len(longer)
+    slots = table_slots(len(longer))
+    arrays = NgramArrays(
+        np.full(slots, -1, np.int64), np.zeros(slots, np.int32), np.zeros(num_nodes, np.float32),
+        np.zeros(num_nodes, np.float32), np.zeros(num_nodes, np.int32), np.zeros(num_nodes, np.uint8),
+        np.array([len(kept_words)]), np.array([order]),
+    )  # fmt: skip
+    contexts = new_node[trie.contexts[longer]]
+    keys = contexts.astype(np.int64) * len(kept_words) + new_word[trie.words[longer]]
+    insert_all(arrays.table_keys, arrays.table_nodes, keys, new_node[longer])
+    arrays.log_probs[1] = unk_log_prob
+    arrays.log_probs[new_node[kept]] = log_probs_n[kept]
+    arrays.backoffs[new_node[kept]] = backoffs_n[kept]
+    arrays.suffixes[new_node[kept]] = new_node[trie.suffixes[kept]]
+    arrays.is_context[:] = arrays.backoffs != 0
+    arrays.is_context[contexts] = 1
+    arrays.is_context[0] = 1
+    resolve_suffixes(arrays.suffixes, arrays.is_context)
+    counts = np.bincount(trie.orders[longer], minlength=order + 1)[2:]
+    return NgramModel([words[i] for i in kept_words.tolist()], arrays, [len(kept_words), *counts.tolist()])

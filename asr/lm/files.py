@@ -1,0 +1,71 @@
+"""Lines of text in, from files, gzip or stdin; whole files out."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from asr.errors import AsrError, DataError, os_reason
+
+STDIN = Path("-")
+
+
+def read_lines(paths: Iterable[str | Path]) -> Iterator[str]:
+    """The lines of text files one after the other, without their ends: plain or gzip by content, ``-`` is stdin.
+
+    Nothing is kept: a text larger than memory passes through.
+
+    Raises:
+        DataError: a line is not UTF-8, or a gzip file is damaged.
+        AsrError: a file cannot be read.
+    """
+    for path in map(Path, paths):
+        try:
+            with _open(path) as file:
+                for number, line in enumerate(file, start=1):
+                    try:
+                        text = line.decode()
+                    except UnicodeDecodeError as error:
+                        raise DataError("not UTF-8 text; convert the file (iconv -t UTF-8)", path, number) from error
+                    yield text.rstrip("\r\n")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"the gzip file is damaged ({error}); copy it again", path) from error
+        except OSError as error:
+            raise AsrError(f"{path}: cannot read: {os_reason(error)}") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    file = os.fdopen(os.dup(sys.stdin.fileno()), "rb") if path == STDIN else path.open("rb")
+    is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_gzip else file
+
+
+def write_parts(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Writes a binary file piece by piece; it takes its name only when all of it is there.
+
+    Raises:
+        AsrError: as the operating system says; an older file keeps its content.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a device or a pipe: a rename would put a file in its place
+            with path.open("wb") as file:
+                write(file)
+            return
+        try:
+            with part.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error

@@ -1,0 +1,52 @@
+"""N-gram language models in one place: read, write, save, load, estimate, score.
+
+>>> model = train(["the cat sat", "the dog sat"], order=2)  # too small to compute discounts: a warning says so
+>>> model.score_words(["the", "cat"], eos=False).round(2).tolist()
+[-0.54, -1.1]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from asr.errors import AsrError, os_reason
+from asr.lm.arpa_reader import parse_arpa, read_arpa
+from asr.lm.arpa_writer import write_arpa
+from asr.lm.binary import MAGIC, load_binary, save_binary
+from asr.lm.estimate import FALLBACK_DISCOUNTS, train
+from asr.lm.files import read_lines
+from asr.lm.model import NgramArrays, NgramModel, advance_many, find_many, no_ngrams
+from asr.lm.perplexity import Perplexity, perplexity
+
+__all__ = [
+    "FALLBACK_DISCOUNTS", "NgramArrays", "NgramModel", "Perplexity", "advance_many", "find_many", "load", "load_binary",
+    "no_ngrams", "parse_arpa", "perplexity", "read_arpa", "read_lines", "save_binary", "train", "write", "write_arpa",
+]  # fmt: skip
+
+
+def load(path: str | Path) -> NgramModel:
+    """The model in a file: binary, ARPA, or ARPA as gzip; its content says which.
+
+    Raises:
+        DataError: the file is damaged or something else.
+        AsrError: it cannot be read.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(MAGIC))
+    except OSError as error:
+        raise AsrError(f"{path}: cannot read: {os_reason(error)}") from error
+    return load_binary(path) if head.startswith(MAGIC[:11]) else read_arpa(path)
+
+
+def write(model: NgramModel, path: str | Path) -> None:
+    """Writes a model in the form that the name asks for: ``.arpa`` and ``.arpa.gz`` are ARPA, all else binary.
+
+    Raises:
+        AsrError: it cannot be written.
+    """
+    if Path(path).name.endswith((".arpa", ".arpa.gz", ".gz")):
+        write_arpa(model, path)
+    else:
+        save_binary(model, path)

@@ -1,0 +1,124 @@
+"""Back-off n-gram models by definition: dictionaries of word tuples, one look-up at a time, for tiny models.
+
+Source: Chen & Goodman 1998, TR-10-98, section 4.1.6 and equation 26 (interpolated modified Kneser-Ney); the treatment
+of <s>, <unk> and pruning as Heafield et al. 2013 describe lmplz.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+
+Ngram = tuple[str, ...]
+#: n-gram -> log10 probability, log10 back-off weight
+Model = dict[Ngram, tuple[float, float]]
+
+
+def read(arpa: str) -> Model:
+    """The n-grams of an ARPA text."""
+    model: Model = {}
+    order = 0
+    for line in arpa.splitlines():
+        if line.endswith("-grams:"):
+            order = int(line[1:-7])
+        elif order and line and not line.startswith("\\"):
+            fields = line.split()
+            backoff = float(fields[1 + order]) if len(fields) > 1 + order else 0.0
+            model[tuple(fields[1 : 1 + order])] = (float(fields[0]), backoff)
+    return model
+
+
+def log10_prob(model: Model, history: Ngram, word: str) -> float:
+    """log10 p(word | history), by the recursion that defines back-off."""
+    if (*history, word) in model:
+        return model[(*history, word)][0]
+    if not history:
+        return model.get(("<unk>",), (-100.0, 0.0))[0]
+    return model.get(history, (0.0, 0.0))[1] + log10_prob(model, history[1:], word)
+
+
+def score_words(model: Model, words: Sequence[str], bos: bool = True, eos: bool = True) -> list[float]:
+    """log10 p of each word of a sentence; words that are no unigrams are <unk>."""
+    order = max(map(len, model))
+    known = [w if (w,) in model else "<unk>" for w in words] + ["</s>"] * eos
+    before: Ngram = ("<s>",) if bos else ()
+    scores = []
+    for word in known:
+        history = before[max(0, len(before) - order + 1) :]
+        scores.append(log10_prob(model, history, word))
+        before = (*before, word)
+    return scores
+
+
+def kneser_ney(
+    sentences: Iterable[Sequence[str]],
+    order: int,
+    fallback: tuple[float, float, float] = (0.5, 1.0, 1.5),
+    prune: Sequence[int] = (0,),
+    vocab: Collection[str] | None = None,
+) -> Model:
+    """The interpolated modified Kneser-Ney model of a text."""
+    raw: Counter[Ngram] = Counter()
+    windows: list[Ngram] = []
+    for sentence in sentences:
+        padded = ("<s>", *sentence, "</s>")
+        for n in range(1, order + 1):
+            raw.update(padded[i : i + n] for i in range(len(padded) - n + 1))
+        padded = ("<s>",) * (order - 2) + padded
+        windows += [padded[i : i + order] for i in range(len(padded) - order + 1)]
+    counts: Counter[Ngram] = Counter()
+    for ngram, count in raw.items():
+        if len(ngram) == order or ngram[0] == "<s>":
+            counts[ngram] = count
+        if len(ngram) > 1:
+            counts[ngram[1:]] += 1 if len(ngram) - 1 < order and ngram[1] != "<s>" else 0
+    counts[("<s>",)] = 0
+    counts[("<unk>",)] = 0
+    special = {("<s>",), ("</s>",), ("<unk>",)}
+    thresholds = [*prune, *[prune[-1]] * order]
+    kept = {
+        g
+        for g in counts
+        if g in special
+        or (raw[g] > thresholds[len(g) - 1] and (vocab is None or all(w in vocab or (w,) in special for w in g)))
+    }
+    # lmplz's slip: the last n-gram of each lower order, sorted by the last word, then the one before it and so on,
+    # enters the discounts with its occurrences.
+    first_seen = {w: i for i, w in enumerate(dict.fromkeys(["<unk>", "<s>", "</s>", *(g[0] for g in raw)]))}
+    last = max(windows, key=lambda g: [first_seen[w] for w in g[::-1]])
+    entered = counts | {last[-n:]: raw[last[-n:]] for n in range(1, order) if last[-n:] in raw}
+    discount = [discounts([c for g, c in entered.items() if len(g) == n], fallback) for n in range(1, order + 1)]
+    followers: dict[Ngram, list[Ngram]] = defaultdict(list)
+    for ngram in counts:
+        followers[ngram[:-1]].append(ngram)
+
+    def given_up(context: Ngram) -> float:
+        lost = [discount[len(context)][min(counts[g], 3)] if g in kept else counts[g] for g in followers[context]]
+        return sum(lost) / sum(counts[g] for g in followers[context])
+
+    num_words = sum(len(g) == 1 for g in kept) - 1
+
+    def prob(ngram: Ngram) -> float:
+        if not ngram:
+            return 1 / num_words
+        total = sum(counts[g] for g in followers[ngram[:-1]])
+        own = (counts[ngram] - discount[len(ngram) - 1][min(counts[ngram], 3)]) / total
+        return own + given_up(ngram[:-1]) * prob(ngram[1:])
+
+    return {
+        g: (
+            0.0 if g == ("<s>",) else min(0.0, math.log10(prob(g))),
+            math.log10(given_up(g)) if followers[g] else 0.0,
+        )
+        for g in kept
+    }
+
+
+def discounts(counts: Sequence[int], fallback: Sequence[float]) -> list[float]:
+    """What modified Kneser-Ney takes from the counts 0, 1, 2, and 3 or more."""
+    n = [sum(c == k for c in counts) for k in range(5)]
+    if n[1] and n[2] and n[3]:
+        y = n[1] / (n[1] + 2 * n[2])
+        found = [k - (k + 1) * y * n[k + 1] / n[k] for k in (1, 2, 3)]
+        if all(0 <= d <= k for k, d in enumerate(found, start=1)):
+            return [0.0, *found]
+    return [0.0, *fallback]

@@ -1,0 +1,271 @@
+"""What beam search is told: settings and what is refused, hotwords, lexicon, unknown words, confidence, compilation."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from asr.config import parse
+from asr.decode import _search_numba
+from asr.decode.confidence import word_confidences
+from asr.decode.decoder import BeamDecoder
+from asr.decode.greedy import words_with_times
+from asr.decode.settings import BeamConfig, parse_hotword
+from asr.decode.types import TimedWord
+from asr.errors import ConfigError
+from asr.lm.ngram import parse_arpa
+from asr.text import CharTokenizer
+from tests.reference.beam import BackoffModel
+
+BACKENDS = ("numpy", "numba")
+LETTERS = CharTokenizer((" ", "a", "b", "c"))
+ALPHABET = CharTokenizer(tuple(" abcdefghijklmnopqrstuvwxyz'"))
+
+
+def model(*sentences: str):
+    """A bigram model of some sentences; not a good one."""
+    words = sorted({w for s in sentences for w in s.split()})
+    ngrams = {("<s>",): (-99.0, -0.3), ("</s>",): (-1.0, 0.0), ("<unk>",): (-3.0, 0.0)}
+    ngrams |= {(w,): (-1.5, -0.3) for w in words}
+    for sentence in sentences:
+        padded = ["<s>", *sentence.split(), "</s>"]
+        ngrams |= dict.fromkeys(itertools.pairwise(padded), (-0.5, 0.0))
+    return parse_arpa(BackoffModel(ngrams).arpa().encode(), "made.arpa")
+
+
+def spoken(text: str, tokenizer: CharTokenizer, rng: np.random.Generator, noise: float, steps: int = 0) -> np.ndarray:
+    """Log-probabilities of a text: a peak a letter with blanks between, and other letters at its foot."""
+    steps = steps or 4 * len(text) + 8
+    logits_sv = rng.normal(-8, 0.8, (steps, tokenizer.vocabulary_size))
+    logits_sv[:, 0] = 0.0
+    places = np.sort(rng.choice(np.arange(2, steps - 2, 2), len(text), replace=False))
+    for place, token in zip(places, tokenizer.encode(text), strict=True):
+        logits_sv[place, 0] = -2.0
+        logits_sv[place, rng.integers(1, tokenizer.vocabulary_size, 3)] = rng.normal(-1, 1, 3)
+        logits_sv[place, token] = rng.normal(3, noise)
+    return (logits_sv - np.log(np.exp(logits_sv).sum(axis=1, keepdims=True))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hotwords": {"": 1.0}}, "hotword is empty"),
+        ({"hotwords": {"new york": 1.0}}, "has white space in it; give its words one by one"),
+        ({"hotwords": {"a": 1000.0}}, "weight of hotword 'a' must be between -100 and 100, got 1000"),
+        ({"hotwords": {"a": math.nan}}, "finite number"),
+        ({"lexicon": []}, "a lexicon needs at least one word"),
+        ({"lexicon": ["a", ""]}, "lexicon word is empty"),
+        ({"lexicon": ["a"], "hotwords": {"b": 1.0}}, "hotword 'b' is not in the lexicon, so it can never come out"),
+        ({"beam_width": 0}, "greater than or equal to 1"),
+        ({"min_token_log_prob": 0.5}, "less than or equal to 0"),
+        ({"beam_with": 10}, "unknown key 'beam_with'; did you mean 'beam_width'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_with_the_reason(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(BeamConfig, settings, "decoder.json")
+
+
+def test_settings_are_frozen_and_survive_json():
+    config = BeamConfig(hotwords={"a": 2.0}, lexicon=("a", "b"), min_token_log_prob=None)
+    assert parse(BeamConfig, config.model_dump(mode="json"), "x") == config
+    with pytest.raises(ValidationError):
+        config.beam_width = 3
+
+
+@pytest.mark.parametrize("text", ["", ":3", "a:", "a:b"])
+def test_a_hotword_option_that_is_none_is_refused(text):
+    with pytest.raises(ConfigError, match="expected WORD or WORD:weight"):
+        parse_hotword(text)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_words_that_cannot_be_written_are_refused_or_counted(backend, caplog):
+    with pytest.raises(ConfigError, match="hotword 'ä': the tokenizer cannot write 'ä'"):
+        BeamDecoder(LETTERS, BeamConfig(hotwords={"ä": 1.0}), backend=backend)
+    with pytest.raises(ConfigError, match=r"none of the 2 words of the lexicon \(first: 'A'\).*is the case right"):
+        BeamDecoder(LETTERS, BeamConfig(lexicon=("A", "B")), backend=backend)
+    with pytest.raises(ConfigError, match="none of the 1 words of the language model"):
+        BeamDecoder(LETTERS, lm=model("CAB"), backend=backend)
+    with caplog.at_level(logging.INFO):
+        BeamDecoder(LETTERS, lm=model("cab Cab ä"), backend=backend)
+    assert "kept 1 of 3 words of the language model (2 have letters that the tokenizer cannot write)" in caplog.text
+
+
+def test_a_model_of_words_is_refused_as_one_of_tokens():
+    with pytest.raises(ConfigError, match=r"knows none of the 4 tokens .*is it a model of words"):
+        BeamDecoder(LETTERS, BeamConfig(fusion="token"), model("cab"), "numpy")
+
+
+def test_an_unknown_backend_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"unknown decoder backend 'nummba'.*did you mean 'numba'"):
+        BeamDecoder(LETTERS, backend="nummba")
+
+
+def test_tokens_with_a_space_inside_are_refused():
+    class Pieces:
+        symbols = ("a b",)
+        vocabulary_size = 2
+
+    with pytest.raises(ConfigError, match="only at its start, got 'a b'"):
+        BeamDecoder(Pieces(), backend="numpy")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_unknown_word_costs_in_proportion_to_its_letters_and_a_hotword_does_not(backend):
+    lm = model("cab")
+    config = BeamConfig(alpha=0.0, beta=0.0, unknown_log_prob=-2.0, unknown_letters=3.0, beam_prune_log_prob=None)
+    sure = np.full((20, 5), -np.inf, np.float32)
+    for word, cost in [("cab", 0.0), ("a", -2.0), ("abc", -2.0), ("abcabc", -4.0), ("abcabcabcabc", -8.0)]:
+        sure[:] = -np.inf
+        sure[np.arange(20), LETTERS.encode(word) + [0] * (20 - len(word))] = 0.0
+        assert BeamDecoder(LETTERS, config, lm, backend).decode(sure)[0].lm_score == pytest.approx(cost, abs=1e-9)
+        hot = config.model_copy(update={"hotwords": {word: 1.5}})
+        assert BeamDecoder(LETTERS, hot, lm, backend).decode(sure)[0].lm_score == pytest.approx(1.5, abs=1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_hotword_is_not_pruned_before_it_is_complete(backend):
+    # "abab" is ahead of "acac" by ln 3 at every second letter; the hotword's share keeps it among two prefixes
+    p_sv = np.array([[0.001, 0.001, 0.997, 0.0005, 0.0005], [0.001, 0.001, 0.001, 0.748, 0.249]])
+    log_probs_sv = np.log(np.vstack([p_sv, p_sv, p_sv]))
+    plain = BeamDecoder(LETTERS, BeamConfig(beam_width=2), backend=backend)
+    hot = BeamDecoder(LETTERS, BeamConfig(beam_width=2, hotwords={"acacac": 9.0}), backend=backend)
+    assert plain.decode(log_probs_sv)[0].text == "ababab"
+    assert hot.decode(log_probs_sv)[0].text == "acacac"
+    assert hot.decode(log_probs_sv)[0].lm_score == pytest.approx(9.0)
+    assert hot.decode(log_probs_sv[:4])[0].text == "abab"  # a hope that did not come true leaves nothing behind
+    assert hot.decode(log_probs_sv[:4])[0].lm_score == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(seed=st.integers(0, 1000), width=st.integers(1, 20))
+def test_only_words_of_the_lexicon_come_out(backend, seed, width):
+    lexicon = ("a", "cab", "abba", "bc")
+    rng = np.random.default_rng(seed)
+    log_probs_sv = spoken("cab a bac", LETTERS, rng, noise=3.0)
+    config = BeamConfig(lexicon=lexicon, beam_width=width, nbest=5)
+    for hypothesis in BeamDecoder(LETTERS, config, backend=backend).decode(log_probs_sv):
+        assert set(hypothesis.text.split()) <= set(lexicon)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"beam_width": 30, "beam_prune_log_prob": None}, {"hotwords": {"friday": 4.0, "monday": 8.0}}],
+    ids=["default", "unpruned", "hotwords"],
+)
+@pytest.mark.parametrize("with_lm", [True, False], ids=["lm", "no lm"])
+def test_the_backends_agree_on_long_utterances(settings, with_lm):
+    rng = np.random.default_rng(7)
+    text = "we leave on monday and come back on friday at noon or a little later if it rains all the way"
+    lm = model(text, "we come on monday", "it rains all day") if with_lm else None
+    log_probs_sv = spoken(text, ALPHABET, rng, noise=2.0, steps=500)
+    slow, fast = (
+        BeamDecoder(ALPHABET, BeamConfig(nbest=20, **settings), lm, backend).decode(log_probs_sv)
+        for backend in BACKENDS
+    )
+    assert [h.text for h in slow] == [h.text for h in fast]
+    assert [h.spans for h in slow] == [h.spans for h in fast]
+    np.testing.assert_allclose([h.log_prob for h in slow], [h.log_prob for h in fast], atol=1e-6)
+    np.testing.assert_allclose([h.lm_score for h in slow], [h.lm_score for h in fast], atol=1e-6)
+    ends = [0, *(s for span in fast[0].spans for s in (span.start, span.end)), 500]
+    assert ends == sorted(ends)
+
+
+def test_the_backends_agree_on_an_alphabet_of_more_letters_than_an_integer_has_bits():
+    rng = np.random.default_rng(11)
+    letters = [chr(0x4E00 + i) for i in range(100)]
+    tokenizer = CharTokenizer((" ", *letters))
+    words = ["".join(rng.choice(letters, 3)) for _ in range(40)]
+    text = " ".join(words[:6])
+    log_probs_sv = spoken(text, tokenizer, rng, noise=1.0)
+    for config in (BeamConfig(lexicon=tuple(words), nbest=5), BeamConfig(hotwords={words[1]: 5.0}, nbest=5)):
+        slow, fast = (BeamDecoder(tokenizer, config, backend=b).decode(log_probs_sv) for b in BACKENDS)
+        assert [(h.text, h.spans) for h in slow] == [(h.text, h.spans) for h in fast]
+        assert len(set(fast[0].text.split()) & set(words)) >= 3
+
+
+def test_the_compiled_search_takes_more_memory_when_it_needs_it():
+    rng = np.random.default_rng(3)
+    logits_sv = rng.normal(size=(300, 29)) * 2  # noise: every step makes new prefixes, beyond the first 4,096
+    log_probs_sv = (logits_sv - np.log(np.exp(logits_sv).sum(axis=1, keepdims=True))).astype(np.float32)
+    config = BeamConfig(beam_width=60)
+    slow, fast = (BeamDecoder(ALPHABET, config, backend=backend).decode(log_probs_sv)[0] for backend in BACKENDS)
+    assert (fast.text, fast.spans) == (slow.text, slow.spans)
+    assert fast.log_prob == pytest.approx(slow.log_prob, abs=1e-6)
+
+
+def test_memory_is_used_again_without_a_trace_of_the_last_utterance():
+    rng = np.random.default_rng(5)
+    decoder = BeamDecoder(ALPHABET, lm=model("come on", "on and on"))
+    utterances = [spoken(text, ALPHABET, rng, 2.0) for text in ("come on", "on and on and on", "x", "no man")]
+    first = [decoder.decode(one) for one in utterances]
+    assert [decoder.decode(one) for one in reversed(utterances)] == first[::-1]
+    abandoned = decoder.start()
+    abandoned.feed(utterances[1])
+    assert [decoder.decode(one) for one in utterances] == first
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_caller_may_fill_its_buffer_again(backend):
+    log_probs_sv = spoken("cab a bac", LETTERS, np.random.default_rng(2), noise=0.5)
+    decoder = BeamDecoder(LETTERS, backend=backend)
+    stream, buffer_sv = decoder.start(), np.empty((1, 5), np.float32)
+    for row in log_probs_sv:
+        buffer_sv[0] = row
+        stream.feed(buffer_sv)
+    assert stream.finish() == decoder.decode(log_probs_sv)
+    log_probs_sv.flags.writeable = False
+    assert decoder.decode(log_probs_sv) == stream.finish()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_confidence_is_the_share_of_the_beam_that_agrees(backend):
+    p_sv = np.array([[0.0, 0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.75, 0.25]])
+    with np.errstate(divide="ignore"):
+        log_probs_sv = np.log(p_sv)
+    config = BeamConfig(confidence=True, nbest=2)
+    best, second = BeamDecoder(LETTERS, config, backend=backend).decode(log_probs_sv)
+    assert (best.text, best.word_confidences) == ("a b", pytest.approx((1.0, 0.75)))
+    assert (second.text, second.word_confidences) == ("a c", pytest.approx((1.0, 0.25)))
+    assert words_with_times(best, LETTERS, 0.1) == [TimedWord("a", 0.0, 0.1, 1.0), TimedWord("b", 0.2, 0.3, 0.75)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_being_asked_a_word_has_the_acoustic_models_confidence(backend):
+    log_probs_sv = np.log(np.array([[0.05, 0.05, 0.8, 0.05, 0.05], [0.05, 0.05, 0.05, 0.6, 0.25]]))
+    (best,) = BeamDecoder(LETTERS, backend=backend).decode(log_probs_sv)
+    assert best.word_confidences is None
+    (word,) = words_with_times(best, LETTERS, 0.1)
+    assert (word.word, word.confidence) == ("ab", pytest.approx(0.48, abs=1e-4))
+
+
+@given(st.lists(st.text("ab ", max_size=8), min_size=1, max_size=5), st.data())
+def test_confidences_are_shares(texts, data):
+    scores = [data.draw(st.floats(-500, 0)) for _ in texts]
+    confidences = word_confidences(texts[0], texts, scores)
+    assert len(confidences) == len(texts[0].split())
+    own = math.exp(scores[0] - max(scores)) / sum(math.exp(s - max(scores)) for s in scores)
+    assert all(own - 1e-3 <= c <= 1 for c in confidences)
+
+
+def test_compiling_is_announced_once_and_outdated_code_forgotten(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(_search_numba, "_ready", False)
+    monkeypatch.setattr(_search_numba, "_cache_folder", lambda: tmp_path)
+    old = tmp_path / "_beam_numba.search_steps-1.py311.nbi"
+    old.write_bytes(b"")
+    os.utime(old, (0, 0))
+    decoder = BeamDecoder(LETTERS, backend="numba")
+    with caplog.at_level(logging.INFO):
+        decoder.start()
+        decoder.start()
+    assert not old.exists()
+    assert caplog.text.count("compiling the beam search; this happens once") == 1

@@ -1,0 +1,92 @@
+"""``asr lm``: what the commands print and write."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from asr.errors import AsrError
+from asr.lm import ngram
+from asr.lm.commands import app
+from tests.test_ngram import random_text
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(random_text(3)) + "\n")
+    return path
+
+
+def run(*arguments) -> str:
+    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_train_writes_the_model_that_the_library_estimates(text, tmp_path):
+    out = tmp_path / "lm" / "m.arpa"
+    assert run("train", text, "--order", 2, "--out", out) == f"{out}: 43 1-grams, 589 2-grams\n"
+    expected = ngram.train(random_text(3), 2)
+    assert ngram.load(out).counts == expected.counts
+    assert ngram.load(out).score(["w1", "w2"]) == pytest.approx(expected.score(["w1", "w2"]))
+
+
+def test_train_takes_several_texts_pruning_and_a_word_list(text, tmp_path):
+    (tmp_path / "more.gz").write_bytes(gzip.compress(text.read_bytes()))
+    (tmp_path / "words").write_text("w1 w2\nw3\n")
+    out = tmp_path / "m.bin"
+    printed = run(
+        "train", text, tmp_path / "more.gz", "--prune", "0,1", "--vocab", tmp_path / "words", "--out", out, "--json"
+    )
+    model = ngram.load(out)
+    expected = ngram.train(random_text(3) * 2, 3, prune=(0, 1), vocab={"w1", "w2", "w3"})
+    assert model.words == expected.words
+    assert set(model.words[3:]) == {"w1", "w2", "w3"}
+    assert json.loads(printed) == {"lm": str(out), "ngrams": list(expected.counts)}
+
+
+def test_perplexity_prints_what_the_library_measures(text, tmp_path):
+    run("train", text, "--out", tmp_path / "m.arpa.gz")
+    expected = ngram.perplexity(ngram.load(tmp_path / "m.arpa.gz"), random_text(3))
+    assert run("perplexity", tmp_path / "m.arpa.gz", text) == f"{expected}\n"
+    assert json.loads(run("perplexity", tmp_path / "m.arpa.gz", text, "--json")) == expected.to_json()
+
+
+def test_build_goes_both_ways(text, tmp_path):
+    run("train", text, "--out", tmp_path / "m.arpa")
+    run("build", tmp_path / "m.arpa", "--out", tmp_path / "m.bin")
+    assert (tmp_path / "m.bin").read_bytes().startswith(b"asr n-gram")
+    run("build", tmp_path / "m.bin", "--out", tmp_path / "again.arpa")
+    assert (tmp_path / "again.arpa").read_bytes() == (tmp_path / "m.arpa").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "TEXT", "--out", "m.arpa", "--prune", "0;1"), "--prune takes whole numbers with commas between"),
+        (("train", "TEXT", "--out", "m.arpa", "--prune", "1,0"), "never fall"),
+        (("train", "nowhere", "--out", "m.arpa"), "nowhere: cannot read: no such file"),
+        (("perplexity", "TEXT", "TEXT"), r"text\.txt:1: no line with \\data\\"),
+        (("build", "TEXT", "--out", "."), "cannot write: is a folder"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AsrError, match=message):
+        run(*(text if a == "TEXT" else a for a in arguments))
+
+
+def test_stdin_is_a_text(text, tmp_path):
+    import subprocess
+    import sys
+
+    script = "from asr.lm.commands import app; app()"
+    command = [sys.executable, "-c", script, "train", "-", "--out", str(tmp_path / "m.arpa")]
+    with text.open("rb") as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ngram.load(tmp_path / "m.arpa").counts == ngram.train(random_text(3), 3).counts

@@ -1,0 +1,149 @@
+"""Estimation: the arrays' Kneser-Ney equals the dictionaries' one, and lmplz."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr.errors import ConfigError, DataError
+from asr.lm import estimate, ngram
+from tests.reference import ngram as reference
+from tests.test_ngram import arpa_text, random_text
+
+#: words of Zipf's kind, so that there are n-grams that occur once, twice, thrice
+zipf = st.sampled_from("aaaaaaaabbbbccdefghij")
+texts = st.lists(st.lists(zipf, max_size=7), min_size=1, max_size=25)
+prunes = st.lists(st.integers(0, 2), min_size=1, max_size=4).map(sorted)
+
+
+def assert_same(model: ngram.NgramModel, expected: reference.Model, tmp_path) -> None:
+    got = reference.read(arpa_text(model, tmp_path))
+    assert got.keys() == expected.keys()
+    for gram, (log_prob, backoff) in expected.items():
+        assert got[gram] == pytest.approx((log_prob, backoff), abs=2e-6), gram
+
+
+@given(text=texts, order=st.integers(1, 4), prune=prunes, vocab=st.none() | st.sets(st.sampled_from("abcdez")))
+def test_the_estimate_equals_the_reference(text, order, prune, vocab, tmp_path_factory):
+    prune = prune[:order]
+    model = ngram.train([" ".join(s) for s in text], order, prune=prune, vocab=vocab)
+    expected = reference.kneser_ney(text, order, prune=prune, vocab=vocab)
+    assert_same(model, expected, tmp_path_factory.mktemp("train"))
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_the_estimate_equals_the_reference_where_discounts_are_computed(order, tmp_path, caplog):
+    lines = random_text(5, num_lines=150, num_words=200)
+    model = ngram.train(lines, order)
+    assert "cannot be computed" not in caplog.text
+    assert_same(model, reference.kneser_ney([line.split() for line in lines], order), tmp_path)
+
+
+LMPLZ = os.environ.get("ASR_LMPLZ") or shutil.which("lmplz")
+
+
+@pytest.mark.skipif(not LMPLZ, reason="lmplz is not installed (name it in ASR_LMPLZ; test-only)")
+@pytest.mark.parametrize(
+    ("order", "prune", "limited"),
+    [(1, (0,), False), (2, (0,), False), (3, (0, 1), False), (4, (0, 0, 1, 2), False), (5, (0,), False),
+     (6, (0,), False), (3, (0,), True), (3, (1, 2), True)],
+)  # fmt: skip
+def test_the_estimate_equals_lmplz(order, prune, limited, tmp_path):
+    lines = random_text(order, num_lines=2000, num_words=400)
+    vocab = sorted({w for line in lines[:20] for w in line.split()}) if limited else None
+    (tmp_path / "text").write_text("\n".join(lines) + "\n")
+    command = [str(LMPLZ), "-o", str(order), "--text", str(tmp_path / "text"), "--arpa", str(tmp_path / "ref.arpa"),
+               "-S", "100M", "--discount_fallback", "--prune", *map(str, prune)]  # fmt: skip
+    if vocab:
+        (tmp_path / "vocab").write_text("\n".join(vocab))
+        command += ["--limit_vocab_file", str(tmp_path / "vocab")]
+    subprocess.run(command, check=True, capture_output=True)
+    expected = reference.read((tmp_path / "ref.arpa").read_text())
+    assert_same(ngram.train(lines, order, prune=prune, vocab=vocab), expected, tmp_path)
+
+
+def test_text_may_come_in_blocks(monkeypatch, tmp_path):
+    lines, seen = random_text(1), []
+    whole = arpa_text(ngram.train(lines, 3), tmp_path)
+    monkeypatch.setattr(estimate, "_CHUNK", 100)
+    assert arpa_text(ngram.train(iter(lines), 3, progress=lambda *at: seen.append(at)), tmp_path) == whole
+    assert len(seen) > 10
+    assert seen[-1] == (len(lines), sum(len(line.split()) for line in lines))
+
+
+def test_the_tables_grow_with_the_ngrams():
+    rng = np.random.default_rng(0)
+    lines = [" ".join(map(str, rng.integers(0, 30_000, 10))) for _ in range(10_000)]
+    assert ngram.train(lines, 2).counts[1] > 100_000  # more than the first table holds
+
+
+def test_an_empty_line_is_a_sentence():
+    model = ngram.train(["", "", "a"], 2)
+    assert model.score([]) > model.score(["a"])
+
+
+def test_a_text_too_small_for_discounts_says_so(caplog):
+    with caplog.at_level(logging.WARNING):
+        ngram.train(["a b", "a c"], 2)
+    assert "discounts of 1-grams cannot be computed: " in caplog.text
+    assert "Using 0.5, 1, 1.5" in caplog.text
+    with pytest.raises(DataError, match="discounts of 1-grams cannot be computed"):
+        ngram.train(["a b", "a c"], 2, discount_fallback=None)
+
+
+@pytest.mark.parametrize("word", ["<s>", "</s>", "<unk>"])
+def test_the_models_own_words_in_the_text_are_an_error_that_names_the_line(word):
+    with pytest.raises(DataError, match=f"line 2 of the text has the word {word}"):
+        ngram.train(["a", f"b {word} c"], 2)
+    skipped = ngram.train(["a", f"b {word} c"], 2, skip_symbols=True)
+    np.testing.assert_array_equal(skipped.score_words(["b", "c"]), ngram.train(["a", "b c"], 2).score_words(["b", "c"]))
+
+
+def test_no_text_is_an_error():
+    with pytest.raises(DataError, match="not one line"):
+        ngram.train([], 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"order": 0}, "order must be 1 to 6, got 0"),
+        ({"order": 7}, "order must be 1 to 6, got 7"),
+        ({"order": 2, "prune": (1, 0)}, "never fall"),
+        ({"order": 2, "prune": (0, 0, 1)}, "at most 2 numbers"),
+        ({"order": 2, "prune": (-1,)}, "0 or more"),
+        ({"order": 2, "discount_fallback": (0.5, 3.0, 1.0)}, r"in 0\.\.1, 0\.\.2, 0\.\.3"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        ngram.train(["a"], **settings)
+
+
+def test_a_real_text_gives_the_perplexity_on_record(shared_data):
+    lines = list(ngram.read_lines([shared_data / "text" / "ljspeech-lm-text.txt.gz"]))
+    held_out = len(lines) // 20
+    model = ngram.train(lines[:-held_out], 3)
+    result = ngram.perplexity(model, lines[-held_out:])
+    words = np.array([w for w in range(model.vocabulary_size) if w != model.begin_id])
+    rng = np.random.default_rng(0)
+    state = model.begin_state
+    for line in rng.choice(lines[-held_out:], 20):
+        for word in line.split():
+            total = np.exp(model.advance_many(np.full(len(words), state), words)[0]).sum()
+            assert total == pytest.approx(1.0, abs=1e-5)
+            state = model.advance(state, model.word_id(word))[1]
+    # docs/ngram.md has these numbers
+    assert result.without_unknown == pytest.approx(RECORD[0], rel=1e-4)
+    assert (result.words, result.unknown_words) == RECORD[1:]
+
+
+#: perplexity without unknown words, words, unknown words of the last 5 %
+RECORD = (209.692, 10_543, 272)
