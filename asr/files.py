@@ -8,25 +8,26 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, Literal
 
 
 @contextmanager
-def open_atomic(path: Path) -> Iterator[TextIO]:
-    """A text file to write; it takes its name only when the block ends without an error.
+def open_atomic(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """A file to write, text (UTF-8) or binary; it takes its name only when the block ends without an error.
 
     Raises:
         OSError: as the operating system says; the ``.part`` file is removed and an older file keeps its content.
     """
+    text: dict[str, str] = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
         # A device or a pipe (/dev/stdout) is written to; a rename would put a file in its place.
-        with path.open("w", encoding="utf-8", newline="\n") as file:
+        with path.open(mode, **text) as file:  # type: ignore[call-overload]
             yield file
         return
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
+        with part.open(mode, **text) as file:  # type: ignore[call-overload]
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -37,7 +38,10 @@ def open_atomic(path: Path) -> Iterator[TextIO]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a binary file atomically."""
+    """Writes a binary file under its name only when it is whole.
+
+    Not forced to the disk, as ``open_atomic`` does it: this writes the many files of a corpus, which can be made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:

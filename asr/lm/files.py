@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from asr.errors import AsrError, DataError, os_reason
+from asr.files import open_atomic
 
 STDIN = Path("-")
 
@@ -51,21 +52,8 @@ def write_parts(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     Raises:
         AsrError: as the operating system says; an older file keeps its content.
     """
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():  # a device or a pipe: a rename would put a file in its place
-            with path.open("wb") as file:
-                write(file)
-            return
-        try:
-            with part.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        with open_atomic(path, "wb") as file:
+            write(file)
     except OSError as error:
         raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
