@@ -541,6 +541,8 @@ def test_ctrl_c_ends_a_preparation_with_130_and_no_traceback(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "asr", "prepare", str(recipe), "--out", str(tmp_path / "out")],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        # A shell's background job ignores Ctrl-C, and its children inherit that: these tests may run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stderr is not None
     while process.stderr.readline() != "ready\n":
