@@ -63,8 +63,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 
 def run() -> None:
     """The command's entry point: what goes wrong becomes one line on stderr and an exit code."""
-    # How long torch's threads spin before they sleep. For ever (the default) makes two-thread torch 20 times slower
-    # as soon as another process wants a core; not at all makes each small product pay for waking them.
+    # How long torch's threads spin before they sleep. For ever (the default) makes two-thread torch many times
+    # slower as soon as another process wants a core; not at all makes each small product pay for waking them.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     if sys.stderr is None:  # closed by the caller; what is said there must not end up in stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
@@ -237,6 +237,8 @@ def evaluate(
     """Measure a model's WER and CER on a manifest."""
     from asr import manifest as manifests
 
+    if as_json and markdown:
+        raise ConfigError("--json and --markdown are two forms of one result; choose one")
     rows = manifests.read(manifest)
     if hypotheses is not None:
         check_target(hypotheses)
@@ -285,6 +287,8 @@ def transcribe(
     threads: Threads = None,
 ) -> None:
     """Transcribe audio files."""
+    if nbest is not None and nbest > 1 and not as_json:
+        raise ConfigError("--nbest is shown in the JSON only; add --json")
     search = {"beam_width": beam, "nbest": nbest, "alpha": alpha, "beta": beta}
     recognizer = _recognizer(model, device, threads, resample, _Asked(decoder, lm, hotwords or [], search))
     if picture is not None:

@@ -15,7 +15,7 @@ from asr.checkpoint import AcousticModel
 from asr.decode.types import LogProbs
 from asr.errors import AsrError
 
-#: padded audio in one batch; more does not make a CPU faster
+#: padded audio in one batch, seconds: it bounds the memory
 BATCH_S = 80.0
 
 

@@ -17,7 +17,7 @@ from asr.decode.choose import Decoder, greedy_decoder
 from asr.decode.greedy import words_with_times
 from asr.decode.types import Hypothesis, LogProbs, TimedWord
 from asr.errors import AsrError, DataError
-from asr.infer import BATCH_S, batched, log_probs
+from asr.infer import BATCH_S, all_log_probs, log_probs
 from asr.runtime import find_device
 
 #: path, samples at the model's rate, the rate they were resampled from (0: none)
@@ -136,20 +136,12 @@ class Recognizer:
 
     def log_probs(self, wave_n: audio.Wave) -> LogProbs:
         """Log-probabilities of samples at the model's rate. Shapes: (n,) -> (s, v)."""
-        return log_probs(self.model, [self._features(wave_n)])[0]
+        return log_probs(self.model, [extract(self.model.extractor, wave_n)])[0]
 
-    def _features(self, wave_n: audio.Wave) -> Any:
-        return extract(self.model.extractor, wave_n)
-
-    def _transcribe_group(
-        self, group: Sequence[tuple[str, audio.Wave, int] | Failure]
-    ) -> Iterator[Transcript | Failure]:
+    def _transcribe_group(self, group: Sequence[Loaded | Failure]) -> Iterator[Transcript | Failure]:
         loaded = [one for one in group if not isinstance(one, Failure)]
-        features = [self._features(wave_n) for _, wave_n, _ in loaded]
-        hypotheses: list[list[Hypothesis]] = [[]] * len(loaded)
-        for indexes in batched([len(one_tf) * self.model.extractor.cfg.hop_s for one_tf in features]):
-            for i, one_sv in zip(indexes, log_probs(self.model, [features[i] for i in indexes]), strict=True):
-                hypotheses[i] = self.decoder.decode(one_sv)
+        features = [extract(self.model.extractor, wave_n) for _, wave_n, _ in loaded]
+        hypotheses = [self.decoder.decode(one_sv) for one_sv in all_log_probs(self.model, features)]
         done = iter(zip(loaded, hypotheses, strict=True))
         for one in group:
             if isinstance(one, Failure):

@@ -15,7 +15,7 @@ from asr.text import BLANK_ID
 
 #: with fewer than this many emitted tokens a reference token, the output counts as blank
 _NEARLY_NOTHING = 0.1
-#: updates after which models of this family have left the plateau (AN4: about 100; LibriSpeech 100 h: 500 to 1,500)
+#: updates after which a plateau is no longer the usual one; AN4's runs leave it within 200, larger corpora take longer
 _PLATEAU_STEPS = 2000
 
 
