@@ -621,3 +621,37 @@ def test_evaluation_and_transcription_take_a_language_model(command, model, corp
 )
 def test_decoder_options_that_cannot_be_followed_are_one_line(command, model, corpus, options, message):
     assert message in command("evaluate", str(model), str(corpus / "dev.jsonl"), *options.split()).error
+
+
+def test_a_results_row_has_the_rates_and_what_made_the_model(command, model, corpus):
+    result = command("evaluate", str(model), str(corpus / "dev.jsonl"), "--markdown")
+    header, rule, row = result.out.splitlines()
+    assert header.count("|") == rule.count("|") == row.count("|")
+    document = json.loads(command("evaluate", str(model), str(corpus / "dev.jsonl"), "--json").out)
+    wer = document["wer"]
+    assert row.startswith(f"| {100 * wer['rate']:.2f} [{100 * wer['low']:.2f}, {100 * wer['high']:.2f}] | ")
+    assert f"| {wer['reference_words']} |" in row and "| greedy | none |" in row
+
+
+def test_results_of_several_runs_have_a_row_each_and_their_mean(model, corpus):
+    script = Path(__file__).parent.parent / "egs" / "results.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(corpus / "dev.jsonl"), str(model), str(model)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines[2] == lines[3]
+    rate = lines[2].split()[1]
+    assert lines[-1].startswith(f"Mean WER of 2 runs: {rate} % [") and lines[-1].endswith("standard deviation 0.00")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("transcribe {model} a.wav --nbest 2", "--nbest is shown in the JSON only; add --json"),
+        ("evaluate {model} {dev} --json --markdown", "two forms of one result; choose one"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(command, model, corpus, args, message):
+    words = args.format(model=model, dev=corpus / "dev.jsonl").split()
+    assert message in command(*words).error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from asr.watchdog import Health, Tally, diagnosis
+from asr.watchdog import Health, Tally, cases_differ, diagnosis
 
 SILENT = Health(blank_fraction=0.97, emitted_ratio=0.02, steps_per_token=4.0)
 
@@ -76,3 +76,17 @@ def test_the_early_plateau_is_called_usual_for_a_while(total_steps, patience):
     assert "mistake" not in early
     late = diagnose(step=patience, total_steps=total_steps)
     assert f"still so after {patience:,} steps, likely a mistake: check that the transcripts belong" in late
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "differ"),
+    [
+        (["yes no"], ["YES NO"], True),
+        (["yes no"], ["no yes"], False),
+        (["yes no" * 5, "Y"], ["Yes"], False),
+        (["123"], ["123"], False),
+        (["YES"], ["yes 1"], True),
+    ],
+)
+def test_text_in_the_other_case_is_noticed(train, dev, differ):
+    assert cases_differ(train, dev) is differ
