@@ -38,7 +38,7 @@ FLOORS = {
     "ctc": 2,
     "runtime": 2,
     "lm.rnn": 2,
-    "lm.commands": 4,
+    "commands": 4,
     # 3: what a person asks for
     "checkpoint": 3,
     "infer": 3,

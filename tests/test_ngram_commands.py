@@ -8,9 +8,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from asr.commands.lm import app
 from asr.errors import AsrError
 from asr.lm import ngram
-from asr.lm.commands import app
 from tests.test_ngram import random_text
 
 
@@ -84,7 +84,7 @@ def test_stdin_is_a_text(text, tmp_path):
     import subprocess
     import sys
 
-    script = "from asr.lm.commands import app; app()"
+    script = "from asr.commands.lm import app; app()"
     command = [sys.executable, "-c", script, "train", "-", "--out", str(tmp_path / "m.arpa")]
     with text.open("rb") as file:
         done = subprocess.run(command, stdin=file, capture_output=True, text=True)

@@ -1,0 +1,1 @@
+"""The subcommands of ``asr``, by what they are about: parse, call one library function, print."""

@@ -1,0 +1,33 @@
+"""``asr info``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from asr.commands.options import Json
+from asr.console import print_json, print_result, shown
+
+
+def info(
+    thing: Annotated[
+        str, typer.Argument(metavar="THING", help="A model or run folder, a manifest, or a training config.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say what a model, a manifest or a config is."""
+    from asr.info import describe
+
+    title, facts = describe(thing)
+    if as_json:
+        print_json({"kind": title} | facts)
+        return
+    lines = [title]
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        if isinstance(value, list):
+            lines += [f"  {key}:", *(f"    {row}" for row in value)]
+        else:
+            lines.append(f"  {key:<{width}}  {shown(value)}")
+    print_result("\n".join(lines))
