@@ -24,7 +24,7 @@ from asr.errors import CheckpointError, ConfigError, os_reason
 from asr.features import FeatureExtractor
 from asr.files import recover_folder, replace_folder, write_json
 from asr.model import DeepSpeech2
-from asr.text import Tokenizer, read_tokenizer
+from asr.tokenizer import Tokenizer, read_tokenizer
 
 FORMAT_VERSION = 1
 _MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json")

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asr.commands import about, data, lm, scoring, speech, training
+from asr.commands import about, data, doctor, lm, scoring, speech, training, tuning
 from asr.console import give_up_stdout, print_result, say, shown
 from asr.errors import AsrError, os_reason
 
@@ -32,10 +32,13 @@ app = typer.Typer(
 for command in (
     data.recipes,
     data.prepare,
+    doctor.doctor,
     training.train,
     scoring.evaluate,
     speech.transcribe,
     scoring.score,
+    scoring.compare,
+    tuning.tune,
     about.info,
 ):
     app.command()(command)

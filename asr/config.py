@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from asr.errors import ConfigError, nearest, os_reason
-from asr.text import NORMALIZATIONS
+from asr.text import AS_PREPARED, NORMALIZATIONS
 
 
 class Stage(BaseModel):
@@ -39,14 +39,18 @@ class AudioConfig(Stage):
 
 
 class TextConfig(Stage):
-    #: applied to transcripts before they become tokens and before scoring
-    normalization: str = "none"
+    #: applied to transcripts before they become tokens and before scoring; data: the profile that the data folder's
+    #: prepared.json names, or none where there is none
+    normalization: str = AS_PREPARED
+    #: data: the data folder's tokenizer.json, or characters where there is none; char: characters of the training texts
+    tokenizer: Literal["data", "char"] = "data"
 
     @field_validator("normalization")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in NORMALIZATIONS:
-            raise ValueError(f"must be one of {', '.join(NORMALIZATIONS)}{nearest(value, NORMALIZATIONS)}")
+        known = (AS_PREPARED, *NORMALIZATIONS)
+        if value not in known:
+            raise ValueError(f"must be one of {', '.join(known)}{nearest(value, known)}")
         return value
 
 
@@ -189,6 +193,8 @@ class TrainConfig(Stage):
     #: stop after this many optimiser steps (for trials); null: by epochs only
     max_steps: int | None = Field(None, ge=1)
     seed: int = Field(1, ge=0, lt=2**31)
+    #: start from the weights of the model or run in this folder; null: random weights
+    init: str | None = None
     #: first epoch in order of duration (Deep Speech 2, section 3.3)
     sortagrad: bool = True
     #: bf16: autocast with the loss in float32; auto: bf16 where the machine multiplies it natively

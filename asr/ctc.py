@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.text import BLANK_ID
+from asr.tokenizer import BLANK_ID
 
 
 def min_steps(targets_u: Sequence[int]) -> int:

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from asr.batch import extract, load_wave
 from asr.checkpoint import AcousticModel
 from asr.decode.choose import Decoder, greedy_decoder
+from asr.decode.greedy import words_with_times
+from asr.decode.types import TimedWord
 from asr.errors import DataError
+from asr.header import disagreement
 from asr.infer import batched, log_probs
 from asr.manifest import Manifest
 from asr.runtime import commit
+from asr.tables import commonest_errors, tables
 from asr.text import normalize
+from asr.transcripts import Facts
 from asr.watchdog import Health, Tally
-from asr.wer import Score, score
+from asr.wer import Alignment, Score, format_ends, percent, score
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The score of a model on a manifest, and the conditions. ``failed``: id -> why it could not be transcribed."""
+    """The score of a model on a manifest, and the conditions. ``failed``: id -> why it could not be transcribed.
+
+    ``words``: id -> the words with their times, where they were asked for.
+    """
 
     score: Score
     audio_s: float
@@ -31,17 +42,17 @@ class Evaluation:
     lm: str | None
     health: Health
     failed: dict[str, str]
+    words: dict[str, list[TimedWord]] = field(default_factory=dict)
 
     @property
     def rtf(self) -> float:
         """Seconds of computing for each second of audio."""
         return self.seconds / self.audio_s
 
-    def to_json(self, model: str) -> dict[str, Any]:
+    def to_json(self, model: str, by: Sequence[str] = ()) -> dict[str, Any]:
+        """The document of ``asr evaluate --json``, with a table for each field beside speaker and length."""
         return {
-            "wer": self.score.wer.to_json(),
-            "cer": self.score.cer.to_json(),
-            "utterances": self.score.utterances,
+            **self.score.to_json(),
             "failed": self.failed,
             "blank_fraction": round(self.health.blank_fraction, 4),
             "emitted_ratio": round(self.health.emitted_ratio, 4),
@@ -52,6 +63,20 @@ class Evaluation:
             "normalization": self.normalization,
             "model": model,
             "commit": commit()["commit"],
+            "errors": commonest_errors(self.score).to_json(),
+            "by": {table.field: [group.to_json() for group in table.groups] for table in tables(self.score, by)},
+        }
+
+    def conditions(self) -> dict[str, str]:
+        """What the score was measured with, for people: name and value."""
+        return {
+            "audio": f"{self.audio_s / 60:.1f} min in {self.seconds:.1f} s",
+            "real-time factor": f"{self.rtf:.4f}",
+            "decoder": self.decoder,
+            "LM": self.lm or "none",
+            "text normalization": self.normalization,
+            "blank": f"{self.health.blank_fraction:.0%} of steps",
+            "emitted/reference": f"{self.health.emitted_ratio:.2f}",
         }
 
 
@@ -60,17 +85,26 @@ def evaluate(
     manifest: Manifest,
     decoder: Decoder | None = None,
     progress: Callable[[float], None] = lambda audio_s: None,
+    *,
+    alignment: Alignment = "levenshtein",
+    with_words: bool = False,
 ) -> Evaluation:
     """The score of transcripts (default: greedy) against the manifest's texts, under the model's text normalisation.
 
     An utterance whose audio cannot be read is left out of the score and named in ``failed``.
 
+    Args:
+        with_words: keep the words of the transcripts with their times.
+
     Raises:
         DataError: not one utterance could be transcribed.
     """
     began = time.perf_counter()
+    if line := disagreement(manifest.path, model.text.normalization):
+        log.warning("%s", line)
     rows, failed = manifest.utterances, {}
     texts: dict[str, str] = {}
+    words: dict[str, list[TimedWord]] = {}
     said_hz: set[int] = set()
     tally = Tally()
     decoder = decoder or greedy_decoder(model.tokenizer)
@@ -87,7 +121,13 @@ def evaluate(
         for (utterance, _), one_sv in zip(loaded, log_probs(model, [f for _, f in loaded]), strict=True):
             hypothesis = decoder.decode(one_sv)[0]
             texts[utterance.id] = " ".join(hypothesis.text.split())
-            tally.add(one_sv, len(hypothesis.spans), len(normalize(utterance.text, model.text.normalization)))
+            if with_words:
+                timed = words_with_times(hypothesis, model.tokenizer, model.step_s)
+                # The last step may reach beyond the last sample by part of a step.
+                words[utterance.id] = [replace(w, end_s=min(w.end_s, utterance.duration_s)) for w in timed]
+            # In characters, not tokens: a reference may have some that no token of a subword model writes.
+            reference = normalize(utterance.text, model.text.normalization)
+            tally.add(one_sv, len(texts[utterance.id]), len(reference))
         progress(sum(rows[i].duration_s for i in indexes))
     failed = {u.id: failed[u.id] for u in rows if u.id in failed}
     if not texts:
@@ -95,7 +135,12 @@ def evaluate(
     seconds = time.perf_counter() - began
     normalization = model.text.normalization
     done = [u for u in rows if u.id in texts]
-    scored = score((u.id, normalize(u.text, normalization), texts[u.id]) for u in done)
+    scored = score(
+        ((u.id, normalize(u.text, normalization), texts[u.id]) for u in done),
+        {u.id: Facts(u.speaker, u.duration_s, u.meta) for u in done},
+        alignment,
+        normalization,
+    )
     return Evaluation(
         scored,
         sum(u.duration_s for u in done),
@@ -105,28 +150,31 @@ def evaluate(
         decoder.lm,
         tally.health(),
         failed,
+        {u.id: words[u.id] for u in done if u.id in words},
     )
 
 
 #: the columns of ``markdown_row``
 MARKDOWN_HEADER = (
-    "| WER % [95 %] | S / D / I | words | CER % | decoder | LM | parameters | seed | epoch | training | commit |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|"
+    "| WER % [95 %] | interval over | S / D / I | words | CER % | decoder | LM | text | RTF | parameters | seed "
+    "| epoch | training | commit |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
 def markdown_row(model: AcousticModel, result: Evaluation) -> str:
     """The result as a row of a RESULTS.md table, with what is known of the model's making."""
     wer, cer, made = result.score.wer, result.score.cer, model.training
-    rates = ["undefined" if r is None else f"{100 * r:.2f}" for r in (wer.rate, wer.low, wer.high, cer.rate)]
     seconds = made.get("seconds")
     minutes = f"{seconds / 60:.1f} min" if isinstance(seconds, int | float) else "unknown"
     minutes += f", {made.get('hardware', 'unknown hardware')}"
     commit_ = f"{str(made.get('commit') or 'unknown')[:10]}{' (changed)' if made.get('dirty') else ''}"
+    how = "" if result.score.alignment == "levenshtein" else f" ({result.score.alignment})"
     cells = (
-        f"{rates[0]} [{rates[1]}, {rates[2]}]", f"{wer.substitutions} / {wer.deletions} / {wer.insertions}",
-        wer.reference_length, rates[3], result.decoder, result.lm or "none",
-        f"{model.num_parameters:,}", made.get("seed", "unknown"),
+        f"{percent(wer.rate)} {format_ends((wer.low, wer.high))}", result.score.interval.drawn,
+        f"{wer.substitutions} / {wer.deletions} / {wer.insertions}{how}",
+        wer.reference_length, percent(cer.rate), result.decoder, result.lm or "none",
+        result.normalization, f"{result.rtf:.4f}", f"{model.num_parameters:,}", made.get("seed", "unknown"),
         made.get("epoch", "unknown"), minutes, commit_,
     )  # fmt: skip
-    return "| " + " | ".join(map(str, cells)) + " |"
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from asr.batch import Features, pad
+from asr.batch import Features, extract, load_wave, pad
 from asr.checkpoint import AcousticModel
 from asr.decode.types import LogProbs
-from asr.errors import AsrError
+from asr.errors import AsrError, DataError
+from asr.manifest import Manifest, Utterance
 
 #: padded audio in one batch, seconds: it bounds the memory
 BATCH_S = 80.0
@@ -59,3 +60,24 @@ def all_log_probs(model: AcousticModel, features: Sequence[Features]) -> list[Lo
         for i, one_sv in zip(indexes, log_probs(model, [features[i] for i in indexes]), strict=True):
             out[i] = one_sv
     return out
+
+
+def of_manifest(model: AcousticModel, manifest: Manifest) -> Iterator[tuple[Utterance, LogProbs | DataError]]:
+    """Each utterance of a manifest with its log-probabilities, or with why its audio cannot be used.
+
+    They come in batches of like duration, so not in the manifest's order. Audio and features are held for one batch at
+    a time: memory does not grow with the manifest.
+    """
+    rows = manifest.utterances
+    said_hz: set[int] = set()
+    for indexes in batched([u.duration_s for u in rows]):
+        loaded: list[tuple[Utterance, Features]] = []
+        for utterance in (rows[i] for i in indexes):
+            try:
+                wave_n = load_wave(manifest, utterance, model.audio.sample_rate_hz, model.audio.resample, said_hz)
+            except DataError as error:
+                yield utterance, error
+                continue
+            loaded.append((utterance, extract(model.extractor, wave_n)))
+        every_sv = log_probs(model, [features_tf for _, features_tf in loaded])
+        yield from ((utterance, one_sv) for (utterance, _), one_sv in zip(loaded, every_sv, strict=True))

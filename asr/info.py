@@ -1,4 +1,4 @@
-"""What a thing is: facts about a model, a manifest or a training config, for ``asr info``."""
+"""What a thing is: facts about a model, a manifest, a language model or a training config, for ``asr info``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import AsrError, CheckpointError, ConfigError
+from asr.tokenizer import FILE as TOKENIZER_FILE
+from asr.tokenizer import Tokenizer, read_tokenizer
 
 
 def describe(thing: str) -> tuple[str, dict[str, Any]]:
-    """(kind, facts) of a model folder, run folder, manifest, config file or ``recipe/config`` name.
+    """(kind, facts) of a model folder, run folder, manifest, n-gram model, config file or ``recipe/config`` name.
 
     Raises:
         AsrError: it is none of these, or damaged; the line says which and why.
@@ -18,6 +20,8 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
     path, near = Path(thing), ""
     if path.is_dir():
         return "model", _model(path)
+    if path.name == TOKENIZER_FILE:
+        return "tokenizer", {"path": str(path), "tokens": _tokens(read_tokenizer(path))}
     if path.suffix in (".jsonl", ".json"):
         return "manifest", _manifest(path)
     if path.suffix in (".yaml", ".yml") or (not path.exists() and thing.count("/") <= 1):
@@ -27,12 +31,16 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
             if path.suffix in (".yaml", ".yml") or "no config file" not in str(error):
                 raise
             near = "".join(str(error).rpartition("; did you mean")[1:]) if "; did you mean" in str(error) else ""
-    what = "neither a model or run folder, a .jsonl manifest, a .yaml config, nor recipe/config"
+    if path.is_file() and _is_language_model(path):
+        return "language model", _language_model(path)
+    what = "neither a model or run folder, a .jsonl manifest, a .yaml config, an n-gram model, nor recipe/config"
     raise AsrError(f"{thing}: {what if path.exists() else f'no such file, and {what}'}{near}")
 
 
 def _model(path: Path) -> dict[str, Any]:
     from asr.checkpoint import find_model, load_model, read_json
+    from asr.decode.choose import name_of
+    from asr.decode.tuned import read_tuned
     from asr.model import describe as describe_network
 
     folder = find_model(path)
@@ -45,7 +53,7 @@ def _model(path: Path) -> dict[str, Any]:
         f"{model.extractor.cfg.hop_s * 1000:g} ms, {model.extractor.cfg.normalization} normalization",
         "audio": f"{model.audio.sample_rate_hz} Hz",
         "step": f"{model.step_s * 1000:g} ms",
-        "tokens": f"{model.tokenizer.vocabulary_size} (blank first): {''.join(model.tokenizer.symbols)!r}",
+        "tokens": _tokens(model.tokenizer),
         "text normalization": model.text.normalization,
     }
     facts |= {f"training {key}": value for key, value in model.training.items()}
@@ -55,7 +63,19 @@ def _model(path: Path) -> dict[str, Any]:
             facts |= {f"{split} WER": _rate(result["wer"]) for split, result in results.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError("not results as evaluation writes them", folder / "results.json") from error
+    tuned = read_tuned(folder)
+    if tuned is not None:
+        facts["decoder"] = f"{name_of(tuned.config, with_lm=tuned.lm is not None)}, LM {tuned.lm or 'none'}"
+        facts |= {f"tuned {key}": value for key, value in tuned.tuning.items()}
     return facts
+
+
+def _tokens(tokenizer: Tokenizer) -> str:
+    size = f"{tokenizer.vocabulary_size} (blank first)"
+    if tokenizer.kind == "char":
+        return f"{size}: {''.join(tokenizer.symbols)!r}"
+    longest = sorted(tokenizer.symbols, key=lambda s: (-len(s), s))[:10]
+    return f"{size}, {tokenizer.kind}; the longest: {' '.join(longest)}"
 
 
 def _rate(wer: dict[str, float | None]) -> str:
@@ -64,13 +84,47 @@ def _rate(wer: dict[str, float | None]) -> str:
     return f"{rate} [{low}, {high}]"
 
 
+def _is_language_model(path: Path) -> bool:
+    """By content, as ``asr.lm.ngram.load`` goes by it; what is damaged further on says so itself."""
+    from asr.lm.binary import MAGIC
+
+    with path.open("rb") as file:
+        head = file.read(4096)
+    return head.startswith((MAGIC[:11], b"\x1f\x8b")) or b"\\data\\" in head
+
+
+def _language_model(path: Path) -> dict[str, Any]:
+    from asr.lm import ngram
+    from asr.lm.binary import MAGIC
+
+    model = ngram.load(path)
+    with path.open("rb") as file:
+        binary = file.read(len(MAGIC)).startswith(MAGIC[:11])
+    words = [word for word in model.words if word not in ("<s>", "</s>", "<unk>", "<UNK>")]
+    longest = sorted(words, key=lambda word: (-len(word), word))[:3]
+    return {
+        "path": str(path),
+        "form": "binary, mapped" if binary else "ARPA",
+        "bytes": path.stat().st_size,
+        "order": len(model.counts),
+        **{f"{n}-grams": count for n, count in enumerate(model.counts, start=1)},
+        "words": len(words),
+        "unknown words": "<unk> is listed" if model.has_unk else "no <unk>: probability 10^-100",
+        "letters": "".join(sorted({letter for word in words for letter in word})),
+        "longest words": ", ".join(longest),
+    }
+
+
 def _manifest(path: Path) -> dict[str, Any]:
+    from asr import header as headers
     from asr import manifest as manifests
 
     rows = manifests.read(path)
+    header = headers.read(path.parent)
+    with_digits = headers.count_with_digits(rows)
     durations_s = sorted(u.duration_s for u in rows)
     characters = sorted({c for u in rows for c in u.text})
-    return {
+    facts: dict[str, Any] = {
         "path": str(path),
         "utterances": len(rows),
         "hours": round(rows.duration_s / 3600, 3),
@@ -79,6 +133,11 @@ def _manifest(path: Path) -> dict[str, Any]:
         "duration": f"{durations_s[0]:.2f} to {durations_s[-1]:.2f} s, median {statistics.median(durations_s):.2f} s",
         "characters": "".join(characters),
     }
+    if with_digits:
+        facts["texts with digits"] = with_digits
+    if header is not None and path.stem in header.splits:
+        facts["prepared"] = f"{header.title}, text normalization {header.normalization}, asr {header.asr_version}"
+    return facts
 
 
 def _config(thing: str) -> dict[str, Any]:

@@ -7,9 +7,11 @@ path is relative to the manifest's folder (or absolute). Reading keeps it as wri
 from __future__ import annotations
 
 import codecs
+import gc
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from asr.errors import DataError, nearest, os_reason
 from asr.files import open_atomic
 
 _LARGEST = sys.float_info.max  # JSON has integers beyond every float
+_loads = json.JSONDecoder().decode
 _FIELDS = ("id", "audio_path", "duration_s", "text", "speaker", "offset_s", "meta")
 
 
@@ -85,23 +88,44 @@ def read(path: str | Path) -> Manifest:
     path = Path(path)
     utterances: list[Utterance] = []
     line_of_id: dict[str, int] = {}
-    loads = json.JSONDecoder().decode
-    number = 0
+    with _no_collection():
+        for number, raw in lines(path):
+            utterance = parse_line(raw, path, number)
+            _check_new(utterance.id, line_of_id, path, number)
+            utterances.append(utterance)
+    if not utterances:
+        raise DataError("the manifest has no utterances", path)
+    return Manifest(path, utterances)
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a manifest that are not blank, with their numbers, as they stand.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
-                if raw.isspace():
-                    continue
                 if number == 1:
                     raw = raw.removeprefix(codecs.BOM_UTF8)  # Windows editors write it
-                row = loads(raw.rstrip(b"\r\n").decode("utf-8"))
-                if b"\\u" in raw:
-                    json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is not text
-                utterance = _utterance(row, path, number)
-                _check_new(utterance.id, line_of_id, path, number)
-                utterances.append(utterance)
+                if raw and not raw.isspace():
+                    yield number, raw
     except OSError as error:
         raise DataError(f"cannot read the manifest: {os_reason(error)}", path) from error
+
+
+def parse_line(raw: bytes, path: Path, number: int) -> Utterance:
+    """The utterance in a line of a manifest; whether its id is new is not looked at.
+
+    Raises:
+        DataError: it is not a valid utterance; path and line are named.
+    """
+    try:
+        row = _loads(raw.rstrip(b"\r\n").decode("utf-8"))
+        if b"\\u" in raw:
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is not text
+        return _utterance(row, path, number)
     except UnicodeEncodeError as error:
         raise DataError(
             "holds half of a surrogate pair (\\ud800 to \\udfff), which is not text", path, number
@@ -114,9 +138,18 @@ def read(path: str | Path) -> Manifest:
         ) from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets 1,000 deep
         raise DataError(f"not JSON that can be read ({error}); one object a line", path, number) from error
-    if not utterances:
-        raise DataError("the manifest has no utterances", path)
-    return Manifest(path, utterances)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the garbage collector: it would look again and again at 300,000 rows of which none is garbage."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _utterance(row: Any, path: Path, line: int) -> Utterance:

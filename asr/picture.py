@@ -5,16 +5,22 @@ Axes: t frames, f bins, s steps, v vocabulary.
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from asr.audio import Wave
+from asr.batch import extract
+from asr.checkpoint import AcousticModel
 from asr.decode.greedy import greedy
+from asr.decode.types import LogProbs
 from asr.errors import AsrError, os_reason
 from asr.features import FeatureExtractor
-from asr.text import BLANK_ID
+from asr.infer import log_probs
+from asr.tokenizer import BLANK_ID
 from asr.transcribe import Recognizer
 
 
@@ -26,32 +32,10 @@ def draw(recognizer: Recognizer, audio_path: Path, out: Path) -> None:
         AsrError: matplotlib is not installed, or the picture cannot be written.
     """
     kind = check(out)
-    from matplotlib import pyplot
-
-    model = recognizer.model
     wave_n, _ = recognizer.load_wave(audio_path)
-    log_probs_sv = recognizer.log_probs(wave_n)
-    hypothesis = greedy(log_probs_sv, model.tokenizer)
-    duration_s, step_s = len(wave_n) / model.audio.sample_rate_hz, model.step_s
-    figure, (above, below) = pyplot.subplots(
-        2, 1, figsize=(12, 6), sharex=True, height_ratios=[3, 2], layout="constrained"
-    )
-    _draw_spectrogram(above, model.extractor, wave_n, duration_s)
-    # A name of any bytes, and a dollar in it, are shown, not set as a formula.
+    # A name of any bytes is shown.
     name = os.fsencode(audio_path.name).decode("utf-8", "replace")
-    above.set_title(f"{name}: {' '.join(hypothesis.text.split())!r}", parse_math=False)
-    probs_sv = np.exp(log_probs_sv)
-    times_s = (np.arange(len(probs_sv)) + 0.5) * step_s
-    below.plot(times_s, probs_sv[:, BLANK_ID], color="0.7", linewidth=1, label="blank")
-    for token in sorted({span.token for span in hypothesis.spans}):
-        below.plot(times_s, probs_sv[:, token], linewidth=1.5)
-    for span in hypothesis.spans:
-        symbol = model.tokenizer.decode([span.token])
-        peak = span.start + int(probs_sv[span.start : span.end, span.token].argmax())
-        label = "␣" if symbol == " " else symbol
-        below.annotate(label, (times_s[peak], min(1.0, probs_sv[peak, span.token]) + 0.03), ha="center", fontsize=9)
-    below.set(xlabel="seconds", ylabel="probability", ylim=(0, 1.15), xlim=(0, duration_s))
-    below.legend(loc="upper right", frameon=False)
+    figure = _figure(recognizer.model, wave_n, recognizer.log_probs(wave_n), name, (12, 6))
     part = out.with_name(out.name + ".part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +45,28 @@ def draw(recognizer: Recognizer, audio_path: Path, out: Path) -> None:
         raise AsrError(f"{out}: cannot write the picture: {os_reason(error)}") from error
     finally:
         part.unlink(missing_ok=True)
-        pyplot.close(figure)
+        _close(figure)
+
+
+def draw_png(model: AcousticModel, wave_n: Wave, name: str) -> bytes:
+    """The same picture of samples at the model's rate, smaller, as the bytes of a PNG. ``check`` comes before.
+
+    Shapes: (n,).
+    """
+    from PIL import Image  # matplotlib brings it
+
+    log_probs_sv = log_probs(model, [extract(model.extractor, wave_n)])[0]
+    figure = _figure(model, wave_n, log_probs_sv, name, (10, 4.5))
+    content = io.BytesIO()
+    try:
+        figure.savefig(content, dpi=90, format="png")
+    finally:
+        _close(figure)
+    # 256 colours: a quarter of the bytes, and the lines keep their colours (they do not with the other methods).
+    small = io.BytesIO()
+    palette = Image.open(content).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    palette.save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def check(out: Path) -> str:
@@ -81,6 +86,39 @@ def check(out: Path) -> str:
     if kind not in known:
         raise AsrError(f"{out}: the name of a picture ends in its format: .png, .svg, .pdf, .jpg")
     return kind
+
+
+def _figure(model: AcousticModel, wave_n: Wave, log_probs_sv: LogProbs, name: str, size: tuple[float, float]) -> Any:
+    from matplotlib import pyplot
+
+    hypothesis = greedy(log_probs_sv, model.tokenizer)
+    duration_s, step_s = len(wave_n) / model.audio.sample_rate_hz, model.step_s
+    figure, (above, below) = pyplot.subplots(
+        2, 1, figsize=size, sharex=True, height_ratios=[3, 2], layout="constrained"
+    )
+    _draw_spectrogram(above, model.extractor, wave_n, duration_s)
+    # A dollar in a name is shown, and sets no formula.
+    title, room = f"{name}: {' '.join(hypothesis.text.split())!r}", round(9 * size[0])
+    above.set_title(title if len(title) <= room else title[: room - 1] + "…", parse_math=False)
+    probs_sv = np.exp(log_probs_sv)
+    times_s = (np.arange(len(probs_sv)) + 0.5) * step_s
+    below.plot(times_s, probs_sv[:, BLANK_ID], color="0.7", linewidth=1, label="blank")
+    for token in sorted({span.token for span in hypothesis.spans}):
+        below.plot(times_s, probs_sv[:, token], linewidth=1.5)
+    for span in hypothesis.spans:
+        symbol = model.tokenizer.decode([span.token])
+        peak = span.start + int(probs_sv[span.start : span.end, span.token].argmax())
+        label = "␣" if symbol == " " else symbol
+        below.annotate(label, (times_s[peak], min(1.0, probs_sv[peak, span.token]) + 0.03), ha="center", fontsize=9)
+    below.set(xlabel="seconds", ylabel="probability", ylim=(0, 1.15), xlim=(0, duration_s))
+    below.legend(loc="upper right", frameon=False)
+    return figure
+
+
+def _close(figure: Any) -> None:
+    from matplotlib import pyplot
+
+    pyplot.close(figure)
 
 
 def _draw_spectrogram(axis: Any, extractor: FeatureExtractor, wave_n: Any, duration_s: float) -> None:

@@ -7,30 +7,46 @@ found by name in the checkout or in the installed package, and anybody's own fol
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import logging
-import lzma
 import re
-import shutil
 import sys
-import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 
 from asr.errors import ConfigError, DataError, nearest, os_reason
 from asr.manifest import Utterance, write
+from asr.remote import Remote
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks of ``asr prepare``."""
+
+    out: Path
+    #: --archive: corpus archives or folders that are already on this machine
+    archive: tuple[Path, ...] = ()
+    #: --mirror: a URL (http, https, file) in place of the corpus's host; the relative URLs are the same
+    mirror: str = ""
+    #: --subsets; empty: the recipe's default
+    subsets: tuple[str, ...] = ()
+    #: the positional SOURCE of importers: a folder or a file
+    source: Path | None = None
+    #: what only some recipes and importers take, by the option's name with underscores: ``audio_column``, ``dev``
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """The facts of a dataset, and the function that prepares it.
 
-    ``prepare(out, archive)`` writes the audio and the manifests under ``out`` and returns what it wrote.
+    ``prepare(request)`` writes audio and manifests under ``request.out`` and returns what it wrote. ``perform`` calls
+    it, after a look at whether the recipe takes what is asked.
     """
 
     name: str
@@ -39,9 +55,24 @@ class Recipe:
     sample_rate_hz: int
     licence: str
     homepage: str
-    prepare: Callable[[Path, Path | None], Prepared]
+    prepare: Callable[[Request], Prepared]
     #: what to pass as --archive, and where to get it; empty when the recipe needs none
     archive: str = ""
+    #: what can be downloaded; a recipe with files takes --mirror, and --archive for each of them
+    files: tuple[Remote, ...] = ()
+    #: what is prepared when no --subsets are asked for; empty: all that ``files`` name
+    default_subsets: tuple[str, ...] = ()
+    #: keys of ``Request.options`` that it takes
+    options: tuple[str, ...] = ()
+    #: what the positional SOURCE is (``"DIR"``, ``"FILE"``); empty when the recipe takes none
+    source: str = ""
+    #: the profile of ``asr.text`` that its texts go through when no --normalize is asked for
+    normalization: str = "none"
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """The names that --subsets takes, in the order of the files."""
+        return tuple(dict.fromkeys(file.subset for file in self.files if file.subset))
 
 
 @dataclass(frozen=True)
@@ -51,20 +82,66 @@ class Prepared:
     manifests: dict[str, Path]
     utterances: dict[str, list[Utterance]]
     dropped: dict[str, str]
+    #: other files that it wrote for a person to use, by name (a language model)
+    files: dict[str, Path] = field(default_factory=dict)
 
     def summary(self) -> list[str]:
         """One line a split: rows, hours, speakers; and one line on what was dropped."""
+        if not self.utterances and not self.dropped:  # files only
+            return []
         lines = []
         for name, rows in self.utterances.items():
             hours = sum(u.duration_s for u in rows) / 3600
             speakers = len({u.speaker for u in rows})
             lines.append(f"{name}: {len(rows):,} utterances, {hours:.2f} h, {speakers} speakers")
-        total = len(self.dropped) + sum(map(len, self.utterances.values()))
-        lines.append(f"kept {total - len(self.dropped):,} of {total:,}")
+        # by id: a split can be the union of others
+        kept = len({u.id for rows in self.utterances.values() for u in rows})
+        lines.append(f"kept {kept:,} of {kept + len(self.dropped):,}")
         lines += [f"dropped {id_}: {why}" for id_, why in list(self.dropped.items())[:10]]
         if len(self.dropped) > 10:
             lines.append(f"… and {len(self.dropped) - 10} more")
         return lines
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file that are not blank.
+
+    Raises:
+        DataError: not there, or not UTF-8.
+    """
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start})", path) from error
+    except OSError as error:
+        raise DataError(f"cannot read: {os_reason(error)}", path) from error
+
+
+def perform(recipe: Recipe, request: Request) -> Prepared:
+    """Prepares a dataset; an option that the recipe would ignore is an error.
+
+    Raises:
+        ConfigError: the recipe does not take an option that is given, or wants a source that is not.
+    """
+    if request.archive and not (recipe.archive or recipe.files):
+        raise ConfigError(f"{recipe.name} takes no --archive")
+    if len(request.archive) > 1 and not recipe.subsets:
+        raise ConfigError(f"{recipe.name} takes one --archive, not {len(request.archive)}")
+    if request.mirror and not recipe.files:
+        raise ConfigError(f"{recipe.name} takes no --mirror: it downloads nothing")
+    if request.subsets and not recipe.subsets:
+        raise ConfigError(f"{recipe.name} takes no --subsets: it has none")
+    if request.source is not None and not recipe.source:
+        raise ConfigError(f"{recipe.name} takes no source ('{request.source}'); archives are given with --archive")
+    if request.source is None and recipe.source:
+        raise ConfigError(f"{recipe.name} wants a source: asr prepare {recipe.name} {recipe.source} --out DIR")
+    for path in request.archive:
+        if not path.exists():
+            raise DataError("no such file or folder", path)
+    for key in request.options:
+        if key not in recipe.options:
+            raise ConfigError(f"{recipe.name} takes no --{key.replace('_', '-')}")
+    return recipe.prepare(request)
 
 
 def write_splits(out: Path, splits: Mapping[str, Iterable[Utterance]], dropped: Mapping[str, str]) -> Prepared:
@@ -73,6 +150,8 @@ def write_splits(out: Path, splits: Mapping[str, Iterable[Utterance]], dropped: 
     empty = [name for name, utterances in rows.items() if not utterances]
     if empty:
         raise DataError(f"nothing left for {', '.join(empty)}: is this the right archive?", out)
+    # the mark of a finished preparation: what is written from here on is not what it describes
+    (out / "prepared.json").unlink(missing_ok=True)
     manifests = {}
     for name, utterances in rows.items():
         manifests[name] = out / f"{name}.jsonl"
@@ -95,86 +174,6 @@ def held_out_speakers(speakers: Iterable[str], fraction: float, salt: str) -> se
     return set(ordered[: max(1, round(fraction * len(ordered)))])
 
 
-def extract(archive: Path, out: Path, wanted: Callable[[str], bool] = lambda name: True) -> list[Path]:
-    """Extracts the wanted regular files of a tar archive under ``out``; the paths written.
-
-    Each file takes its name only when it is whole, and one that is there already with its full size is kept, so a
-    broken extraction can be run again. Of what a damaged archive gave nothing is kept; what was there before is.
-
-    Raises:
-        DataError: not a readable archive, cut short, no space, or a member that would land outside ``out``.
-    """
-    written: list[Path] = []
-    new: list[Path] = []
-    try:
-        with archive.open("rb"):
-            pass
-    except OSError as error:
-        raise DataError(f"cannot read the archive: {os_reason(error)}", archive) from error
-    try:
-        # not the stream mode "r|*": that one checks no CRC and takes the end of a cut gzip file for the archive's end
-        with tarfile.open(archive, "r:*") as tar:
-            for member in tar:
-                path = _safe_path(archive, out, member)
-                if not wanted(member.name):
-                    continue
-                if member.issym() or member.islnk():
-                    log.warning("%s: left out '%s', a link to '%s'", archive, member.name, member.linkname)
-                if not member.isfile():
-                    continue
-                written.append(path)
-                if path.is_file() and path.stat().st_size == member.size:
-                    continue
-                source = tar.extractfile(member)
-                assert source is not None  # a regular file always has content
-                part = path.with_name(path.name + ".part")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    with source, part.open("wb") as file:
-                        shutil.copyfileobj(source, file, 1 << 20)
-                    part.replace(path)
-                    new.append(path)
-                finally:
-                    part.unlink(missing_ok=True)
-            _check_end(tar)
-    except (tarfile.TarError, EOFError, ValueError, OSError, zlib.error, lzma.LZMAError) as error:
-        if isinstance(error, OSError) and error.errno:  # gzip and bz2 report damage as OSError without a number
-            raise DataError(f"cannot extract to {out}: {os_reason(error)}", archive) from error
-        # What came out of a damaged archive may be damaged too, and with its full size the next run would keep it.
-        for path in new:
-            path.unlink(missing_ok=True)
-        # of a file that is none of the kinds tarfile tells the story of each kind, on five lines
-        reason = "not tar, gzip, bzip2 or xz" if "\n" in str(error) else str(error)
-        raise DataError(f"not a whole tar archive ({reason}); fetch it again", archive) from error
-    return written
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """An error unless the archive ends in its end mark: ``tarfile`` stops without a word at a header it cannot read."""
-    file = tar.fileobj
-    assert file is not None  # open until the with block ends
-    file.seek(tar.offset)
-    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError("damaged or cut before its end mark")
-    while file.read(1 << 20):  # to the last byte: that is where gzip, bzip2 and xz compare their checksum
-        pass
-
-
-def _safe_path(archive: Path, out: Path, member: tarfile.TarInfo) -> Path:
-    """Where a member goes; absolute names, ``..`` and links out of the archive (attacks or accidents) are errors."""
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts or "\\" in member.name or re.match(r"^[A-Za-z]:", member.name):
-        raise DataError(f"refused: member '{member.name}' would be written outside the target folder", archive)
-    if member.islnk() or member.issym():
-        target = PurePosixPath(member.linkname)
-        if target.is_absolute() or ".." in target.parts:
-            raise DataError(f"refused: member '{member.name}' links outside the archive ('{member.linkname}')", archive)
-    path = out.joinpath(*name.parts)
-    if not path.resolve().is_relative_to(out.resolve()):
-        raise DataError(f"refused: member '{member.name}' would be written outside the target folder", archive)
-    return path
-
-
 def recipes_folder() -> Path:
     """Where the recipes that come with the toolkit are: beside ``asr`` in a checkout, inside it when installed."""
     package = Path(__file__).resolve().parent
@@ -186,8 +185,16 @@ def recipe_names() -> list[str]:
     return sorted(p.parent.name for p in recipes_folder().glob("*/recipe.py"))
 
 
+def importers() -> dict[str, Recipe]:
+    """The importers by name: recipes for anybody's data in a known form. They import this module, hence by name."""
+    if importlib.util.find_spec("asr.importers") is None:
+        return {}
+    found: dict[str, Recipe] = importlib.import_module("asr.importers").IMPORTERS
+    return found
+
+
 def find_recipe(name: str) -> tuple[Recipe, Path]:
-    """The recipe of a name, or in a folder of one's own, and its folder.
+    """The recipe of a name, or in a folder of one's own, or the importer of that name; and its folder.
 
     Raises:
         ConfigError: there is none of that name; the nearest is named.
@@ -195,7 +202,9 @@ def find_recipe(name: str) -> tuple[Recipe, Path]:
     """
     folder = Path(name) if (Path(name) / "recipe.py").is_file() else recipes_folder() / name
     if not (folder / "recipe.py").is_file():
-        names = recipe_names()
+        if name in importers():
+            return importers()[name], Path(__file__).parent / "importers"
+        names = [*recipe_names(), *importers()]
         raise ConfigError(f"no recipe '{name}' (known: {', '.join(names)}){nearest(name, names)}")
     recipe = getattr(_load_module(folder / "recipe.py"), "RECIPE", None)
     if not isinstance(recipe, Recipe):

@@ -1,6 +1,7 @@
 """The folder of a training run: its config, log, metrics and progress; what is written where.
 
 ``config.yaml`` (resolved), ``environment.json``, ``data.json`` (which manifests, with their checksums),
+``tokenizer.json`` (a copy of the data folder's, where it has one),
 ``metrics.jsonl``, ``train.log``, ``checkpoints/``, ``best/`` (a model folder).
 """
 
@@ -21,6 +22,7 @@ from asr.batch import Dropped
 from asr.config import RunConfig
 from asr.errors import CheckpointError, ConfigError, DataError, os_reason
 from asr.files import open_atomic, write_json, write_text
+from asr.tokenizer import Tokenizer, read_tokenizer
 
 if sys.platform != "win32":  # there, two processes in one run are not prevented
     import fcntl
@@ -37,10 +39,11 @@ class RunFolder:
         self.best = path / "best"
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
+        self.tokenizer = path / "tokenizer.json"
         self._tensorboard: Any = None
 
-    def create(self, cfg: RunConfig, data: Path) -> None:
-        """Makes the folder of a new run.
+    def create(self, cfg: RunConfig, data: Path, tokenizer: Tokenizer | None = None) -> None:
+        """Makes the folder of a new run; it keeps the tokenizer, so that resuming needs no other. None: characters.
 
         Raises:
             ConfigError: it holds a run already, or cannot be written.
@@ -52,14 +55,25 @@ class RunFolder:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             write_json(self.path / "data.json", data_record(data))
+            self.tokenizer.unlink(missing_ok=True)
+            if tokenizer is not None:
+                write_json(self.tokenizer, tokenizer.to_json())
             write_text(self.config, configs.to_yaml(cfg))
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot write the run folder: {os_reason(error)}") from error
 
     def discard(self) -> None:
         """Takes back ``create``: what cannot be trained must not block its folder."""
-        for path in (self.config, self.path / "data.json"):
+        for path in (self.config, self.path / "data.json", self.tokenizer):
             path.unlink(missing_ok=True)
+
+    def read_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that the run keeps; None: the characters of its training texts.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        return read_tokenizer(self.tokenizer) if self.tokenizer.exists() else None
 
     def open(self, data: Path | None) -> tuple[RunConfig, Path]:
         """The config and data folder of an earlier run; ``data`` is where the data are now, if they moved.

@@ -1,39 +1,53 @@
-"""Text in and out of token ids: normalisation profiles and the tokenizer.
+"""Normalisation profiles: what is done to a transcript before it becomes tokens, and before it is scored.
 
-The CTC blank is id 0 by definition, in every tokenizer; symbols start at 1. A symbol that the tokenizer does not know
-is an error that shows it: dropping it silently would train on a transcript that nobody wrote.
+A profile is a name, kept with the data (``prepared.json``), the run and the model, so that training and scoring agree.
+Every profile is idempotent: applying it to text that went through it changes nothing. ``docs/text.md`` has the rules.
 """
 
 from __future__ import annotations
 
-import json
+import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
 
-from asr.errors import CheckpointError, ConfigError, DataError, nearest, os_reason
+from asr.errors import ConfigError, nearest
 
-BLANK_ID = 0
+#: in a training config: the profile that the data were prepared with; as a profile by itself it is ``none``
+AS_PREPARED = "data"
 
-#: name -> what it does, in the order in which the steps are applied
+#: name -> what it does; all collapse white space, and leave digits and letters of other scripts alone
 NORMALIZATIONS = {
     "none": "text is used as it stands, surrounding and repeated white space apart",
     "upper": "upper case, Unicode NFC",
     "lower": "lower case, Unicode NFC",
+    "upper-nopunct": "upper case, NFC, no punctuation or symbols but apostrophes inside words",
+    "lower-nopunct": "lower case, NFC, no punctuation or symbols but apostrophes inside words",
+    "librispeech": "A-Z, apostrophe and space, as LibriSpeech's transcripts: accents folded, punctuation removed",
 }
 
+#: what people type for an apostrophe: quotation marks, U+02BC (a letter), full width, grave and acute accent
+_APOSTROPHES = frozenset("'\u2019\u2018\u201b\u02bc\uff07`\u00b4")
+_MODIFIER_APOSTROPHE = "\u02bc"
+#: punctuation inside a number, between two digits: 3.5, 1,000, 10:30, 1/2, 1990-95, 2⁄3
+_IN_NUMBERS = frozenset(".,:/-\u2010\u2011\u2013\u2044\u00b7\u066b\u066c")
+#: signs that are read aloud beside a digit, with all of Unicode's currency signs
+_SIGNS = frozenset("%‰#№°+±−×÷=")
+#: signs that are read aloud wherever they stand; removing one removes a word
+_SPOKEN = frozenset("&@%‰#№°+±×÷=§")
+#: written, but neither seen nor heard: soft hyphen, zero width space, word joiner, byte order mark
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+#: what a look is due at: anything but letters, digits and white space (\w leaves out most marks, hence the look)
+_CANDIDATE = re.compile(r"[^\w\s]|[_\u02bc]")
+_ASCII_DIGIT = re.compile(r"[0-9]")
+#: letters that Unicode does not decompose, as English texts write them
+_LIGATURES = {"Æ": "AE", "Œ": "OE", "Ø": "O", "Ł": "L", "Đ": "D", "Ð": "D", "Þ": "TH", "ẞ": "SS"}
 
-def normalize(text: str, profile: str) -> str:
-    """The text under a normalisation profile, with white space collapsed to single spaces.
 
-    >>> normalize(" Yes,  it is ", "upper")
-    'YES, IT IS'
+def check_profile(profile: str) -> None:
+    """Refuses a name that is no profile.
 
     Raises:
-        ConfigError: the profile is unknown.
+        ConfigError: the profile is unknown; the nearest is named.
     """
     if profile not in NORMALIZATIONS:
         raise ConfigError(
@@ -41,129 +55,119 @@ def normalize(text: str, profile: str) -> str:
             f"{nearest(profile, NORMALIZATIONS)}",
             key="text.normalization",
         )
-    if profile != "none":
-        text = unicodedata.normalize("NFC", text)
-        text = text.upper() if profile == "upper" else text.lower()
-        text = unicodedata.normalize("NFC", text)  # changing case can decompose: U+0390 has no upper-case form
+
+
+def normalize(text: str, profile: str) -> str:
+    """The text under a normalisation profile, with white space collapsed to single spaces.
+
+    >>> normalize(" Yes,  it is ", "upper")
+    'YES, IT IS'
+    >>> normalize("“Don’t,” said Zoë—at 10:30!", "librispeech")
+    "DON'T SAID ZOE AT 10:30"
+
+    Raises:
+        ConfigError: the profile is unknown.
+    """
+    if profile == AS_PREPARED:
+        profile = "none"
+    check_profile(profile)
+    if profile == "none":
+        return " ".join(text.split())
+    plain = profile in ("upper", "lower")
+    if not plain:
+        text = text.translate(_INVISIBLE)
+    text = unicodedata.normalize("NFC", text)
+    text = text.lower() if profile.startswith("lower") else text.upper()
+    text = unicodedata.normalize("NFC", text)  # changing case can decompose: U+0390 has no upper-case form
+    if profile == "librispeech":
+        text = _fold(text)
+    if not plain:
+        text = _without_punctuation(text, final_apostrophes=profile == "librispeech")
     return " ".join(text.split())
 
 
-@dataclass(frozen=True)
-class CharTokenizer:
-    """Characters as tokens: id 0 is the blank, id ``i`` is ``symbols[i - 1]``.
+def has_digits(text: str) -> bool:
+    """Whether a text holds a numeral character of any script (Unicode category N): it says not how it was read.
 
-    >>> t = CharTokenizer.from_texts(["a cab"])
-    >>> t.symbols, t.encode("cab"), t.decode([4, 2, 3])
-    ((' ', 'a', 'b', 'c'), [4, 2, 3], 'cab')
+    >>> has_digits("at 10:30"), has_digits("½ a cup"), has_digits("CHAPTER IV")
+    (True, True, False)
     """
-
-    symbols: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if len(set(self.symbols)) != len(self.symbols):
-            twice = [s for s, n in Counter(self.symbols).items() if n > 1]
-            raise ConfigError(f"tokenizer: symbols must be distinct, got {twice} more than once")
-        if any(len(s) != 1 for s in self.symbols):
-            raise ConfigError("tokenizer: every symbol of a character tokenizer must be one character")
-
-    @classmethod
-    def from_texts(cls, texts: Iterable[str]) -> CharTokenizer:
-        """A tokenizer of exactly the characters that occur, in code point order: the same data give the same ids."""
-        seen: set[str] = set()
-        for text in texts:
-            seen.update(text)
-        return cls(tuple(sorted(seen)))
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of token ids, the blank included."""
-        return len(self.symbols) + 1
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without blanks.
-
-        Raises:
-            DataError: a character is not in the vocabulary; it is shown, with a hint when only its case differs.
-        """
-        ids = self._ids()
-        try:
-            return [ids[c] for c in text]
-        except KeyError:
-            raise DataError(self.unknown_message(text)) from None
-
-    def _ids(self) -> dict[str, int]:
-        cached: dict[str, int] | None = self.__dict__.get("_ids_cache")
-        if cached is None:
-            cached = {s: i for i, s in enumerate(self.symbols, start=1)}
-            object.__setattr__(self, "_ids_cache", cached)
-        return cached
-
-    def unknown(self, text: str) -> list[str]:
-        """The distinct characters of the text that have no id, in order of appearance."""
-        ids = self._ids()
-        return list(dict.fromkeys(c for c in text if c not in ids))
-
-    def unknown_message(self, text: str) -> str:
-        """One line about the unknown characters of a text: which, where, and a hint when case is the cause."""
-        unknown = self.unknown(text)
-        ids = self._ids()
-        shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown[:5]) + (", …" if len(unknown) > 5 else "")
-        swapped = [c for c in unknown if c.swapcase() != c and c.swapcase() in ids]
-        hint = ""
-        if swapped:
-            other = "upper" if swapped[0].islower() else "lower"
-            hint = f"; the vocabulary has the {other}-case form: set text.normalization={other}"
-        excerpt = text if len(text) <= 40 else text[:40] + "…"
-        return f"unknown character {shown} in {excerpt!r}; the vocabulary is {''.join(self.symbols)!r}{hint}"
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids (no blanks among them).
-
-        Raises:
-            ValueError: an id is the blank or outside the vocabulary.
-        """
-        bad = [i for i in ids if not 1 <= i <= len(self.symbols)]
-        if bad:
-            raise ValueError(f"token ids must be in 1..{len(self.symbols)} (0 is the blank), got {bad[:5]}")
-        return "".join(self.symbols[i - 1] for i in ids)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "char", "blank_id": BLANK_ID, "symbols": list(self.symbols)}
+    if text.isascii():
+        return _ASCII_DIGIT.search(text) is not None
+    return any(unicodedata.category(c)[0] == "N" for c in text)
 
 
-Tokenizer = CharTokenizer
+def spoken_signs_lost(text: str, profile: str) -> set[str]:
+    """The signs that people read aloud (&, %, a currency) and that the profile removes from the text.
 
-
-def tokenizer_from_json(data: Any, path: Path) -> Tokenizer:
-    """The tokenizer described by ``tokenizer.json``'s content.
-
-    Raises:
-        CheckpointError: it is not a description this version knows.
+    >>> spoken_signs_lost("salt & pepper, 5% off", "upper-nopunct")
+    {'&'}
     """
-    if not isinstance(data, dict) or data.get("kind") != "char":
-        got = data.get("kind") if isinstance(data, dict) else type(data).__name__
-        raise CheckpointError(f"not a tokenizer this version knows (kind {got!r}, expected 'char')", path)
-    if data.get("blank_id", BLANK_ID) != BLANK_ID:
-        raise CheckpointError(f"blank_id must be {BLANK_ID}, got {data['blank_id']!r}", path)
-    symbols = data.get("symbols")
-    if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
-        raise CheckpointError("symbols must be a list of strings", path)
-    try:
-        return CharTokenizer(tuple(symbols))
-    except ConfigError as error:
-        raise CheckpointError(str(error), path) from error
+    before = {c for c in text if c in _SPOKEN or unicodedata.category(c) == "Sc"}
+    return before - set(normalize(text, profile)) if before else before
 
 
-def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a ``tokenizer.json`` file.
+def _fold(text: str) -> str:
+    """Upper-case text with every letter that is A to Z but for accents, or a ligature of them, as such letters.
 
-    Raises:
-        CheckpointError: the file is missing, unreadable, or not a tokenizer.
+    A letter of another kind stays, with its marks.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"not valid JSON ({error})", path) from error
-    return tokenizer_from_json(data, path)
+    if text.isascii():
+        return text
+    out = []
+    latin = False
+    for c in text:
+        if latin and unicodedata.category(c) == "Mn":
+            continue
+        folded = _folded(c)
+        latin = folded.isascii() and folded.isalpha()
+        out.append(folded)
+    return "".join(out)
+
+
+@lru_cache(maxsize=4096)
+def _folded(c: str) -> str:
+    if c.isascii() or unicodedata.category(c)[0] != "L":
+        return c
+    bare = "".join(d for d in unicodedata.normalize("NFKD", c) if unicodedata.category(d) != "Mn")
+    bare = _LIGATURES.get(c) or "".join(_LIGATURES.get(d, d) for d in bare.upper())
+    return bare if bare.isascii() and bare.isalpha() else c
+
+
+def _without_punctuation(text: str, *, final_apostrophes: bool) -> str:
+    """The text with a space for each character of the categories P and S, but for apostrophes and parts of numbers.
+
+    Always a space: "and/or" is two words. What stays, stays because of a letter or digit beside it, which stays too:
+    so a second pass finds nothing more.
+
+    Args:
+        final_apostrophes: those at a word's end stay as well, unless an apostrophe before a word opened a quotation.
+    """
+    quoted = False
+
+    def replacement(match: re.Match[str]) -> str:
+        nonlocal quoted
+        c, at = match[0], match.start()
+        before, after = text[max(at - 1, 0) : at], text[at + 1 : at + 2]
+        if c in _APOSTROPHES:
+            if _in_word(before) and _in_word(after):
+                return "'"
+            if c == _MODIFIER_APOSTROPHE:  # a letter in Hawaiian, Navajo, …
+                return c
+            if final_apostrophes and _in_word(before) and not quoted:
+                return "'"
+            quoted = _in_word(after)
+            return " "
+        category = unicodedata.category(c)
+        if category[0] not in "PS":
+            return c
+        digits = has_digits(before), has_digits(after)
+        is_sign = c in _SIGNS or category == "Sc"
+        is_minus = c == "-" and digits[1] and not before.strip()
+        return c if (c in _IN_NUMBERS and all(digits)) or (is_sign and any(digits)) or is_minus else " "
+
+    return _CANDIDATE.sub(replacement, text)
+
+
+def _in_word(c: str) -> bool:
+    return bool(c) and c != _MODIFIER_APOSTROPHE and unicodedata.category(c)[0] in "LMN"

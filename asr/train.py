@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asr import header as headers
 from asr import manifest as manifests
 from asr.batch import Batch, Dropped, TrainingData, padding_fraction
 from asr.checkpoint import (
@@ -33,9 +34,11 @@ from asr.checkpoint import (
 )  # fmt: skip
 from asr.config import RunConfig
 from asr.ctc import ctc_loss
+from asr.doctor.start import check_start
 from asr.errors import AsrError, CheckpointError, TrainingError
 from asr.manifest import Manifest
 from asr.optim import Average, learning_rate
+from asr.pretrained import start_from
 from asr.progress import Progress, Report, Watcher
 from asr.run import RunFolder
 from asr.runtime import (
@@ -50,7 +53,8 @@ from asr.runtime import (
     stable_seed,
     use_threads,
 )
-from asr.text import CharTokenizer, normalize
+from asr.text import normalize
+from asr.tokenizer import CharTokenizer
 from asr.validate import DevSet, Validation
 from asr.watchdog import diagnosis
 from asr.wer import Score
@@ -61,14 +65,19 @@ log = logging.getLogger(__name__)
 def train(cfg: RunConfig, data: Path, out: Path, watch: Watcher = lambda values: None) -> Report:
     """Trains a new run in the folder ``out`` on ``data``/train.jsonl, validating on ``data``/dev.jsonl.
 
+    What the config leaves to the data (text normalisation, tokenizer) is looked up there, and kept with the run.
+
     Raises:
         ConfigError, DataError: what was asked cannot be trained; nothing has been computed yet.
         TrainingError: the loss is not finite.
         CheckpointError: a checkpoint cannot be written; the one before is kept.
     """
     read = manifests.read(data / "train.jsonl"), manifests.read(data / "dev.jsonl")
+    header = headers.read(data)
+    profile = headers.resolve_normalization(cfg.text.normalization, header)
+    cfg = cfg.model_copy(update={"text": cfg.text.model_copy(update={"normalization": profile})})
     run = RunFolder(out)
-    run.create(cfg, data)
+    run.create(cfg, data, headers.tokenizer_for(cfg.text.tokenizer, data, header))
     with run.locked():
         try:
             trainer = Trainer(cfg, *read, run, resume=False)
@@ -101,11 +110,16 @@ class Trainer:
         self.threads = use_threads(cfg.train.threads)
         keep_freed_memory()
         texts = [normalize(u.text, cfg.text.normalization) for u in train_set]
-        tokenizer = CharTokenizer.from_texts(texts)
+        tokenizer = run.read_tokenizer() or CharTokenizer.from_texts(texts)
         torch.manual_seed(stable_seed(cfg.train.seed, "init"))
         self.model: AcousticModel = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
+        found = resume and has_state(run.checkpoints)
+        if cfg.train.init is not None and not found:
+            log.info("%s", start_from(self.model, Path(cfg.train.init)))
         self.data = TrainingData(train_set, tokenizer, self.model.extractor, self.model.network, cfg)
         self.dev = DevSet(dev_set, self.model, texts)
+        #: what the doctor has to say of the data
+        self.warnings = check_start(train_set, self.data.kept, dev_set, cfg.audio, cfg.text.normalization)
         self.model.network.to(self.device)
         self.network = self.model.network
         self.optimizer = torch.optim.AdamW(
@@ -118,9 +132,9 @@ class Trainer:
         self.phases_s: dict[str, float] = {}
         self.audio_s = 0.0
         self.interrupt = Interrupt()
-        if resume and has_state(run.checkpoints):
+        if found:
             self._load()
-        elif cfg.features.normalization == "corpus":
+        elif cfg.features.normalization == "corpus" and cfg.train.init is None:
             self.data.fit_normalization()
 
     def run_to_end(self, watch: Watcher) -> Report:
@@ -350,13 +364,15 @@ class Trainer:
         p = self.progress
         self.run.write_environment(environment(self.device, self.precision, self.threads))
         log.info(
-            "%s parameters, %d tokens, %s, %s, %d threads",
-            f"{self.model.num_parameters:,}", self.model.tokenizer.vocabulary_size, self.device, self.precision,
-            self.threads,
+            "%s parameters, %d tokens (%s), text normalization %s, %s, %s, %d threads",
+            f"{self.model.num_parameters:,}", self.model.tokenizer.vocabulary_size, self.model.tokenizer.kind,
+            self.model.text.normalization, self.device, self.precision, self.threads,
         )  # fmt: skip
         self.run.write_dropped(self._dropped())
         for line in self.data.summary():
             log.info("%s", line)
+        for line in self.warnings:
+            log.warning("%s", line)
         if self.dev.lost_case:
             log.warning("the dev text is in another letter case than the training text; set text.normalization")
         if p.done:

@@ -5,15 +5,16 @@ Axes: n samples, t frames, s steps, v vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from asr import audio
 from asr.batch import extract
-from asr.checkpoint import AcousticModel, load_model
-from asr.decode.choose import Decoder, greedy_decoder
+from asr.checkpoint import AcousticModel, find_model, load_model
+from asr.decode.choose import Decoder, decoder_for, greedy_decoder
+from asr.decode.decoder import Backend
 from asr.decode.greedy import words_with_times
 from asr.decode.types import Hypothesis, LogProbs, TimedWord
 from asr.errors import AsrError, DataError
@@ -77,20 +78,34 @@ class Recognizer:
         self.decoder = decoder or greedy_decoder(model.tokenizer)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", *, resample: bool = False) -> Recognizer:
-        """The recognizer of a model folder or run folder.
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        *,
+        resample: bool = False,
+        decoder: str = "",
+        settings: Mapping[str, Any] | None = None,
+        lm: Path | None = None,
+        backend: Backend = "auto",
+        confidence: bool = True,
+    ) -> Recognizer:
+        """The recognizer of a model folder or run folder, with its tuned decoder if it has one, else greedy.
 
         Args:
             resample: take audio of any rate; otherwise another rate than the model's is an error, unless the model's
                 own config asks to resample.
+            decoder, settings, lm, backend, confidence: as in ``asr.decode.choose.decoder_for``.
 
         Raises:
             CheckpointError: there is no whole model there.
+            AsrError: the decoder cannot be made.
         """
-        model = load_model(path, find_device(device))
+        folder = find_model(path)
+        model = load_model(folder, find_device(device))
         if resample:
             model = replace(model, audio=model.audio.model_copy(update={"resample": True}))
-        return cls(model)
+        return cls(model, decoder_for(folder, model.tokenizer, decoder, settings, lm, backend, confidence))
 
     def transcribe(self, path: str | Path) -> Transcript:
         """The transcript of one file.

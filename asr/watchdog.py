@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from asr.decode.types import LogProbs
-from asr.text import BLANK_ID
+from asr.tokenizer import BLANK_ID
 
 #: with fewer than this many emitted tokens a reference token, the output counts as blank
 _NEARLY_NOTHING = 0.1

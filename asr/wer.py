@@ -11,22 +11,24 @@ in JSON), with the insertions still counted; the interval's ends follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from asr.errors import DataError
-from asr.transcripts import read_texts
+from asr.bootstrap import Ends, Interval, bootstrap_intervals, unit_of
+from asr.bootstrap import bootstrap_interval as bootstrap_interval
+from asr.errors import ConfigError, DataError, nearest
+from asr.sclite import Aligned, align_words
+from asr.text import normalize
+from asr.transcripts import NOTHING_KNOWN, Facts, read
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-Operation = Literal["equal", "substitute", "delete", "insert"]
-
-# Drawn indices held at a time: 8 MB, and as much again for each of two gathers.
-_BOOTSTRAP_BLOCK = 1_000_000
+Alignment = Literal["levenshtein", "sclite"]
+ALIGNMENTS = {
+    "levenshtein": "as few errors as possible: the usual word error rate",
+    "sclite": "NIST's costs: 4 for a substitution, 3 for a deletion or insertion",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,10 @@ class Rate:
     unit: Literal["words", "characters"] = "words"
 
     @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
     def reference_words(self) -> int:
         """The number of reference words; a character rate has no such number."""
         if self.unit != "words":
@@ -85,39 +91,61 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class UtteranceScore:
-    """The word errors of one utterance, with the texts that were compared."""
+    """The word errors of one utterance, with the texts that were compared and what else is known of it."""
 
     id: str
     reference: str
     hypothesis: str
     counts: Counts
+    facts: Facts = NOTHING_KNOWN
 
     def to_json(self) -> dict[str, Any]:
         counts = asdict(self.counts)
         del counts["reference_length"]
-        return {"id": self.id, "reference": self.reference, "hypothesis": self.hypothesis, **counts}
+        texts = {"id": self.id, "reference": self.reference, "hypothesis": self.hypothesis}
+        return texts | counts | self.facts.to_json()
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Word and character error rate of a set of utterances, and the word errors of each, in the order given."""
+    """Word and character error rate of a set of utterances, and the word errors of each, in the order given.
+
+    ``interval`` says what the ends of the rates' intervals are. Where speakers were drawn, ``over_utterances`` has the
+    ends (WER, CER) that drawing utterances gives: narrower, and what much of the literature prints.
+    """
 
     wer: Rate
     cer: Rate
     utterances: int
     per_utterance: list[UtteranceScore]
+    interval: Interval
+    over_utterances: tuple[Ends, Ends] | None = None
+    alignment: Alignment = "levenshtein"
+    normalization: str = "none"
 
     def to_json(self) -> dict[str, Any]:
-        return {"wer": self.wer.to_json(), "cer": self.cer.to_json(), "utterances": self.utterances}
+        interval = self.interval.to_json()
+        if self.over_utterances is not None:
+            interval["over_utterances"] = dict(zip(("wer", "cer"), map(list, self.over_utterances), strict=True))
+        return {
+            "wer": self.wer.to_json(),
+            "cer": self.cer.to_json(),
+            "utterances": self.utterances,
+            "interval": interval,
+            "alignment": self.alignment,
+            "normalization": self.normalization,
+        }
 
 
-def word_counts(pairs: Iterable[tuple[str, str]]) -> list[Counts]:
+def word_counts(pairs: Iterable[tuple[str, str]], alignment: Alignment = "levenshtein") -> list[Counts]:
     """The word errors of each (reference, hypothesis) pair.
 
     >>> word_counts([("a b c", "a x c d")])
     [Counts(substitutions=1, deletions=0, insertions=1, reference_length=3)]
     """
-    return _counts(list(pairs), str.split)
+    if alignment == "levenshtein":
+        return _counts(list(pairs), str.split)
+    return [_counts_of(rows) for rows in align_all(pairs, alignment)]
 
 
 def char_counts(pairs: Iterable[tuple[str, str]]) -> list[Counts]:
@@ -129,66 +157,58 @@ def char_counts(pairs: Iterable[tuple[str, str]]) -> list[Counts]:
     return _counts(list(pairs), _characters)
 
 
-def align(reference: str, hypothesis: str) -> list[tuple[Operation, str | None, str | None]]:
-    """The words of a pair, one (operation, reference word, hypothesis word) a row, with as few errors as possible.
+def align(reference: str, hypothesis: str, alignment: Alignment = "levenshtein") -> Aligned:
+    """The words of a pair, one (operation, reference word, hypothesis word) a row.
 
     The reference word of an insertion and the hypothesis word of a deletion are ``None``. Where several alignments
-    have the fewest errors, this is the one that ``word_counts`` counts.
+    are best, this is the one that ``word_counts`` counts.
 
     >>> align("a b", "a c d")
     [('equal', 'a', 'a'), ('insert', None, 'c'), ('substitute', 'b', 'd')]
     """
-    references, hypotheses = reference.split(), hypothesis.split()
-    rows: list[tuple[Operation, str | None, str | None]] = []
-    for chunk in _alignments([references], [hypotheses])[0]:
-        ref_words = references[chunk.ref_start_idx : chunk.ref_end_idx]
-        hyp_words = hypotheses[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        # The two are equally long, or one of them is empty and becomes None throughout.
-        rows.extend((chunk.type, ref, hyp) for ref, hyp in zip_longest(ref_words, hyp_words))
-    return rows
+    return align_all([(reference, hypothesis)], alignment)[0]
 
 
-def bootstrap_interval(
-    errors_n: ArrayLike, lengths_n: ArrayLike, *, resamples: int = 10_000, seed: int = 0, level: float = 0.95
-) -> tuple[float | None, float | None]:
-    """The ends (low, high) of the percentile bootstrap interval of an error rate, utterances drawn with replacement.
+def align_all(pairs: Iterable[tuple[str, str]], alignment: Alignment = "levenshtein") -> list[Aligned]:
+    """``align`` of each (reference, hypothesis) pair."""
+    words = [(reference.split(), hypothesis.split()) for reference, hypothesis in pairs]
+    if alignment == "sclite":
+        return align_words(words)
+    out: list[Aligned] = []
+    chunks_of = _alignments([ref for ref, _ in words], [hyp for _, hyp in words]) if words else []
+    for (references, hypotheses), chunks in zip(words, chunks_of, strict=True):
+        rows: Aligned = []
+        for chunk in chunks:
+            ref_words = references[chunk.ref_start_idx : chunk.ref_end_idx]
+            hyp_words = hypotheses[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            # The two are equally long, or one of them is empty and becomes None throughout.
+            rows.extend((chunk.type, ref, hyp) for ref, hyp in zip_longest(ref_words, hyp_words))
+        out.append(rows)
+    return out
 
-    Indices are drawn and gathered in blocks: under 50 MB and about a second for 10,000 utterances. The draws depend on
-    the seed and the number of utterances only, so word and character intervals of a set see the same resamples.
-    One utterance gives (rate, rate): resampling it tells nothing. With no reference length at all the ends follow the
-    module's empty-reference rule; a resample that happens to have none, with some elsewhere, is left out.
 
-    Shapes: ``errors_n`` and ``lengths_n`` hold one whole number for each of n utterances.
+def find_alignment(name: str) -> Alignment:
+    """The alignment of that name.
+
     Raises:
-        ValueError: shapes differ, a number is negative, or ``resamples`` or ``level`` is out of range.
-    Source: Bisani & Ney, Bootstrap estimates for confidence intervals in ASR performance evaluation, ICASSP 2004.
+        ConfigError: there is none.
     """
-    import numpy as np
-
-    errors, lengths = np.asarray(errors_n, dtype=np.int64), np.asarray(lengths_n, dtype=np.int64)
-    if errors.ndim != 1 or errors.shape != lengths.shape or (errors < 0).any() or (lengths < 0).any():
-        raise ValueError(f"errors and lengths must be equally many, none negative, got {errors} and {lengths}")
-    if resamples < 1 or not 0 < level < 1:
-        raise ValueError(f"resamples must be at least 1 and level inside (0, 1), got {resamples} and {level}")
-    if not lengths.any():
-        return (None, None) if errors.any() else (0.0, 0.0)
-    n = errors.size
-    generator = np.random.default_rng(seed)
-    block = max(1, _BOOTSTRAP_BLOCK // n)
-    rates: list[Any] = []
-    for start in range(0, resamples, block):
-        drawn = generator.integers(0, n, size=(min(block, resamples - start), n))
-        length, error = lengths.take(drawn).sum(axis=1), errors.take(drawn).sum(axis=1)
-        rates.append(error[length > 0] / length[length > 0])
-    defined = np.concatenate(rates)
-    if not defined.size:  # few resamples of a set that is nearly all empty references
-        return None, None
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    if name not in ALIGNMENTS:
+        raise ConfigError(f"unknown alignment '{name}' ({', '.join(ALIGNMENTS)}){nearest(name, ALIGNMENTS)}")
+    return name  # type: ignore[return-value]
 
 
-def score(utterances: Iterable[tuple[str, str, str]]) -> Score:
-    """The score of (id, reference, hypothesis) rows.
+def score(
+    utterances: Iterable[tuple[str, str, str]],
+    facts: Mapping[str, Facts] | None = None,
+    alignment: Alignment = "levenshtein",
+    normalization: str = "none",
+) -> Score:
+    """The score of (id, reference, hypothesis) rows, their texts as they stand.
+
+    Args:
+        facts: what is known of each id. Intervals are over speakers where all are known (``asr.bootstrap.unit_of``).
+        normalization: what was done to the texts before; it is kept for the record.
 
     Raises:
         DataError: there are no rows; no rate would mean anything.
@@ -197,34 +217,87 @@ def score(utterances: Iterable[tuple[str, str, str]]) -> Score:
     if not rows:
         raise DataError("no utterances to score")
     pairs = [(reference, hypothesis) for _, reference, hypothesis in rows]
-    words_n, characters_n = word_counts(pairs), char_counts(pairs)
-    per_utterance = [UtteranceScore(*row, counts) for row, counts in zip(rows, words_n, strict=True)]
-    return Score(_rate(words_n, "words"), _rate(characters_n, "characters"), len(rows), per_utterance)
+    words_n, characters_n = word_counts(pairs, alignment), char_counts(pairs)
+    known = [(facts or {}).get(id_, NOTHING_KNOWN) for id_, _, _ in rows]
+    per_utterance = [UtteranceScore(*row, n, more) for row, n, more in zip(rows, words_n, known, strict=True)]
+    speakers = [one.speaker for one in known]
+    interval = unit_of(speakers)
+    counted = [_errors_and_lengths(words_n), _errors_and_lengths(characters_n)]
+    ends = over_utterances = bootstrap_intervals(counted)
+    if interval.unit == "speaker":
+        ends = bootstrap_intervals(counted, speakers)
+    return Score(
+        rate_of(words_n, ends[0]),
+        rate_of(characters_n, ends[1], "characters"),
+        len(rows),
+        per_utterance,
+        interval,
+        (over_utterances[0], over_utterances[1]) if interval.unit == "speaker" else None,
+        alignment,
+        normalization,
+    )
 
 
-def score_files(ref_path: str | Path, hyp_path: str | Path) -> tuple[Score, list[str], list[str]]:
+def score_files(
+    ref_path: str | Path, hyp_path: str | Path, normalization: str = "none", alignment: Alignment = "levenshtein"
+) -> tuple[Score, list[str], list[str]]:
     """The score of the ids in both files, the ids missing in the hypotheses, and those missing in the references.
 
-    Missing ids are not scored, so a caller must say them. References are read from ``reference`` or else ``text``.
+    Missing ids are not scored, so a caller must say them. References are read from ``reference`` or else ``text``. An
+    id that is missing in a file of timed words (``.ctm``) has no words there: its text is empty, and it is scored.
 
     Raises:
-        DataError: a file cannot be used (see ``read_texts``), or the files have no id in common.
+        DataError: a file cannot be used (see ``asr.transcripts.read``), or the files have no id in common.
+        ConfigError: the normalisation is unknown.
     """
-    references = read_texts(ref_path, prefer=("reference", "text"))
-    hypotheses = read_texts(hyp_path)
-    common = [id_ for id_ in references if id_ in hypotheses]
-    if not common:
-        here, there = next(iter(hypotheses)), next(iter(references))
+    normalize("", normalization)
+    references = read(ref_path, prefer=("reference", "text"))
+    hypotheses = read(hyp_path)
+    if not any(id_ in hypotheses.texts for id_ in references.texts):
+        here, there = next(iter(hypotheses.texts)), next(iter(references.texts))
         raise DataError(f"no id in common with {ref_path}: for example '{here}' here, '{there}' there", hyp_path)
-    missing_in_hyp = [id_ for id_ in references if id_ not in hypotheses]
-    missing_in_ref = [id_ for id_ in hypotheses if id_ not in references]
-    return score((id_, references[id_], hypotheses[id_]) for id_ in common), missing_in_hyp, missing_in_ref
+    missing_in_hyp = hypotheses.complete(references.texts)
+    missing_in_ref = references.complete(hypotheses.texts)
+    facts = hypotheses.facts | references.facts
+    rows = (
+        (id_, normalize(text, normalization), normalize(hypotheses.texts[id_], normalization))
+        for id_, text in references.texts.items()
+        if id_ in hypotheses.texts
+    )
+    return score(rows, facts, alignment, normalization), missing_in_hyp, missing_in_ref
 
 
 def format_score(score: Score) -> str:
     """The score as three lines for people: WER, CER, and what the brackets are."""
     wer = f"WER {_format_rate(score.wer)}, {_number(score.utterances, 'utterance')})"
-    return f"{wer}\nCER {_format_rate(score.cer)})\n[low, high]: 95 % percentile bootstrap over utterances"
+    drawn = f"[low, high]: {score.interval.level:.0%} percentile bootstrap over {score.interval.drawn}"
+    drawn = drawn.replace("%", " %", 1)
+    if score.over_utterances is not None:
+        of_wer, of_cer = map(format_ends, score.over_utterances)
+        drawn += f" (over utterances: WER {of_wer}, CER {of_cer})"
+    how = "" if score.alignment == "levenshtein" else f"\naligned with the costs of {score.alignment}"
+    return f"{wer}\nCER {_format_rate(score.cer)})\n{drawn}{how}"
+
+
+def percent(fraction: float | None) -> str:
+    """``"6.73"``, or ``"undefined"``."""
+    return "undefined" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def format_ends(ends: Ends) -> str:
+    """``"[4.74, 8.86]"``: the ends of an interval, in per cent."""
+    return f"[{percent(ends[0])}, {percent(ends[1])}]"
+
+
+def rate_of(
+    counts_n: Sequence[Counts], ends: Ends = (None, None), unit: Literal["words", "characters"] = "words"
+) -> Rate:
+    """The pooled rate of utterances, under the empty-reference rule; ``ends`` are those of its interval."""
+    total = sum(counts_n, Counts())
+    no_reference = None if total.errors else 0.0
+    rate = total.errors / total.reference_length if total.reference_length else no_reference
+    kinds = (total.substitutions, total.deletions, total.insertions)
+    return Rate(rate, *ends, *kinds, total.reference_length, unit)
 
 
 def _characters(text: str) -> list[str]:
@@ -240,31 +313,34 @@ def _alignments(references: list[list[str]], hypotheses: list[list[str]]) -> lis
 
 
 def _counts(pairs: list[tuple[str, str]], split: Callable[[str], list[str]]) -> list[Counts]:
-    references, hypotheses = [split(ref) for ref, _ in pairs], [split(hyp) for _, hyp in pairs]
+    # What is equal needs no alignment, and a good model gets most of it right.
+    unequal = {i: (split(ref), split(hyp)) for i, (ref, hyp) in enumerate(pairs) if ref != hyp}
+    aligned = _alignments([ref for ref, _ in unequal.values()], [hyp for _, hyp in unequal.values()]) if unequal else []
+    chunks_of = dict(zip(unequal, aligned, strict=True))
     counts = []
-    for reference, chunks in zip(references, _alignments(references, hypotheses), strict=True):
+    for i, (ref, _) in enumerate(pairs):
         total = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
-        for chunk in chunks:
+        for chunk in chunks_of.get(i, ()):
             total[chunk.type] += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-        counts.append(Counts(total["substitute"], total["delete"], total["insert"], len(reference)))
+        length = len(unequal[i][0]) if i in unequal else len(split(ref))
+        counts.append(Counts(total["substitute"], total["delete"], total["insert"], length))
     return counts
 
 
-def _rate(counts_n: list[Counts], unit: Literal["words", "characters"]) -> Rate:
-    total = sum(counts_n, Counts())
-    no_reference = None if total.errors else 0.0
-    rate = total.errors / total.reference_length if total.reference_length else no_reference
-    low, high = bootstrap_interval([c.errors for c in counts_n], [c.reference_length for c in counts_n])
-    kinds = (total.substitutions, total.deletions, total.insertions)
-    return Rate(rate, low, high, *kinds, total.reference_length, unit)
+def _counts_of(rows: Aligned) -> Counts:
+    found = [operation for operation, _, _ in rows]
+    insertions = found.count("insert")
+    return Counts(found.count("substitute"), found.count("delete"), insertions, len(rows) - insertions)
+
+
+def _errors_and_lengths(counts_n: Sequence[Counts]) -> tuple[list[int], list[int]]:
+    return [c.errors for c in counts_n], [c.reference_length for c in counts_n]
 
 
 def _format_rate(rate: Rate) -> str:
-    rate_, low, high = ("undefined" if x is None else f"{100 * x:.2f}" for x in (rate.rate, rate.low, rate.high))
-    shown = rate_ if rate.rate is None else f"{rate_} % [{low}, {high}]"
-    errors = rate.substitutions + rate.deletions + rate.insertions
+    shown = "undefined" if rate.rate is None else f"{percent(rate.rate)} % {format_ends((rate.low, rate.high))}"
     kinds = f"{rate.substitutions} sub, {rate.deletions} del, {rate.insertions} ins"
-    return f"{shown}  ({_number(errors, 'error')}: {kinds}; {_number(rate.reference_length, rate.unit[:-1])}"
+    return f"{shown}  ({_number(rate.errors, 'error')}: {kinds}; {_number(rate.reference_length, rate.unit[:-1])}"
 
 
 def _number(count: int, noun: str) -> str:

@@ -2,8 +2,8 @@
 
     python egs/results.py MANIFEST RUN [RUN ...]
 
-The interval of the mean is a bootstrap over utterances of the errors of all runs together: it says how far another test
-set of this size might lie, not how far another seed.
+The interval of the mean is a bootstrap of the errors of all runs together, over what the interval of each run is over
+(speakers where they are known): it says how far another test set of this size might lie, not how far another seed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from asr import manifest
+from asr.bootstrap import bootstrap_interval
 from asr.checkpoint import load_model
 from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
-from asr.wer import bootstrap_interval
 
 
 def main(manifest_path: str, *runs: str) -> None:
@@ -31,12 +31,13 @@ def main(manifest_path: str, *runs: str) -> None:
         for i, one in enumerate(result.score.per_utterance):
             errors[i] += one.counts.errors
             lengths[i] += one.counts.reference_length
-    low, high = bootstrap_interval(errors, lengths)
+    interval = result.score.interval
+    speakers = [u.speaker for u in rows] if interval.unit == "speaker" else None
+    low, high = bootstrap_interval(errors, lengths, speakers)
     assert low is not None and high is not None
     spread = f", standard deviation {statistics.stdev(rates):.2f}" if len(rates) > 1 else ""
-    print(
-        f"\nMean WER of {len(rates)} runs: {statistics.mean(rates):.2f} % [{100 * low:.2f}, {100 * high:.2f}]{spread}"
-    )
+    mean = f"{statistics.mean(rates):.2f} % [{100 * low:.2f}, {100 * high:.2f}] over {interval.drawn}"
+    print(f"\nMean WER of {len(rates)} runs: {mean}{spread}")
 
 
 if __name__ == "__main__":

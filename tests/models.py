@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from asr.checkpoint import build_model, model_tensors, save_model
-from asr.text import CharTokenizer
+from asr.tokenizer import CharTokenizer
 from tests.builders import ALPHABET, tiny_config
 
 

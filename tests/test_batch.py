@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -18,6 +21,7 @@ from asr import manifest as manifests
 from asr.batch import (
     Batch,
     Planned,
+    Targets,
     TrainingData,
     extract,
     load_wave,
@@ -30,7 +34,7 @@ from asr.config import RunConfig
 from asr.ctc import min_steps
 from asr.errors import DataError
 from asr.manifest import Manifest, Utterance
-from asr.text import CharTokenizer
+from asr.tokenizer import CharTokenizer
 from tests.builders import ALPHABET, build_corpus, noise, sine, tiny_config, write_wav
 
 
@@ -309,7 +313,7 @@ def test_an_unknown_character_names_the_manifest_and_the_utterance():
 
 def test_targets_are_of_the_normalised_text():
     manifest = Manifest(Path("t.jsonl"), [Utterance("u", "a.wav", 1.0, "  Ab  B ")])
-    assert targets_of(manifest, CharTokenizer((" ", "a", "b")), "lower") == [[2, 3, 1, 3]]
+    assert list(targets_of(manifest, CharTokenizer((" ", "a", "b")), "lower")) == [[2, 3, 1, 3]]
 
 
 # Waves
@@ -535,3 +539,87 @@ def test_labels_that_fit_the_manifest_but_not_the_audio_are_left_out_by_name(tmp
     assert "left out short: its 11 label steps do not fit its audio after all" in caplog.text
     with pytest.raises(DataError, match=r"a whole batch is too short for its labels \(short\)"):
         data.load(Planned(((0, 1.0),), 0))
+
+
+_PLAN = """
+import sys, time
+from asr import manifest
+from asr.batch import TrainingData
+from asr.checkpoint import build_model
+from asr.config import RunConfig, override
+from asr.text import normalize
+from asr.tokenizer import CharTokenizer
+
+def memory_kb(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+
+cfg = override(RunConfig(), ["model.layers=1", "model.hidden=32", "text.normalization=none"])
+build_model(cfg.audio, cfg.text, cfg.features, cfg.model, CharTokenizer(("a",)))
+before_kb, began = memory_kb("VmRSS"), time.process_time()
+rows = manifest.read(sys.argv[1])
+tokenizer = CharTokenizer.from_texts(normalize(u.text, "none") for u in rows)
+model = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
+data = TrainingData(rows, tokenizer, model.extractor, model.network, cfg)
+first = data.plan(0)[0]
+print(len(data.kept), time.process_time() - began, memory_kb("VmHWM") - before_kb)
+"""
+
+
+def _librispeech_like(path: Path, count: int) -> Path:
+    rng = np.random.default_rng(0)
+    words = np.array(
+        [
+            "THE",
+            "OF",
+            "AND",
+            "A",
+            "TO",
+            "IN",
+            "HE",
+            "WAS",
+            "THAT",
+            "HIS",
+            "HER",
+            "WITH",
+            "HAD",
+            "SHE",
+            "NOT",
+            "WHICH",
+            "SOMETHING",
+            "CONSIDERATION",
+        ]
+    )
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(count):
+            speaker, chapter = rng.integers(2300), rng.integers(200_000)
+            id_ = f"{speaker}-{chapter}-{i:06d}"
+            duration_s = float(np.clip(rng.normal(12.3, 3.9), 1.3, 19.9))
+            text = " ".join(words[rng.integers(len(words), size=round(duration_s * 14.6 / 5))])
+            row = {"id": id_, "audio_path": f"LibriSpeech/train-other-500/{speaker}/{chapter}/{id_}.flac",
+                   "duration_s": round(duration_s, 4), "text": text, "speaker": str(speaker)}  # fmt: skip
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory peak from /proc")
+@pytest.mark.parametrize(
+    ("count", "seconds", "mb"), [(20_000, 1.0, 60), pytest.param(281_241, 5.0, 500, marks=pytest.mark.slow)]
+)
+def test_a_large_manifest_is_read_bucketed_and_planned_in_seconds_and_little_memory(tmp_path, count, seconds, mb):
+    # LibriSpeech has 281,241 utterances. CPU seconds, as other work must not fail this; the memory is what is used
+    # beyond torch and a model.
+    path = _librispeech_like(tmp_path / "train.jsonl", count)
+    done = subprocess.run([sys.executable, "-c", _PLAN, str(path)], capture_output=True, text=True, check=True)
+    kept, took, grew_kb = done.stdout.split()
+    assert int(kept) == count
+    assert float(took) < seconds, f"{took} s, {grew_kb} kB"
+    assert int(grew_kb) < mb * 1000, f"{took} s, {grew_kb} kB"
+
+
+@given(st.lists(st.lists(st.integers(1, 3), max_size=8)), st.sampled_from([4, 300, 70_000]))
+def test_packed_targets_are_the_lists_they_were_made_of(lists, vocabulary_size):
+    packed = Targets(lists, vocabulary_size)
+    assert list(packed) == lists and len(packed) == len(lists)
+    assert packed[1:] == lists[1:] and packed[-2:] == lists[-2:]
+    assert packed.lengths().tolist() == list(map(len, lists))
+    assert packed.min_steps().tolist() == list(map(min_steps, lists))

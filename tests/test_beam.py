@@ -15,7 +15,7 @@ from asr.decode.decoder import BeamDecoder
 from asr.decode.settings import BeamConfig
 from asr.decode.types import Hypothesis
 from asr.lm.ngram import parse_arpa
-from asr.text import CharTokenizer
+from asr.tokenizer import CharTokenizer
 from tests.reference import beam as reference
 
 LETTERS = CharTokenizer((" ", "a", "b"))
@@ -357,3 +357,18 @@ def test_many_utterances_come_back_in_order_from_threads():
     for threads in (1, 2, 5, None):
         assert each.decode_all(log_probs, threads) == expected
     assert each.decode_all([]) == []
+
+
+@given(log_probs_sv=log_prob_arrays(longest=12))
+def test_spans_that_are_made_late_are_like_those_made_at_once(log_probs_sv):
+    import copy
+    import pickle
+    from dataclasses import replace
+
+    fast = decoder("numba", beam_width=4, nbest=2)
+    (whole, *_), (late, *_) = fast._decode_stream(log_probs_sv), fast.decode(log_probs_sv)
+    assert "spans" in whole.__dict__ and ("spans" not in late.__dict__ or not late.spans)
+    assert pickle.loads(pickle.dumps(late)) == copy.copy(late) == replace(late) == late == whole
+    assert hash(late) == hash(whole) and repr(late) == repr(whole) and late.tokens == whole.tokens
+    with pytest.raises(AttributeError, match="no 'length'"):
+        _ = late.length

@@ -15,14 +15,14 @@ from pydantic import ValidationError
 
 from asr.config import parse
 from asr.decode import _search_numba
-from asr.decode.confidence import word_confidences
+from asr.decode.confidence import word_shares
 from asr.decode.decoder import BeamDecoder
 from asr.decode.greedy import words_with_times
 from asr.decode.settings import BeamConfig, parse_hotword
 from asr.decode.types import TimedWord
 from asr.errors import ConfigError
 from asr.lm.ngram import parse_arpa
-from asr.text import CharTokenizer
+from asr.tokenizer import CharTokenizer
 from tests.reference.beam import BackoffModel
 
 BACKENDS = ("numpy", "numba")
@@ -234,16 +234,19 @@ def test_confidence_is_the_share_of_the_beam_that_agrees(backend):
         log_probs_sv = np.log(p_sv)
     config = BeamConfig(confidence=True, nbest=2)
     best, second = BeamDecoder(LETTERS, config, backend=backend).decode(log_probs_sv)
-    assert (best.text, best.word_confidences) == ("a b", pytest.approx((1.0, 0.75)))
-    assert (second.text, second.word_confidences) == ("a c", pytest.approx((1.0, 0.25)))
-    assert words_with_times(best, LETTERS, 0.1) == [TimedWord("a", 0.0, 0.1, 1.0), TimedWord("b", 0.2, 0.3, 0.75)]
+    assert (best.text, best.word_shares) == ("a b", pytest.approx((1.0, 0.75)))
+    assert (second.text, second.word_shares) == ("a c", pytest.approx((1.0, 0.25)))
+    assert words_with_times(best, LETTERS, 0.1) == [
+        TimedWord("a", 0.0, 0.1, 1.0),
+        TimedWord("b", 0.2, 0.3, 0.75),
+    ]  # sqrt(share x sound)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_without_being_asked_a_word_has_the_acoustic_models_confidence(backend):
     log_probs_sv = np.log(np.array([[0.05, 0.05, 0.8, 0.05, 0.05], [0.05, 0.05, 0.05, 0.6, 0.25]]))
     (best,) = BeamDecoder(LETTERS, backend=backend).decode(log_probs_sv)
-    assert best.word_confidences is None
+    assert best.word_shares is None
     (word,) = words_with_times(best, LETTERS, 0.1)
     assert (word.word, word.confidence) == ("ab", pytest.approx(0.48, abs=1e-4))
 
@@ -251,7 +254,7 @@ def test_without_being_asked_a_word_has_the_acoustic_models_confidence(backend):
 @given(st.lists(st.text("ab ", max_size=8), min_size=1, max_size=5), st.data())
 def test_confidences_are_shares(texts, data):
     scores = [data.draw(st.floats(-500, 0)) for _ in texts]
-    confidences = word_confidences(texts[0], texts, scores)
+    confidences = word_shares(texts[0], texts, scores)
     assert len(confidences) == len(texts[0].split())
     own = math.exp(scores[0] - max(scores)) / sum(math.exp(s - max(scores)) for s in scores)
     assert all(own - 1e-3 <= c <= 1 for c in confidences)

@@ -32,7 +32,7 @@ from asr.checkpoint import (
 )
 from asr.errors import CheckpointError
 from asr.infer import log_probs
-from asr.text import CharTokenizer
+from asr.tokenizer import CharTokenizer
 from tests.builders import noise, tiny_config
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from asr import audio, manifest
-from asr.errors import AsrError, DataError
-from asr.prepare import find_recipe, stable_hash
+from asr.errors import AsrError, ConfigError
+from asr.prepare import Request, find_recipe, perform, stable_hash
 
 SPLITS = ("train", "dev", "test")
 ONE_EACH = dict.fromkeys(SPLITS, 1)  # 110 utterances: one of every voice
@@ -38,7 +38,7 @@ def digits() -> ModuleType:
 @pytest.fixture(scope="module")
 def prepared(digits: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("digits")
-    digits.prepare(out, None, ONE_EACH)
+    digits.prepare(Request(out), ONE_EACH)
     return out
 
 
@@ -48,7 +48,7 @@ def _bytes(out: Path) -> dict[str, bytes]:
 
 @needs_espeak
 def test_two_runs_write_the_same_bytes(digits: ModuleType, prepared: Path, tmp_path: Path) -> None:
-    digits.prepare(tmp_path, None, ONE_EACH)
+    digits.prepare(Request(tmp_path), ONE_EACH)
     assert _bytes(tmp_path) == _bytes(prepared)
 
 
@@ -130,7 +130,7 @@ def test_a_missing_package_is_one_line_that_names_the_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(AsrError) as caught:
-        digits.prepare(tmp_path, None)
+        digits.prepare(Request(tmp_path))
     assert "pip install 'asr-ctc[quickstart]'" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -165,5 +165,5 @@ def test_data_in_a_deep_folder_speaks_the_same(digits: ModuleType, tmp_path: Pat
 
 
 def test_an_archive_is_refused(digits: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="takes no --archive"):
-        digits.prepare(tmp_path, tmp_path / "digits.tar")
+    with pytest.raises(ConfigError, match="takes no --archive"):
+        perform(digits.RECIPE, Request(tmp_path, (tmp_path / "digits.tar",)))

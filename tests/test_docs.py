@@ -16,7 +16,7 @@ import yaml
 from asr import manifest
 from asr.cli import app
 from asr.config import ConvConfig, RunConfig, Stage, all_keys
-from asr.prepare import find_recipe
+from asr.prepare import Request, find_recipe
 from tests.builders import write_wav
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,7 +143,7 @@ def test_the_documented_script_and_recipe_work(tmp_path, monkeypatch):
     (folder / "conf").mkdir(parents=True)
     (folder / "recipe.py").write_text(recipe, encoding="utf-8")
     found, _ = find_recipe(str(folder))
-    prepared = found.prepare(tmp_path / "out", tmp_path / "mycorpus.tar.gz")
+    prepared = found.prepare(Request(tmp_path / "out", (tmp_path / "mycorpus.tar.gz",)))
     assert {name: len(rows) for name, rows in prepared.utterances.items()} == {"train": 6, "dev": 2, "test": 2}
     assert list(prepared.dropped) == ["gone"]
     assert all(manifest.read(path) for path in prepared.manifests.values())

@@ -15,9 +15,11 @@ from asr import manifest as manifests
 from asr.checkpoint import AcousticModel, build_model
 from asr.decode.greedy import greedy
 from asr.errors import DataError
-from asr.evaluate import evaluate
+from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
 from asr.manifest import Manifest
-from asr.text import CharTokenizer, normalize
+from asr.text import normalize
+from asr.tokenizer import CharTokenizer
+from asr.transcripts import Facts
 from asr.wer import score
 from tests.builders import ALPHABET, build_corpus, tiny_config, write_wav
 
@@ -56,7 +58,8 @@ def _alone(model: AcousticModel, manifest: Manifest) -> list[tuple[str, str, str
 
 def test_evaluate_is_the_pipeline_made_by_hand(corpus, model):
     upper = Manifest(corpus.path, [replace(u, text=u.text.upper()) for u in corpus])
-    expected = score(_alone(model, corpus))
+    facts = {u.id: Facts(u.speaker, u.duration_s) for u in corpus}
+    expected = score(_alone(model, corpus), facts, normalization="lower")
     assert len({u.hypothesis for u in expected.per_utterance}) > 1, "the transcripts must differ to be worth comparing"
     for manifest in (corpus, upper):  # the model's normalisation makes them the same
         result = evaluate(model, manifest)
@@ -118,9 +121,13 @@ def test_json_has_the_keys_that_are_promised(corpus, model):
     result = evaluate(model, corpus)
     row = json.loads(json.dumps(result.to_json("runs/x/best"), allow_nan=False))
     assert set(row) == {
-        "wer", "cer", "utterances", "failed", "blank_fraction", "emitted_ratio",
-        "audio_s", "rtf", "decoder", "lm", "normalization", "model", "commit",
+        "wer", "cer", "utterances", "interval", "alignment", "failed", "blank_fraction", "emitted_ratio",
+        "audio_s", "rtf", "decoder", "lm", "normalization", "model", "commit", "errors", "by",
     }  # fmt: skip
+    assert row["interval"] == {"unit": "utterance", "units": 9, "level": 0.95, "resamples": 10_000}  # 4 speakers
+    assert set(row["errors"]) == {"substitutions", "deletions", "insertions"}
+    assert list(row["by"]) == ["speaker", "length"]
+    assert [group["value"] for group in row["by"]["speaker"]] == [f"spk{i:02d}" for i in range(4)]
     counts = {"rate", "low", "high", "substitutions", "deletions", "insertions"}
     assert set(row["wer"]) == counts | {"reference_words"}
     assert set(row["cer"]) == counts | {"reference_characters"}
@@ -148,3 +155,37 @@ def test_another_rate_is_resampled_where_the_model_says_so(corpus, model, tmp_pa
 def test_a_path_may_be_absolute(corpus, model, tmp_path):
     rows = [replace(u, audio_path=str(Path(corpus.audio_path(u)).resolve())) for u in corpus]
     assert evaluate(model, Manifest(tmp_path / "m.jsonl", rows)).score == evaluate(model, corpus).score
+
+
+def test_words_have_their_times_when_they_are_asked_for(corpus, model):
+    assert evaluate(model, corpus).words == {}
+    result = evaluate(model, corpus, with_words=True)
+    assert list(result.words) == [u.id for u in corpus]
+    for utterance, scored in zip(corpus, result.score.per_utterance, strict=True):
+        words = result.words[utterance.id]
+        assert [word.word for word in words] == scored.hypothesis.split()
+        assert all(0 <= word.start_s <= word.end_s <= utterance.duration_s for word in words)
+
+
+def test_fields_of_the_manifest_make_tables(corpus, model):
+    rows = [replace(u, meta={"half": i < 4}) for i, u in enumerate(corpus)]
+    result = evaluate(model, Manifest(corpus.path, rows))
+    groups = result.to_json("m", ["meta.half"])["by"]["meta.half"]
+    assert [(group["value"], group["utterances"]) for group in groups] == [("false", 5), ("true", 4)]
+
+
+def test_intervals_are_over_speakers_where_there_are_enough(corpus, model):
+    rows = [replace(u, speaker=f"s{i % 5}") for i, u in enumerate(corpus)]
+    result = evaluate(model, Manifest(corpus.path, rows))
+    assert result.score.interval.drawn == "5 speakers"
+    row = markdown_row(model, result)
+    assert row.count(" | ") == MARKDOWN_HEADER.splitlines()[0].count(" | ")
+    assert " | 5 speakers | " in row and " | greedy | none | lower | " in row
+
+
+def test_words_can_be_aligned_as_sclite_does(corpus, model):
+    result = evaluate(model, corpus, alignment="sclite")
+    rows = [(u.id, u.reference, u.hypothesis) for u in evaluate(model, corpus).score.per_utterance]
+    assert result.score.wer.errors == score(rows, alignment="sclite").wer.errors
+    assert result.to_json("m")["alignment"] == "sclite"
+    assert f"/ {result.score.wer.insertions} (sclite) |" in markdown_row(model, result)

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from asr.decode.greedy import greedy, words_with_times
 from asr.decode.types import Hypothesis, Span, TimedWord, check_log_probs
-from asr.text import CharTokenizer
+from asr.tokenizer import CharTokenizer
 from tests.reference import ctc_paths
 
 TOKENIZER = CharTokenizer((" ", "a", "b"))
@@ -78,7 +78,7 @@ def test_zero_steps_give_the_empty_text_for_certain():
 
 def test_one_step_gives_one_token():
     hypothesis = greedy(certain([2]), TOKENIZER)
-    assert hypothesis == Hypothesis("a", 0.0, (Span(2, 0, 1),))
+    assert hypothesis == Hypothesis("a", 0.0, (Span(2, 0, 1, 0.0),))
 
 
 def test_all_blank_gives_the_empty_text():
@@ -89,7 +89,7 @@ def test_all_blank_gives_the_empty_text():
 
 def test_impossible_tokens_are_allowed():
     assert greedy(certain([2, 0, 2, 3, 3]), TOKENIZER) == Hypothesis(
-        "aab", 0.0, (Span(2, 0, 1), Span(2, 2, 3), Span(3, 3, 5))
+        "aab", 0.0, (Span(2, 0, 1, 0.0), Span(2, 2, 3, 0.0), Span(3, 3, 5, 0.0))
     )
 
 
@@ -142,7 +142,14 @@ def words(text_path: str) -> list[TimedWord]:
 
 
 def test_a_word_lasts_from_its_first_token_to_the_end_of_its_last():
-    assert words("-aa-b -bb") == [TimedWord("ab", 0.1, 0.5), TimedWord("b", 0.7, 0.9)]
+    assert words("-aa-b -bb") == [TimedWord("ab", 0.1, 0.5, 1.0), TimedWord("b", 0.7, 0.9, 1.0)]
+
+
+def test_a_word_is_as_sure_as_its_tokens_at_their_strongest_steps():
+    p_sv = np.array([[0.1, 0.0, 0.9, 0.0], [0.3, 0.0, 0.7, 0.0], [0.2, 0.0, 0.0, 0.8]], np.float32)
+    with np.errstate(divide="ignore"):
+        (word,) = words_with_times(greedy(np.log(p_sv), TOKENIZER), TOKENIZER, 0.1)
+    assert (word.word, word.confidence) == ("ab", pytest.approx(0.72))
 
 
 @pytest.mark.parametrize("path", [" -a b-", " a - b ", "a  b  ", " - a- -b- - "])
@@ -165,3 +172,9 @@ def test_the_timed_words_are_the_words_of_the_text_in_order(path_s):
     times = [t for w in found for t in (w.start_s, w.end_s)]
     assert times == sorted(times)
     assert all(0 <= t <= round(0.02 * len(path_s), 3) for t in times)
+
+
+def test_the_beams_share_and_the_sound_count_alike():
+    heard = Hypothesis("a", 0.0, (Span(2, 0, 1, float(np.log(0.25))),), word_shares=(1.0,))
+    (word,) = words_with_times(heard, TOKENIZER, 0.1)
+    assert word.confidence == pytest.approx(0.5)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from asr.checkpoint import AcousticModel, build_model
 from asr.config import AudioConfig, ConvConfig, FeatureConfig, ModelConfig, TextConfig
 from asr.infer import all_log_probs, batched, log_probs
-from asr.text import CharTokenizer
+from asr.tokenizer import CharTokenizer
 
 BINS = 8
 

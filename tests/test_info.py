@@ -10,8 +10,11 @@ import pytest
 
 from asr import config as configs
 from asr.checkpoint import load_model
+from asr.decode.settings import BeamConfig
+from asr.decode.tuned import Tuned, write_tuned
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError
 from asr.info import describe
+from asr.lm import ngram
 from asr.prepare import recipe_configs, recipe_names, recipes_folder
 from tests.builders import build_corpus, tiny_config
 from tests.models import save_random_model
@@ -108,3 +111,25 @@ def test_a_wrong_name_is_one_line_that_says_what_it_could_be(tmp_path):
 def test_the_folder_one_is_in_is_described(copy, monkeypatch):
     monkeypatch.chdir(copy)
     assert describe(".")[0] == "model"
+
+
+def test_an_n_gram_model_says_its_orders_words_and_letters(tmp_path):
+    model = ngram.train(["the cat sat", "the dog sat"] * 2, 2)
+    for name, form in (("lm.arpa", "ARPA"), ("lm.arpa.gz", "ARPA"), ("lm.bin", "binary, mapped")):
+        ngram.write(model, tmp_path / name)
+        kind, facts = describe(str(tmp_path / name))
+        assert (kind, facts["form"], facts["order"]) == ("language model", form, 2)
+        assert (facts["words"], facts["letters"], facts["2-grams"]) == (4, "acdeghost", 6)
+
+
+def test_a_file_that_is_nothing_known_says_what_would_be(tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"nothing")
+    with pytest.raises(AsrError, match="an n-gram model"):
+        describe(str(tmp_path / "x.bin"))
+
+
+def test_a_tuned_model_says_its_decoder(tmp_path):
+    folder = save_random_model(tmp_path / "m")
+    write_tuned(folder, Tuned(config=BeamConfig(beam_width=9), tuning={"wer": 0.1}))
+    _, facts = describe(str(folder))
+    assert facts["decoder"] == "beam 9, LM none" and facts["tuned wer"] == 0.1

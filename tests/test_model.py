@@ -22,7 +22,7 @@ from asr.model import DeepSpeech2, describe
 from asr.model.conv import ConvFrontEnd, step_mask, strided
 from asr.model.norm import EPS, MOMENTUM
 from asr.model.recurrent import GATES, Lookahead, RecurrentLayer, flip_within, reversal
-from asr.text import CharTokenizer
+from asr.tokenizer import CharTokenizer
 from tests.reference import recurrent_cells
 
 BINS, VOCABULARY = 7, 5

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from asr.commands.lm import app
 from asr.errors import AsrError
 from asr.lm import ngram
+from asr.lm.files import read_lines
+from asr.manifest import Utterance, write
 from tests.test_ngram import random_text
 
 
@@ -90,3 +92,11 @@ def test_stdin_is_a_text(text, tmp_path):
         done = subprocess.run(command, stdin=file, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert ngram.load(tmp_path / "m.arpa").counts == ngram.train(random_text(3), 3).counts
+
+
+def test_a_manifest_is_read_as_its_texts(tmp_path):
+    texts = ["the cat sat", "the dog  sat", "a cat"]
+    (tmp_path / "t.txt").write_text("".join(" ".join(text.split()) + "\n" for text in texts))
+    rows = [Utterance(f"u{i}", "a.wav", 1.0, text) for i, text in enumerate(texts)]
+    write(tmp_path / "t.jsonl", rows)
+    assert list(read_lines([tmp_path / "t.jsonl"])) == list(read_lines([tmp_path / "t.txt"]))

@@ -15,7 +15,7 @@ from asr import config as configs
 from asr import manifest as manifests
 from asr.checkpoint import load_model
 from asr.evaluate import evaluate
-from asr.prepare import find_config, find_recipe
+from asr.prepare import Request, find_config, find_recipe
 from asr.train import resume, train
 
 SMALL = (
@@ -32,7 +32,7 @@ def an4(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"needs {archive}")
     out = tmp_path_factory.mktemp("an4")
     recipe, _ = find_recipe("an4")
-    recipe.prepare(out, archive)
+    recipe.prepare(Request(out, (archive,)))
     return out
 
 

@@ -132,7 +132,7 @@ def _send(number: int) -> Callable[[], None]:
 
 
 def test_a_run_leaves_its_record(data, tmp_path):
-    cfg = tiny_config()
+    cfg = tiny_config("text.normalization=none")
     report = train(cfg, data, tmp_path / "run")
     run = tmp_path / "run"
     assert sorted(p.name for p in run.iterdir() if p.name != "tensorboard") == [

@@ -75,7 +75,7 @@ def test_a_transcript_says_what_and_when(recognizer, waves):
     row = result.to_json()
     assert list(row) == ["path", "text", "duration_s", "log_prob", "words"]
     assert row["words"][0] == {"word": result.words[0].word, "start": result.words[0].start_s,
-                               "end": result.words[0].end_s}  # fmt: skip
+                               "end": result.words[0].end_s, "probability": result.words[0].confidence}  # fmt: skip
 
 
 def test_word_times_rise_and_stay_inside_the_audio(recognizer, waves):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from asr.errors import DataError
-from asr.transcripts import read_texts
+from asr.transcripts import NOTHING_KNOWN, Facts, read, read_texts
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -90,3 +90,36 @@ def test_a_file_that_cannot_be_opened_is_an_error_that_names_it(tmp_path: Path) 
     assert caught.value.path == tmp_path / "none.txt"
     with pytest.raises(DataError, match="cannot read"):
         read_texts(tmp_path)
+
+
+def test_what_rows_say_beside_the_text_is_kept(tmp_path: Path) -> None:
+    rows = (
+        {"id": "u1", "text": "a", "speaker": "anna", "duration_s": 2, "meta": {"room": 1}},
+        {"id": "u2", "text": "b", "speaker": "", "meta": {}},
+        {"id": "u3", "text": "c", "speaker": None, "duration_s": None, "meta": None},
+    )
+    found = read(jsonl(tmp_path / "m.jsonl", *rows))
+    assert found.facts == {"u1": Facts("anna", 2.0, {"room": 1})}
+    assert found.field == "text" and not found.only_words
+    assert found.facts["u1"].to_json() == {"speaker": "anna", "duration_s": 2.0, "meta": {"room": 1}}
+    assert NOTHING_KNOWN.to_json() == {} and Facts(duration_s=0.0).to_json() == {"duration_s": 0.0}
+    assert read(write(tmp_path / "plain", "u1 a\n")).facts == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("speaker", 3, "'speaker' must be a string, got 3"),
+        ("duration_s", "1", "'duration_s' must be a number of seconds"),
+        ("duration_s", -1, "finite and not negative, got -1"),
+        ("duration_s", True, "got True"),
+        ("duration_s", float("inf"), "got inf"),
+        ("duration_s", 10**400, "must be a number of seconds"),
+        ("meta", [1], r"'meta' must be an object, got \[1\]"),
+    ],
+)
+def test_facts_of_another_kind_are_an_error_that_names_the_line(tmp_path: Path, field, value, message) -> None:
+    path = jsonl(tmp_path / "m.jsonl", {"id": "u1", "text": "a"}, {"id": "u2", "text": "b", field: value})
+    with pytest.raises(DataError, match=f"utt 'u2': {message}" if message.startswith("'") else message) as caught:
+        read(path)
+    assert caught.value.line == 2

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr import wer
-from asr.errors import DataError
+from asr.bootstrap import Interval
+from asr.errors import ConfigError, DataError
+from asr.transcripts import Facts
 from asr.wer import Counts, Rate
 from tests.reference.edit_distance import edit_distance
 from tests.test_transcripts import jsonl, write
@@ -151,6 +153,9 @@ def test_score_json_has_the_keys_of_the_command() -> None:
     common = ["rate", "low", "high", "substitutions", "deletions", "insertions"]
     assert list(row["wer"]) == [*common, "reference_words"]
     assert list(row["cer"]) == [*common, "reference_characters"]
+    assert list(row) == ["wer", "cer", "utterances", "interval", "alignment", "normalization"]
+    assert row["interval"] == {"unit": "utterance", "units": 2, "level": 0.95, "resamples": 10_000}
+    assert (row["alignment"], row["normalization"]) == ("levenshtein", "none")
     assert row["utterances"] == 2
     assert row["wer"]["rate"] == 2 / 3
     assert (row["wer"]["substitutions"], row["wer"]["deletions"], row["wer"]["insertions"]) == (1, 0, 1)
@@ -189,6 +194,46 @@ def test_ten_thousand_utterances_are_scored_in_seconds() -> None:
     # About 2 s where this was written; a quadratic step would take minutes.
     assert time.perf_counter() - start < 20
     assert result.wer.rate == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_score_over_speakers_has_the_interval_over_utterances_beside_it() -> None:
+    rows = [(f"u{i}", "a b c d", "a x c d" if i % 5 == 1 else "a b c d") for i in range(40)]
+    facts = {f"u{i}": Facts(f"s{i % 5}") for i in range(40)}
+    by_speaker, plain = wer.score(rows, facts), wer.score(rows)
+    document = by_speaker.to_json()
+    assert (document["interval"]["unit"], document["interval"]["units"]) == ("speaker", 5)
+    assert document["interval"]["over_utterances"] == {
+        "wer": [plain.wer.low, plain.wer.high], "cer": [plain.cer.low, plain.cer.high],
+    }  # fmt: skip
+    assert by_speaker.wer.rate == plain.wer.rate
+    # One speaker of five makes all the errors.
+    assert (by_speaker.wer.low, by_speaker.wer.high) == (0.0, pytest.approx(3 / 5 / 4))
+    # One utterance without a speaker, and utterances are drawn.
+    assert wer.score(rows, facts | {"u0": Facts()}).wer == plain.wer
+
+
+def test_words_aligned_by_sclite_are_counted_so_throughout() -> None:
+    # tests/test_sclite.py works this example by hand.
+    result = wer.score([("u1", "v w x a b", "a b p q r")], alignment="sclite")
+    assert (result.wer.substitutions, result.wer.deletions, result.wer.insertions) == (0, 3, 3)
+    assert result.wer.rate == 6 / 5 and result.alignment == "sclite"
+    assert result.cer == wer.score([("u1", "v w x a b", "a b p q r")]).cer
+    kinds = [kind for kind, _, _ in wer.align("v w x a b", "a b p q r", "sclite")]
+    assert kinds == ["delete"] * 3 + ["equal"] * 2 + ["insert"] * 3
+
+
+@given(words, words)
+def test_sclite_never_has_fewer_errors(reference: list[str], hypothesis: list[str]) -> None:
+    pair = [(" ".join(reference), " ".join(hypothesis))]
+    (fewest,), (by_sclite,) = wer.word_counts(pair), wer.word_counts(pair, "sclite")
+    assert by_sclite.errors >= fewest.errors
+    assert by_sclite.deletions - by_sclite.insertions == fewest.deletions - fewest.insertions
+
+
+def test_an_unknown_alignment_is_one_line() -> None:
+    assert wer.find_alignment("sclite") == "sclite"
+    with pytest.raises(ConfigError, match=r"unknown alignment 'sclit' \(levenshtein, sclite\); did you mean 'sclite'"):
+        wer.find_alignment("sclit")
 
 
 # The bootstrap interval
@@ -261,7 +306,7 @@ def test_interval_is_the_same_for_the_same_seed_and_another_for_another() -> Non
 def test_interval_does_not_depend_on_the_block_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     errors, lengths = [0, 1, 2, 5, 3], [5, 6, 7, 8, 9]
     whole = wer.bootstrap_interval(errors, lengths, resamples=1003)
-    monkeypatch.setattr(wer, "_BOOTSTRAP_BLOCK", 50)
+    monkeypatch.setattr("asr.bootstrap._BLOCK", 50)
     assert wer.bootstrap_interval(errors, lengths, resamples=1003) == whole
 
 
@@ -339,6 +384,22 @@ def test_score_files_reads_both_sides_of_a_hypotheses_file(tmp_path: Path) -> No
     assert missing_in_hyp == missing_in_ref == []
 
 
+def test_score_files_keeps_what_the_references_say_of_an_utterance(tmp_path: Path) -> None:
+    ref = jsonl(tmp_path / "m.jsonl", {"id": "u1", "text": "A", "speaker": "anna"}, {"id": "u2", "text": "B"})
+    hyp = jsonl(
+        tmp_path / "h.jsonl",
+        {"id": "u1", "hypothesis": "a", "speaker": "other"},
+        {"id": "u2", "hypothesis": "b", "duration_s": 1},
+    )
+    result, *_ = wer.score_files(ref, hyp, normalization="lower")
+    assert result.wer.errors == 0 and result.normalization == "lower"
+    assert [u.facts for u in result.per_utterance] == [Facts("anna"), Facts(duration_s=1.0)]
+    assert [u.reference for u in result.per_utterance] == ["a", "b"]
+    assert result.per_utterance[0].to_json()["speaker"] == "anna"
+    with pytest.raises(ConfigError, match="unknown text normalization 'lwer'"):
+        wer.score_files(ref, hyp, normalization="lwer")
+
+
 def test_score_files_without_common_id_shows_one_of_each(tmp_path: Path) -> None:
     ref, hyp = write(tmp_path / "ref", "spk-u1 a\n"), write(tmp_path / "hyp", "u1 a\n")
     with pytest.raises(DataError, match=r"no id in common with .*ref: for example 'u1' here, 'spk-u1' there") as caught:
@@ -352,10 +413,18 @@ def test_score_files_without_common_id_shows_one_of_each(tmp_path: Path) -> None
 def test_format_score_gives_rates_intervals_and_counts() -> None:
     word_rate = Rate(0.0802, 0.061, 0.1005, 40, 12, 10, 773)
     char_rate = Rate(0.0312, 0.02, 0.04, 1, 0, 0, 3200, "characters")
-    assert wer.format_score(wer.Score(word_rate, char_rate, 130, [])).splitlines() == [
+    interval = Interval("utterance", 130)
+    assert wer.format_score(wer.Score(word_rate, char_rate, 130, [], interval)).splitlines() == [
         "WER 8.02 % [6.10, 10.05]  (62 errors: 40 sub, 12 del, 10 ins; 773 words, 130 utterances)",
         "CER 3.12 % [2.00, 4.00]  (1 error: 1 sub, 0 del, 0 ins; 3200 characters)",
-        "[low, high]: 95 % percentile bootstrap over utterances",
+        "[low, high]: 95 % percentile bootstrap over 130 utterances",
+    ]
+    over_utterances = ((0.05, 0.11), (0.0231, None))
+    by_speaker = wer.Score(word_rate, char_rate, 130, [], Interval("speaker", 10), over_utterances, "sclite")
+    assert wer.format_score(by_speaker).splitlines()[2:] == [
+        "[low, high]: 95 % percentile bootstrap over 10 speakers "
+        "(over utterances: WER [5.00, 11.00], CER [2.31, undefined])",
+        "aligned with the costs of sclite",
     ]
 
 

@@ -12,11 +12,11 @@ from asr.console import print_json, print_result, shown
 
 def info(
     thing: Annotated[
-        str, typer.Argument(metavar="THING", help="A model or run folder, a manifest, or a training config.")
+        str, typer.Argument(metavar="THING", help="A model or run folder, a manifest, a language model, or a config.")
     ],
     as_json: Json = False,
 ) -> None:
-    """Say what a model, a manifest or a config is."""
+    """Say what a model, a manifest, a language model or a config is."""
     from asr.info import describe
 
     title, facts = describe(thing)

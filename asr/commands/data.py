@@ -3,48 +3,102 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from asr.commands.options import Json
 from asr.console import print_json, print_result, print_table, say, shown
-from asr.errors import AsrError, os_reason
+from asr.errors import AsrError, ConfigError, os_reason
 
 
 def recipes(as_json: Json = False) -> None:
-    """List the recipes: dataset, hours, licence, configs."""
-    from asr.prepare import find_recipe, recipe_configs, recipe_names
+    """List the recipes: dataset, hours, licence, subsets, configs; and the importers."""
+    from asr.prepare import find_recipe, importers, recipe_configs, recipe_names
 
     found = [find_recipe(name) for name in recipe_names()]
     if as_json:
-        keys = ("name", "title", "hours", "sample_rate_hz", "licence", "homepage", "archive")
-        print_json([{k: getattr(r, k) for k in keys} | {"configs": recipe_configs(folder)} for r, folder in found])
+        keys = ("name", "title", "hours", "sample_rate_hz", "licence", "homepage", "archive", "subsets",
+                "default_subsets")  # fmt: skip
+        rows: list[dict[str, Any]] = [
+            {k: getattr(r, k) for k in keys} | {"configs": recipe_configs(folder), "importer": False}
+            for r, folder in found
+        ]
+        rows += [{k: getattr(r, k) for k in keys} | {"configs": [], "importer": True} for r in importers().values()]
+        print_json(rows)
         return
-    rows = [(r.name, r.title, f"{r.hours:g}", " ".join(recipe_configs(folder)), r.licence) for r, folder in found]
-    print_table(("recipe", "dataset", "hours", "configs", "licence"), rows)
+    table = [
+        (r.name, r.title, f"{r.hours:g}" if r.hours else "", " ".join(recipe_configs(folder)), r.licence)
+        for r, folder in found
+    ]
+    table += [(r.name, r.title, "", "", "importer") for r in importers().values()]
+    print_table(("recipe", "dataset", "hours", "configs", "licence"), table)
+    for r, _ in found:
+        if r.subsets:
+            names = (f"{name}*" if name in (r.default_subsets or r.subsets) else name for name in r.subsets)
+            print_result(f"{r.name} --subsets (* by default): {', '.join(names)}")
 
 
 def prepare(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe's name ('asr recipes' lists them) or its folder.")
+        str, typer.Argument(metavar="RECIPE", help="A recipe or importer ('asr recipes' lists them), or a folder.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for audio and manifests.")],
-    archive: Annotated[Path | None, typer.Option(help="The corpus archive, already on this machine.")] = None,
+    source: Annotated[Path | None, typer.Argument(metavar="[SOURCE]", help="Importers: the folder or file.")] = None,
+    archive: Annotated[
+        list[Path] | None, typer.Option(help="A corpus archive or folder that is already here; repeatable.")
+    ] = None,
+    mirror: Annotated[str, typer.Option(metavar="URL", help="http(s):// or file://, in place of the host.")] = "",
+    subsets: Annotated[str, typer.Option(metavar="A,B", help="Which parts; 'asr recipes' lists them.")] = "",
+    dev: Annotated[str, typer.Option(metavar="FRACTION", help="Importers: share of speakers for dev.")] = "",
+    audio_column: Annotated[str, typer.Option(metavar="C", help="Importers: column of the audio path.")] = "",
+    text_column: Annotated[str, typer.Option(metavar="C", help="Importers: column of the text.")] = "",
+    speaker_column: Annotated[str, typer.Option(metavar="C", help="Importers: column of the speaker.")] = "",
+    name: Annotated[str, typer.Option(metavar="SPLIT", help="Importers: the manifest's name.")] = "",
+    normalize: Annotated[str, typer.Option(metavar="PROFILE", help="Text normalization: none, upper, …")] = "",
+    tokenizer: Annotated[str, typer.Option(metavar="KIND", help="char, bpe or unigram, trained on train.")] = "",
+    vocab_size: Annotated[int, typer.Option(metavar="N", help="Tokens of a bpe or unigram tokenizer.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Turn a corpus into manifests."""
-    from asr.prepare import find_recipe
+    """Turn a corpus into manifests: download, check, extract, write."""
+    from asr.finish import TextOptions
+    from asr.finish import prepare as prepare_data
+    from asr.prepare import Request, find_recipe
 
+    texts = TextOptions(normalize, tokenizer, vocab_size)
     found, _ = find_recipe(recipe)
     say(f"{found.title}; licence: {found.licence}")
+    options = {
+        "dev": dev,
+        "audio_column": audio_column,
+        "text_column": text_column,
+        "speaker_column": speaker_column,
+        "name": name,
+    }
+    names = tuple(part.strip() for part in subsets.split(",")) if subsets else ()
+    if "" in names:
+        raise ConfigError(f"--subsets '{subsets}': a name is empty; separate names by single commas")
+    request = Request(
+        out, tuple(archive or ()), mirror, names, source, {key: value for key, value in options.items() if value}
+    )
     try:
-        prepared = found.prepare(out, archive)
+        finished = prepare_data(found, request, texts)
     except OSError as error:
         raise AsrError(f"{error.filename or out}: {os_reason(error)}") from error
+    prepared, header = finished.prepared, finished.header
     if as_json:
-        manifests = {name: str(path) for name, path in prepared.manifests.items()}
-        counts = {name: len(rows) for name, rows in prepared.utterances.items()}
-        print_json({"manifests": manifests, "utterances": counts, "dropped": prepared.dropped})
+        document: dict[str, Any] = {
+            "manifests": {name: str(path) for name, path in prepared.manifests.items()},
+            "utterances": {name: len(rows) for name, rows in prepared.utterances.items()},
+            "dropped": prepared.dropped,
+            "normalization": header.normalization,
+            "tokenizer": header.tokenizer,
+            "flagged_numbers": header.flagged_numbers,
+            "notes": list(finished.notes),
+        }
+        if prepared.files:
+            document["files"] = {name: str(path) for name, path in prepared.files.items()}
+        print_json(document)
     else:
-        print_result("\n".join([*prepared.summary(), *map(shown, prepared.manifests.values())]))
+        paths = [*prepared.manifests.values(), *prepared.files.values()]
+        print_result("\n".join([*finished.summary(), *map(shown, paths)]))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="N-gram language models: estimate, measure, build.")
 
-Texts = Annotated[list[Path], typer.Argument(metavar="TEXT...", help="A sentence a line; plain, gzip, or - for stdin.")]
+Texts = Annotated[list[Path], typer.Argument(metavar="TEXT...", help="Plain, gzip, a manifest, or - for stdin.")]
 Model = Annotated[Path, typer.Argument(metavar="LM", help="ARPA, ARPA as gzip, or the binary form.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

@@ -15,12 +15,17 @@ from asr.errors import ConfigError, nearest
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder (its best model).")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-DecoderName = Annotated[str, typer.Option("--decoder", metavar="greedy|beam", help="Beam search is what --lm needs.")]
-Lm = Annotated[Path | None, typer.Option("--lm", help="An n-gram language model: ARPA, gzipped or not, or binary.")]
-Beam = Annotated[int | None, typer.Option("--beam", min=1, max=100_000, help="Prefixes kept a step; default 100.")]
-Alpha = Annotated[float | None, typer.Option("--alpha", help="Weight of the language model; default 0.5.")]
-Beta = Annotated[float | None, typer.Option("--beta", help="Bonus for each word, with a language model; default 1.5.")]
+DecoderName = Annotated[str, typer.Option("--decoder", metavar="greedy|beam", help="Default: as tuned, else greedy.")]
+Backend = Annotated[
+    str,
+    typer.Option("--decoder-backend", metavar="auto|numba|numpy", help="Which beam search; the texts are the same."),
+]
+Lm = Annotated[Path | None, typer.Option("--lm", help="An n-gram model: ARPA, plain or gzip, or binary; or none.")]
+Beam = Annotated[int | None, typer.Option("--beam", min=1, max=100_000, help="Prefixes kept; default tuned, else 100.")]
+Alpha = Annotated[float | None, typer.Option("--alpha", help="Weight of the language model; default tuned, else 0.5.")]
+Beta = Annotated[float | None, typer.Option("--beta", help="Bonus for each word, with an LM; default tuned, else 1.5.")]
 Hotwords = Annotated[list[str] | None, typer.Option("--hotword", metavar="WORD[:W]", help="A word to expect.")]
+Lexicon = Annotated[Path | None, typer.Option("--lexicon", help="Only the words in this file can come out.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default one a core.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 
@@ -33,43 +38,62 @@ class Asked:
     lm: Path | None
     hotwords: Sequence[str]
     search: dict[str, Any]
+    backend: str = ""
+    lexicon: Path | None = None
+    #: whether words need a confidence that looks at the whole beam
+    confidence: bool = False
 
-    def check(self) -> bool:
-        """Whether beam search is asked for, by name or by what only it can do.
+    def check(self) -> None:
+        """Refuses what cannot be meant, before anything is loaded.
 
         Raises:
             ConfigError: the name is unknown, or is greedy beside an option that greedy decoding cannot follow.
         """
         if self.name not in ("", "greedy", "beam"):
             raise ConfigError(f"unknown decoder '{self.name}' (greedy, beam){nearest(self.name, ('greedy', 'beam'))}")
-        needs = [o for o, v in (("--lm", self.lm), ("--hotword", self.hotwords)) if v]
+        needs = [o for o, v in self._files() if v]
         needs += ["--" + key.partition("_")[0] for key, value in self.search.items() if value is not None]
         if self.name == "greedy" and needs:
             raise ConfigError(f"greedy decoding cannot use {', '.join(needs)}; use --decoder beam")
-        return self.name == "beam" or bool(needs)
+
+    def _files(self) -> tuple[tuple[str, object], ...]:
+        return (
+            ("--lm", self.lm),
+            ("--hotword", self.hotwords),
+            ("--lexicon", self.lexicon),
+            ("--decoder-backend", self.backend),
+        )
 
 
 def recognizer(model: Path, device: str, threads: int | None, resample: bool, asked: Asked) -> Any:
     """The recognizer of a model, with threads and decoder set; torch is imported here."""
-    with_beam = asked.check()
+    asked.check()
     from asr.checkpoint import find_model
 
-    find_model(model)
+    folder = find_model(model)
     from asr.runtime import use_threads
     from asr.transcribe import Recognizer
 
     use_threads(threads)
-    loaded = Recognizer.load(model, device, resample=resample)
-    if not with_beam:
-        return loaded
-    from asr.config import parse
-    from asr.decode.choose import beam_decoder
-    from asr.decode.settings import BeamConfig, parse_hotword
+    settings = {key: value for key, value in asked.search.items() if value is not None}
+    if asked.hotwords:
+        from asr.decode.settings import parse_hotword
 
-    given = {key: value for key, value in asked.search.items() if value is not None}
-    settings = given | {"hotwords": dict(map(parse_hotword, asked.hotwords))}
-    config = parse(BeamConfig, settings, "decoder options")
-    return Recognizer(loaded.model, beam_decoder(loaded.model.tokenizer, config, asked.lm))
+        settings["hotwords"] = dict(map(parse_hotword, asked.hotwords))
+    if asked.lexicon is not None:
+        from asr.lm.ngram import read_lines
+
+        settings["lexicon"] = tuple(
+            dict.fromkeys(word for line in read_lines([asked.lexicon]) for word in line.split())
+        )
+    loaded = Recognizer.load(
+        folder, device, resample=resample, decoder=asked.name, settings=settings, lm=asked.lm,
+        backend=asked.backend or "auto",  # type: ignore[arg-type]  # BeamDecoder looks at it
+        confidence=asked.confidence,
+    )  # fmt: skip
+    if loaded.decoder.source:
+        say(f"asr: {loaded.decoder.source}: {loaded.decoder.name}, LM {loaded.decoder.lm or 'none'}")
+    return loaded
 
 
 @contextmanager

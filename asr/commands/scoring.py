@@ -1,9 +1,10 @@
-"""``asr evaluate`` and ``asr score``: error rates, with a model and without."""
+"""``asr evaluate``, ``asr score`` and ``asr compare``: error rates, with a model and without."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,93 +12,248 @@ from asr.commands import options
 from asr.commands.options import (
     Alpha,
     Asked,
+    Backend,
     Beam,
     Beta,
     DecoderName,
     Device,
     Hotwords,
     Json,
+    Lexicon,
     Lm,
     ModelPath,
     Threads,
     naming_failures,
 )  # fmt: skip
-from asr.console import audio_bar, check_target, print_json, print_result, say, shown, write_lines
+from asr.console import audio_bar, check_target, file_bar, print_json, print_result, say, shown, write_lines
 from asr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from asr.evaluate import Evaluation
+    from asr.wer import Score
+
+By = Annotated[
+    list[str] | None,
+    typer.Option("--by", metavar="FIELD", help="Also a table by this: speaker, length, meta.x; may be repeated."),
+]
+Report = Annotated[Path | None, typer.Option(metavar="HTML", help="Write all of it as one page that needs no other.")]
+Worst = Annotated[int | None, typer.Option(min=0, help="Utterances shown word by word in the report; default 20.")]
+Alignment = Annotated[
+    str,
+    typer.Option("--alignment", metavar="levenshtein|sclite", help="How words are paired; fewest errors, or NIST's."),
+]
+Normalization = Annotated[str, typer.Option("--normalization", metavar="PROFILE", help="Done to all texts first.")]
+WORST = 20
 
 
 def evaluate(
     model: ModelPath,
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A JSON Lines manifest with the references.")],
-    hypotheses: Annotated[Path | None, typer.Option(help="Write one JSON line an utterance here.")] = None,
+    hypotheses: Annotated[
+        Path | None, typer.Option(help="Write the transcripts here: JSON Lines, or .trn, or .ctm with times.")
+    ] = None,
+    references: Annotated[Path | None, typer.Option(help="Write the references as scored here: .trn.")] = None,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a row for a RESULTS.md table.")] = False,
+    by: By = None,
+    report: Report = None,
+    worst: Worst = None,
+    alignment: Alignment = "levenshtein",
     decoder: DecoderName = "",
     lm: Lm = None,
     beam: Beam = None,
     alpha: Alpha = None,
     beta: Beta = None,
     hotwords: Hotwords = None,
+    lexicon: Lexicon = None,
+    backend: Backend = "",
     resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
     """Measure a model's WER and CER on a manifest."""
     from asr import manifest as manifests
+    from asr.tables import check_fields
+    from asr.transcripts import Facts
+    from asr.wer import find_alignment
 
     if as_json and markdown:
         raise ConfigError("--json and --markdown are two forms of one result; choose one")
+    if markdown and by and report is None:
+        raise ConfigError("--by has no place in a --markdown row; leave one out, or add --report")
+    how = find_alignment(alignment)
+    _check_report(report, worst)
     rows = manifests.read(manifest)
-    if hypotheses is not None:
-        check_target(hypotheses)
+    check_fields(by or [], (Facts(u.speaker, u.duration_s, u.meta) for u in rows))
+    _check_targets(hypotheses, references, [u.id for u in rows])
     search = {"beam_width": beam, "alpha": alpha, "beta": beta}
-    recognizer = options.recognizer(model, device, threads, resample, Asked(decoder, lm, hotwords or [], search))
+    asked = Asked(decoder, lm, hotwords or [], search, backend, lexicon)
+    if report is not None:
+        from asr.picture import check
+
+        check(Path("report.png"))  # before the work: pictures need matplotlib
+    recognizer = options.recognizer(model, device, threads, resample, asked)
     from asr.evaluate import MARKDOWN_HEADER, markdown_row
     from asr.evaluate import evaluate as measure
-    from asr.wer import format_score
 
+    timed = hypotheses is not None and hypotheses.suffix.lower() == ".ctm"
     with audio_bar(rows.duration_s) as advance:
-        result = measure(recognizer.model, rows, recognizer.decoder, advance)
+        result = measure(recognizer.model, rows, recognizer.decoder, advance, alignment=how, with_words=timed)
     # The result first: it must not be lost when the file cannot be written.
     if as_json:
-        print_json(result.to_json(str(model)))
+        print_json(result.to_json(str(model), by or []))
     elif markdown:
         print_result(f"{MARKDOWN_HEADER}\n{markdown_row(recognizer.model, result)}")
     else:
-        print_result(format_score(result.score))
-        minutes = result.audio_s / 60
-        print_result(
-            f"{minutes:.1f} min of audio in {result.seconds:.1f} s (real-time factor {result.rtf:.4f}), "
-            f"{result.decoder}, {'LM ' + result.lm if result.lm else 'no LM'}, "
-            f"text normalization: {result.normalization}; {result.health.blank_fraction:.0%} of steps blank, "
-            f"emitted/reference {result.health.emitted_ratio:.2f}"
-        )
+        conditions = ", ".join(f"{name} {value}" for name, value in result.conditions().items())
+        _print_score(result.score, by or [], conditions)
     with naming_failures(result.failed):
-        if hypotheses is not None:
-            write_lines(hypotheses, (u.to_json() for u in result.score.per_utterance))
+        _write_texts(result, hypotheses, references)
+        if report is not None:
+            from asr.examples import examples
+            from asr.report import write_report
+            from asr.tables import worst as find_worst
+
+            count = WORST if worst is None else worst
+            ids = [one.id for one in find_worst(result.score, count)]
+            conditions_of = {"model": str(model), "manifest": str(manifest), **result.conditions()}
+            with file_bar(len(ids)) as step:
+                drawn = _counting(examples(recognizer.model, rows, ids), step)
+                title = f"{model} on {manifest}"
+                write_report(report, result.score, title, conditions_of, by or [], count, drawn, result.failed)
+            say(f"report: {shown(report)}")
 
 
 def score(
-    reference: Annotated[Path, typer.Argument(help="Manifest, or lines of 'id text'.")],
-    hypothesis: Annotated[Path, typer.Argument(help="Hypotheses: JSON Lines, or lines of 'id text'.")],
+    reference: Annotated[Path, typer.Argument(help="Manifest, lines of 'id text', .trn or .ctm.")],
+    hypothesis: Annotated[Path, typer.Argument(help="Hypotheses: JSON Lines, lines of 'id text', .trn or .ctm.")],
     as_json: Json = False,
+    by: By = None,
+    report: Report = None,
+    worst: Worst = None,
+    alignment: Alignment = "levenshtein",
+    normalization: Normalization = "none",
 ) -> None:
     """Score hypotheses against references, paired by utterance id; no model needed."""
-    from asr.wer import format_score, score_files
+    from asr.tables import check_fields, commonest_errors, tables
+    from asr.wer import find_alignment, score_files
 
-    result, missing_hypothesis, missing_reference = score_files(reference, hypothesis)
+    how = find_alignment(alignment)
+    _check_report(report, worst)
+    result, no_hypothesis, no_reference = score_files(reference, hypothesis, normalization, how)
+    check_fields(by or [], (one.facts for one in result.per_utterance))
     if as_json:
+        groups = {table.field: [group.to_json() for group in table.groups] for table in tables(result, by or [])}
+        more = {"errors": commonest_errors(result).to_json(), "by": groups}
+        print_json(result.to_json() | more | {"missing_hypothesis": no_hypothesis, "missing_reference": no_reference})
+    else:
+        said = "" if normalization == "none" else f"text normalization {normalization}"
+        _print_score(result, by or [], said)
+    if report is not None:
+        from asr.report import write_report
+
+        conditions = {"references": str(reference), "hypotheses": str(hypothesis), "text normalization": normalization}
+        count = WORST if worst is None else worst
+        write_report(report, result, f"{hypothesis} against {reference}", conditions, by or [], count)
+        say(f"report: {shown(report)}")
+    _name_missing([(hypothesis, "hypothesis", no_hypothesis), (reference, "reference", no_reference)])
+
+
+def compare(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[REFERENCE] A B", help="References, unless A and B hold them; two files of hypotheses."
+        ),
+    ],
+    as_json: Json = False,
+    show: Annotated[int, typer.Option(min=0, help="Utterances shown, those that differ most.")] = 10,
+    alignment: Alignment = "levenshtein",
+    normalization: Normalization = "none",
+) -> None:
+    """Compare two systems on the same references: is one better, or is it chance?"""
+    from asr.compare import compare_files, conclusion, format_comparison
+    from asr.wer import find_alignment
+
+    if len(files) not in (2, 3):
+        raise ConfigError(f"compare takes two files of hypotheses, after one of references or not; got {len(files)}")
+    *reference, path_a, path_b = files
+    how = find_alignment(alignment)
+    result, missing = compare_files(reference[0] if reference else None, path_a, path_b, normalization, how)
+    sentence = conclusion(result, f"A ({path_a})", f"B ({path_b})")
+    if as_json:
+        names = {"a": str(path_a), "b": str(path_b), "reference": str(reference[0]) if reference else None}
         print_json(
-            result.to_json() | {"missing_hypothesis": missing_hypothesis, "missing_reference": missing_reference}
+            result.to_json(show)
+            | {"conclusion": sentence, "files": names, "missing": {str(path): ids for path, ids in missing}}
         )
     else:
-        print_result(format_score(result))
-    for ids, side, other in (
-        (missing_hypothesis, hypothesis, "hypothesis"),
-        (missing_reference, reference, "reference"),
-    ):
+        print_result(f"{format_comparison(result, show)}\n\n{shown(sentence)}")
+    _name_missing([(path, "text", ids) for path, ids in missing])
+
+
+def _print_score(result: Score, by: Sequence[str], conditions: str) -> None:
+    from asr.tables import commonest_errors, format_errors, format_table, tables
+    from asr.wer import format_score
+
+    print_result(format_score(result))
+    if conditions:
+        print_result(shown(conditions))
+    if result.wer.errors:
+        print_result(format_errors(commonest_errors(result)))
+    for table in tables(result, by) if by else []:
+        if table.field in by:
+            print_result("\n" + format_table(table))
+
+
+def _write_texts(result: Evaluation, hypotheses: Path | None, references: Path | None) -> None:
+    from asr.nist import write_ctm, write_trn
+
+    scored = result.score.per_utterance
+    if hypotheses is not None:
+        kind = hypotheses.suffix.lower()
+        if kind == ".trn":
+            write_trn(hypotheses, ((u.id, u.hypothesis) for u in scored))
+        elif kind == ".ctm":
+            write_ctm(hypotheses, {u.id: result.words[u.id] for u in scored})
+        else:
+            write_lines(hypotheses, (u.to_json() for u in scored))
+    if references is not None:
+        write_trn(references, ((u.id, u.reference) for u in scored))
+
+
+def _check_targets(hypotheses: Path | None, references: Path | None, ids: Sequence[str]) -> None:
+    """Refuses, before the work, what could not be written after it."""
+    from asr.nist import check_id
+
+    if references is not None and references.suffix.lower() != ".trn":
+        raise ConfigError(f"--references writes trn; name the file with .trn, got {references}")
+    for path in (hypotheses, references):
+        if path is not None:
+            check_target(path)
+            for id_ in ids if path.suffix.lower() in (".trn", ".ctm") else ():
+                check_id(id_, path)
+
+
+def _check_report(report: Path | None, worst: int | None) -> None:
+    if report is not None:
+        check_target(report)
+    elif worst is not None:
+        raise ConfigError("--worst is about the report; add --report")
+
+
+def _name_missing(missing: Iterable[tuple[Path, str, Sequence[str]]]) -> None:
+    any_missing = False
+    for path, what, ids in missing:
         if ids:
+            any_missing = True
             some = ", ".join(ids[:10]) + (", …" if len(ids) > 10 else "")
-            say(shown(f"asr: {side}: no {other} for {len(ids):,} of the ids, which are not scored: {some}"))
-    if missing_hypothesis or missing_reference:
+            say(shown(f"asr: {path}: no {what} for {len(ids):,} of the ids, which are not scored: {some}"))
+    if any_missing:
         raise typer.Exit(1)
+
+
+def _counting(items: Iterable[Any], step: Any) -> Iterable[Any]:
+    for item in items:
+        yield item
+        step()

@@ -11,12 +11,14 @@ from asr.commands import options
 from asr.commands.options import (
     Alpha,
     Asked,
+    Backend,
     Beam,
     Beta,
     DecoderName,
     Device,
     Hotwords,
     Json,
+    Lexicon,
     Lm,
     ModelPath,
     Threads,
@@ -37,6 +39,8 @@ def transcribe(
     alpha: Alpha = None,
     beta: Beta = None,
     hotwords: Hotwords = None,
+    lexicon: Lexicon = None,
+    backend: Backend = "",
     resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw the first file's spectrogram and posteriors here.")] = None,
     device: Device = "auto",
@@ -46,7 +50,13 @@ def transcribe(
     if nbest is not None and nbest > 1 and not as_json:
         raise ConfigError("--nbest is shown in the JSON only; add --json")
     search = {"beam_width": beam, "nbest": nbest, "alpha": alpha, "beta": beta}
-    recognizer = options.recognizer(model, device, threads, resample, Asked(decoder, lm, hotwords or [], search))
+    recognizer = options.recognizer(
+        model,
+        device,
+        threads,
+        resample,
+        Asked(decoder, lm, hotwords or [], search, backend, lexicon, confidence=as_json),
+    )
     if picture is not None:
         from asr.picture import check
 

@@ -23,11 +23,12 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one config value.")
     ] = None,
+    init: Annotated[Path | None, typer.Option(help="Start from the weights of this model or run.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder, exactly.")] = None,
 ) -> None:
     """Train a model, or continue a run that was stopped or killed."""
     if resume is not None:
-        given = [n for n, v in (("CONFIG", config), ("--out", out), ("--set", set_)) if v]
+        given = [n for n, v in (("CONFIG", config), ("--out", out), ("--set", set_), ("--init", init)) if v]
         if given:
             raise ConfigError(f"--resume continues the run as it was configured; leave out {', '.join(given)}")
     elif config is None or data is None or out is None:
@@ -41,6 +42,8 @@ def train(
             report = training.resume(resume, data, watch)
         else:
             assert config is not None and data is not None and out is not None  # checked above
+            if init is not None:
+                set_ = [*(set_ or ()), f"train.init={init.resolve()}"]
             report = training.train(configs.load(find_config(config), set_ or ()), data, out, watch)
     _finish_training(report)
 

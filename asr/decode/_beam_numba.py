@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from asr.decode._borrowed_numba import borrowed
 from asr.decode._scores_numba import (
     LOG_SCALE,
     NODES,
@@ -25,33 +26,32 @@ from asr.decode._scores_numba import (
     Limits,
     Longs,
     Work,
+    best_token,
     compiled,
     end_word,
     look_of,
     make_node,
+    make_scores,
     only_blank,
     score_token,
     spell,
     weights_of,
 )  # fmt: skip
-from asr.decode.tables import TOKEN_FUSION, Floats, Ints, SearchTables
+from asr.decode.tables import NO_FUSION, TOKEN_FUSION, Floats, Ints, SearchTables
 from asr.decode.types import LogProbs
 
 
 @compiled
 def _choose_tokens(
-    log_probs_v: LogProbs, probs_v: Floats, floor: float, shrink: float, chosen_v: Floats, tokens_k: Ints, place_v: Ints
+    log_probs_v: LogProbs, floor: float, shrink: float, chosen_v: Floats, tokens_k: Ints, place_v: Ints
 ) -> int:
     """Fills in the probabilities of the tokens that are possible in a step, and their list; how many."""
-    best = 0
-    for token in range(1, len(probs_v)):
-        if log_probs_v[token] > log_probs_v[best]:
-            best = token
+    best = best_token(log_probs_v, floor)
     num_tokens = 0
-    for token in range(len(probs_v)):
+    for token in range(len(log_probs_v)):
         chosen_v[token] = 0.0
-        if (log_probs_v[token] >= floor or token == best) and probs_v[token] > 0.0:
-            chosen_v[token] = probs_v[token] * shrink
+        if (log_probs_v[token] >= floor or token == best) and log_probs_v[token] > -math.inf:
+            chosen_v[token] = math.exp(np.float64(log_probs_v[token])) * shrink  # float() would stay float32
             if token > 0:
                 tokens_k[num_tokens] = token
                 place_v[token] = num_tokens
@@ -61,7 +61,7 @@ def _choose_tokens(
 
 @compiled
 def _stay(
-    nodes: Any, node_b: Ints, old_blank_b: Floats, old_token_b: Floats, blank_b: Floats, token_b: Floats,
+    nodes: Any, scores: Any, scored: bool, node_b: Ints, old_blank_b: Floats, old_token_b: Floats, blank_b: Floats, token_b: Floats,
     merged_bk: Flags, place_v: Ints, chosen_v: Floats, num_prefixes: int, num_tokens: int, delimiter: int,
 ) -> float:  # fmt: skip
     """Masses of the prefixes that stay, with what their parents in the beam add; the best of them."""
@@ -81,7 +81,7 @@ def _stay(
                 source = old_blank_b[slot]
                 if nodes[parent].token != last:
                     source += old_token_b[slot]
-                mass += source * p_last * nodes[n].growth
+                mass += source * p_last * (scores[n].growth if scored else 1.0)
                 merged_bk[slot * num_tokens + place_v[last]] = True
         token_b[row] = mass
         best = max(best, blank_b[row] + mass)
@@ -90,7 +90,7 @@ def _stay(
 
 @compiled
 def _grow(
-    tables: SearchTables, nodes: Any, candidates: Any, node_b: Ints, old_blank_b: Floats, old_token_b: Floats,
+    tables: SearchTables, nodes: Any, scores: Any, candidates: Any, node_b: Ints, old_blank_b: Floats, old_token_b: Floats,
     merged_bk: Flags, tokens_k: Ints, chosen_v: Floats, fall_l: Floats, num_prefixes: int, num_tokens: int,
     limits: Limits, best: float,
 ) -> tuple[int, float]:  # fmt: skip
@@ -109,6 +109,7 @@ def _grow(
         last = nodes[n].token
         blank = old_blank_b[row]
         total = blank + old_token_b[row]
+        own_word, own_letters, look = nodes[n].word, nodes[n].letters, scores[n].look
         for k in range(num_tokens):
             if merged_bk[row * num_tokens + k]:
                 merged_bk[row * num_tokens + k] = False
@@ -120,13 +121,13 @@ def _grow(
             opens, num_letters = opens_v[token], num_letters_v[token]
             if mass == 0.0 or (not opens and mass * most_growth < least):
                 continue
-            word, letters, look = nodes[n].word, nodes[n].letters, nodes[n].look
+            word, letters = own_word, own_letters
             change, growth = 0.0, 1.0
             if opens:
                 if letters > 0:
-                    if math.isnan(nodes[n].end_score):
-                        end_word(weights, lm, word_n, known_n, bonus_n, nodes, n)
-                    change, growth = nodes[n].end_score, nodes[n].end_growth
+                    if math.isnan(scores[n].end_score):
+                        end_word(weights, lm, word_n, known_n, bonus_n, nodes, scores, n)
+                    change, growth = scores[n].end_score, scores[n].end_growth
                 word, letters = 0, 0
             if listed and num_letters > 0:
                 word = spell(letters_vl, first_edge_n, edge_letters_e, edge_mask_n, word, token, num_letters)
@@ -149,6 +150,31 @@ def _grow(
                 least = best * prune
             candidates[count].row, candidates[count].token, candidates[count].word = row, token, word
             candidates[count].mass, candidates[count].growth = mass, growth
+            count += 1
+    return count, best
+
+
+@compiled
+def _grow_unscored(
+    nodes: Any, candidates: Any, node_b: Ints, old_blank_b: Floats, old_token_b: Floats, merged_bk: Flags,
+    tokens_k: Ints, chosen_v: Floats, num_prefixes: int, num_tokens: int, delimiter: int, prune: float, best: float,
+) -> tuple[int, float]:  # fmt: skip
+    """``_grow`` where there is neither a language model nor a list of words: a mass is a probability."""
+    count, least = 0, best * prune
+    for row in range(num_prefixes):
+        last = nodes[node_b[row]].token
+        blank = old_blank_b[row]
+        total = blank + old_token_b[row]
+        for k in range(num_tokens):
+            token, merged = tokens_k[k], merged_bk[row * num_tokens + k]
+            merged_bk[row * num_tokens + k] = False
+            mass = (blank if token == last else total) * chosen_v[token]
+            if merged or mass < least or mass == 0.0 or (token == last and token == delimiter):
+                continue
+            if mass > best:
+                best = mass
+                least = best * prune
+            candidates[count].row, candidates[count].token, candidates[count].mass = row, token, mass
             count += 1
     return count, best
 
@@ -211,7 +237,7 @@ def _least_kept(masses: Floats, bits: Longs, buckets: Longs, count: int, n: int,
 
 @compiled
 def _keep(
-    tables: SearchTables, nodes: Any, candidates: Any, masses: Floats, bits: Longs, buckets: Longs, node_b: Ints,
+    tables: SearchTables, scored: bool, nodes: Any, scores: Any, candidates: Any, masses: Floats, bits: Longs, buckets: Longs, node_b: Ints,
     next_b: Ints, blank_b: Floats, token_b: Floats, num_prefixes: int, count: int, limits: Limits, best: float,
     num_nodes: int,
 ) -> tuple[int, int]:  # fmt: skip
@@ -259,13 +285,15 @@ def _keep(
         if n < 0:  # the prefix was never in the beam before
             n = num_nodes
             num_nodes += 1
-            word = candidates[c].word
+            word = candidates[c].word if scored else 0
             make_node(nodes, n, parent, token, opens_v[token], num_letters_v[token], word)
-            nodes[n].look = look_of(look_n, off, unknown_letters, word, nodes[n].letters) if listed else 0.0
-            nodes[n].growth = candidates[c].growth
+            if scored:
+                make_scores(nodes, scores, n, parent, opens_v[token])
+                scores[n].look = look_of(look_n, off, unknown_letters, word, nodes[n].letters) if listed else 0.0
+                scores[n].growth = candidates[c].growth
             if by_token:
                 score, nodes[n].state = score_token(weights, lm, lm_token_v, nodes[parent].state, token)
-                nodes[n].fusion += score
+                scores[n].fusion += score
         next_b[kept], blank_b[kept], token_b[kept] = n, 0.0, mass
         nodes[n].slot = kept
         kept += 1
@@ -273,11 +301,12 @@ def _keep(
 
 
 @compiled
-def search_steps(
-    tables: SearchTables, limits: Limits, work: Work, first: int, log_probs_sv: LogProbs, probs_sv: Floats
-) -> int:
+def search_steps(own_tables: SearchTables, limits: Limits, own_work: Work, first: int, own_sv: LogProbs) -> int:
     """Searches on from step ``first``; the step at which the memory for nodes may not do, or the end."""
-    nodes, candidates, masses, merged_bk = work.nodes, work.candidates, work.masses, work.merged_bk
+    tables, work, log_probs_sv = borrowed(own_tables), borrowed(own_work), borrowed(own_sv)
+    nodes, scores, candidates = work.nodes, work.scores, work.candidates
+    masses, merged_bk = work.masses, work.merged_bk
+    scored = tables.listed or tables.fusion != NO_FUSION
     tokens_k, place_v, chosen_v = work.tokens_k, work.place_v, work.chosen_v
     num_nodes, num_prefixes, now = work.counts[NODES], work.counts[PREFIXES], work.counts[NOW]
     bits, buckets = masses.view(np.int64), work.buckets
@@ -287,7 +316,7 @@ def search_steps(
         fall_l[letters] = math.exp(tables.off * max(1.0, letters / tables.unknown_letters))
     after_blank, step = False, first
     while step < len(log_probs_sv) and num_prefixes > 0:
-        log_probs_v, probs_v = log_probs_sv[step], probs_sv[step]
+        log_probs_v = log_probs_sv[step]
         node_b, old_blank_b, old_token_b = work.node_2b[now], work.blank_2b[now], work.token_2b[now]
         if only_blank(log_probs_v, limits.floor):
             if not after_blank:
@@ -304,21 +333,27 @@ def search_steps(
         next_b, blank_b, token_b = work.node_2b[1 - now], work.blank_2b[1 - now], work.token_2b[1 - now]
         count, best, floor = 0, 0.0, limits.floor
         for _ in range(2):  # once more with all tokens: a closed word list may forbid all that token pruning leaves
-            k = _choose_tokens(log_probs_v, probs_v, floor, 1.0 / scale, chosen_v, tokens_k, place_v)
+            k = _choose_tokens(log_probs_v, floor, 1.0 / scale, chosen_v, tokens_k, place_v)
             best = _stay(
-                nodes, node_b, old_blank_b, old_token_b, blank_b, token_b, merged_bk, place_v, chosen_v,
+                nodes, scores, scored, node_b, old_blank_b, old_token_b, blank_b, token_b, merged_bk, place_v, chosen_v,
                 num_prefixes, k, tables.delimiter,
             )  # fmt: skip
-            count, best = _grow(
-                tables, nodes, candidates, node_b, old_blank_b, old_token_b, merged_bk, tokens_k, chosen_v, fall_l,
-                num_prefixes, k, limits, best,
-            )  # fmt: skip
+            if scored:
+                count, best = _grow(
+                    tables, nodes, scores, candidates, node_b, old_blank_b, old_token_b, merged_bk, tokens_k, chosen_v,
+                    fall_l, num_prefixes, k, limits, best,
+                )  # fmt: skip
+            else:
+                count, best = _grow_unscored(
+                    nodes, candidates, node_b, old_blank_b, old_token_b, merged_bk, tokens_k, chosen_v, num_prefixes, k,
+                    tables.delimiter, limits.prune, best,
+                )  # fmt: skip
             if best > 0.0:
                 break
             floor = -math.inf
         if best > 0.0:
             num_prefixes, num_nodes = _keep(
-                tables, nodes, candidates, masses, bits, buckets, node_b, next_b, blank_b, token_b, num_prefixes, count,
+                tables, scored, nodes, scores, candidates, masses, bits, buckets, node_b, next_b, blank_b, token_b, num_prefixes, count,
                 limits, best, num_nodes,
             )  # fmt: skip
             log_scale += math.log(scale)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from asr.decode._borrowed_numba import borrowed
 from asr.decode._scores_numba import (
     LOG_SCALE,
     NOW,
@@ -27,9 +28,11 @@ from asr.lm._ngram_numba import advance
 
 
 @compiled
-def end_all(tables: SearchTables, work: Work) -> tuple[Ints, Floats, Floats, Ints]:
+def end_all(own_tables: SearchTables, own_work: Work) -> tuple[Ints, Floats, Floats, Ints]:
     """The columns of ``asr.decode.beam.Final``, unsorted; a text of which a word was cut may come more than once."""
-    rows, now, nodes = work.counts[PREFIXES], work.counts[NOW], work.nodes
+    tables, work = borrowed(own_tables), borrowed(own_work)
+    rows, now, nodes, scores = work.counts[PREFIXES], work.counts[NOW], work.nodes, work.scores
+    scored = tables.listed or tables.fusion != NO_FUSION
     node_b, acoustic_b, fusion_b = np.empty(rows, np.int32), np.empty(rows), np.empty(rows)
     whole_b = np.empty(rows, np.int32)
     lm, weights, lm_token_v, opens_v = tables.lm, weights_of(tables), tables.lm_token_v, tables.opens_v
@@ -39,16 +42,20 @@ def end_all(tables: SearchTables, work: Work) -> tuple[Ints, Floats, Floats, Int
         count = 0
         for row in range(rows):
             n = work.node_2b[now, row]
-            if nodes[n].letters > 0 and math.isnan(nodes[n].end_score):
-                end_word(weights, lm, word_n, known_n, bonus_n, nodes, n)
+            if scored and nodes[n].letters > 0 and math.isnan(scores[n].end_score):
+                end_word(weights, lm, word_n, known_n, bonus_n, nodes, scores, n)
             if cut:
-                node, fusion = cut_prefix(weights, lm, opens_v, nodes, n)
+                node, fusion = cut_prefix(weights, lm, opens_v, nodes, scores, n)
+            elif scored:
+                node, fusion = end_prefix(weights, lm, lm_token_v, nodes, scores, n)
             else:
-                node, fusion = end_prefix(weights, lm, lm_token_v, nodes, n)
+                node, fusion = nodes[n].parent if n != 0 and nodes[n].token == weights.delimiter else n, 0.0
             if fusion == -math.inf:
                 continue
             mass = work.blank_2b[now, row] + work.token_2b[now, row]
-            acoustic = math.log(mass) + work.scales[LOG_SCALE] - (nodes[n].fusion + nodes[n].look)
+            acoustic = math.log(mass) + work.scales[LOG_SCALE]
+            if scored:
+                acoustic -= scores[n].fusion + scores[n].look
             slot = -1 if cut else nodes[node].slot
             place = place_b[slot] if slot >= 0 else -1
             if place >= 0:  # with and without a space at the end: one text
@@ -89,13 +96,13 @@ def _sentence_end(weights: Weights, lm: Any, state: int) -> float:
 
 
 @compiled
-def end_prefix(weights: Weights, lm: Any, lm_token_v: Ints, nodes: Any, n: int) -> tuple[int, float]:
+def end_prefix(weights: Weights, lm: Any, lm_token_v: Ints, nodes: Any, scores: Any, n: int) -> tuple[int, float]:
     """A prefix, its word ended, without a space at its end, and its score with the sentence ended."""
-    score, state, node = nodes[n].fusion, nodes[n].state, n
+    score, state, node = scores[n].fusion, nodes[n].state, n
     if nodes[n].letters > 0:
-        score += nodes[n].end_score
+        score += scores[n].end_score
         if weights.fusion == WORD_FUSION:
-            state = nodes[n].end_state
+            state = scores[n].end_state
     if n != 0 and nodes[n].token == weights.delimiter:
         node = nodes[n].parent
         if weights.fusion == TOKEN_FUSION:  # the space that does not count was scored
@@ -106,10 +113,10 @@ def end_prefix(weights: Weights, lm: Any, lm_token_v: Ints, nodes: Any, n: int) 
 
 
 @compiled
-def cut_prefix(weights: Weights, lm: Any, opens_v: Flags, nodes: Any, n: int) -> tuple[int, float]:
+def cut_prefix(weights: Weights, lm: Any, opens_v: Flags, nodes: Any, scores: Any, n: int) -> tuple[int, float]:
     """A prefix without its open word, and its score."""
     node = n
     while node != 0 and not opens_v[nodes[node].token]:
         node = nodes[node].parent
     node = nodes[node].parent if node != 0 else node
-    return node, nodes[n].fusion + _sentence_end(weights, lm, nodes[n].state)
+    return node, scores[n].fusion + _sentence_end(weights, lm, nodes[n].state)

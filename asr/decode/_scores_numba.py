@@ -23,12 +23,15 @@ Longs = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: a prefix and what is known of it (``asr.decode.beam.Beam``); ``slot`` is its place in the beam, -1 outside;
-#: ``end_score`` (not a number: not asked yet), ``end_growth`` and ``end_state`` are for its open word as complete
+#: a prefix (``asr.decode.beam.Beam``); ``slot`` is its place in the beam, -1 outside
 NODE = np.dtype(
     [(name, np.int32) for name in ("parent", "token", "child", "sibling", "slot", "word", "letters", "state")]
+)
+#: the scores of a prefix, which nobody touches when there are none; ``end_score`` (not a number: not asked yet),
+#: ``end_growth`` and ``end_state`` are for its open word as complete
+SCORES = np.dtype(
+    [(name, np.float64) for name in ("fusion", "look", "growth", "end_score", "end_growth")]
     + [("end_state", np.int32), ("unused", np.int32)]
-    + [(name, np.float64) for name in ("fusion", "look", "growth", "end_score", "end_growth")]
 )
 
 
@@ -53,6 +56,7 @@ class Work(NamedTuple):
     """The memory of one search; arrays with a leading 2 are the beam and the next one's, by turns."""
 
     nodes: Any
+    scores: Any
     node_2b: Ints
     blank_2b: Floats
     token_2b: Floats
@@ -66,6 +70,8 @@ class Work(NamedTuple):
     fall_l: Floats
     counts: Longs
     scales: Floats
+    #: several utterances one after the other
+    rows_sv: LogProbs
 
 
 class Weights(NamedTuple):
@@ -95,11 +101,23 @@ def inlined(function: F) -> F:
 @compiled
 def only_blank(log_probs_v: LogProbs, floor: float) -> bool:
     """Whether token pruning leaves nothing but the blank."""
-    blank = log_probs_v[0]
-    for token in range(1, len(log_probs_v)):  # noqa: SIM110 (numba takes no generator)
-        if log_probs_v[token] >= floor or log_probs_v[token] > blank:
-            return False
-    return True
+    least, blank = np.float32(floor), log_probs_v[0]
+    others = 0
+    for token in range(1, len(log_probs_v)):  # to the end: without a way out, several are compared at once
+        others += (log_probs_v[token] >= least) | (log_probs_v[token] > blank)
+    return others == 0
+
+
+@compiled
+def best_token(log_probs_v: LogProbs, floor: float) -> int:
+    """The most probable token where all may be below the floor, else -1: it is above the floor itself."""
+    if floor < -math.log(len(log_probs_v)) - 0.01:  # probabilities of a row sum to 1 within a thousandth
+        return -1
+    best = 0
+    for token in range(1, len(log_probs_v)):
+        if log_probs_v[token] > log_probs_v[best]:
+            best = token
+    return best
 
 
 @compiled
@@ -161,7 +179,9 @@ def weights_of(tables: SearchTables) -> Weights:
 
 
 @compiled
-def end_word(weights: Weights, lm: Any, word_n: Ints, known_n: Flags, bonus_n: Floats, nodes: Any, n: int) -> None:
+def end_word(
+    weights: Weights, lm: Any, word_n: Ints, known_n: Flags, bonus_n: Floats, nodes: Any, scores: Any, n: int
+) -> None:
     """Notes at a prefix what its open word is worth as complete."""
     word, state = nodes[n].word, np.int64(nodes[n].state)
     lm_word = word_n[word] if word > 0 else -1
@@ -173,9 +193,9 @@ def end_word(weights: Weights, lm: Any, word_n: Ints, known_n: Flags, bonus_n: F
         score += weights.alpha * log_prob + weights.beta
         if word <= 0 or not known_n[word]:
             score += weights.unknown * max(1.0, nodes[n].letters / weights.unknown_letters)
-    nodes[n].end_score = score
-    nodes[n].end_state = state
-    nodes[n].end_growth = math.exp(score - nodes[n].look)
+    scores[n].end_score = score
+    scores[n].end_state = state
+    scores[n].end_growth = math.exp(score - scores[n].look)
 
 
 @compiled
@@ -188,16 +208,18 @@ def score_token(weights: Weights, lm: Any, lm_token_v: Ints, state: int, token: 
 
 @inlined
 def make_node(nodes: Any, n: int, parent: int, token: int, opens: bool, num_letters: int, word: int) -> None:
-    """Fills in the node of a new prefix and hangs it under its parent; ``look`` and ``growth`` are the caller's."""
-    letters = nodes[parent].letters
-    nodes[n].state, nodes[n].fusion = nodes[parent].state, nodes[parent].fusion
-    if opens:
-        if letters > 0:
-            nodes[n].state = nodes[parent].end_state
-            nodes[n].fusion = nodes[parent].fusion + nodes[parent].end_score
-        letters = 0
+    """Fills in the node of a new prefix and hangs it under its parent."""
     nodes[n].parent, nodes[n].token, nodes[n].child = parent, token, -1
     nodes[n].sibling = nodes[parent].child
     nodes[parent].child = n
-    nodes[n].word, nodes[n].letters = word, letters + num_letters
-    nodes[n].end_score = math.nan
+    nodes[n].word, nodes[n].state = word, nodes[parent].state
+    nodes[n].letters = num_letters if opens else nodes[parent].letters + num_letters
+
+
+@inlined
+def make_scores(nodes: Any, scores: Any, n: int, parent: int, opens: bool) -> None:
+    """The scores and the state that a new prefix has from its parent; ``look`` and ``growth`` are the caller's."""
+    scores[n].fusion, scores[n].end_score = scores[parent].fusion, math.nan
+    if opens and nodes[parent].letters > 0:
+        nodes[n].state = scores[parent].end_state
+        scores[n].fusion = scores[parent].fusion + scores[parent].end_score

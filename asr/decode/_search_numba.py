@@ -10,24 +10,27 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from asr.decode import _beam_numba, _ends_numba, _viterbi_numba
-from asr.decode._scores_numba import CANDIDATE, NODE, Limits, Work
+from asr.decode import _beam_numba, _ends_numba, _viterbi_numba, _whole_numba
+from asr.decode._scores_numba import CANDIDATE, NODE, SCORES, Limits, Work
 from asr.decode.beam import Final
 from asr.decode.settings import BeamConfig
-from asr.decode.tables import TOKEN_FUSION, Floats, SearchTables
-from asr.decode.types import LogProbs, Span
+from asr.decode.tables import TOKEN_FUSION, SearchTables
+from asr.decode.types import LogProbs, Span, SpanColumns
 from asr.decode.viterbi import states_of
 
 logger = logging.getLogger(__name__)
 
+#: acoustic log-probability, score of everything else, spans
+Decoded = tuple[float, float, SpanColumns]
 #: modules of compiled code, and those whose code is put into it
-_PARTS = ("_beam_numba", "_ends_numba", "_scores_numba", "_viterbi_numba")
+_PARTS = ("_whole_numba", "_beam_numba", "_borrowed_numba", "_ends_numba", "_scores_numba", "_viterbi_numba")
 _INCLUDED = ("asr.lm._ngram_numba", "asr.lm.model", "asr.decode.tables")
-_compiling = threading.Lock()
+_compiling = threading.RLock()
 _ready = False
 
 
@@ -39,7 +42,7 @@ class NumbaSearches:
         floor, prune = config.min_token_log_prob, config.beam_prune_log_prob
         self.limits = Limits(
             beam_width=config.beam_width,
-            floor=-math.inf if floor is None else float(floor),
+            floor=-math.inf if floor is None else float(np.float32(floor)),
             prune=0.0 if prune is None else math.exp(prune),
             most_growth=math.inf if tables.fusion == TOKEN_FUSION else math.exp(float(tables.look_n.max())),
         )
@@ -50,22 +53,32 @@ class NumbaSearches:
         return NumbaSearch(self)
 
     def take_work(self) -> Work:
-        """The memory of a search that is over, or new; with the empty prefix in it."""
+        """The memory of a search that is over, or new."""
         try:
-            work = self.free.pop()
+            return self.free.pop()
         except IndexError:
-            work = _new_work(self.limits.beam_width, len(self.tables.opens_v))
-        root = work.nodes[0]
-        for name in ("parent", "child", "sibling"):
-            root[name] = -1
-        for name in ("slot", "word", "letters", "fusion", "look"):
-            root[name] = 0
-        root["token"], root["state"] = self.tables.delimiter, self.tables.begin_state
-        root["growth"], root["end_score"] = 1.0, math.nan
-        work.node_2b[0, 0], work.blank_2b[0, 0], work.token_2b[0, 0] = 0, 1.0, 0.0
-        work.counts[:] = 1, 1, 0
-        work.scales[:] = 0.0, 1.0
-        return work
+            return _new_work(self.limits.beam_width, len(self.tables.opens_v))
+
+    def decode_whole(self, log_probs: Sequence[LogProbs], limit: int) -> list[list[Decoded] | None]:
+        """The best texts of whole utterances, best first; ``None`` where a ``NumbaSearch`` has to do it."""
+        compile_once(self)
+        work = self.take_work()
+        end_n = np.cumsum([len(one_sv) for one_sv in log_probs])
+        if len(log_probs) == 1:
+            all_sv = log_probs[0]
+        else:  # into memory that is kept: new pages cost more than the search of a short utterance
+            if end_n[-1] > len(work.rows_sv):
+                work = work._replace(rows_sv=np.empty((end_n[-1], len(self.tables.opens_v)), np.float32))
+            all_sv = np.concatenate(log_probs, out=work.rows_sv[: end_n[-1]])
+        found = _new_found(len(log_probs), limit, int(end_n[-1]))
+        done = 0
+        while True:
+            done = _whole_numba.decode_whole(self.tables, self.limits, work, all_sv, end_n, done, limit, found)
+            if done == len(log_probs):
+                break
+            work = _longer(work)
+        self.free.append(work)
+        return _decoded(found, limit)
 
 
 class NumbaSearch:
@@ -74,16 +87,15 @@ class NumbaSearch:
     def __init__(self, searches: NumbaSearches) -> None:
         self._searches = searches
         self._work = searches.take_work()
+        _whole_numba.begin(searches.tables, self._work)
 
-    def feed(self, log_probs_sv: LogProbs, probs_sv: Floats) -> None:
+    def feed(self, log_probs_sv: LogProbs) -> None:
         searches, step = self._searches, 0
         while True:
-            step = _beam_numba.search_steps(searches.tables, searches.limits, self._work, step, log_probs_sv, probs_sv)
+            step = _beam_numba.search_steps(searches.tables, searches.limits, self._work, step, log_probs_sv)
             if step == len(log_probs_sv):
                 return
-            nodes = np.empty(2 * len(self._work.nodes), NODE)
-            nodes[: len(self._work.nodes)] = self._work.nodes
-            self._work = self._work._replace(nodes=nodes)
+            self._work = _longer(self._work)
 
     def finals(self, limit: int | None) -> list[Final]:
         node_b, acoustic_b, fusion_b, whole_b = _ends_numba.end_all(self._searches.tables, self._work)
@@ -121,11 +133,45 @@ def _merge_equal(finals: list[Final]) -> list[Final]:
     return sorted(found.values(), key=lambda final: -(final[1] + final[2]))
 
 
+def _longer(work: Work) -> Work:
+    """The same search with room for twice the nodes."""
+    nodes, scores = np.empty(2 * len(work.nodes), NODE), np.empty(2 * len(work.nodes), SCORES)
+    nodes[: len(work.nodes)], scores[: len(work.nodes)] = work.nodes, work.scores
+    return work._replace(nodes=nodes, scores=scores)
+
+
+def _new_found(utterances: int, limit: int, steps: int) -> _whole_numba.Found:
+    most, hypotheses = steps * limit, utterances * limit  # a token takes a step at least
+    return _whole_numba.Found(
+        np.zeros(utterances, np.int32), np.empty(hypotheses), np.empty(hypotheses), np.zeros(hypotheses, np.int64),
+        np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most),
+    )  # fmt: skip
+
+
+def _decoded(found: _whole_numba.Found, limit: int) -> list[list[Decoded] | None]:
+    end_h, acoustic_h, fusion_h = found.end_h.tolist(), found.acoustic_h.tolist(), found.fusion_h.tolist()
+    columns = (found.token_u, found.first_u, found.last_u, found.peak_u)
+    out: list[list[Decoded] | None] = []
+    for n, count in enumerate(found.count_n.tolist()):
+        if count < 0:
+            out.append(None)
+            continue
+        utterance = []
+        for h in range(n * limit, n * limit + count):
+            part = slice(end_h[h - 1] if h else 0, end_h[h])
+            # copies: a view would keep the whole block's memory
+            spans = SpanColumns(*(each_u[part].copy() for each_u in columns))
+            utterance.append((acoustic_h[h], fusion_h[h], spans))
+        out.append(utterance)
+    return out
+
+
 def _new_work(beam_width: int, vocabulary_size: int) -> Work:
     """Memory for a search; pages that are never written cost nothing."""
     most = beam_width * max(vocabulary_size - 1, 1)
     return Work(
         nodes=np.empty(max(4096, 4 * beam_width), NODE),
+        scores=np.empty(max(4096, 4 * beam_width), SCORES),
         node_2b=np.empty((2, beam_width), np.int32),
         blank_2b=np.empty((2, beam_width)),
         token_2b=np.empty((2, beam_width)),
@@ -139,6 +185,7 @@ def _new_work(beam_width: int, vocabulary_size: int) -> Work:
         fall_l=np.empty(32),
         counts=np.zeros(3, np.int64),
         scales=np.zeros(2),
+        rows_sv=np.empty((0, vocabulary_size), np.float32),
     )
 
 
@@ -156,14 +203,15 @@ def compile_once(searches: NumbaSearches) -> None:
         vocabulary_size = len(searches.tables.opens_v)
         log_probs_sv = np.full((1, vocabulary_size), -math.inf, np.float32)
         log_probs_sv[0, 0] = 0.0
-        search.feed(log_probs_sv, np.exp(log_probs_sv, dtype=np.float64))
+        search.feed(log_probs_sv)
         for node, *_ in search.finals(1):
             search.spans_of(log_probs_sv, search.tokens_of(node))
         search.close()
+        _ready = True
+        searches.decode_whole([log_probs_sv], 1)
         took_s = time.perf_counter() - start_s
         if took_s > 2.0:
             logger.info("compiled the beam search in %.1f s; kept in %s", took_s, _cache_folder())
-        _ready = True
 
 
 def _cache_folder() -> Path:

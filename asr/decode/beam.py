@@ -25,7 +25,7 @@ from asr.decode.settings import BeamConfig
 from asr.decode.tables import NO_FUSION, TOKEN_FUSION, WORD_FUSION, Floats, Ints, SearchTables
 from asr.decode.types import LogProbs, Span
 from asr.decode.viterbi import spans_of
-from asr.text import BLANK_ID
+from asr.tokenizer import BLANK_ID
 
 ROOT = 0
 Advance = Callable[[int, int], tuple[float, int]]
@@ -67,7 +67,7 @@ class NumpySearch:
         self.tables, self.advance = tables, advance
         self.beam_width = config.beam_width
         floor, prune = config.min_token_log_prob, config.beam_prune_log_prob
-        self.floor = -math.inf if floor is None else floor
+        self.floor = -math.inf if floor is None else float(np.float32(floor))
         self.prune = 0.0 if prune is None else math.exp(prune)
         self.log_scale = 0.0  # natural log of what the masses were divided by in all
         self.scale = 1.0  # the best mass, by which the next step divides
@@ -81,8 +81,8 @@ class NumpySearch:
         self.beam = Beam(none, none - 1, none + tables.delimiter, one, zero, one, none, none, none + tables.begin_state,
                          zero, zero)  # fmt: skip
 
-    def feed(self, log_probs_sv: LogProbs, probs_sv: Floats) -> None:
-        """Searches on through more steps; ``probs_sv`` is the exponential of ``log_probs_sv``."""
+    def feed(self, log_probs_sv: LogProbs) -> None:
+        """Searches on through more steps."""
         allowed_sv = log_probs_sv >= self.floor
         allowed_sv[np.arange(len(log_probs_sv)), log_probs_sv.argmax(axis=1)] = True
         only_blank_s = np.logical_not(allowed_sv[:, BLANK_ID + 1 :].any(axis=1))
@@ -91,7 +91,7 @@ class NumpySearch:
                 self.beam.blank_b = self.beam.blank_b + self.beam.token_b
                 self.beam.token_b = np.zeros(len(self.beam.blank_b))
                 self.log_scale += float(log_probs_sv[step, BLANK_ID])
-            elif not self._step(np.where(allowed_sv[step], probs_sv[step], 0.0)) and not self._step(probs_sv[step]):
+            elif not any(self._step(_probs(log_probs_sv[step], allowed_v)) for allowed_v in (allowed_sv[step], True)):
                 # a closed word list may forbid all that token pruning leaves; here even all tokens did not help
                 self.beam = self.beam.take(slice(0, 0))
 
@@ -291,3 +291,14 @@ class NumpySearch:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def _probs(log_probs_v: LogProbs, allowed_v: Any) -> Floats:
+    """The probabilities of the tokens that are allowed, 0 for others.
+
+    By ``math.exp``, which compiled code calls too: numpy's differs in the last bit, and then ties are not ties.
+    """
+    probs_v = np.zeros(len(log_probs_v))
+    for token in np.flatnonzero(allowed_v & (log_probs_v > -np.inf)).tolist():
+        probs_v[token] = math.exp(float(log_probs_v[token]))
+    return probs_v

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from asr.decode.decoder import BeamDecoder
+from asr.config import parse
+from asr.decode.decoder import Backend, BeamDecoder
 from asr.decode.greedy import greedy
 from asr.decode.settings import BeamConfig
+from asr.decode.tuned import FILE, lm_path, read_tuned
 from asr.decode.types import Hypothesis, LogProbs
 from asr.lm import ngram
-from asr.text import Tokenizer
+from asr.tokenizer import Tokenizer
+
+#: a language model's path that means: none, whatever was tuned
+NO_LM = Path("none")
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class Decoder:
     name: str
     lm: str | None
     decode: Callable[[LogProbs], list[Hypothesis]]
+    #: the file that its settings come from; empty: options and defaults
+    source: str = ""
 
 
 def greedy_decoder(tokenizer: Tokenizer) -> Decoder:
@@ -28,7 +36,13 @@ def greedy_decoder(tokenizer: Tokenizer) -> Decoder:
     return Decoder("greedy", None, lambda log_probs_sv: [greedy(log_probs_sv, tokenizer)])
 
 
-def beam_decoder(tokenizer: Tokenizer, config: BeamConfig, lm_path: Path | None = None) -> Decoder:
+def beam_decoder(
+    tokenizer: Tokenizer,
+    config: BeamConfig,
+    lm_path: Path | None = None,
+    source: str = "",
+    backend: Backend = "auto",
+) -> Decoder:
     """Prefix beam search, with the n-gram model in a file when there is one.
 
     Raises:
@@ -36,6 +50,58 @@ def beam_decoder(tokenizer: Tokenizer, config: BeamConfig, lm_path: Path | None 
         ConfigError: tokenizer, language model, hotwords and lexicon do not fit together.
     """
     lm = None if lm_path is None else ngram.load(lm_path)
-    search = BeamDecoder(tokenizer, config, lm)
-    weights = "" if lm is None else f", alpha {config.alpha:g}, beta {config.beta:g}"
-    return Decoder(f"beam {config.beam_width}{weights}", None if lm_path is None else str(lm_path), search.decode)
+    search = BeamDecoder(tokenizer, config, lm, backend)
+    lm_name = None if lm_path is None else str(lm_path)
+    return Decoder(name_of(config, with_lm=lm is not None), lm_name, search.decode, source)
+
+
+def decoder_for(
+    folder: Path,
+    tokenizer: Tokenizer,
+    name: str = "",
+    settings: Mapping[str, Any] | None = None,
+    lm: Path | None = None,
+    backend: Backend = "auto",
+    confidence: bool = False,
+) -> Decoder:
+    """The decoder of a model folder: greedy, or what was tuned for it, or what the settings ask for on top.
+
+    Args:
+        name: ``greedy``, ``beam``, or empty: beam search if it was tuned or if settings or a language model ask for it.
+        settings: fields of ``BeamConfig`` that replace tuned or default ones.
+        lm: an n-gram model's file in place of the tuned one; ``NO_LM``: none.
+        backend: which of the two beam searches; both give the same texts.
+        confidence: whether a beam search looks at the texts in its beam for the confidence of words.
+
+    Raises:
+        CheckpointError: the tuned settings are damaged, or their language model is gone.
+        DataError: the language model cannot be read.
+        ConfigError: a setting is wrong, or things do not fit together.
+    """
+    if name == "greedy":
+        return greedy_decoder(tokenizer)
+    tuned = read_tuned(folder)
+    if not (name or settings or lm or tuned or backend != "auto"):
+        return greedy_decoder(tokenizer)
+    base = tuned.config.model_dump() if tuned else {}
+    config = parse(BeamConfig, base | dict(settings or {}), "decoder options")
+    if confidence:
+        config = config.model_copy(update={"confidence": True})
+    if lm is None and tuned:
+        lm = lm_path(folder, tuned)
+    return beam_decoder(tokenizer, config, None if lm == NO_LM else lm, str(folder / FILE) if tuned else "", backend)
+
+
+def name_of(config: BeamConfig, with_lm: bool) -> str:
+    """What a record calls a beam search: its width, its weights, and what else is not as usual."""
+    usual = BeamConfig()
+    parts = [f"beam {config.beam_width}"]
+    if with_lm:
+        parts.append(f"alpha {config.alpha:g}, beta {config.beta:g}")
+        if config.unknown_log_prob != usual.unknown_log_prob:
+            parts.append(f"unknown {config.unknown_log_prob:g}")
+    for key, said in (("min_token_log_prob", "token floor"), ("beam_prune_log_prob", "pruning")):
+        value = getattr(config, key)
+        if value != getattr(usual, key):
+            parts.append(f"{said} {'off' if value is None else f'{value:g}'}")
+    return ", ".join(parts)

@@ -8,13 +8,13 @@ from difflib import SequenceMatcher
 import numpy as np
 
 
-def word_confidences(text: str, texts: Sequence[str], scores: Sequence[float]) -> tuple[float, ...]:
+def word_shares(text: str, texts: Sequence[str], scores: Sequence[float]) -> tuple[float, ...]:
     """For each word of a text, the share of the texts' probability, by softmax of their scores, that has the word too.
 
     A text has a word when the word stands in it between the same neighbours: in what both texts begin and end with, or
     in a stretch that ``difflib`` matches in between.
 
-    >>> word_confidences("the cat sat", ["the cat sat", "the cats sat", "cat sat"], [-1.0, -1.0, -1.0])
+    >>> word_shares("the cat sat", ["the cat sat", "the cats sat", "cat sat"], [-1.0, -1.0, -1.0])
     (0.6667, 0.6667, 1.0)
     """
     weights = np.exp(np.asarray(scores, np.float64) - max(scores))

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from asr.decode.types import WORD_START, Hypothesis, LogProbs, Span, TimedWord, check_log_probs
-from asr.text import BLANK_ID, Tokenizer
+from asr.decode.types import Hypothesis, LogProbs, Span, TimedWord, check_log_probs
+from asr.tokenizer import BLANK_ID, WORD_START, Tokenizer
 
 
 def greedy(log_probs_sv: LogProbs, tokenizer: Tokenizer) -> Hypothesis:
@@ -35,12 +35,13 @@ def greedy(log_probs_sv: LogProbs, tokenizer: Tokenizer) -> Hypothesis:
     path_s = log_probs_sv.argmax(axis=1)
     starts = np.flatnonzero(np.concatenate([[True], path_s[1:] != path_s[:-1]]))
     ends = np.append(starts[1:], len(path_s))
+    best_s = log_probs_sv.max(axis=1)
     spans = tuple(
-        Span(int(path_s[start]), int(start), int(end))
+        Span(int(path_s[start]), int(start), int(end), float(best_s[start:end].max()))
         for start, end in zip(starts, ends, strict=True)
         if path_s[start] != BLANK_ID
     )
-    log_prob = float(log_probs_sv.max(axis=1).sum(dtype=np.float64))
+    log_prob = float(best_s.sum(dtype=np.float64))
     return Hypothesis(tokenizer.decode([span.token for span in spans]), log_prob, spans)
 
 
@@ -48,8 +49,10 @@ def words_with_times(hypothesis: Hypothesis, tokenizer: Tokenizer, step_s: float
     """The words of a hypothesis with start and end in seconds: from a word's first token to the end of its last.
 
     A CTC model emits a token as a spike somewhere inside the sound: the times are good to about a tenth of a second.
-    A word has the confidence that the hypothesis states, or else, where the decoder gives its tokens' log-probabilities
-    (beam search does), their product: the acoustic model's own probability that every token of the word is right.
+    A word's confidence is the product of its tokens' probabilities at their strongest steps: the acoustic model's own
+    probability that every token is right. Where the hypothesis states the share of the beam that agrees on the word, it
+    is the geometric mean of the two: the sound knows nothing of the language model's doubts, the beam nothing of what
+    it has pruned.
     """
     words: list[TimedWord] = []
     letters: list[str] = []
@@ -64,10 +67,14 @@ def words_with_times(hypothesis: Hypothesis, tokenizer: Tokenizer, step_s: float
             spans.append(span)
     if letters:
         words.append(_word(letters, spans, step_s))
-    if hypothesis.word_confidences is not None:
-        stated = zip(words, hypothesis.word_confidences, strict=True)
-        words = [replace(word, confidence=round(confidence, 4)) for word, confidence in stated]
+    if hypothesis.word_shares is not None:
+        shared = zip(words, hypothesis.word_shares, strict=True)
+        words = [replace(word, confidence=_mean(word.confidence, share)) for word, share in shared]
     return words
+
+
+def _mean(confidence: float | None, share: float) -> float:
+    return round(share if confidence is None else math.sqrt(confidence * share), 4)
 
 
 def _word(letters: Sequence[str], spans: Sequence[Span], step_s: float) -> TimedWord:

@@ -24,7 +24,7 @@ class BeamConfig(Stage):
     beam_prune_log_prob: float | None = Field(-10.0, lt=0)
     #: hypotheses returned, at most
     nbest: int = Field(1, ge=1)
-    #: whether words get a confidence from the texts in the beam; costs a few milliseconds an utterance
+    #: whether the confidence of words looks at the other texts in the beam too; costs a few milliseconds an utterance
     confidence: bool = False
     #: weight of the language model's log-probability
     alpha: float = Field(0.5, ge=0, le=10)

@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.decode.settings import BeamConfig
-from asr.decode.types import WORD_START
 from asr.errors import ConfigError
 from asr.lm.model import no_ngrams
-from asr.text import BLANK_ID, Tokenizer
+from asr.tokenizer import BLANK_ID, WORD_START, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +136,26 @@ def build_tables(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | N
         unk_id=int(lm.unk_id) if lm is not None else 0,
         lm_token_v=_lm_tokens(pieces, config, lm) if fusion == TOKEN_FUSION and lm else np.zeros(len(pieces), np.int32),
         lm=lm.arrays if lm is not None else no_ngrams(),
+    )
+
+
+def reweighted(tables: SearchTables, before: BeamConfig, after: BeamConfig) -> SearchTables:
+    """The tables of a config that differs from the one they were built for in weights, widths and prunings only.
+
+    Raises:
+        ConfigError: words, hotwords or fusion differ; those need tables of their own.
+    """
+    fixed = ("hotwords", "lexicon", "fusion", "space_symbol")
+    changed = [key for key in fixed if getattr(before, key) != getattr(after, key)]
+    if changed:
+        raise ConfigError(f"{changed[0]} cannot be changed in a decoder that is built; build another", key=changed[0])
+    with_lm, by_word = tables.fusion != NO_FUSION, tables.fusion == WORD_FUSION
+    return tables._replace(
+        off=-math.inf if tables.closed else after.unknown_log_prob if by_word else 0.0,
+        alpha=float(after.alpha),
+        beta=float(after.beta) if with_lm else 0.0,
+        unknown=float(after.unknown_log_prob) if with_lm else 0.0,
+        unknown_letters=float(after.unknown_letters),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.decode.types import LogProbs, Span
-from asr.text import BLANK_ID
+from asr.tokenizer import BLANK_ID
 
 
 def spans_of(

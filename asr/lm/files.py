@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from asr import manifest
 from asr.errors import AsrError, DataError, os_reason
 from asr.files import open_atomic
 
@@ -19,6 +20,8 @@ STDIN = Path("-")
 def read_lines(paths: Iterable[str | Path]) -> Iterator[str]:
     """The lines of text files one after the other, without their ends: plain or gzip by content, ``-`` is stdin.
 
+    Of a manifest (``.jsonl``) the texts are read, one a line.
+
     Nothing is kept: a text larger than memory passes through.
 
     Raises:
@@ -26,6 +29,9 @@ def read_lines(paths: Iterable[str | Path]) -> Iterator[str]:
         AsrError: a file cannot be read.
     """
     for path in map(Path, paths):
+        if path.suffix == ".jsonl":
+            yield from (" ".join(utterance.text.split()) for utterance in manifest.read(path))
+            continue
         try:
             with _open(path) as file:
                 for number, line in enumerate(file, start=1):

@@ -6,19 +6,22 @@ import re
 from pathlib import Path
 
 from asr import audio
-from asr.errors import DataError, os_reason
+from asr.archive import extract
+from asr.errors import DataError
 from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, extract, held_out_speakers, write_splits
+from asr.prepare import Prepared, Recipe, Request, held_out_speakers, read_lines, write_splits
+from asr.remote import Remote
+from asr.sources import obtain, removed_if_damaged
 
 DEV_FRACTION = 0.1
 _LINE = re.compile(r"^(?P<text>.*?)\s*\((?P<id>[^()\s]+)\)\s*$")
 
 
-def prepare(out: Path, archive: Path | None) -> Prepared:
+def prepare(request: Request) -> Prepared:
     """Manifests ``train``, ``dev`` (10 % of the training speakers) and ``test`` (the official one) from the archive."""
-    if archive is None:
-        raise DataError(f"an4 needs --archive FILE: {RECIPE.archive}")
-    files = extract(archive, out, lambda name: name.endswith((".sph", ".transcription", ".fileids", "LICENSE")))
+    out, archive = request.out, obtain(RECIPE, request, RECIPE.files[0])
+    with removed_if_damaged(request, archive):
+        files = extract(archive, out, lambda name: name.endswith((".sph", ".transcription", ".fileids", "LICENSE")))
     if not any(f.name == "an4_train.transcription" for f in files):
         raise DataError("holds no an4/etc/an4_train.transcription: is this the AN4 SPHERE archive?", archive)
     dropped: dict[str, str] = {}
@@ -38,13 +41,13 @@ def prepare(out: Path, archive: Path | None) -> Prepared:
 def _split(out: Path, split: str, dropped: dict[str, str]) -> list[Utterance]:
     etc = out / "an4" / "etc"
     texts = {}
-    for number, line in enumerate(_lines(etc / f"an4_{split}.transcription"), start=1):
+    for number, line in enumerate(read_lines(etc / f"an4_{split}.transcription"), start=1):
         match = _LINE.match(line)
         if match is None:
             raise DataError("expected 'TEXT (utterance-id)'", etc / f"an4_{split}.transcription", number)
         texts[match["id"]] = " ".join(match["text"].replace("<s>", " ").replace("</s>", " ").split())
     rows = []
-    names = _lines(etc / f"an4_{split}.fileids")
+    names = read_lines(etc / f"an4_{split}.fileids")
     for id_ in sorted(texts.keys() - {Path(name).name for name in names}):
         dropped[id_] = f"not listed in an4_{split}.fileids"
     for name in names:
@@ -67,15 +70,6 @@ def _split(out: Path, split: str, dropped: dict[str, str]) -> list[Utterance]:
     return rows
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start})", path) from error
-    except OSError as error:
-        raise DataError(f"cannot read: {os_reason(error)}", path) from error
-
-
 RECIPE = Recipe(
     name="an4",
     title="CMU AN4 (Census)",
@@ -85,4 +79,11 @@ RECIPE = Recipe(
     homepage="http://www.speech.cs.cmu.edu/databases/an4/",
     prepare=prepare,
     archive="an4_sphere.tar.gz (64 MB) from the homepage",
+    # CMU publishes no checksum. Its host is often down; NVIDIA keeps the copy that NeMo's tutorials fetch.
+    files=(
+        Remote(
+            "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz",
+            copies=("https://dldata-public.s3.us-east-2.amazonaws.com/an4_sphere.tar.gz",),
+        ),
+    ),
 )

@@ -15,9 +15,8 @@ from rich.console import Console
 from rich.progress import track
 
 from asr import audio
-from asr.errors import DataError
 from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, stable_hash, write_splits
+from asr.prepare import Prepared, Recipe, Request, stable_hash, write_splits
 
 from .synth import Espeak, Wave
 
@@ -44,10 +43,8 @@ VARIANTS = {
 PER_VOICE = {"train": 12, "dev": 10, "test": 10}
 
 
-def prepare(out: Path, archive: Path | None, per_voice: Mapping[str, int] = PER_VOICE) -> Prepared:
+def prepare(request: Request, per_voice: Mapping[str, int] = PER_VOICE) -> Prepared:
     """Audio and manifests of ``train``, ``dev`` and ``test``: the same bytes at every run on a machine."""
-    if archive is not None:
-        raise DataError("digits takes no --archive: its audio is synthesised", archive)
     espeak = Espeak()
     plans = [plan for split, count in per_voice.items() for plan in plan_split(split, count)]
     console = Console(stderr=True)
@@ -55,11 +52,11 @@ def prepare(out: Path, archive: Path | None, per_voice: Mapping[str, int] = PER_
     for plan in track(plans, "synthesising", console=console, disable=not console.is_terminal, transient=True):
         wave = render(espeak, plan)
         path = Path("audio") / plan.split / f"{plan.id}.wav"
-        audio.save(out / path, wave, SAMPLE_RATE_HZ)
+        audio.save(request.out / path, wave, SAMPLE_RATE_HZ)
         duration_s = round(len(wave) / SAMPLE_RATE_HZ, 4)
         meta = {"rate_wpm": plan.rate_wpm, "pitch": plan.pitch, "snr_db": round(plan.snr_db, 1)}
         rows[plan.split].append(Utterance(plan.id, path.as_posix(), duration_s, plan.text, plan.voice, meta=meta))
-    return write_splits(out, rows, dropped={})
+    return write_splits(request.out, rows, dropped={})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,151 @@
+"""``asr tune``: decoder settings by the word error rate on a dev set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asr.commands.options import Device, Json, ModelPath, Threads, naming_failures
+from asr.console import audio_bar, print_json, print_result, say, shown
+from asr.errors import AsrError
+
+if TYPE_CHECKING:
+    from asr.tune import Point, Tuning
+
+
+def tune(
+    model: ModelPath,
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A dev set: a manifest with its references.")],
+    lm: Annotated[Path, typer.Option("--lm", help="An n-gram language model: ARPA, plain or gzip, or binary.")],
+    cache: Annotated[Path | None, typer.Option(help="Where log-probabilities are kept for the next time.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what was found and save nothing.")] = False,
+    as_json: Json = False,
+    resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Find the beam search's weights and widths for a model and a language model, and save them with the model."""
+    from asr import manifest as manifests
+    from asr.checkpoint import find_model
+    from asr.lm import ngram
+    from asr.text import normalize
+
+    rows = manifests.read(manifest)
+    folder = find_model(model)
+    language_model = ngram.load(lm)
+    from asr.emissions import emissions
+    from asr.runtime import use_threads
+    from asr.transcribe import Recognizer
+    from asr.tune import tune as search
+
+    use_threads(threads)
+    loaded = Recognizer.load(folder, device, resample=resample, decoder="greedy").model
+    with audio_bar(rows.duration_s) as advance:
+        emitted = emissions(loaded, rows, cache or _cache_folder(), advance)
+    said = "found" if emitted.found else "kept"
+    say(f"asr: log-probabilities of {len(emitted.log_probs):,} utterances {said} in {shown(emitted.folder)}")
+    references = [normalize(u.text, loaded.text.normalization) for u in emitted.utterances]
+    with _point_bar() as watch:
+        tuning = search(
+            loaded.tokenizer, emitted.log_probs, references, language_model, threads=threads, progress=watch
+        )
+    if as_json:
+        print_json(tuning.to_json())
+    else:
+        print_result("\n".join(_report(tuning)))
+    with naming_failures(emitted.failed):
+        if not dry_run:
+            say(f"asr: saved in {shown(_save(folder, tuning, lm, manifest))}; evaluate and transcribe will use it")
+
+
+def _save(folder: Path, tuning: Tuning, lm: Path, manifest: Path) -> Path:
+    from asr.decode.tuned import Tuned, write_tuned
+
+    assert tuning.best is not None  # a finished search has one
+    path = lm.resolve()
+    inside = path.is_relative_to(folder.resolve())
+    facts: dict[str, Any] = {
+        "manifest": str(manifest), "utterances": tuning.utterances, "words": tuning.words,
+        "wer": tuning.best.rate, "low": tuning.best.low, "high": tuning.best.high, "greedy_wer": tuning.greedy.rate,
+    }  # fmt: skip
+    return write_tuned(
+        folder,
+        Tuned(
+            config=tuning.best.config,
+            lm=str(path.relative_to(folder.resolve()) if inside else path),
+            lm_bytes=path.stat().st_size,
+            tuning=facts,
+        ),
+    )
+
+
+def _report(tuning: Tuning) -> Iterator[str]:
+    best = tuning.best
+    assert best is not None  # a finished search has one
+    yield f"{tuning.utterances:,} utterances, {tuning.words:,} words; greedy WER {_rate(tuning.greedy)}"
+    yield ""
+    yield "WER % ± half its 95 % interval, alpha down, beta across"
+    alphas = sorted({alpha for alpha, _ in tuning.surface})
+    betas = sorted({beta for _, beta in tuning.surface})
+    yield "       " + "".join(f"{beta:>11g}" for beta in betas)
+    for alpha in alphas:
+        cells = (_cell(tuning.surface.get((alpha, beta)), best) for beta in betas)
+        yield f"{alpha:>7g}" + "".join(f"{cell:>11}" for cell in cells)
+    yield ""
+    prices = (f"{point.config.unknown_log_prob:g}: {100 * point.rate:.2f}" for point in tuning.unknowns)
+    yield "WER % by the price of an unknown word   " + "   ".join(prices)
+    yield ""
+    columns = ("beam", "token floor", "pruning", "WER %", "differs %", "utterances/s")
+    yield "".join(f"{name:>14}" for name in columns) + f", {tuning.threads} threads"
+    for point in tuning.searches:
+        config = point.config
+        row = (
+            str(config.beam_width), _log(config.min_token_log_prob), _log(config.beam_prune_log_prob),
+            f"{100 * point.rate:.2f}", f"{100 * point.differs:.2f}", f"{tuning.utterances / point.seconds:,.0f}",
+        )  # fmt: skip
+        yield "".join(f"{cell:>14}" for cell in row) + ("   <- chosen" if point is best else "")
+    yield ""
+    yield f"best: alpha {best.config.alpha:g}, beta {best.config.beta:g}, unknown {best.config.unknown_log_prob:g}, " \
+          f"beam {best.config.beam_width}: WER {_rate(best)}"  # fmt: skip
+
+
+def _cell(point: Point | None, best: Point) -> str:
+    if point is None:
+        return ""
+    chosen = (point.config.alpha, point.config.beta) == (best.config.alpha, best.config.beta)
+    return f"{'*' if chosen else ''}{100 * point.rate:.2f}±{50 * (point.high - point.low):.2f}"
+
+
+def _rate(point: Point) -> str:
+    return f"{100 * point.rate:.2f} % [{100 * point.low:.2f}, {100 * point.high:.2f}]"
+
+
+def _log(value: float | None) -> str:
+    return "off" if value is None else f"{value:g}"
+
+
+def _cache_folder() -> Path:
+    """Where programs of this person keep what can be made again."""
+    import os
+
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(home) if home else Path.home() / ".cache") / "asr" / "log-probs"
+    except RuntimeError as error:
+        raise AsrError("there is no home folder to keep log-probabilities in; give one with --cache") from error
+
+
+@contextmanager
+def _point_bar() -> Iterator[Any]:
+    """A progress bar over points, on stderr when that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("settings", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=max(done, total))

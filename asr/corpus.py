@@ -1,0 +1,75 @@
+"""A corpus that comes as one archive: where its folder is, given, unpacked, or downloaded and unpacked."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from asr.archive import is_unpacked, unpack
+from asr.errors import ConfigError, DataError
+from asr.prepare import Recipe, Request
+from asr.remote import verify
+from asr.sources import check_room, obtain, removed_if_damaged
+
+
+def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable[[str], bool]) -> Path:
+    """The folder of the corpus: --archive's, or one under ``out`` into which the archive is unpacked.
+
+    An archive that is unpacked already is neither looked for nor downloaded again.
+
+    Args:
+        holds: what is in the folder, as a glob pattern: ``metadata.csv``.
+        wanted: which members of the archive are unpacked, by name.
+
+    Raises:
+        ConfigError: there is no archive and nothing to download.
+        DataError: the archive cannot be had or read, or is another one.
+    """
+    given = request.archive[0] if request.archive else None
+    remote = recipe.files[0] if recipe.files else None
+    if given is not None and given.is_dir():
+        found = _holding(given, holds)
+    else:
+        if given is None:
+            for folder in _folders(request.out):
+                if is_unpacked(folder) and (found := _holding(folder, holds)):
+                    return found
+            if remote is None:
+                raise ConfigError(f"{recipe.name} needs --archive FILE: {recipe.archive}")
+            check_room(request, [remote])
+            given = obtain(recipe, request, remote)
+        elif remote is not None and given.name == remote.name and given.is_file():
+            verify(given, remote)
+        top = _top(given)
+        with removed_if_damaged(request, given):
+            unpack(given, request.out, top, wanted)
+        found = _holding(request.out / top, holds)
+    if found is None:
+        raise DataError(f"holds no {holds}: is this {recipe.title}? ({recipe.homepage})", given)
+    return found
+
+
+def _top(archive: Path) -> str:
+    """The folder that an archive fills; empty when that cannot be read (to unpack it is an error then)."""
+    try:
+        with tarfile.open(archive) as tar:
+            first = tar.next()
+    except (tarfile.TarError, OSError, EOFError):
+        return ""
+    return "" if first is None else first.name.removeprefix("./").partition("/")[0]
+
+
+def _holding(folder: Path, pattern: str) -> Path | None:
+    """The folder itself, or the first of those in it, two deep, in which something fits the pattern."""
+    deeper = [folder, *_folders(folder)]
+    deeper += [inner for outer in deeper[1:] for inner in _folders(outer)]
+    return next((one for one in deeper if next(one.glob(pattern), None) is not None), None)
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        yield from (folder / name for name in names)

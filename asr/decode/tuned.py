@@ -1,0 +1,94 @@
+"""``decoder.json``: the decoder settings that were tuned for a model, kept in its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from asr.config import Stage, parse
+from asr.decode.settings import BeamConfig
+from asr.errors import CheckpointError, ConfigError, os_reason
+from asr.files import write_json
+
+log = logging.getLogger(__name__)
+
+FILE = "decoder.json"
+FORMAT_VERSION = 1
+
+
+class Tuned(Stage):
+    """What ``decoder.json`` holds."""
+
+    format_version: int = FORMAT_VERSION
+    config: BeamConfig
+    #: the language model's file: absolute, or relative to the model folder; null: none
+    lm: str | None = None
+    #: its size when the weights were tuned: another one is another model
+    lm_bytes: int | None = None
+    #: what is known of the tuning: manifest, utterances, WER; nothing in it is needed to decode
+    tuning: dict[str, Any] = Field(default_factory=dict)
+
+
+def write_tuned(folder: Path, tuned: Tuned) -> Path:
+    """Writes the settings into a model folder; the file's path.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    path = folder / FILE
+    try:
+        write_json(path, tuned.model_dump(mode="json"))
+    except OSError as error:
+        raise CheckpointError(f"cannot write: {os_reason(error)}", path) from error
+    return path
+
+
+def read_tuned(folder: Path) -> Tuned | None:
+    """The settings in a model folder, or ``None`` where it was never tuned.
+
+    Raises:
+        CheckpointError: the file is damaged, or of another version.
+    """
+    path = folder / FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"not valid JSON ({error}); run asr tune again", path) from error
+    if isinstance(data, dict) and data.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        raise CheckpointError(
+            f"format_version {data['format_version']!r}, this version reads {FORMAT_VERSION}; run asr tune again", path
+        )
+    try:
+        return parse(Tuned, data, FILE)
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; run asr tune again", path) from error
+
+
+def lm_path(folder: Path, tuned: Tuned) -> Path | None:
+    """Where the language model of tuned settings is.
+
+    Raises:
+        CheckpointError: it is gone; a decoder without it would give other texts than were measured.
+    """
+    if tuned.lm is None:
+        return None
+    path = folder / tuned.lm
+    if not path.is_file():
+        raise CheckpointError(
+            f"the settings were tuned with the language model {path}, which is not there; "
+            "give its new place with --lm, or use --decoder greedy",
+            folder / FILE,
+        )
+    size = path.stat().st_size
+    if size != tuned.lm_bytes:
+        log.warning("%s: %s had %s bytes when the weights were tuned and has %d now: tune again",
+                    folder / FILE, path, tuned.lm_bytes, size)  # fmt: skip
+    return path

@@ -1,0 +1,64 @@
+"""What a model or a training config expects of the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from asr import header as headers
+from asr.checkpoint import find_model, read_model_config
+from asr.config import AudioConfig, FeatureConfig, ModelConfig, RunConfig, TextConfig
+from asr.ctc import min_steps
+from asr.doctor.checks import Expected
+from asr.errors import CheckpointError, ConfigError
+from asr.features import FeatureExtractor
+from asr.model.conv import ConvFrontEnd
+from asr.tokenizer import Tokenizer, read_tokenizer
+
+
+def of_model(path: Path) -> Expected:
+    """What the model in a folder expects; its weights are not read.
+
+    Raises:
+        CheckpointError: not a model folder, or damaged.
+    """
+    folder = find_model(path)
+    config, tokenizer = read_model_config(folder), read_tokenizer(folder / "tokenizer.json")
+    try:
+        return _expected(config.audio, config.text, config.features, config.model, tokenizer, None)
+    except ConfigError as error:
+        raise CheckpointError(str(error), folder / "config.json") from error
+
+
+def of_config(cfg: RunConfig, folder: Path) -> Expected:
+    """What training with a config on a folder's manifests expects.
+
+    The normalisation and the subwords that come with the data are looked up in the folder; without subwords the
+    vocabulary is the characters of the training set.
+
+    Raises:
+        ConfigError: the config cannot be trained.
+        CheckpointError, DataError: the folder's ``prepared.json`` or ``tokenizer.json`` is damaged.
+    """
+    header = headers.read(folder)
+    profile = headers.resolve_normalization(cfg.text.normalization, header)
+    text = cfg.text.model_copy(update={"normalization": profile})
+    tokenizer = headers.tokenizer_for(cfg.text.tokenizer, folder, header)
+    return _expected(cfg.audio, text, cfg.features, cfg.model, tokenizer, cfg.batch.max_utterance_s)
+
+
+def _expected(
+    audio: AudioConfig, text: TextConfig, features: FeatureConfig, model: ModelConfig, tokenizer: Tokenizer | None,
+    longest_s: float | None,
+) -> Expected:  # fmt: skip
+    extractor = FeatureExtractor(features, audio.sample_rate_hz)
+    front_end = ConvFrontEnd(model.conv, extractor.num_bins, model.relu_clip, model.norm)
+
+    def num_steps(num_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        steps: npt.NDArray[np.int64] = front_end.num_steps(extractor.num_frames(torch.from_numpy(num_samples))).numpy()
+        return steps
+
+    return Expected(audio, text.normalization, tokenizer, num_steps, min_steps, longest_s)

@@ -1,0 +1,69 @@
+"""Histograms of durations and of characters a second, one line a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.doctor.report import Report
+from asr.errors import AsrError, DataError, os_reason
+from asr.picture import check
+
+Values = npt.NDArray[np.float64]
+
+#: a legend of more lines hides the picture
+_MOST = 8
+
+
+def draw(report: Report, out: Path) -> None:
+    """Writes the picture; its format is the suffix.
+
+    Raises:
+        AsrError: matplotlib is not installed, the manifests have no utterances, or the picture cannot be written.
+    """
+    kind = check(out)
+    from matplotlib import pyplot
+
+    names: list[str] = []
+    columns: list[tuple[Values, Values]] = []
+    for one in report.manifests:
+        durations_s = np.array([row.utterance.duration_s for row in one.rows])
+        lengths = np.array([len(row.text) for row in one.rows], dtype=float)
+        if len(one.rows):
+            names.append(str(one.path))
+            columns.append((durations_s, lengths / durations_s))
+    if not columns:
+        raise DataError("nothing to draw: no manifest has an utterance", out)
+    if len(columns) > _MOST:
+        names = ["all manifests"]
+        columns = [(np.concatenate([c[0] for c in columns]), np.concatenate([c[1] for c in columns]))]
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    _histograms(axes[0], names, [column[0] for column in columns], "seconds", None)
+    _histograms(axes[1], names, [column[1] for column in columns], "characters a second", 40.0)
+    for text in axes[0].legend(frameon=False, fontsize=8).get_texts():
+        text.set_parse_math(False)
+    part = out.with_name(out.name + ".part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(part, dpi=110, format=kind)
+        part.replace(out)
+    except OSError as error:
+        raise AsrError(f"{out}: cannot write the picture: {os_reason(error)}") from error
+    finally:
+        part.unlink(missing_ok=True)
+        pyplot.close(figure)
+
+
+def _histograms(axis: Any, names: Sequence[str], values: Sequence[Values], unit: str, high: float | None) -> None:
+    if high is None:
+        high = max(1.0, 1.05 * float(np.percentile(np.concatenate(values), 99.9)))
+    edges = np.linspace(0, high, 61)
+    for name, one in zip(names, values, strict=True):
+        # The last bin takes what lies beyond.
+        counts, _ = np.histogram(np.clip(one, 0, high * (1 - 1e-9)), edges)
+        axis.stairs(counts / len(one), edges, label=name if len(name) < 50 else "…" + name[-49:])
+    axis.set(xlabel=f"{unit} (last bin: and more)", ylabel="share of utterances", xlim=(0, high))

@@ -1,0 +1,115 @@
+"""Log-probabilities of a manifest under a model, kept on disk: one forward pass for any number of decodings.
+
+Axes: s steps, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from asr.checkpoint import AcousticModel, model_tensors
+from asr.decode.types import LogProbs
+from asr.errors import AsrError, DataError, os_reason
+from asr.files import replace_folder, write_json
+from asr.infer import of_manifest
+from asr.manifest import Manifest, Utterance
+
+
+@dataclass(frozen=True)
+class Emissions:
+    """Utterances and their log-probabilities, one (s, v) array each; ``failed``: id -> why there are none."""
+
+    utterances: list[Utterance]
+    log_probs: list[LogProbs]
+    failed: dict[str, str]
+    #: where they are kept
+    folder: Path
+    #: whether they were there already
+    found: bool
+
+
+def emissions(
+    model: AcousticModel,
+    manifest: Manifest,
+    cache: Path,
+    progress: Callable[[float], None] = lambda audio_s: None,
+) -> Emissions:
+    """The log-probabilities of a manifest, from ``cache`` if this model has seen this audio before.
+
+    Kept as float32, mapped and not read: they are exactly what the model gave, and memory stays free. They are found
+    again by the weights, the settings of features and audio, and the audio files' sizes and times; texts do not matter.
+
+    Raises:
+        DataError: not one utterance can be used.
+        AsrError: the cache cannot be written.
+    """
+    folder = cache / _key(model, manifest)
+    found = (folder / "index.json").is_file()
+    if not found:
+        try:
+            _fill(folder, model, manifest, progress)
+        except OSError as error:
+            raise AsrError(f"{folder}: cannot write: {os_reason(error)}; choose another place with --cache") from error
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    ends = np.cumsum(index["steps"]).tolist()
+    all_sv = np.load(folder / "log_probs.npy", mmap_mode="r")
+    spans = dict(zip(index["ids"], zip([0, *ends], ends, strict=False), strict=True))
+    rows = [u for u in manifest if u.id in spans]
+    if not rows:
+        raise DataError(f"no utterance could be read; the first: {next(iter(index['failed'].values()))}", manifest.path)
+    log_probs = [np.asarray(all_sv[slice(*spans[u.id])]) for u in rows]
+    return Emissions(rows, log_probs, index["failed"], folder, found)
+
+
+def _fill(folder: Path, model: AcousticModel, manifest: Manifest, progress: Callable[[float], None]) -> None:
+    ids: list[str] = []
+    steps: list[int] = []
+    failed: dict[str, str] = {}
+    with replace_folder(folder) as part:
+        with (part / "log_probs.raw").open("wb") as file:
+            for utterance, one_sv in of_manifest(model, manifest):
+                if isinstance(one_sv, DataError):
+                    failed[utterance.id] = str(one_sv)
+                else:
+                    ids.append(utterance.id)
+                    steps.append(len(one_sv))
+                    file.write(np.ascontiguousarray(one_sv, np.float32).tobytes())
+                progress(utterance.duration_s)
+        shape = (sum(steps), model.tokenizer.vocabulary_size)
+        _as_npy(part / "log_probs.raw", part / "log_probs.npy", shape)
+        write_json(part / "index.json", {"ids": ids, "steps": steps, "failed": failed})
+
+
+def _as_npy(raw: Path, path: Path, shape: tuple[int, int]) -> None:
+    """The same numbers behind numpy's header, which needs to know how many there are."""
+    if not shape[0]:
+        np.save(path, np.zeros(shape, np.float32))
+    else:
+        out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        out[:] = np.memmap(raw, np.float32, mode="r", shape=shape)
+        out.flush()
+    raw.unlink()
+
+
+def _key(model: AcousticModel, manifest: Manifest) -> str:
+    digest = hashlib.sha256()
+    parts = (model.audio, model.text, model.extractor.cfg, model.network.cfg)
+    digest.update("\n".join(part.model_dump_json() for part in parts).encode())
+    for name, tensor in sorted(model_tensors(model).items()):
+        digest.update(name.encode())
+        digest.update(tensor.numpy().tobytes())
+    for utterance in manifest:
+        path = manifest.audio_path(utterance)
+        try:
+            status = path.stat()
+            stamp = (status.st_size, status.st_mtime_ns)
+        except OSError:
+            stamp = (-1, 0)
+        digest.update(repr((utterance.id, str(path), utterance.offset_s, utterance.duration_s, stamp)).encode())
+    return digest.hexdigest()[:24]

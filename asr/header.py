@@ -1,0 +1,167 @@
+"""``prepared.json``: what a folder of prepared data says about itself.
+
+It is written last, so that its presence means a finished preparation. Training takes the text normalisation from it,
+and evaluation compares that with the model's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from asr import __version__
+from asr.errors import ConfigError, DataError, os_reason
+from asr.files import write_json
+from asr.manifest import Utterance
+from asr.text import AS_PREPARED, check_profile, has_digits
+from asr.tokenizer import FILE as TOKENIZER_FILE
+from asr.tokenizer import Tokenizer, read_tokenizer
+
+log = logging.getLogger(__name__)
+
+FILE = "prepared.json"
+
+
+@dataclass(frozen=True)
+class Header:
+    """The facts of a preparation."""
+
+    recipe: str
+    title: str
+    licence: str
+    homepage: str
+    #: the profile that the manifests' texts went through (``asr.text.NORMALIZATIONS``)
+    normalization: str
+    #: file name of the tokenizer that was trained with it, beside it; empty: characters
+    tokenizer: str
+    #: split -> ``utterances``, ``hours``, ``speakers``
+    splits: dict[str, dict[str, float | int]]
+    #: utterances that were left out
+    dropped: int
+    #: utterances whose text holds digits: nobody can tell how they were read
+    flagged_numbers: int
+    asr_version: str = __version__
+
+    def __post_init__(self) -> None:
+        check_profile(self.normalization)
+
+
+def split_facts(rows: Iterable[Utterance]) -> dict[str, float | int]:
+    """What the header says of a split."""
+    rows = list(rows)
+    hours = sum(u.duration_s for u in rows) / 3600
+    return {"utterances": len(rows), "hours": round(hours, 4), "speakers": len({u.speaker for u in rows})}
+
+
+def count_with_digits(rows: Iterable[Utterance]) -> int:
+    """Utterances whose text holds digits."""
+    return sum(has_digits(u.text) for u in rows)
+
+
+def read(folder: Path) -> Header | None:
+    """The header of a data folder; None when the folder has none. Fields of later versions are not looked at.
+
+    Raises:
+        DataError: it is there, but damaged or foreign.
+    """
+    path = folder / FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = os_reason(error) if isinstance(error, OSError) else "not UTF-8 text"
+        raise DataError(f"cannot read: {reason}", path) from error
+    try:
+        return _parse(json.loads(text))
+    except RecursionError:
+        reason = "not valid JSON (nested too deeply)"
+    except json.JSONDecodeError as error:
+        reason = f"not valid JSON ({error})"
+    except (ValueError, ConfigError) as error:
+        reason = str(error)
+    raise DataError(f"{reason}; prepare again, or remove it to use the manifests without it", path)
+
+
+def _parse(data: Any) -> Header:
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object, got {type(data).__name__}")
+    kinds: dict[str, type] = {"splits": dict, "dropped": int, "flagged_numbers": int}
+    values = {}
+    for field in fields(Header):
+        kind = kinds.get(field.name, str)
+        if field.name not in data:
+            raise ValueError(f"missing field '{field.name}'")
+        value = values[field.name] = data[field.name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"'{field.name}' must be of type {kind.__name__}, got {value!r}")
+    for name, facts in values["splits"].items():
+        if not isinstance(facts, dict) or not all(type(v) in (int, float) for v in facts.values()):
+            raise ValueError(f"split '{name}' must have numbers, got {facts!r}")
+    if Path(values["tokenizer"]).name != values["tokenizer"]:
+        raise ValueError(f"'tokenizer' must be the name of a file beside it, got {values['tokenizer']!r}")
+    return Header(**values)
+
+
+def write(folder: Path, header: Header) -> None:
+    """Writes the header atomically.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        write_json(folder / FILE, asdict(header))
+    except OSError as error:
+        raise DataError(f"cannot write: {os_reason(error)}", folder / FILE) from error
+
+
+def resolve_normalization(configured: str, header: Header | None) -> str:
+    """The profile to train with: the configured one, or for ``data`` that of the data folder's header.
+
+    A configured profile that differs from the header's is applied on top of it, and said.
+    """
+    prepared = "none" if header is None else header.normalization
+    if configured == AS_PREPARED:
+        return prepared
+    if configured != prepared != "none":
+        log.warning(
+            "text.normalization is %s, but the data were prepared with %s: it is applied on top of that "
+            "(text.normalization=%s takes the data's own)", configured, prepared, AS_PREPARED,
+        )  # fmt: skip
+    return configured
+
+
+def tokenizer_for(choice: str, folder: Path, header: Header | None) -> Tokenizer | None:
+    """The tokenizer of a data folder, as ``text.tokenizer`` asks for it; None: characters.
+
+    Raises:
+        CheckpointError: the header names one that is not there, or it is damaged.
+    """
+    if choice == "char":
+        return None
+    path = folder / ((header and header.tokenizer) or TOKENIZER_FILE)
+    named = header is not None and bool(header.tokenizer)
+    return read_tokenizer(path) if named or path.exists() else None
+
+
+def disagreement(manifest: Path, normalization: str) -> str | None:
+    """One line when a manifest's texts went through another profile than a model's, else None.
+
+    Texts as they came (``none``, or no header) fit every profile: it is applied to them now.
+
+    Raises:
+        DataError: the header is damaged.
+    """
+    header = read(manifest.parent)
+    if header is None or header.normalization in ("none", normalization):
+        return None
+    if manifest.stem not in header.splits:
+        return None
+    return (
+        f"{manifest}: prepared with text normalization {header.normalization}, the model's is {normalization}: "
+        "it is applied on top, and the references may differ from what the model writes"
+    )

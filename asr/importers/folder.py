@@ -1,0 +1,83 @@
+"""A folder of audio files, each with its text beside it: a.wav and a.txt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from asr.errors import DataError
+from asr.importers.rows import Found, Row, read_lines, write_rows
+from asr.prepare import Prepared, Recipe, Request
+
+#: in the order in which they are taken where two have one name
+SUFFIXES = (".wav", ".flac", ".sph", ".ogg", ".opus", ".mp3")
+
+
+def prepare(request: Request) -> Prepared:
+    """One manifest, named like the folder."""
+    assert request.source is not None  # asr.prepare.perform asks for one
+    name = request.source.resolve().name or "train"
+    return write_rows(request, {name: read(request.source)})
+
+
+def read(folder: Path) -> Found:
+    """The utterances of a folder and all folders in it; ids are paths without the suffix. Hidden names are passed over.
+
+    Raises:
+        DataError: it is no folder, or holds no audio.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            "no such folder; expected one with audio files, and a .txt of the same name beside each", folder
+        )
+    audio: dict[str, Path] = {}
+    texts: dict[str, Path] = {}
+    dropped: dict[str, str] = {}
+    for path in _files(folder):
+        suffix, id_ = path.suffix.lower(), path.relative_to(folder).with_suffix("").as_posix()
+        if suffix == ".txt":
+            texts[id_] = path
+        elif suffix in SUFFIXES:
+            if id_ in audio:
+                first, path = sorted((audio[id_], path), key=lambda p: SUFFIXES.index(p.suffix.lower()))
+                audio[id_] = first
+                dropped[path.relative_to(folder).as_posix()] = f"{first.name} beside it has the same name"
+            else:
+                audio[id_] = path
+    if not audio:
+        raise DataError(f"holds no audio file ({', '.join(SUFFIXES)})", folder)
+    rows = []
+    for id_, path in audio.items():
+        if id_ not in texts:
+            dropped[path.relative_to(folder).as_posix()] = f"no {Path(id_).name}.txt beside it"
+            continue
+        try:
+            text = " ".join(line for _, line in read_lines(texts[id_]))
+        except DataError as error:
+            dropped[id_] = str(error)
+            continue
+        rows.append(Row(id_, path, text))
+    for id_ in texts.keys() - audio.keys():
+        dropped[texts[id_].relative_to(folder).as_posix()] = "no audio file of that name beside it"
+    return Found(rows, dropped, folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    found = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(where) / name for name in sorted(names) if not name.startswith(".")]
+    return found
+
+
+FOLDER = Recipe(
+    name="folder",
+    title="Folder of audio files with a .txt beside each",
+    hours=0,
+    sample_rate_hz=0,
+    licence="that of the data",
+    homepage="",
+    prepare=prepare,
+    options=("dev", "name"),
+    source="DIR",
+)

@@ -1,0 +1,164 @@
+"""Kaldi data directories: wav.scp, text, and where they are there segments, utt2spk, spk2gender and spk2age.
+
+Source: https://kaldi-asr.org/doc/data_prep.html
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from asr.errors import DataError
+from asr.importers.rows import Found, Row, located, read_lines, write_rows
+from asr.prepare import Prepared, Recipe, Request
+
+#: speakers below this age are children in ``meta.group``
+ADULT_AGE = 16
+
+
+def prepare(request: Request) -> Prepared:
+    """A manifest for the data directory, or one for each that the folder holds, named like it."""
+    assert request.source is not None  # asr.prepare.perform asks for one
+    return write_rows(request, {name: read(folder) for name, folder in data_dirs(request.source).items()})
+
+
+def data_dirs(folder: Path) -> dict[str, Path]:
+    """The data directory itself, or those that lie in the folder, by name.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not folder.is_dir():
+        raise DataError("no such folder; expected a Kaldi data directory, the folder of wav.scp", folder)
+    if (folder / "wav.scp").is_file():
+        return {folder.resolve().name or "train": folder}
+    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/wav.scp"))}
+    if not found:
+        raise DataError("neither it nor a folder in it holds a wav.scp: this is no Kaldi data directory", folder)
+    return found
+
+
+def read(folder: Path) -> Found:
+    """The utterances of one data directory.
+
+    Raises:
+        DataError: a file is missing or malformed, or wav.scp holds a command; file and line are named.
+    """
+    recordings = _recordings(folder)
+    texts = _table(folder / "text")
+    parts = _segments(folder / "segments") if (folder / "segments").is_file() else None
+    speakers, genders, ages = (_optional(folder / name) for name in ("utt2spk", "spk2gender", "spk2age"))
+    dropped = {}
+    rows = []
+    for id_ in parts if parts is not None else recordings:
+        recording, start_s, end_s = parts[id_] if parts is not None else (id_, 0.0, None)
+        number, text = texts.get(id_, (0, ""))
+        if recording not in recordings:
+            dropped[id_] = f"its recording '{recording}' is not in wav.scp"
+        elif not text:
+            dropped[id_] = f"{folder / 'text'}:{number}: an id without a text" if number else "not in 'text'"
+        elif end_s is not None and end_s <= start_s:
+            dropped[id_] = f"ends at {end_s:g} s, but starts at {start_s:g} s"
+        else:
+            speaker = speakers.get(id_, "")
+            meta = _facts(genders.get(speaker, ""), ages.get(speaker, ""))
+            duration_s = None if end_s is None else end_s - start_s
+            rows.append(Row(id_, recordings[recording], text, speaker, start_s, duration_s, meta))
+    known = parts if parts is not None else recordings
+    for id_, (number, _) in texts.items():
+        if id_ not in known:
+            where = "wav.scp" if parts is None else "segments"
+            dropped[id_] = f"{folder / 'text'}:{number}: not in {where}"
+    return Found(rows, dropped, folder)
+
+
+def _recordings(folder: Path) -> dict[str, Path]:
+    """The audio file of each recording.
+
+    Raises:
+        DataError: an entry is a command or lies in an archive, or no relative path leads to a file.
+    """
+    source = folder / "wav.scp"
+    paths = {}
+    for id_, (number, path) in _table(source).items():
+        if not path:
+            raise DataError(f"'{id_}' has no path; expected 'id path'", source, number)
+        if path.endswith("|") or path.startswith("|"):
+            raise DataError(
+                f"'{id_}' is a command ('{path[:40]}{'…' if len(path) > 40 else ''}'), and an import runs none: it "
+                "could do anything here; write its output to files and list their paths (SPHERE and FLAC files are "
+                "read as they are, without sph2pipe or flac)",
+                source,
+                number,
+            )
+        if re.search(r":\d+$", path):
+            raise DataError(
+                f"'{id_}' lies in a Kaldi archive ('{path}'); write one audio file each (wav-copy), and list those",
+                source,
+                number,
+            )
+        paths[id_] = path
+    return dict(zip(paths, located(list(paths.values()), folder, source), strict=True))
+
+
+def _segments(path: Path) -> dict[str, tuple[str, float, float | None]]:
+    """Recording, start and end in seconds of each utterance; an end below 0 is that of the file."""
+    parts = {}
+    for id_, (number, rest) in _table(path).items():
+        try:
+            recording, start, end, *_ = rest.split()
+            start_s, end_s = float(start), float(end)
+            if not (0 <= start_s < float("inf") and end_s < float("inf")):
+                raise ValueError
+        except ValueError:
+            raise DataError(
+                f"expected 'utterance recording start end' with times in seconds, got '{id_} {rest}'", path, number
+            ) from None
+        parts[id_] = (recording, start_s, None if end_s < 0 else end_s)
+    return parts
+
+
+def _facts(gender: str, age: str) -> dict[str, Any] | None:
+    facts: dict[str, Any] = {}
+    if gender:
+        facts["gender"] = gender
+    if age:
+        facts["age"] = int(age) if re.fullmatch(r"[0-9]{1,3}", age) else age
+    if isinstance(facts.get("age"), int):
+        facts["group"] = "child" if facts["age"] < ADULT_AGE else "adult"
+    return facts or None
+
+
+def _optional(path: Path) -> dict[str, str]:
+    return {key: value for key, (_, value) in _table(path).items()} if path.is_file() else {}
+
+
+def _table(path: Path) -> dict[str, tuple[int, str]]:
+    """Line number and the rest of the line by its first word; a space or a tab ends that word, as in Kaldi.
+
+    Raises:
+        DataError: the file cannot be read, is empty, or has an id twice.
+    """
+    rows: dict[str, tuple[int, str]] = {}
+    for number, line in read_lines(path):
+        key, rest = (*re.split(r"[ \t]+", line, maxsplit=1), "")[:2]
+        if key in rows:
+            raise DataError(f"duplicate id '{key}' (first on line {rows[key][0]}); ids must be unique", path, number)
+        rows[key] = (number, rest)
+    if not rows:
+        raise DataError("the file is empty", path)
+    return rows
+
+
+KALDI = Recipe(
+    name="kaldi",
+    title="Kaldi data directory",
+    hours=0,
+    sample_rate_hz=0,
+    licence="that of the data",
+    homepage="https://kaldi-asr.org/doc/data_prep.html",
+    prepare=prepare,
+    options=("dev", "name"),
+    source="DIR",
+)

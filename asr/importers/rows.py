@@ -1,0 +1,272 @@
+"""From rows to manifests: what every importer shares.
+
+An importer reads its form into rows. Here the header of every audio file is read, in threads; what cannot be used is
+left out with the reason; and the manifests are written. The audio stays where it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr import audio
+from asr.errors import ConfigError, DataError
+from asr.lines import numbered_lines
+from asr.manifest import Utterance
+from asr.prepare import Prepared, Request, held_out_speakers, write_splits
+
+log = logging.getLogger(__name__)
+
+#: headers read at once: more than cores, as they wait for a disk or a network
+THREADS = 8
+#: as in audio.load: durations in tables are rounded, and a codec's padding moves the end
+SLACK_S = 0.02
+
+
+@dataclass(frozen=True)
+class Row:
+    """One utterance as its source has it, before its audio was looked at.
+
+    Units: seconds; ``duration_s`` is None when it goes on to the end of the file.
+    """
+
+    id: str
+    audio: Path
+    text: str
+    speaker: str = ""
+    offset_s: float = 0.0
+    duration_s: float | None = None
+    meta: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an importer read for one split: rows, and what it left out with the reasons."""
+
+    rows: list[Row]
+    dropped: dict[str, str]
+    #: the file or folder that it was read from
+    source: Path
+
+
+def write_rows(request: Request, splits: Mapping[str, Found]) -> Prepared:
+    """A manifest for each split; with ``dev``, that share of train's speakers goes into ``dev``.
+
+    Raises:
+        ConfigError: ``name`` or ``dev`` does not fit what is there, or a manifest would overwrite its source.
+        DataError: nothing of a split can be used.
+    """
+    fraction = _fraction(request.options.get("dev", ""))
+    found = _named(request, splits, with_dev=fraction is not None)
+    for name, one in found.items():
+        target = request.out / f"{name}.jsonl"
+        if target.exists() and one.source.exists() and target.samefile(one.source):
+            raise ConfigError(f"{target} would overwrite what it is made from; give another --out or --name")
+    utterances: dict[str, list[Utterance]] = {}
+    dropped: dict[str, str] = {}
+    for name, one in found.items():
+        lost = dict(one.dropped)
+        utterances[name] = measure(one.rows, request.out, lost)
+        if not utterances[name]:
+            first = "there are none" if not lost else "; ".join(f"{id_}: {why}" for id_, why in [*lost.items()][:1])
+            raise DataError(f"no utterance can be used ({len(lost):,} left out; the first: {first})", one.source)
+        dropped |= {id_ if len(found) == 1 else f"{name}/{id_}": why for id_, why in lost.items()}
+    if fraction is not None:
+        utterances["train"], utterances["dev"] = hold_out(utterances["train"], fraction)
+    return write_splits(request.out, utterances, dropped)
+
+
+def _fraction(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise ConfigError(f"--dev '{text}': expected a share between 0 and 1, for example 0.1")
+    return value
+
+
+def _named(request: Request, splits: Mapping[str, Found], with_dev: bool) -> dict[str, Found]:
+    """The splits by the names of their manifests."""
+    name = request.options.get("name", "")
+    if name and not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ConfigError(f"--name '{name}': expected a plain name, such as train")
+    if len(splits) > 1 and name:
+        raise ConfigError(f"--name is for one manifest, but {request.source} holds {len(splits)}: {', '.join(splits)}")
+    if len(splits) == 1:
+        own = next(iter(splits))
+        splits = {name or ("train" if with_dev else own): splits[own]}
+    if with_dev and ("train" not in splits or "dev" in splits):
+        raise ConfigError(f"--dev takes from train what becomes dev, but here the manifests are {', '.join(splits)}")
+    return dict(splits)
+
+
+def hold_out(utterances: Sequence[Utterance], fraction: float) -> tuple[list[Utterance], list[Utterance]]:
+    """The utterances without, and those of, a share of the speakers; of the utterances when speakers are unknown.
+
+    Raises:
+        DataError: there is only one utterance.
+    """
+    if len(utterances) < 2:
+        raise DataError("one utterance cannot be shared out between train and dev")
+    speakers = {u.speaker for u in utterances}
+    if "" not in speakers and len(speakers) > 1:
+        held = held_out_speakers(speakers, fraction, salt="dev")
+        dev = {u.id for u in utterances if u.speaker in held}
+        log.info("dev: %d of %d speakers", len(held), len(speakers))
+    else:
+        dev = held_out_speakers([u.id for u in utterances], fraction, salt="dev")
+        why = "one speaker" if speakers - {""} else "speakers are not known"
+        log.info("dev: %d of %d utterances (%s)", len(dev), len(utterances), why)
+    return [u for u in utterances if u.id not in dev], [u for u in utterances if u.id in dev]
+
+
+def measure(rows: Sequence[Row], out: Path, dropped: dict[str, str]) -> list[Utterance]:
+    """The utterances of the rows whose audio can be used; the others go into ``dropped`` with the reason.
+
+    Units: durations in seconds, from the headers; audio paths are absolute, or relative when below ``out``.
+    """
+    headers = _headers(row.audio for row in rows if row.text.strip())
+    utterances = []
+    for row in rows:
+        header = headers.get(row.audio, "no text")
+        why = "no text" if not row.text.strip() else header if isinstance(header, str) else _problem(row, header)
+        if why:
+            dropped[row.id] = why
+            continue
+        assert isinstance(header, audio.AudioInfo)  # else there is a reason
+        left_s = header.duration_s - row.offset_s
+        duration_s = round(left_s if row.duration_s is None else min(row.duration_s, left_s), 4)
+        path, text = reference(row.audio, out), " ".join(row.text.split())
+        utterances.append(Utterance(row.id, path, duration_s, text, row.speaker, row.offset_s, row.meta))
+    return utterances
+
+
+def _headers(paths: Iterable[Path]) -> dict[Path, audio.AudioInfo | str]:
+    """What each file's header says, or why it cannot be used; each file is opened once."""
+    distinct = list(dict.fromkeys(paths))
+    if distinct:
+        log.info("reading the headers of %s audio files", f"{len(distinct):,}")
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        return dict(zip(distinct, pool.map(_header, distinct), strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _header(path: Path) -> audio.AudioInfo | str:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return "the file's name is not UTF-8, so no manifest can hold it; rename it"
+    try:
+        header = audio.info(path)
+    except DataError as error:
+        return str(error)
+    if header.channels != 1:
+        return f"{path}: {header.channels} channels, expected 1; mix it down or choose a channel first"
+    return header
+
+
+def _problem(row: Row, header: audio.AudioInfo) -> str:
+    """Why the row's part of its file cannot be used; empty when it can."""
+    if not header.num_samples:
+        return f"{row.audio}: no samples"
+    if row.offset_s and row.offset_s >= header.duration_s:
+        return f"starts at {row.offset_s:.2f} s, but the file ends at {header.duration_s:.2f} s"
+    if row.duration_s is not None and row.offset_s + row.duration_s > header.duration_s + SLACK_S:
+        return f"ends at {row.offset_s + row.duration_s:.2f} s, but the file at {header.duration_s:.2f} s"
+    if round(header.duration_s - row.offset_s if row.duration_s is None else row.duration_s, 4) <= 0:
+        return "no length"
+    return ""
+
+
+def reference(path: Path, out: Path) -> str:
+    """How a manifest in ``out`` names a file: relative when it is below, else absolute."""
+    whole, folder = _absolute(path), _absolute(out)
+    return whole.relative_to(folder).as_posix() if whole.is_relative_to(folder) else str(whole)
+
+
+def located(paths: Sequence[str], folder: Path, source: Path) -> list[Path]:
+    """Where the paths of a table lead: relative ones are tried against its folder, that one's parent, and here.
+
+    The first of the three under which any file is found holds for all, and is said.
+
+    Raises:
+        DataError: there are relative paths, and none of them leads to a file.
+    """
+    relative = [path for path in paths if not Path(path).is_absolute()]
+    bases = [_absolute(base) for base in (folder, _absolute(folder).parent, Path())]
+    base = next((b for path in relative for b in bases if _is_file(b / path)), None)
+    if relative and base is None:
+        tried = ", ".join(dict.fromkeys(map(str, bases)))
+        raise DataError(
+            f"none of {len(relative):,} relative audio paths leads to a file (tried from {tried}; the first: "
+            f"'{relative[0]}'); make them absolute, or run this where they begin",
+            source,
+        )
+    if base is not None:
+        log.info("%s: relative audio paths are taken from %s", source, base)
+    return [_absolute((base or Path()) / path) for path in paths]  # an absolute path stays what it is
+
+
+def _absolute(path: Path) -> Path:
+    """Links are resolved only where ``..`` asks for it: a link may be the name that is meant to last."""
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for the system, or with a NUL in it
+        return False
+
+
+def ids_of(paths: Sequence[str]) -> list[str]:
+    """Ids from the names of audio files: without suffix, with the folders where the same name comes in several.
+
+    >>> ids_of(["/x/a.wav", "/x/b.wav"]), ids_of(["/x/m/1.wav", "/x/f/1.wav"])
+    (['a', 'b'], ['m/1', 'f/1'])
+    """
+    bare = [os.path.splitext(path)[0].strip("/") or path for path in paths]  # noqa: PTH122 - takes any text
+    short = [name.rpartition("/")[2] or name for name in bare]
+    if len(set(short)) == len(set(bare)):
+        return short
+    top = os.path.commonpath([name.rpartition("/")[0] for name in bare])
+    return [name.removeprefix(f"{top}/") for name in bare]
+
+
+def numbered(ids: Iterable[str]) -> list[str]:
+    """The ids, where one that comes again gets a number.
+
+    >>> numbered(["a", "b", "a", "a-2", "a"])
+    ['a', 'b', 'a-2', 'a-2-2', 'a-3']
+    """
+    taken: set[str] = set()
+    found = []
+    for id_ in ids:
+        number, chosen = 1, id_
+        while chosen in taken:
+            number += 1
+            chosen = f"{id_}-{number}"
+        taken.add(chosen)
+        found.append(chosen)
+    return found
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 text file that are not blank, without white space at their ends, with their numbers.
+
+    Raises:
+        DataError: the file cannot be read, or is not UTF-8; path and line are named.
+    """
+    for number, line in numbered_lines(path):
+        yield number, line.strip(" \t\r\n")

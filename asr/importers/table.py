@@ -1,0 +1,152 @@
+"""Tables with a header line: CSV, TSV and what spreadsheets save."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from asr.errors import DataError, nearest, os_reason
+from asr.importers.rows import Found, Row, ids_of, located, numbered, write_rows
+from asr.lines import unique_ids
+from asr.prepare import Prepared, Recipe, Request
+
+DELIMITERS = ",\t;|"
+AUDIO, TEXT, SPEAKER, ID = "audio_path", "text", "speaker", "id"
+
+
+def prepare(request: Request) -> Prepared:
+    """One manifest, named like the file."""
+    assert request.source is not None  # asr.prepare.perform asks for one
+    given = request.options
+    found = read(
+        request.source, given.get("audio_column", ""), given.get("text_column", ""), given.get("speaker_column", "")
+    )
+    return write_rows(request, {request.source.stem: found})
+
+
+def read(path: Path, audio_column: str = "", text_column: str = "", speaker_column: str = "") -> Found:
+    """The utterances of a table; columns that are not asked for go into ``meta``.
+
+    Args:
+        audio_column: of the audio's path; empty: ``audio_path``.
+        text_column: empty: ``text``.
+        speaker_column: empty: ``speaker``, where there is one.
+
+    Raises:
+        DataError: the file cannot be read, has no such column, or a row does not fit the header; the line is named.
+    """
+    header, records = read_table(path)
+    at_audio = column(header, audio_column or AUDIO, path, "--audio-column")
+    at_text = column(header, text_column or TEXT, path, "--text-column")
+    if speaker_column or SPEAKER in header:
+        at_speaker = column(header, speaker_column or SPEAKER, path, "--speaker-column")
+    else:
+        at_speaker = None
+    at_id = column(header, ID, path) if ID in header else None
+    used = {at_audio, at_text, at_speaker, at_id}
+    new_id = unique_ids(path)
+    kept, dropped = [], {}
+    for number, record in records:
+        if at_id is not None and record[at_id]:
+            new_id(record[at_id], number)
+        if record[at_audio]:
+            kept.append(record)
+        else:
+            dropped[f"{path.name}:{number}"] = f"no audio path in column '{header[at_audio]}'"
+    if not kept:
+        raise DataError(f"no row has an audio path in column '{header[at_audio]}'", path)
+    paths = [record[at_audio] for record in kept]
+    ids = ids_of(paths)
+    if at_id is not None:
+        ids = [record[at_id] or name for record, name in zip(kept, ids, strict=True)]
+    rows = []
+    for id_, file, record in zip(numbered(ids), located(paths, path.parent, path), kept, strict=True):
+        meta = {header[i]: value for i, value in enumerate(record) if i not in used and value and header[i]}
+        speaker = "" if at_speaker is None else record[at_speaker]
+        rows.append(Row(id_, file, record[at_text], speaker, meta=meta or None))
+    return Found(rows, dropped, path)
+
+
+def column(header: Sequence[str], name: str, path: Path, option: str = "") -> int:
+    """Where a column is.
+
+    Raises:
+        DataError: it is not there, or there are two; what there is is listed.
+    """
+    if header.count(name) > 1:
+        raise DataError(f"has {header.count(name)} columns '{name}': which one is meant?", path, 1)
+    if name in header:
+        return header.index(name)
+    remedy = f"; name it with {option}" if option else ""
+    raise DataError(f"has no column '{name}' (columns: {', '.join(header)}){nearest(name, header)}{remedy}", path)
+
+
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and every row with its line number, filled up to the header's length.
+
+    Raises:
+        DataError: the file cannot be read, is no UTF-8, or a row has more fields than the header; the line is named.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the table: {os_reason(error)}", path) from error
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError("UTF-16 text; save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')", path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"not UTF-8 text ({error.reason}); save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')", path, line
+        ) from error
+    lines = text.splitlines(keepends=True) if "\n" not in text else text.split("\n")
+    if not text.strip() or not lines[0].strip():
+        raise DataError("has no header line that names the columns", path)
+    delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([lines[0]], delimiter=d), [])))
+    # Tab-separated files are written without quoting more often than with: a quote in one is a character.
+    dialect = _Plain if delimiter == "\t" else _Quoted
+    reader = csv.reader((line + "\n" for line in lines), dialect, delimiter=delimiter)
+    records: list[tuple[int, list[str]]] = []
+    number = 1
+    try:
+        header = [name.strip() for name in next(reader)]
+        number = reader.line_num + 1
+        for record in reader:
+            values = [value.strip() for value in record]
+            if any(values):
+                if any(values[len(header) :]):
+                    raise DataError(
+                        f"{len(values)} fields, but the header names {len(header)} columns; is a '{delimiter}' in a "
+                        "text not quoted?",
+                        path,
+                        number,
+                    )
+                records.append((number, (values + [""] * len(header))[: len(header)]))
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"not a table that can be read ({error}); is a quote not closed, or not doubled?", path,
+                        number) from error  # fmt: skip
+    return header, records
+
+
+class _Quoted(csv.excel):
+    strict = True
+
+
+class _Plain(csv.excel):
+    quoting = csv.QUOTE_NONE
+
+
+CSV = Recipe(
+    name="csv",
+    title="Table with a header line (CSV, TSV)",
+    hours=0,
+    sample_rate_hz=0,
+    licence="that of the data",
+    homepage="https://www.rfc-editor.org/rfc/rfc4180",
+    prepare=prepare,
+    options=("dev", "name", "audio_column", "text_column", "speaker_column"),
+    source="FILE",
+)

@@ -1,0 +1,147 @@
+"""The folder layout of LibriSpeech, which other corpora share: archives to manifests.
+
+``LibriSpeech/<subset>/<speaker>/<chapter>/<id>.flac``, beside them ``<speaker>-<chapter>.trans.txt`` with lines of
+``<id> TEXT``, and ``LibriSpeech/SPEAKERS.TXT``.
+
+Source: README.TXT of LibriSpeech, section 2.1 (https://www.openslr.org/12).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from asr import audio
+from asr.archive import is_unpacked
+from asr.errors import DataError
+from asr.manifest import Utterance
+from asr.prepare import Prepared, Recipe, Request, read_lines, write_splits
+from asr.sources import check_room, chosen_files, local_copy, unpack_file, unpacked_in
+
+log = logging.getLogger(__name__)
+
+ROOT = "LibriSpeech"
+ROLES = ("train", "dev", "test")
+
+
+def prepare(recipe: Recipe, request: Request, template: str) -> Prepared:
+    """A manifest for each subset, and ``train``, ``dev`` and ``test`` as ``roles`` makes them.
+
+    Args:
+        template: URL with ``{subset}``, where a mirror has subsets that the recipe does not know.
+    """
+    files = chosen_files(recipe, request, template)
+    folders = {
+        file.subset: next((found for path in request.archive if (found := unpacked_in(path, file.subset))), None)
+        for file in files
+    }
+    # what is unpacked already needs its archive no more; one that is given is compared with it
+    missing = []
+    for file in files:
+        own = request.out / ROOT / file.subset
+        if folders[file.subset] is None:
+            folders[file.subset] = own
+            if not is_unpacked(own) or local_copy(request, file):
+                missing.append(file)
+    if missing:
+        check_room(request, missing)
+    for file in missing:
+        unpack_file(recipe, request, file, f"{ROOT}/{file.subset}")
+    subsets: dict[str, list[Utterance]] = {}
+    dropped: dict[str, str] = {}
+    for name, folder in folders.items():
+        assert folder is not None  # every subset has one by now
+        subsets[name] = read_subset(folder, request.out, dropped)
+    return write_splits(request.out, subsets | roles(subsets), dropped)
+
+
+def roles(subsets: Mapping[str, Sequence[Utterance]]) -> dict[str, list[Utterance]]:
+    """What training and evaluation look for: ``train`` is all training subsets, ``dev`` and ``test`` the first of each.
+
+    A subset's role is the word in its name: ``train-clean-100``, ``lj-train``.
+
+    >>> sorted(roles({"train-a": [], "train-b": [], "dev-clean": [], "dev-other": [], "extra": []}))
+    ['dev', 'train']
+    """
+    found: dict[str, list[Utterance]] = {}
+    for name, rows in subsets.items():
+        role = next((word for word in name.split("-") if word in ROLES), None)
+        if role is None:
+            log.info("%s: its name says neither train, dev nor test; its manifest is %s.jsonl only", name, name)
+        elif role == "train":
+            found.setdefault(role, []).extend(rows)
+        else:
+            found.setdefault(role, list(rows))
+    return found
+
+
+def read_subset(folder: Path, out: Path, dropped: dict[str, str]) -> list[Utterance]:
+    """The utterances of a subset's folder; what is left out goes to ``dropped``, with the reason.
+
+    Units: the paths are relative to ``out`` where the folder lies in it, else absolute.
+    """
+    base = folder.relative_to(out) if folder.is_relative_to(out) else folder.absolute()
+    sexes = _sexes(folder.parent / "SPEAKERS.TXT")
+    texts, waves = _texts_and_audio(folder)
+    for id_ in sorted(waves.keys() - texts.keys()):
+        dropped[id_] = "no transcript"
+    for id_ in sorted(texts.keys() - waves.keys()):
+        dropped[id_] = "no audio"
+    ids = [id_ for id_ in texts if id_ in waves]
+    rows = []
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:  # mostly waiting, where the disk is slow
+        durations = pool.map(_duration_s, (folder / waves[id_] for id_ in ids))
+        bar = track(zip(ids, durations, strict=True), f"{folder.name}: durations", len(ids), console=console,
+                    disable=not console.is_terminal, transient=True)  # fmt: skip
+        for id_, duration_s in bar:
+            if isinstance(duration_s, str):
+                dropped[id_] = duration_s
+            elif not texts[id_]:
+                dropped[id_] = "no transcript"
+            else:
+                speaker = id_.partition("-")[0]
+                sex = sexes.get(speaker)
+                meta = {"subset": folder.name} | ({"sex": sex} if sex else {})
+                path = base / waves[id_]
+                rows.append(Utterance(id_, path.as_posix(), duration_s, texts[id_], speaker, meta=meta))
+    return rows
+
+
+def _duration_s(path: Path) -> float | str:
+    """Seconds of a file, or why it is left out."""
+    try:
+        header = audio.info(path)
+    except DataError as error:
+        return str(error)
+    return round(header.duration_s, 4) if header.num_samples else "no samples"
+
+
+def _texts_and_audio(folder: Path) -> tuple[dict[str, str], dict[str, Path]]:
+    """Text by id, and the audio's path in the folder by id."""
+    texts: dict[str, str] = {}
+    waves: dict[str, Path] = {}
+    for where, _, names in sorted(os.walk(folder)):
+        for name in sorted(names):
+            if name.endswith(".flac"):
+                waves[name.removesuffix(".flac")] = Path(where, name).relative_to(folder)
+            elif name.endswith(".trans.txt"):
+                for line in read_lines(Path(where, name)):
+                    id_, _, text = line.partition(" ")
+                    texts[id_] = " ".join(text.split())
+    return texts, waves
+
+
+def _sexes(path: Path) -> dict[str, str]:
+    """``F`` or ``M`` by speaker, from lines of ``ID | SEX | SUBSET | MINUTES | NAME``; what has none is not known."""
+    if not path.is_file():
+        log.warning("%s: not there; the speakers' sex is not known", path)
+        return {}
+    fields = [[part.strip() for part in line.split("|")] for line in read_lines(path) if not line.startswith(";")]
+    return {row[0]: row[1] for row in fields if len(row) > 1 and row[1] in ("F", "M")}

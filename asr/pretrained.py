@@ -1,0 +1,60 @@
+"""Starting from another model's weights, with a vocabulary of one's own.
+
+Axes: v vocabulary, h hidden units.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from asr.checkpoint import AcousticModel, find_model, load_model
+from asr.errors import ConfigError
+
+
+def start_from(model: AcousticModel, path: Path) -> str:
+    """Copies the weights of the model at ``path`` into a new one; one line on what was taken.
+
+    The networks must be alike but for their last layer. There, tokens that both models have keep their weights; the
+    others keep the random ones they were made with.
+
+    Raises:
+        CheckpointError: there is no whole model at ``path``.
+        ConfigError: the networks or their input differ; the first difference is named.
+    """
+    source = load_model(find_model(path), torch.device("cpu"))
+    _check_alike(model, source, path)
+    own, given = model.network.state_dict(), source.network.state_dict()
+    rows_of = {symbol: i for i, symbol in enumerate(source.tokenizer.symbols, start=1)}
+    pairs = [(0, 0)] + [(i, rows_of[s]) for i, s in enumerate(model.tokenizer.symbols, start=1) if s in rows_of]
+    new, old = (torch.tensor(ids) for ids in zip(*pairs, strict=True))
+    for name, tensor in given.items():
+        if name.startswith("output."):
+            own[name][new] = tensor[old]
+        else:
+            own[name].copy_(tensor)
+    if model.extractor.cfg.normalization == "corpus":
+        model.extractor.load_state_dict(source.extractor.state_dict())
+    total = model.tokenizer.vocabulary_size
+    missing = [s for s in model.tokenizer.symbols if s not in rows_of]
+    begun = f", {len(missing)} of them new: {' '.join(map(repr, missing[:10]))}" if missing else ""
+    return f"started from {path}: {model.num_parameters:,} parameters, {total} tokens{begun}"
+
+
+def _check_alike(model: AcousticModel, source: AcousticModel, path: Path) -> None:
+    for stage, mine, theirs in (
+        ("model", model.network.cfg, source.network.cfg),
+        ("features", model.extractor.cfg, source.extractor.cfg),
+        ("audio", model.audio, source.audio),
+    ):
+        # what is drawn or resampled in training does not change what a weight means
+        free = {"dropout", "dither", "resample"}
+        theirs_of = theirs.model_dump()
+        for key, value in mine.model_dump().items():
+            if key not in free and theirs_of[key] != value:
+                raise ConfigError(
+                    f"{path}: its {stage}.{key} is {theirs_of[key]!r} and the config's {value!r}; "
+                    f"to start from this model, use the same",
+                    key=f"{stage}.{key}",
+                )

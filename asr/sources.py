@@ -1,0 +1,150 @@
+"""Which files of a corpus a request needs, and how they come: from --archive, a mirror, or the corpus's host."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from asr.archive import DamagedArchive, unpack
+from asr.errors import ConfigError, DataError, nearest
+from asr.fetch import fetch, mirror_folder
+from asr.prepare import Recipe, Request
+from asr.remote import Remote, check_space, gigabytes, verify
+
+log = logging.getLogger(__name__)
+
+
+def chosen_files(recipe: Recipe, request: Request, template: str = "") -> list[Remote]:
+    """The files of the subsets that are asked for (``all``: every one), in the recipe's order.
+
+    Args:
+        template: URL with ``{subset}``, for subsets that the recipe does not know: a mirror or --archive may have them.
+
+    Raises:
+        ConfigError: an unknown subset, one named twice, or an --archive that is none of the files.
+    """
+    names = request.subsets or _of_archives(recipe, request) or recipe.default_subsets or recipe.subsets
+    if names == ("all",):
+        names = recipe.subsets
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--subsets names one twice: {', '.join(names)}")
+    files = [file for file in recipe.files if file.subset in names]
+    unknown = [name for name in names if name not in recipe.subsets]
+    for name in unknown:
+        if not template or not (request.mirror or request.archive) or re.search(r"[^\w.-]|^\.", name):
+            remedy = "; other names need --mirror URL or --archive FILE" if template else ""
+            raise ConfigError(
+                f"{recipe.name} has no subset '{name}' (known: {', '.join(recipe.subsets)}, all)"
+                f"{nearest(name, recipe.subsets)}{remedy}"
+            )
+        files.append(Remote(template.format(subset=name), subset=name))
+    for path in request.archive:
+        if not any(_has(path, file) for file in files):
+            wanted = ", ".join(file.name for file in files)
+            raise ConfigError(f"--archive {path}: none of {wanted}; name it as it is published, or give --subsets")
+    return files
+
+
+def _of_archives(recipe: Recipe, request: Request) -> tuple[str, ...]:
+    """The subsets that the archives are of, by their names; of a folder those of the recipe that are in it."""
+    known = [file.subset for file in recipe.files if any(_has(path, file) for path in request.archive)]
+    names = {file.name for file in recipe.files}
+    others = [p.name.partition(".tar")[0] for p in request.archive if not p.is_dir() and p.name not in names]
+    return tuple(dict.fromkeys([*known, *others]))
+
+
+def _has(path: Path, file: Remote) -> bool:
+    return _copy_in(path, file) is not None or unpacked_in(path, file.subset) is not None
+
+
+def _copy_in(path: Path, file: Remote) -> Path | None:
+    found = path / file.name if path.is_dir() else path
+    return found if found.name == file.name and found.is_file() else None
+
+
+def unpacked_in(path: Path, subset: str) -> Path | None:
+    """The folder of a subset that is extracted already: a folder itself, in it, or one deeper (``LibriSpeech/…``)."""
+    if not subset or not path.is_dir():
+        return None
+    folders = [path.absolute(), path / subset, *sorted(path.glob(f"*/{subset}"))]
+    return next((folder for folder in folders if folder.name == subset and folder.is_dir()), None)
+
+
+def local_copy(request: Request, remote: Remote) -> Path | None:
+    """Where one of --archive has a file: under its name, or in a folder."""
+    return next((found for path in request.archive if (found := _copy_in(path, remote))), None)
+
+
+def obtain(recipe: Recipe, request: Request, remote: Remote, folder: str = "downloads") -> Path:
+    """A file of a recipe, checked: of --archive, in the mirror's folder, or downloaded to ``out/folder``.
+
+    An --archive for a recipe of one file may have any name.
+
+    Raises:
+        DataError: it cannot be had, or is not the published file.
+    """
+    path = request.archive[0] if len(recipe.files) == 1 and request.archive else local_copy(request, remote)
+    if path is not None:
+        path = path / remote.name if path.is_dir() else path
+        verify(path, remote)
+        return path
+    where = f"see {recipe.homepage}" + (", or leave out --mirror" if request.mirror else ", give --mirror URL")
+    remedy = f"{where}, or fetch it in another way and give --archive {remote.name}"
+    return fetch(remote, request.out / folder, request.mirror, remedy)
+
+
+@contextmanager
+def removed_if_damaged(request: Request, archive: Path) -> Iterator[None]:
+    """While an archive is unpacked: one that was downloaded and is damaged is removed, so that a run fetches it anew.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        yield
+    except DamagedArchive as error:
+        if archive.parent != request.out / "downloads":
+            raise
+        archive.unlink()
+        raise DataError(f"{error}: the download is removed, run again") from error
+
+
+def unpack_file(recipe: Recipe, request: Request, remote: Remote, folder: str) -> None:
+    """Obtains an archive and extracts its ``folder``, and the files beside that, to ``out``, once.
+
+    Raises:
+        DataError: it cannot be had, is damaged, or is another one.
+    """
+    own = PurePosixPath(folder)
+
+    def wanted(name: str) -> bool:
+        path = PurePosixPath(name)
+        # a name that leads out of the target is wanted, for extraction refuses it: such an archive is not to be used
+        return own in path.parents or path.parent == own.parent or path.is_absolute() or ".." in path.parts
+
+    archive = obtain(recipe, request, remote)
+    with removed_if_damaged(request, archive):
+        unpack(archive, request.out, folder, wanted)
+
+
+def check_room(request: Request, files: Sequence[Remote], unpacked: bool = True) -> None:
+    """Says what is to come, and refuses, before it begins, what would fill the disk: archives and what is in them.
+
+    Raises:
+        DataError: the disk has not as much free.
+    """
+    missing = [file for file in files if not local_copy(request, file)]
+    if mirror_folder(request.mirror) is not None:
+        missing = []
+    downloads = sum(file.size for file in missing)
+    here = sum(p.stat().st_size for file in missing for p in (request.out / "downloads").glob(f"{file.name}*"))
+    if missing:
+        host = urlsplit(request.mirror or missing[0].url).netloc
+        size = f", {gigabytes(downloads)}" if downloads else ""
+        log.info("%s from %s%s", ", ".join(file.name for file in missing), host, size)
+    needed = max(0, downloads - here) + (round(1.1 * sum(file.size for file in files)) if unpacked else 0)
+    check_space(request.out, needed, "this takes")

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# LJ Speech, one reader: from the archive (2.7 GB) to a word error rate. About a day on two cores, an hour or so on a GPU.
+# Usage: egs/ljspeech/run.sh [STAGE ...]
+#   STAGE    prepare train evaluate; all three when none is named. What is done already is kept.
+# and in the environment:
+#   ARCHIVE  LJSpeech-1.1.tar.bz2, or its folder; downloaded when not given
+#   CONFIG   ljspeech/default, or a file
+#   SEED, WORK   1, work/ljspeech
+set -euo pipefail
+archive=${ARCHIVE:+$(realpath "$ARCHIVE")}
+cd "$(dirname "$0")/../.."
+config=${CONFIG:-ljspeech/default}
+seed=${SEED:-1}
+work=${WORK:-work/ljspeech}
+run=$work/$(basename "$config")-seed$seed
+export PATH="$PWD/.venv/bin:$PATH"
+
+prepare() {
+    [ -f "$work/data/prepared.json" ] || asr prepare ljspeech ${archive:+--archive "$archive"} --out "$work/data"
+}
+
+train() {
+    if [ -f "$run/config.yaml" ]; then
+        asr train --resume "$run"
+    else
+        asr train "$config" --data "$work/data" --out "$run" --set "train.seed=$seed"
+    fi
+}
+
+evaluate() {
+    asr evaluate "$run" "$work/data/test.jsonl" --hypotheses "$run/test-hypotheses.jsonl" --markdown > "$run/test.md"
+    cat "$run/test.md"
+}
+
+[ $# -gt 0 ] || set -- prepare train evaluate
+for stage in "$@"; do
+    case $stage in
+        prepare | train | evaluate) ;;
+        *) echo "no stage '$stage' (prepare, train, evaluate)" >&2; exit 2 ;;
+    esac
+done
+for stage in "$@"; do
+    echo "== $stage" >&2
+    "$stage"
+done

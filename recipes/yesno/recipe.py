@@ -1,0 +1,56 @@
+"""YesNo: sixty recordings of eight Hebrew words each, yes or no, by one man (made for Kaldi)."""
+
+from __future__ import annotations
+
+import re
+
+from asr.corpus import corpus_folder
+from asr.importers.rows import Row, measure
+from asr.prepare import Prepared, Recipe, Request, held_out_speakers, write_splits
+from asr.remote import Remote
+
+#: KEN and LO are what is said; YES and NO what Kaldi's recipe, and so everybody, writes
+WORDS = {"1": "YES", "0": "NO"}
+#: Kaldi sorts the folder, in which two README files come last, and takes the first half: 31 and 29 recordings
+TRAIN = 31
+DEV_FRACTION = 0.1
+
+
+def prepare(request: Request) -> Prepared:
+    """Manifests ``train`` and ``dev`` (together Kaldi's training set), and ``test`` (Kaldi's)."""
+    folder = corpus_folder(RECIPE, request, "[01]_[01]_[01]_*.wav", lambda name: name.endswith((".wav", "README")))
+    rows, dropped = [], {}
+    for path in sorted(folder.glob("*.wav")):
+        if re.fullmatch(r"[01](_[01]){7}", path.stem) is None:
+            dropped[path.stem] = "its name is not eight times 0 or 1"
+            continue
+        rows.append(Row(path.stem, path, " ".join(WORDS[c] for c in path.stem.split("_")), "M"))
+    first = [row.id for row in rows][:TRAIN]
+    dev = held_out_speakers(first, DEV_FRACTION, salt="yesno")  # utterances: there is one speaker
+    splits = {name: [] for name in ("train", "dev", "test")}
+    for utterance in measure(rows, request.out, dropped):
+        name = "test" if utterance.id not in first else "dev" if utterance.id in dev else "train"
+        splits[name].append(utterance)
+    return write_splits(request.out, splits, dropped)
+
+
+RECIPE = Recipe(
+    name="yesno",
+    title="YesNo (Hebrew)",
+    hours=0.1,
+    sample_rate_hz=8000,
+    licence="none stated; made to be used freely (README of the archive)",
+    homepage="https://www.openslr.org/1",
+    prepare=prepare,
+    archive="waves_yesno.tar.gz (5 MB) from the homepage",
+    # OpenSLR publishes no checksum of it (torchaudio has SHA-256 c3f49e0c…8e73)
+    files=(
+        Remote(
+            "https://www.openslr.org/resources/1/waves_yesno.tar.gz",
+            copies=(
+                "https://us.openslr.org/resources/1/waves_yesno.tar.gz",
+                "https://openslr.elda.org/resources/1/waves_yesno.tar.gz",
+            ),
+        ),
+    ),
+)

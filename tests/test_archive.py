@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asr.archive
+import asr.remote
+from asr.archive import MARK, DamagedArchive, extract, is_unpacked, unpack
+from asr.errors import DataError
+
+CONTENTS = {f"corpus/{i:02d}.bin": random.Random(i).randbytes(20_000 + i) for i in range(8)}
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes = b"", **fields: object) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    for key, value in fields.items():
+        setattr(member, key, value)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _archive(path: Path, contents: dict[str, bytes], mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for name, content in contents.items():
+            _add(tar, name, content)
+    return path
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def _message(archive: Path, out: Path) -> str:
+    """The error of an extraction, without the archive's name in front; nothing half-written may be left."""
+    with pytest.raises(DataError) as caught:
+        extract(archive, out)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{archive}: ")
+    assert message.count(str(archive)) == 1
+    assert not list(out.rglob("*.part"))
+    return message.removeprefix(f"{archive}: ")
+
+
+@pytest.mark.parametrize("compression", ["", "gz", "bz2", "xz"])
+def test_every_kind_of_tar_is_extracted_whole(tmp_path, compression):
+    archive = _archive(tmp_path / "a.tar", CONTENTS, f"w:{compression}")
+    written = extract(archive, tmp_path / "out")
+    assert [p.relative_to(tmp_path / "out").as_posix() for p in written] == list(CONTENTS)
+    assert _files(tmp_path / "out") == CONTENTS
+
+
+def test_only_wanted_files_are_written(tmp_path):
+    archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
+    extract(archive, tmp_path / "out", lambda name: name.endswith("03.bin"))
+    assert list(_files(tmp_path / "out")) == ["corpus/03.bin"]
+
+
+def test_a_broken_extraction_is_resumed_to_the_same_result(tmp_path):
+    archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
+    out = tmp_path / "out"
+    (out / "corpus").mkdir(parents=True)
+    whole, half = out / "corpus" / "00.bin", out / "corpus" / "01.bin"
+    whole.write_bytes(CONTENTS["corpus/00.bin"])
+    before = whole.stat().st_mtime_ns, whole.stat().st_ino
+    half.write_bytes(CONTENTS["corpus/01.bin"][:100])
+    (out / "corpus" / "02.bin.part").write_bytes(b"rest of a killed run")
+    assert len(extract(archive, out)) == len(CONTENTS)
+    assert _files(out) == CONTENTS
+    assert (whole.stat().st_mtime_ns, whole.stat().st_ino) == before  # kept, not written again
+
+
+def test_a_cut_archive_costs_nothing_that_a_whole_one_gave_before(tmp_path):
+    archive, out = tmp_path / "a.tar.gz", tmp_path / "out"
+    extract(_archive(archive, CONTENTS), out)
+    archive.write_bytes(archive.read_bytes()[:-200])
+    _message(archive, out)
+    assert _files(out) == CONTENTS
+
+
+def test_a_cut_archive_can_be_fetched_again_and_completed(tmp_path):
+    archive, out = tmp_path / "a.tar.gz", tmp_path / "out"
+    whole = _archive(archive, CONTENTS).read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    assert "fetch it again" in _message(archive, out)
+    archive.write_bytes(whole)
+    extract(archive, out)
+    assert _files(out) == CONTENTS
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("../evil", {}, "refused: member '../evil' would be written outside the target folder"),
+        ("a/../../evil", {}, "refused: member 'a/../../evil' would be written outside the target folder"),
+        ("/tmp/evil", {}, "refused: member '/tmp/evil' would be written outside the target folder"),
+        ("C:/evil", {}, "refused: member 'C:/evil' would be written outside the target folder"),
+        ("..\\evil", {}, "refused: member '..\\evil' would be written outside the target folder"),
+        (
+            "link",
+            {"type": tarfile.SYMTYPE, "linkname": "../../etc"},
+            "refused: member 'link' links outside the archive ('../../etc')",
+        ),
+        (
+            "link",
+            {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
+            "refused: member 'link' links outside the archive ('/etc/passwd')",
+        ),
+        (
+            "link",
+            {"type": tarfile.LNKTYPE, "linkname": "/etc/passwd"},
+            "refused: member 'link' links outside the archive ('/etc/passwd')",
+        ),
+        (
+            "link",
+            {"type": tarfile.LNKTYPE, "linkname": "../secret"},
+            "refused: member 'link' links outside the archive ('../secret')",
+        ),
+    ],
+)
+def test_a_member_that_leaves_the_target_is_refused_and_named(tmp_path, name, fields, message):
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        _add(tar, name, b"" if fields else b"evil", **fields)
+    out = tmp_path / "deep" / "out"
+    assert _message(archive, out) == message
+    assert not list(tmp_path.rglob("*evil*"))
+    assert not (out / "link").is_symlink()
+
+
+def test_a_folder_that_is_a_symlink_out_of_the_target_is_refused(tmp_path):
+    archive = _archive(tmp_path / "a.tar.gz", {"corpus/x": b"x"})
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    (out / "corpus").symlink_to(elsewhere)
+    assert _message(archive, out).startswith("refused: member 'corpus/x' would be written outside")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_links_inside_the_archive_are_left_out_and_said(tmp_path, caplog):
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        _add(tar, "a", b"content")
+        _add(tar, "b", type=tarfile.SYMTYPE, linkname="a")
+        _add(tar, "c", type=tarfile.LNKTYPE, linkname="a")
+        _add(tar, "unwanted", type=tarfile.SYMTYPE, linkname="a")
+    written = extract(archive, tmp_path / "out", lambda name: name != "unwanted")
+    assert [p.name for p in written] == ["a"]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{archive}: left out 'b', a link to 'a'",
+        f"{archive}: left out 'c', a link to 'a'",
+    ]
+
+
+@pytest.mark.parametrize("compression", ["", "gz", "bz2", "xz"])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.7, 0.95])
+def test_a_cut_archive_is_an_error_wherever_it_is_cut(tmp_path, compression, share):
+    archive = _archive(tmp_path / "a.tar", CONTENTS, f"w:{compression}")
+    whole = archive.read_bytes()
+    end = len(whole) if compression else whole.rindex(CONTENTS["corpus/07.bin"]) + 20_007  # not in the padding
+    archive.write_bytes(whole[: int(end * share)])
+    assert "fetch it again" in _message(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize("rest", [0, 100, 512])
+def test_a_plain_tar_that_is_cut_between_two_members_is_an_error(tmp_path, rest):
+    # The header of the next member is gone, in part or whole: tarfile by itself takes that for the end.
+    archive = _archive(tmp_path / "a.tar", CONTENTS, "w:")
+    whole = archive.read_bytes()
+    start = whole.index(b"corpus/05.bin")
+    assert start % 512 == 0
+    archive.write_bytes(whole[: start + (rest if rest != 512 else 0)] + (b"\xff" * 512 if rest == 512 else b""))
+    assert _message(archive, tmp_path / "out").startswith("not a whole tar archive (")
+
+
+def test_damage_in_the_middle_of_a_compressed_archive_is_an_error(tmp_path):
+    archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    archive.write_bytes(content)
+    assert "fetch it again" in _message(archive, tmp_path / "out")
+
+
+def test_damage_that_only_the_checksum_shows_is_an_error(tmp_path):
+    # Stored, not compressed: a flipped bit is still a valid deflate stream, so only gzip's CRC can tell.
+    archive = tmp_path / "a.tar.gz"
+    plain = _archive(tmp_path / "a.tar", CONTENTS, "w:").read_bytes()
+    content = bytearray(gzip.compress(plain, compresslevel=0))
+    position = content.index(CONTENTS["corpus/03.bin"][5000:5100])
+    content[position] ^= 1
+    archive.write_bytes(content)
+    out = tmp_path / "out"
+    assert "fetch it again" in _message(archive, out)
+    # and what came out of it is not taken for whole by the next run
+    archive.write_bytes(gzip.compress(plain))
+    extract(archive, out)
+    assert _files(out) == CONTENTS
+
+
+SMALL = {f"corpus/{i}.txt": f"{i}".encode() * 700 for i in range(3)}
+
+
+@pytest.mark.parametrize("mode", ["w:", "w:gz", "w:xz"])
+@given(data=st.data())
+def test_a_damaged_archive_never_fails_otherwise_than_in_one_line(tmp_path_factory, mode, data):
+    folder = tmp_path_factory.mktemp("damaged")
+    archive = _archive(folder / "a.tar", SMALL, mode)
+    content = bytearray(archive.read_bytes())
+    position = data.draw(st.integers(0, min(len(content), 6144) - 1))
+    count = data.draw(st.integers(1, 8))
+    content[position : position + count] = data.draw(st.binary(min_size=count, max_size=count))
+    archive.write_bytes(content)
+    try:
+        extract(archive, folder / "out")
+    except DataError as error:
+        assert str(error).startswith(f"{archive}: ")
+        assert "\n" not in str(error)
+    else:
+        # a plain tar has no checksum of its contents, but xz and gzip have one
+        assert mode == "w:" or _files(folder / "out") == SMALL
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not an archive", b"x" * 5000, b"\x1f\x8b" + b"x" * 5000, b"PK\x03\x04" + b"0" * 2000]
+)
+def test_a_file_that_is_no_tar_archive_is_an_error(tmp_path, content):
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(content)
+    assert _message(archive, tmp_path / "out").startswith("not a whole tar archive (")
+
+
+def test_a_missing_archive_and_a_folder_are_named(tmp_path):
+    assert _message(tmp_path / "none.tar", tmp_path / "out") == "cannot read the archive: no such file or directory"
+    (tmp_path / "folder").mkdir()
+    assert _message(tmp_path / "folder", tmp_path / "out") == "cannot read the archive: is a directory"
+
+
+def test_a_target_that_cannot_be_written_is_an_error_with_the_reason(tmp_path):
+    archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
+    (tmp_path / "file").write_text("")
+    message = _message(archive, tmp_path / "file" / "out")
+    assert message.startswith(f"cannot extract to {tmp_path / 'file' / 'out'}: ")
+    assert message.endswith(("not a directory", "file exists"))
+
+
+# unpack: an archive that fills a folder, once
+
+
+def test_an_unpacked_archive_is_not_extracted_twice(tmp_path, monkeypatch):
+    archive, out = _archive(tmp_path / "a.tar.gz", CONTENTS), tmp_path / "out"
+    unpack(archive, out, "corpus")
+    assert is_unpacked(out / "corpus")
+    before = _files(out)
+    monkeypatch.setattr(asr.archive, "extract", None)
+    unpack(archive, out, "corpus")
+    assert _files(out) == before
+    assert before.keys() - CONTENTS.keys() == {f"corpus/{MARK}"}
+
+
+@pytest.mark.parametrize("damage", ["missing file", "no mark", "mark that is no JSON", "mark of something else"])
+def test_what_is_not_whole_is_extracted_again(tmp_path, damage):
+    archive, out = _archive(tmp_path / "a.tar.gz", CONTENTS), tmp_path / "out"
+    unpack(archive, out, "corpus")
+    if damage == "missing file":
+        (out / "corpus" / "03.bin").unlink()
+    elif damage == "no mark":
+        (out / "corpus" / MARK).unlink()
+    else:
+        (out / "corpus" / MARK).write_text("{" if damage == "mark that is no JSON" else '["files"]')
+    assert not is_unpacked(out / "corpus")
+    unpack(archive, out, "corpus")
+    assert is_unpacked(out / "corpus")
+    assert _files(out).items() >= CONTENTS.items()
+
+
+def test_a_damaged_archive_leaves_no_mark(tmp_path):
+    archive, out = _archive(tmp_path / "a.tar.gz", CONTENTS), tmp_path / "out"
+    archive.write_bytes(archive.read_bytes()[:-300])
+    with pytest.raises(DamagedArchive, match="not a whole tar archive"):
+        unpack(archive, out, "corpus")
+    assert not is_unpacked(out / "corpus")
+    assert _files(out) == {}
+
+
+def test_another_archive_is_not_mixed_into_a_folder_that_is_filled(tmp_path):
+    out = tmp_path / "out"
+    unpack(_archive(tmp_path / "a.tar.gz", CONTENTS), out, "corpus")
+    other = _archive(tmp_path / "b.tar.gz", {"corpus/x": b"x"})
+    with pytest.raises(
+        DataError, match=rf"{out / 'corpus'}: was extracted from another archive .*; delete that folder"
+    ):
+        unpack(other, out, "corpus")
+    assert not (out / "corpus" / "x").exists()
+
+
+def test_an_archive_of_something_else_is_refused_with_what_it_holds(tmp_path):
+    archive = _archive(tmp_path / "a.tar.gz", {"LibriSpeech/dev-clean/1/x": b"x"})
+    with pytest.raises(DataError) as caught:
+        unpack(archive, tmp_path / "out", "LibriSpeech/train-clean-100")
+    assert str(caught.value) == (
+        f"{archive}: holds no LibriSpeech/train-clean-100/: is this the right archive? (it has LibriSpeech/dev-clean)"
+    )
+
+
+def test_an_archive_that_will_not_fit_is_refused_before_it_is_extracted(tmp_path, monkeypatch):
+    archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
+    monkeypatch.setattr(asr.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(DataError, match=r"extracting a\.tar\.gz takes 0\.2 MB, but 0\.0 MB are free; make room"):
+        unpack(archive, tmp_path / "out", "corpus")
+    assert not (tmp_path / "out").exists()

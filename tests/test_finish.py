@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from asr import header
+from asr import manifest as manifests
+from asr.cli import app
+from asr.errors import ConfigError, DataError
+from asr.finish import TextOptions, prepare
+from asr.manifest import Utterance
+from asr.prepare import Prepared, Recipe, Request, write_splits
+from asr.tokenizer import read_tokenizer
+from tests.builders import write_wav
+
+TEXTS = {
+    "train": ["Hello, world — at 10:30!", "the world’s “best” & only", "hello hello", "…"],
+    "dev": ["Hello again, Жорж"],
+}
+
+
+def recipe_of(texts=TEXTS, **facts) -> Recipe:
+    def write(request: Request) -> Prepared:
+        splits = {
+            name: [Utterance(f"{name}-{i}", f"{name}-{i}.wav", 1800.0, text, f"s{i}") for i, text in enumerate(rows)]
+            for name, rows in texts.items()
+        }
+        return write_splits(request.out, splits, {"bad": "no samples"})
+
+    return Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write, **facts)
+
+
+def texts_of(folder: Path, split: str) -> list[str]:
+    return [u.text for u in manifests.read(folder / f"{split}.jsonl")]
+
+
+def test_texts_go_through_the_profile_and_the_header_tells_all(tmp_path):
+    finished = prepare(recipe_of(), Request(tmp_path), TextOptions("librispeech"))
+    assert texts_of(tmp_path, "train") == ["HELLO WORLD AT 10:30", "THE WORLD'S BEST ONLY", "HELLO HELLO", ""]
+    assert texts_of(tmp_path, "dev") == ["HELLO AGAIN ЖОРЖ"]
+    assert [u.text for u in finished.prepared.utterances["dev"]] == ["HELLO AGAIN ЖОРЖ"]
+    found = header.read(tmp_path)
+    assert found == finished.header
+    assert (found.recipe, found.title, found.licence, found.homepage) == ("toy", "Toy", "CC0", "http://toy")
+    assert (found.normalization, found.tokenizer, found.dropped, found.flagged_numbers) == ("librispeech", "", 1, 1)
+    assert found.splits["train"] == {"utterances": 4, "hours": 2.0, "speakers": 4, "with_digits": 1}
+    assert finished.notes == (
+        "text normalization: librispeech",
+        "normalized: 5 texts changed",
+        "signs that people read aloud were removed: '&' (U+0026) in 1; write them as they are spoken",
+        "characters that librispeech leaves as they are: 'Ж' (U+0416) in 1, 'О' (U+041E) in 1, 'Р' (U+0420) in 1",
+        "1 texts became empty, and are not trained on: train-3",
+        "numbers: 1 texts hold digits (train 1); write them as they are spoken",
+    )
+
+
+def test_without_options_texts_stay_and_the_recipes_profile_counts(tmp_path):
+    assert prepare(recipe_of(), Request(tmp_path / "a"), TextOptions()).header.normalization == "none"
+    assert texts_of(tmp_path / "a", "train") == TEXTS["train"]
+    prepare(recipe_of(normalization="lower"), Request(tmp_path / "b"), TextOptions())
+    assert texts_of(tmp_path / "b", "train")[2] == "hello hello"
+    assert texts_of(tmp_path / "b", "train")[0].startswith("hello, world")
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_the_tokenizer_is_trained_on_the_normalized_training_texts(tmp_path, kind):
+    finished = prepare(recipe_of(), Request(tmp_path), TextOptions("librispeech", kind, 23))
+    tokenizer = read_tokenizer(tmp_path / "tokenizer.json")
+    assert (tokenizer.kind, tokenizer.vocabulary_size) == (kind, 23)
+    assert finished.header.tokenizer == "tokenizer.json"
+    assert finished.prepared.files == {"tokenizer": tmp_path / "tokenizer.json"}
+    assert all(tokenizer.decode(tokenizer.encode(t)) == t for t in texts_of(tmp_path, "train"))
+    assert tokenizer.unknown("ж,h") == ["ж", ",", "h"]
+    assert f"tokenizer: {kind}, 23 tokens, the blank included" in finished.notes
+
+
+def test_preparing_again_gives_the_same_bytes(tmp_path):
+    contents = []
+    for _ in range(2):
+        prepare(recipe_of(), Request(tmp_path), TextOptions("upper-nopunct", "bpe", 28))
+        contents.append({p.name: p.read_bytes() for p in tmp_path.iterdir()})
+    assert contents[0] == contents[1]
+    assert set(contents[0]) == {"train.jsonl", "dev.jsonl", "prepared.json", "tokenizer.json"}
+
+
+def test_split_by_split_the_header_describes_all_that_is_there(tmp_path):
+    prepare(recipe_of({"train": ["One two"]}), Request(tmp_path), TextOptions("lower", "bpe", 9))
+    finished = prepare(recipe_of({"dev": ["Two 1"]}), Request(tmp_path), TextOptions())
+    assert finished.header.normalization == "lower"  # the folder's
+    assert texts_of(tmp_path, "dev") == ["two 1"]
+    assert set(finished.header.splits) == {"train", "dev"}
+    assert finished.header.tokenizer == "tokenizer.json"
+    assert finished.header.flagged_numbers == 1
+    (tmp_path / "dev.jsonl").unlink()
+    finished = prepare(recipe_of({"test": ["two"]}), Request(tmp_path), TextOptions(tokenizer="unigram", vocab_size=7))
+    assert set(finished.header.splits) == {"train", "test"}
+    assert read_tokenizer(tmp_path / "tokenizer.json").kind == "unigram"  # on the train.jsonl that was there
+
+
+def test_a_folder_keeps_one_profile(tmp_path):
+    prepare(recipe_of(), Request(tmp_path), TextOptions("lower"))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ConfigError, match=r"was prepared with text normalization lower, not upper; take another --out"):
+        prepare(recipe_of(), Request(tmp_path), TextOptions("upper"))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    (tmp_path / "prepared.json").unlink()
+    prepare(recipe_of(), Request(tmp_path), TextOptions("upper"))
+    assert texts_of(tmp_path, "train")[2] == "HELLO HELLO"
+
+
+@pytest.mark.parametrize("tokenizer", ["", "char"])
+def test_new_training_texts_without_a_tokenizer_leave_no_old_one(tmp_path, tokenizer):
+    prepare(recipe_of(), Request(tmp_path), TextOptions("lower", "bpe", 32))
+    finished = prepare(recipe_of(), Request(tmp_path), TextOptions(tokenizer=tokenizer))
+    assert not (tmp_path / "tokenizer.json").exists()
+    assert finished.header.tokenizer == ""
+    assert any("is removed" in note for note in finished.notes)
+
+
+def test_a_damaged_header_is_said_and_written_anew(tmp_path, caplog):
+    (tmp_path / "prepared.json").write_text("{", encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        prepare(recipe_of(), Request(tmp_path), TextOptions())
+    assert "prepared.json" in caplog.text
+    assert header.read(tmp_path) is not None
+
+
+def test_a_preparation_that_fails_leaves_no_header(tmp_path):
+    prepare(recipe_of(), Request(tmp_path), TextOptions())
+    with pytest.raises(ConfigError, match="at most"):
+        prepare(recipe_of(), Request(tmp_path), TextOptions(tokenizer="bpe", vocab_size=10_000))
+    assert header.read(tmp_path) is None
+    with pytest.raises(ConfigError, match=r"bpe is trained on train\.jsonl"):
+        prepare(recipe_of({"dev": ["a"]}), Request(tmp_path / "x"), TextOptions(tokenizer="bpe", vocab_size=10))
+    with pytest.raises(DataError, match="no text to train a tokenizer on"):
+        prepare(recipe_of({"train": ["…"]}), Request(tmp_path / "y"), TextOptions("lower-nopunct", "bpe", 10))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("uper",), "unknown text normalization 'uper'"),
+        (("", "word"), "--tokenizer word: expected char, bpe or unigram"),
+        (("", "bpe"), "--tokenizer bpe needs --vocab-size N"),
+        (("", "unigram", -5), "--tokenizer unigram needs --vocab-size N"),
+        (("", "char", 100), "--vocab-size goes with --tokenizer bpe or unigram"),
+        (("", "", 100), "--vocab-size goes with --tokenizer bpe or unigram"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line_before_anything_is_done(options, message):
+    with pytest.raises(ConfigError) as caught:
+        TextOptions(*options)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_normalizes_trains_and_tells(tmp_path):
+    clips = tmp_path / "train"
+    for i, text in enumerate(["Yes, please!", "No 5", "Yes yes"]):
+        write_wav(clips / f"{i}.wav")
+        (clips / f"{i}.txt").write_text(text, encoding="utf-8")
+    out = tmp_path / "data"
+    done = CliRunner().invoke(
+        app,
+        ["prepare", "folder", str(clips), "--out", str(out), "--normalize", "lower-nopunct", "--tokenizer", "bpe",
+         "--vocab-size", "13", "--json"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["normalization"] == "lower-nopunct"
+    assert document["flagged_numbers"] == 1
+    assert document["files"] == {"tokenizer": str(out / "tokenizer.json")}
+    assert texts_of(out, "train") == ["yes please", "no 5", "yes yes"]
+    done = CliRunner().invoke(app, ["prepare", "folder", str(clips), "--out", str(out), "--tokenizer", "bpe"])
+    assert done.exit_code != 0
+    assert isinstance(done.exception, ConfigError)
+
+
+def test_an_utterance_in_two_manifests_counts_once(tmp_path):
+    def write(request: Request) -> Prepared:
+        rows = [Utterance("a", "a.wav", 1.0, "At 5 & Ж"), Utterance("b", "b.wav", 1.0, "b")]
+        return write_splits(request.out, {"train-clean": rows, "train": rows}, {})
+
+    recipe = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
+    finished = prepare(recipe, Request(tmp_path), TextOptions("librispeech"))
+    assert finished.header.flagged_numbers == 1
+    assert finished.notes[1:] == (
+        "normalized: 2 texts changed",
+        "signs that people read aloud were removed: '&' (U+0026) in 1; write them as they are spoken",
+        "characters that librispeech leaves as they are: 'Ж' (U+0416) in 1",
+        "numbers: 1 texts hold digits (train-clean 1, train 1); write them as they are spoken",
+    )
+    (tmp_path / "train-clean.jsonl").unlink()
+    again = prepare(recipe_of({"dev": ["1", "2"]}), Request(tmp_path), TextOptions())
+    assert again.header.flagged_numbers == 3

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, replace
+
+import pytest
+
+from asr import __version__, header
+from asr.errors import CheckpointError, ConfigError, DataError
+from asr.header import FILE, Header
+from asr.manifest import Utterance
+from asr.tokenizer import SubwordTokenizer
+
+HEADER = Header(
+    recipe="an4", title="CMU AN4", licence="free", homepage="http://a", normalization="upper", tokenizer="",
+    splits={"train": {"utterances": 2, "hours": 0.5, "speakers": 1}}, dropped=3, flagged_numbers=1,
+)  # fmt: skip
+
+
+def test_a_header_is_read_as_it_was_written(tmp_path):
+    header.write(tmp_path, HEADER)
+    assert header.read(tmp_path) == HEADER
+    assert HEADER.asr_version == __version__
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_folder_without_header_has_none(tmp_path):
+    assert header.read(tmp_path) is None
+    assert header.read(tmp_path / "missing") is None
+
+
+def test_fields_of_later_versions_are_passed_over(tmp_path):
+    (tmp_path / FILE).write_text(json.dumps(asdict(HEADER) | {"phase_of_the_moon": 3}), encoding="utf-8")
+    assert header.read(tmp_path) == HEADER
+
+
+def without(key):
+    return {k: v for k, v in asdict(HEADER).items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not valid JSON (Expecting property name"),
+        (b"\xff", "cannot read: not UTF-8 text"),
+        (b"[" * 200_000, "not valid JSON (nested too deeply)"),
+        (b"[]", "expected an object, got list"),
+        (without("normalization"), "missing field 'normalization'"),
+        (asdict(HEADER) | {"title": 3}, "'title' must be of type str, got 3"),
+        (asdict(HEADER) | {"dropped": True}, "'dropped' must be of type int, got True"),
+        (asdict(HEADER) | {"splits": {"train": 3}}, "split 'train' must have numbers, got 3"),
+        (asdict(HEADER) | {"splits": {"train": {"utterances": "2"}}}, "split 'train' must have numbers"),
+        (asdict(HEADER) | {"normalization": "uper"}, "unknown text normalization 'uper'"),
+        (asdict(HEADER) | {"tokenizer": "../../secret.json"}, "'tokenizer' must be the name of a file beside it"),
+    ],
+)
+def test_a_damaged_header_is_one_line_that_names_it(tmp_path, content, message):
+    path = tmp_path / FILE
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    with pytest.raises(DataError) as caught:
+        header.read(tmp_path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_header_cannot_name_an_unknown_profile():
+    with pytest.raises(ConfigError, match="did you mean 'upper'"):
+        replace(HEADER, normalization="uper")
+
+
+def test_a_header_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / FILE).mkdir()
+    (tmp_path / FILE / "x").touch()
+    (tmp_path / f"{FILE}.part").mkdir()
+    with pytest.raises(DataError, match=r"prepared\.json: cannot write"):
+        header.write(tmp_path, HEADER)
+
+
+def test_facts_of_a_split_and_texts_with_digits():
+    rows = [Utterance("a", "a.wav", 1800.0, "AT 5", "s1"), Utterance("b", "b.wav", 1800.0, "FIVE", "s1")]
+    assert header.split_facts(rows) == {"utterances": 2, "hours": 1.0, "speakers": 1}
+    assert header.count_with_digits(rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("configured", "prepared", "expected", "said"),
+    [
+        ("data", None, "none", False),
+        ("data", "upper", "upper", False),
+        ("lower", None, "lower", False),
+        ("lower", "none", "lower", False),
+        ("upper", "upper", "upper", False),
+        ("lower", "upper", "lower", True),
+        ("none", "upper", "none", True),
+    ],
+)
+def test_the_profile_of_a_run_is_the_datas_unless_the_config_names_another(
+    configured, prepared, expected, said, caplog
+):
+    with caplog.at_level(logging.WARNING):
+        found = header.resolve_normalization(configured, prepared and replace(HEADER, normalization=prepared))
+    assert found == expected
+    assert bool(caplog.records) == said
+    if said:
+        assert "the data were prepared with upper" in caplog.text
+
+
+def test_the_tokenizer_of_a_folder_is_its_file_or_characters(tmp_path):
+    trained = SubwordTokenizer.train(["a cab", "a cabin"], 9)
+    assert header.tokenizer_for("data", tmp_path, None) is None
+    with pytest.raises(CheckpointError, match=r"own\.json: cannot read: no such file"):
+        header.tokenizer_for("data", tmp_path, replace(HEADER, tokenizer="own.json"))
+    for name, head in (("tokenizer.json", None), ("own.json", replace(HEADER, tokenizer="own.json"))):
+        (tmp_path / name).write_text(json.dumps(trained.to_json()), encoding="utf-8")
+        assert header.tokenizer_for("data", tmp_path, head) == trained
+        assert header.tokenizer_for("char", tmp_path, head) is None
+
+
+def test_a_manifest_under_another_profile_than_the_models_is_said(tmp_path):
+    manifest = tmp_path / "train.jsonl"
+    assert header.disagreement(manifest, "lower") is None
+    header.write(tmp_path, HEADER)
+    assert header.disagreement(manifest, "upper") is None
+    line = header.disagreement(manifest, "lower")
+    assert line is not None
+    assert "prepared with text normalization upper, the model's is lower" in line
+    assert header.disagreement(tmp_path / "other.jsonl", "lower") is None  # not of this preparation
+    header.write(tmp_path, replace(HEADER, normalization="none"))
+    assert header.disagreement(manifest, "lower") is None  # raw text takes every profile

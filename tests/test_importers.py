@@ -1,0 +1,609 @@
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr import manifest
+from asr.errors import AsrError, ConfigError, DataError
+from asr.importers import IMPORTERS, kaldi, nemo, rows, table
+from asr.importers import folder as folder_importer
+from asr.manifest import Utterance
+from asr.prepare import Prepared, Request, perform
+from tests.builders import sphere_bytes, write_wav
+
+TONE = np.sin(np.arange(8000) / 20).astype(np.float32) / 4  # half a second at 16 kHz
+
+
+def run(importer: str, source: Path, out: Path, **options: str) -> Prepared:
+    return perform(IMPORTERS[importer], Request(out, source=source, options=options))
+
+
+def by_id(path: Path) -> dict[str, Utterance]:
+    return {u.id: u for u in manifest.read(path)}
+
+
+def one_line(error: pytest.ExceptionInfo[AsrError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def data_dir(folder: Path, ids: list[str], separator: str = " ", audio: str = "../wav/{}.wav", **files: str) -> Path:
+    """A Kaldi data directory, and half a second of audio for each id in ``wav`` beside it."""
+    for id_ in ids:
+        write_wav(folder.parent / "wav" / f"{id_}.wav", TONE)
+    write(folder / "wav.scp", "".join(f"{i}{separator}{audio.format(i)}\n" for i in ids))
+    write(folder / "text", "".join(f"{i}{separator}TEXT OF {i.upper()}\n" for i in ids))
+    for name, content in files.items():
+        write(folder / name, content)
+    return folder
+
+
+# Kaldi
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", "  "])
+def test_a_kaldi_directory_gives_one_manifest_named_like_it(tmp_path, separator):
+    folder = data_dir(tmp_path / "test", ["a-1", "b-1"], separator, utt2spk="a-1 a\nb-1\tb\n")
+    prepared = run("kaldi", folder, tmp_path / "out")
+    assert list(prepared.manifests) == ["test"]
+    assert prepared.dropped == {}
+    found = by_id(tmp_path / "out" / "test.jsonl")
+    assert [(u.text, u.speaker, u.duration_s) for u in found.values()] == [
+        ("TEXT OF A-1", "a", 0.5),
+        ("TEXT OF B-1", "b", 0.5),
+    ]
+    assert found["a-1"].audio_path == str(tmp_path / "wav" / "a-1.wav")
+
+
+def test_a_folder_of_kaldi_directories_gives_a_manifest_for_each(tmp_path):
+    for name in ("train", "test"):
+        data_dir(tmp_path / "data" / name, [f"{name}-1"])
+    write(tmp_path / "data" / "local" / "lexicon.txt", "A AH\n")
+    prepared = run("kaldi", tmp_path / "data", tmp_path / "out")
+    assert {name: [u.id for u in rows] for name, rows in prepared.utterances.items()} == {
+        "test": ["test-1"],
+        "train": ["train-1"],
+    }
+
+
+def test_segments_become_offsets_into_their_recordings(tmp_path):
+    folder = data_dir(
+        tmp_path / "data", ["rec"], segments="u1 rec 0.1 0.25\nu2 rec 0.3 -1\nu3 rec 0.4 0.505\nu4 rec 0 0.2\n"
+    )
+    write(folder / "text", "u1 ONE\nu2 TWO\nu3 THREE\nu4 FOUR\n")
+    run("kaldi", folder, tmp_path / "out")
+    found = by_id(tmp_path / "out" / "data.jsonl")
+    assert {i: (u.offset_s, u.duration_s) for i, u in found.items()} == {
+        "u1": (0.1, 0.15),
+        "u2": (0.3, 0.2),
+        "u3": (0.4, 0.1),  # 5 ms past the end is rounding: cut there
+        "u4": (0.0, 0.2),
+    }
+
+
+@pytest.mark.parametrize("base", ["folder", "parent", "here"])
+def test_relative_paths_are_found_from_the_folder_its_parent_or_here_and_that_is_said(
+    tmp_path, monkeypatch, caplog, base
+):
+    folder = data_dir(tmp_path / "corpus" / "train", ["a"], audio="clips/{}.wav")
+    start = {"folder": folder, "parent": folder.parent, "here": tmp_path / "here"}[base]
+    write_wav(start / "clips" / "a.wav", TONE)
+    (tmp_path / "here").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "here")
+    caplog.set_level(logging.INFO, "asr")
+    run("kaldi", folder, tmp_path / "out")
+    assert by_id(tmp_path / "out" / "train.jsonl")["a"].audio_path == str(start / "clips" / "a.wav")
+    assert f"{folder / 'wav.scp'}: relative audio paths are taken from {start}" in caplog.messages
+
+
+def test_relative_paths_that_lead_nowhere_are_one_line_that_names_where_was_looked(tmp_path):
+    folder = data_dir(tmp_path / "train", ["a"], audio="clips/{}.wav")
+    with pytest.raises(DataError) as error:
+        run("kaldi", folder, tmp_path / "out")
+    text = one_line(error)
+    assert "none of 1 relative audio paths leads to a file" in text
+    assert f"tried from {folder}, {tmp_path}, " in text
+    assert "'clips/a.wav'" in text
+
+
+def test_audio_below_the_output_folder_is_named_relative_to_it(tmp_path):
+    folder = data_dir(tmp_path / "out" / "train", ["a"])
+    run("kaldi", folder, tmp_path / "out")
+    assert by_id(tmp_path / "out" / "train.jsonl")["a"].audio_path == "wav/a.wav"
+
+
+def test_age_and_gender_go_into_meta_and_decide_the_group(tmp_path):
+    ids = ["a", "b", "c", "d"]
+    folder = data_dir(
+        tmp_path / "x",
+        ids,
+        utt2spk="a A\nb B\nc C\nd D\n",
+        spk2gender="A m\nB f\n",
+        spk2age="A 15\nB 16\nC unknown\n",
+    )
+    run("kaldi", folder, tmp_path / "out")
+    assert {i: u.meta for i, u in by_id(tmp_path / "out" / "x.jsonl").items()} == {
+        "a": {"gender": "m", "age": 15, "group": "child"},
+        "b": {"gender": "f", "age": 16, "group": "adult"},
+        "c": {"age": "unknown"},
+        "d": None,
+    }
+
+
+@pytest.mark.parametrize("entry", ["sph2pipe -f wav -p /x/a.sph |", "| gunzip -c a.wav.gz", "flac -c -d -s a.flac|"])
+def test_a_command_in_wav_scp_is_refused_with_the_reason_and_a_way_out(tmp_path, entry):
+    folder = data_dir(tmp_path / "train", ["a", "b"])
+    write(folder / "wav.scp", f"b ../wav/b.wav\na {entry}\n")
+    with pytest.raises(DataError) as error:
+        run("kaldi", folder, tmp_path / "out")
+    text = one_line(error)
+    assert text.startswith(f"{folder / 'wav.scp'}:2: 'a' is a command ('{entry[:20]}")
+    assert "an import runs none" in text
+    assert "write its output to files" in text
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_audio_inside_a_kaldi_archive_is_refused(tmp_path):
+    folder = data_dir(tmp_path / "train", ["a"])
+    write(folder / "wav.scp", "a data/wav.ark:17\n")
+    with pytest.raises(DataError, match=r"wav.scp:1: 'a' lies in a Kaldi archive \('data/wav.ark:17'\); write one"):
+        run("kaldi", folder, tmp_path / "out")
+
+
+def test_what_cannot_be_used_is_dropped_each_with_its_reason(tmp_path):
+    good = ["good", "bare", "silent", "missing", "empty", "noise", "stereo"]
+    folder = data_dir(tmp_path / "train", good)
+    wav = tmp_path / "wav"
+    write_wav(wav / "silent.wav", np.zeros(0, np.float32))
+    (wav / "missing.wav").unlink()
+    write(wav / "empty.wav", b"")
+    write(wav / "noise.wav", b"no audio at all" * 9)
+    soundfile.write(wav / "stereo.wav", np.zeros((800, 2)), 16000)
+    text = (folder / "text").read_text().replace("TEXT OF BARE", "")
+    write(folder / "text", text + "ghost NOBODY SAID IT\n")
+    write(folder / "wav.scp", (folder / "wav.scp").read_text() + "silence ../wav/good.wav\n")
+    prepared = run("kaldi", folder, tmp_path / "out")
+    assert [u.id for u in prepared.utterances["train"]] == ["good"]
+    assert prepared.dropped == {
+        "bare": f"{folder / 'text'}:2: an id without a text",
+        "silence": "not in 'text'",
+        "ghost": f"{folder / 'text'}:8: not in wav.scp",
+        "silent": f"{wav / 'silent.wav'}: no samples",
+        "missing": f"{wav / 'missing.wav'}: cannot read the audio: no such file or directory",
+        "empty": f"{wav / 'empty.wav'}: the file is empty (0 bytes)",
+        "noise": prepared.dropped["noise"],
+        "stereo": f"{wav / 'stereo.wav'}: 2 channels, expected 1; mix it down or choose a channel first",
+    }
+    assert "not audio that can be read" in prepared.dropped["noise"]
+
+
+def test_segments_that_do_not_fit_are_dropped_each_with_its_reason(tmp_path):
+    folder = data_dir(
+        tmp_path / "train",
+        ["rec"],
+        segments="ok rec 0 0.4\nlate rec 0.7 0.9\nlong rec 0.2 0.6\nback rec 0.4 0.3\nlost other 0 1\n",
+    )
+    write(folder / "text", "".join(f"{i} WORD\n" for i in ("ok", "late", "long", "back", "lost", "rec")))
+    prepared = run("kaldi", folder, tmp_path / "out")
+    assert prepared.dropped == {
+        "back": "ends at 0.3 s, but starts at 0.4 s",
+        "lost": "its recording 'other' is not in wav.scp",
+        "rec": f"{folder / 'text'}:6: not in segments",
+        "late": "starts at 0.70 s, but the file ends at 0.50 s",
+        "long": "ends at 0.60 s, but the file at 0.50 s",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("wav.scp", "a\n", "wav.scp:1: 'a' has no path; expected 'id path'"),
+        ("wav.scp", "a x.wav\na y.wav\n", "wav.scp:2: duplicate id 'a' (first on line 1); ids must be unique"),
+        ("wav.scp", "\n \n", "wav.scp: the file is empty"),
+        ("text", b"b GOOD\na caf\xe9\n", "text:2: not UTF-8 text (invalid continuation byte at byte 5); convert"),
+        ("text", "a HELLO\n".encode("utf-16"), "text:1: not UTF-8 text (invalid start byte at byte 0); convert it"),
+        (
+            "segments",
+            "a rec one 2\n",
+            "segments:1: expected 'utterance recording start end' with times in seconds, got",
+        ),
+        ("segments", "a rec 1\n", "segments:1: expected 'utterance recording start end' with times in seconds, got"),
+        ("segments", "a rec nan 2\n", "segments:1: expected 'utterance recording start end' with times in seconds"),
+    ],
+)
+def test_a_malformed_kaldi_file_is_one_line_with_its_place(tmp_path, name, content, expected):
+    folder = data_dir(tmp_path / "train", ["a"])
+    write(folder / name, content)
+    with pytest.raises(DataError) as error:
+        run("kaldi", folder, tmp_path / "out")
+    assert one_line(error).startswith(f"{folder / expected}")
+
+
+def test_a_missing_text_file_or_no_data_directory_at_all_is_said(tmp_path):
+    folder = data_dir(tmp_path / "train", ["a"])
+    (folder / "text").unlink()
+    with pytest.raises(DataError, match="text: cannot read the texts: no such file"):
+        run("kaldi", folder, tmp_path / "out")
+    with pytest.raises(DataError, match="neither it nor a folder in it holds a wav"):
+        run("kaldi", tmp_path / "wav", tmp_path / "out")
+    with pytest.raises(DataError, match="no such folder; expected a Kaldi data directory"):
+        run("kaldi", folder / "wav.scp", tmp_path / "out")
+
+
+def test_a_table_with_a_mark_and_other_white_space_in_its_texts_is_read_as_meant(tmp_path):
+    folder = data_dir(tmp_path / "train", ["a"])
+    write(folder / "text", "\ufeffa  TWO\u3000WORDS \u2028 HERE \r\n")
+    run("kaldi", folder, tmp_path / "out")
+    assert by_id(tmp_path / "out" / "train.jsonl")["a"].text == "TWO WORDS HERE"
+
+
+# what all share: names, dev, what is refused
+
+
+def ten_speakers(tmp_path: Path) -> Path:
+    ids = [f"{s}-{i}" for s in "abcdefghij" for i in range(3)]
+    return data_dir(tmp_path / "corpus", ids, utt2spk="".join(f"{i} {i[0]}\n" for i in ids))
+
+
+def test_dev_holds_out_whole_speakers_of_train(tmp_path):
+    folder = ten_speakers(tmp_path)
+    prepared = run("kaldi", folder, tmp_path / "out", dev="0.2")
+    train, dev = (prepared.utterances[name] for name in ("train", "dev"))
+    assert (len(train), len(dev)) == (24, 6)
+    assert not {u.speaker for u in train} & {u.speaker for u in dev}
+    assert run("kaldi", folder, tmp_path / "again", dev="0.2").utterances["dev"] == dev
+
+
+def test_dev_holds_out_utterances_where_speakers_are_not_known(tmp_path, caplog):
+    folder = ten_speakers(tmp_path)
+    (folder / "utt2spk").unlink()
+    caplog.set_level(logging.INFO, "asr")
+    prepared = run("kaldi", folder, tmp_path / "out", dev="0.1")
+    assert len(prepared.utterances["dev"]) == 3
+    assert "dev: 3 of 30 utterances (speakers are not known)" in caplog.messages
+
+
+def test_dev_is_taken_from_train_alone(tmp_path):
+    for name in ("train", "test"):
+        data_dir(tmp_path / "data" / name, [f"{name}-{i}" for i in range(4)])
+    prepared = run("kaldi", tmp_path / "data", tmp_path / "out", dev="0.25")
+    assert {name: len(rows) for name, rows in prepared.utterances.items()} == {"test": 4, "train": 3, "dev": 1}
+
+
+def test_name_names_the_one_manifest(tmp_path):
+    folder = data_dir(tmp_path / "train", ["a"])
+    assert list(run("kaldi", folder, tmp_path / "out", name="eval-1").manifests) == ["eval-1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dev": "1.5"}, "--dev '1.5': expected a share between 0 and 1, for example 0.1"),
+        ({"dev": "ten"}, "--dev 'ten': expected a share"),
+        ({"dev": "nan"}, "--dev 'nan': expected a share"),
+        ({"name": "../x"}, "--name '../x': expected a plain name, such as train"),
+        ({"name": "dev", "dev": "0.1"}, "--dev takes from train what becomes dev, but here the manifests are dev"),
+        ({"audio_column": "x"}, "kaldi takes no --audio-column"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(tmp_path, options, message):
+    folder = data_dir(tmp_path / "train", ["a", "b"])
+    with pytest.raises(ConfigError) as error:
+        run("kaldi", folder, tmp_path / "out", **options)
+    assert one_line(error).startswith(message)
+
+
+def test_a_name_for_several_manifests_is_refused(tmp_path):
+    for name in ("train", "test"):
+        data_dir(tmp_path / "data" / name, [name])
+    with pytest.raises(ConfigError, match="holds 2: test, train"):
+        run("kaldi", tmp_path / "data", tmp_path / "out", name="all")
+
+
+def test_when_nothing_can_be_used_the_first_reason_is_said(tmp_path):
+    folder = data_dir(tmp_path / "train", ["a", "b"])
+    for name in ("a", "b"):
+        write(tmp_path / "wav" / f"{name}.wav", b"")
+    with pytest.raises(DataError) as error:
+        run("kaldi", folder, tmp_path / "out")
+    assert "no utterance can be used (2 left out; the first: a: " in one_line(error)
+    assert "the file is empty (0 bytes)" in one_line(error)
+    assert not (tmp_path / "out" / "train.jsonl").exists()
+
+
+def test_one_utterance_cannot_be_shared_out(tmp_path):
+    folder = data_dir(tmp_path / "train", ["a"])
+    with pytest.raises(DataError, match="one utterance cannot be shared out"):
+        run("kaldi", folder, tmp_path / "out", dev="0.5")
+
+
+def test_a_source_is_never_overwritten(tmp_path):
+    write_wav(tmp_path / "a.wav", TONE)
+    source = write(tmp_path / "train.jsonl", '{"audio_filepath": "a.wav", "text": "HI"}\n')
+    with pytest.raises(ConfigError, match="would overwrite what it is made from; give another --out or --name"):
+        run("nemo", source, tmp_path)
+    assert "audio_filepath" in source.read_text()
+
+
+# NeMo
+
+
+def test_a_nemo_manifest_keeps_offsets_and_other_fields(tmp_path):
+    write_wav(tmp_path / "wav" / "talk.wav", TONE)
+    write(tmp_path / "other.sph", sphere_bytes(TONE))
+    lines = [
+        {"audio_filepath": "wav/talk.wav", "text": "whole", "duration": 0.503, "lang": "en", "speaker": 7},
+        {"audio_filepath": "wav/talk.wav", "text": "part", "duration": 0.2, "offset": 0.25, "pnc": True},
+        {"audio_filepath": str(tmp_path / "other.sph"), "text": " no  length ", "offset": 0},
+        {"audio_filepath": "wav/talk.wav", "text": None, "duration": 0.1},
+        {"audio_filepath": "wav/talk.wav", "text": "past", "duration": 0.6},
+    ]
+    source = write(tmp_path / "train.json", "".join(json.dumps(line) + "\n" for line in lines))
+    prepared = run("nemo", source, tmp_path / "out")
+    found = by_id(tmp_path / "out" / "train.jsonl")
+    shown = {i: (u.text, u.offset_s, u.duration_s, u.speaker, u.meta) for i, u in found.items()}
+    assert shown == {
+        "talk": ("whole", 0.0, 0.5, "7", {"lang": "en"}),
+        "talk-0000250": ("part", 0.25, 0.2, "", {"pnc": True}),
+        "other": ("no length", 0.0, 0.5, "", None),
+    }
+    assert prepared.dropped == {"talk-2": "no text", "talk-3": "ends at 0.60 s, but the file at 0.50 s"}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("[1]", "a line must be a JSON object, got list"),
+        ('{"audio_filepath": ', "not valid JSON (Expecting value at column 19); expected one object a line"),
+        ('{"text": "x"}', "'audio_filepath' is missing"),
+        ('{"audio_file_path": "a.wav"}', "'audio_filepath' is missing; did you mean 'audio_file_path'?"),
+        ('{"audio_filepath": 3}', "'audio_filepath' must be a path, got 3"),
+        ('{"audio_filepath": "a.wav", "text": 3}', "'text' must be a string, got 3"),
+        ('{"audio_filepath": "a.wav", "duration": 0}', "'duration' must be a number of seconds, finite and positive"),
+        ('{"audio_filepath": "a.wav", "offset": "1"}', "'offset' must be a number of seconds, finite and not negative"),
+        (
+            '{"audio_filepath": "a.wav", "duration": NaN}',
+            "not valid JSON (NaN is not JSON); expected one object a line",
+        ),
+        ('{"audio_filepath": "a.wav", "text": "\\ud800"}', "not valid JSON ('utf-8' codec can't encode"),
+    ],
+)
+def test_a_bad_nemo_line_is_one_line_with_its_number(tmp_path, line, expected):
+    write_wav(tmp_path / "a.wav", TONE)
+    source = write(tmp_path / "train.json", '{"audio_filepath": "a.wav", "text": "fine"}\n\n' + line + "\n")
+    with pytest.raises(DataError) as error:
+        run("nemo", source, tmp_path / "out")
+    assert one_line(error).startswith(f"{source}:3: {expected}")
+
+
+# tables
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "mark", "newline"),
+    [(",", "\ufeff", "\r\n"), ("\t", "", "\n"), (";", "\ufeff", "\n"), ("|", "", "\r")],
+)
+def test_a_table_of_any_delimiter_is_read(tmp_path, delimiter, mark, newline):
+    for name in ("a", "b"):
+        write_wav(tmp_path / "clips" / f"{name}.wav", TONE)
+    lines = [["file", "words", "who", "accent"], ["clips/a.wav", "ja, klar; gut", "x", "de"]]
+    lines.append(["clips/b.wav", "nein", "y", ""])
+    if delimiter in ",;":
+        lines[1][1] = f'"{lines[1][1]}"'
+    source = write(tmp_path / "all.csv", mark + newline.join(delimiter.join(line) for line in lines))
+    run("csv", source, tmp_path / "out", audio_column="file", text_column="words", speaker_column="who", name="train")
+    found = by_id(tmp_path / "out" / "train.jsonl")
+    assert {i: (u.text, u.speaker, u.meta) for i, u in found.items()} == {
+        "a": ("ja, klar; gut", "x", {"accent": "de"}),
+        "b": ("nein", "y", None),
+    }
+
+
+def test_the_columns_of_a_manifest_need_no_options(tmp_path):
+    write_wav(tmp_path / "a.wav", TONE)
+    source = write(tmp_path / "dev.csv", "id,audio_path,text,speaker\nx1,a.wav,hello,me\n")
+    run("csv", source, tmp_path / "out")
+    (found,) = by_id(tmp_path / "out" / "dev.jsonl").values()
+    assert (found.id, found.text, found.speaker) == ("x1", "hello", "me")
+
+
+def test_quotes_in_a_tab_separated_table_are_characters(tmp_path):
+    write_wav(tmp_path / "a.wav", TONE)
+    source = write(tmp_path / "t.tsv", 'audio_path\ttext\na.wav\t"quoted\na.wav\tplain\n')
+    run("csv", source, tmp_path / "out")
+    assert [u.text for u in manifest.read(tmp_path / "out" / "t.jsonl")] == ['"quoted', "plain"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("file,sentense\na.wav,hi\n", ": has no column 'audio_path' (columns: file, sentense); name it with --audio-"),
+        ("audio_path,txt\na.wav,hi\n", ": has no column 'text' (columns: audio_path, txt); did you mean 'txt'?"),
+        ("audio_path,text,text\na.wav,hi,ho\n", ":1: has 2 columns 'text': which one is meant?"),
+        ("audio_path,text\na.wav,yes, please\n", ":2: 3 fields, but the header names 2 columns; is a ',' in a text"),
+        ("audio_path,text\na.wav,fine\na.wav,\"open\na.wav,hi\n", ":3: not a table that can be read (unexpected end"),
+        ('audio_path,text\na.wav,"shut" up\n', ":2: not a table that can be read (',' expected after '\"')"),
+        (b"audio_path,text\na.wav,fine\na.wav,caf\xe9\n", ":3: not UTF-8 text (invalid continuation byte)"),
+        ("audio_path,text\na.wav,hi\n".encode("utf-16"), ": UTF-16 text; save it as UTF-8 (in a spreadsheet"),
+        ("", ": has no header line that names the columns"),
+        ("audio_path,text\n", ": no row has an audio path in column 'audio_path'"),
+        ("id,audio_path,text\nx,a.wav,hi\ny,a.wav,hi\nx,a.wav,hi\n", ":4: duplicate id 'x' (first on line 2)"),
+        ("audio_path,text\n,hi\n", ": no row has an audio path in column 'audio_path'"),
+    ],
+)  # fmt: skip
+def test_a_bad_table_is_one_line_with_its_place(tmp_path, content, expected):
+    write_wav(tmp_path / "a.wav", TONE)
+    source = write(tmp_path / "train.csv", content)
+    with pytest.raises(DataError) as error:
+        run("csv", source, tmp_path / "out")
+    assert one_line(error).startswith(f"{source}{expected}")
+
+
+def test_rows_of_a_table_without_audio_or_text_are_dropped_with_the_reason(tmp_path):
+    write_wav(tmp_path / "a.wav", TONE)
+    write_wav(tmp_path / "b.wav", TONE)
+    source = write(tmp_path / "t.csv", 'text,audio_path\n"two\nlines",a.wav\n,b.wav\nlost,c.wav\nnowhere\n')
+    prepared = run("csv", source, tmp_path / "out")
+    assert [u.text for u in prepared.utterances["t"]] == ["two lines"]
+    assert prepared.dropped == {
+        "t.csv:6": "no audio path in column 'audio_path'",
+        "b": "no text",
+        "c": f"{tmp_path / 'c.wav'}: cannot read the audio: no such file or directory",
+    }
+
+
+# folders
+
+
+def test_a_folder_pairs_each_audio_file_with_its_text(tmp_path):
+    folder = tmp_path / "speech"
+    for name, suffix in (("a", "wav"), ("in/b", "flac"), ("in/deep/c", "ogg"), ("d", "mp3"), ("E", "WAV")):
+        path = folder / f"{name}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, TONE, 16000)
+        write(path.with_suffix(".txt"), f"\ufefftext of\n{name}\n")
+    (folder / "s.sph").write_bytes(sphere_bytes(TONE))
+    write(folder / "s.txt", "text of s")
+    soundfile.write(folder / "o.opus", TONE, 16000, format="OGG", subtype="OPUS")
+    write(folder / "o.txt", "text of o")
+    write_wav(folder / ".hidden" / "h.wav", TONE)
+    prepared = run("folder", folder, tmp_path / "out")
+    assert prepared.dropped == {}
+    ids = ["E", "a", "d", "in/b", "in/deep/c", "o", "s"]
+    assert {u.id: u.text for u in prepared.utterances["speech"]} == {i: f"text of {i}" for i in ids}
+
+
+def test_orphans_on_both_sides_are_dropped_with_the_reason(tmp_path):
+    folder = tmp_path / "speech"
+    for name in ("a.wav", "a.flac", "b.wav", "c.wav", "e.wav"):
+        write_wav(folder / name, TONE)
+    write(folder / "a.txt", "fine")
+    write(folder / "c.txt", b"caf\xe9")
+    write(folder / "d.txt", "no audio")
+    write(folder / "e.txt", "\n")
+    prepared = run("folder", folder, tmp_path / "out")
+    assert [u.audio_path for u in prepared.utterances["speech"]] == [str(folder / "a.wav")]
+    assert prepared.dropped == {
+        "a.flac": "a.wav beside it has the same name",
+        "b.wav": "no b.txt beside it",
+        "c": prepared.dropped["c"],
+        "d.txt": "no audio file of that name beside it",
+        "e": "no text",
+    }
+    assert prepared.dropped["c"].startswith(f"{folder / 'c.txt'}:1: not UTF-8 text (unexpected end of data at byte 3)")
+
+
+def test_a_name_that_is_not_utf_8_is_dropped_not_the_end(tmp_path):
+    folder = tmp_path / "speech"
+    write_wav(folder / "a.wav", TONE)
+    write(folder / "a.txt", "fine")
+    try:
+        (folder / b"caf\xe9.wav".decode("utf-8", "surrogateescape")).write_bytes((folder / "a.wav").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    write(folder / b"caf\xe9.txt".decode("utf-8", "surrogateescape"), "text")
+    prepared = run("folder", folder, tmp_path / "out")
+    assert list(prepared.dropped.values()) == ["the file's name is not UTF-8, so no manifest can hold it; rename it"]
+
+
+def test_an_empty_or_missing_folder_is_said(tmp_path):
+    with pytest.raises(DataError, match=r"holds no audio file \(\.wav, "):
+        run("folder", tmp_path, tmp_path / "out")
+    with pytest.raises(DataError, match="no such folder; expected one with audio files"):
+        run("folder", tmp_path / "none", tmp_path / "out")
+
+
+# properties
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1).map(
+    lambda text: " ".join(text.split())
+)
+
+
+@pytest.fixture(scope="module")
+def tone_file(tmp_path_factory) -> Path:
+    return write_wav(tmp_path_factory.mktemp("audio") / "a.wav", TONE)
+
+
+@settings(max_examples=25)
+@given(st.lists(WORDS.filter(bool), min_size=1, max_size=5), st.sampled_from([",", ";", "|"]))
+def test_any_text_survives_a_quoted_table(tone_file, texts, delimiter):
+    import csv
+
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / "t.csv"
+        with source.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter=delimiter)
+            writer.writerows([["audio_path", "text"], *([str(tone_file), text] for text in texts)])
+        assert [row.text for row in table.read(source).rows] == texts
+
+
+@settings(max_examples=25)
+@given(st.lists(WORDS.filter(bool), min_size=1, max_size=5))
+def test_any_text_survives_a_nemo_manifest_and_a_kaldi_directory(tone_file, texts):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lines = [json.dumps({"audio_filepath": str(tone_file), "text": text}) for text in texts]
+        assert [row.text for row in nemo.read(write(folder / "m.json", "\n".join(lines))).rows] == texts
+        write(folder / "wav.scp", "".join(f"u{i} {tone_file}\n" for i in range(len(texts))))
+        write(folder / "text", "".join(f"u{i}\t{text}\n" for i, text in enumerate(texts)))
+        assert [row.text for row in kaldi.read(folder).rows] == texts
+
+
+@given(st.lists(st.sampled_from(["a", "b", "a-2", "a-3"])))
+def test_numbered_ids_are_unique_and_keep_the_first_of_each_name(names):
+    ids = rows.numbered(names)
+    assert len(set(ids)) == len(names)
+    assert all(id_.startswith(name) for id_, name in zip(ids, names, strict=True))
+    assert all(name in ids for name in names[:1])
+
+
+@pytest.mark.parametrize(
+    ("paths", "ids"),
+    [
+        (["a.wav", "x/b.wav", "x/b.wav"], ["a", "b", "b"]),
+        (["/c/m/1.wav", "/c/f/1.wav"], ["m/1", "f/1"]),
+        (["m/1.wav", "/c/f/1.wav", ".."], ["m/1", "c/f/1", ".."]),
+        (["/", "..", ".wav"], ["/", "..", ".wav"]),
+    ],
+)
+def test_ids_are_short_names_unless_folders_tell_them_apart(paths, ids):
+    assert rows.ids_of(paths) == ids
+
+
+def test_all_importers_are_found_by_name():
+    assert list(IMPORTERS) == ["kaldi", "nemo", "csv", "folder"]
+    assert folder_importer.FOLDER.options == ("dev", "name")
+    for recipe in IMPORTERS.values():
+        with pytest.raises(ConfigError, match=f"asr prepare {recipe.name} {recipe.source} --out DIR"):
+            perform(recipe, Request(Path("out")))
+
+
+# the real thing
+
+
+def test_speechocean762_is_imported_whole(shared_data, tmp_path):
+    if not (shared_data / "speechocean762").is_dir():
+        pytest.skip("needs speechocean762")
+    prepared = run("kaldi", shared_data / "speechocean762", tmp_path, dev="0.1")
+    assert {name: len(rows) for name, rows in prepared.utterances.items()} == {"test": 2500, "train": 2260, "dev": 240}
+    assert prepared.dropped == {}
+    test = prepared.utterances["test"]
+    groups = {u.speaker: (u.meta or {})["group"] for u in test}
+    assert sorted(map(list(groups.values()).count, ("adult", "child"))) == [61, 64]
+    assert all(1 < u.duration_s < 30 for u in test)

@@ -1,0 +1,96 @@
+"""Starting from another model's weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr import manifest as manifests
+from asr.checkpoint import build_model, load_model
+from asr.errors import CheckpointError, ConfigError
+from asr.manifest import write
+from asr.pretrained import start_from
+from asr.tokenizer import CharTokenizer
+from asr.train import resume, train
+from tests.builders import ALPHABET, build_corpus, tiny_config
+from tests.models import save_random_model
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return save_random_model(tmp_path_factory.mktemp("source") / "m")
+
+
+def new_model(symbols: str, *settings: str):
+    cfg = tiny_config(*settings)
+    torch.manual_seed(99)
+    return build_model(cfg.audio, cfg.text, cfg.features, cfg.model, CharTokenizer(tuple(symbols)))
+
+
+def test_with_the_same_vocabulary_the_new_model_is_the_old_one(source):
+    model, old = new_model("".join(sorted(ALPHABET))), load_model(source)
+    said = start_from(model, source)
+    for name, tensor in old.network.state_dict().items():
+        assert torch.equal(model.network.state_dict()[name], tensor), name
+    assert str(source) in said and "new" not in said
+
+
+def test_tokens_keep_their_weights_wherever_they_stand_and_new_ones_are_random(source):
+    model, old = new_model("xd a"), load_model(source)  # not in order, b and c left out, x new
+    random = model.network.output.weight.detach().clone()
+    said = start_from(model, source)
+    before, after = old.network.output.weight, model.network.output.weight
+    for token, symbol in ((2, "d"), (3, " "), (4, "a")):
+        assert torch.equal(after[token], before[old.tokenizer.symbols.index(symbol) + 1])
+    assert torch.equal(after[0], before[0])  # the blank
+    assert torch.equal(after[1], random[1]) and "1 of them new: 'x'" in said
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("model.hidden=9", "model.hidden"), ("features.num_mels=11", "features.num_mels"),
+     ("audio.sample_rate_hz=8000", "audio.sample_rate_hz")],
+)  # fmt: skip
+def test_a_network_or_an_input_that_differs_is_refused_by_name(source, setting, said):
+    with pytest.raises(ConfigError, match=said):
+        start_from(new_model(ALPHABET, setting), source)
+
+
+def test_what_only_training_draws_may_differ(source):
+    start_from(new_model("".join(sorted(ALPHABET)), "model.dropout=0.4", "features.dither=0.001"), source)
+
+
+def test_training_starts_there_and_a_run_killed_before_its_first_checkpoint_starts_there_again(source, tmp_path):
+    build_corpus(tmp_path / "data", 6, seed=1, longest=6)
+    build_corpus(tmp_path / "data", 3, seed=2, name="dev", longest=6)
+    # every letter must be in the training texts, or the vocabularies differ
+    rows = manifests.read(tmp_path / "data" / "train.jsonl").utterances
+    write(tmp_path / "data" / "train.jsonl", [replace(rows[0], text="ab cd"), *rows[1:]])
+    cfg = tiny_config(
+        f"train.init={source}", "train.epochs=1", "train.max_steps=1", "optim.lr=1e-12", "batch.workers=0"
+    )
+    report = train(cfg, tmp_path / "data", tmp_path / "run")
+    old = load_model(source).network.state_dict()
+    new = load_model(report.run / "best").network.state_dict()
+    trained = [name for name in old if "running" not in name and "num_batches" not in name]
+    assert all(torch.allclose(new[name], old[name], atol=1e-9) for name in trained)
+    expected = (tmp_path / "run" / "best" / "model.safetensors").read_bytes()
+    for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
+        import shutil
+
+        shutil.rmtree(checkpoint)
+    resume(tmp_path / "run")
+    assert (tmp_path / "run" / "best" / "model.safetensors").read_bytes() == expected
+    assert json.loads((tmp_path / "run" / "data.json").read_text())
+
+
+def test_a_start_that_is_no_model_is_one_line_and_begins_no_run(tmp_path):
+    build_corpus(tmp_path / "data", 6, seed=1, longest=6)
+    build_corpus(tmp_path / "data", 3, seed=2, name="dev", longest=6)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        train(tiny_config("train.init=/nowhere"), tmp_path / "data", tmp_path / "run")
+    assert not (tmp_path / "run" / "config.yaml").exists()

@@ -1,0 +1,258 @@
+"""Decoder settings by error rate: the search over them, the cache of log-probabilities, and what is saved and used."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr import manifest as manifests
+from asr.checkpoint import load_model
+from asr.decode.choose import NO_LM, decoder_for
+from asr.decode.decoder import BeamDecoder
+from asr.decode.settings import BeamConfig
+from asr.decode.tuned import Tuned, read_tuned, write_tuned
+from asr.emissions import emissions
+from asr.errors import CheckpointError, ConfigError, DataError
+from asr.infer import all_log_probs
+from asr.lm import ngram
+from asr.tokenizer import CharTokenizer
+from asr.transcribe import Recognizer
+from asr.tune import ALPHAS, BETAS, SEARCHES, Point, lowest, tune
+from tests.builders import build_corpus
+from tests.models import save_random_model
+
+TOKENIZER = CharTokenizer((" ", "a", "b", "c", "d"))
+SENTENCES = ("abba cad", "dab abba", "cad cab", "bad cab dab", "abba", "dad bad cab")
+
+
+def noisy_log_probs(texts: list[str], seed: int, noise: float) -> list[np.ndarray]:
+    """Each letter on two steps with a blank behind, blurred: greedy decoding makes mistakes."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for text in texts:
+        logits = rng.normal(0, noise, (3 * len(text), TOKENIZER.vocabulary_size))
+        for i, token in enumerate(TOKENIZER.encode(text)):
+            logits[3 * i : 3 * i + 2, token] += 3
+            logits[3 * i + 2, 0] += 3
+        out.append((logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32))
+    return out
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return ngram.train(list(SENTENCES) * 3, 2)
+
+
+@pytest.fixture(scope="module")
+def lm_file(lm, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("lm") / "small.arpa"
+    ngram.write(lm, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tuning(lm):
+    texts = list(SENTENCES) * 4
+    return tune(TOKENIZER, noisy_log_probs(texts, 1, 1.6), texts, lm, threads=1)
+
+
+def test_the_tuned_setting_gives_the_error_rate_that_is_said_and_beats_greedy_decoding(tuning, lm):
+    texts = list(SENTENCES) * 4
+    best = tuning.best
+    decoder = BeamDecoder(TOKENIZER, best.config, lm)
+    from asr.wer import word_counts
+
+    found = [decoder.decode(one_sv)[0].text for one_sv in noisy_log_probs(texts, 1, 1.6)]
+    assert sum(c.errors for c in word_counts(zip(texts, found, strict=True))) == best.errors
+    assert best.rate == best.errors / tuning.words < tuning.greedy.rate
+
+
+def test_the_surface_holds_the_whole_grid_and_the_choice_is_its_lowest_point(tuning):
+    assert {(a, b) for a in ALPHAS for b in BETAS} <= set(tuning.surface)
+    fewest = min(point.errors for point in tuning.surface.values())
+    chosen = tuning.surface[tuning.best.config.alpha, tuning.best.config.beta]
+    assert chosen.errors == fewest
+    assert all(point.low <= point.rate <= point.high for point in tuning.surface.values())
+
+
+def test_the_chosen_search_finds_nearly_the_words_of_the_widest(tuning):
+    assert len(tuning.searches) == len(SEARCHES) and tuning.searches[0].differs == 0
+    assert tuning.best in tuning.searches and tuning.best.differs <= 0.001
+
+
+def test_the_grid_grows_where_its_edge_is_best(lm):
+    # the letters of one word are always confused with another's: only a heavy language model can tell
+    texts = ["abba cad"] * 6
+    log_probs = noisy_log_probs(["abba cab"] * 6, 3, 0.3)
+    found = tune(TOKENIZER, log_probs, texts, ngram.train(["abba cad"] * 50 + ["cab"], 2), threads=1)
+    assert max(alpha for alpha, _ in found.surface) > max(ALPHAS)
+
+
+def test_references_without_words_are_refused(lm):
+    with pytest.raises(DataError, match="no words"):
+        tune(TOKENIZER, noisy_log_probs(["a"], 0, 0.1), [""], lm)
+
+
+@given(st.dictionaries(st.tuples(st.integers(0, 6), st.integers(0, 6)), st.integers(0, 5), min_size=1))
+def test_the_lowest_point_has_the_fewest_errors(surface):
+    points = {(float(a), float(b)): Point(BeamConfig(), np.array([e]), 0.0, 0.0, 0.0, 0.0)
+              for (a, b), e in surface.items()}  # fmt: skip
+    assert points[lowest(points, 1.0, 1.0)].errors == min(surface.values())
+
+
+def test_a_tie_goes_to_the_point_with_good_neighbours():
+    errors = {(0.0, 0.0): 1, (1.0, 0.0): 9, (2.0, 0.0): 9, (3.0, 0.0): 2, (4.0, 0.0): 1, (5.0, 0.0): 2}
+    points = {key: Point(BeamConfig(), np.array([e]), 0.0, 0.0, 0.0, 0.0) for key, e in errors.items()}
+    assert lowest(points, 1.0, 1.0) == (4.0, 0.0)
+
+
+@given(alpha=st.floats(0, 3), beta=st.floats(-3, 3), unknown=st.floats(-20, 0), width=st.integers(1, 20))
+def test_a_decoder_with_new_weights_is_a_decoder_built_with_them(lm, alpha, beta, unknown, width):
+    config = BeamConfig(alpha=alpha, beta=beta, unknown_log_prob=unknown, beam_width=width, nbest=3)
+    (log_probs_sv,) = noisy_log_probs(["dab xx".replace("x", "d")], 5, 1.5)
+    built = BeamDecoder(TOKENIZER, config, lm, "numpy")
+    changed = BeamDecoder(TOKENIZER, BeamConfig(hotwords={}), lm, "numpy").with_config(config)
+    assert changed.decode(log_probs_sv) == built.decode(log_probs_sv)
+
+
+def test_words_cannot_be_changed_in_a_decoder_that_is_built(lm):
+    decoder = BeamDecoder(TOKENIZER, BeamConfig(), lm, "numpy")
+    with pytest.raises(ConfigError, match="hotwords cannot be changed"):
+        decoder.with_config(BeamConfig(hotwords={"cab": 3.0}))
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    return save_random_model(tmp_path_factory.mktemp("model") / "m")
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    build_corpus(tmp_path / "corpus", 6, seed=1)
+    return tmp_path / "corpus" / "train.jsonl"
+
+
+def test_what_is_kept_is_what_the_model_gives(model_folder, corpus, tmp_path):
+    model, rows = load_model(model_folder), manifests.read(corpus)
+    first = emissions(model, rows, tmp_path / "cache")
+    second = emissions(model, rows, tmp_path / "cache")
+    assert (first.found, second.found) == (False, True)
+    recognizer = Recognizer(model)
+    for utterance, kept_sv, again_sv in zip(first.utterances, first.log_probs, second.log_probs, strict=True):
+        alone_sv = recognizer.log_probs(recognizer.load_wave(rows.audio_path(utterance))[0])
+        np.testing.assert_allclose(kept_sv, alone_sv, atol=1e-5)  # float32 sums in another order
+        np.testing.assert_array_equal(kept_sv, again_sv)
+    assert [u.id for u in first.utterances] == [u.id for u in rows]
+
+
+def test_other_audio_or_other_weights_are_computed_anew_and_another_text_is_not(model_folder, corpus, tmp_path):
+    rows, cache = manifests.read(corpus), tmp_path / "cache"
+    model = load_model(model_folder)
+    emissions(model, rows, cache)
+    retold = manifests.Manifest(rows.path, [manifests.Utterance(u.id, u.audio_path, u.duration_s, "b") for u in rows])
+    assert emissions(model, retold, cache).found
+    os.utime(rows.audio_path(rows.utterances[0]), (1, 1))
+    assert not emissions(model, rows, cache).found
+    assert not emissions(load_model(save_random_model(tmp_path / "other", seed=4)), rows, cache).found
+
+
+def test_a_file_that_cannot_be_read_is_named_each_time_and_stops_nothing(model_folder, corpus, tmp_path):
+    rows = manifests.read(corpus)
+    bad = rows.utterances[2]
+    rows.audio_path(bad).write_bytes(b"no audio")
+    for found in (False, True):
+        result = emissions(load_model(model_folder), rows, tmp_path / "cache")
+        assert result.found is found and list(result.failed) == [bad.id] and len(result.log_probs) == 5
+    for utterance in rows:
+        rows.audio_path(utterance).write_bytes(b"")
+    with pytest.raises(DataError, match="no utterance could be read"):
+        emissions(load_model(model_folder), rows, tmp_path / "cache")
+
+
+def test_a_broken_off_pass_leaves_nothing_that_looks_whole(model_folder, corpus, tmp_path):
+    def stop(audio_s: float) -> None:
+        raise KeyboardInterrupt
+
+    model, rows = load_model(model_folder), manifests.read(corpus)
+    with pytest.raises(KeyboardInterrupt):
+        emissions(model, rows, tmp_path / "cache", stop)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert len(all_log_probs(model, [])) == 0
+
+
+# --- decoder.json -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tuned_folder(tmp_path, lm_file) -> Path:
+    folder = save_random_model(tmp_path / "tuned")
+    config = BeamConfig(beam_width=7, alpha=0.75, hotwords={"cab": 2.0}, lexicon=("cab", "dab", "abba"))
+    write_tuned(folder, Tuned(config=config, lm=str(lm_file), lm_bytes=lm_file.stat().st_size))
+    return folder
+
+
+def test_what_was_tuned_is_read_back_and_used(tuned_folder, lm_file):
+    tuned = read_tuned(tuned_folder)
+    assert tuned is not None and tuned.config.lexicon == ("cab", "dab", "abba")
+    decoder = decoder_for(tuned_folder, TOKENIZER)
+    assert (decoder.name, decoder.lm) == ("beam 7, alpha 0.75, beta 1.5", str(lm_file))
+    assert decoder.source == str(tuned_folder / "decoder.json")
+    assert Recognizer.load(tuned_folder, "cpu").decoder.name == decoder.name
+
+
+def test_options_stand_above_what_was_tuned(tuned_folder, lm_file):
+    assert decoder_for(tuned_folder, TOKENIZER, "greedy").name == "greedy"
+    assert decoder_for(tuned_folder, TOKENIZER, settings={"alpha": 1.0}).name == "beam 7, alpha 1, beta 1.5"
+    without = decoder_for(tuned_folder, TOKENIZER, lm=NO_LM)
+    assert (without.name, without.lm) == ("beam 7", None)
+
+
+def test_a_model_that_was_not_tuned_decodes_greedily_unless_asked(model_folder, lm_file):
+    assert decoder_for(model_folder, TOKENIZER).name == "greedy"
+    assert decoder_for(model_folder, TOKENIZER, "beam").name == "beam 100"
+    assert decoder_for(model_folder, TOKENIZER, lm=lm_file).lm == str(lm_file)
+
+
+def test_a_language_model_inside_the_model_folder_moves_with_it(tmp_path, lm_file):
+    folder = save_random_model(tmp_path / "here")
+    (folder / "lm.arpa").write_bytes(lm_file.read_bytes())
+    write_tuned(folder, Tuned(config=BeamConfig(), lm="lm.arpa", lm_bytes=lm_file.stat().st_size))
+    folder.rename(tmp_path / "there")
+    assert decoder_for(tmp_path / "there", TOKENIZER).lm == str(tmp_path / "there" / "lm.arpa")
+
+
+def test_a_language_model_that_is_gone_is_an_error_and_one_that_changed_is_said(tuned_folder, lm_file, caplog):
+    tuned = read_tuned(tuned_folder)
+    write_tuned(tuned_folder, tuned.model_copy(update={"lm_bytes": 5}))
+    decoder_for(tuned_folder, TOKENIZER)
+    assert "had 5 bytes when the weights were tuned" in caplog.text
+    write_tuned(tuned_folder, tuned.model_copy(update={"lm": "/nowhere/x.arpa"}))
+    with pytest.raises(CheckpointError, match="--lm"):
+        decoder_for(tuned_folder, TOKENIZER)
+    assert decoder_for(tuned_folder, TOKENIZER, lm=lm_file).lm == str(lm_file)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "not valid JSON"), ('{"format_version": 2}', "format_version 2"), ('{"config": {"beam": 3}}', "beam"),
+     ("[]", "expected a mapping"), ('{"config": {"alpha": -1}}', "alpha")],
+)  # fmt: skip
+def test_damaged_settings_are_one_line_that_names_the_file(tuned_folder, content, said):
+    (tuned_folder / "decoder.json").write_text(content)
+    with pytest.raises(CheckpointError, match=said) as error:
+        decoder_for(tuned_folder, TOKENIZER)
+    assert str(tuned_folder / "decoder.json") in str(error.value) and "asr tune" in str(error.value)
+
+
+def test_the_saved_file_holds_only_plain_json(tuned_folder):
+    data = json.loads((tuned_folder / "decoder.json").read_text())
+    assert data["config"]["beam_width"] == 7 and data["format_version"] == 1
