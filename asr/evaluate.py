@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from asr.batch import extract, load_wave
 from asr.checkpoint import AcousticModel
 from asr.decode.choose import Decoder, greedy_decoder
 from asr.decode.greedy import words_with_times
 from asr.decode.types import TimedWord
 from asr.errors import DataError
 from asr.header import disagreement
-from asr.infer import batched, log_probs
+from asr.infer import of_manifest
 from asr.manifest import Manifest
+from asr.reliability import Reliability, outcomes, reliability
 from asr.runtime import commit
 from asr.tables import commonest_errors, tables
 from asr.text import normalize
@@ -67,6 +67,16 @@ class Evaluation:
             "by": {table.field: [group.to_json() for group in table.groups] for table in tables(self.score, by)},
         }
 
+    def reliability(self) -> Reliability | None:
+        """How often words of each confidence are right; ``None`` where words were not kept, or there are none."""
+        rows: list[tuple[float, bool]] = []
+        for one in self.score.per_utterance:
+            timed = self.words.get(one.id, [])
+            if timed and all(word.confidence is not None for word in timed):
+                confidences = [word.confidence or 0.0 for word in timed]
+                rows += outcomes(one.reference, " ".join(word.word for word in timed), confidences)
+        return reliability(rows)
+
     def conditions(self) -> dict[str, str]:
         """What the score was measured with, for people: name and value."""
         return {
@@ -105,30 +115,21 @@ def evaluate(
     rows, failed = manifest.utterances, {}
     texts: dict[str, str] = {}
     words: dict[str, list[TimedWord]] = {}
-    said_hz: set[int] = set()
     tally = Tally()
     decoder = decoder or greedy_decoder(model.tokenizer)
-    # Audio and features are held for one batch at a time: memory does not grow with the manifest.
-    for indexes in batched([u.duration_s for u in rows]):
-        loaded = []
-        for utterance in (rows[i] for i in indexes):
-            try:
-                wave_n = load_wave(manifest, utterance, model.audio.sample_rate_hz, model.audio.resample, said_hz)
-            except DataError as error:
-                failed[utterance.id] = str(error)
-                continue
-            loaded.append((utterance, extract(model.extractor, wave_n)))
-        for (utterance, _), one_sv in zip(loaded, log_probs(model, [f for _, f in loaded]), strict=True):
-            hypothesis = decoder.decode(one_sv)[0]
-            texts[utterance.id] = " ".join(hypothesis.text.split())
-            if with_words:
-                timed = words_with_times(hypothesis, model.tokenizer, model.step_s)
-                # The last step may reach beyond the last sample by part of a step.
-                words[utterance.id] = [replace(w, end_s=min(w.end_s, utterance.duration_s)) for w in timed]
-            # In characters, not tokens: a reference may have some that no token of a subword model writes.
-            reference = normalize(utterance.text, model.text.normalization)
-            tally.add(one_sv, len(texts[utterance.id]), len(reference))
-        progress(sum(rows[i].duration_s for i in indexes))
+    for utterance, one_sv in of_manifest(model, manifest):
+        progress(utterance.duration_s)
+        if isinstance(one_sv, DataError):
+            failed[utterance.id] = str(one_sv)
+            continue
+        hypothesis = decoder.decode(one_sv)[0]
+        texts[utterance.id] = " ".join(hypothesis.text.split())
+        if with_words:
+            timed = words_with_times(hypothesis, model.tokenizer, model.step_s)
+            # The last step may reach beyond the last sample by part of a step.
+            words[utterance.id] = [replace(w, end_s=min(w.end_s, utterance.duration_s)) for w in timed]
+        # In characters, not tokens: a reference may have some that no token of a subword model writes.
+        tally.add(one_sv, len(texts[utterance.id]), len(normalize(utterance.text, model.text.normalization)))
     failed = {u.id: failed[u.id] for u in rows if u.id in failed}
     if not texts:
         raise DataError(f"no utterance could be read; the first: {next(iter(failed.values()))}", manifest.path)

@@ -231,7 +231,7 @@ def test_a_json_result_is_one_document_also_when_files_fail(command, model, wav,
     assert set(document) == {"transcripts", "failed", "model"}
     assert [t["path"] for t in document["transcripts"]] == [str(wav)]
     assert list(document["failed"]) == [str(tmp_path / "none.wav")]
-    assert set(document["transcripts"][0]["words"][0]) == {"word", "start", "end"}
+    assert set(document["transcripts"][0]["words"][0]) == {"word", "start", "end", "probability"}
 
 
 def test_resampling_is_refused_unless_asked_and_then_said_on_stderr(command, model, tmp_path):
@@ -704,3 +704,18 @@ def test_only_the_words_of_a_lexicon_come_out_and_both_backends_agree(command, m
     assert {word for text in said[0] for word in text.split()} <= {"ab", "ba", "dc"}
     assert "unknown decoder backend 'cython'" in command(
         "evaluate", model, corpus / "dev.jsonl", "--decoder-backend", "cython").error  # fmt: skip
+
+
+def test_evaluation_says_how_often_words_of_each_confidence_are_right(command, model, corpus):
+    said = command("evaluate", model, corpus / "dev.jsonl", "--confidence")
+    assert said.code == 0 and "confidence       words" in said.out and "calibration error" in said.out
+    for options in ((), ("--decoder", "beam", "--beam", "4")):
+        document = json.loads(command("evaluate", model, corpus / "dev.jsonl", "--confidence", "--json", *options).out)
+        table = document["confidence"]
+        wer = document["wer"]
+        right = wer["reference_words"] - wer["substitutions"] - wer["deletions"]
+        assert table["words"] == right + wer["substitutions"] + wer["insertions"]
+        assert table["correct"] * table["words"] == pytest.approx(right)
+        assert sum(b["words"] for b in table["bins"]) == table["words"]
+    assert "--confidence has no place" in command(
+        "evaluate", model, corpus / "dev.jsonl", "--confidence", "--markdown").error  # fmt: skip

@@ -59,6 +59,9 @@ def evaluate(
     report: Report = None,
     worst: Worst = None,
     alignment: Alignment = "levenshtein",
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Also how often words of each confidence are right.")
+    ] = False,
     decoder: DecoderName = "",
     lm: Lm = None,
     beam: Beam = None,
@@ -81,13 +84,15 @@ def evaluate(
         raise ConfigError("--json and --markdown are two forms of one result; choose one")
     if markdown and by and report is None:
         raise ConfigError("--by has no place in a --markdown row; leave one out, or add --report")
+    if markdown and confidence:
+        raise ConfigError("--confidence has no place in a --markdown row; leave one out")
     how = find_alignment(alignment)
     _check_report(report, worst)
     rows = manifests.read(manifest)
     check_fields(by or [], (Facts(u.speaker, u.duration_s, u.meta) for u in rows))
     _check_targets(hypotheses, references, [u.id for u in rows])
     search = {"beam_width": beam, "alpha": alpha, "beta": beta}
-    asked = Asked(decoder, lm, hotwords or [], search, backend, lexicon)
+    asked = Asked(decoder, lm, hotwords or [], search, backend, lexicon, confidence)
     if report is not None:
         from asr.picture import check
 
@@ -95,18 +100,24 @@ def evaluate(
     recognizer = options.recognizer(model, device, threads, resample, asked)
     from asr.evaluate import MARKDOWN_HEADER, markdown_row
     from asr.evaluate import evaluate as measure
+    from asr.reliability import format_reliability
 
     timed = hypotheses is not None and hypotheses.suffix.lower() == ".ctm"
     with audio_bar(rows.duration_s) as advance:
-        result = measure(recognizer.model, rows, recognizer.decoder, advance, alignment=how, with_words=timed)
+        with_words = timed or confidence
+        result = measure(recognizer.model, rows, recognizer.decoder, advance, alignment=how, with_words=with_words)
+    reliability = result.reliability() if confidence else None
     # The result first: it must not be lost when the file cannot be written.
     if as_json:
-        print_json(result.to_json(str(model), by or []))
+        more = {"confidence": reliability.to_json() if reliability else None} if confidence else {}
+        print_json(result.to_json(str(model), by or []) | more)
     elif markdown:
         print_result(f"{MARKDOWN_HEADER}\n{markdown_row(recognizer.model, result)}")
     else:
         conditions = ", ".join(f"{name} {value}" for name, value in result.conditions().items())
         _print_score(result.score, by or [], conditions)
+        if confidence:
+            print_result("\n" + (format_reliability(reliability) if reliability else "no words: no confidences"))
     with naming_failures(result.failed):
         _write_texts(result, hypotheses, references)
         if report is not None:

@@ -2,8 +2,9 @@
 
 What makes it fast: nodes of the prefix tree are made only for prefixes that survive a step; a step in which only the
 blank is possible costs one pass over the beam, and nothing when it follows another; a candidate is dropped before its
-letters are looked up when its mass alone is too small; the score of a word's end is asked once a prefix. It holds no
-GIL, so utterances run in parallel threads.
+letters are looked up when its mass alone is too small; the score of a word's end is asked once a prefix; scores are
+touched only where there are any; arrays are taken without counting references. It holds no GIL, so utterances run in
+parallel threads.
 
 Axes: s steps, v vocabulary, b prefixes in the beam, k tokens possible in a step.
 """
@@ -61,8 +62,9 @@ def _choose_tokens(
 
 @compiled
 def _stay(
-    nodes: Any, scores: Any, scored: bool, node_b: Ints, old_blank_b: Floats, old_token_b: Floats, blank_b: Floats, token_b: Floats,
-    merged_bk: Flags, place_v: Ints, chosen_v: Floats, num_prefixes: int, num_tokens: int, delimiter: int,
+    nodes: Any, scores: Any, scored: bool, node_b: Ints, old_blank_b: Floats, old_token_b: Floats, blank_b: Floats,
+    token_b: Floats, merged_bk: Flags, place_v: Ints, chosen_v: Floats, num_prefixes: int, num_tokens: int,
+    delimiter: int,
 ) -> float:  # fmt: skip
     """Masses of the prefixes that stay, with what their parents in the beam add; the best of them."""
     p_blank, best = chosen_v[0], 0.0
@@ -90,9 +92,9 @@ def _stay(
 
 @compiled
 def _grow(
-    tables: SearchTables, nodes: Any, scores: Any, candidates: Any, node_b: Ints, old_blank_b: Floats, old_token_b: Floats,
-    merged_bk: Flags, tokens_k: Ints, chosen_v: Floats, fall_l: Floats, num_prefixes: int, num_tokens: int,
-    limits: Limits, best: float,
+    tables: SearchTables, nodes: Any, scores: Any, candidates: Any, node_b: Ints, old_blank_b: Floats,
+    old_token_b: Floats, merged_bk: Flags, tokens_k: Ints, chosen_v: Floats, fall_l: Floats, num_prefixes: int,
+    num_tokens: int, limits: Limits, best: float,
 ) -> tuple[int, float]:  # fmt: skip
     """Fills in the candidates: prefixes with one more token. Returns how many, and the best mass of all."""
     opens_v, num_letters_v, letters_vl = tables.opens_v, tables.num_letters_v, tables.letters_vl
@@ -237,8 +239,9 @@ def _least_kept(masses: Floats, bits: Longs, buckets: Longs, count: int, n: int,
 
 @compiled
 def _keep(
-    tables: SearchTables, scored: bool, nodes: Any, scores: Any, candidates: Any, masses: Floats, bits: Longs, buckets: Longs, node_b: Ints,
-    next_b: Ints, blank_b: Floats, token_b: Floats, num_prefixes: int, count: int, limits: Limits, best: float,
+    tables: SearchTables, scored: bool, nodes: Any, scores: Any, candidates: Any, masses: Floats, bits: Longs,
+    buckets: Longs, node_b: Ints, next_b: Ints, blank_b: Floats, token_b: Floats, num_prefixes: int,
+    count: int, limits: Limits, best: float,
     num_nodes: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Writes the next beam: the best candidates in their order, ties to the earlier. Its size, and how many nodes."""
@@ -353,8 +356,8 @@ def search_steps(own_tables: SearchTables, limits: Limits, own_work: Work, first
             floor = -math.inf
         if best > 0.0:
             num_prefixes, num_nodes = _keep(
-                tables, scored, nodes, scores, candidates, masses, bits, buckets, node_b, next_b, blank_b, token_b, num_prefixes, count,
-                limits, best, num_nodes,
+                tables, scored, nodes, scores, candidates, masses, bits, buckets, node_b, next_b, blank_b, token_b,
+                num_prefixes, count, limits, best, num_nodes,
             )  # fmt: skip
             log_scale += math.log(scale)
             scale = best

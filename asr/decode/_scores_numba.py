@@ -93,6 +93,12 @@ def compiled(function: F) -> F:
     return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
+def summing(function: F) -> F:
+    """The same, where sums may be taken in any order: several terms at once."""
+    fast = {"reassoc", "contract", "arcp", "nsz"}
+    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fast)(function))
+
+
 def inlined(function: F) -> F:
     """The same, put into its callers."""
     return cast(F, numba.njit(nogil=True, error_model="numpy", inline="always")(function))

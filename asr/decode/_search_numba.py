@@ -150,7 +150,7 @@ def _new_found(utterances: int, limit: int, steps: int) -> _whole_numba.Found:
 
 def _decoded(found: _whole_numba.Found, limit: int) -> list[list[Decoded] | None]:
     end_h, acoustic_h, fusion_h = found.end_h.tolist(), found.acoustic_h.tolist(), found.fusion_h.tolist()
-    columns = (found.token_u, found.first_u, found.last_u, found.peak_u)
+    token_u, first_u, last_u, peak_u = found.token_u, found.first_u, found.last_u, found.peak_u
     out: list[list[Decoded] | None] = []
     for n, count in enumerate(found.count_n.tolist()):
         if count < 0:
@@ -160,7 +160,7 @@ def _decoded(found: _whole_numba.Found, limit: int) -> list[list[Decoded] | None
         for h in range(n * limit, n * limit + count):
             part = slice(end_h[h - 1] if h else 0, end_h[h])
             # copies: a view would keep the whole block's memory
-            spans = SpanColumns(*(each_u[part].copy() for each_u in columns))
+            spans = SpanColumns(token_u[part].copy(), first_u[part].copy(), last_u[part].copy(), peak_u[part].copy())
             utterance.append((acoustic_h[h], fusion_h[h], spans))
         out.append(utterance)
     return out

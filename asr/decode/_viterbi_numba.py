@@ -3,8 +3,8 @@
 Where token pruning leaves few tokens in a step, few states of the text can be reached: only the window of those that
 can is looked at and remembered.
 
-Axes: s steps, v vocabulary, u tokens of the text, k states of the text (blank, token, blank, ..., token, blank), j blanks
-and the token behind each, m moves remembered.
+Axes: s steps, v vocabulary, u tokens of the text, k states of the text (blank, token, blank, ..., token, blank),
+j blanks and the token behind each, m moves remembered.
 """
 
 from __future__ import annotations

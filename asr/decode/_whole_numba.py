@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from asr.decode._beam_numba import search_steps
 from asr.decode._borrowed_numba import borrowed
 from asr.decode._ends_numba import end_all, tokens_of
-from asr.decode._scores_numba import LOG_SCALE, NODES, NOW, PREFIXES, SCALE, Limits, Longs, Work, compiled
+from asr.decode._scores_numba import LOG_SCALE, NODES, NOW, PREFIXES, SCALE, Limits, Longs, Work, compiled, summing
 from asr.decode._viterbi_numba import find_spans
 from asr.decode.tables import Floats, Ints, SearchTables
 from asr.decode.types import LogProbs
@@ -99,14 +98,14 @@ def decode_whole(
     return len(end_n)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
+@summing
 def _sum_to_one(log_probs_sv: LogProbs) -> bool:
     """Whether each row is log-probabilities: none above 0, none not a number, the sum of their exponentials 1.
 
     e^x is 2^n (1 + y + ...), of which n is put into the exponent bits; good to 1e-5, at several values at once. What is
     near the limit is looked at again by ``check_log_probs``.
     """
-    wrong = 0
+    wrong = np.int64(0)
     for step in range(len(log_probs_sv)):
         total = np.float32(0)
         for token in range(log_probs_sv.shape[1]):
@@ -120,7 +119,7 @@ def _sum_to_one(log_probs_sv: LogProbs) -> bool:
                 power = power * y + np.float32(factor)
             total += power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
         wrong += abs(total - np.float32(1)) > np.float32(0.9e-3)
-    return wrong == 0
+    return bool(wrong == 0)
 
 
 @compiled
