@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from asr.decode.settings import BeamConfig
 from asr.decode.tables import NO_FUSION, TOKEN_FUSION, WORD_FUSION, Floats, Ints, SearchTables
@@ -34,27 +34,23 @@ Advance = Callable[[int, int], tuple[float, int]]
 Final = tuple[int, float, float, int]
 
 
-@dataclass
-class Beam:
-    """The prefixes kept, one entry each in every array."""
-
-    node_b: Ints  # the prefix, as a node of the prefix tree
-    parent_b: Ints  # the prefix without its last token
-    last_b: Ints  # its last token; at the start the delimiter, as nothing else may follow for free
-    blank_b: Floats  # mass of the paths that end in a blank
-    token_b: Floats  # mass of the paths that end in the last token
-    growth_b: Floats  # the factor by which scores changed the mass from the parent's to this prefix
-    word_b: Ints  # the open word: node of the letter trie, 0 none, -1 no listed word begins so
-    letters_b: Ints  # letters of the open word
-    state_b: Ints  # the language model's state
-    fusion_b: Floats  # score of all that is complete
-    look_b: Floats  # score of the open word for the time being
-
-    def take(self, rows_b: Any) -> Beam:
-        return Beam(*(getattr(self, f.name)[rows_b] for f in fields(self)))
-
-    def join(self, other: Beam) -> Beam:
-        return Beam(*(np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
+#: a prefix in the beam; an array of these is a beam
+PREFIX = np.dtype(
+    [
+        ("node", np.int32),  # the prefix, as a node of the prefix tree
+        ("parent", np.int32),  # the prefix without its last token
+        ("last", np.int32),  # its last token; at the start the delimiter, as nothing else may follow for free
+        ("word", np.int32),  # the open word: node of the letter trie, 0 none, -1 no listed word begins so
+        ("letters", np.int32),  # letters of the open word
+        ("state", np.int32),  # the language model's state
+        ("blank", np.float64),  # mass of the paths that end in a blank
+        ("token", np.float64),  # mass of the paths that end in the last token
+        ("growth", np.float64),  # the factor by which scores changed the mass from the parent's to this prefix
+        ("fusion", np.float64),  # score of all that is complete
+        ("look", np.float64),  # score of the open word for the time being
+    ]
+)
+Beam = npt.NDArray[np.void]
 
 
 class NumpySearch:
@@ -69,6 +65,9 @@ class NumpySearch:
         floor, prune = config.min_token_log_prob, config.beam_prune_log_prob
         self.floor = -math.inf if floor is None else float(np.float32(floor))
         self.prune = 0.0 if prune is None else math.exp(prune)
+        #: no letter multiplies a mass by more; a token with a score of its own may
+        hope = math.inf if tables.fusion == TOKEN_FUSION else float(tables.look_n.max())
+        self.most_growth = math.exp(hope)
         self.log_scale = 0.0  # natural log of what the masses were divided by in all
         self.scale = 1.0  # the best mass, by which the next step divides
         # the prefix tree: parent and last token of each node, its language model state, and the way down
@@ -77,50 +76,59 @@ class NumpySearch:
         self._slots = np.full(1024, -1, np.int32)  # node -> place in the beam
         self._word_ends: dict[int, tuple[float, int]] = {}
         self._token_scores: dict[tuple[int, int], tuple[float, int]] = {}
-        one, zero, none = np.ones(1), np.zeros(1), np.zeros(1, np.int32)
-        self.beam = Beam(none, none - 1, none + tables.delimiter, one, zero, one, none, none, none + tables.begin_state,
-                         zero, zero)  # fmt: skip
+        start = (ROOT, -1, tables.delimiter, 0, 0, tables.begin_state, 1.0, 0.0, 1.0, 0.0, 0.0)
+        self.beam: Beam = np.array([start], PREFIX)
 
     def feed(self, log_probs_sv: LogProbs) -> None:
         """Searches on through more steps."""
         allowed_sv = log_probs_sv >= self.floor
         allowed_sv[np.arange(len(log_probs_sv)), log_probs_sv.argmax(axis=1)] = True
         only_blank_s = np.logical_not(allowed_sv[:, BLANK_ID + 1 :].any(axis=1))
+        after_blank = False
         for step, only_blank in enumerate(only_blank_s.tolist()):
             if only_blank:  # every mass changes by the same factor
-                self.beam.blank_b = self.beam.blank_b + self.beam.token_b
-                self.beam.token_b = np.zeros(len(self.beam.blank_b))
+                if not after_blank:
+                    self.beam["blank"] += self.beam["token"]
+                    self.beam["token"] = 0.0
                 self.log_scale += float(log_probs_sv[step, BLANK_ID])
             elif not any(self._step(_probs(log_probs_sv[step], allowed_v)) for allowed_v in (allowed_sv[step], True)):
                 # a closed word list may forbid all that token pruning leaves; here even all tokens did not help
-                self.beam = self.beam.take(slice(0, 0))
+                self.beam = self.beam[:0]
+            after_blank = only_blank
 
     def _step(self, probs_v: Floats) -> bool:
         """One step, given the probabilities of all tokens; False and nothing done when no prefix survives it."""
-        beam = self.beam
+        beam, delimiter = self.beam, self.tables.delimiter
         probs_v = probs_v * (1.0 / self.scale)
         tokens_k = np.flatnonzero(probs_v[1:] > 0) + 1
-        total_b = beam.blank_b + beam.token_b
-        at_space_b = (beam.last_b == self.tables.delimiter) & (beam.last_b >= 0)
-        p_last_b = np.where(beam.last_b >= 0, probs_v[beam.last_b], 0.0)
+        last_b, old_blank_b, old_token_b = beam["last"], beam["blank"], beam["token"]
+        total_b = old_blank_b + old_token_b
+        at_space_b = (last_b == delimiter) & (last_b >= 0)
+        p_last_b = np.where(last_b >= 0, probs_v[last_b], 0.0)
         blank_b = total_b * probs_v[BLANK_ID]
-        token_b = np.where(at_space_b, total_b, beam.token_b) * p_last_b
-        repeats_bk = tokens_k == beam.last_b[:, None]
-        mass_bk = np.where(repeats_bk, beam.blank_b[:, None], total_b[:, None]) * probs_v[tokens_k]
+        token_b = np.where(at_space_b, total_b, old_token_b) * p_last_b
+        repeats_bk = tokens_k == last_b[:, None]
+        mass_bk = np.where(repeats_bk, old_blank_b[:, None], total_b[:, None]) * probs_v[tokens_k]
         mass_bk[repeats_bk & at_space_b[:, None]] = 0.0
 
         # a prefix that grows into one of the beam gives it its mass
         parent_slot_b = self._parent_slots(beam)
         child = np.flatnonzero((parent_slot_b >= 0) & (p_last_b > 0))
-        place = parent_slot_b[child], np.searchsorted(tokens_k, beam.last_b[child])
-        token_b[child] += mass_bk[place] * beam.growth_b[child]
-        mass_bk[place] = 0.0
+        if len(child):
+            place = parent_slot_b[child], np.searchsorted(tokens_k, last_b[child])
+            token_b[child] += mass_bk[place] * beam["growth"][child]
+            mass_bk[place] = 0.0
 
+        # what a letter adds is not asked for prefixes that it cannot save
+        mass_b = blank_b + token_b
+        best = float(mass_b.max(initial=0.0))
+        hopeless_bk = mass_bk < best * self.prune / self.most_growth
+        mass_bk[hopeless_bk & np.logical_not(self.tables.opens_v[tokens_k])] = 0.0
         row_c, column_c = np.nonzero(mass_bk)
-        grown = self._grow(beam.take(row_c), tokens_k[column_c].astype(np.int32))
-        grown.token_b = mass_bk[row_c, column_c] * grown.growth_b
+        grown = self._grow(beam[row_c], tokens_k[column_c].astype(np.int32))
+        grown["token"] = mass_bk[row_c, column_c] * grown["growth"]
 
-        mass_c = np.concatenate([blank_b + token_b, grown.token_b])
+        mass_c = np.concatenate([mass_b, grown["token"]])
         best = float(mass_c.max(initial=0.0))
         if best <= 0:
             return False
@@ -128,8 +136,9 @@ class NumpySearch:
         if len(kept) > self.beam_width:  # ties: the earlier candidate
             kept = np.sort(kept[np.argsort(-mass_c[kept], kind="stable")[: self.beam_width]])
         stays = kept[kept < len(total_b)]
-        beam.blank_b, beam.token_b = blank_b, token_b
-        self.beam = beam.take(stays).join(self._named(grown.take(kept[len(stays) :] - len(total_b))))
+        stayed = beam[stays]
+        stayed["blank"], stayed["token"] = blank_b[stays], token_b[stays]
+        self.beam = np.concatenate([stayed, self._named(grown[kept[len(stays) :] - len(total_b)])])
         self.log_scale += math.log(self.scale)
         self.scale = best
         return True
@@ -138,35 +147,36 @@ class NumpySearch:
         """Where in the beam each prefix's parent is, -1 where it is not."""
         if len(self._slots) < len(self.parents):
             self._slots = np.full(2 * len(self.parents), -1, np.int32)
-        self._slots[beam.node_b] = np.arange(len(beam.node_b))
-        slots_b = np.where(beam.parent_b >= 0, self._slots[beam.parent_b], -1)
-        self._slots[beam.node_b] = -1
+        self._slots[beam["node"]] = np.arange(len(beam))
+        slots_b = np.where(beam["parent"] >= 0, self._slots[beam["parent"]], -1)
+        self._slots[beam["node"]] = -1
         return slots_b
 
     def _grow(self, grown: Beam, token_c: Ints) -> Beam:
         """Prefixes (given as their parents) with one more token each: words, states and scores; no masses yet."""
         tables = self.tables
         change_c = np.zeros(len(token_c))
-        look_c = grown.look_b
         opens_c = tables.opens_v[token_c]
-        for row in np.flatnonzero(opens_c & (grown.letters_b > 0)).tolist():
-            change_c[row], grown.state_b[row] = self._word_end(grown, row)
-        grown.word_b[opens_c] = 0
-        grown.letters_b[opens_c] = 0
-        grown.letters_b += tables.num_letters_v[token_c]
-        if tables.listed:
-            for letter_v in tables.letters_vl.T:
-                grown.word_b = self._child_words(grown.word_b, letter_v[token_c])
-            grown.look_b = self._look(grown.word_b, grown.letters_b)
+        for row in np.flatnonzero(opens_c & (grown["letters"] > 0)).tolist():
+            change_c[row], grown["state"][row] = self._word_end(grown[row])
+        grown["word"][opens_c] = 0
+        grown["letters"][opens_c] = 0
+        grown["letters"] += tables.num_letters_v[token_c]
         if tables.fusion == TOKEN_FUSION:
             for row, token in enumerate(token_c.tolist()):
-                score, grown.state_b[row] = self._token_score(int(grown.state_b[row]), token)
+                score, grown["state"][row] = self._token_score(int(grown["state"][row]), token)
                 change_c[row] += score
-        grown.fusion_b += change_c
-        grown.growth_b = np.exp(change_c + grown.look_b - look_c)
-        grown.parent_b = grown.node_b
-        grown.last_b = token_c
-        grown.blank_b = np.zeros(len(token_c))
+        grown["fusion"] += change_c
+        if tables.listed:
+            for letter_v in tables.letters_vl.T:
+                grown["word"] = self._child_words(grown["word"], letter_v[token_c])
+            change_c -= grown["look"]
+            grown["look"] = self._look(grown["word"], grown["letters"])
+            change_c += grown["look"]
+        grown["growth"] = np.exp(change_c)
+        grown["parent"] = grown["node"]
+        grown["last"] = token_c
+        grown["blank"] = 0.0
         return grown
 
     def _child_words(self, word_c: Ints, letter_c: Ints) -> Ints:
@@ -184,12 +194,11 @@ class NumpySearch:
         price_c = tables.off * np.maximum(1.0, letters_c / tables.unknown_letters)
         return np.where(word_c >= 0, tables.look_n[word_c], price_c)
 
-    def _word_end(self, beam: Beam, row: int) -> tuple[float, int]:
+    def _word_end(self, prefix: Any) -> tuple[float, int]:
         """The score of a prefix's open word as complete, and the language model's state after it."""
-        node = int(beam.node_b[row])
+        node, word = int(prefix["node"]), int(prefix["word"])
         if node not in self._word_ends:
-            state, word = int(beam.state_b[row]), int(beam.word_b[row])
-            tables = self.tables
+            state, tables = int(prefix["state"]), self.tables
             lm_word = int(tables.word_n[word]) if word > 0 else -1
             score = float(tables.bonus_n[word]) if word > 0 else 0.0
             if tables.closed and lm_word == -1:
@@ -198,7 +207,7 @@ class NumpySearch:
                 log_prob, state = self._lm(state, lm_word)
                 score += tables.alpha * log_prob + tables.beta
                 if word <= 0 or not tables.known_n[word]:
-                    score += tables.unknown * max(1.0, int(beam.letters_b[row]) / tables.unknown_letters)
+                    score += tables.unknown * max(1.0, int(prefix["letters"]) / tables.unknown_letters)
             self._word_ends[node] = score, state
         return self._word_ends[node]
 
@@ -218,60 +227,58 @@ class NumpySearch:
     def _named(self, grown: Beam) -> Beam:
         """Gives new prefixes their nodes; one that was in the beam before gets its old one."""
         nodes = []
-        for parent, token, state in zip(
-            grown.parent_b.tolist(), grown.last_b.tolist(), grown.state_b.tolist(), strict=True
-        ):
+        columns = (grown["parent"].tolist(), grown["last"].tolist(), grown["state"].tolist())
+        for parent, token, state in zip(*columns, strict=True):
             node = self._children.setdefault((parent, token), len(self.parents))
             if node == len(self.parents):
                 self.parents.append(parent)
                 self.tokens.append(token)
                 self.states.append(state)
             nodes.append(node)
-        grown.node_b = np.array(nodes, np.int32)
+        grown["node"] = nodes
         return grown
 
     def finals(self, limit: int | None) -> list[Final]:
         """The best texts in the beam, sentences ended; best first."""
-        acoustic_b = np.log(self.beam.blank_b + self.beam.token_b) + self.log_scale
-        acoustic_b -= self.beam.fusion_b + self.beam.look_b
+        beam = self.beam
+        acoustic_b = np.log(beam["blank"] + beam["token"]) + self.log_scale - (beam["fusion"] + beam["look"])
         found: dict[int, Final] = {}
-        rows = range(len(acoustic_b))
         cut = False
-        ended = [(row, *self._ended(row)) for row in rows]
+        ended = [(row, *self._ended(prefix)) for row, prefix in enumerate(beam)]
         if all(fusion == -math.inf for _, _, fusion in ended):
             cut = True  # no open word is a listed one: leave them out
-            ended = [(row, *self._cut(row)) for row in rows]
+            ended = [(row, *self._cut(prefix)) for row, prefix in enumerate(beam)]
         for row, node, fusion in ended:
             if fusion > -math.inf:
                 acoustic = float(acoustic_b[row])
-                whole = int(self.beam.node_b[row]) if cut else node
+                whole = int(beam["node"][row]) if cut else node
                 if node in found:  # with and without a space at the end: one text
                     acoustic, whole = float(np.logaddexp(found[node][1], acoustic)), found[node][3]
                 found[node] = node, acoustic, fusion, whole
         return sorted(found.values(), key=lambda final: -(final[1] + final[2]))[:limit]
 
-    def _ended(self, row: int) -> tuple[int, float]:
+    def _ended(self, prefix: Any) -> tuple[int, float]:
         """A prefix without a space at its end, and its score with the open word and the sentence ended."""
-        beam, tables = self.beam, self.tables
-        node, state, score = int(beam.node_b[row]), int(beam.state_b[row]), float(beam.fusion_b[row])
-        if beam.letters_b[row] > 0:
-            end, after = self._word_end(beam, row)
+        tables = self.tables
+        node, state, score = int(prefix["node"]), int(prefix["state"]), float(prefix["fusion"])
+        if prefix["letters"] > 0:
+            end, after = self._word_end(prefix)
             score += end
             state = after if tables.fusion == WORD_FUSION else state
-        if node != ROOT and beam.last_b[row] == tables.delimiter:
+        if node != ROOT and prefix["last"] == tables.delimiter:
             node = self.parents[node]
             if tables.fusion == TOKEN_FUSION:  # the space that does not count was scored
                 state = self.states[node]
                 score -= self._token_score(state, tables.delimiter)[0]
         return node, score + self._sentence_end(state)
 
-    def _cut(self, row: int) -> tuple[int, float]:
+    def _cut(self, prefix: Any) -> tuple[int, float]:
         """A prefix without its open word, and its score."""
-        node = int(self.beam.node_b[row])
+        node = int(prefix["node"])
         while node != ROOT and not self.tables.opens_v[self.tokens[node]]:
             node = self.parents[node]
         node = self.parents[node] if node != ROOT else node
-        return node, float(self.beam.fusion_b[row]) + self._sentence_end(int(self.beam.state_b[row]))
+        return node, float(prefix["fusion"]) + self._sentence_end(int(prefix["state"]))
 
     def _sentence_end(self, state: int) -> float:
         if self.tables.fusion == NO_FUSION:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from asr.decode.types import Hypothesis, LogProbs, Span, TimedWord, check_log_probs
+from asr.decode.types import Hypothesis, LogProbs, Span, SpanColumns, TimedWord, check_log_probs
 from asr.tokenizer import BLANK_ID, WORD_START, Tokenizer
 
 
@@ -35,14 +35,18 @@ def greedy(log_probs_sv: LogProbs, tokenizer: Tokenizer) -> Hypothesis:
     path_s = log_probs_sv.argmax(axis=1)
     starts = np.flatnonzero(np.concatenate([[True], path_s[1:] != path_s[:-1]]))
     ends = np.append(starts[1:], len(path_s))
-    best_s = log_probs_sv.max(axis=1)
-    spans = tuple(
-        Span(int(path_s[start]), int(start), int(end), float(best_s[start:end].max()))
-        for start, end in zip(starts, ends, strict=True)
-        if path_s[start] != BLANK_ID
+    best_s = np.take_along_axis(log_probs_sv, path_s[:, None], axis=1)[:, 0]
+    peaks = np.maximum.reduceat(best_s, starts)
+    spoken = np.flatnonzero(path_s[starts] != BLANK_ID)
+    columns = (
+        path_s[starts].astype(np.int32),
+        starts.astype(np.int32),
+        ends.astype(np.int32),
+        peaks.astype(np.float64),
     )
+    spans = SpanColumns(*(column[spoken] for column in columns))  # type: ignore[arg-type]
     log_prob = float(best_s.sum(dtype=np.float64))
-    return Hypothesis(tokenizer.decode([span.token for span in spans]), log_prob, spans)
+    return Hypothesis.of_columns(tokenizer.decode(spans.token_u.tolist()), log_prob, 0.0, spans)
 
 
 def words_with_times(hypothesis: Hypothesis, tokenizer: Tokenizer, step_s: float) -> list[TimedWord]:
