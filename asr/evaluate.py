@@ -16,11 +16,11 @@ from asr.errors import DataError
 from asr.header import disagreement
 from asr.infer import of_manifest
 from asr.manifest import Manifest
-from asr.reliability import Reliability, outcomes, reliability
 from asr.runtime import commit
-from asr.tables import commonest_errors, tables
+from asr.scoring.reliability import Reliability, outcomes, reliability
+from asr.scoring.tables import commonest_errors, tables
+from asr.scoring.transcripts import Facts
 from asr.text import normalize
-from asr.transcripts import Facts
 from asr.watchdog import Health, Tally
 from asr.wer import Alignment, Score, format_ends, percent, score
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+from asr.corpora.remote import Remote
 from asr.errors import ConfigError, DataError, nearest, os_reason
 from asr.manifest import Utterance, write
-from asr.remote import Remote
 
 log = logging.getLogger(__name__)
 
@@ -187,9 +187,7 @@ def recipe_names() -> list[str]:
 
 def importers() -> dict[str, Recipe]:
     """The importers by name: recipes for anybody's data in a known form. They import this module, hence by name."""
-    if importlib.util.find_spec("asr.importers") is None:
-        return {}
-    found: dict[str, Recipe] = importlib.import_module("asr.importers").IMPORTERS
+    found: dict[str, Recipe] = importlib.import_module("asr.corpora.importers").IMPORTERS
     return found
 
 
@@ -203,7 +201,7 @@ def find_recipe(name: str) -> tuple[Recipe, Path]:
     folder = Path(name) if (Path(name) / "recipe.py").is_file() else recipes_folder() / name
     if not (folder / "recipe.py").is_file():
         if name in importers():
-            return importers()[name], Path(__file__).parent / "importers"
+            return importers()[name], Path(__file__).parent / "corpora" / "importers"
         names = [*recipe_names(), *importers()]
         raise ConfigError(f"no recipe '{name}' (known: {', '.join(names)}){nearest(name, names)}")
     recipe = getattr(_load_module(folder / "recipe.py"), "RECIPE", None)

@@ -17,12 +17,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
-from asr.bootstrap import Ends, Interval, bootstrap_intervals, unit_of
-from asr.bootstrap import bootstrap_interval as bootstrap_interval
 from asr.errors import ConfigError, DataError, nearest
-from asr.sclite import Aligned, align_words
+from asr.scoring.bootstrap import Ends, Interval, bootstrap_intervals, unit_of
+from asr.scoring.bootstrap import bootstrap_interval as bootstrap_interval
+from asr.scoring.sclite import Aligned, align_words
+from asr.scoring.transcripts import NOTHING_KNOWN, Facts, read
 from asr.text import normalize
-from asr.transcripts import NOTHING_KNOWN, Facts, read
 
 Alignment = Literal["levenshtein", "sclite"]
 ALIGNMENTS = {
@@ -207,7 +207,7 @@ def score(
     """The score of (id, reference, hypothesis) rows, their texts as they stand.
 
     Args:
-        facts: what is known of each id. Intervals are over speakers where all are known (``asr.bootstrap.unit_of``).
+        facts: what is known of each id. Intervals are over speakers where all are known (``scoring.bootstrap.unit_of``).
         normalization: what was done to the texts before; it is kept for the record.
 
     Raises:
@@ -247,7 +247,7 @@ def score_files(
     id that is missing in a file of timed words (``.ctm``) has no words there: its text is empty, and it is scored.
 
     Raises:
-        DataError: a file cannot be used (see ``asr.transcripts.read``), or the files have no id in common.
+        DataError: a file cannot be used (see ``asr.scoring.transcripts.read``), or the files have no id in common.
         ConfigError: the normalisation is unknown.
     """
     normalize("", normalization)

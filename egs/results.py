@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from asr import manifest
-from asr.bootstrap import bootstrap_interval
 from asr.checkpoint import load_model
 from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
+from asr.scoring.bootstrap import bootstrap_interval
 
 
 def main(manifest_path: str, *runs: str) -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import asr.archive
-import asr.remote
-from asr.archive import MARK, DamagedArchive, extract, is_unpacked, unpack
+import asr.corpora.archive
+import asr.corpora.remote
+from asr.corpora.archive import MARK, DamagedArchive, extract, is_unpacked, unpack
 from asr.errors import DataError
 
 CONTENTS = {f"corpus/{i:02d}.bin": random.Random(i).randbytes(20_000 + i) for i in range(8)}
@@ -259,7 +259,7 @@ def test_an_unpacked_archive_is_not_extracted_twice(tmp_path, monkeypatch):
     unpack(archive, out, "corpus")
     assert is_unpacked(out / "corpus")
     before = _files(out)
-    monkeypatch.setattr(asr.archive, "extract", None)
+    monkeypatch.setattr(asr.corpora.archive, "extract", None)
     unpack(archive, out, "corpus")
     assert _files(out) == before
     assert before.keys() - CONTENTS.keys() == {f"corpus/{MARK}"}
@@ -312,7 +312,7 @@ def test_an_archive_of_something_else_is_refused_with_what_it_holds(tmp_path):
 
 def test_an_archive_that_will_not_fit_is_refused_before_it_is_extracted(tmp_path, monkeypatch):
     archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
-    monkeypatch.setattr(asr.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(DataError, match=r"extracting a\.tar\.gz takes 0\.2 MB, but 0\.0 MB are free; make room"):
         unpack(archive, tmp_path / "out", "corpus")
     assert not (tmp_path / "out").exists()

@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from asr import bootstrap
-from asr.bootstrap import FEWEST_SPEAKERS, bootstrap_interval, bootstrap_intervals, pooled, unit_of
+from asr.scoring import bootstrap
+from asr.scoring.bootstrap import FEWEST_SPEAKERS, bootstrap_interval, bootstrap_intervals, pooled, unit_of
 
 
 def test_speakers_are_drawn_when_all_are_known_and_there_are_enough() -> None:

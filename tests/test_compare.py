@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from asr import wer
-from asr.compare import Comparison, compare, compare_files, conclusion, format_comparison
 from asr.errors import DataError
-from asr.transcripts import Facts
+from asr.scoring.compare import Comparison, compare, compare_files, conclusion, format_comparison
+from asr.scoring.transcripts import Facts
 from tests.test_transcripts import jsonl, write
 
 SPEAKERS = {f"u{i}": Facts(f"s{i % 8}") for i in range(400)}

@@ -17,9 +17,9 @@ from asr.decode.greedy import greedy
 from asr.errors import DataError
 from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
 from asr.manifest import Manifest
+from asr.scoring.transcripts import Facts
 from asr.text import normalize
 from asr.tokenizer import CharTokenizer
-from asr.transcripts import Facts
 from asr.wer import score
 from tests.builders import ALPHABET, build_corpus, tiny_config, write_wav
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from asr import header
 from asr import manifest as manifests
 from asr.cli import app
+from asr.corpora.finish import TextOptions, prepare
 from asr.errors import ConfigError, DataError
-from asr.finish import TextOptions, prepare
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Recipe, Request, write_splits
 from asr.tokenizer import read_tokenizer

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr import manifest
+from asr.corpora.importers import IMPORTERS, kaldi, nemo, rows, table
+from asr.corpora.importers import folder as folder_importer
 from asr.errors import AsrError, ConfigError, DataError
-from asr.importers import IMPORTERS, kaldi, nemo, rows, table
-from asr.importers import folder as folder_importer
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Request, perform
 from tests.builders import sphere_bytes, write_wav

@@ -20,14 +20,15 @@ from pathlib import Path
 
 import pytest
 
-import asr.remote
-from asr import librispeech, manifest
+import asr.corpora.remote
+from asr import manifest
+from asr.corpora import librispeech
+from asr.corpora.fetch import fetch
+from asr.corpora.librispeech import roles
+from asr.corpora.sources import check_room, chosen_files
 from asr.errors import ConfigError, DataError
-from asr.fetch import fetch
-from asr.librispeech import roles
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Recipe, Request, find_recipe, perform
-from asr.sources import check_room, chosen_files
 from tests.builders import noise, write_wav
 from tests.servers import serving
 
@@ -293,7 +294,7 @@ def test_an_archive_that_reaches_out_of_the_folder_is_refused(tmp_path, name):
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_asked(tmp_path, monkeypatch):
     free = 13_000_000_000
-    monkeypatch.setattr(asr.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
+    monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
     text = failure(Request(tmp_path, subsets=("train-clean-100",), mirror="http://127.0.0.1:1"))
     # 6.39 GB to download, and 1.1 times that to extract it
     assert text == f"{tmp_path}: this takes 13.41 GB, but 13.00 GB are free; make room, or give --out on another disk"

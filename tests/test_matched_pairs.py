@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.errors import DataError
-from asr.matched_pairs import MatchedPairs, matched_pairs, segments, z_test
-from asr.sclite import align_words
+from asr.scoring.matched_pairs import MatchedPairs, matched_pairs, segments, z_test
+from asr.scoring.sclite import align_words
 from asr.wer import align
 from tests.reference.mapsswe import differences, z_of
 

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr import nist, wer
+from asr import wer
 from asr.decode.types import TimedWord
 from asr.errors import DataError
-from asr.nist import CtmWord
-from asr.transcripts import read
+from asr.scoring import nist
+from asr.scoring.nist import CtmWord
+from asr.scoring.transcripts import read
 from tests.test_transcripts import write
 
 ids = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"], exclude_characters="()"), min_size=1).filter(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from asr import manifest
 from asr.config import load as load_config
+from asr.corpora.remote import Remote
 from asr.errors import ConfigError, DataError
 from asr.manifest import Utterance
 from asr.prepare import (
@@ -30,7 +31,6 @@ from asr.prepare import (
     stable_hash,
     write_splits,
 )
-from asr.remote import Remote
 from tests.builders import noise, sphere_bytes
 from tests.servers import serving
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.reliability import format_reliability, outcomes, reliability
+from asr.scoring.reliability import format_reliability, outcomes, reliability
 
 words = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
 

@@ -19,11 +19,11 @@ from asr import manifest as manifests
 from asr.checkpoint import load_model
 from asr.errors import AsrError, ConfigError
 from asr.evaluate import evaluate
-from asr.examples import examples, flac
 from asr.manifest import Manifest
-from asr.report import Example, write_report
-from asr.tables import worst
-from asr.transcripts import Facts
+from asr.scoring.examples import examples, flac
+from asr.scoring.report import Example, write_report
+from asr.scoring.tables import worst
+from asr.scoring.transcripts import Facts
 from asr.wer import Score, format_ends, percent, score
 from tests.builders import build_corpus, sine
 from tests.models import save_random_model

@@ -8,7 +8,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.sclite import align_words
+from asr.scoring.sclite import align_words
 from asr.wer import Counts, word_counts
 from tests.reference.sclite_alignment import operations
 
@@ -45,7 +45,7 @@ def test_blocks_change_nothing(monkeypatch) -> None:
     generator = random.Random(2)
     pairs = [tuple(generator.choices("abcd", k=generator.randint(0, 12)) for _ in range(2)) for _ in range(60)]
     whole = align_words(pairs)
-    monkeypatch.setattr("asr.sclite._BLOCK", 200)
+    monkeypatch.setattr("asr.scoring.sclite._BLOCK", 200)
     assert align_words(pairs) == whole
 
 

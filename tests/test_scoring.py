@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr import nist
 from asr.cli import run
+from asr.scoring import nist
 from tests.builders import build_corpus
 from tests.models import save_random_model
 from tests.test_transcripts import jsonl, write

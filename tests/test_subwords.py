@@ -20,6 +20,7 @@ from asr import header
 from asr import manifest as manifests
 from asr.batch import targets_of
 from asr.checkpoint import load_model
+from asr.corpora.finish import TextOptions, prepare
 from asr.ctc import min_steps
 from asr.decode.choose import beam_decoder
 from asr.decode.decoder import BeamDecoder
@@ -27,7 +28,6 @@ from asr.decode.greedy import greedy, words_with_times
 from asr.decode.settings import BeamConfig
 from asr.errors import DataError
 from asr.evaluate import evaluate
-from asr.finish import TextOptions, prepare
 from asr.header import Header
 from asr.info import describe
 from asr.lm.ngram import parse_arpa

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr import tables as module
 from asr.errors import ConfigError
-from asr.tables import check_fields, commonest_errors, fields, format_errors, format_table, tables, worst
-from asr.transcripts import Facts
+from asr.scoring import tables as module
+from asr.scoring.tables import check_fields, commonest_errors, fields, format_errors, format_table, tables, worst
+from asr.scoring.transcripts import Facts
 from asr.wer import score
 
 

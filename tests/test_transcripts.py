@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from asr.errors import DataError
-from asr.transcripts import NOTHING_KNOWN, Facts, read, read_texts
+from asr.scoring.transcripts import NOTHING_KNOWN, Facts, read, read_texts
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr import wer
-from asr.bootstrap import Interval
 from asr.errors import ConfigError, DataError
-from asr.transcripts import Facts
+from asr.scoring.bootstrap import Interval
+from asr.scoring.transcripts import Facts
 from asr.wer import Counts, Rate
 from tests.reference.edit_distance import edit_distance
 from tests.test_transcripts import jsonl, write
@@ -306,7 +306,7 @@ def test_interval_is_the_same_for_the_same_seed_and_another_for_another() -> Non
 def test_interval_does_not_depend_on_the_block_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     errors, lengths = [0, 1, 2, 5, 3], [5, 6, 7, 8, 9]
     whole = wer.bootstrap_interval(errors, lengths, resamples=1003)
-    monkeypatch.setattr("asr.bootstrap._BLOCK", 50)
+    monkeypatch.setattr("asr.scoring.bootstrap._BLOCK", 50)
     assert wer.bootstrap_interval(errors, lengths, resamples=1003) == whole
 
 

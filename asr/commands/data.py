@@ -61,8 +61,8 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Turn a corpus into manifests: download, check, extract, write."""
-    from asr.finish import TextOptions
-    from asr.finish import prepare as prepare_data
+    from asr.corpora.finish import TextOptions
+    from asr.corpora.finish import prepare as prepare_data
     from asr.prepare import Request, find_recipe
 
     texts = TextOptions(normalize, tokenizer, vocab_size)

@@ -76,8 +76,8 @@ def evaluate(
 ) -> None:
     """Measure a model's WER and CER on a manifest."""
     from asr import manifest as manifests
-    from asr.tables import check_fields
-    from asr.transcripts import Facts
+    from asr.scoring.tables import check_fields
+    from asr.scoring.transcripts import Facts
     from asr.wer import find_alignment
 
     if as_json and markdown:
@@ -100,7 +100,7 @@ def evaluate(
     recognizer = options.recognizer(model, device, threads, resample, asked)
     from asr.evaluate import MARKDOWN_HEADER, markdown_row
     from asr.evaluate import evaluate as measure
-    from asr.reliability import format_reliability
+    from asr.scoring.reliability import format_reliability
 
     timed = hypotheses is not None and hypotheses.suffix.lower() == ".ctm"
     with audio_bar(rows.duration_s) as advance:
@@ -121,9 +121,9 @@ def evaluate(
     with naming_failures(result.failed):
         _write_texts(result, hypotheses, references)
         if report is not None:
-            from asr.examples import examples
-            from asr.report import write_report
-            from asr.tables import worst as find_worst
+            from asr.scoring.examples import examples
+            from asr.scoring.report import write_report
+            from asr.scoring.tables import worst as find_worst
 
             count = WORST if worst is None else worst
             ids = [one.id for one in find_worst(result.score, count)]
@@ -146,7 +146,7 @@ def score(
     normalization: Normalization = "none",
 ) -> None:
     """Score hypotheses against references, paired by utterance id; no model needed."""
-    from asr.tables import check_fields, commonest_errors, tables
+    from asr.scoring.tables import check_fields, commonest_errors, tables
     from asr.wer import find_alignment, score_files
 
     how = find_alignment(alignment)
@@ -161,7 +161,7 @@ def score(
         said = "" if normalization == "none" else f"text normalization {normalization}"
         _print_score(result, by or [], said)
     if report is not None:
-        from asr.report import write_report
+        from asr.scoring.report import write_report
 
         conditions = {"references": str(reference), "hypotheses": str(hypothesis), "text normalization": normalization}
         count = WORST if worst is None else worst
@@ -183,7 +183,7 @@ def compare(
     normalization: Normalization = "none",
 ) -> None:
     """Compare two systems on the same references: is one better, or is it chance?"""
-    from asr.compare import compare_files, conclusion, format_comparison
+    from asr.scoring.compare import compare_files, conclusion, format_comparison
     from asr.wer import find_alignment
 
     if len(files) not in (2, 3):
@@ -204,7 +204,7 @@ def compare(
 
 
 def _print_score(result: Score, by: Sequence[str], conditions: str) -> None:
-    from asr.tables import commonest_errors, format_errors, format_table, tables
+    from asr.scoring.tables import commonest_errors, format_errors, format_table, tables
     from asr.wer import format_score
 
     print_result(format_score(result))
@@ -218,7 +218,7 @@ def _print_score(result: Score, by: Sequence[str], conditions: str) -> None:
 
 
 def _write_texts(result: Evaluation, hypotheses: Path | None, references: Path | None) -> None:
-    from asr.nist import write_ctm, write_trn
+    from asr.scoring.nist import write_ctm, write_trn
 
     scored = result.score.per_utterance
     if hypotheses is not None:
@@ -235,7 +235,7 @@ def _write_texts(result: Evaluation, hypotheses: Path | None, references: Path |
 
 def _check_targets(hypotheses: Path | None, references: Path | None, ids: Sequence[str]) -> None:
     """Refuses, before the work, what could not be written after it."""
-    from asr.nist import check_id
+    from asr.scoring.nist import check_id
 
     if references is not None and references.suffix.lower() != ".trn":
         raise ConfigError(f"--references writes trn; name the file with .trn, got {references}")

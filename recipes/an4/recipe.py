@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 from asr import audio
-from asr.archive import extract
+from asr.corpora.archive import extract
+from asr.corpora.remote import Remote
+from asr.corpora.sources import obtain, removed_if_damaged
 from asr.errors import DataError
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Recipe, Request, held_out_speakers, read_lines, write_splits
-from asr.remote import Remote
-from asr.sources import obtain, removed_if_damaged
 
 DEV_FRACTION = 0.1
 _LINE = re.compile(r"^(?P<text>.*?)\s*\((?P<id>[^()\s]+)\)\s*$")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from asr.corpus import corpus_folder
+from asr.corpora.corpus import corpus_folder
+from asr.corpora.importers.rows import Row, measure
+from asr.corpora.importers.table import column, read_table
 from asr.errors import DataError
-from asr.importers.rows import Row, measure
-from asr.importers.table import column, read_table
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Recipe, Request, write_splits
 

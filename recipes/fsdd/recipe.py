@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from asr.corpus import corpus_folder
-from asr.importers.rows import Row, measure
+from asr.corpora.corpus import corpus_folder
+from asr.corpora.importers.rows import Row, measure
+from asr.corpora.remote import Remote
 from asr.prepare import Prepared, Recipe, Request, write_splits
-from asr.remote import Remote
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 _NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)")

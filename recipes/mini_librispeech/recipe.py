@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from asr import librispeech
+from asr.corpora import librispeech
+from asr.corpora.remote import Remote
 from asr.prepare import Prepared, Recipe, Request
-from asr.remote import Remote
 
 HOST = "https://www.openslr.org"
 #: as https://www.openslr.org/31 lists its mirrors: US, EU

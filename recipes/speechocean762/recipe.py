@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from asr.corpus import corpus_folder
-from asr.importers import kaldi
-from asr.importers.rows import write_rows
+from asr.corpora.corpus import corpus_folder
+from asr.corpora.importers import kaldi
+from asr.corpora.importers.rows import write_rows
+from asr.corpora.remote import Remote
 from asr.prepare import Prepared, Recipe, Request
-from asr.remote import Remote
 
 DEV_FRACTION = "0.1"
 

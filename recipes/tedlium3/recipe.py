@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from asr.corpus import corpus_folder
+from asr.corpora.corpus import corpus_folder
+from asr.corpora.importers.rows import Row, measure, read_lines
+from asr.corpora.remote import Remote
 from asr.errors import DataError
-from asr.importers.rows import Row, measure, read_lines
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Recipe, Request, write_splits
-from asr.remote import Remote
 
 #: legacy/train holds links to all talks of data/, so those are read; dev and test are those of releases 1 and 2
 FOLDERS = {"train": "data", "dev": "legacy/dev", "test": "legacy/test"}

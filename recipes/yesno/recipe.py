@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from asr.corpus import corpus_folder
-from asr.importers.rows import Row, measure
+from asr.corpora.corpus import corpus_folder
+from asr.corpora.importers.rows import Row, measure
+from asr.corpora.remote import Remote
 from asr.prepare import Prepared, Recipe, Request, held_out_speakers, write_splits
-from asr.remote import Remote
 
 #: KEN and LO are what is said; YES and NO what Kaldi's recipe, and so everybody, writes
 WORDS = {"1": "YES", "0": "NO"}

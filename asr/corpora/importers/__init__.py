@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from asr.importers.folder import FOLDER
-from asr.importers.kaldi import KALDI
-from asr.importers.nemo import NEMO
-from asr.importers.table import CSV
+from asr.corpora.importers.folder import FOLDER
+from asr.corpora.importers.kaldi import KALDI
+from asr.corpora.importers.nemo import NEMO
+from asr.corpora.importers.table import CSV
 from asr.prepare import Recipe
 
 IMPORTERS: dict[str, Recipe] = {recipe.name: recipe for recipe in (KALDI, NEMO, CSV, FOLDER)}

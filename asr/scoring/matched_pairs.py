@@ -4,7 +4,7 @@ Errors of neighbouring words go together, so words are no independent trials. Wh
 right they have, as it were, started afresh: the stretches between such places, segments, are taken as independent. The
 test asks whether the mean difference of the errors in a segment is 0, by a normal approximation.
 
-Words are aligned with sclite's costs (``asr.sclite``): segments, mean and z are those of NIST's ``sc_stats``.
+Words are aligned with sclite's costs (``asr.scoring.sclite``): segments, mean and z are those of NIST's ``sc_stats``.
 
 Source: Gillick & Cox, Some statistical issues in the comparison of speech recognition algorithms, ICASSP 1989,
 section 3; Pallett, Fisher & Fiscus, Tools for the analysis of benchmark speech recognition tests, ICASSP 1990.
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from asr.errors import DataError
-from asr.sclite import Aligned
+from asr.scoring.sclite import Aligned
 
 #: correct words in a row, in both systems, that bound a segment (NIST's own number)
 BOUNDARY_WORDS = 2

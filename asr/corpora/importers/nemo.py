@@ -10,8 +10,8 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
+from asr.corpora.importers.rows import Found, Row, ids_of, located, numbered, read_lines, write_rows
 from asr.errors import DataError, nearest
-from asr.importers.rows import Found, Row, ids_of, located, numbered, read_lines, write_rows
 from asr.prepare import Prepared, Recipe, Request
 
 _FIELDS = ("audio_filepath", "text", "duration", "offset", "speaker")

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from asr.bootstrap import Interval, bootstrap_interval, unit_of
 from asr.errors import ConfigError, nearest
 from asr.lines import one_line
-from asr.transcripts import Facts
+from asr.scoring.bootstrap import Interval, bootstrap_interval, unit_of
+from asr.scoring.transcripts import Facts
 from asr.wer import Rate, Score, UtteranceScore, align_all, format_ends, percent, rate_of
 
 #: ends of the bins of ``length``: seconds where they are known of every utterance, else reference words

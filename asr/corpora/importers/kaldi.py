@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from asr.corpora.importers.rows import Found, Row, located, read_lines, write_rows
 from asr.errors import DataError
-from asr.importers.rows import Found, Row, located, read_lines, write_rows
 from asr.prepare import Prepared, Recipe, Request
 
 #: speakers below this age are children in ``meta.group``

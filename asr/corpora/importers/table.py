@@ -6,8 +6,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from asr.corpora.importers.rows import Found, Row, ids_of, located, numbered, write_rows
 from asr.errors import DataError, nearest, os_reason
-from asr.importers.rows import Found, Row, ids_of, located, numbered, write_rows
 from asr.lines import unique_ids
 from asr.prepare import Prepared, Recipe, Request
 

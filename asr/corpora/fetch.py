@@ -23,9 +23,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from asr import __version__
+from asr.corpora.remote import (
+    BLOCK,
+    Remote,
+    byte_bar,
+    check_gzip,
+    check_space,
+    digest_file,
+    gigabytes,
+    mirrored,
+    verify,
+)
 from asr.errors import AsrError, DataError, nearest, os_reason
 from asr.files import write_json
-from asr.remote import BLOCK, Remote, byte_bar, check_gzip, check_space, digest_file, gigabytes, mirrored, verify
 
 if sys.platform != "win32":  # there, two processes that download one file are not prevented
     import fcntl

@@ -13,7 +13,7 @@ from asr.checkpoint import AcousticModel
 from asr.errors import DataError
 from asr.manifest import Manifest
 from asr.picture import draw_png
-from asr.report import Example
+from asr.scoring.report import Example
 
 
 def examples(model: AcousticModel, manifest: Manifest, ids: Sequence[str]) -> Iterator[Example]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from asr.corpora.importers.rows import Found, Row, read_lines, write_rows
 from asr.errors import DataError
-from asr.importers.rows import Found, Row, read_lines, write_rows
 from asr.prepare import Prepared, Recipe, Request
 
 #: in the order in which they are taken where two have one name

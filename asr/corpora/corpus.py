@@ -7,11 +7,11 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from asr.archive import is_unpacked, unpack
+from asr.corpora.archive import is_unpacked, unpack
+from asr.corpora.remote import verify
+from asr.corpora.sources import check_room, obtain, removed_if_damaged
 from asr.errors import ConfigError, DataError
 from asr.prepare import Recipe, Request
-from asr.remote import verify
-from asr.sources import check_room, obtain, removed_if_damaged
 
 
 def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable[[str], bool]) -> Path:

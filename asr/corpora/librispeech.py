@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.progress import track
 
 from asr import audio
-from asr.archive import is_unpacked
+from asr.corpora.archive import is_unpacked
+from asr.corpora.sources import check_room, chosen_files, local_copy, unpack_file, unpacked_in
 from asr.errors import DataError
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Recipe, Request, read_lines, write_splits
-from asr.sources import check_room, chosen_files, local_copy, unpack_file, unpacked_in
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr import nist
 from asr.errors import DataError
 from asr.lines import numbered_lines, unique_ids
+from asr.scoring import nist
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,8 @@ def read_texts(path: str | Path, prefer: Sequence[str] = ("hypothesis", "text"))
 def read(path: str | Path, prefer: Sequence[str] = ("hypothesis", "text")) -> Transcripts:
     """The transcripts in a file.
 
-    A name that ends in ``.trn`` or ``.ctm`` is of NIST's formats (``asr.nist``). Else the file is JSON Lines if its
-    first character is ``{`` (a manifest, or what ``--hypotheses`` writes), and otherwise plain lines ``id text`` as
+    A name that ends in ``.trn`` or ``.ctm`` is of NIST's formats (``asr.scoring.nist``). Else the file is JSON Lines if
+    its first character is ``{`` (a manifest, or what ``--hypotheses`` writes), and otherwise plain lines ``id text`` as
     Kaldi has them, where the text may be empty. All JSON rows must have the same one of the preferred fields: to fall
     back to ``text`` row by row would score references against themselves.
 

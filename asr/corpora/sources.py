@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from asr.archive import DamagedArchive, unpack
+from asr.corpora.archive import DamagedArchive, unpack
+from asr.corpora.fetch import fetch, mirror_folder
+from asr.corpora.remote import Remote, check_space, gigabytes, verify
 from asr.errors import ConfigError, DataError, nearest
-from asr.fetch import fetch, mirror_folder
 from asr.prepare import Recipe, Request
-from asr.remote import Remote, check_space, gigabytes, verify
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 Axes: m units that are drawn (speakers or utterances), r resamples.
 Source: Bisani & Ney, Bootstrap estimates for confidence intervals in ASR performance evaluation, ICASSP 2004 (paired
-resamples; probability of improvement). ``asr.matched_pairs`` has the NIST test.
+resamples; probability of improvement). ``asr.scoring.matched_pairs`` has the NIST test.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from asr.bootstrap import Ends, Interval, percentile_ends, pooled, resampled_sums, unit_of
 from asr.errors import DataError
 from asr.lines import one_line
-from asr.matched_pairs import ENOUGH_SEGMENTS, MatchedPairs, matched_pairs
+from asr.scoring.bootstrap import Ends, Interval, percentile_ends, pooled, resampled_sums, unit_of
+from asr.scoring.matched_pairs import ENOUGH_SEGMENTS, MatchedPairs, matched_pairs
+from asr.scoring.transcripts import Facts, Transcripts, read
 from asr.text import normalize
-from asr.transcripts import Facts, Transcripts, read
 from asr.wer import Alignment, Score, align_all, format_ends, percent, score
 
 #: below this p the matched-pairs test speaks of a difference, as NIST has it
@@ -92,7 +92,7 @@ def compare(
     """The comparison of (id, reference, hypothesis of A, hypothesis of B) rows, their texts as they stand.
 
     Resamples are paired: both systems are scored on the same draw, so that what is hard for both does not widen the
-    interval. They draw speakers where all are known (``asr.bootstrap.unit_of``), else utterances.
+    interval. They draw speakers where all are known (``asr.scoring.bootstrap.unit_of``), else utterances.
 
     Raises:
         DataError: there are no rows.

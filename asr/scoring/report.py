@@ -14,8 +14,8 @@ from pathlib import Path
 
 from asr.errors import AsrError, os_reason
 from asr.files import open_atomic
-from asr.sclite import Aligned
-from asr.tables import Errors, Table, commonest_errors, tables, worst
+from asr.scoring.sclite import Aligned
+from asr.scoring.tables import Errors, Table, commonest_errors, tables, worst
 from asr.wer import Rate, Score, align_all, format_ends, percent
 
 #: How the words of an alignment are marked; the mark tells them apart without their colour too.
@@ -70,7 +70,7 @@ def write_report(
     Args:
         conditions: what the score was measured with, as name and value.
         by: fields for tables beside those by speaker and length.
-        num_worst: how many utterances are shown word by word: those with most errors (``asr.tables.worst``).
+        num_worst: how many utterances are shown word by word: those with most errors (``asr.scoring.tables.worst``).
         examples: audio and pictures of these utterances, in their order; those without one show their words only.
         failed: id to reason, of utterances that are not in the score.
 

@@ -13,9 +13,9 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from asr.corpora.remote import byte_bar, check_space, gigabytes
 from asr.errors import DataError, os_reason
 from asr.files import write_json
-from asr.remote import byte_bar, check_space, gigabytes
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Corpora on their way to manifests: downloads, archives, layouts that several recipes share, importers."""
