@@ -207,7 +207,7 @@ def score(
     """The score of (id, reference, hypothesis) rows, their texts as they stand.
 
     Args:
-        facts: what is known of each id. Intervals are over speakers where all are known (``scoring.bootstrap.unit_of``).
+        facts: what is known of each id. Intervals are over speakers where all are known (``scoring.bootstrap``).
         normalization: what was done to the texts before; it is kept for the record.
 
     Raises:
