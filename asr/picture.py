@@ -78,7 +78,7 @@ def check(out: Path) -> str:
     try:
         import matplotlib
     except ImportError as error:
-        raise AsrError("pictures need matplotlib: pip install 'asr-ctc[quickstart]'") from error
+        raise AsrError("pictures need matplotlib: pip install 'asr-ctc[pictures]'") from error
     matplotlib.use("Agg")
     from matplotlib.backend_bases import FigureCanvasBase
 
