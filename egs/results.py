@@ -1,6 +1,8 @@
 """A RESULTS.md table from runs that differ in their seed: a row each, and the mean with its interval.
 
-    python egs/results.py MANIFEST RUN [RUN ...]
+    python egs/results.py [--greedy] MANIFEST RUN [RUN ...]
+
+Each run is decoded as it was tuned, or greedily where it was not or with --greedy.
 
 The interval of the mean is a bootstrap of the errors of all runs together, over what the interval of each run is over
 (speakers where they are known): it says how far another test set of this size might lie, not how far another seed.
@@ -13,18 +15,20 @@ import sys
 from pathlib import Path
 
 from asr import manifest
-from asr.checkpoint import load_model
+from asr.checkpoint import find_model, load_model
+from asr.decode.choose import decoder_for
 from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
 from asr.scoring.bootstrap import bootstrap_interval
 
 
-def main(manifest_path: str, *runs: str) -> None:
+def main(manifest_path: str, *runs: str, greedy: bool = False) -> None:
     rows = manifest.read(manifest_path)
     print(MARKDOWN_HEADER)
     rates, errors, lengths = [], [0] * len(rows), [0] * len(rows)
     for run in runs:
-        model = load_model(Path(run))
-        result = evaluate(model, rows)
+        folder = find_model(Path(run))
+        model = load_model(folder)
+        result = evaluate(model, rows, decoder_for(folder, model.tokenizer, "greedy" if greedy else ""))
         print(markdown_row(model, result))
         assert result.score.wer.rate is not None and not result.failed
         rates.append(100 * result.score.wer.rate)
@@ -41,6 +45,7 @@ def main(manifest_path: str, *runs: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
+    given = [argument for argument in sys.argv[1:] if argument != "--greedy"]
+    if len(given) < 2:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    main(*given, greedy="--greedy" in sys.argv)

@@ -51,7 +51,7 @@ def beam_decoder(
     """
     lm = None if lm_path is None else ngram.load(lm_path)
     search = BeamDecoder(tokenizer, config, lm, backend)
-    lm_name = None if lm_path is None else str(lm_path)
+    lm_name = None if lm_path is None else _short(lm_path)
     return Decoder(name_of(config, with_lm=lm is not None), lm_name, search.decode, source)
 
 
@@ -90,6 +90,11 @@ def decoder_for(
     if lm is None and tuned:
         lm = lm_path(folder, tuned)
     return beam_decoder(tokenizer, config, None if lm == NO_LM else lm, str(folder / FILE) if tuned else "", backend)
+
+
+def _short(path: Path) -> str:
+    """A path as a person here would write it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def name_of(config: BeamConfig, with_lm: bool) -> str:
