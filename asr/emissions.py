@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from asr import __version__
 from asr.checkpoint import AcousticModel, model_tensors
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, DataError, os_reason
@@ -43,28 +46,45 @@ def emissions(
     """The log-probabilities of a manifest, from ``cache`` if this model has seen this audio before.
 
     Kept as float32, mapped and not read: they are exactly what the model gave, and memory stays free. They are found
-    again by the weights, the settings of features and audio, and the audio files' sizes and times; texts do not matter.
+    again by the weights, the settings of features and audio, the audio files' sizes and times, and the version of this
+    package; texts do not matter. What is damaged is computed anew.
 
     Raises:
         DataError: not one utterance can be used.
-        AsrError: the cache cannot be written.
+        AsrError: the cache cannot be read or written.
     """
     folder = cache / _key(model, manifest)
-    found = (folder / "index.json").is_file()
-    if not found:
-        try:
+    doing = "read"
+    try:
+        kept = _kept(folder, model.tokenizer.vocabulary_size)
+        found = kept is not None
+        if kept is None:
+            doing = "write"
             _fill(folder, model, manifest, progress)
-        except OSError as error:
-            raise AsrError(f"{folder}: cannot write: {os_reason(error)}; choose another place with --cache") from error
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+            kept = _kept(folder, model.tokenizer.vocabulary_size)
+            assert kept is not None  # just written
+    except OSError as error:
+        raise AsrError(f"{folder}: cannot {doing}: {os_reason(error)}; choose another place with --cache") from error
+    index, all_sv = kept
     ends = np.cumsum(index["steps"]).tolist()
-    all_sv = np.load(folder / "log_probs.npy", mmap_mode="r")
     spans = dict(zip(index["ids"], zip([0, *ends], ends, strict=False), strict=True))
     rows = [u for u in manifest if u.id in spans]
     if not rows:
         raise DataError(f"no utterance could be read; the first: {next(iter(index['failed'].values()))}", manifest.path)
     log_probs = [np.asarray(all_sv[slice(*spans[u.id])]) for u in rows]
     return Emissions(rows, log_probs, index["failed"], folder, found)
+
+
+def _kept(folder: Path, vocabulary_size: int) -> tuple[dict[str, Any], LogProbs] | None:
+    """The index and all rows, mapped; None where there are none, or they are damaged: then they are made again."""
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        all_sv = np.load(folder / "log_probs.npy", mmap_mode="r")
+        whole = len(index["ids"]) == len(index["steps"]) and isinstance(index["failed"], dict)
+        shape = (sum(index["steps"]), vocabulary_size)
+    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError, LookupError, TypeError):
+        return None
+    return (index, all_sv) if whole and all_sv.shape == shape and all_sv.dtype == np.float32 else None
 
 
 def _fill(folder: Path, model: AcousticModel, manifest: Manifest, progress: Callable[[float], None]) -> None:
@@ -98,7 +118,7 @@ def _as_npy(raw: Path, path: Path, shape: tuple[int, int]) -> None:
 
 
 def _key(model: AcousticModel, manifest: Manifest) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(__version__.encode())  # another version may compute other features
     parts = (model.audio, model.text, model.extractor.cfg, model.network.cfg)
     digest.update("\n".join(part.model_dump_json() for part in parts).encode())
     for name, tensor in sorted(model_tensors(model).items()):
@@ -108,8 +128,9 @@ def _key(model: AcousticModel, manifest: Manifest) -> str:
         path = manifest.audio_path(utterance)
         try:
             status = path.stat()
-            stamp = (status.st_size, status.st_mtime_ns)
+            # a permission that was given later changes neither size nor time
+            stamp = (status.st_size, status.st_mtime_ns, os.access(path, os.R_OK))
         except OSError:
-            stamp = (-1, 0)
+            stamp = (-1, 0, False)
         digest.update(repr((utterance.id, str(path), utterance.offset_s, utterance.duration_s, stamp)).encode())
     return digest.hexdigest()[:24]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from asr.tokenizer import Tokenizer, read_tokenizer
 log = logging.getLogger(__name__)
 
 FILE = "prepared.json"
+#: what a header said of the splits that stay, while others are written anew
+ASIDE = FILE + ".old"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Header:
     normalization: str
     #: file name of the tokenizer that was trained with it, beside it; empty: characters
     tokenizer: str
-    #: split -> ``utterances``, ``hours``, ``speakers``
+    #: split -> ``utterances``, ``hours``, ``speakers`` (0: not known)
     splits: dict[str, dict[str, float | int]]
     #: utterances that were left out
     dropped: int
@@ -54,7 +56,7 @@ def split_facts(rows: Iterable[Utterance]) -> dict[str, float | int]:
     """What the header says of a split."""
     rows = list(rows)
     hours = sum(u.duration_s for u in rows) / 3600
-    return {"utterances": len(rows), "hours": round(hours, 4), "speakers": len({u.speaker for u in rows})}
+    return {"utterances": len(rows), "hours": round(hours, 4), "speakers": len({u.speaker for u in rows} - {""})}
 
 
 def count_with_digits(rows: Iterable[Utterance]) -> int:
@@ -68,7 +70,38 @@ def read(folder: Path) -> Header | None:
     Raises:
         DataError: it is there, but damaged or foreign.
     """
-    path = folder / FILE
+    return _read(folder / FILE)
+
+
+def read_last(folder: Path) -> Header | None:
+    """The header, or what ``set_aside`` kept of it before a preparation that did not come to its end.
+
+    Raises:
+        DataError: it is there, but damaged or foreign.
+    """
+    return _read(folder / FILE) or _read(folder / ASIDE)
+
+
+def set_aside(folder: Path, splits: Iterable[str]) -> None:
+    """Takes the header away, as some splits are to be written anew; what it says of the others waits for ``write``.
+
+    A preparation that fails then leaves no header, and the next one still knows the profile of the other splits.
+    """
+    anew = set(splits)
+    try:
+        last = read_last(folder)
+    except DataError:
+        last = None
+    old = {} if last is None else last.splits
+    stay = {name: facts for name, facts in old.items() if name not in anew and (folder / f"{name}.jsonl").is_file()}
+    if last is not None and stay:
+        write_json(folder / ASIDE, asdict(replace(last, splits=stay)))
+    else:
+        (folder / ASIDE).unlink(missing_ok=True)
+    (folder / FILE).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Header | None:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -108,13 +141,14 @@ def _parse(data: Any) -> Header:
 
 
 def write(folder: Path, header: Header) -> None:
-    """Writes the header atomically.
+    """Writes the header atomically; what was set aside is in it, or gone.
 
     Raises:
         DataError: it cannot be written.
     """
     try:
         write_json(folder / FILE, asdict(header))
+        (folder / ASIDE).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"cannot write: {os_reason(error)}", folder / FILE) from error
 

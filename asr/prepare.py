@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+from asr import header as headers
 from asr.corpora.remote import Remote
-from asr.errors import ConfigError, DataError, nearest, os_reason
+from asr.errors import ConfigError, DataError, nearest
 from asr.manifest import Utterance, write
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class Recipe:
     source: str = ""
     #: the profile of ``asr.text`` that its texts go through when no --normalize is asked for
     normalization: str = "none"
+    #: whether it makes manifests; without any (a language model) there is nothing to normalise or make tokens of
+    speech: bool = True
 
     @property
     def subsets(self) -> tuple[str, ...]:
@@ -92,8 +95,9 @@ class Prepared:
         lines = []
         for name, rows in self.utterances.items():
             hours = sum(u.duration_s for u in rows) / 3600
-            speakers = len({u.speaker for u in rows})
-            lines.append(f"{name}: {len(rows):,} utterances, {hours:.2f} h, {speakers} speakers")
+            count = len({u.speaker for u in rows} - {""})
+            speakers = f"{count:,} speaker{'s' if count > 1 else ''}" if count else "speakers not known"
+            lines.append(f"{name}: {len(rows):,} utterances, {hours:.2f} h, {speakers}")
         # by id: a split can be the union of others
         kept = len({u.id for rows in self.utterances.values() for u in rows})
         lines.append(f"kept {kept:,} of {kept + len(self.dropped):,}")
@@ -101,20 +105,6 @@ class Prepared:
         if len(self.dropped) > 10:
             lines.append(f"… and {len(self.dropped) - 10} more")
         return lines
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file that are not blank.
-
-    Raises:
-        DataError: not there, or not UTF-8.
-    """
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start})", path) from error
-    except OSError as error:
-        raise DataError(f"cannot read: {os_reason(error)}", path) from error
 
 
 def perform(recipe: Recipe, request: Request) -> Prepared:
@@ -151,7 +141,7 @@ def write_splits(out: Path, splits: Mapping[str, Iterable[Utterance]], dropped: 
     if empty:
         raise DataError(f"nothing left for {', '.join(empty)}: is this the right archive?", out)
     # the mark of a finished preparation: what is written from here on is not what it describes
-    (out / "prepared.json").unlink(missing_ok=True)
+    headers.set_aside(out, rows)
     manifests = {}
     for name, utterances in rows.items():
         manifests[name] = out / f"{name}.jsonl"

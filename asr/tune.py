@@ -109,6 +109,20 @@ class Tuning:
         }
 
 
+def decoder_to_tune(
+    tokenizer: Tokenizer, references: Sequence[str], lm: Any, base: BeamConfig | None = None
+) -> BeamDecoder:
+    """The decoder whose settings are searched; made before the forward pass, it refuses what ``tune`` would after it.
+
+    Raises:
+        DataError: the references have no words, so there is no error rate.
+        ConfigError: tokenizer and language model do not fit together.
+    """
+    if not any(text.split() for text in references):
+        raise DataError("the references have no words: no error rate can be tuned")
+    return BeamDecoder(tokenizer, base or BeamConfig(), lm)
+
+
 def tune(
     tokenizer: Tokenizer,
     log_probs: Sequence[LogProbs],
@@ -116,6 +130,7 @@ def tune(
     lm: Any,
     base: BeamConfig | None = None,
     threads: int | None = None,
+    decoder: BeamDecoder | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuning:
     """The best settings for these utterances, and every point that was looked at.
@@ -124,6 +139,7 @@ def tune(
         references: the texts, normalised as the model's are.
         lm: an n-gram model.
         base: what is not tuned (hotwords, lexicon, fusion).
+        decoder: of ``decoder_to_tune`` with the same arguments, where it is made already.
         progress: told the points that are done, and how many there will be at least.
 
     Raises:
@@ -131,10 +147,9 @@ def tune(
         ConfigError: tokenizer and language model do not fit together.
     """
     words = sum(len(text.split()) for text in references)
-    if not words:
-        raise DataError("the references have no words: no error rate can be tuned")
     base = base or BeamConfig()
-    decoder = BeamDecoder(tokenizer, base, lm)
+    if decoder is None or not words:
+        decoder = decoder_to_tune(tokenizer, references, lm, base)
     measure = _Measure(decoder, log_probs, references, threads, progress)
     tuning = Tuning(measure.greedy(tokenizer), words=words, utterances=len(references), threads=measure.threads)
     alpha, beta = _tune_weights(tuning.surface, measure, base)
@@ -153,8 +168,9 @@ def tune(
         search = {"beam_width": width, "min_token_log_prob": floor, "beam_prune_log_prob": prune}
         texts.append(measure.texts(config.model_copy(update=search)))
         tuning.searches.append(measure.last(differs=_different(texts[0], texts[-1])))
-    same = [point for point in tuning.searches if point.differs <= MOST_DIFFERENT]
-    tuning.best = min(same, key=lambda point: point.seconds)
+    same = [i for i, point in enumerate(tuning.searches) if point.differs <= MOST_DIFFERENT]
+    place = min(same, key=lambda i: tuning.searches[i].seconds)
+    tuning.best = tuning.searches[place] = measure.closer(tuning.searches[place])
     return tuning
 
 
@@ -230,6 +246,7 @@ class _Measure:
     ) -> None:
         self.decoder, self.log_probs, self.references = decoder, log_probs, references
         self.threads = threads or cores()
+        self._words_n = np.array([len(text.split()) for text in references], np.int64)
         self._progress = progress
         self._done = 0
         # the first decoding may compile: no point's seconds should have that in them
@@ -258,10 +275,15 @@ class _Measure:
         texts = [greedy(one_sv, tokenizer).text for one_sv in self.log_probs]
         return self._point(self.decoder.config, texts, time.perf_counter() - began)
 
+    def closer(self, point: Point) -> Point:
+        """The same with as many resamples as the scorer takes."""
+        low, high = bootstrap_interval(point.errors_n, self._words_n)
+        assert low is not None and high is not None  # there are reference words
+        return replace(point, low=low, high=high)
+
     def _point(self, config: BeamConfig, texts: Sequence[str], seconds: float) -> Point:
         counts = word_counts(zip(self.references, texts, strict=True))
         errors_n = np.array([c.errors for c in counts], np.int64)
-        words_n = np.array([c.reference_length for c in counts], np.int64)
-        low, high = bootstrap_interval(errors_n, words_n, resamples=_RESAMPLES)
+        low, high = bootstrap_interval(errors_n, self._words_n, resamples=_RESAMPLES)
         assert low is not None and high is not None  # there are reference words
-        return Point(config, errors_n, float(errors_n.sum() / words_n.sum()), low, high, seconds)
+        return Point(config, errors_n, float(errors_n.sum() / self._words_n.sum()), low, high, seconds)

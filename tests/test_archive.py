@@ -310,6 +310,19 @@ def test_an_archive_of_something_else_is_refused_with_what_it_holds(tmp_path):
     )
 
 
+def test_an_archive_without_what_is_needed_does_not_deny_its_folder(tmp_path):
+    archive = _archive(tmp_path / "a.tar.gz", {"corpus/x.mp3": b"x"})
+    with pytest.raises(DataError, match=r"holds no file that is needed in corpus/: .* \(it has corpus/x\.mp3\)"):
+        unpack(archive, tmp_path / "out", "corpus", lambda name: name.endswith(".wav"))
+
+
+def test_an_extraction_that_was_interrupted_needs_room_for_its_rest_only(tmp_path, monkeypatch):
+    archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
+    extract(archive, tmp_path / "out")
+    monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    unpack(archive, tmp_path / "out", "corpus")
+
+
 def test_an_archive_that_will_not_fit_is_refused_before_it_is_extracted(tmp_path, monkeypatch):
     archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
     monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from asr.cli import app
 from asr.corpora.finish import TextOptions, prepare
 from asr.errors import ConfigError, DataError
 from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, write_splits
+from asr.prepare import Prepared, Recipe, Request, find_recipe, write_splits
 from asr.tokenizer import read_tokenizer
 from tests.builders import write_wav
 
@@ -127,6 +128,55 @@ def test_a_damaged_header_is_said_and_written_anew(tmp_path, caplog):
         prepare(recipe_of(), Request(tmp_path), TextOptions())
     assert "prepared.json" in caplog.text
     assert header.read(tmp_path) is not None
+
+
+def test_after_a_failure_the_folder_still_has_its_profile_and_its_other_splits(tmp_path):
+    prepare(recipe_of({"train": ["One two"]}), Request(tmp_path), TextOptions("lower", "bpe", 9))
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="at most"):
+            prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path), TextOptions(tokenizer="bpe", vocab_size=999))
+        assert header.read(tmp_path) is None
+    with pytest.raises(ConfigError, match=r"or remove .*prepared\.json\.old to prepare"):
+        prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path), TextOptions("upper"))
+    finished = prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path), TextOptions())
+    assert texts_of(tmp_path, "dev") == ["two"]
+    assert set(finished.header.splits) == {"train", "dev"}
+    assert finished.header.tokenizer == "tokenizer.json"
+    assert not list(tmp_path.glob("*.old"))
+
+
+def test_a_failure_in_all_that_there_is_leaves_nothing_to_keep_to(tmp_path):
+    prepare(recipe_of(), Request(tmp_path), TextOptions("lower"))
+    with pytest.raises(ConfigError, match="at most"):
+        prepare(recipe_of(), Request(tmp_path), TextOptions(tokenizer="bpe", vocab_size=10_000))
+    assert prepare(recipe_of(), Request(tmp_path), TextOptions("upper")).header.normalization == "upper"
+
+
+def test_manifests_of_another_recipe_are_not_replaced_without_a_word(tmp_path, caplog):
+    prepare(recipe_of(), Request(tmp_path), TextOptions())
+    prepare(recipe_of({"dev": ["a"]}), Request(tmp_path), TextOptions())
+    assert "replaced" not in caplog.text
+    other = replace(recipe_of({"dev": ["a"]}), name="other")
+    prepare(other, Request(tmp_path), TextOptions())
+    assert f"{tmp_path}: dev of Toy is replaced" in caplog.text
+
+
+@pytest.mark.parametrize("below", ["", "deep/er"])
+def test_a_folder_that_cannot_be_is_refused_before_the_work(tmp_path, below):
+    (tmp_path / "file").touch()
+
+    def never(recipe, request):
+        raise AssertionError
+
+    with pytest.raises(ConfigError, match=r"file is a file, expected a folder"):
+        prepare(recipe_of(), Request(tmp_path / "file" / below), TextOptions(), run=never)
+
+
+@pytest.mark.parametrize("options", [TextOptions("upper"), TextOptions(tokenizer="char")])
+def test_what_makes_no_manifests_takes_no_options_of_texts(tmp_path, options):
+    with pytest.raises(ConfigError, match="toy takes no --normalize and no --tokenizer: it makes no manifests"):
+        prepare(recipe_of(speech=False), Request(tmp_path), options)
+    assert not find_recipe("librispeech-lm")[0].speech
 
 
 def test_a_preparation_that_fails_leaves_no_header(tmp_path):

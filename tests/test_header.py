@@ -81,6 +81,8 @@ def test_facts_of_a_split_and_texts_with_digits():
     rows = [Utterance("a", "a.wav", 1800.0, "AT 5", "s1"), Utterance("b", "b.wav", 1800.0, "FIVE", "s1")]
     assert header.split_facts(rows) == {"utterances": 2, "hours": 1.0, "speakers": 1}
     assert header.count_with_digits(rows) == 1
+    unknown = [Utterance("a", "a.wav", 1.0, "A"), Utterance("b", "b.wav", 1.0, "B", "s")]
+    assert [header.split_facts(rows)["speakers"] for rows in (unknown[:1], unknown)] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -441,7 +441,9 @@ def test_quotes_in_a_tab_separated_table_are_characters(tmp_path):
         (b"audio_path,text\na.wav,fine\na.wav,caf\xe9\n", ":3: not UTF-8 text (invalid continuation byte)"),
         ("audio_path,text\na.wav,hi\n".encode("utf-16"), ": UTF-16 text; save it as UTF-8 (in a spreadsheet"),
         ("", ": has no header line that names the columns"),
-        ("audio_path,text\n", ": no row has an audio path in column 'audio_path'"),
+        ("audio_path,text\n", ": has a header line, but no rows"),
+        ("x" * 200_000, ":1: not a table that can be read (field larger than field limit"),
+        ("audio_path,text\na.wav,hi\n".encode("utf-16-le"), ": UTF-16 text; save it as UTF-8 (in a spreadsheet"),
         ("id,audio_path,text\nx,a.wav,hi\ny,a.wav,hi\nx,a.wav,hi\n", ":4: duplicate id 'x' (first on line 2)"),
         ("audio_path,text\n,hi\n", ": no row has an audio path in column 'audio_path'"),
     ],
@@ -452,6 +454,13 @@ def test_a_bad_table_is_one_line_with_its_place(tmp_path, content, expected):
     with pytest.raises(DataError) as error:
         run("csv", source, tmp_path / "out")
     assert one_line(error).startswith(f"{source}{expected}")
+
+
+def test_one_column_is_not_both_audio_and_text(tmp_path):
+    write_wav(tmp_path / "a.wav", TONE)
+    source = write(tmp_path / "train.csv", "file\na.wav\n")
+    with pytest.raises(ConfigError, match="column 'file' cannot be both the audio's path and the text"):
+        run("csv", source, tmp_path / "out", audio_column="file", text_column="file")
 
 
 def test_rows_of_a_table_without_audio_or_text_are_dropped_with_the_reason(tmp_path):
@@ -519,6 +528,23 @@ def test_a_name_that_is_not_utf_8_is_dropped_not_the_end(tmp_path):
     write(folder / b"caf\xe9.txt".decode("utf-8", "surrogateescape"), "text")
     prepared = run("folder", folder, tmp_path / "out")
     assert list(prepared.dropped.values()) == ["the file's name is not UTF-8, so no manifest can hold it; rename it"]
+
+
+def test_what_is_not_looked_into_is_said(tmp_path, monkeypatch, caplog):
+    folder = tmp_path / "speech"
+    write_wav(folder / "a.wav", TONE)
+    write(folder / "a.txt", "fine")
+    (folder / "up").symlink_to(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert list(by_id(run("folder", folder, tmp_path / "out").manifests["speech"])) == ["a"]
+    assert f"{folder / 'up'}: a link to a folder, not followed" in caplog.text
+
+    def walk(top, onerror):
+        onerror(PermissionError(13, "Permission denied", str(folder / "locked")))
+
+    monkeypatch.setattr(folder_importer.os, "walk", walk)
+    with pytest.raises(DataError, match="locked: cannot read the folder: permission denied"):
+        run("folder", folder, tmp_path / "out")
 
 
 def test_an_empty_or_missing_folder_is_said(tmp_path):

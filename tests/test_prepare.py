@@ -91,7 +91,7 @@ def test_write_splits_sorts_and_names_empty_splits(tmp_path):
     assert [u.id for u in manifest.read(tmp_path / "train.jsonl")] == ["a", "b"]
     assert prepared.manifests == {"train": tmp_path / "train.jsonl"}
     assert prepared.summary() == [
-        "train: 2 utterances, 0.02 h, 1 speakers",
+        "train: 2 utterances, 0.02 h, 1 speaker",
         "kept 2 of 3",
         "dropped c: no transcript",
     ]
@@ -99,6 +99,13 @@ def test_write_splits_sorts_and_names_empty_splits(tmp_path):
         write_splits(tmp_path / "other", {"train": rows, "dev": [], "test": []}, {})
     assert str(caught.value) == f"{tmp_path / 'other'}: nothing left for dev, test: is this the right archive?"
     assert not (tmp_path / "other").exists()
+
+
+def test_a_speaker_that_is_not_known_is_not_counted(tmp_path):
+    rows = [Utterance(id_, f"{id_}.wav", 30.0, "a", speaker) for id_, speaker in (("a", ""), ("b", ""), ("c", "s"))]
+    prepared = write_splits(tmp_path, {"train": rows[:2], "dev": rows[1:]}, {})
+    assert prepared.summary()[0].endswith("h, speakers not known")
+    assert prepared.summary()[1].endswith("h, 1 speaker")
 
 
 def test_a_summary_of_many_dropped_rows_says_how_many_more():
@@ -162,6 +169,19 @@ def test_an4_prepared_twice_gives_the_same_bytes(tmp_path):
     assert _files(tmp_path / "out") == before
 
 
+def test_an4_that_is_extracted_already_is_used_where_it_is(tmp_path):
+    archive = _an4_archive(tmp_path / "a.tar.gz")
+    first = _an4().prepare(Request(tmp_path / "out", (archive,)))
+    archive.unlink()
+    for request in (Request(tmp_path / "out"), Request(tmp_path / "new", (tmp_path / "out" / "an4",))):
+        again = _an4().prepare(request)
+        folder = tmp_path / "out" if request.archive else Path()
+        for name, rows in first.utterances.items():
+            assert [(u.id, u.audio_path) for u in again.utterances[name]] == [
+                (u.id, str(folder / u.audio_path)) for u in rows
+            ]
+
+
 def test_an4_drops_and_names_what_has_no_transcript_no_audio_or_no_entry(tmp_path):
     whole = _an4_archive(tmp_path / "whole.tar.gz")
     with tarfile.open(whole) as tar:
@@ -197,30 +217,33 @@ def test_an4_drops_and_names_what_has_no_transcript_no_audio_or_no_entry(tmp_pat
 def test_an4_says_where_a_transcript_is_malformed(tmp_path):
     archive = _an4_archive(
         tmp_path / "a.tar.gz",
-        extra={"an4/etc/an4_train.transcription": b"<s> GO A </s> (an0-fash-b)\nNO ID HERE\n"},
+        extra={"an4/etc/an4_train.transcription": b"<s> GO A </s> (an0-fash-b)\n\nNO ID HERE\n"},
     )
     with pytest.raises(DataError) as caught:
         _an4().prepare(Request(tmp_path / "out", (archive,)))
     path = tmp_path / "out" / "an4" / "etc" / "an4_train.transcription"
-    assert str(caught.value) == f"{path}:2: expected 'TEXT (utterance-id)'"
+    assert str(caught.value) == f"{path}:3: expected 'TEXT (utterance-id)'"
 
 
 def test_an4_says_which_file_is_not_utf8_and_which_is_missing(tmp_path):
     name = "an4/etc/an4_train.fileids"
     with pytest.raises(DataError) as caught:
         _an4().prepare(Request(tmp_path / "1", (_an4_archive(tmp_path / "a.tar.gz", extra={name: b"caf\xe9\n"}),)))
-    assert str(caught.value) == f"{tmp_path / '1' / name}: not UTF-8 text (invalid continuation byte at byte 3)"
+    assert str(caught.value) == (
+        f"{tmp_path / '1' / name}:1: not UTF-8 text (invalid continuation byte at byte 3); convert it, for example "
+        "with iconv"
+    )
     with pytest.raises(DataError) as caught:
         _an4().prepare(Request(tmp_path / "2", (_an4_archive(tmp_path / "b.tar.gz", without=(name,)),)))
-    assert str(caught.value) == f"{tmp_path / '2' / name}: cannot read: no such file or directory"
+    assert str(caught.value) == f"{tmp_path / '2' / name}: cannot read the texts: no such file or directory"
 
 
 def test_an4_refuses_another_archive(tmp_path):
     archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
     with pytest.raises(DataError) as caught:
         _an4().prepare(Request(tmp_path / "out", (archive,)))
-    assert str(caught.value) == (
-        f"{archive}: holds no an4/etc/an4_train.transcription: is this the AN4 SPHERE archive?"
+    assert str(caught.value).startswith(
+        f"{archive}: holds no file that is needed in corpus/: is this the right archive? (it has corpus/00.bin, "
     )
 
 

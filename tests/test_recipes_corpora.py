@@ -294,7 +294,7 @@ def test_a_second_run_gives_the_same_and_a_folder_serves_like_its_archive(tmp_pa
         assert [u.audio_path for u in rows] == paths
 
 
-@pytest.mark.parametrize("recipe", ["fsdd", "yesno", "speechocean762", "tedlium3", "ljspeech", "commonvoice"])
+@pytest.mark.parametrize("recipe", ["an4", "fsdd", "yesno", "speechocean762", "tedlium3", "ljspeech", "commonvoice"])
 def test_a_foreign_archive_or_folder_is_one_line_that_says_so(tmp_path, recipe):
     archive = build(
         tmp_path / "x.tar.gz", {"other/file.wav": b"x", "other/train/x.mp3": b"x", "other/data/x.sph": b"x"}
@@ -306,7 +306,7 @@ def test_a_foreign_archive_or_folder_is_one_line_that_says_so(tmp_path, recipe):
         assert one_line(error).startswith(f"{given}: ")
 
 
-@pytest.mark.parametrize("recipe", ["fsdd", "yesno", "speechocean762", "tedlium3", "ljspeech"])
+@pytest.mark.parametrize("recipe", ["an4", "fsdd", "yesno", "speechocean762", "tedlium3", "ljspeech"])
 def test_a_dead_link_says_what_to_do(tmp_path, recipe):
     with pytest.raises(DataError) as error:
         run(recipe, tmp_path / "out", mirror="http://127.0.0.1:9")
@@ -321,13 +321,19 @@ def test_a_mirror_folder_serves_the_archive(tmp_path):
     assert len(prepared.utterances["test"]) == 29
 
 
+def test_a_folder_of_archives_is_looked_into_for_the_published_name(tmp_path):
+    yesno(tmp_path / "archives" / "waves_yesno.tar.gz")
+    prepared = run("yesno", tmp_path / "out", tmp_path / "archives")
+    assert prepared.utterances["test"][0].audio_path.startswith("waves_yesno/")
+
+
 def test_two_archives_are_refused(tmp_path):
     archive = yesno(tmp_path / "y.tar.gz")
     with pytest.raises(ConfigError, match="yesno takes one --archive, not 2"):
         run("yesno", tmp_path / "out", archive, archive)
 
 
-@pytest.mark.parametrize("recipe", ["fsdd", "yesno", "speechocean762", "tedlium3", "ljspeech", "commonvoice"])
+@pytest.mark.parametrize("recipe", ["an4", "fsdd", "yesno", "speechocean762", "tedlium3", "ljspeech", "commonvoice"])
 def test_each_has_a_readme_with_its_facts(recipe):
     found, folder = find_recipe(recipe)
     text = (folder / "README.md").read_text(encoding="utf-8")

@@ -13,17 +13,18 @@ from hypothesis import strategies as st
 
 from asr import manifest as manifests
 from asr.checkpoint import load_model
-from asr.decode.choose import NO_LM, decoder_for
+from asr.decode.choose import NO_LM, decoder_for, name_of
 from asr.decode.decoder import BeamDecoder
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned, read_tuned, write_tuned
 from asr.emissions import emissions
-from asr.errors import CheckpointError, ConfigError, DataError
+from asr.errors import AsrError, CheckpointError, ConfigError, DataError
 from asr.infer import all_log_probs
 from asr.lm import ngram
+from asr.scoring.bootstrap import bootstrap_interval
 from asr.tokenizer import CharTokenizer
 from asr.transcribe import Recognizer
-from asr.tune import ALPHAS, BETAS, SEARCHES, Point, lowest, tune
+from asr.tune import ALPHAS, BETAS, SEARCHES, Point, decoder_to_tune, lowest, tune
 from tests.builders import build_corpus
 from tests.models import save_random_model
 
@@ -92,6 +93,20 @@ def test_the_grid_grows_where_its_edge_is_best(lm):
     log_probs = noisy_log_probs(["abba cab"] * 6, 3, 0.3)
     found = tune(TOKENIZER, log_probs, texts, ngram.train(["abba cad"] * 50 + ["cab"], 2), threads=1)
     assert max(alpha for alpha, _ in found.surface) > max(ALPHAS)
+
+
+def test_the_chosen_setting_has_the_scorers_own_interval(tuning):
+    words_n = [len(text.split()) for text in SENTENCES * 4]
+    assert len(words_n) == tuning.utterances
+    assert (tuning.best.low, tuning.best.high) == bootstrap_interval(tuning.best.errors_n, words_n)
+    assert sum(point is tuning.best for point in tuning.searches) == 1
+
+
+def test_what_cannot_be_tuned_is_refused_before_there_are_log_probabilities(lm):
+    with pytest.raises(DataError, match="have no words"):
+        decoder_to_tune(TOKENIZER, ["", " "], lm)
+    with pytest.raises(ConfigError, match="is the case right"):
+        decoder_to_tune(CharTokenizer((" ", "X")), ["X"], lm)
 
 
 def test_references_without_words_are_refused(lm):
@@ -178,6 +193,35 @@ def test_a_file_that_cannot_be_read_is_named_each_time_and_stops_nothing(model_f
         emissions(load_model(model_folder), rows, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("name", ["index.json", "log_probs.npy"])
+@pytest.mark.parametrize("harm", ["empty", "cut", "gone"])
+def test_what_is_damaged_in_the_cache_is_computed_anew(model_folder, corpus, tmp_path, name, harm):
+    model, rows = load_model(model_folder), manifests.read(corpus)
+    first = emissions(model, rows, tmp_path / "cache")
+    log_probs = [one_sv.copy() for one_sv in first.log_probs]  # the mapped file is about to be cut
+    path = first.folder / name
+    content = path.read_bytes()
+    path.unlink() if harm == "gone" else path.write_bytes(b"" if harm == "empty" else content[: len(content) // 2])
+    again = emissions(model, rows, tmp_path / "cache")
+    assert not again.found and path.read_bytes() == content
+    assert all(map(np.array_equal, again.log_probs, log_probs))
+    assert emissions(model, rows, tmp_path / "cache").found
+
+
+def test_a_cache_that_cannot_be_read_or_written_is_one_line(model_folder, corpus, tmp_path, monkeypatch):
+    model, rows = load_model(model_folder), manifests.read(corpus)
+    (tmp_path / "file").touch()
+    with pytest.raises(AsrError, match="cannot write: .*choose another place with --cache"):
+        emissions(model, rows, tmp_path / "file")
+
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(AsrError, match="cannot read: permission denied; choose another place with --cache"):
+        emissions(model, rows, tmp_path / "cache")
+
+
 def test_a_broken_off_pass_leaves_nothing_that_looks_whole(model_folder, corpus, tmp_path):
     def stop(audio_s: float) -> None:
         raise KeyboardInterrupt
@@ -192,6 +236,10 @@ def test_a_broken_off_pass_leaves_nothing_that_looks_whole(model_folder, corpus,
 # --- decoder.json -----------------------------------------------------------------------------------------------------
 
 
+#: what `name_of` says of the words of the next one
+LISTED = "hotwords cab:2, lexicon of 3"
+
+
 @pytest.fixture
 def tuned_folder(tmp_path, lm_file) -> Path:
     folder = save_random_model(tmp_path / "tuned")
@@ -204,16 +252,35 @@ def test_what_was_tuned_is_read_back_and_used(tuned_folder, lm_file):
     tuned = read_tuned(tuned_folder)
     assert tuned is not None and tuned.config.lexicon == ("cab", "dab", "abba")
     decoder = decoder_for(tuned_folder, TOKENIZER)
-    assert (decoder.name, decoder.lm) == ("beam 7, alpha 0.75, beta 1.5", str(lm_file))
+    assert (decoder.name, decoder.lm) == (f"beam 7, alpha 0.75, beta 1.5, {LISTED}", str(lm_file))
     assert decoder.source == str(tuned_folder / "decoder.json")
     assert Recognizer.load(tuned_folder, "cpu").decoder.name == decoder.name
 
 
 def test_options_stand_above_what_was_tuned(tuned_folder, lm_file):
     assert decoder_for(tuned_folder, TOKENIZER, "greedy").name == "greedy"
-    assert decoder_for(tuned_folder, TOKENIZER, settings={"alpha": 1.0}).name == "beam 7, alpha 1, beta 1.5"
+    assert decoder_for(tuned_folder, TOKENIZER, settings={"alpha": 1.0}).name == f"beam 7, alpha 1, beta 1.5, {LISTED}"
     without = decoder_for(tuned_folder, TOKENIZER, lm=NO_LM)
-    assert (without.name, without.lm) == ("beam 7", None)
+    assert (without.name, without.lm) == (f"beam 7, {LISTED}", None)
+
+
+@pytest.mark.parametrize("key", ["alpha", "beta", "unknown_log_prob"])
+def test_a_weight_without_a_language_model_is_refused(model_folder, tuned_folder, key):
+    for folder, lm in ((model_folder, None), (tuned_folder, NO_LM)):
+        with pytest.raises(ConfigError, match=f"{key} weighs a language model, and there is none"):
+            decoder_for(folder, TOKENIZER, settings={key: -1.0 if key == "unknown_log_prob" else 1.0}, lm=lm)
+
+
+def test_an_unknown_decoder_is_refused_with_the_nearest(model_folder):
+    with pytest.raises(ConfigError, match="unknown decoder 'gredy'.*did you mean 'greedy'"):
+        decoder_for(model_folder, TOKENIZER, "gredy")
+
+
+def test_many_hotwords_are_counted_in_the_decoders_name():
+    words = {"a" * n: 1.0 for n in range(1, 9)}
+    assert (
+        name_of(BeamConfig(hotwords=words, lexicon=tuple(words)), with_lm=False) == "beam 100, 8 hotwords, lexicon of 8"
+    )
 
 
 def test_a_model_that_was_not_tuned_decodes_greedily_unless_asked(model_folder, lm_file):

@@ -101,4 +101,4 @@ def prepare(
         print_json(document)
     else:
         paths = [*prepared.manifests.values(), *prepared.files.values()]
-        print_result("\n".join([*finished.summary(), *map(shown, paths)]))
+        print_result("\n".join(map(shown, [*finished.summary(), *paths])))

@@ -49,6 +49,11 @@ def transcribe(
     """Transcribe audio files."""
     if nbest is not None and nbest > 1 and not as_json:
         raise ConfigError("--nbest is shown in the JSON only; add --json")
+    if picture is not None:
+        from asr.picture import check
+
+        check(picture)
+        check_target(picture)
     search = {"beam_width": beam, "nbest": nbest, "alpha": alpha, "beta": beta}
     recognizer = options.recognizer(
         model,
@@ -57,11 +62,6 @@ def transcribe(
         resample,
         Asked(decoder, lm, hotwords or [], search, backend, lexicon, confidence=as_json),
     )
-    if picture is not None:
-        from asr.picture import check
-
-        check(picture)
-        check_target(picture)
     from asr.transcribe import Failure
 
     failed: dict[str, str] = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asr.commands.options import Device, Json, ModelPath, Threads, naming_failures
-from asr.console import audio_bar, print_json, print_result, say, shown
+from asr.console import audio_bar, check_target, print_json, print_result, say, shown
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
@@ -31,28 +31,35 @@ def tune(
     """Find the beam search's weights and widths for a model and a language model, and save them with the model."""
     from asr import manifest as manifests
     from asr.checkpoint import find_model
+    from asr.decode.tuned import FILE
     from asr.lm import ngram
     from asr.text import normalize
 
     rows = manifests.read(manifest)
     folder = find_model(model)
+    if not dry_run:
+        check_target(folder / FILE)
     language_model = ngram.load(lm)
     from asr.emissions import emissions
     from asr.runtime import use_threads
     from asr.transcribe import Recognizer
+    from asr.tune import decoder_to_tune
     from asr.tune import tune as search
 
     use_threads(threads)
     loaded = Recognizer.load(folder, device, resample=resample, decoder="greedy").model
+    texts = {u.id: normalize(u.text, loaded.text.normalization) for u in rows}
+    decoder = decoder_to_tune(loaded.tokenizer, list(texts.values()), language_model)
     with audio_bar(rows.duration_s) as advance:
         emitted = emissions(loaded, rows, cache or _cache_folder(), advance)
     said = "found" if emitted.found else "kept"
     say(f"asr: log-probabilities of {len(emitted.log_probs):,} utterances {said} in {shown(emitted.folder)}")
-    references = [normalize(u.text, loaded.text.normalization) for u in emitted.utterances]
+    references = [texts[u.id] for u in emitted.utterances]
     with _point_bar() as watch:
         tuning = search(
-            loaded.tokenizer, emitted.log_probs, references, language_model, threads=threads, progress=watch
-        )
+            loaded.tokenizer, emitted.log_probs, references, language_model,
+            threads=threads, decoder=decoder, progress=watch,
+        )  # fmt: skip
     if as_json:
         print_json(tuning.to_json())
     else:

@@ -45,7 +45,7 @@ def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] 
         )
     (target / MARK).unlink(missing_ok=True)
     # FLAC does not compress: the files of a corpus are a little larger than its archive (block sizes)
-    check_space(out, round(1.1 * size), f"extracting {archive.name} takes")
+    check_space(out, round(1.1 * size) - bytes_in(target), f"extracting {archive.name} takes")
     tops: set[str] = set()
 
     def noted(name: str) -> bool:
@@ -54,8 +54,10 @@ def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] 
 
     written = extract(archive, out, noted)
     if not any(path.is_relative_to(target) for path in written):
-        there = ", ".join(sorted(tops)[:5])
-        raise DataError(f"holds no {folder}/: is this the right archive? (it has {there})", archive)
+        there = ", ".join(sorted(tops - {folder})[:5])
+        found = any(f"{top}/".startswith(f"{folder}/") for top in tops)
+        what = f"no file that is needed in {folder}/" if found else f"no {folder}/"
+        raise DataError(f"holds {what}: is this the right archive? (it has {there})", archive)
     write_json(target / MARK, {"archive": archive.name, "archive_bytes": size, "files": _count_files(target)})
     log.info("%s: extracted to %s (%s)", archive, target, gigabytes(size))
 
@@ -67,6 +69,11 @@ def is_unpacked(target: Path) -> bool:
         return bool(mark["files"] == _count_files(target) and mark["archive_bytes"])
     except (OSError, ValueError, TypeError, KeyError):
         return False
+
+
+def bytes_in(folder: Path) -> int:
+    """What a folder's files hold: of an extraction that was interrupted, it is there already."""
+    return sum(Path(where, name).lstat().st_size for where, _, names in os.walk(folder) for name in names)
 
 
 def _count_files(folder: Path) -> int:

@@ -29,9 +29,12 @@ def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable
     """
     given = request.archive[0] if request.archive else None
     remote = recipe.files[0] if recipe.files else None
+    found = None
     if given is not None and given.is_dir():
         found = _holding(given, holds)
-    else:
+        if found is None and remote is not None and (given / remote.name).is_file():
+            given = given / remote.name  # a folder of archives
+    if given is None or not given.is_dir():
         if given is None:
             for folder in _folders(request.out):
                 if is_unpacked(folder) and (found := _holding(folder, holds)):

@@ -7,6 +7,7 @@ the header then describes all splits that are there.
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -78,12 +79,15 @@ def prepare(recipe: Recipe, request: Request, options: TextOptions, run: Perform
         ConfigError: the folder was prepared under another profile, or an option does not fit the recipe or the texts.
         DataError: what the recipe's own preparation raises.
     """
+    if not recipe.speech and (options.normalization or options.tokenizer):
+        raise ConfigError(f"{recipe.name} takes no --normalize and no --tokenizer: it makes no manifests")
+    _check_folder(request.out)
     before = _header_before(request.out)
     profile = options.normalization or (recipe.normalization if before is None else before.normalization)
     if before is not None and profile != before.normalization:
         raise ConfigError(
             f"{request.out} was prepared with text normalization {before.normalization}, not {profile}; take another "
-            f"--out, leave out --normalize, or remove {request.out / headers.FILE} to prepare all of it anew"
+            f"--out, leave out --normalize, or remove {_header_path(request.out)} to prepare all of it anew"
         )
     return finish(recipe, request, run(recipe, request), replace(options, normalization=profile), before)
 
@@ -100,6 +104,9 @@ def finish(
     prepared, notes = _normalized(prepared, profile)
     splits = {name: _facts(rows) for name, rows in prepared.utterances.items()}
     kept = {} if before is None else before.splits
+    replaced = [name for name in kept if name in splits]
+    if before is not None and before.recipe != recipe.name and replaced:
+        log.warning("%s: %s of %s is replaced", request.out, ", ".join(replaced), before.title)
     splits |= {name: facts for name, facts in kept.items() if name not in splits and _path(request, name).is_file()}
     tokenizer, line = _tokenizer(request, prepared, options, before)
     if tokenizer:
@@ -132,10 +139,29 @@ def finish(
 
 def _header_before(out: Path) -> Header | None:
     try:
-        return headers.read(out)
+        return headers.read_last(out)
     except DataError as error:  # it is about to be written anew
         log.warning("%s", error)
         return None
+
+
+def _header_path(out: Path) -> Path:
+    return next((path for path in (out / headers.FILE, out / headers.ASIDE) if path.exists()), out / headers.FILE)
+
+
+def _check_folder(out: Path) -> None:
+    """Refuses, before the work, a folder that could not be written after it.
+
+    Raises:
+        ConfigError: it is a file, lies in one, or no file can be made there.
+    """
+    there = out.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise ConfigError(f"--out {out}: {there} is a file, expected a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out}: cannot write in {there}: no permission, or a read-only file system")
 
 
 def _path(request: Request, split: str) -> Path:

@@ -18,11 +18,13 @@ from rich.console import Console
 from rich.progress import track
 
 from asr import audio
-from asr.corpora.archive import is_unpacked
+from asr.corpora.archive import bytes_in, is_unpacked
+from asr.corpora.importers.rows import unreadable
 from asr.corpora.sources import check_room, chosen_files, local_copy, unpack_file, unpacked_in
 from asr.errors import DataError
+from asr.lines import numbered_lines
 from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, read_lines, write_splits
+from asr.prepare import Prepared, Recipe, Request, write_splits
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def prepare(recipe: Recipe, request: Request, template: str) -> Prepared:
             if not is_unpacked(own) or local_copy(request, file):
                 missing.append(file)
     if missing:
-        check_room(request, missing)
+        check_room(request, missing, extracted=sum(bytes_in(request.out / ROOT / file.subset) for file in missing))
     for file in missing:
         unpack_file(recipe, request, file, f"{ROOT}/{file.subset}")
     subsets: dict[str, list[Utterance]] = {}
@@ -127,13 +129,13 @@ def _texts_and_audio(folder: Path) -> tuple[dict[str, str], dict[str, Path]]:
     """Text by id, and the audio's path in the folder by id."""
     texts: dict[str, str] = {}
     waves: dict[str, Path] = {}
-    for where, _, names in sorted(os.walk(folder)):
+    for where, _, names in sorted(os.walk(folder, onerror=unreadable)):
         for name in sorted(names):
             if name.endswith(".flac"):
                 waves[name.removesuffix(".flac")] = Path(where, name).relative_to(folder)
             elif name.endswith(".trans.txt"):
-                for line in read_lines(Path(where, name)):
-                    id_, _, text = line.partition(" ")
+                for _, line in numbered_lines(Path(where, name)):
+                    id_, _, text = line.strip().partition(" ")
                     texts[id_] = " ".join(text.split())
     return texts, waves
 
@@ -143,5 +145,5 @@ def _sexes(path: Path) -> dict[str, str]:
     if not path.is_file():
         log.warning("%s: not there; the speakers' sex is not known", path)
         return {}
-    fields = [[part.strip() for part in line.split("|")] for line in read_lines(path) if not line.startswith(";")]
+    fields = [[part.strip() for part in line.split("|")] for _, line in numbered_lines(path) if line[0] != ";"]
     return {row[0]: row[1] for row in fields if len(row) > 1 and row[1] in ("F", "M")}

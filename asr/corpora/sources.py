@@ -131,8 +131,15 @@ def unpack_file(recipe: Recipe, request: Request, remote: Remote, folder: str) -
         unpack(archive, request.out, folder, wanted)
 
 
-def check_room(request: Request, files: Sequence[Remote], unpacked: bool = True) -> None:
+def check_room(
+    request: Request, files: Sequence[Remote], unpacked: bool = True, extracted: int = 0, folder: str = "downloads"
+) -> None:
     """Says what is to come, and refuses, before it begins, what would fill the disk: archives and what is in them.
+
+    Args:
+        unpacked: the archives are unpacked, too.
+        extracted: bytes of what is in them that an earlier run has unpacked.
+        folder: as ``obtain`` gets it.
 
     Raises:
         DataError: the disk has not as much free.
@@ -141,10 +148,11 @@ def check_room(request: Request, files: Sequence[Remote], unpacked: bool = True)
     if mirror_folder(request.mirror) is not None:
         missing = []
     downloads = sum(file.size for file in missing)
-    here = sum(p.stat().st_size for file in missing for p in (request.out / "downloads").glob(f"{file.name}*"))
+    here = sum(p.stat().st_size for file in missing for p in (request.out / folder).glob(f"{file.name}*"))
     if missing:
         host = urlsplit(request.mirror or missing[0].url).netloc
         size = f", {gigabytes(downloads)}" if downloads else ""
         log.info("%s from %s%s", ", ".join(file.name for file in missing), host, size)
     needed = max(0, downloads - here) + (round(1.1 * sum(file.size for file in files)) if unpacked else 0)
+    needed = max(0, needed - extracted)
     check_space(request.out, needed, "this takes")

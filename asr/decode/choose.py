@@ -13,9 +13,11 @@ from asr.decode.greedy import greedy
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import FILE, lm_path, read_tuned
 from asr.decode.types import Hypothesis, LogProbs
+from asr.errors import ConfigError, nearest
 from asr.lm import ngram
 from asr.tokenizer import Tokenizer
 
+DECODERS = ("greedy", "beam")
 #: a language model's path that means: none, whatever was tuned
 NO_LM = Path("none")
 
@@ -78,6 +80,8 @@ def decoder_for(
         DataError: the language model cannot be read.
         ConfigError: a setting is wrong, or things do not fit together.
     """
+    if name not in ("", *DECODERS):
+        raise ConfigError(f"unknown decoder '{name}' ({', '.join(DECODERS)}){nearest(name, DECODERS)}", key="decoder")
     if name == "greedy":
         return greedy_decoder(tokenizer)
     tuned = read_tuned(folder)
@@ -89,7 +93,11 @@ def decoder_for(
         config = config.model_copy(update={"confidence": True})
     if lm is None and tuned:
         lm = lm_path(folder, tuned)
-    return beam_decoder(tokenizer, config, None if lm == NO_LM else lm, str(folder / FILE) if tuned else "", backend)
+    lm = None if lm == NO_LM else lm
+    idle = [key for key in ("alpha", "beta", "unknown_log_prob") if lm is None and key in (settings or {})]
+    if idle:
+        raise ConfigError(f"{idle[0]} weighs a language model, and there is none; give one with --lm", key=idle[0])
+    return beam_decoder(tokenizer, config, lm, str(folder / FILE) if tuned else "", backend)
 
 
 def _short(path: Path) -> str:
@@ -105,6 +113,13 @@ def name_of(config: BeamConfig, with_lm: bool) -> str:
         parts.append(f"alpha {config.alpha:g}, beta {config.beta:g}")
         if config.unknown_log_prob != usual.unknown_log_prob:
             parts.append(f"unknown {config.unknown_log_prob:g}")
+        if config.fusion != usual.fusion:
+            parts.append(f"LM of {config.fusion}s")
+    if config.hotwords:
+        listed = [f"{word}:{weight:g}" for word, weight in config.hotwords.items()]
+        parts.append(f"{len(listed):,} hotwords" if len(listed) > 5 else f"hotwords {' '.join(listed)}")
+    if config.lexicon is not None:
+        parts.append(f"lexicon of {len(config.lexicon):,}")
     for key, said in (("min_token_log_prob", "token floor"), ("beam_prune_log_prob", "pruning")):
         value = getattr(config, key)
         if value != getattr(usual, key):

@@ -126,13 +126,14 @@ class BeamDecoder:
             return [nbest for block in pool.map(self._decode_block, blocks) for nbest in block]
 
     def _decode_block(self, log_probs: Sequence[LogProbs]) -> list[list[Hypothesis]]:
-        block = [np.ascontiguousarray(one_sv, np.float32) for one_sv in log_probs]
+        block = [_plain(one_sv) for one_sv in log_probs]
         alike = all(one_sv.ndim == 2 and one_sv.shape[1] == len(self.pieces) for one_sv in block)
         if not (block and alike and self._whole):
             return [self._decode_stream(one_sv) for one_sv in block]
+        most = min(self.config.nbest, self.config.beam_width)  # room for more would never be filled
         return [
             self._decode_stream(one_sv) if found is None else self._hypotheses(found)
-            for one_sv, found in zip(block, self._whole(block, self.config.nbest), strict=True)
+            for one_sv, found in zip(block, self._whole(block, most), strict=True)
         ]
 
     def _decode_stream(self, log_probs_sv: LogProbs) -> list[Hypothesis]:
@@ -169,7 +170,8 @@ class BeamStream:
         Raises:
             ValueError: the input is not log-probabilities over the tokenizer's vocabulary; nothing is taken of it.
         """
-        log_probs_sv = np.array(log_probs_sv, np.float32)  # a copy: the caller may fill its buffer again
+        # A copy: the caller may fill its buffer again. Row by row: for columns the search would be compiled once more.
+        log_probs_sv = np.array(log_probs_sv, np.float32, order="C")
         _check(log_probs_sv, len(self._decoder.pieces))
         self._feed_own(log_probs_sv)
 
@@ -220,6 +222,12 @@ class BeamStream:
                 node, acoustic, fusion, whole = merged[text]
                 merged[text] = node, float(np.logaddexp(acoustic, final[1])), fusion, whole
         return sorted(merged.values(), key=lambda final: -(final[1] + final[2]))
+
+
+def _plain(log_probs_sv: LogProbs) -> LogProbs:
+    """The array as the compiled search takes it; for one that is read-only it would be compiled once more."""
+    plain_sv = np.ascontiguousarray(log_probs_sv, np.float32)
+    return plain_sv if plain_sv.flags.writeable else plain_sv.copy()
 
 
 def _check(log_probs_sv: LogProbs, vocabulary_size: int) -> None:

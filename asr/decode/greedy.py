@@ -84,5 +84,6 @@ def _mean(confidence: float | None, share: float) -> float:
 def _word(letters: Sequence[str], spans: Sequence[Span], step_s: float) -> TimedWord:
     start_s, end_s = round(spans[0].start * step_s, 3), round(spans[-1].end * step_s, 3)
     log_probs = [span.log_prob for span in spans if span.log_prob is not None]
-    confidence = round(math.exp(sum(log_probs)), 4) if len(log_probs) == len(spans) else None
+    # a row may sum to a little more than 1, a probability not
+    confidence = round(min(math.exp(sum(log_probs)), 1.0), 4) if len(log_probs) == len(spans) else None
     return TimedWord("".join(letters), start_s, end_s, confidence)

@@ -63,11 +63,14 @@ class Hypothesis:
         return hypothesis
 
     def __getattr__(self, name: str) -> Any:  # asked only for what is not there
-        if name != "spans" or "_columns" not in self.__dict__:
+        columns = self.__dict__.get("_columns")
+        if name == "spans" and columns is not None:
+            # set before the columns go: another thread that asks finds one or the other
+            self.__dict__["spans"] = tuple(map(_new_span, zip(*(each_u.tolist() for each_u in columns), strict=True)))
+            self.__dict__.pop("_columns", None)
+        if name != "spans" or name not in self.__dict__:
             raise AttributeError(f"a hypothesis has no '{name}'")
-        columns = self.__dict__.pop("_columns")
-        self.__dict__["spans"] = tuple(map(_new_span, zip(*(each_u.tolist() for each_u in columns), strict=True)))
-        return self.__dict__["spans"]
+        return self.__dict__[name]
 
     @property
     def score(self) -> float:

@@ -81,7 +81,16 @@ def _check_texts(
             skipped.append(
                 "vocabulary and output steps: a config takes the vocabulary from a training manifest, give one"
             )
-    checks.check_texts(loaded, steps, expected, tokenizer, findings)
+    first, then = list(range(len(loaded))), []
+    if expected is not None and expected.tokenizer is None:
+        first = [i for i, one in enumerate(loaded) if one.is_training]
+        then = [i for i, one in enumerate(loaded) if not one.is_training]
+    before = len(findings.bad)
+    checks.check_texts(loaded, first, steps, expected, tokenizer, findings)
+    if expected is not None and then and len(findings.bad) > before:
+        # rows that --fix takes out for their labels give the vocabulary nothing
+        tokenizer = checks.vocabulary(loaded, expected, findings)
+    checks.check_texts(loaded, then, steps, expected, tokenizer, findings)
     checks.check_rare_characters(loaded, findings)
     checks.check_rate_of_speech(loaded, findings)
     return skipped + overlap.check_overlap(loaded, findings)
@@ -97,11 +106,12 @@ def _decode(
             header, u = headers[file], row.utterance
             if header.code:
                 continue
-            start = round(u.offset_s * header.rate_hz)
+            start = checks.samples_in(u.offset_s, header.rate_hz)
             if start >= header.frames:
                 continue
             whole = overlap.means_whole_file(u, header)
-            spans.append((files.paths[file], start, -1 if whole else round(u.duration_s * header.rate_hz)))
+            count = -1 if whole else checks.samples_in(u.duration_s, header.rate_hz)
+            spans.append((files.paths[file], start, count))
             whose.append((index, i))
     for (index, i), sound in zip(whose, measure_all(spans, progress("samples", len(spans))), strict=True):
         row = loaded[index].rows[i]

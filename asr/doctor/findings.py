@@ -89,6 +89,8 @@ class Loaded:
     rows: list[Row] = field(default_factory=list)
     #: lines that are not blank, refused ones included
     num_lines: int = 0
+    #: line -> id, of rows whose id an earlier row has
+    duplicates: dict[int, str] = field(default_factory=dict)
 
     @property
     def is_training(self) -> bool:

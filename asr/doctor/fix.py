@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from asr import header as headers
 from asr import manifest as manifests
 from asr.doctor.findings import Loaded
 from asr.doctor.report import Report
 from asr.errors import DataError, os_reason
-from asr.files import open_atomic
+from asr.files import open_atomic, write_bytes
 from asr.manifest import Utterance
+from asr.tokenizer import FILE as TOKENIZER_FILE
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class Fixed:
     reasons: dict[str, int]
     #: manifests of which nothing was left
     nothing_left: list[str]
+    #: what else there is to say
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         why = ", ".join(f"{code} {n:,}" for code, n in self.reasons.items())
         lines = [f"kept {self.kept:,} rows, left out {self.left_out:,}{f' ({why})' if why else ''}"]
         lines += [f"{path}: no row without an error, nothing written" for path in self.nothing_left]
-        return lines + [f"wrote {path}" for path in self.written.values()]
+        return lines + [f"wrote {path}" for path in self.written.values()] + self.notes
 
     def to_json(self) -> dict[str, Any]:
         return vars(self)
@@ -64,12 +68,13 @@ def targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
 def fix(report: Report, where: dict[Path, Path]) -> Fixed:
     """Writes each manifest without its rows that have an error, and ``<name>.dropped.jsonl`` beside it (id, line, why).
 
-    Audio paths lead to the same files as before.
+    Audio paths lead to the same files as before. ``prepared.json`` and the subwords come along into another folder.
 
     Raises:
         DataError: a file cannot be written.
     """
     written, nothing_left, kept = {}, [], 0
+    splits: dict[tuple[Path, Path], dict[str, dict[str, float | int]]] = {}
     for index, one in enumerate(report.manifests):
         out = where[one.path]
         rows = [row.utterance for row in one.rows if (index, row.line) not in report.bad]
@@ -78,8 +83,32 @@ def fix(report: Report, where: dict[Path, Path]) -> Fixed:
             continue
         kept += manifests.write(out, _moved(rows, one.path.parent, out.parent))
         written[str(one.path)] = str(out)
+        facts = headers.split_facts(rows) | {"with_digits": headers.count_with_digits(rows)}
+        splits.setdefault((one.path.parent, out.parent), {})[out.stem] = facts
         _write_dropped(report, index, one, out.with_suffix(".dropped.jsonl"))
-    return Fixed(written, kept, len(report.bad), report.reasons(), nothing_left)
+    told = [line for (before, after), facts in splits.items() for line in _carry_header(before, after, facts)]
+    return Fixed(written, kept, len(report.bad), report.reasons(), nothing_left, told)
+
+
+def _carry_header(before: Path, after: Path, splits: dict[str, dict[str, float | int]]) -> list[str]:
+    """Takes what the data say of themselves, and their subwords, to a new folder; why not, where it cannot."""
+    if os.path.realpath(before) == os.path.realpath(after):
+        return []
+    try:
+        header, there = headers.read(before), headers.read(after)
+        name = (header and header.tokenizer) or TOKENIZER_FILE
+        subwords = (before / name).read_bytes() if (before / name).is_file() else None
+        other_subwords = subwords is not None and (after / name).exists() and (after / name).read_bytes() != subwords
+        if other_subwords or (header and there and header.normalization != there.normalization):
+            return [f"{after}: has the {headers.FILE} or {name} of other data than {before}, which stay as they are"]
+        if subwords is not None:
+            write_bytes(after / name, subwords)
+        if header is not None:
+            headers.write(after, replace(header, splits={**(there.splits if there else {}), **splits}))
+    except (OSError, DataError) as error:
+        reason = os_reason(error) if isinstance(error, OSError) else error
+        return [f"{headers.FILE} and subwords of {before} are not taken to {after}: {reason}"]
+    return []
 
 
 def _moved(rows: Sequence[Utterance], before: Path, after: Path) -> Sequence[Utterance]:
@@ -87,7 +116,10 @@ def _moved(rows: Sequence[Utterance], before: Path, after: Path) -> Sequence[Utt
     old, new = os.path.realpath(before), os.path.realpath(after)
     if old == new:
         return rows
-    way = os.path.relpath(old, new)
+    try:
+        way = os.path.relpath(old, new)
+    except ValueError:  # on another drive of Windows
+        way = old
 
     def path(name: str) -> str:
         # Joined, not shortened: ".." behind a symbolic link leads elsewhere than the text of the path says.
@@ -100,7 +132,7 @@ def _moved(rows: Sequence[Utterance], before: Path, after: Path) -> Sequence[Utt
 
 
 def _write_dropped(report: Report, index: int, one: Loaded, out: Path) -> None:
-    ids = {row.line: row.utterance.id for row in one.rows}
+    ids = {row.line: row.utterance.id for row in one.rows} | one.duplicates
     bad = sorted((line, code, value) for (manifest, line), (code, value) in report.bad.items() if manifest == index)
     try:
         if not bad:

@@ -90,14 +90,12 @@ def check_same_audio(loaded: Sequence[Loaded], keys: Sequence[Sequence[object]],
             if key is not None and first.setdefault(key, row) is not row:
                 places.setdefault(key, [first[key]]).append(row)
     for rows in places.values():
-        training = [row for row in rows if loaded[row.manifest].is_training]
         others = [row for row in rows if not loaded[row.manifest].is_training]
         for row in rows:
-            held_out = training and others
             # What is measured on stays; what is trained on goes.
-            other = others[0] if held_out and row in training else next(r for r in rows if r is not row)
-            value = _same_as(row, other, loaded)
-            if held_out and loaded[row.manifest].is_training:
+            goes = bool(others) and loaded[row.manifest].is_training
+            value = _same_as(row, others[0] if goes else next(r for r in rows if r is not row), loaded)
+            if goes:
                 findings.add("overlap-audio", row, value)
             elif row is not (others or rows)[0]:
                 findings.add("duplicate-audio", row, value)

@@ -57,6 +57,7 @@ def _read(one: Loaded, index: int, normalization: str, findings: Findings) -> No
         line = line_of_id.setdefault(utterance.id, number)
         if line != number:
             findings.add("duplicate-id", row, f"first on line {line}")
+            one.duplicates[number] = utterance.id
         else:
             one.rows.append(row)
     if not one.num_lines:

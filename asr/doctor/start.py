@@ -51,7 +51,7 @@ def check_start(
         for one, of_row in zip(loaded, files.of_row, strict=True)
     ]
     overlap.check_same_audio(loaded, keys, findings)
-    checks.check_texts(loaded, None, None, None, findings)
+    checks.check_texts(loaded, range(len(loaded)), None, None, None, findings)
     checks.check_rate_of_speech(loaded, findings)
     overlap.check_overlap(loaded, findings)
     lines = []

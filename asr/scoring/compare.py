@@ -61,7 +61,8 @@ class Comparison:
     def verdict(self) -> str:
         """``"a"`` or ``"b"``: that one is better; ``"same"``: none can be told; ``"unclear"``: tests disagree."""
         low, high = self.ends
-        excluded = low is not None and high is not None and not low <= 0 <= high
+        # one unit drawn again and again is itself: an interval of no width excludes nothing
+        excluded = self.interval.units > 1 and low is not None and high is not None and not low <= 0 <= high
         p = self.matched_pairs.p
         significant = p is not None and p < SIGNIFICANT
         if excluded and significant:

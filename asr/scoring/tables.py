@@ -196,7 +196,7 @@ def _value(value: Any) -> tuple[Any, str]:
     if value is None:
         return (2, 0.0, ""), UNKNOWN
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return (0, float(value), ""), str(value)
+        return (0, value, ""), str(value)  # not as a float: JSON has integers beyond every one
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
     return (1, 0.0, shown), shown
 

@@ -8,11 +8,12 @@
 #   SEED, WORK   1, work/ljspeech
 set -euo pipefail
 archive=${ARCHIVE:+$(realpath "$ARCHIVE")}
-cd "$(dirname "$0")/../.."
 config=${CONFIG:-ljspeech/default}
+[ ! -f "$config" ] || config=$(realpath "$config")
+cd "$(dirname "$0")/../.."
 seed=${SEED:-1}
 work=${WORK:-work/ljspeech}
-run=$work/$(basename "$config")-seed$seed
+run=$work/$(basename "$config" .yaml)-seed$seed
 export PATH="$PWD/.venv/bin:$PATH"
 
 prepare() {

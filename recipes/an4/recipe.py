@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 from asr import audio
-from asr.corpora.archive import extract
+from asr.corpora.corpus import corpus_folder
+from asr.corpora.importers.rows import read_lines, reference
 from asr.corpora.remote import Remote
-from asr.corpora.sources import obtain, removed_if_damaged
 from asr.errors import DataError
 from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, held_out_speakers, read_lines, write_splits
+from asr.prepare import Prepared, Recipe, Request, held_out_speakers, write_splits
 
 DEV_FRACTION = 0.1
 _LINE = re.compile(r"^(?P<text>.*?)\s*\((?P<id>[^()\s]+)\)\s*$")
@@ -19,45 +19,46 @@ _LINE = re.compile(r"^(?P<text>.*?)\s*\((?P<id>[^()\s]+)\)\s*$")
 
 def prepare(request: Request) -> Prepared:
     """Manifests ``train``, ``dev`` (10 % of the training speakers) and ``test`` (the official one) from the archive."""
-    out, archive = request.out, obtain(RECIPE, request, RECIPE.files[0])
-    with removed_if_damaged(request, archive):
-        files = extract(archive, out, lambda name: name.endswith((".sph", ".transcription", ".fileids", "LICENSE")))
-    if not any(f.name == "an4_train.transcription" for f in files):
-        raise DataError("holds no an4/etc/an4_train.transcription: is this the AN4 SPHERE archive?", archive)
+    folder = corpus_folder(
+        RECIPE,
+        request,
+        "etc/an4_train.transcription",
+        lambda name: name.endswith((".sph", ".transcription", ".fileids", "LICENSE")),
+    )
     dropped: dict[str, str] = {}
-    train = _split(out, "train", dropped)
+    train = _split(folder, request.out, "train", dropped)
     held_out = held_out_speakers((u.speaker for u in train), DEV_FRACTION, salt="an4")
     return write_splits(
-        out,
+        request.out,
         {
             "train": [u for u in train if u.speaker not in held_out],
             "dev": [u for u in train if u.speaker in held_out],
-            "test": _split(out, "test", dropped),
+            "test": _split(folder, request.out, "test", dropped),
         },
         dropped,
     )
 
 
-def _split(out: Path, split: str, dropped: dict[str, str]) -> list[Utterance]:
-    etc = out / "an4" / "etc"
+def _split(folder: Path, out: Path, split: str, dropped: dict[str, str]) -> list[Utterance]:
+    etc = folder / "etc"
     texts = {}
-    for number, line in enumerate(read_lines(etc / f"an4_{split}.transcription"), start=1):
+    for number, line in read_lines(etc / f"an4_{split}.transcription"):
         match = _LINE.match(line)
         if match is None:
             raise DataError("expected 'TEXT (utterance-id)'", etc / f"an4_{split}.transcription", number)
         texts[match["id"]] = " ".join(match["text"].replace("<s>", " ").replace("</s>", " ").split())
     rows = []
-    names = read_lines(etc / f"an4_{split}.fileids")
+    names = [name for _, name in read_lines(etc / f"an4_{split}.fileids")]
     for id_ in sorted(texts.keys() - {Path(name).name for name in names}):
         dropped[id_] = f"not listed in an4_{split}.fileids"
     for name in names:
         id_ = Path(name).name
-        path = Path("an4") / "wav" / f"{name}.sph"
+        path = folder / "wav" / f"{name}.sph"
         if not texts.get(id_):
             dropped[id_] = "no transcript"
             continue
         try:
-            header = audio.info(out / path)
+            header = audio.info(path)
         except DataError as error:
             dropped[id_] = str(error)
             continue
@@ -66,7 +67,7 @@ def _split(out: Path, split: str, dropped: dict[str, str]) -> list[Utterance]:
             continue
         # an4_clstk/fash/an251-fash-b: corpus, speaker, prompt-speaker-form
         speaker = Path(name).parent.name
-        rows.append(Utterance(id_, path.as_posix(), round(header.duration_s, 4), texts[id_], speaker))
+        rows.append(Utterance(id_, reference(path, out), round(header.duration_s, 4), texts[id_], speaker))
     return rows
 
 

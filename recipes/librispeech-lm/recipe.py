@@ -30,7 +30,7 @@ _FILES = (
 def prepare(request: Request) -> Prepared:
     """The files themselves, in ``request.out``: no speech, hence no manifests."""
     files = chosen_files(RECIPE, request)
-    check_room(request, files, unpacked=False)
+    check_room(request, files, unpacked=False, folder="")
     paths = {}
     for file in files:
         found, paths[file.subset] = obtain(RECIPE, request, file, folder=""), request.out / file.name
@@ -56,4 +56,5 @@ RECIPE = Recipe(
     archive="3-gram.pruned.1e-7.arpa.gz and so on from the homepage",
     files=tuple(_remote(*file) for file in _FILES),
     default_subsets=("3-gram.pruned.1e-7", "vocabulary"),
+    speech=False,
 )

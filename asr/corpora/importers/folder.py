@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
-from asr.corpora.importers.rows import Found, Row, read_lines, write_rows
+from asr.corpora.importers.rows import Found, Row, read_lines, unreadable, write_rows
 from asr.errors import DataError
 from asr.prepare import Prepared, Recipe, Request
+
+log = logging.getLogger(__name__)
 
 #: in the order in which they are taken where two have one name
 SUFFIXES = (".wav", ".flac", ".sph", ".ogg", ".opus", ".mp3")
@@ -64,8 +67,11 @@ def read(folder: Path) -> Found:
 
 def _files(folder: Path) -> list[Path]:
     found = []
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if Path(where, name).is_symlink():  # it may lead to a folder above
+                log.warning("%s: a link to a folder, not followed", Path(where, name))
         found += [Path(where) / name for name in sorted(names) if not name.startswith(".")]
     return found
 

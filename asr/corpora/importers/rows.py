@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from asr import audio
-from asr.errors import ConfigError, DataError
+from asr.errors import ConfigError, DataError, os_reason
 from asr.lines import numbered_lines
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Request, held_out_speakers, write_splits
@@ -260,6 +260,15 @@ def numbered(ids: Iterable[str]) -> list[str]:
         taken.add(chosen)
         found.append(chosen)
     return found
+
+
+def unreadable(error: OSError) -> NoReturn:
+    """For ``os.walk``, which otherwise passes over a folder that cannot be read without a word.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(f"cannot read the folder: {os_reason(error)}", error.filename) from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr.corpora.importers.rows import Found, Row, ids_of, located, numbered, write_rows
-from asr.errors import DataError, nearest, os_reason
+from asr.errors import ConfigError, DataError, nearest, os_reason
 from asr.lines import unique_ids
 from asr.prepare import Prepared, Recipe, Request
 
@@ -34,11 +34,14 @@ def read(path: Path, audio_column: str = "", text_column: str = "", speaker_colu
         speaker_column: empty: ``speaker``, where there is one.
 
     Raises:
+        ConfigError: audio and text are of one column.
         DataError: the file cannot be read, has no such column, or a row does not fit the header; the line is named.
     """
     header, records = read_table(path)
     at_audio = column(header, audio_column or AUDIO, path, "--audio-column")
     at_text = column(header, text_column or TEXT, path, "--text-column")
+    if at_audio == at_text:
+        raise ConfigError(f"column '{header[at_text]}' cannot be both the audio's path and the text")
     if speaker_column or SPEAKER in header:
         at_speaker = column(header, speaker_column or SPEAKER, path, "--speaker-column")
     else:
@@ -54,6 +57,8 @@ def read(path: Path, audio_column: str = "", text_column: str = "", speaker_colu
             kept.append(record)
         else:
             dropped[f"{path.name}:{number}"] = f"no audio path in column '{header[at_audio]}'"
+    if not records:
+        raise DataError("has a header line, but no rows", path)
     if not kept:
         raise DataError(f"no row has an audio path in column '{header[at_audio]}'", path)
     paths = [record[at_audio] for record in kept]
@@ -92,7 +97,7 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the table: {os_reason(error)}", path) from error
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
         raise DataError("UTF-16 text; save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')", path)
     try:
         text = content.decode("utf-8-sig")
@@ -104,13 +109,13 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     lines = text.splitlines(keepends=True) if "\n" not in text else text.split("\n")
     if not text.strip() or not lines[0].strip():
         raise DataError("has no header line that names the columns", path)
-    delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([lines[0]], delimiter=d), [])))
-    # Tab-separated files are written without quoting more often than with: a quote in one is a character.
-    dialect = _Plain if delimiter == "\t" else _Quoted
-    reader = csv.reader((line + "\n" for line in lines), dialect, delimiter=delimiter)
     records: list[tuple[int, list[str]]] = []
     number = 1
     try:
+        delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([lines[0]], delimiter=d), [])))
+        # Tab-separated files are written without quoting more often than with: a quote in one is a character.
+        dialect = _Plain if delimiter == "\t" else _Quoted
+        reader = csv.reader((line + "\n" for line in lines), dialect, delimiter=delimiter)
         header = [name.strip() for name in next(reader)]
         number = reader.line_num + 1
         for record in reader:
