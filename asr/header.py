@@ -24,8 +24,8 @@ from asr.tokenizer import Tokenizer, read_tokenizer
 log = logging.getLogger(__name__)
 
 FILE = "prepared.json"
-#: what a header said of the splits that stay, while others are written anew
-ASIDE = FILE + ".old"
+#: in its place while manifests are written, with what it said of those that stay
+UNFINISHED = FILE + ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,16 @@ def read(folder: Path) -> Header | None:
     """The header of a data folder; None when the folder has none. Fields of later versions are not looked at.
 
     Raises:
-        DataError: it is there, but damaged or foreign.
+        DataError: it is there, but damaged or foreign; or the preparation of the folder did not come to its end.
     """
-    return _read(folder / FILE)
+    header = _read(folder / FILE)
+    if header is None and (folder / UNFINISHED).exists():
+        raise DataError(
+            "the last 'asr prepare' into this folder did not finish; run it again, or remove this file to use the "
+            "manifests as they are",
+            folder / UNFINISHED,
+        )
+    return header
 
 
 def read_last(folder: Path) -> Header | None:
@@ -79,13 +86,14 @@ def read_last(folder: Path) -> Header | None:
     Raises:
         DataError: it is there, but damaged or foreign.
     """
-    return _read(folder / FILE) or _read(folder / ASIDE)
+    return _read(folder / FILE) or _read(folder / UNFINISHED)
 
 
 def set_aside(folder: Path, splits: Iterable[str]) -> None:
     """Takes the header away, as some splits are to be written anew; what it says of the others waits for ``write``.
 
-    A preparation that fails then leaves no header, and the next one still knows the profile of the other splits.
+    A preparation that fails then leaves a folder that does not look whole, and the next one still knows the profile of
+    the other splits.
     """
     anew = set(splits)
     try:
@@ -94,10 +102,7 @@ def set_aside(folder: Path, splits: Iterable[str]) -> None:
         last = None
     old = {} if last is None else last.splits
     stay = {name: facts for name, facts in old.items() if name not in anew and (folder / f"{name}.jsonl").is_file()}
-    if last is not None and stay:
-        write_json(folder / ASIDE, asdict(replace(last, splits=stay)))
-    else:
-        (folder / ASIDE).unlink(missing_ok=True)
+    write_json(folder / UNFINISHED, asdict(replace(last, splits=stay)) if last is not None and stay else {})
     (folder / FILE).unlink(missing_ok=True)
 
 
@@ -110,7 +115,8 @@ def _read(path: Path) -> Header | None:
         reason = os_reason(error) if isinstance(error, OSError) else "not UTF-8 text"
         raise DataError(f"cannot read: {reason}", path) from error
     try:
-        return _parse(json.loads(text))
+        data = json.loads(text)
+        return None if data == {} and path.name == UNFINISHED else _parse(data)
     except RecursionError:
         reason = "not valid JSON (nested too deeply)"
     except json.JSONDecodeError as error:
@@ -148,7 +154,7 @@ def write(folder: Path, header: Header) -> None:
     """
     try:
         write_json(folder / FILE, asdict(header))
-        (folder / ASIDE).unlink(missing_ok=True)
+        (folder / UNFINISHED).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"cannot write: {os_reason(error)}", folder / FILE) from error
 

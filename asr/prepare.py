@@ -140,8 +140,9 @@ def write_splits(out: Path, splits: Mapping[str, Iterable[Utterance]], dropped: 
     empty = [name for name, utterances in rows.items() if not utterances]
     if empty:
         raise DataError(f"nothing left for {', '.join(empty)}: is this the right archive?", out)
-    # the mark of a finished preparation: what is written from here on is not what it describes
-    headers.set_aside(out, rows)
+    # a header says that the folder is whole, and describes what is there now
+    if any((out / name).exists() for name in (headers.FILE, headers.UNFINISHED)):
+        headers.set_aside(out, rows)
     manifests = {}
     for name, utterances in rows.items():
         manifests[name] = out / f"{name}.jsonl"

@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from asr.config import parse
-from asr.decode import _search_numba
+from asr.decode import _beam_numba, _search_numba, _viterbi_numba, _whole_numba
 from asr.decode.confidence import word_shares
 from asr.decode.decoder import BeamDecoder
 from asr.decode.greedy import words_with_times
@@ -272,3 +273,56 @@ def test_compiling_is_announced_once_and_outdated_code_forgotten(tmp_path, monke
         decoder.start()
     assert not old.exists()
     assert caplog.text.count("compiling the beam search; this happens once") == 1
+
+
+def drawn(rng: np.random.Generator, steps: int, peak: float) -> np.ndarray:
+    logits_sv = rng.normal(size=(steps, LETTERS.vocabulary_size)) * peak
+    logits_sv[rng.random(logits_sv.shape) < 0.2] = -np.inf
+    logits_sv[:, 0] = np.maximum(logits_sv[:, 0], -3.0)
+    with np.errstate(divide="ignore"):
+        return (logits_sv - np.log(np.exp(logits_sv).sum(axis=1, keepdims=True, initial=0.0))).astype(np.float32)
+
+
+@pytest.mark.parametrize("room", ["usual", "tiny"])
+@pytest.mark.parametrize("settings", [{}, {"lexicon": ("a", "ab", "cab")}, {"hotwords": {"cab": 3.0}}])
+def test_whole_blocks_in_threads_are_decoded_as_streams_are(settings, room, monkeypatch):
+    if room == "tiny":  # nodes for one step: the memory grows, and the utterance begins again, time after time
+        new_work = _search_numba._new_work
+
+        def small(width: int, vocabulary: int) -> Any:
+            work = new_work(width, vocabulary)
+            return work._replace(nodes=work.nodes[: width + 1].copy(), scores=work.scores[: width + 1].copy())
+
+        monkeypatch.setattr(_search_numba, "_new_work", small)
+    rng = np.random.default_rng(7)
+    lm = model("a cab", "ab a ab") if "hotwords" not in settings else None
+    for width, nbest in ((1, 1), (3, 8), (30, 5), (30, 10**12)):
+        decoder = BeamDecoder(LETTERS, BeamConfig(beam_width=width, nbest=nbest, **settings), lm)
+        utterances = [drawn(rng, steps, peak) for peak in (0.3, 2.0) for steps in (0, 1, 30, 0, 4, 90, 2)]
+        expected = []
+        for one_sv in utterances:
+            stream = decoder.start()
+            stream.feed(one_sv)
+            expected.append(stream.finish())
+        assert decoder.decode_all(utterances, threads=2) == expected
+        wrong = list(utterances)
+        wrong[5], wrong[9] = np.full((3, LETTERS.vocabulary_size), np.nan, np.float32), utterances[2] - 1
+        with pytest.raises(ValueError, match="not a number in step 0"):
+            decoder.decode_all(wrong, threads=2)
+
+
+def test_no_layout_of_the_input_is_compiled_for_of_its_own():
+    log_probs_sv = spoken("cab a bac", LETTERS, np.random.default_rng(2), noise=0.5)
+    for config in (BeamConfig(), BeamConfig(confidence=True)):
+        decoder = BeamDecoder(LETTERS, config)
+        expected = decoder.decode(log_probs_sv)
+        compiled = [_whole_numba.decode_whole, _beam_numba.search_steps, _viterbi_numba.find_spans]
+        before = [len(function.signatures) for function in compiled]
+        readonly_sv = log_probs_sv.copy()
+        readonly_sv.flags.writeable = False
+        for layout_sv in (readonly_sv, np.asfortranarray(log_probs_sv), log_probs_sv.astype(np.float64)):
+            assert decoder.decode(layout_sv) == expected
+            stream = decoder.start()
+            stream.feed(layout_sv)
+            assert stream.finish() == expected
+        assert [len(function.signatures) for function in compiled] == before

@@ -691,6 +691,28 @@ def test_tuned_settings_are_saved_with_the_model_and_used_until_an_option_says_o
     assert command("evaluate", folder, manifest, "--lm", "none").code == 0
 
 
+def test_tuning_refuses_before_the_work_what_it_could_not_use_or_save(command, corpus, tmp_path):
+    folder, manifest, lm = save_random_model(tmp_path / "m"), corpus / "dev.jsonl", tmp_path / "lm.arpa"
+    text = tmp_path / "text.txt"
+    text.write_text("no letter of the model: 123 456\n")
+    assert command("lm", "train", text, "--order", "1", "--out", lm).code == 0
+    cache = tmp_path / "cache"
+    (folder / "decoder.json").mkdir()
+    assert "is a folder" in command("tune", folder, manifest, "--lm", lm, "--cache", cache).error
+    (folder / "decoder.json").rmdir()
+    assert "can write none of" in command("tune", folder, manifest, "--lm", lm, "--cache", cache).error
+    assert not cache.exists()
+
+
+def test_what_is_read_is_not_written_over(command, model, corpus, tmp_path):
+    manifest, out = corpus / "dev.jsonl", tmp_path / "x.trn"
+    before = manifest.read_bytes()
+    for options in (("--hypotheses", manifest), ("--report", manifest), ("--hypotheses", out, "--references", out)):
+        assert "choose another file to write" in command("evaluate", model, manifest, *options).error
+    assert "choose another file" in command("score", manifest, manifest, "--report", manifest).error
+    assert manifest.read_bytes() == before and not out.exists()
+
+
 def test_only_the_words_of_a_lexicon_come_out_and_both_backends_agree(command, model, corpus, tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("ab\nba dc\n")

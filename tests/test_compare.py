@@ -127,15 +127,24 @@ def test_no_difference_is_said_as_such() -> None:
 
 
 def test_tests_that_disagree_are_said_to() -> None:
-    # The interval of one utterance is a point; its two segments, of 1 and 5 errors more in A, say little.
-    result = compare([("u1", "a b c d e f g h", "X b c X X X X X", "a b c d e f g h")])
+    # A has more errors in both utterances, so in every resample; two segments, of 1 and 5 errors more, say little.
+    result = compare([("u1", "a b c", "X b c", "a b c"), ("u2", "d e f g h", "X X X X X", "d e f g h")])
     assert result.verdict == "unclear" and (result.matched_pairs.p or 0) > 0.05
     assert conclusion(result).startswith("B may be better than A, but the two tests do not agree: by 75.00 points")
-    # One segment: the test is not defined.
-    result = compare([("u1", "a b c", "x y z", "a b c")])
+    # All segments differ by the same number: the test is not defined.
+    result = compare([("u1", "a b c", "x y z", "a b c"), ("u2", "d e f", "x y z", "d e f")])
     assert (result.verdict, result.matched_pairs.p) == ("unclear", None)
     assert conclusion(result).startswith("B may be better than A by 100.00 points of WER")
     assert conclusion(result).endswith(", but the matched-pairs test is not defined here.")
+
+
+def test_one_utterance_is_too_little_to_call_a_system_better() -> None:
+    right = " ".join(["a b c d"] * 20)
+    wrong = " ".join(["a x x d" if i % 3 else "a x c d" for i in range(20)])
+    result = compare([("u", right, wrong, right)])
+    assert result.ends[0] == result.ends[1] == pytest.approx(result.difference)
+    assert (result.matched_pairs.p or 1) < 0.05 and result.verdict == "unclear"
+    assert "may be better" in conclusion(result)
 
 
 def test_the_same_words_are_said_to_be_the_same() -> None:

@@ -17,6 +17,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr import header as headers
 from asr import manifest as manifests
 from asr.cli import run
 from asr.config import RunConfig, load, override
@@ -211,6 +212,17 @@ def test_without_a_model_the_odd_rate_out_is_a_warning(tmp_path):
     assert (
         severity(examine([path], of_config(override(RunConfig(), ["audio.resample=true"]), tmp_path)), "rate") == "note"
     )
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(
+    "changes", [{"offset_s": 1e308}, {"offset_s": 0.5, "duration_s": 1e308}, {"duration_s": 1e308}]
+)
+def test_times_beyond_all_files_are_findings(tmp_path, changes, deep):
+    write_wav(tmp_path / "u.wav", noise(1.0))
+    path = corpus(tmp_path, utterance("u", audio_path="u.wav", **changes))
+    report = examine([path], of_config(tiny_config(), tmp_path), deep=deep)
+    assert codes(report)["duration"] == 1 and severity(report, "duration") == "error"
 
 
 def test_a_file_that_goes_on_is_a_warning_unless_its_rows_are_parts(tmp_path):
@@ -466,6 +478,65 @@ def test_fix_resolves_paths_through_links_and_leaves_absolute_ones(tmp_path):
     fixed = manifests.read(tmp_path / "other" / "x.jsonl")
     assert [fixed.audio_path(u).resolve() for u in fixed] == [data / "wav" / "a.wav", data / "b.wav"]
     assert fixed.utterances[1].audio_path == str(data / "b.wav") and path.exists()
+
+
+def test_what_was_dropped_for_its_id_has_its_id(tmp_path):
+    path = corpus(tmp_path / "data", utterance("a"), utterance("b"))
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    fixing.fix(examine([path]), fixing.targets([path], tmp_path / "clean.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "clean.dropped.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["line"]) for row in rows] == [("b", 3)]
+
+
+def test_a_character_of_rows_that_are_taken_out_for_their_labels_is_taken_out_of_dev_too(tmp_path):
+    rows = [utterance("a"), utterance("b"), utterance("q", text="abcd q" + "q" * 80)]
+    paths = [corpus(tmp_path, *rows)]
+    paths.append(corpus(tmp_path, utterance("x", speaker="t"), utterance("y", text="abcd q", speaker="t"), name="dev"))
+    expected = of_config(tiny_config(), tmp_path)
+    report = examine(paths, expected)
+    assert codes(report) == {"too-short-for-text": 1, "characters": 1}
+    fixing.fix(report, fixing.targets(paths, tmp_path / "clean"))
+    assert examine([tmp_path / "clean" / f"{name}.jsonl" for name in ("train", "dev")], expected).errors == 0
+
+
+def header(**changes: object) -> headers.Header:
+    facts = {"recipe": "r", "title": "t", "licence": "l", "homepage": "h", "normalization": "upper", "tokenizer": ""}
+    counts = {"splits": {"train": {"utterances": 2, "hours": 1.0, "speakers": 1}}, "dropped": 0, "flagged_numbers": 0}
+    return headers.Header(**{**facts, **counts, **changes})  # type: ignore[arg-type]
+
+
+def test_what_the_data_say_of_themselves_comes_along(tmp_path):
+    paths = [corpus(tmp_path / "d", utterance("a"), utterance("b")), corpus(tmp_path / "d", utterance("x"), name="dev")]
+    (tmp_path / "d" / "wav" / "b.wav").unlink()
+    headers.write(tmp_path / "d", header(tokenizer="bpe.json"))
+    (tmp_path / "d" / "bpe.json").write_text("subwords")
+    clean = tmp_path / "clean"
+    for _ in range(2):
+        done = fixing.fix(examine(paths), fixing.targets(paths, clean))
+        assert done.notes == [] and (clean / "bpe.json").read_text() == "subwords"
+        found_ = headers.read(clean)
+        assert found_ is not None and (found_.normalization, found_.tokenizer) == ("upper", "bpe.json")
+        assert {name: facts["utterances"] for name, facts in found_.splits.items()} == {"train": 1, "dev": 1}
+    assert examine([clean / "train.jsonl"], of_config(RunConfig(text={"tokenizer": "char"}), clean)).errors == 0
+
+
+@pytest.mark.parametrize("other", ["header", "subwords", "damaged"])
+def test_what_other_data_say_of_themselves_is_left_as_it_is(tmp_path, other):
+    path, clean = corpus(tmp_path / "d", utterance("a")), tmp_path / "clean"
+    clean.mkdir()
+    headers.write(tmp_path / "d", header())
+    (tmp_path / "d" / "tokenizer.json").write_text("mine")
+    if other == "header":
+        headers.write(clean, header(normalization="lower"))
+    elif other == "subwords":
+        (clean / "tokenizer.json").write_text("other")
+    else:
+        (clean / "prepared.json").write_text("{")
+    before = {p.name: p.read_bytes() for p in clean.iterdir()}
+    done = fixing.fix(examine([path]), fixing.targets([path], clean))
+    assert len(done.notes) == 1 and str(clean) in done.notes[0] and done.notes[0] in done.lines()
+    assert {name: (clean / name).read_bytes() for name in before} == before
+    assert done.kept == 1
 
 
 def test_several_manifests_are_fixed_into_a_folder_and_of_a_hopeless_one_nothing_is_written(tmp_path):

@@ -135,14 +135,15 @@ def test_after_a_failure_the_folder_still_has_its_profile_and_its_other_splits(t
     for _ in range(2):
         with pytest.raises(ConfigError, match="at most"):
             prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path), TextOptions(tokenizer="bpe", vocab_size=999))
-        assert header.read(tmp_path) is None
-    with pytest.raises(ConfigError, match=r"or remove .*prepared\.json\.old to prepare"):
+        with pytest.raises(DataError, match=r"unfinished: the last 'asr prepare' into this folder did not finish; run"):
+            header.read(tmp_path)
+    with pytest.raises(ConfigError, match=r"or remove .*prepared\.json\.unfinished to prepare"):
         prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path), TextOptions("upper"))
     finished = prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path), TextOptions())
     assert texts_of(tmp_path, "dev") == ["two"]
     assert set(finished.header.splits) == {"train", "dev"}
     assert finished.header.tokenizer == "tokenizer.json"
-    assert not list(tmp_path.glob("*.old"))
+    assert not list(tmp_path.glob("*.unfinished"))
 
 
 def test_a_failure_in_all_that_there_is_leaves_nothing_to_keep_to(tmp_path):
@@ -179,11 +180,13 @@ def test_what_makes_no_manifests_takes_no_options_of_texts(tmp_path, options):
     assert not find_recipe("librispeech-lm")[0].speech
 
 
-def test_a_preparation_that_fails_leaves_no_header(tmp_path):
+def test_a_preparation_that_fails_is_not_taken_for_whole(tmp_path):
     prepare(recipe_of(), Request(tmp_path), TextOptions())
     with pytest.raises(ConfigError, match="at most"):
         prepare(recipe_of(), Request(tmp_path), TextOptions(tokenizer="bpe", vocab_size=10_000))
-    assert header.read(tmp_path) is None
+    assert not (tmp_path / "prepared.json").exists()
+    with pytest.raises(DataError, match="did not finish"):
+        header.read(tmp_path)
     with pytest.raises(ConfigError, match=r"bpe is trained on train\.jsonl"):
         prepare(recipe_of({"dev": ["a"]}), Request(tmp_path / "x"), TextOptions(tokenizer="bpe", vocab_size=10))
     with pytest.raises(DataError, match="no text to train a tokenizer on"):

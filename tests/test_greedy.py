@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -152,6 +153,11 @@ def test_a_word_is_as_sure_as_its_tokens_at_their_strongest_steps():
     assert (word.word, word.confidence) == ("ab", pytest.approx(0.72))
 
 
+def test_rows_that_sum_to_a_little_more_than_one_give_no_confidence_above_it():
+    heard = Hypothesis("ab", 0.0, (Span(2, 0, 1, 9e-4), Span(3, 1, 2, 9e-4)))
+    assert words_with_times(heard, TOKENIZER, 0.1)[0].confidence == 1.0
+
+
 @pytest.mark.parametrize("path", [" -a b-", " a - b ", "a  b  ", " - a- -b- - "])
 def test_spaces_at_the_ends_and_doubled_make_no_words(path):
     found = words(path)
@@ -178,3 +184,13 @@ def test_the_beams_share_and_the_sound_count_alike():
     heard = Hypothesis("a", 0.0, (Span(2, 0, 1, float(np.log(0.25))),), word_shares=(1.0,))
     (word,) = words_with_times(heard, TOKENIZER, 0.1)
     assert word.confidence == pytest.approx(0.5)
+
+
+def test_threads_that_ask_for_the_same_spans_all_get_them():
+    for _ in range(50):
+        hypothesis = greedy(certain([2, 0, 3] * 200), TOKENIZER)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: hypothesis.spans, range(8)))  # noqa: B023
+        assert all(spans == found[0] for spans in found) and len(found[0]) == 400
+    with pytest.raises(AttributeError, match="no 'span'"):
+        hypothesis.span  # noqa: B018

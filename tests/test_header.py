@@ -130,3 +130,19 @@ def test_a_manifest_under_another_profile_than_the_models_is_said(tmp_path):
     assert header.disagreement(tmp_path / "other.jsonl", "lower") is None  # not of this preparation
     header.write(tmp_path, replace(HEADER, normalization="none"))
     assert header.disagreement(manifest, "lower") is None  # raw text takes every profile
+
+
+def test_what_was_set_aside_says_nothing_of_the_splits_that_are_written_anew(tmp_path):
+    splits = {name: {"utterances": 1} for name in ("train", "dev", "gone")}
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").touch()
+    header.write(tmp_path, replace(HEADER, splits=splits))
+    header.set_aside(tmp_path, ["dev"])
+    assert header.read_last(tmp_path) == replace(HEADER, splits={"train": {"utterances": 1}})
+    header.set_aside(tmp_path, ["train"])
+    assert header.read_last(tmp_path) is None
+    with pytest.raises(DataError, match="did not finish"):
+        header.read(tmp_path)
+    header.write(tmp_path, HEADER)
+    assert header.read(tmp_path) == header.read_last(tmp_path) == HEADER
+    assert not (tmp_path / header.UNFINISHED).exists()

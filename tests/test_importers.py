@@ -326,6 +326,13 @@ def test_when_nothing_can_be_used_the_first_reason_is_said(tmp_path):
     assert not (tmp_path / "out" / "train.jsonl").exists()
 
 
+@pytest.mark.parametrize("speakers", ["a s\nb t\n", "a s\nb s\n"])
+def test_a_share_for_dev_that_takes_everything_is_refused(tmp_path, speakers):
+    source = data_dir(tmp_path / "k", ["a", "b"], utt2spk=speakers)
+    with pytest.raises(ConfigError, match=r"--dev 0\.9 takes all 2 utterances; nothing is left to train on"):
+        run("kaldi", source, tmp_path / "out", dev="0.9")
+
+
 def test_one_utterance_cannot_be_shared_out(tmp_path):
     folder = data_dir(tmp_path / "train", ["a"])
     with pytest.raises(DataError, match="one utterance cannot be shared out"):

@@ -231,6 +231,38 @@ def test_official_archives_are_checked_against_the_published_md5(tmp_path, monke
     assert not list((tmp_path / "2").iterdir())
 
 
+def test_all_goes_alone(tmp_path):
+    assert len(chosen_files(recipe(), Request(tmp_path, subsets=("all",)))) == 7
+    for mirror in ("", "http://127.0.0.1:1"):
+        text = failure(Request(tmp_path, subsets=("all", "lj-dev"), mirror=mirror))
+        assert text == "--subsets all is every subset; other names beside it add nothing"
+
+
+def test_room_for_a_language_model_that_is_here_is_not_asked_for_again(tmp_path, monkeypatch):
+    contents = {"3-gram.pruned.1e-7.arpa.gz": gzip.compress(b"\\data\\\n" * 100), "librispeech-vocab.txt": b"A\nB\n"}
+    with serving({f"/resources/11/{name}": content for name, content in contents.items()}) as host:
+        request = Request(tmp_path, mirror=host.url)
+        first = perform(lm_recipe(contents), request)
+        monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
+        assert perform(lm_recipe(contents), request) == first
+
+
+def test_an_extraction_that_was_interrupted_does_not_need_all_its_room_again(tmp_path, monkeypatch):
+    own = tmp_path / "LibriSpeech" / "train-clean-100" / "1"
+    own.mkdir(parents=True)
+    with (own / "a.flac").open("wb") as file:
+        file.truncate(7_000_000_000)  # sparse: of nearly all that is in the archive
+    archive = tmp_path / "downloads" / "train-clean-100.tar.gz"
+    archive.parent.mkdir()
+    with archive.open("wb") as file:
+        file.truncate(6_387_309_499)
+    monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 50_000_000}))
+    request = Request(tmp_path, subsets=("train-clean-100",))
+    monkeypatch.setattr(librispeech, "unpack_file", lambda *given: None)
+    with pytest.raises(DataError, match="nothing left for train-clean-100"):
+        perform(recipe(), request)
+
+
 def test_an_unknown_subset_names_the_nearest_and_what_other_names_need(tmp_path):
     assert failure(Request(tmp_path, subsets=("dev-claen",))) == (
         "librispeech has no subset 'dev-claen' (known: train-clean-100, train-clean-360, train-other-500, dev-clean, "

@@ -161,3 +161,10 @@ def test_what_is_printed_stays_on_its_line_whatever_it_holds() -> None:
     assert len(format_table(tables(whole)[0]).splitlines()) == 2
     printed = format_table(tables(whole)[0]) + format_errors(commonest_errors(whole))
     assert all(c.isprintable() or c == "\n" for c in printed)
+
+
+def test_a_field_may_hold_integers_beyond_every_float() -> None:
+    facts = {f"u{i}": Facts(meta={"n": value}) for i, value in enumerate((10**400, 2, 1.5, True, None))}
+    result = score([(id_, "a", "a") for id_ in facts], facts)
+    found = next(table for table in tables(result, ["meta.n"]) if table.field == "meta.n")
+    assert [group.value for group in found.groups] == ["1.5", "2", str(10**400), "true", "(not known)"]

@@ -211,7 +211,7 @@ def test_what_is_damaged_in_the_cache_is_computed_anew(model_folder, corpus, tmp
 def test_a_cache_that_cannot_be_read_or_written_is_one_line(model_folder, corpus, tmp_path, monkeypatch):
     model, rows = load_model(model_folder), manifests.read(corpus)
     (tmp_path / "file").touch()
-    with pytest.raises(AsrError, match="cannot write: .*choose another place with --cache"):
+    with pytest.raises(AsrError, match=r"cannot write: .*choose another place with --cache"):
         emissions(model, rows, tmp_path / "file")
 
     def refuse(*_: object, **__: object) -> str:
@@ -272,7 +272,7 @@ def test_a_weight_without_a_language_model_is_refused(model_folder, tuned_folder
 
 
 def test_an_unknown_decoder_is_refused_with_the_nearest(model_folder):
-    with pytest.raises(ConfigError, match="unknown decoder 'gredy'.*did you mean 'greedy'"):
+    with pytest.raises(ConfigError, match=r"unknown decoder 'gredy'.*did you mean 'greedy'"):
         decoder_for(model_folder, TOKENIZER, "gredy")
 
 

@@ -101,6 +101,8 @@ def finish(
         before: the folder's header as it was before; of its splits, those that are still there stay in the new one.
     """
     profile = options.normalization or recipe.normalization
+    if prepared.manifests:  # which look whole, but are not before their texts are normalised
+        headers.set_aside(request.out, prepared.manifests)
     prepared, notes = _normalized(prepared, profile)
     splits = {name: _facts(rows) for name, rows in prepared.utterances.items()}
     kept = {} if before is None else before.splits
@@ -146,7 +148,7 @@ def _header_before(out: Path) -> Header | None:
 
 
 def _header_path(out: Path) -> Path:
-    return next((path for path in (out / headers.FILE, out / headers.ASIDE) if path.exists()), out / headers.FILE)
+    return next((path for path in (out / headers.FILE, out / headers.UNFINISHED) if path.exists()), out / headers.FILE)
 
 
 def _check_folder(out: Path) -> None:

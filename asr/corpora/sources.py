@@ -25,11 +25,14 @@ def chosen_files(recipe: Recipe, request: Request, template: str = "") -> list[R
         template: URL with ``{subset}``, for subsets that the recipe does not know: a mirror or --archive may have them.
 
     Raises:
-        ConfigError: an unknown subset, one named twice, or an --archive that is none of the files.
+        ConfigError: an unknown subset, one named twice, names beside ``all``, or an --archive that is none of the
+            files.
     """
     names = request.subsets or _of_archives(recipe, request) or recipe.default_subsets or recipe.subsets
     if names == ("all",):
         names = recipe.subsets
+    if "all" in names:
+        raise ConfigError("--subsets all is every subset; other names beside it add nothing")
     if len(set(names)) < len(names):
         raise ConfigError(f"--subsets names one twice: {', '.join(names)}")
     files = [file for file in recipe.files if file.subset in names]

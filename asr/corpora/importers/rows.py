@@ -113,6 +113,7 @@ def hold_out(utterances: Sequence[Utterance], fraction: float) -> tuple[list[Utt
     """The utterances without, and those of, a share of the speakers; of the utterances when speakers are unknown.
 
     Raises:
+        ConfigError: nothing is left for train.
         DataError: there is only one utterance.
     """
     if len(utterances) < 2:
@@ -126,6 +127,8 @@ def hold_out(utterances: Sequence[Utterance], fraction: float) -> tuple[list[Utt
         dev = held_out_speakers([u.id for u in utterances], fraction, salt="dev")
         why = "one speaker" if speakers - {""} else "speakers are not known"
         log.info("dev: %d of %d utterances (%s)", len(dev), len(utterances), why)
+    if len(dev) == len(utterances):
+        raise ConfigError(f"--dev {fraction:g} takes all {len(dev)} utterances; nothing is left to train on")
     return [u for u in utterances if u.id not in dev], [u for u in utterances if u.id in dev]
 
 
@@ -251,13 +254,15 @@ def numbered(ids: Iterable[str]) -> list[str]:
     ['a', 'b', 'a-2', 'a-2-2', 'a-3']
     """
     taken: set[str] = set()
+    last: dict[str, int] = {}  # the number to go on from, else many of one name take for ever
     found = []
     for id_ in ids:
-        number, chosen = 1, id_
+        number, chosen = last.get(id_, 1), id_
         while chosen in taken:
             number += 1
             chosen = f"{id_}-{number}"
         taken.add(chosen)
+        last[id_] = number
         found.append(chosen)
     return found
 
