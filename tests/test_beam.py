@@ -359,6 +359,41 @@ def test_many_utterances_come_back_in_order_from_threads():
     assert each.decode_all([]) == []
 
 
+@example(
+    log_probs=[
+        np.zeros((0, 4), np.float32),
+        log_softmax(np.tile([9.0, 0.0, 0.0, 0.0], (7, 1))),
+        log_softmax(np.array([[0.0, 0.0, 1.0, 2.0]])),
+        log_softmax(np.array([[0.0, 0.0, 2.0, 1.0], [9.0, 0.0, 0.0, 0.0], [0.0, 0.0, 2.0, 1.0]])),
+    ],
+    lm=None,
+    settings={"nbest": 3},
+    extra="nothing",
+)
+@example(  # "b " begins no text of "a", "ab" and "bb": one needs all tokens in its last step, one is soon at its end
+    log_probs=[
+        log_softmax(np.array([[0.0, 0.0, 8.0, 0.0], [0.0, 8.0, 0.0, 0.0]])),
+        log_softmax(np.array([[0.0, 0.0, 0.0, 8.0], [0.0, 8.0, 0.0, 0.0]])),
+        log_softmax(np.array([[-math.inf] * 3 + [0.0], [-math.inf, 0.0, -math.inf, -math.inf], [0.0, 0.0, 1.0, 2.0]])),
+    ],
+    lm=None,
+    settings={"nbest": 3},
+    extra="lexicon",
+)
+@given(
+    log_probs=st.lists(log_prob_arrays(longest=12), max_size=6),
+    lm=language_models(words=("a", "ab", "b", "▁")) | st.none(),
+    settings=SETTINGS,
+    extra=st.sampled_from(list(EXTRAS)),
+)
+def test_utterances_that_are_searched_together_are_as_each_alone(log_probs, lm, settings, extra):
+    each = decoder("numpy", lm=lm, **settings, **EXTRAS[extra])
+    together = each.decode_all(log_probs, threads=1)
+    for found, log_probs_sv in zip(together, log_probs, strict=True):
+        assert_equal(found, each.decode(log_probs_sv))
+        assert_equal(found, each._decode_stream(log_probs_sv))
+
+
 @given(log_probs_sv=log_prob_arrays(longest=12))
 def test_spans_that_are_made_late_are_like_those_made_at_once(log_probs_sv):
     import copy

@@ -24,8 +24,8 @@ from asr.decode.types import Hypothesis, LogProbs, Span, SpanColumns, check_log_
 from asr.errors import ConfigError, nearest
 from asr.tokenizer import Tokenizer
 
-#: utterances that a thread decodes at a time
-_BLOCK = 8
+#: utterances that a thread decodes at a time; numpy's are searched in lockstep
+_BLOCK = {"numba": 8, "numpy": 32}
 Backend = Literal["auto", "numpy", "numba"]
 BACKENDS = ("auto", "numpy", "numba")
 
@@ -71,7 +71,6 @@ class BeamDecoder:
         #: whether tokens can write one text in two ways: only those of several letters can
         self.ambiguous = any(len(piece) != 1 for piece in self.pieces[1:])
         self.tables = build_tables(tokenizer, self.config, lm)
-        self._lm = lm
         self._set_searches()
 
     def _set_searches(self) -> None:
@@ -86,8 +85,7 @@ class BeamDecoder:
             if not (self.ambiguous or self.config.confidence):
                 self._whole = searches.decode_whole
         else:
-            advance = self._lm.advance if self._lm is not None else None
-            self._new_search = partial(NumpySearch, self.tables, self.config, advance)
+            self._new_search = partial(NumpySearch, self.tables, self.config)
 
     def with_config(self, config: BeamConfig) -> BeamDecoder:
         """A decoder with other weights, widths or prunings over the same tables: made at once, however many words.
@@ -118,7 +116,8 @@ class BeamDecoder:
         Raises:
             ValueError: as ``decode``, for the first utterance that is at fault.
         """
-        blocks = [list(log_probs[start : start + _BLOCK]) for start in range(0, len(log_probs), _BLOCK)]
+        size = _BLOCK[self.backend]
+        blocks = [list(log_probs[start : start + size]) for start in range(0, len(log_probs), size)]
         workers = min(threads or cores(), len(blocks))
         if workers <= 1:
             return [nbest for block in blocks for nbest in self._decode_block(block)]
@@ -127,6 +126,8 @@ class BeamDecoder:
 
     def _decode_block(self, log_probs: Sequence[LogProbs]) -> list[list[Hypothesis]]:
         block = [_plain(one_sv) for one_sv in log_probs]
+        if self.backend == "numpy":
+            return self._decode_lockstep(block)
         alike = all(one_sv.ndim == 2 and one_sv.shape[1] == len(self.pieces) for one_sv in block)
         if not (block and alike and self._whole):
             return [self._decode_stream(one_sv) for one_sv in block]
@@ -135,6 +136,14 @@ class BeamDecoder:
             self._decode_stream(one_sv) if found is None else self._hypotheses(found)
             for one_sv, found in zip(block, self._whole(block, most), strict=True)
         ]
+
+    def _decode_lockstep(self, block: Sequence[LogProbs]) -> list[list[Hypothesis]]:
+        for one_sv in block:
+            _check(one_sv, len(self.pieces))
+        search = NumpySearch(self.tables, self.config, len(block))
+        search.feed_all(block)
+        found = search.finals_of_all(self.finals_asked)
+        return [self._finish(search, finals, one_sv) for finals, one_sv in zip(found, block, strict=True)]
 
     def _decode_stream(self, log_probs_sv: LogProbs) -> list[Hypothesis]:
         stream = self.start()
@@ -149,6 +158,41 @@ class BeamDecoder:
             Hypothesis.of_columns(self.text(spans.token_u.tolist()), acoustic, fusion, spans)
             for acoustic, fusion, spans in found
         ] or [Hypothesis("", -math.inf, ())]
+
+    @property
+    def finals_asked(self) -> int | None:
+        """How many of the best texts in the beam an answer needs; None: all."""
+        return None if self.ambiguous or self.config.confidence else self.config.nbest
+
+    def _finish(self, search: Search, finals: list[Final], log_probs_sv: LogProbs) -> list[Hypothesis]:
+        """The hypotheses that an utterance's search has ended in."""
+        if self.ambiguous:
+            finals = self._merge_equal_texts(search, finals)
+        if not finals:
+            return [Hypothesis("", -math.inf, ())]
+        hypotheses = []
+        for node, acoustic, fusion, whole in finals[: self.config.nbest]:
+            tokens = search.tokens_of(node)
+            aligned = tokens if whole == node else search.tokens_of(whole)
+            spans = search.spans_of(log_probs_sv, aligned)[: len(tokens)]
+            hypotheses.append(Hypothesis(self.text(tokens), acoustic, spans, fusion))
+        if self.config.confidence:
+            texts = [self.text(search.tokens_of(final[0])) for final in finals]
+            scores = [final[1] + final[2] for final in finals]
+            return [replace(h, word_shares=word_shares(h.text, texts, scores)) for h in hypotheses]
+        return hypotheses
+
+    def _merge_equal_texts(self, search: Search, finals: list[Final]) -> list[Final]:
+        """One entry a text: its most probable tokens, and the probability of all (token fusion: of these tokens)."""
+        merged: dict[str, Final] = {}
+        for final in finals:
+            text = self.text(search.tokens_of(final[0]))
+            if text not in merged:
+                merged[text] = final
+            elif self.tables.fusion != TOKEN_FUSION:
+                node, acoustic, fusion, whole = merged[text]
+                merged[text] = node, float(np.logaddexp(acoustic, final[1])), fusion, whole
+        return sorted(merged.values(), key=lambda final: -(final[1] + final[2]))
 
     def text(self, tokens: Sequence[int]) -> str:
         """What tokens write: words with single spaces between."""
@@ -186,42 +230,14 @@ class BeamStream:
         When nothing that is allowed has a positive probability: the empty text with log-probability -inf.
         """
         decoder = self._decoder
-        every = decoder.ambiguous or decoder.config.confidence
-        finals = self._search.finals(None if every else decoder.config.nbest)
-        if decoder.ambiguous:
-            finals = self._merge_equal_texts(finals)
-        if not finals:
-            return [Hypothesis("", -math.inf, ())]
         log_probs_sv = self._chunks[0] if len(self._chunks) == 1 else np.concatenate(
             [np.zeros((0, len(decoder.pieces)), np.float32), *self._chunks]
         )  # fmt: skip
-        hypotheses = []
-        for node, acoustic, fusion, whole in finals[: decoder.config.nbest]:
-            tokens = self._search.tokens_of(node)
-            aligned = tokens if whole == node else self._search.tokens_of(whole)
-            spans = self._search.spans_of(log_probs_sv, aligned)[: len(tokens)]
-            hypotheses.append(Hypothesis(self._decoder.text(tokens), acoustic, spans, fusion))
-        if decoder.config.confidence:
-            texts = [self._decoder.text(self._search.tokens_of(final[0])) for final in finals]
-            scores = [final[1] + final[2] for final in finals]
-            return [replace(h, word_shares=word_shares(h.text, texts, scores)) for h in hypotheses]
-        return hypotheses
+        return decoder._finish(self._search, self._search.finals(decoder.finals_asked), log_probs_sv)
 
     def close(self) -> None:
         """Ends the utterance and gives its memory to the next one; optional, and nothing can be done after it."""
         self._search.close()
-
-    def _merge_equal_texts(self, finals: list[Final]) -> list[Final]:
-        """One entry a text: its most probable tokens, and the probability of all (token fusion: of these tokens)."""
-        merged: dict[str, Final] = {}
-        for final in finals:
-            text = self._decoder.text(self._search.tokens_of(final[0]))
-            if text not in merged:
-                merged[text] = final
-            elif self._decoder.tables.fusion != TOKEN_FUSION:
-                node, acoustic, fusion, whole = merged[text]
-                merged[text] = node, float(np.logaddexp(acoustic, final[1])), fusion, whole
-        return sorted(merged.values(), key=lambda final: -(final[1] + final[2]))
 
 
 def _plain(log_probs_sv: LogProbs) -> LogProbs:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import add
 
 import numpy as np
 import numpy.typing as npt
@@ -37,20 +38,27 @@ def spans_of(
         path_s = _best_path(log_probs_sv.astype(np.float64), labels_k, delimiter)
     if path_s is None:
         raise ValueError("no path of positive probability writes the text")
+    step_s = np.arange(len(path_s))
+    first_k, last_k, peak_k = np.zeros_like(labels_k), np.zeros_like(labels_k), np.full(len(labels_k), -np.inf)
+    first_k[path_s[::-1]] = step_s[::-1]  # what is assigned last stays
+    last_k[path_s] = step_s
+    np.maximum.at(peak_k, path_s, log_probs_sv[step_s, labels_k[path_s]])
     lead = 1 if delimiter >= 0 else 0
-    spans = []
-    for place, token in enumerate(tokens_u):
-        steps = np.flatnonzero(path_s == 2 * (place + lead) + 1)
-        peak = float(log_probs_sv[steps, token].max())
-        spans.append(Span(int(token), int(steps[0]), int(steps[-1]) + 1, peak))
-    return tuple(spans)
+    own = slice(2 * lead + 1, 2 * (lead + len(tokens_u)), 2)
+    columns = (each_k[own].tolist() for each_k in (labels_k, first_k, last_k + 1, peak_k))
+    return tuple(map(Span._make, zip(*columns, strict=True)))
 
 
 def possible(log_probs_sv: LogProbs, floor: float) -> npt.NDArray[np.float64]:
-    """The log-probabilities with -inf at tokens below the floor, each step's best excepted."""
-    allowed_sv = log_probs_sv >= floor
+    """The log-probabilities with -inf at tokens that are not allowed."""
+    return np.where(allowed(log_probs_sv, floor), log_probs_sv, -np.inf).astype(np.float64)
+
+
+def allowed(log_probs_sv: LogProbs, floor: float) -> npt.NDArray[np.bool_]:
+    """Which tokens are not below the floor, each step's best excepted."""
+    allowed_sv: npt.NDArray[np.bool_] = log_probs_sv >= floor
     allowed_sv[np.arange(len(log_probs_sv)), log_probs_sv.argmax(axis=1)] = True
-    return np.where(allowed_sv, log_probs_sv, -np.inf).astype(np.float64)
+    return allowed_sv
 
 
 def states_of(tokens_u: Sequence[int], delimiter: int) -> npt.NDArray[np.int32]:
@@ -68,31 +76,32 @@ def _best_path(
 ) -> npt.NDArray[np.int64] | None:
     """The state at each step of the most probable path; None when there is none."""
     steps, states = len(log_probs_sv), len(labels_k)
-    path_s = np.zeros(steps, np.int64)
     if not steps:
-        return path_s
+        return np.zeros(0, np.int64)
     ends = min(2 if delimiter < 0 else 4, states)
-    is_delimiter_k = (labels_k == delimiter) & (np.arange(states) % 2 == 1)
-    skips_k = np.zeros(states, np.bool_)  # a token may follow another one without a blank between
-    skips_k[3::2] = labels_k[3::2] != labels_k[1:-2:2]
-    only_blank_s = (log_probs_sv[:, BLANK_ID + 1 :] == -np.inf).all(axis=1).tolist()
-    moves_sk = np.zeros((steps, states), np.int8)
-    best_k = np.full(states, -np.inf)
-    best_k[:ends] = log_probs_sv[0, labels_k[:ends]]
-    for step in range(1, steps):
-        if only_blank_s[step] and only_blank_s[step - 1]:
-            continue  # all stay, and all change by the same
-        from_k = np.full((4, states), -np.inf)
-        from_k[0] = best_k
-        from_k[1, 1:] = best_k[:-1]
-        from_k[2, 2:] = np.where(skips_k[2:], best_k[:-2], -np.inf)
-        from_k[3, :-1] = np.where(is_delimiter_k[:-1], best_k[1:], -np.inf)  # the delimiter once more, after a blank
-        moves_sk[step] = from_k.argmax(axis=0)
-        best_k = from_k.max(axis=0) + log_probs_sv[step, labels_k]
-    last = states - ends + int(best_k[-ends:].argmax())
-    if best_k[last] == -np.inf:
+    # what it costs to come to a state from 2 before it, 1 before it, itself, 1 after it
+    cost_4k = np.full((4, states), -np.inf)
+    cost_4k[0, 3::2][labels_k[3::2] != labels_k[1:-2:2]] = 0.0  # a token may follow another without a blank between
+    cost_4k[1:3] = 0.0
+    cost_4k[3, 1::2][labels_k[1::2] == delimiter] = 0.0  # the delimiter once more, after a blank
+    only_blank_s = (log_probs_sv[:, BLANK_ID + 1 :] == -np.inf).all(axis=1)
+    # where only the blank is possible again, all stay and all change by the same
+    step_s = np.flatnonzero(~only_blank_s | ~np.append(False, only_blank_s[:-1]) | (np.arange(steps) == 0))
+    best_sk = np.full((len(step_s), states + 3), -np.inf)  # two more states before the first, one after the last
+    best_sk[:, 2:-1] = log_probs_sv[step_s[:, None], labels_k]
+    best_sk[0, 2 + ends :] = -np.inf
+    from_s4k = np.lib.stride_tricks.sliding_window_view(best_sk, 4, axis=1).swapaxes(1, 2)
+    came_4k, most_k = np.empty((4, states)), np.empty(states)
+    for before_4k, best_k in zip(from_s4k[:-1], best_sk[1:, 2:-1], strict=True):
+        np.add(before_4k, cost_4k, out=came_4k)
+        best_k += np.maximum.reduce(came_4k, axis=0, out=most_k)
+    last = states - ends + int(best_sk[-1, 2 + states - ends : 2 + states].argmax())
+    if best_sk[-1, 2 + last] == -np.inf:
         return None
-    for step in range(steps - 1, -1, -1):
-        path_s[step] = last
-        last += (0, -1, -2, 1)[moves_sk[step, last]]
-    return path_s
+    path, costs = [last], cost_4k.T.tolist()
+    for before in best_sk[-2::-1]:
+        skip, after, stay, back = map(add, before[last : last + 4].tolist(), costs[last])
+        came = stay, after, skip, back
+        last += (0, -1, -2, 1)[came.index(max(came))]
+        path.append(last)
+    return np.repeat(path[::-1], np.diff(step_s, append=steps))
