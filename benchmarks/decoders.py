@@ -55,7 +55,13 @@ def _ours(backend: Any) -> Callable[[Bench, Settings, bool], Decode]:
     def make(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
         config = BeamConfig.model_validate(settings)
         decoder = BeamDecoder(CharTokenizer(bench.symbols), config, bench.lm if with_lm else None, backend)
-        return lambda log_probs_sv: decoder.decode(log_probs_sv)[0].text
+
+        def decode(log_probs_sv: LogProbs) -> str:
+            return decoder.decode(log_probs_sv)[0].text
+
+        if backend == "numpy":  # it searches a block of utterances in lockstep; the compiled one gains nothing by that
+            decode.many = lambda block: [nbest[0].text for nbest in decoder.decode_all(block, threads=1)]  # type: ignore[attr-defined]
+        return decode
 
     return make
 

@@ -61,7 +61,8 @@ def find_spans(own_sv: LogProbs, labels_k: Ints, delimiter: int, floor: float) -
     back, state, moves = _new_back(steps, 8 * steps), -1, 0
     for attempt in range(2):  # with all tokens where pruning leaves no path
         if state < 0:
-            blank_s &= attempt == 0
+            for step in range(steps if attempt > 0 else 0):
+                blank_s[step] = False
             state, moves = _best_end(log_probs_sv, labels_k, floor, blank_s, cells, back)
             while moves > 0:
                 back = _new_back(steps, moves)
@@ -142,7 +143,11 @@ def _best_end(
     )  # fmt: skip
     blank_moves_m, token_moves_m = back.blank_moves_m, back.token_moves_m
     steps, states, tokens = len(log_probs_sv), len(labels_k), len(labels_k) // 2
-    ends = min(2 if np.isinf(back_j).all() else 4, states)
+    ends = 2
+    for j in range(tokens):
+        if back_j[j] == 0.0:  # a delimiter: those at both ends may be left out
+            ends = 4
+    ends = min(ends, states)
     cells.blank_2j[:] = -math.inf
     cells.token_2j[:] = -math.inf
     blank_j, token_j = cells.blank_2j[0], cells.token_2j[0]

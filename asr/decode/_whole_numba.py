@@ -62,7 +62,7 @@ def decode_whole(
             found.end_h[n * limit : (n + 1) * limit] = filled
             continue
         begin(tables, work)
-        if search_steps(tables, limits, work, 0, rows_sv) < len(rows_sv):
+        if search_steps(tables, limits, work, np.int64(0), rows_sv) < len(rows_sv):
             return n
         node_b, acoustic_b, fusion_b, whole_b = end_all(tables, work)
         count = min(limit, len(node_b))
