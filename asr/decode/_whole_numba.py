@@ -7,7 +7,7 @@ Axes: s steps of all utterances one after the other, n utterances, h hypotheses,
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,7 +62,8 @@ def decode_whole(
             found.end_h[n * limit : (n + 1) * limit] = filled
             continue
         begin(tables, work)
-        if search_steps(tables, limits, work, np.int64(0), rows_sv) < len(rows_sv):
+        start: Any = np.int64(0)  # a plain 0 would be a type of its own, and everything compiled once more
+        if search_steps(tables, limits, work, start, rows_sv) < len(rows_sv):
             return n
         node_b, acoustic_b, fusion_b, whole_b = end_all(tables, work)
         count = min(limit, len(node_b))
