@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +62,10 @@ def test_a_network_or_an_input_that_differs_is_refused_by_name(source, setting, 
 
 
 def test_what_only_training_draws_may_differ(source):
-    start_from(new_model("".join(sorted(ALPHABET)), "model.dropout=0.4", "features.dither=0.001"), source)
+    model = new_model("".join(sorted(ALPHABET)), "model.dropout=0.4", "features.dither=0.001")
+    start_from(model, source)
+    assert torch.equal(model.network.output.weight, load_model(source).network.output.weight)
+    assert model.network.cfg.dropout == 0.4
 
 
 def test_training_starts_there_and_a_run_killed_before_its_first_checkpoint_starts_there_again(source, tmp_path):
@@ -80,8 +84,6 @@ def test_training_starts_there_and_a_run_killed_before_its_first_checkpoint_star
     assert all(torch.allclose(new[name], old[name], atol=1e-9) for name in trained)
     expected = (tmp_path / "run" / "best" / "model.safetensors").read_bytes()
     for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
-        import shutil
-
         shutil.rmtree(checkpoint)
     resume(tmp_path / "run")
     assert (tmp_path / "run" / "best" / "model.safetensors").read_bytes() == expected
