@@ -322,6 +322,7 @@ def test_an_extraction_that_was_interrupted_needs_room_for_its_rest_only(tmp_pat
     free = archive.stat().st_size // 5
     monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
     unpack(archive, tmp_path / "out", "corpus")
+    assert is_unpacked(tmp_path / "out" / "corpus")
 
 
 def test_an_archive_that_will_not_fit_is_refused_before_it_is_extracted(tmp_path, monkeypatch):

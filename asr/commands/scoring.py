@@ -30,6 +30,7 @@ from asr.errors import ConfigError
 
 if TYPE_CHECKING:
     from asr.evaluate import Evaluation
+    from asr.manifest import Manifest
     from asr.wer import Score
 
 By = Annotated[
@@ -122,18 +123,8 @@ def evaluate(
     with naming_failures(result.failed):
         _write_texts(result, hypotheses, references)
         if report is not None:
-            from asr.scoring.examples import examples
-            from asr.scoring.report import write_report
-            from asr.scoring.tables import worst as find_worst
-
             count = WORST if worst is None else worst
-            ids = [one.id for one in find_worst(result.score, count)]
-            conditions_of = {"model": str(model), "manifest": str(manifest), **result.conditions()}
-            with file_bar(len(ids)) as step:
-                drawn = _counting(examples(recognizer.model, rows, ids), step)
-                title = f"{model} on {manifest}"
-                write_report(report, result.score, title, conditions_of, by or [], count, drawn, result.failed)
-            say(f"report: {shown(report)}")
+            _write_page(report, result, recognizer.model, rows, (str(model), str(manifest)), by or [], count)
 
 
 def score(
@@ -217,6 +208,22 @@ def _print_score(result: Score, by: Sequence[str], conditions: str) -> None:
     for table in tables(result, by) if by else []:
         if table.field in by:
             print_result("\n" + format_table(table))
+
+
+def _write_page(
+    path: Path, result: Evaluation, model: Any, rows: Manifest, names: tuple[str, str], by: Sequence[str], count: int
+) -> None:
+    """The page of ``--report``; the worst utterances are computed again, one at a time."""
+    from asr.scoring.examples import examples
+    from asr.scoring.report import write_report
+    from asr.scoring.tables import worst
+
+    ids = [one.id for one in worst(result.score, count)]
+    conditions = {"model": names[0], "manifest": names[1], **result.conditions()}
+    with file_bar(len(ids)) as step:
+        drawn = _counting(examples(model, rows, ids), step)
+        write_report(path, result.score, " on ".join(names), conditions, by, count, drawn, result.failed)
+    say(f"report: {shown(path)}")
 
 
 def _write_texts(result: Evaluation, hypotheses: Path | None, references: Path | None) -> None:
