@@ -202,7 +202,8 @@ def _estimate(
     del adjusted_n, discount_n, total_n
     with np.errstate(divide="ignore"):  # what was pruned has none
         np.minimum(np.log(probs_n, out=probs_n), 0.0, out=probs_n)
-    np.log(gamma_n, out=gamma_n)
+    # Computed discounts can be 0: nothing is given up, and ARPA has no -inf; 10^-99 is its usual word for never.
+    np.log(np.maximum(gamma_n, 1e-99, out=gamma_n), out=gamma_n)
     return _assemble(words, kept_words, trie, pruned_n, order, probs_n, gamma_n, float(np.log(unk_prob)))
 
 

@@ -107,7 +107,7 @@ def kneser_ney(
     return {
         g: (
             0.0 if g == ("<s>",) else min(0.0, math.log10(prob(g))),
-            math.log10(given_up(g)) if followers[g] else 0.0,
+            math.log10(max(given_up(g), 1e-99)) if followers[g] else 0.0,
         )
         for g in kept
     }
