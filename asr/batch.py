@@ -195,7 +195,7 @@ class TrainingData:
         self.kept: list[int] = []
         #: utterances whose labels fit at their own speed, but not at the fastest: never sped up
         self.unhurried: set[int] = set()
-        self._num_steps = network.front_end.num_steps
+        self._num_steps = network.num_steps
         self._needed = self.targets.min_steps()
         self._filter(self._step_counts())
         self._cache: dict[tuple[int, float], Features] = {}

@@ -60,10 +60,7 @@ class AcousticModel:
     @property
     def step_s(self) -> float:
         """Seconds of audio an output step."""
-        stride = 1
-        for layer in self.network.cfg.conv:
-            stride *= layer.stride_tf[0]
-        return stride * self.extractor.hop / self.audio.sample_rate_hz
+        return self.network.stride * self.extractor.hop / self.audio.sample_rate_hz
 
     @property
     def num_parameters(self) -> int:

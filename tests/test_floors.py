@@ -29,6 +29,7 @@ FLOORS = {
     "scoring": 0,
     "config": 0,
     # 1: no torch; numpy, soundfile, numba
+    "transcript": 1,
     "audio": 1,
     "prepare": 1,
     "corpora": 1,

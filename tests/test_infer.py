@@ -41,7 +41,7 @@ def test_every_utterance_gets_its_own_log_probs_in_order(model):
         "several batches, and one of one"
     )
     for one_tf, one_sv in zip(features, all_sv, strict=True):
-        assert one_sv.shape == (model.network.num_steps(len(one_tf)), 4)
+        assert one_sv.shape == (int(model.network.num_steps(torch.tensor([len(one_tf)]))[0]), 4)
         assert one_sv.dtype == np.float32
         # float32, products over other batch shapes: observed below 1e-6
         np.testing.assert_allclose(one_sv, log_probs(model, [one_tf])[0], atol=1e-5)

@@ -7,6 +7,8 @@ Source: Amodei et al. 2015, "Deep Speech 2: End-to-End Speech Recognition in Eng
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -37,9 +39,14 @@ class DeepSpeech2(nn.Module):
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def num_steps(self, num_frames: int) -> int:
-        """Output steps of an utterance, by the formula that ``forward`` itself uses."""
-        return int(self.front_end.num_steps(torch.tensor([num_frames]))[0])
+    @property
+    def stride(self) -> int:
+        """Frames a step."""
+        return math.prod(layer.stride_tf[0] for layer in self.cfg.conv)
+
+    def num_steps(self, num_frames_b: Tensor) -> Tensor:
+        """Output steps of utterances, by the formula that ``forward`` itself uses. Shapes: (b,) -> (b,)."""
+        return self.front_end.num_steps(num_frames_b)
 
     def forward(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities and the number of valid steps; beyond them the values mean nothing.

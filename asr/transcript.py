@@ -1,0 +1,89 @@
+"""What transcription and alignment return: texts with their times, for a clip or a meeting. Plain values, no torch.
+
+Times are seconds from the start of the recording (of the whole file, also when only a part of it was asked for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from asr.decode.types import TimedWord
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of words without a long pause inside: what becomes one segment of a Whisper-style JSON document.
+
+    ``log_prob`` is the decoder's score of the segment where it is known (natural log). ``characters`` are given by
+    alignment only: every character of the text but the spaces.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    words: tuple[TimedWord, ...]
+    log_prob: float | None = None
+    characters: tuple[TimedWord, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seam:
+    """Where a long recording was cut for the network.
+
+    ``pause``: inside a pause of ``length_s`` seconds. ``overlap``: no pause in reach, so the two parts share
+    ``length_s`` seconds of audio and their log-probabilities were joined inside it.
+    """
+
+    at_s: float
+    kind: Literal["pause", "overlap"]
+    length_s: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording, and when.
+
+    ``log_prob`` is the decoder's score, a natural log: greedy, the best path's; beam search, that of all paths in the
+    beam and of the language model; of a long recording the sum over its parts. ``others``: the next best texts, only
+    where the recording was decoded as one. ``notes``: what was done to the audio, in words (resampled, mixed down).
+    """
+
+    path: str
+    text: str
+    duration_s: float
+    log_prob: float
+    segments: tuple[Segment, ...] = ()
+    seams: tuple[Seam, ...] = ()
+    notes: tuple[str, ...] = ()
+    others: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def words(self) -> tuple[TimedWord, ...]:
+        """The words of all segments, in order."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+
+#: words further apart than this are in two segments
+SEGMENT_GAP_S = 0.8
+#: and no segment is longer, where it has more than one word
+SEGMENT_S = 30.0
+
+
+def segments_of(
+    words: Iterable[TimedWord], gap_s: float = SEGMENT_GAP_S, longest_s: float = SEGMENT_S
+) -> list[Segment]:
+    """Words as segments: a new one after each pause longer than ``gap_s``, and before one would be too long.
+
+    >>> words = [TimedWord("ONE", 0.1, 0.3), TimedWord("TWO", 0.4, 0.6), TimedWord("SIX", 2.0, 2.4)]
+    >>> [segment.text for segment in segments_of(words)]
+    ['ONE TWO', 'SIX']
+    """
+    groups: list[list[TimedWord]] = []
+    for word in words:
+        last = groups[-1] if groups else []
+        if not last or word.start_s - last[-1].end_s > gap_s or word.end_s - last[0].start_s > longest_s:
+            groups.append([])
+        groups[-1].append(word)
+    return [Segment(g[0].start_s, g[-1].end_s, " ".join(w.word for w in g), tuple(g)) for g in groups]
