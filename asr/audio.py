@@ -9,6 +9,8 @@ import io
 import logging
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from asr import shards
 from asr.errors import DataError, os_reason
 from asr.files import write_bytes
 
@@ -56,7 +59,8 @@ def info(path: str | Path) -> AudioInfo:
     _check_present(path)
     soundfile = _soundfile()
     try:
-        header = soundfile.info(_name(path))
+        with opened(path) as source:
+            header = soundfile.info(source)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a name in .raw, which states no rate
         raise DataError(_unreadable(path, error), path) from error
     _check_whole(path)
@@ -82,7 +86,7 @@ def load(
     soundfile = _soundfile()
     rate = 0
     try:
-        with soundfile.SoundFile(_name(path)) as file:
+        with opened(path) as source, soundfile.SoundFile(source) as file:
             rate, channels, total = int(file.samplerate), int(file.channels), int(file.frames)
             start = round(offset_s * rate)
             wanted = max(0, total - start) if duration_s is None else round(duration_s * rate)
@@ -176,7 +180,21 @@ def save(path: str | Path, wave_n: Wave, sample_rate_hz: int) -> None:
         raise DataError(f"cannot write the audio: {os_reason(error)}", path) from error
 
 
+@contextmanager
+def opened(path: str | Path) -> Iterator[Any]:
+    """What soundfile takes for a path: the file's name, or the bytes of a member of a tar file (``asr.shards``)."""
+    if not shards.is_member(path):
+        yield _name(Path(path))
+        return
+    with shards.open_bytes(path) as file:
+        yield file
+
+
 def _check_present(path: Path) -> None:
+    if shards.is_member(path):
+        if not shards.num_bytes(path):
+            raise DataError("the file is empty (0 bytes)", path)
+        return
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -198,7 +216,7 @@ def _name(path: Path) -> bytes | str:
 
 def _unreadable(path: Path, error: Exception) -> str:
     try:
-        with path.open("rb"):
+        with shards.open_bytes(path):
             pass
     except OSError as reason:
         return f"cannot read the audio: {os_reason(reason)}"
@@ -215,15 +233,20 @@ def _check_whole(path: Path) -> None:
 
     libsndfile trusts the file's size over the header, so a download that was cut would pass as a shorter recording.
     """
-    with path.open("rb") as file:
-        head = file.read(1024)
-        if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-            start, promised = _wav_data(file)
-        elif head[:8] == b"NIST_1A\n":
-            start, promised = _sphere_data(head)
-        else:
-            return
-    held = max(0, path.stat().st_size - start)
+    with shards.open_bytes(path) as file:
+        check_whole(file, shards.num_bytes(path), path)
+
+
+def check_whole(file: BinaryIO, num_bytes: int, path: Path) -> None:
+    """The same of an open file that holds so many bytes; the path is for the error."""
+    head = file.read(1024)
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        start, promised = _wav_data(file)
+    elif head[:8] == b"NIST_1A\n":
+        start, promised = _sphere_data(head)
+    else:
+        return
+    held = max(0, num_bytes - start)
     # 64 bytes: some writers count the header into the data. 0x7FFF0000 and above: written to a pipe, size unknown.
     if held + 64 < promised < 0x7FFF0000:
         raise DataError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from asr.config import SpecAugmentConfig
+from asr.config import FeatureConfig, SpecAugmentConfig
 
 Features = npt.NDArray[np.float32]
 
@@ -31,3 +31,30 @@ def spec_augment(
         start = int(generator.integers(0, frames - width + 1))
         out[start : start + width] = 0.0
     return out
+
+
+def bin_centres_hz(cfg: FeatureConfig, sample_rate_hz: int, bins: int) -> npt.NDArray[np.float64]:
+    """The frequency that each bin stands for: linear (spectrogram) or on the mel scale (log_mel). Shapes: (f,)."""
+    high_hz = cfg.high_hz or sample_rate_hz / 2
+    if cfg.kind == "spectrogram":
+        return np.linspace(0, sample_rate_hz / 2, bins)
+    edges_mel = np.linspace(_mel(cfg.low_hz), _mel(high_hz), bins + 2)
+    return 700 * (10 ** (edges_mel[1:-1] / 2595) - 1)
+
+
+def warp_frequencies(features_tf: Features, factor: float, centres_f: npt.NDArray[np.float64]) -> Features:
+    """Features as by a vocal tract ``factor`` times as long: what was at a frequency f comes from f * factor.
+
+    Between bins it is interpolated; beyond the last bin the last one is taken. Shapes: (t, f) -> (t, f).
+
+    Source: Jaitly & Hinton 2013, "Vocal tract length perturbation (VTLP) improves speech recognition", on features.
+    """
+    at_f = np.interp(centres_f * factor, centres_f, np.arange(len(centres_f)))
+    low_f = np.minimum(at_f.astype(np.int64), len(centres_f) - 2)
+    share_f = (at_f - low_f).astype(np.float32)
+    out_tf: Features = features_tf[:, low_f] * (1 - share_f) + features_tf[:, low_f + 1] * share_f
+    return out_tf
+
+
+def _mel(hz: float) -> float:
+    return float(2595 * np.log10(1 + hz / 700))

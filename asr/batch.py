@@ -6,6 +6,7 @@ Axes: b batch, n samples, t frames, f bins, u targets.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from array import array
 from collections import defaultdict, deque
@@ -19,13 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from asr import audio
+from asr import audio, shards
 from asr.augment import spec_augment
 from asr.config import RunConfig
 from asr.errors import DataError
 from asr.features import FeatureExtractor
 from asr.manifest import Manifest, Utterance
-from asr.model import DeepSpeech2
+from asr.model import Network
+from asr.model.contract import AnyExtractor
 from asr.runtime import generator, stable_seed
 from asr.text import normalize
 from asr.tokenizer import Tokenizer
@@ -48,6 +50,28 @@ class Batch:
     ids: tuple[str, ...]
     #: seconds of audio, padding not counted
     duration_s: float
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Some of its utterances, padded to the longest of them; of the seconds their part."""
+        num_frames_b, num_targets_b = self.num_frames_b[start:stop], self.num_targets_b[start:stop]
+        return Batch(
+            self.features_btf[start:stop, : int(num_frames_b.max())], num_frames_b,
+            self.targets_bu[start:stop, : int(num_targets_b.max())], num_targets_b,
+            self.ids[start:stop], self.duration_s * int(num_frames_b.sum()) / max(1, int(self.num_frames_b.sum())),
+        )  # fmt: skip
+
+    @property
+    def area(self) -> int:
+        """Frames, padding included."""
+        return self.features_btf.shape[0] * self.features_btf.shape[1]
+
+
+def empty_batch(bins: int) -> Batch:
+    """For a process that has nothing to do while others have: one utterance of no frames, which has no name."""
+    return Batch(
+        torch.zeros(1, 1, bins), torch.zeros(1, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.int64),
+        torch.zeros(1, dtype=torch.int64), (), 0.0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,10 +174,10 @@ def load_wave(
         raise DataError(f"utt '{utterance.id}': {error}") from error
 
 
-def extract(extractor: FeatureExtractor, wave_n: audio.Wave, seed: int | None = None) -> Features:
+def extract(extractor: AnyExtractor, wave_n: audio.Wave, seed: int | None = None) -> Features:
     """Features of one utterance, computed alone: no neighbour in a batch can matter. Shapes: (n,) -> (t, f)."""
     dither = None if seed is None else torch.Generator().manual_seed(seed)
-    device = extractor.mean_f.device
+    device = extractor.device
     waves_bn, num_samples_b = torch.from_numpy(wave_n)[None].to(device), torch.tensor([len(wave_n)], device=device)
     features_btf, _ = extractor(waves_bn, num_samples_b, dither)
     features_tf: Features = features_btf[0].cpu().numpy()
@@ -180,9 +204,16 @@ class TrainingData:
         manifest: Manifest,
         tokenizer: Tokenizer,
         extractor: FeatureExtractor,
-        network: DeepSpeech2,
+        network: Network,
         cfg: RunConfig,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
+        #: which part of each batch is loaded here, of how many
+        self.share = share
+        #: decides the plans; what of ``batch.max_batch_s: auto`` was found
+        self.max_batch_s = math.inf if cfg.batch.max_batch_s == "auto" else cfg.batch.max_batch_s
+        #: utterances that do not fit into memory alone, found in training
+        self.too_large: set[str] = set()
         self.manifest, self.extractor, self.cfg = manifest, extractor, cfg
         #: sample rates of which it was said that they are resampled
         self.said_hz: set[int] = set()
@@ -246,12 +277,16 @@ class TrainingData:
             lines.append(f"{len(self.unhurried)} never sped up, as their labels would not fit: {some}")
         return lines
 
-    def plan(self, epoch: int) -> list[Planned]:
+    def plan(self, epoch: int, max_batch_s: float | None = None) -> list[Planned]:
         """The batches of an epoch (from 0), in order.
 
         Utterances of like duration go together (each duration moved by up to 5 %, so that batches differ between
         epochs); the order of batches is shuffled, but in a SortaGrad first epoch it rises.
+
+        Args:
+            max_batch_s: in place of the one of this object.
         """
+        max_batch_s = max_batch_s or self.max_batch_s
         seed, batch = self.cfg.train.seed, self.cfg.batch
         rows = np.array(self.kept)
         speeds = np.array([self._speed(i, epoch) for i in self.kept])
@@ -265,13 +300,27 @@ class TrainingData:
         for at in order:
             longest_s = max(longest_s, durations_s[at])
             size = len(batches[-1]) + 1
-            if batches[-1] and (size > batch.max_utterances or size * longest_s > batch.max_batch_s):
+            if batches[-1] and (size > batch.max_utterances or size * longest_s > max_batch_s):
                 batches.append([])
                 longest_s = durations_s[at]
             batches[-1].append(int(at))
         if not in_order:
             random.shuffle(batches)
         return [Planned(tuple((int(rows[at]), float(speeds[at])) for at in one), epoch) for one in batches]
+
+    def own(self, planned: Planned) -> Planned:
+        """The part of a batch that is loaded here: all parts have about as many seconds, the first perhaps more."""
+        part, parts = self.share
+        if parts == 1:
+            return planned
+        seconds = [self.manifest.utterances[index].duration_s / speed for index, speed in planned.items]
+        held_s, mine = [0.0] * parts, []
+        for at in sorted(range(len(seconds)), key=lambda at: (-seconds[at], at)):  # the longest first
+            least = min(range(parts), key=held_s.__getitem__)
+            held_s[least] += seconds[at]
+            if least == part:
+                mine.append(at)
+        return Planned(tuple(planned.items[at] for at in sorted(mine)), planned.epoch)
 
     def _speed(self, index: int, epoch: int) -> float:
         speeds = self.cfg.augment.speeds
@@ -288,7 +337,10 @@ class TrainingData:
         """
         seed, spec = self.cfg.train.seed, self.cfg.augment.spec
         features, items = [], []
+        self._read_ahead(planned)
         for index, speed in planned.items:
+            if self.manifest.utterances[index].id in self.too_large:
+                continue
             one_tf = self._features(index, speed, planned.epoch)
             if speed != 1.0 and not self._fits(index, len(one_tf)):
                 speed = 1.0
@@ -302,6 +354,8 @@ class TrainingData:
                 one_tf = spec_augment(one_tf, spec, self.cfg.features.hop_s, drawn)
             features.append(one_tf)
         utterances = self.manifest.utterances
+        if not items and (self.share[1] > 1 or self.too_large):
+            return empty_batch(self.extractor.num_bins)
         if not items:
             names = ", ".join(utterances[index].id for index, _ in planned.items)
             raise DataError(
@@ -326,6 +380,16 @@ class TrainingData:
         if all(d.id != id_ for d in self.late):
             self.late.append(Dropped(id_, f"its {self._needed[index]} label steps do not fit its audio after all"))
             log.warning("left out %s: %s", id_, self.late[-1].why)
+
+    def _read_ahead(self, planned: Planned) -> None:
+        missing = [index for index, speed in planned.items if (index, speed) not in self._cache]
+        shards.read_ahead(self.manifest.audio_path(self.manifest.utterances[index]) for index in missing)
+
+    def drop_large(self, id_: str, why: str) -> None:
+        """Leaves an utterance out from now on: alone it does not fit into memory."""
+        self.too_large.add(id_)
+        self.late.append(Dropped(id_, why))
+        log.warning("left out %s: %s", id_, why)
 
     def _features(self, index: int, speed: float, epoch: int) -> Features:
         cached = self._cache.get((index, speed))
@@ -363,7 +427,7 @@ class TrainingData:
         """The planned batches in order, loaded ahead by worker threads."""
         workers = self.cfg.batch.workers
         if workers == 0:
-            for planned in plan:
+            for planned in map(self.own, plan):
                 # As a worker does it: a matrix product over several threads rounds otherwise in the last bit.
                 threads = torch.get_num_threads()
                 torch.set_num_threads(1)
@@ -377,7 +441,7 @@ class TrainingData:
         pool = ThreadPoolExecutor(workers, "asr-data", initializer=torch.set_num_threads, initargs=(1,))
         ahead: deque[Future[Batch]] = deque()
         try:
-            for planned in plan:
+            for planned in map(self.own, plan):
                 ahead.append(pool.submit(self.load, planned))
                 if len(ahead) > 2 * workers:
                     yield ahead.popleft().result()

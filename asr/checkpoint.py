@@ -19,11 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from asr import bundles
 from asr.config import AudioConfig, FeatureConfig, ModelConfig, Stage, TextConfig, parse
 from asr.errors import CheckpointError, ConfigError, os_reason
 from asr.features import FeatureExtractor
 from asr.files import recover_folder, replace_folder, write_json
-from asr.model import DeepSpeech2
+from asr.foreign import kind_of_config, kind_of_file, kind_of_folder
+from asr.model import Network, build_network
+from asr.model.contract import AnyExtractor, AnyNetwork
 from asr.tokenizer import Tokenizer, read_tokenizer
 
 FORMAT_VERSION = 1
@@ -46,8 +49,8 @@ class ModelFolderConfig(Stage):
 class AcousticModel:
     """A network with everything that is needed to use it: feature extraction, tokenizer, configs."""
 
-    network: DeepSpeech2
-    extractor: FeatureExtractor
+    network: AnyNetwork
+    extractor: AnyExtractor
     tokenizer: Tokenizer
     audio: AudioConfig
     text: TextConfig
@@ -55,25 +58,38 @@ class AcousticModel:
 
     @property
     def device(self) -> torch.device:
-        return self.network.output.weight.device
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds of audio a frame."""
+        return self.extractor.hop / self.audio.sample_rate_hz
 
     @property
     def step_s(self) -> float:
         """Seconds of audio an output step."""
-        return self.network.stride * self.extractor.hop / self.audio.sample_rate_hz
+        return self.network.stride * self.frame_s
 
     @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.network.parameters())
 
 
+@dataclass(frozen=True)
+class TrainableModel(AcousticModel):
+    """A model of this package's own making: it can be trained, and saved as a model folder."""
+
+    network: Network
+    extractor: FeatureExtractor
+
+
 def build_model(
     audio: AudioConfig, text: TextConfig, features: FeatureConfig, model: ModelConfig, tokenizer: Tokenizer
-) -> AcousticModel:
+) -> TrainableModel:
     """A new model with random weights (torch's generator draws them)."""
     extractor = FeatureExtractor(features, audio.sample_rate_hz)
-    network = DeepSpeech2(model, extractor.num_bins, tokenizer.vocabulary_size)
-    return AcousticModel(network, extractor, tokenizer, audio, text, {})
+    network = build_network(model, extractor.num_bins, tokenizer.vocabulary_size)
+    return TrainableModel(network, extractor, tokenizer, audio, text, {})
 
 
 def model_tensors(model: AcousticModel) -> dict[str, Tensor]:
@@ -107,7 +123,9 @@ def set_model_tensors(model: AcousticModel, tensors: Mapping[str, Tensor], path:
         module.load_state_dict(given)
 
 
-def save_model(path: Path, model: AcousticModel, tensors: Mapping[str, Tensor], results: dict[str, Any] | None) -> None:
+def save_model(
+    path: Path, model: TrainableModel, tensors: Mapping[str, Tensor], results: dict[str, Any] | None
+) -> None:
     """Writes a model folder atomically.
 
     Raises:
@@ -130,35 +148,62 @@ def save_model(path: Path, model: AcousticModel, tensors: Mapping[str, Tensor], 
 
 
 def find_model(path: str | Path) -> Path:
-    """The model folder that a path means: itself, or the ``best`` of a run folder.
+    """The folder of a model: itself, the ``best`` of a run folder, or where a bundle's ``decoder.json`` is kept.
 
     Raises:
-        CheckpointError: neither.
+        CheckpointError: there is no model.
+        ConfigError: no bundle has that name.
     """
+    if bundles.is_bundle(path):
+        return bundles.settings_folder(path)
     path = Path(path)
     if not (path / "config.json").exists():
         # best.old: a run that was cut, or is at this moment, between the two renames of a replacement
         run = path.parent if path.name == "best" else path
         path = next((run / name for name in ("best", "best.old") if (run / name).is_dir()), path)
     if not path.exists():
-        raise CheckpointError("no such model folder or run folder", path)
+        hint = f"; did you mean {bundles.PREFIX}{path}?" if path.name.isupper() and str(path) in bundles.names() else ""
+        raise CheckpointError(f"no such model folder or run folder{hint}", path)
     if not path.is_dir():
-        raise CheckpointError("is a file; a model is a folder with " + ", ".join(_MODEL_FILES), path)
+        kind = kind_of_file(path)
+        what = f" (it seems to be {kind})" if kind else ""
+        raise CheckpointError(f"is a file{what}; a model is a folder with {', '.join(_MODEL_FILES)}", path)
     missing = [name for name in _MODEL_FILES if not (path / name).is_file()]
     if missing:
         hint = ""
         if (path / "checkpoints").is_dir():
             hint = "; it is a run folder without a best model yet: wait for its first validation"
+        elif kind := kind_of_folder(path):
+            hint = f"; it seems to be {kind}"
         raise CheckpointError(f"is not a model folder: {', '.join(missing)} missing{hint}", path)
     return path
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> AcousticModel:
-    """The model in a folder (or in a run folder's ``best``), in evaluation mode.
+    """The model in a folder (or in a run folder's ``best``), or a bundle, ``torchaudio:NAME``; in evaluation mode.
+
+    Raises:
+        CheckpointError: a file is missing, cut short or foreign; it is named. Or a bundle cannot be downloaded.
+        ConfigError: no bundle has that name.
+    """
+    if not bundles.is_bundle(path):
+        return load_trainable(path, device)
+    known = bundles.describe(path)
+    network = bundles.load_network(path).to(device)
+    return AcousticModel(network, known.extractor, known.tokenizer, known.audio, known.text, known.training)
+
+
+def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> TrainableModel:
+    """The model in a folder, or in a run folder's ``best``, in evaluation mode.
 
     Raises:
         CheckpointError: a file is missing, cut short or foreign; it is named.
+        ConfigError: it is a bundle, whose network is none of ours.
     """
+    if bundles.is_bundle(Path(path).name):
+        raise ConfigError(
+            f"{Path(path).name}: a bundle can be used, but neither trained nor saved; give a model or run folder"
+        )
     folder = find_model(path)
     config = read_model_config(folder)
     tokenizer = read_tokenizer(folder / "tokenizer.json")
@@ -181,6 +226,8 @@ def read_model_config(folder: Path) -> ModelFolderConfig:
     """
     path = folder / "config.json"
     data = read_json(path)
+    if kind := kind_of_config(path):
+        raise CheckpointError(f"seems to be of {kind}; asr reads the models that it trained, and torchaudio:NAME", path)
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(f"format_version is {version!r}, this version of asr reads {FORMAT_VERSION}", path)
@@ -216,7 +263,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
     except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"not a whole safetensors file ({error})", path) from error
+        kind = kind_of_file(path)
+        what = f"it seems to be {kind}" if kind and not kind.startswith("safetensors") else str(error)
+        raise CheckpointError(f"not a whole safetensors file ({what})", path) from error
 
 
 class writing:

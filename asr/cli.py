@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asr.commands import about, data, doctor, lm, scoring, speech, training, tuning
+from asr.commands import about, align, bench, data, doctor, lm, scoring, shards, speech, training, tuning
 from asr.console import give_up_stdout, print_result, say, shown
 from asr.errors import AsrError, os_reason
 
@@ -32,10 +32,12 @@ app = typer.Typer(
 for command in (
     data.recipes,
     data.prepare,
+    shards.shard,
     doctor.doctor,
     training.train,
     scoring.evaluate,
     speech.transcribe,
+    align.align,
     scoring.score,
     scoring.compare,
     tuning.tune,
@@ -43,6 +45,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(lm.app, name="lm")
+app.add_typer(bench.app, name="bench")
 
 
 def run() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -104,31 +104,97 @@ class ConvConfig(Stage):
         return value
 
 
+class TdnnConfig(Stage):
+    """A time-delay network's convolutions over time. Lists: one value a layer, the last for all layers after it."""
+
+    #: taps of each convolution; odd, so that padding is symmetric and the step formula is exact
+    kernels: tuple[int, ...] = (5, 3)
+    #: steps from one tap to the next
+    dilations: tuple[int, ...] = (1, 1, 2, 3)
+    #: of the first layer; the others have 1
+    stride: int = Field(1, ge=1, le=16)
+
+    @field_validator("kernels")
+    @classmethod
+    def _kernels(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or any(not 1 <= k <= 99 or k % 2 == 0 for k in value):
+            raise ValueError(f"needs odd numbers from 1 to 99, got {list(value)}")
+        return value
+
+    @field_validator("dilations")
+    @classmethod
+    def _dilations(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or any(not 1 <= d <= 99 for d in value):
+            raise ValueError(f"needs numbers from 1 to 99, got {list(value)}")
+        return value
+
+
+class MlpConfig(Stage):
+    """The window of a feed-forward network."""
+
+    #: frames (behind convolutions: their steps) on each side of the one that a step stands for
+    context: int = Field(10, ge=0, le=49)
+    #: from one window to the next
+    stride: int = Field(1, ge=1, le=16)
+
+
 class ModelConfig(Stage):
+    #: what follows the convolutions: recurrent layers, a time-delay network, or a feed-forward network over a window
+    encoder: Literal["recurrent", "tdnn", "mlp"] = "recurrent"
+    #: may be empty before tdnn and mlp
     conv: tuple[ConvConfig, ...] = Field((ConvConfig(), ConvConfig(kernel_tf=(11, 21), stride_tf=(1, 2))), max_length=3)
     #: the clipped ReLU is min(max(x, 0), clip): 20 in the paper
     relu_clip: float = Field(20.0, gt=0)
+    #: recurrent: of its layers; the other encoders have no cells
     cell: Literal["gru", "lstm", "tanh"] = "gru"
-    layers: int = Field(5, ge=1, le=7)
-    #: units a direction
+    layers: int = Field(5, ge=1, le=20)
+    #: units of a layer; recurrent: units a direction
     hidden: int = Field(800, ge=1)
+    #: recurrent: two directions or one
     bidirectional: bool = True
-    #: how the two directions meet: sum (the paper) or concat
+    #: recurrent: how the two directions meet: sum (the paper) or concat
     merge: Literal["sum", "concat"] = "sum"
-    #: steps of future context of the row convolution after one-direction layers; 0 for none
+    #: from the second layer on, a layer's input is added to its output
+    residual: bool = False
+    #: recurrent: steps of future context of the row convolution after one-direction layers; 0 for none
     lookahead_steps: int = Field(0, ge=0, le=200)
-    #: sequence-wise batch norm after each convolution and of each recurrent layer's input projection
+    tdnn: TdnnConfig = TdnnConfig()
+    mlp: MlpConfig = MlpConfig()
+    #: sequence-wise batch norm after each convolution and of each layer's input projection
     norm: bool = True
     #: dropped between layers (one mask value an element), not inside the recurrence
     dropout: float = Field(0.0, ge=0, lt=1)
 
+    @property
+    def time_strides(self) -> tuple[int, ...]:
+        """How many steps become one, at each layer that has a stride over time; their product is frames a step."""
+        convs = tuple(layer.stride_tf[0] for layer in self.conv)
+        return convs + {"recurrent": (), "tdnn": (self.tdnn.stride,), "mlp": (self.mlp.stride,)}[self.encoder]
+
     @model_validator(mode="after")
-    def _directions(self) -> ModelConfig:
+    def _fits_together(self) -> ModelConfig:
+        if self.lookahead_steps and self.encoder != "recurrent":
+            raise ValueError(f"lookahead_steps needs encoder: recurrent, not {self.encoder} (which sees both sides)")
         if self.bidirectional and self.lookahead_steps:
             raise ValueError("lookahead_steps needs bidirectional: false (a bidirectional layer sees the whole future)")
-        if not self.conv:
-            raise ValueError("conv needs 1 to 3 layers")
+        if not self.conv and self.encoder == "recurrent":
+            raise ValueError("conv needs 1 to 3 layers (none only with encoder: tdnn or mlp)")
+        for name, given, default in (("tdnn", self.tdnn, TdnnConfig()), ("mlp", self.mlp, MlpConfig())):
+            if name != self.encoder and given != default:
+                raise ValueError(
+                    f"{name} is set, but the encoder is {self.encoder}: set encoder: {name}, or leave it out"
+                )
+        for key in ("kernels", "dilations") if self.encoder == "tdnn" else ():
+            values = getattr(self.tdnn, key)
+            if len(values) > self.layers and values != getattr(TdnnConfig(), key):
+                raise ValueError(f"tdnn.{key} has {len(values)} values for {self.layers} layers")
         return self
+
+
+def _rising(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"needs the lower number first, got {list(value)}")
+    return value
 
 
 class SpecAugmentConfig(Stage):
@@ -144,10 +210,49 @@ class SpecAugmentConfig(Stage):
     time_width_fraction: float = Field(0.1, ge=0, le=1)
 
 
+class NoiseConfig(Stage):
+    #: of an utterance to get noise in an epoch
+    probability: float = Field(0.0, ge=0, le=1)
+    #: how far the noise lies below the speech: drawn between these
+    snr_db: tuple[float, float] = (5.0, 25.0)
+    #: a folder of noises of your own, one channel each; null: made up, from white to brown
+    folder: str | None = None
+
+    _snr_db_rises = field_validator("snr_db")(_rising)
+
+
+class ReverbConfig(Stage):
+    #: of an utterance to be heard in a room in an epoch
+    probability: float = Field(0.0, ge=0, le=1)
+    #: a folder of impulse responses of your own, one channel each; null: made up
+    folder: str | None = None
+    #: of made-up rooms: how long the sound takes to fall by 60 dB
+    rt60_s: tuple[float, float] = (0.1, 0.6)
+    #: of made-up rooms: how far all that is reflected lies below the direct sound
+    direct_db: tuple[float, float] = (0.0, 15.0)
+
+    _direct_db_rises = field_validator("direct_db")(_rising)
+
+    @field_validator("rt60_s")
+    @classmethod
+    def _rt60_s(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.01 <= value[0] <= value[1] <= 5:
+            raise ValueError(f"needs two rising numbers between 0.01 and 5, got {list(value)}")
+        return value
+
+
 class AugmentConfig(Stage):
     #: one factor is drawn per utterance and epoch; 1.1 is faster and higher (resampling, as Kaldi's speed perturbation)
     speeds: tuple[float, ...] = (1.0,)
+    #: frequencies are stretched by a factor drawn from 1 - warp to 1 + warp, as by another length of the vocal tract
+    warp: float = Field(0.0, ge=0, le=0.3)
+    #: louder or softer, drawn between these; with features normalised by utterance it changes next to nothing
+    gain_db: tuple[float, float] = (0.0, 0.0)
+    reverb: ReverbConfig = ReverbConfig()
+    noise: NoiseConfig = NoiseConfig()
     spec: SpecAugmentConfig = SpecAugmentConfig()
+
+    _gain_db_rises = field_validator("gain_db")(_rising)
 
     @field_validator("speeds")
     @classmethod
@@ -159,7 +264,8 @@ class AugmentConfig(Stage):
 
 class BatchConfig(Stage):
     #: padded audio in one batch: longest utterance x number of utterances
-    max_batch_s: float = Field(120.0, gt=0)
+    #: auto: the most that fits into memory, found when the run starts
+    max_batch_s: Literal["auto"] | Annotated[float, Field(gt=0)] = 120.0
     max_utterances: int = Field(16, ge=1)
     #: longer training utterances are left out, and counted; null keeps all
     max_utterance_s: float | None = Field(20.0, gt=0)
@@ -192,6 +298,8 @@ class TrainConfig(Stage):
     epochs: int = Field(30, ge=1)
     #: stop after this many optimiser steps (for trials); null: by epochs only
     max_steps: int | None = Field(None, ge=1)
+    #: batches whose gradients make one update
+    accumulate: int = Field(1, ge=1, le=1024)
     seed: int = Field(1, ge=0, lt=2**31)
     #: start from the weights of the model or run in this folder; null: random weights
     init: str | None = None

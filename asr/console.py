@@ -100,6 +100,33 @@ def audio_bar(audio_s: float) -> Iterator[Any]:
 
 
 @contextmanager
+def speed_bar(audio_s: float | None) -> Iterator[Callable[[float], None]]:
+    """A progress bar over seconds of audio with the real-time factor and the time left, on stderr on a terminal."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.fields[done]} of audio"), BarColumn(), TaskProgressColumn(),
+        TextColumn("{task.fields[rtf]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    began, done_s = time.perf_counter(), 0.0
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("audio", total=audio_s, done="0:00", rtf="")
+
+        def advance(seconds: float) -> None:
+            nonlocal done_s
+            done_s += seconds
+            rtf = (time.perf_counter() - began) / max(done_s, 1e-9)
+            minutes, rest = divmod(int(done_s), 60)
+            progress.update(task, advance=seconds, done=f"{minutes}:{rest:02}", rtf=f"RTF {rtf:.4f}")
+
+        yield advance
+
+
+@contextmanager
 def file_bar(count: int) -> Iterator[Callable[[], None]]:
     """A progress bar over files, on stderr when that is a terminal and there are several."""
     from rich.console import Console

@@ -6,8 +6,10 @@ Axes: b batch, s steps, v vocabulary, u targets.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,3 +40,17 @@ def ctc_loss(log_probs_bsv: Tensor, num_steps_b: Tensor, targets_bu: Tensor, num
         log_probs_bsv.float().transpose(0, 1), targets_bu, num_steps_b, num_targets_b,
         blank=BLANK_ID, reduction="none", zero_infinity=False,
     )  # fmt: skip
+
+
+def confidence_penalty(log_probs_bsv: Tensor, num_steps_b: Tensor) -> Tensor:
+    """How far each utterance's distributions are from uniform, KL(p || uniform) summed over its steps, in nats.
+
+    Label smoothing for CTC: added to the loss with a small weight, it keeps the network from being all too sure.
+    Between 0 and ln(v) a step. Shapes: (b, s, v), (b,) -> (b,).
+
+    Source: Kim et al. 2018, "Improved training for online end-to-end speech recognition systems", section 2.2.
+    """
+    log_probs_bsv = log_probs_bsv.float()
+    away_bs = (log_probs_bsv.exp() * log_probs_bsv).sum(2) + math.log(log_probs_bsv.shape[2])
+    inside_bs = torch.arange(away_bs.shape[1], device=away_bs.device)[None, :] < num_steps_b[:, None]
+    return away_bs.masked_fill(~inside_bs, 0.0).sum(1)

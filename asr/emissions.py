@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from asr import __version__
+from asr import __version__, shards
 from asr.checkpoint import AcousticModel, model_tensors
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, DataError, os_reason
@@ -121,15 +121,17 @@ def _key(model: AcousticModel, manifest: Manifest) -> str:
     digest = hashlib.sha256(__version__.encode())  # another version may compute other features
     parts = (model.audio, model.text, model.extractor.cfg, model.network.cfg)
     digest.update("\n".join(part.model_dump_json() for part in parts).encode())
+    # a twin of the network rounds otherwise, and more so in another precision
+    digest.update(f"{type(model.network).__name__} {getattr(model.network, 'precision', '')}".encode())
     for name, tensor in sorted(model_tensors(model).items()):
         digest.update(name.encode())
         digest.update(tensor.numpy().tobytes())
     for utterance in manifest:
         path = manifest.audio_path(utterance)
         try:
-            status = path.stat()
+            status = shards.container(path).stat()
             # a permission that was given later changes neither size nor time
-            stamp = (status.st_size, status.st_mtime_ns, os.access(path, os.R_OK))
+            stamp = (status.st_size, status.st_mtime_ns, os.access(shards.container(path), os.R_OK))
         except OSError:
             stamp = (-1, 0, False)
         digest.update(repr((utterance.id, str(path), utterance.offset_s, utterance.duration_s, stamp)).encode())

@@ -169,6 +169,7 @@ def markdown_row(model: AcousticModel, result: Evaluation) -> str:
     seconds = made.get("seconds")
     minutes = f"{seconds / 60:.1f} min" if isinstance(seconds, int | float) else "unknown"
     minutes += f", {made.get('hardware', 'unknown hardware')}"
+    training = made.get("source", minutes)  # a bundle was trained elsewhere
     commit_ = f"{str(made.get('commit') or 'unknown')[:10]}{' (changed)' if made.get('dirty') else ''}"
     how = "" if result.score.alignment == "levenshtein" else f" ({result.score.alignment})"
     cells = (
@@ -176,6 +177,6 @@ def markdown_row(model: AcousticModel, result: Evaluation) -> str:
         f"{wer.substitutions} / {wer.deletions} / {wer.insertions}{how}",
         wer.reference_length, percent(cer.rate), result.decoder, result.lm or "none",
         result.normalization, f"{result.rtf:.4f}", f"{model.num_parameters:,}", made.get("seed", "unknown"),
-        made.get("epoch", "unknown"), minutes, commit_,
+        made.get("epoch", "unknown"), training, commit_,
     )  # fmt: skip
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -8,11 +8,9 @@ utterance gives alone.
 from __future__ import annotations
 
 import math
-import warnings
 
 import torch
-import torchaudio.functional
-import torchaudio.transforms
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.config import FeatureConfig
@@ -59,6 +57,9 @@ class FeatureExtractor(nn.Module):
 
     mean_f: Tensor
     std_f: Tensor
+    window: Tensor
+    mel_fb: Tensor
+    dct: Tensor
 
     def __init__(self, cfg: FeatureConfig, sample_rate_hz: int) -> None:
         super().__init__()
@@ -81,18 +82,10 @@ class FeatureExtractor(nn.Module):
                 key="features.high_hz",
             )
         window_fn = torch.hann_window if cfg.window == "hann" else torch.hamming_window
-        self.spectrogram = torchaudio.transforms.Spectrogram(
-            n_fft=self.fft, win_length=window, hop_length=self.hop, power=2.0, window_fn=window_fn,
-            center=True, pad_mode="constant",
-        )  # fmt: skip
-        # It follows from the config: no checkpoint may say otherwise.
-        self.spectrogram.register_buffer("window", self.spectrogram.window, persistent=False)
+        # Not persistent, as the filters below: they follow from the config, and no checkpoint may say otherwise.
+        self.register_buffer("window", window_fn(window), persistent=False)
         if cfg.kind != "spectrogram":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torchaudio warns of empty filters, which are an error below
-                mel_fb = torchaudio.functional.melscale_fbanks(
-                    self.fft // 2 + 1, cfg.low_hz, high_hz, cfg.num_mels, sample_rate_hz
-                )
+            mel_fb = mel_filters(self.fft // 2 + 1, cfg.low_hz, high_hz, cfg.num_mels, sample_rate_hz)
             empty = int((mel_fb.sum(0) == 0).sum())
             if empty:
                 raise ConfigError(
@@ -106,8 +99,7 @@ class FeatureExtractor(nn.Module):
                 raise ConfigError(
                     f"features: num_ceps {cfg.num_ceps} is more than num_mels {cfg.num_mels}", key="features.num_ceps"
                 )
-            dct = torchaudio.functional.create_dct(cfg.num_ceps, cfg.num_mels, norm="ortho")
-            self.register_buffer("dct", dct, persistent=False)
+            self.register_buffer("dct", cosines(cfg.num_ceps, cfg.num_mels), persistent=False)
         bins = num_bins(cfg, sample_rate_hz)
         self.register_buffer("mean_f", torch.zeros(bins))
         self.register_buffer("std_f", torch.ones(bins))
@@ -115,6 +107,10 @@ class FeatureExtractor(nn.Module):
     @property
     def num_bins(self) -> int:
         return len(self.mean_f)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean_f.device
 
     def num_frames(self, num_samples_b: Tensor) -> Tensor:
         """Frames of each wave, by the one formula. Shapes: (b,) -> (b,)."""
@@ -142,15 +138,19 @@ class FeatureExtractor(nn.Module):
         num_frames_b = self.num_frames(num_samples_b)
         if not num_frames_b.any():  # torch has no spectrogram of nothing
             return waves_bn.new_zeros(len(waves_bn), 0, self.num_bins), num_frames_b
-        inside_bn = _mask(num_samples_b, waves_bn.shape[1])
-        waves_bn = waves_bn.masked_fill(inside_bn == 0, 0.0)  # not a product: padding may hold inf or nan
+        # A wave alone has no padding, and no need of masks of ones.
+        padded = len(waves_bn) > 1 or int(num_samples_b[0]) < waves_bn.shape[1]
+        inside_bn: Tensor | float = 1.0
+        if padded:
+            inside_bn = inside = _mask(num_samples_b, waves_bn.shape[1])
+            waves_bn = waves_bn.masked_fill(inside == 0, 0.0)  # not a product: padding may hold inf or nan
         if cfg.dither and generator is not None:
             noise = torch.randn(waves_bn.shape, generator=generator, dtype=waves_bn.dtype)
             waves_bn = waves_bn + cfg.dither * noise.to(waves_bn.device) * inside_bn
         if cfg.preemphasis:
             previous_bn = torch.cat([waves_bn[:, :1], waves_bn[:, :-1]], dim=1)
             waves_bn = (waves_bn - cfg.preemphasis * previous_bn) * inside_bn
-        power_btf = self.spectrogram(waves_bn).transpose(1, 2)
+        power_btf = self._power(waves_bn)
         if cfg.kind != "spectrogram":
             power_btf = power_btf @ self.mel_fb
         features_btf = power_btf.clamp(min=cfg.power_floor).log()
@@ -159,11 +159,24 @@ class FeatureExtractor(nn.Module):
         features_btf = features_btf[:, : int(num_frames_b.max())]
         if cfg.deltas or cfg.context_frames:
             features_btf = _with_neighbours(features_btf, num_frames_b, cfg.deltas, cfg.context_frames)
-        return features_btf * _mask(num_frames_b, features_btf.shape[1])[:, :, None], num_frames_b
+        if padded:
+            features_btf = features_btf * _mask(num_frames_b, features_btf.shape[1])[:, :, None]
+        return features_btf, num_frames_b
+
+    def _power(self, waves_bn: Tensor) -> Tensor:
+        """The power spectrogram. Shapes: (b, n) -> (b, t, f)."""
+        spectra_bft = torch.stft(
+            waves_bn, self.fft, self.hop, len(self.window), self.window, center=True, pad_mode="constant",
+            return_complex=True,
+        )  # fmt: skip
+        # Not by way of the absolute value, whose root would only be squared again.
+        squares_btf2 = torch.view_as_real(spectra_bft.transpose(1, 2)).square()
+        return squares_btf2[..., 0] + squares_btf2[..., 1]
 
     def normalize(self, features_btf: Tensor, num_frames_b: Tensor) -> Tensor:
         """Features with the configured mean and variance; padding stays zero."""
-        mask_bt1 = _mask(num_frames_b, features_btf.shape[1])[:, :, None]
+        padded = len(features_btf) > 1 or int(num_frames_b[0]) < features_btf.shape[1]
+        mask_bt1 = _mask(num_frames_b, features_btf.shape[1])[:, :, None] if padded else 1.0
         if self.cfg.normalization == "utterance":
             count_b11 = num_frames_b.clamp(min=1)[:, None, None]
             mean_b1f = (features_btf * mask_bt1).sum(1, keepdim=True) / count_b11
@@ -199,8 +212,40 @@ def _with_neighbours(features_btf: Tensor, num_frames_b: Tensor, deltas: int, co
     padded_btf = features_btf.gather(1, index_bt[:, :, None].expand(batch, len(at_t), features_btf.shape[2]))
     parts = [padded_btf]
     for _ in range(deltas):
-        parts.append(torchaudio.functional.compute_deltas(parts[-1].transpose(1, 2)).transpose(1, 2))
+        parts.append(_deltas(parts[-1]))
     full_btf = torch.cat(parts, dim=2)
     start = reach - context
     shifted = [full_btf[:, start + i : start + i + length] for i in range(2 * context + 1)]
     return torch.cat(shifted, dim=2)
+
+
+def _deltas(features_btf: Tensor) -> Tensor:
+    """The slope of each value over five frames (a line fitted to them); the end frames are repeated.
+
+    Source: Young et al., The HTK Book, section 5.9.
+    """
+    bins = features_btf.shape[2]
+    padded_bft = F.pad(features_btf.transpose(1, 2), (2, 2), mode="replicate")
+    weights = torch.arange(-2, 3, device=features_btf.device, dtype=features_btf.dtype).repeat(bins, 1, 1)
+    return (F.conv1d(padded_bft, weights, groups=bins) / 10).transpose(1, 2)
+
+
+def mel_filters(num_bins: int, low_hz: float, high_hz: float, num_mels: int, sample_rate_hz: int) -> Tensor:
+    """Triangles of equal width on HTK's mel scale, of height 1. Shapes: (bins of the FFT, mels).
+
+    Source: Young et al., The HTK Book, section 5.6. The same numbers as ``torchaudio.functional.melscale_fbanks``.
+    """
+    low_mel, high_mel = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in (low_hz, high_hz))
+    corners_hz = 700.0 * (10.0 ** (torch.linspace(low_mel, high_mel, num_mels + 2) / 2595.0) - 1.0)
+    widths_hz = corners_hz[1:] - corners_hz[:-1]
+    away_hz = corners_hz[None, :] - torch.linspace(0, sample_rate_hz // 2, num_bins)[:, None]
+    rising, falling = -1.0 * away_hz[:, :-2] / widths_hz[:-1], away_hz[:, 2:] / widths_hz[1:]
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
+def cosines(num_ceps: int, num_mels: int) -> Tensor:
+    """The orthonormal discrete cosine transform, type 2. Shapes: (mels, coefficients)."""
+    at_m, order_c1 = torch.arange(float(num_mels)), torch.arange(float(num_ceps))[:, None]
+    dct_cm = torch.cos(math.pi / num_mels * (at_m + 0.5) * order_c1)
+    dct_cm[0] *= 1.0 / math.sqrt(2.0)
+    return (dct_cm * math.sqrt(2.0 / num_mels)).T

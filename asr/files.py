@@ -63,6 +63,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def cache_folder() -> Path:
+    """Where programs of this person keep what can be made again: this package's part of it.
+
+    Raises:
+        RuntimeError: there is no home folder, and XDG_CACHE_HOME names no other.
+    """
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "asr"
+
+
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
     """A new empty folder to fill; when the block ends without an error it takes the place of ``path``.

@@ -80,6 +80,15 @@ def read(folder: Path) -> Header | None:
     return header
 
 
+def corpus(folder: Path) -> str:
+    """The title of the corpus in a data folder; empty where nothing says it."""
+    try:
+        header = read(folder)
+    except DataError:
+        return ""
+    return header.title if header is not None else ""
+
+
 def read_last(folder: Path) -> Header | None:
     """The header, or what ``set_aside`` kept of it before a preparation that did not come to its end.
 

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from asr.errors import AsrError, CheckpointError, ConfigError
+from asr.foreign import kind_of_file
 from asr.tokenizer import FILE as TOKENIZER_FILE
 from asr.tokenizer import Tokenizer, read_tokenizer
 
+NO_RESULTS = "none on record: measure it with asr evaluate"
+
 
 def describe(thing: str) -> tuple[str, dict[str, Any]]:
-    """(kind, facts) of a model folder, run folder, manifest, n-gram model, config file or ``recipe/config`` name.
+    """(kind, facts) of a model or run folder, ``torchaudio:NAME``, manifest, n-gram model or config.
 
     Raises:
         AsrError: it is none of these, or damaged; the line says which and why.
     """
     path, near = Path(thing), ""
+    if thing.startswith("torchaudio:"):
+        return "bundle", _bundle(thing)
     if path.is_dir():
+        from asr.lm import rnn_folder
+
+        if rnn_folder.is_rnn(path):
+            return "neural language model", rnn_folder.describe(path)
         return "model", _model(path)
     if path.name == TOKENIZER_FILE:
         return "tokenizer", {"path": str(path), "tokens": _tokens(read_tokenizer(path))}
@@ -33,41 +45,115 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
             near = "".join(str(error).rpartition("; did you mean")[1:]) if "; did you mean" in str(error) else ""
     if path.is_file() and _is_language_model(path):
         return "language model", _language_model(path)
-    what = "neither a model or run folder, a .jsonl manifest, a .yaml config, an n-gram model, nor recipe/config"
+    what = "neither a model or run folder, a .jsonl manifest, a .yaml config, an n-gram model, torchaudio:NAME"
+    what += ", nor recipe/config"
+    kind = kind_of_file(path) if path.is_file() else ""
+    near += f"; it seems to be {kind}" if kind else ""
     raise AsrError(f"{thing}: {what if path.exists() else f'no such file, and {what}'}{near}")
 
 
 def _model(path: Path) -> dict[str, Any]:
-    from asr.checkpoint import find_model, load_model, read_json
-    from asr.decode.choose import name_of
-    from asr.decode.tuned import read_tuned
+    from asr.checkpoint import find_model, load_trainable, read_json
     from asr.model import describe as describe_network
 
     folder = find_model(path)
-    model = load_model(folder)
+    model = load_trainable(folder)
+    cfg = model.extractor.cfg
     facts: dict[str, Any] = {
         "path": str(folder),
         "parameters": model.num_parameters,
-        "network": [f"{name}: {shape}, {count:,} parameters" for name, shape, count in describe_network(model.network)],
-        "features": f"{model.extractor.cfg.kind}, {model.extractor.num_bins} values every "
-        f"{model.extractor.cfg.hop_s * 1000:g} ms, {model.extractor.cfg.normalization} normalization",
+        "bytes": sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+        "network": _rows(describe_network(model.network)),
+        "features": f"{cfg.kind}, {model.extractor.num_bins} values every {cfg.hop_s * 1000:g} ms, "
+        f"{cfg.normalization} normalization",
         "audio": f"{model.audio.sample_rate_hz} Hz",
         "step": f"{model.step_s * 1000:g} ms",
         "tokens": _tokens(model.tokenizer),
         "text normalization": model.text.normalization,
     }
-    facts |= {f"training {key}": value for key, value in model.training.items()}
+    facts |= _training(model.training | {"corpus": model.training.get("corpus") or _corpus(folder)})
     if (folder / "results.json").exists():
         results = read_json(folder / "results.json")
         try:
-            facts |= {f"{split} WER": _rate(result["wer"]) for split, result in results.items()}
+            for split, result in results.items():
+                facts[f"{split} WER"] = _rate(result["wer"])
+                if "cer" in result:
+                    facts[f"{split} CER"] = _rate(result["cer"])
+                if "utterances" in result:
+                    facts[f"{split} utterances"] = result["utterances"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError("not results as evaluation writes them", folder / "results.json") from error
-    tuned = read_tuned(folder)
-    if tuned is not None:
-        facts["decoder"] = f"{name_of(tuned.config, with_lm=tuned.lm is not None)}, LM {tuned.lm or 'none'}"
-        facts |= {f"tuned {key}": value for key, value in tuned.tuning.items()}
+    else:
+        facts["results"] = NO_RESULTS
+    return facts | _decoder(folder)
+
+
+def _bundle(thing: str) -> dict[str, Any]:
+    """What is known without the weights, which are not downloaded for this."""
+    from asr import bundles
+
+    known, weights = bundles.describe(thing), bundles.weights_of(thing)
+    rows = bundles.parts(thing)
+    here = weights.path.is_file()
+    input_ = "each utterance to mean 0, variance 1" if known.extractor.cfg.normalize else "as they are"
+    rate = known.audio.sample_rate_hz
+    facts: dict[str, Any] = {
+        "path": str(weights.path) if here else f"not here: downloaded to {weights.path} when it is first used",
+        "parameters": sum(count for _, _, count in rows),
+        "bytes": weights.path.stat().st_size if here else None,
+        "network": _rows(rows),
+        "features": f"none: the samples, {input_}",
+        "audio": f"{rate} Hz",
+        "step": f"{1000 * bundles.stride_of(thing) / rate:g} ms",
+        "tokens": _tokens(known.tokenizer),
+        "text normalization": known.text.normalization,
+    }
+    facts |= _training(known.training)
+    facts["results"] = NO_RESULTS
+    return facts | _decoder(bundles.settings_folder(thing))
+
+
+def _rows(parts: Sequence[tuple[str, str, int]]) -> list[str]:
+    """A line for each part of a network; many that are alike in a row ("transformer 1" to "12") share one."""
+    lines: list[str] = []
+    for _, alike in groupby(parts, key=lambda part: (part[0].partition(" ")[0], part[1], part[2])):
+        group = list(alike)
+        if len(group) > 3:
+            (name, shape, count), last = group[0], group[-1][0].rpartition(" ")[2]
+            group = [(f"{name} to {last}", f"each {shape}", len(group) * count)]
+        lines += [f"{name}: {shape}, {count:,} parameters" for name, shape, count in group]
+    return lines
+
+
+def _training(training: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a model's making, and what follows for long audio."""
+    facts = {f"training {key}": value for key, value in training.items() if value not in (None, "")}
+    longest_s = training.get("longest_s")
+    if isinstance(longest_s, int | float):
+        facts["long audio"] = f"is cut into pieces of at most {longest_s:g} s, the longest that it was trained on"
     return facts
+
+
+def _corpus(folder: Path) -> str:
+    """The corpus of a model that lies in its run folder, from the data that the run names; empty: not known."""
+    from asr import header as headers
+
+    try:
+        record = json.loads((folder.parent / "data.json").read_text(encoding="utf-8"))
+        return headers.corpus(Path(record["folder"]))
+    except (OSError, ValueError, LookupError, TypeError):  # nothing that a model needs
+        return ""
+
+
+def _decoder(folder: Path) -> dict[str, Any]:
+    from asr.decode.choose import name_of
+    from asr.decode.tuned import read_tuned
+
+    tuned = read_tuned(folder)
+    if tuned is None:
+        return {"decoder": "greedy: not tuned (asr tune)"}
+    facts = {"decoder": f"{name_of(tuned.config, with_lm=tuned.lm is not None)}, LM {tuned.lm or 'none'}"}
+    return facts | {f"tuned {key}": value for key, value in tuned.tuning.items()}
 
 
 def _tokens(tokenizer: Tokenizer) -> str:
@@ -143,7 +229,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 def _config(thing: str) -> dict[str, Any]:
     from asr import config as configs
     from asr.features import FeatureExtractor
-    from asr.model import DeepSpeech2
+    from asr.model import build_network
     from asr.model import describe as describe_network
     from asr.prepare import find_config
 
@@ -151,11 +237,11 @@ def _config(thing: str) -> dict[str, Any]:
     cfg = configs.load(path)
     extractor = FeatureExtractor(cfg.features, cfg.audio.sample_rate_hz)
     # The vocabulary comes with the data; 29 is blank, A-Z, apostrophe and space.
-    network = DeepSpeech2(cfg.model, extractor.num_bins, vocabulary_size=29)
+    network = build_network(cfg.model, extractor.num_bins, vocabulary_size=29)
     return {
         "path": str(path),
         "parameters": sum(p.numel() for p in network.parameters()),
-        "network": [f"{name}: {shape}, {count:,} parameters" for name, shape, count in describe_network(network)],
+        "network": _rows(describe_network(network)),
         "features": f"{cfg.features.kind}, {extractor.num_bins} values every {cfg.features.hop_s * 1000:g} ms",
         "steps a second": 1 / (network.stride * cfg.features.hop_s),
         "epochs": cfg.train.epochs,

@@ -15,16 +15,18 @@ import numpy as np
 from asr.audio import Wave
 from asr.batch import extract
 from asr.checkpoint import AcousticModel
+from asr.config import FeatureConfig
 from asr.decode.greedy import greedy
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, os_reason
 from asr.features import FeatureExtractor
 from asr.infer import log_probs
+from asr.media import Input
 from asr.tokenizer import BLANK_ID
-from asr.transcribe import Recognizer
+from asr.transcribe import Recognizer, Source
 
 
-def draw(recognizer: Recognizer, audio_path: Path, out: Path) -> None:
+def draw(recognizer: Recognizer, source: Source, out: Path) -> None:
     """Writes a picture of one file: its spectrogram, and at each step the probability of blank and of what is said.
 
     Raises:
@@ -32,9 +34,10 @@ def draw(recognizer: Recognizer, audio_path: Path, out: Path) -> None:
         AsrError: matplotlib is not installed, or the picture cannot be written.
     """
     kind = check(out)
-    wave_n, _ = recognizer.load_wave(audio_path)
+    wave_n = recognizer.load_wave(source)
+    path = Path(source.name) if isinstance(source, Input) else Path("array" if isinstance(source, tuple) else source)
     # A name of any bytes is shown.
-    name = os.fsencode(audio_path.name).decode("utf-8", "replace")
+    name = os.fsencode(path.name).decode("utf-8", "replace")
     figure = _figure(recognizer.model, wave_n, recognizer.log_probs(wave_n), name, (12, 6))
     part = out.with_name(out.name + ".part")
     try:
@@ -96,7 +99,7 @@ def _figure(model: AcousticModel, wave_n: Wave, log_probs_sv: LogProbs, name: st
     figure, (above, below) = pyplot.subplots(
         2, 1, figsize=size, sharex=True, height_ratios=[3, 2], layout="constrained"
     )
-    _draw_spectrogram(above, model.extractor, wave_n, duration_s)
+    _draw_spectrogram(above, model, wave_n, duration_s)
     # A dollar in a name is shown, and sets no formula.
     title, room = f"{name}: {' '.join(hypothesis.text.split())!r}", round(9 * size[0])
     above.set_title(title if len(title) <= room else title[: room - 1] + "…", parse_math=False)
@@ -121,9 +124,12 @@ def _close(figure: Any) -> None:
     pyplot.close(figure)
 
 
-def _draw_spectrogram(axis: Any, extractor: FeatureExtractor, wave_n: Any, duration_s: float) -> None:
+def _draw_spectrogram(axis: Any, model: AcousticModel, wave_n: Any, duration_s: float) -> None:
     import torch
 
+    extractor = model.extractor
+    if not isinstance(extractor, FeatureExtractor):  # a bundle hears the samples themselves
+        extractor = FeatureExtractor(FeatureConfig(), model.audio.sample_rate_hz)
     features_btf, _ = extractor.raw(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
     features_tf = features_btf[0].numpy()
     # Below the 5th percentile is background: the colours go to the speech.

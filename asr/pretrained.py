@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from asr.checkpoint import AcousticModel, find_model, load_model
+from asr.checkpoint import TrainableModel, load_trainable
 from asr.errors import ConfigError
 
 
-def start_from(model: AcousticModel, path: Path) -> str:
+def start_from(model: TrainableModel, path: Path) -> str:
     """Copies the weights of the model at ``path`` into a new one; one line on what was taken.
 
     The networks must be alike but for their last layer. There, tokens that both models have keep their weights; the
@@ -21,9 +21,9 @@ def start_from(model: AcousticModel, path: Path) -> str:
 
     Raises:
         CheckpointError: there is no whole model at ``path``.
-        ConfigError: the networks or their input differ; the first difference is named.
+        ConfigError: the networks or their input differ; the first difference is named. Or it is a bundle.
     """
-    source = load_model(find_model(path), torch.device("cpu"))
+    source = load_trainable(path)
     _check_alike(model, source, path)
     own, given = model.network.state_dict(), source.network.state_dict()
     rows_of = {symbol: i for i, symbol in enumerate(source.tokenizer.symbols, start=1)}
@@ -42,7 +42,7 @@ def start_from(model: AcousticModel, path: Path) -> str:
     return f"started from {path}: {model.num_parameters:,} parameters, {total} tokens{begun}"
 
 
-def _check_alike(model: AcousticModel, source: AcousticModel, path: Path) -> None:
+def _check_alike(model: TrainableModel, source: TrainableModel, path: Path) -> None:
     for stage, mine, theirs in (
         ("model", model.network.cfg, source.network.cfg),
         ("features", model.extractor.cfg, source.extractor.cfg),

@@ -22,6 +22,7 @@ from asr.batch import Dropped
 from asr.config import RunConfig
 from asr.errors import CheckpointError, ConfigError, DataError, os_reason
 from asr.files import open_atomic, write_json, write_text
+from asr.tokenizer import FILE as TOKENIZER_FILE
 from asr.tokenizer import Tokenizer, read_tokenizer
 
 if sys.platform != "win32":  # there, two processes in one run are not prevented
@@ -62,9 +63,21 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot write the run folder: {os_reason(error)}") from error
 
+    def write_config(self, cfg: RunConfig) -> None:
+        """The config again, with what was found out when the run started.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        # In place: the run's lock is on this very file. Cut short, it is the config of a run without steps.
+        try:
+            self.config.write_text(configs.to_yaml(cfg), encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(f"cannot write: {os_reason(error)}", self.config) from error
+
     def discard(self) -> None:
         """Takes back ``create``: what cannot be trained must not block its folder."""
-        for path in (self.config, self.path / "data.json", self.tokenizer):
+        for path in (self.config, self.path / "data.json", self.path / "started.json", self.tokenizer):
             path.unlink(missing_ok=True)
 
     def read_tokenizer(self) -> Tokenizer | None:
@@ -102,10 +115,19 @@ class RunFolder:
                     "has changed since the run began, so resuming would not continue it; restore it or start a new run",
                     folder / f"{split}.jsonl",
                 )
+        self._compare_tokenizer(folder / TOKENIZER_FILE)
         if data is not None and Path(now["folder"]) != Path(record["folder"]):
             log.info("the data are now in %s (the same manifests as in %s)", now["folder"], record["folder"])
             write_json(self.path / "data.json", now)
         return cfg, folder
+
+    def _compare_tokenizer(self, theirs: Path) -> None:
+        try:
+            own, given = (json.loads(path.read_text(encoding="utf-8")) for path in (self.tokenizer, theirs))
+        except (OSError, ValueError):
+            return  # there are not two
+        if own != given:
+            log.warning("%s is another one than when the run began; the run keeps its own", theirs)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """``environment.json`` of the first start; a resumed run whose environment differs says so."""
@@ -119,9 +141,12 @@ class RunFolder:
             log.warning("%s is damaged; written anew", path)
             write_json(path, environment)
             return
-        for key in sorted(set(before) | set(environment)):
-            if before.get(key) != environment.get(key) and key not in ("dirty", "platform"):
-                log.warning("resumed with another %s: %s, before %s", key, environment.get(key), before.get(key))
+        now, before = _flat_environment(environment), _flat_environment(before)
+        for key in sorted(set(before) | set(now)):
+            if before.get(key) != now.get(key) and key not in ("dirty", "platform"):
+                log.warning(
+                    "resumed with another %s: %s, before %s%s", key, now.get(key), before.get(key), _MEANS.get(key, "")
+                )
 
     def write_dropped(self, dropped: Sequence[Dropped]) -> None:
         """``dropped.jsonl``: every utterance that is not trained on, and why; no file when there is none."""
@@ -203,6 +228,21 @@ class RunFolder:
             if self._tensorboard is not None:
                 with suppress(OSError):
                     self._tensorboard.close()
+
+
+#: what another value than before means for the result
+_MEANS = {
+    "processes": "; the batches are the same ones, and the result up to rounding (with dropout: other masks)",
+    "threads": "; the result is the same up to rounding",
+    "precision": "; the result is not what it would have been, set train.precision to keep it",
+}
+
+
+def _flat_environment(environment: dict[str, Any]) -> dict[str, Any]:
+    """Each package's version by its own name; a run of before several processes were possible had one."""
+    packages = environment.get("packages")
+    rest = {k: v for k, v in environment.items() if k != "packages"}
+    return {"processes": 1, **rest, **(packages if isinstance(packages, dict) else {})}
 
 
 def _summary_writer(folder: Path, step: int) -> Any:

@@ -1,49 +1,51 @@
 """Training: ``train(config) -> report``; the loop, readable in one sitting.
 
-Axes: b batch, s steps, v vocabulary.
-
 Everything random follows from (seed, epoch, step, utterance id), never from what ran before, so a run that was killed
-and resumed from any checkpoint ends with the same weights, bit for bit on CPU.
+and resumed from any checkpoint ends with the same weights, bit for bit on CPU. Under ``torchrun`` every process goes
+through the same batches, each with its part of every one; the first process writes the run's folder.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+import asr
 from asr import header as headers
 from asr import manifest as manifests
 from asr.batch import Batch, Dropped, TrainingData, padding_fraction
+from asr.best import Best
+from asr.best import report as report_validation
 from asr.checkpoint import (
-    AcousticModel,
+    TrainableModel,
+    TrainingState,
     build_model,
     has_state,
     load_state,
     model_tensors,
-    save_model,
     save_state,
     set_model_tensors,
 )  # fmt: skip
 from asr.config import RunConfig
-from asr.ctc import ctc_loss
+from asr.distributed import Group, joined
 from asr.doctor.start import check_start
-from asr.errors import AsrError, CheckpointError, TrainingError
+from asr.errors import AsrError, CheckpointError
 from asr.manifest import Manifest
 from asr.optim import Average, learning_rate
+from asr.planner import Planner, known_limits, plan_memory, remember, resolve_max_batch_s
 from asr.pretrained import start_from
 from asr.progress import Progress, Report, Watcher
-from asr.run import RunFolder
+from asr.restore import check_unchanged, restore, state_tensors
+from asr.run import RunFolder, data_record
 from asr.runtime import (
-    Interrupt,
-    autocast,
     commit,
     environment,
     find_device,
@@ -51,13 +53,13 @@ from asr.runtime import (
     hardware,
     keep_freed_memory,
     stable_seed,
+    usable_cores,
     use_threads,
 )
+from asr.step import Done, Stepper, TooLarge
 from asr.text import normalize
-from asr.tokenizer import CharTokenizer
+from asr.tokenizer import CharTokenizer, Tokenizer
 from asr.validate import DevSet, Validation
-from asr.watchdog import diagnosis
-from asr.wer import Score
 
 log = logging.getLogger(__name__)
 
@@ -69,20 +71,28 @@ def train(cfg: RunConfig, data: Path, out: Path, watch: Watcher = lambda values:
 
     Raises:
         ConfigError, DataError: what was asked cannot be trained; nothing has been computed yet.
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or another process of the run was lost.
         CheckpointError: a checkpoint cannot be written; the one before is kept.
     """
-    read = manifests.read(data / "train.jsonl"), manifests.read(data / "dev.jsonl")
-    header = headers.read(data)
-    profile = headers.resolve_normalization(cfg.text.normalization, header)
-    cfg = cfg.model_copy(update={"text": cfg.text.model_copy(update={"normalization": profile})})
+
+    def look() -> tuple[tuple[Manifest, Manifest], RunConfig, Tokenizer | None]:
+        read = manifests.read(data / "train.jsonl"), manifests.read(data / "dev.jsonl")
+        header = headers.read(data)
+        profile = headers.resolve_normalization(cfg.text.normalization, header)
+        resolved = cfg.model_copy(update={"text": cfg.text.model_copy(update={"normalization": profile})})
+        return read, resolved, headers.tokenizer_for(cfg.text.tokenizer, data, header)
+
     run = RunFolder(out)
-    run.create(cfg, data, headers.tokenizer_for(cfg.text.tokenizer, data, header))
-    with run.locked():
+    with joined() as group, ExitStack() as held:
+        read, resolved, tokenizer = group.everywhere(look)
+        group.from_first(lambda: run.create(resolved, data, tokenizer))
+        group.from_first(lambda: held.enter_context(run.locked()))
         try:
-            trainer = Trainer(cfg, *read, run, resume=False)
+            trainer = group.everywhere(lambda: Trainer(resolved, *read, run, tokenizer, group))
+            trainer.prepare(resuming=False)
         except AsrError:
-            run.discard()
+            if group.is_first:
+                run.discard()
             raise
         return trainer.run_to_end(watch)
 
@@ -94,75 +104,188 @@ def resume(out: Path, data: Path | None = None, watch: Watcher = lambda values: 
         As ``train``; CheckpointError also when ``out`` holds no run.
     """
     run = RunFolder(out)
-    cfg, folder = run.open(data)
-    read = manifests.read(folder / "train.jsonl"), manifests.read(folder / "dev.jsonl")
-    with run.locked():
-        return Trainer(cfg, *read, run, resume=True).run_to_end(watch)
+    with joined() as group, ExitStack() as held:
+        # Only the first process must see the run's folder; the manifests and the audio all of them.
+        cfg, folder = group.from_first(lambda: run.open(data))
+        read = group.everywhere(
+            lambda: (manifests.read(folder / "train.jsonl"), manifests.read(folder / "dev.jsonl"))
+        )  # fmt: skip
+        group.from_first(lambda: held.enter_context(run.locked()))
+        tokenizer = group.from_first(run.read_tokenizer)
+        trainer = group.everywhere(lambda: Trainer(cfg, *read, run, tokenizer, group))
+        trainer.prepare(resuming=True)
+        return trainer.run_to_end(watch)
 
 
 class Trainer:
-    """One run: model, data, optimiser and progress, and the loop over them."""
+    """One run: model, data, optimiser and progress, and the loop over them.
 
-    def __init__(self, cfg: RunConfig, train_set: Manifest, dev_set: Manifest, run: RunFolder, *, resume: bool) -> None:
-        self.cfg, self.run = cfg, run
-        self.device = find_device(cfg.train.device)
+    ``prepare`` comes after the constructor, which asks nothing of other processes.
+    """
+
+    stepper: Stepper
+
+    def __init__(
+        self, cfg: RunConfig, train_set: Manifest, dev_set: Manifest, run: RunFolder, tokenizer: Tokenizer | None,
+        group: Group,
+    ) -> None:  # fmt: skip
+        self.cfg, self.run, self.group = cfg, run, group
+        group.way_on = f"; go on with: asr train --resume {run.path}"
+        self.device = find_device(group.device(cfg.train.device))
         self.precision = find_precision(cfg.train.precision, self.device)
-        self.threads = use_threads(cfg.train.threads)
+        threads = cfg.train.threads
+        if threads is None and group.local_size > 1:
+            threads = max(1, usable_cores() // group.local_size)
+        self.threads = use_threads(threads)
         keep_freed_memory()
         texts = [normalize(u.text, cfg.text.normalization) for u in train_set]
-        tokenizer = run.read_tokenizer() or CharTokenizer.from_texts(texts)
+        tokenizer = tokenizer or CharTokenizer.from_texts(texts)
         torch.manual_seed(stable_seed(cfg.train.seed, "init"))
-        self.model: AcousticModel = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
-        found = resume and has_state(run.checkpoints)
-        if cfg.train.init is not None and not found:
-            log.info("%s", start_from(self.model, Path(cfg.train.init)))
-        self.data = TrainingData(train_set, tokenizer, self.model.extractor, self.model.network, cfg)
+        self.model: TrainableModel = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
+        self.network = self.model.network
+        share = (group.rank, group.size)
+        self.data = TrainingData(train_set, tokenizer, self.model.extractor, self.network, cfg, share)
         self.dev = DevSet(dev_set, self.model, texts)
         #: what the doctor has to say of the data
-        self.warnings = check_start(train_set, self.data.kept, dev_set, cfg.audio, cfg.text.normalization)
-        self.model.network.to(self.device)
-        self.network = self.model.network
+        self.warnings: list[str] = []
+        if group.is_first:
+            self.warnings = check_start(train_set, self.data.kept, dev_set, cfg.audio, cfg.text.normalization)
+        self.progress = Progress()
+        #: the commit that this process runs, asked for now: the checkout may change while it trains
+        self.source = commit()
+        self.corpus = headers.corpus(train_set.path.parent)
+        self.phases_s: dict[str, float] = {}
+        self.audio_s = 0.0
+        self.interrupt = group.interrupt()
+
+    def prepare(self, *, resuming: bool) -> None:
+        """Weights, optimiser and progress: new, or as the newest whole checkpoint has them.
+
+        Raises:
+            AsrError: the checkpoint or what it needs is not as it was; the processes are not alike.
+        """
+        group, cfg = self.group, self.cfg
+        if group.size > 1:
+            group.check_alike(group.everywhere(self._likeness))
+        found = group.from_first(lambda: resuming and has_state(self.run.checkpoints))
+        saved = group.from_first(self._newest) if found else None
+        if saved is None:
+            self._begin()
+        self.network.to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), cfg.optim.lr, cfg.optim.betas, weight_decay=cfg.optim.weight_decay, fused=True
         )
         self.average = Average(self.network, cfg.train.ema_decay)
-        self.progress = Progress()
-        #: the commit that this process runs, asked for now: the checkout may change while it trains
-        self.source = commit()
-        self.phases_s: dict[str, float] = {}
-        self.audio_s = 0.0
-        self.interrupt = Interrupt()
-        if found:
-            self._load()
-        elif cfg.features.normalization == "corpus" and cfg.train.init is None:
-            self.data.fit_normalization()
+        planner = Planner(self.network, self.data, self.device, self.precision)
+        if saved is None and cfg.batch.max_batch_s == "auto":
+            found_s = float(resolve_max_batch_s(planner, group))
+            log.info("batch.max_batch_s=auto: %g s fit into memory", found_s)
+            self.data.max_batch_s = found_s
+            self.cfg = cfg = cfg.model_copy(update={"batch": cfg.batch.model_copy(update={"max_batch_s": found_s})})
+            group.from_first(lambda: self.run.write_config(cfg))
+        started = self.run.path / "started.json"
+        self.warnings += group.from_first(
+            lambda: check_unchanged(started, cfg, self.model.tokenizer, has_state=saved is not None)
+        )
+        if saved is not None:
+            self.progress = group.everywhere(lambda: restore(saved, self.model, self.optimizer, self.average))
+        self.stepper = Stepper(
+            self.network, self.optimizer, self.average, cfg, self.device, self.precision, group, self._timed
+        )
+        self.stepper.said, self.stepper.left_out = self._say_too_large, self._leave_out
+        self.planner = planner
+        size, place = group.size, hardware(self.device, self.threads)
+        facts = {
+            "corpus": self.corpus, "precision": self.precision,
+            "hardware": f"{size} processes: {place}" if size > 1 else place, **self.source,
+        }  # fmt: skip
+        self.best = Best(self.run, self.model, self.data, cfg.train, facts)
+
+    def _likeness(self) -> dict[str, str]:
+        """What must be alike in all processes."""
+        record = data_record(self.data.manifest.path.parent)
+        return {
+            "asr version": asr.__version__, "torch version": torch.__version__, "precision": self.precision,
+            "train.jsonl": record["train"], "dev.jsonl": record["dev"],
+        }  # fmt: skip
+
+    def _newest(self) -> TrainingState:
+        saved, skipped = load_state(self.run.checkpoints)
+        for line in skipped:
+            log.warning("skipped a damaged checkpoint: %s", line)
+        return saved
+
+    def _begin(self) -> None:
+        """The weights and statistics that a run begins with, made by the first process."""
+
+        def make() -> dict[str, torch.Tensor]:
+            if self.cfg.train.init is not None:
+                log.info("%s", start_from(self.model, Path(self.cfg.train.init)))
+            elif self.cfg.features.normalization == "corpus":
+                self.data.fit_normalization()
+            return model_tensors(self.model)
+
+        tensors = self.group.from_first(make)
+        if not self.group.is_first:
+            set_model_tensors(self.model, tensors, self.run.path)
 
     def run_to_end(self, watch: Watcher) -> Report:
         """The loop: epochs of steps, a validation and a checkpoint at each epoch's end."""
-        with self.run.recording(self.progress.step), self.interrupt:
-            self.run.cut_metrics(self.progress.step, self.progress.epoch)
-            self._say_hello()
-            while not (self.progress.done or self.interrupt.asked):
-                self._epoch(watch)
+        p, group = self.progress, self.group
+        with self._recording(), self.interrupt:
+            if group.is_first:
+                self.run.cut_metrics(p.step, p.epoch)
+                self._say_hello()
+            if not p.done:
+                self.stepper.joined = group.join(self.network)
+                self._plan_memory()
+            while not (p.done or group.any(self.interrupt.asked)):
+                self._epoch(watch if group.is_first else lambda values: None)
             self._checkpoint()
-            self.run.write_dropped(self._dropped())
-            plan = self.data.plan(max(0, self.progress.epoch - 1))
+            interrupted = group.any(self.interrupt.asked)
+            plan = self.data.plan(max(0, p.epoch - 1))
             padding = padding_fraction(plan, self.data.manifest)
+            self._share_dropped()
             report = Report(
-                self.run.path,
-                self.progress,
-                self.phases_s,
-                self.audio_s,
-                padding,
-                dict(self.data.features_s),
-                len(self._dropped()),
-                self.interrupt.asked,
-            )
+                self.run.path, p, self.phases_s, self.audio_s, padding, dict(self.data.features_s),
+                len(self._dropped()), interrupted,
+            )  # fmt: skip
             for line in report.lines():
                 log.info("%s", line)
-            if self.interrupt.asked:
+            self.stepper.joined = self.network
+            if interrupted:
                 log.info("stopped; go on with: asr train --resume %s", self.run.path)
         return report
+
+    def _recording(self) -> AbstractContextManager[None]:
+        return self.run.recording(self.progress.step) if self.group.is_first else nullcontext()
+
+    def _plan_memory(self) -> None:
+        known, left_out = self.group.from_first(lambda: known_limits(self.run.path))
+        for id_ in left_out:
+            if self.group.is_first:
+                self._leave_out(id_)
+            else:
+                self.data.too_large.add(id_)
+        too_many, lines = plan_memory(self.planner, self.group)
+        self.stepper.too_many = min(known, too_many)
+        if known < math.inf:
+            lines.append(f"memory: batches of {known:,.0f} padded frames ran out of it before and are halved")
+        for line in lines:
+            log.info("%s", line)
+
+    def _say_too_large(self, large: TooLarge) -> None:
+        names, shape = ", ".join(large.batch.ids), large.batch.features_btf.shape
+        if len(large.batch.ids) > 1:
+            log.warning(
+                "out of memory at a batch of %d x %d frames (%s): %s; it is computed in halves, each with batch norm "
+                "statistics of its own, and so are others as large", *shape[:2], large.reason, names,
+            )  # fmt: skip
+        if self.group.size > 1:
+            remember(self.run.path, large.batch)
+
+    def _leave_out(self, id_: str) -> None:
+        self.data.drop_large(id_, "it does not fit into memory, even alone")
 
     def _epoch(self, watch: Watcher) -> None:
         p, cfg = self.progress, self.cfg.train
@@ -170,29 +293,38 @@ class Trainer:
         saved_at = began = time.perf_counter()
         self.network.train()
         batches = self.data.batches(plan[p.batch :])
-        while (batch := self._timed("data", lambda: next(batches, None))) is not None:
-            lr = learning_rate(self.cfg.optim, (p.epoch + (p.batch + 1) / len(plan)) / cfg.epochs)
-            loss_nats, grad_norm = self._step(batch, lr)
-            p.batch, p.step = p.batch + 1, p.step + 1
-            p.loss_sum_nats += loss_nats * len(batch.ids)
-            p.loss_count += len(batch.ids)
-            self.audio_s += batch.duration_s
+        asked = False
+        while p.batch < len(plan):
+            some = self._next(batches)
+            batch = min(p.batch + cfg.accumulate, len(plan))
+            lr = learning_rate(self.cfg.optim, (p.epoch + batch / len(plan)) / cfg.epochs)
+            done = self._step(some, lr)
+            p.batch, p.step = batch, p.step + 1
+            p.loss_sum_nats += done.loss_nats * done.utterances
+            p.loss_count += done.utterances
+            self.audio_s += done.audio_s
             now = time.perf_counter()
             p.seconds, began = p.seconds + now - began, now
-            self.run.add_metrics(
-                kind="train", step=p.step, epoch=p.epoch + 1, loss_nats=round(loss_nats, 4), lr=lr,
-                grad_norm=round(grad_norm, 4), audio_s=round(batch.duration_s, 2), seconds=round(p.seconds, 2),
-            )  # fmt: skip
+            failure = self._record(done, lr) if self.group.is_first and done.utterances else None
             at_epoch = p.epoch + p.batch / len(plan)
-            watch({"epochs": cfg.epochs, "epoch": at_epoch, "loss": loss_nats, "audio_s": self.audio_s})
-            if self.interrupt.asked or p.step == cfg.max_steps:
+            watch({"epochs": cfg.epochs, "epoch": at_epoch, "loss": done.loss_nats, "audio_s": self.audio_s})
+            due = self.group.is_first and now - saved_at > cfg.checkpoint_every_s
+            answers = self.group.agree(self.interrupt.asked, due, error=failure)
+            asked, is_due = any(row[0] for row in answers), any(row[1] for row in answers)
+            if asked or p.step == cfg.max_steps:
                 break
-            if now - saved_at > cfg.checkpoint_every_s:
+            if is_due:
                 self._checkpoint()
                 saved_at = time.perf_counter()
         batches.close()
-        if self.interrupt.asked and p.batch < len(plan) and p.step != cfg.max_steps:
+        if asked and p.batch < len(plan) and p.step != cfg.max_steps:
             return
+        self._end_epoch(len(plan), watch)
+        p.seconds += time.perf_counter() - began
+
+    def _end_epoch(self, batches: int, watch: Watcher) -> None:
+        p, cfg = self.progress, self.cfg.train
+        self._share_dropped()
         # Before the validation, so that nothing that goes wrong in it costs a step. It is not in this checkpoint: a run
         # resumed from it validates (again), with the same result.
         self._checkpoint()
@@ -200,118 +332,52 @@ class Trainer:
         p.epoch, p.batch, p.loss_sum_nats, p.loss_count = p.epoch + 1, 0, 0.0, 0
         p.done = p.epoch == cfg.epochs or p.step == cfg.max_steps
         if p.epoch % cfg.validate_every_epochs == 0 or p.done:
-            self._validate(learning_rate(self.cfg.optim, p.epoch / cfg.epochs), len(plan) * cfg.epochs, watch)
+            lr, steps = learning_rate(self.cfg.optim, p.epoch / cfg.epochs), -(-batches // cfg.accumulate) * cfg.epochs
+            vars(p).update(self.group.from_first(lambda: self._validate(lr, steps, watch)))
             if cfg.early_stop is not None and p.validations_since_best >= cfg.early_stop:
                 log.info("stopping early: no better dev WER for %d validations", p.validations_since_best)
                 p.done = True
-        p.seconds += time.perf_counter() - began
 
-    def _step(self, batch: Batch, lr: float) -> tuple[float, float]:
-        """One update; (mean loss of the batch in nats an utterance, gradient norm before clipping)."""
-        cfg = self.cfg
-        # Dropout's masks depend on the step alone: nothing of the generator's past needs to be saved.
-        torch.manual_seed(stable_seed(cfg.train.seed, "dropout", self.progress.step))
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+    def _next(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The batches of the next step."""
+        count = self.cfg.train.accumulate
+        some: list[Batch] = self._timed("data", lambda: self.group.everywhere(lambda: list(islice(batches, count))))
+        return some
 
-        def forward() -> tuple[Tensor, Tensor]:
-            with autocast(self.precision, self.device):
-                log_probs_bsv, num_steps_b = self.network(
-                    batch.features_btf.to(self.device), batch.num_frames_b.to(self.device)
-                )
-            return log_probs_bsv, num_steps_b
+    def _step(self, batches: list[Batch], lr: float) -> Done:
+        return self.stepper.step(batches, self.progress.step, lr)
 
-        log_probs_bsv, num_steps_b = self._timed("forward", forward)
-        losses_b = self._timed(
-            "loss",
-            lambda: ctc_loss(
-                log_probs_bsv, num_steps_b, batch.targets_bu.to(self.device), batch.num_targets_b.to(self.device)
-            ),
-        )
-        loss = losses_b.mean()
-        self._timed("backward", loss.backward)
-        return loss.item(), self._timed("optimizer", lambda: self._update(batch, losses_b, lr))
+    def _record(self, done: Done, lr: float) -> AsrError | None:
+        """Adds a row of metrics; what went wrong."""
+        p = self.progress
+        try:
+            self.run.add_metrics(
+                kind="train", step=p.step, epoch=p.epoch + 1, loss_nats=round(done.loss_nats, 4), lr=lr,
+                grad_norm=round(done.grad_norm, 4), audio_s=round(done.audio_s, 2), seconds=round(p.seconds, 2),
+            )  # fmt: skip
+        except CheckpointError as error:
+            return error
+        return None
 
-    def _update(self, batch: Batch, losses_b: Tensor, lr: float) -> float:
-        clip = self.cfg.optim.clip_norm or math.inf
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip, foreach=True))
-        if not math.isfinite(grad_norm):
-            bad = [id_ for id_, one in zip(batch.ids, losses_b.tolist(), strict=True) if not math.isfinite(one)]
-            names = ", ".join(bad or batch.ids)
-            raise TrainingError(
-                f"step {self.progress.step + 1}: {'the loss' if bad else 'the gradient'} is not finite "
-                f"at learning rate {lr:.2e}, utterances {names}; the checkpoints before are whole: "
-                "lower optim.lr, or look at these files"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.average.update(self.progress.step)
-        return grad_norm
-
-    def _validate(self, lr: float, total_steps: int, watch: Watcher) -> None:
+    def _validate(self, lr: float, total_steps: int, watch: Watcher) -> dict[str, Any]:
+        """The progress with this validation in it."""
         p = self.progress
         with self.average.in_place():
             found: Validation = self._timed("validate", self.dev.validate)
             p.best = sorted([*p.best, (found.wer, found.cer, p.epoch)])
             p.validations_since_best = 0 if p.best[0][2] == p.epoch else p.validations_since_best + 1
-            self._report(found, lr, total_steps)
+            lost_case = self.dev.lost_case
+            report_validation(found, p, self.run, lr=lr, total_steps=total_steps, lost_case=lost_case)
             watch({"epochs": self.cfg.train.epochs, "epoch": float(p.epoch), "wer": found.wer, "audio_s": self.audio_s})
-            self._save(lambda: self._keep_best(found.score))
-
-    def _report(self, found: Validation, lr: float, total_steps: int) -> None:
-        p = self.progress
-        now, loss_nats = found.health, p.epoch_losses_nats[-1]
-        sample = min(found.score.per_utterance, key=lambda u: stable_seed("sample", u.id))
-        log.info(
-            "epoch %d: loss %.3f nats, dev WER %.2f %% CER %.2f %%, blank %.0f %%, emitted/reference %.2f%s",
-            p.epoch, loss_nats, 100 * found.wer, 100 * found.cer, 100 * now.blank_fraction, now.emitted_ratio,
-            " (best)" if p.validations_since_best == 0 else "",
-        )  # fmt: skip
-        log.info("  %s: '%s' for '%s'", sample.id, sample.hypothesis, sample.reference)
-        warning = diagnosis(
-            now, step=p.step, total_steps=total_steps, lr=lr, losses_nats=p.epoch_losses_nats,
-            lost_case=self.dev.lost_case,
-        )  # fmt: skip
-        if warning:
-            log.warning("%s", warning)
-        self.run.add_metrics(
-            kind="valid", step=p.step, epoch=p.epoch, loss_nats=round(loss_nats, 4), wer=found.wer, cer=found.cer,
-            blank_fraction=round(now.blank_fraction, 4), emitted_ratio=round(now.emitted_ratio, 4),
-            seconds=round(p.seconds, 2),
-        )  # fmt: skip
-
-    def _keep_best(self, result: Score) -> None:
-        """Saves this epoch's model where it is among the best, and removes the one it pushes out."""
-        p, keep = self.progress, self.cfg.train.keep_best
-        kept, gone = p.best[:keep], p.best[keep:]
-        p.best = kept
-        if all(row[2] != p.epoch for row in kept):
-            return
-        hours = sum(self.data.manifest.utterances[i].duration_s for i in self.data.kept) / 3600
-        self.model.training.update(
-            epoch=p.epoch, step=p.step, seed=self.cfg.train.seed, train_hours=round(hours, 3),
-            longest_s=max(self.data.manifest.utterances[i].duration_s for i in self.data.kept),
-            precision=self.precision, dropped=len(self._dropped()), seconds=round(p.seconds, 1),
-            hardware=hardware(self.device, self.threads), **self.source,
-        )  # fmt: skip
-        results = {"dev": {"wer": result.wer.to_json(), "cer": result.cer.to_json(), "utterances": result.utterances}}
-        tensors = model_tensors(self.model)
-        if keep > 1:
-            save_model(self.run.checkpoints / f"best-epoch-{p.epoch:04d}", self.model, tensors, results)
-            for _, _, epoch in gone:
-                shutil.rmtree(self.run.checkpoints / f"best-epoch-{epoch:04d}", ignore_errors=True)
-        if kept[0][2] == p.epoch:
-            save_model(self.run.best, self.model, tensors, results)
+            self._save(lambda: self.best.keep(found.score, p))
+        return vars(p)
 
     def _checkpoint(self) -> None:
         def save() -> None:
-            tensors = {f"model.{k}": v for k, v in model_tensors(self.model).items()}
-            for i, values in self.optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{i}.{k}": v.detach().cpu() for k, v in values.items()}
-            tensors |= {f"average.{k}": v.detach().cpu() for k, v in self.average.tensors.items()}
+            tensors = state_tensors(self.model, self.optimizer, self.average)
             save_state(self.run.checkpoints, self.progress.step, tensors, vars(self.progress))
 
-        self._save(save)
+        self.group.from_first(lambda: self._save(save))
 
     def _save(self, work: Callable[[], None]) -> None:
         try:
@@ -319,50 +385,22 @@ class Trainer:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; then: asr train --resume {self.run.path}") from error
 
-    def _load(self) -> None:
-        saved, skipped = load_state(self.run.checkpoints)
-        for line in skipped:
-            log.warning("skipped a damaged checkpoint: %s", line)
-        by_prefix: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
-        for name, tensor in saved.tensors.items():
-            prefix, _, rest = name.partition(".")
-            if prefix not in by_prefix:
-                raise CheckpointError(f"holds a tensor '{name}' that no run of this version writes", saved.path)
-            by_prefix[prefix][rest] = tensor
-        expected = self._state_names(saved.state.get("step", 0)) if isinstance(saved.state, dict) else set()
-        wrong = expected.symmetric_difference(n for n in saved.tensors if not n.startswith("model."))
-        if wrong:
-            raise CheckpointError(
-                f"its tensors do not fit config.yaml ('{min(wrong)}'): was the config changed after the run began?",
-                saved.path,
-            )
-        set_model_tensors(self.model, by_prefix["model"], saved.path)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in by_prefix["optimizer"].items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.average.load(by_prefix["average"])
-        try:
-            self.progress = Progress(**{**saved.state, "best": [tuple(row) for row in saved.state["best"]]})
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"not the progress of a run ({error})", saved.path / "state.json") from error
-
-    def _state_names(self, step: int) -> set[str]:
-        """Names of the tensors, beside the model's, that a checkpoint at a step holds."""
-        names = {f"average.{k}" for k in self.average.tensors}
-        if step:
-            count = sum(1 for _ in self.network.parameters())
-            names |= {f"optimizer.{i}.{k}" for i in range(count) for k in ("step", "exp_avg", "exp_avg_sq")}
-        return names
-
     def _dropped(self) -> list[Dropped]:
         return [*self.data.dropped, *self.data.late]
 
+    def _share_dropped(self) -> None:
+        """What each process has left out becomes known to all; the first writes it down."""
+        if self.group.size > 1:
+            every = [one for rows in self.group.gather(self.data.late) for one in rows]
+            self.data.late = list({one.id: one for one in every}.values())
+        if self.group.is_first:
+            self.run.write_dropped(self._dropped())
+
     def _say_hello(self) -> None:
         p = self.progress
-        self.run.write_environment(environment(self.device, self.precision, self.threads))
+        self.run.write_environment(
+            {**environment(self.device, self.precision, self.threads), "processes": self.group.size}
+        )
         log.info(
             "%s parameters, %d tokens (%s), text normalization %s, %s, %s, %d threads",
             f"{self.model.num_parameters:,}", self.model.tokenizer.vocabulary_size, self.model.tokenizer.kind,

@@ -1,75 +1,82 @@
-"""Audio files to text, and the ``Recognizer``: the toolkit's public face for people who have a model.
+"""Recordings to text, and the ``Recognizer``: the toolkit's public face for people who have a model.
 
-Axes: n samples, t frames, s steps, v vocabulary.
+Axes: n samples, s steps, v vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from asr import audio
-from asr.batch import extract
+import numpy as np
+import numpy.typing as npt
+
+from asr.audio import Wave
+from asr.batch import Features, extract
 from asr.checkpoint import AcousticModel, find_model, load_model
-from asr.decode.choose import Decoder, decoder_for, greedy_decoder
-from asr.decode.decoder import Backend
+from asr.decode.choose import Decoder, greedy_decoder
+from asr.decode.decoder import Backend, cores
 from asr.decode.greedy import words_with_times
-from asr.decode.types import Hypothesis, LogProbs, TimedWord
+from asr.decode.types import LogProbs, TimedWord
 from asr.errors import AsrError, DataError
-from asr.infer import BATCH_S, all_log_probs, log_probs
+from asr.infer import BATCH_S, log_probs, pipeline, prepared
+from asr.longform import Emissions, Joiner, Place, pieces_of
+from asr.media import Input, Part, Stream, open_array, open_stream
+from asr.rescore import decoder_for
 from asr.runtime import find_device
+from asr.transcript import Seam, Segment, Transcript, segments_of
 
-#: path, samples at the model's rate, the rate they were resampled from (0: none)
-Loaded = tuple[str, audio.Wave, int]
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was said in a file, and when.
-
-    ``log_prob`` is the decoder's score, a natural log: greedy, the best path's; beam search, that of all paths in the
-    beam and of the language model. ``resampled_from_hz`` is 0 when the rate fitted. ``others``: the next best texts.
-    """
-
-    path: str
-    text: str
-    duration_s: float
-    log_prob: float
-    words: tuple[TimedWord, ...]
-    resampled_from_hz: int = 0
-    others: tuple[tuple[str, float], ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        nbest = [{"text": text, "log_prob": round(score, 4)} for text, score in self.others]
-        return {
-            "path": self.path,
-            "text": self.text,
-            "duration_s": round(self.duration_s, 3),
-            "log_prob": round(self.log_prob, 4),
-            "words": [_word_json(w) for w in self.words],
-        } | ({"nbest": nbest} if nbest else {})
-
-
-def _word_json(word: TimedWord) -> dict[str, Any]:
-    confidence = {} if word.confidence is None else {"probability": word.confidence}
-    return {"word": word.word, "start": word.start_s, "end": word.end_s} | confidence
+#: passages that wait for the decoder, at most
+_WAITING = 64
+#: a recording: a file, or samples with their rate
+Source = str | Path | Input | tuple[npt.ArrayLike, int]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that could not be transcribed, and why, in one line."""
+    """A recording that could not be transcribed, and why, in one line."""
 
     path: str
     why: str
+
+
+@dataclass(frozen=True)
+class _Passage:
+    """What was decoded at a time."""
+
+    text: str
+    score: float
+    segments: list[Segment]
+    others: tuple[tuple[str, float], ...]
+
+
+@dataclass
+class _Recording:
+    """A recording on its way: how much of it was read, and what has become of it."""
+
+    path: str
+    joiner: Joiner
+    offset_s: float
+    pieces_read: int = 0
+    pieces_done: int = 0
+    num_samples: int = 0
+    notes: tuple[str, ...] = ()
+    failure: AsrError | None = None
+    read: bool = False
+    finished: bool = False
+    seams: list[Seam] = field(default_factory=list)
+    passages: list[Future[_Passage]] = field(default_factory=list)
 
 
 class Recognizer:
     """A model ready to transcribe.
 
     >>> r = Recognizer.load("runs/an4")                 # doctest: +SKIP
-    >>> r.transcribe("a.wav").text                      # doctest: +SKIP
+    >>> r.transcribe("a.flac").text                     # doctest: +SKIP
     'RUBOUT U G A M THIRTY NINE'
     """
 
@@ -83,94 +90,203 @@ class Recognizer:
         path: str | Path,
         device: str = "auto",
         *,
-        resample: bool = False,
         decoder: str = "",
         settings: Mapping[str, Any] | None = None,
         lm: Path | None = None,
         backend: Backend = "auto",
         confidence: bool = True,
+        precision: str = "auto",
+        rescore: Path | None = None,
+        rescore_weight: float | None = None,
     ) -> Recognizer:
-        """The recognizer of a model folder or run folder, with its tuned decoder if it has one, else greedy.
+        """The recognizer of a model folder, a run folder or a bundle (``torchaudio:NAME``).
+
+        Its decoder is the one that was tuned for it, if there is one, else greedy.
 
         Args:
-            resample: take audio of any rate; otherwise another rate than the model's is an error, unless the model's
-                own config asks to resample.
-            decoder, settings, lm, backend, confidence: as in ``asr.decode.choose.decoder_for``.
+            decoder, settings, lm, backend, confidence, rescore, rescore_weight: as in ``asr.rescore.decoder_for``.
+            precision: of the network's arithmetic, as in ``asr.infer.prepared``.
 
         Raises:
             CheckpointError: there is no whole model there.
             AsrError: the decoder cannot be made.
         """
         folder = find_model(path)
-        model = load_model(folder, find_device(device))
-        if resample:
-            model = replace(model, audio=model.audio.model_copy(update={"resample": True}))
-        return cls(model, decoder_for(folder, model.tokenizer, decoder, settings, lm, backend, confidence))
+        model = prepared(load_model(path, find_device(device)), precision)
+        asked = (decoder, settings, lm, backend, confidence, rescore, rescore_weight)
+        return cls(model, decoder_for(folder, model.tokenizer, *asked))
 
-    def transcribe(self, path: str | Path) -> Transcript:
-        """The transcript of one file.
+    @overload
+    def transcribe(self, source: str | Path | npt.NDArray[Any], sample_rate_hz: int | None = None) -> Transcript: ...  # type: ignore[overload-overlap]  # a str is a Sequence[str]
 
-        Raises:
-            DataError: the file cannot be used.
-        """
-        result = next(self.transcribe_all([path]))
-        if isinstance(result, Failure):
-            raise DataError(result.why)
-        return result
+    @overload
+    def transcribe(self, source: Sequence[str | Path], sample_rate_hz: None = None) -> list[Transcript]: ...
 
-    def transcribe_all(self, paths: Sequence[str | Path]) -> Iterator[Transcript | Failure]:
-        """Transcripts of files in their own order; a file that cannot be used gives a Failure and stops nothing.
+    def transcribe(
+        self, source: str | Path | npt.NDArray[Any] | Sequence[str | Path], sample_rate_hz: int | None = None
+    ) -> Transcript | list[Transcript]:
+        """The transcript of a file, of samples with their rate, or of each of several files.
 
-        Files are taken in groups of a few minutes of audio, so memory does not grow with their number.
-        """
-        group: list[Loaded | Failure] = []
-        seconds = 0.0
-        for path in paths:
-            try:
-                wave_n, from_hz = self.load_wave(path)
-                group.append((str(path), wave_n, from_hz))
-                seconds += len(wave_n) / self.model.audio.sample_rate_hz
-            except AsrError as error:
-                group.append(Failure(str(path), str(error)))
-            if seconds >= 4 * BATCH_S:
-                yield from self._transcribe_group(group)
-                group, seconds = [], 0.0
-        yield from self._transcribe_group(group)
-
-    def load_wave(self, path: str | Path) -> tuple[audio.Wave, int]:
-        """A file's samples at the model's rate, and the rate it was resampled from (0: it fitted).
+        A file may have any rate, length and number of channels (they are mixed down). Shapes: (n,) or (n, channels).
 
         Raises:
-            DataError: the file cannot be read, or has another rate and the model's config does not ask to resample.
+            DataError: a recording cannot be used; the first that cannot, where there are several.
+            ValueError: samples without their rate, or a file with one.
         """
-        wave_n, rate = audio.load(path)
-        wanted = self.model.audio.sample_rate_hz
-        remedy = "convert it, or use --resample (in Python resample=True)"
-        fitted = audio.at_rate(wave_n, rate, wanted, self.model.audio.resample, Path(path), remedy)
-        return fitted, rate if rate != wanted else 0
+        if isinstance(source, str | Path):
+            if sample_rate_hz is not None:
+                raise ValueError("sample_rate_hz belongs to samples; a file states its own")
+            return _whole(next(self.transcribe_all([source])))
+        if isinstance(source, np.ndarray):
+            if sample_rate_hz is None:
+                raise ValueError("samples need their rate: transcribe(samples, sample_rate_hz=16000)")
+            return _whole(next(self.transcribe_all([(source, sample_rate_hz)])))
+        return [_whole(one) for one in self.transcribe_all(source)]
 
-    def log_probs(self, wave_n: audio.Wave) -> LogProbs:
-        """Log-probabilities of samples at the model's rate. Shapes: (n,) -> (s, v)."""
+    def transcribe_all(
+        self,
+        sources: Iterable[Source],
+        *,
+        longest_s: float | None = None,
+        batch_s: float = BATCH_S,
+        jobs: int | None = None,
+        advance: Callable[[float], None] = lambda seconds: None,
+    ) -> Iterator[Transcript | Failure]:
+        """Transcripts of recordings in their own order; one that cannot be used gives a Failure and stops nothing.
+
+        Memory grows neither with their number nor with their length. Reading, network and decoding overlap; what they
+        give does not depend on it.
+
+        Args:
+            longest_s: what the network is given at most at a time; default: the longest utterance it was trained on.
+            batch_s: padded audio in one batch of the network.
+            jobs: threads that decode; default one a core.
+            advance: told how many more seconds of audio the network has done.
+        """
+        waiting: deque[_Recording] = deque()
+        items = self._read(sources, longest_s, waiting)
+        rate = self.model.audio.sample_rate_hz
+        with ThreadPoolExecutor(jobs or cores(), "asr-decode") as pool:
+            for (recording, place), one_sv in pipeline(self.model, items, _same, batch_s=batch_s):
+                recording.pieces_done += 1
+                self._decode_all(pool, recording, recording.joiner.add(place, one_sv))
+                advance((place.keep_to_n - place.keep_from_n) / rate)
+                yield from self._ready(pool, waiting)
+            yield from self._ready(pool, waiting, at_end=True)
+
+    def load_wave(self, source: Source) -> Wave:
+        """All samples of a recording at the model's rate. Shapes: (n,).
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        with self._open(source) as stream:
+            return np.concatenate([np.zeros(0, np.float32), *stream.blocks()])
+
+    def log_probs(self, wave_n: Wave) -> LogProbs:
+        """Log-probabilities of samples at the model's rate, taken whole. Shapes: (n,) -> (s, v)."""
         return log_probs(self.model, [extract(self.model.extractor, wave_n)])[0]
 
-    def _transcribe_group(self, group: Sequence[Loaded | Failure]) -> Iterator[Transcript | Failure]:
-        loaded = [one for one in group if not isinstance(one, Failure)]
-        features = [extract(self.model.extractor, wave_n) for _, wave_n, _ in loaded]
-        hypotheses = [self.decoder.decode(one_sv) for one_sv in all_log_probs(self.model, features)]
-        done = iter(zip(loaded, hypotheses, strict=True))
-        for one in group:
-            if isinstance(one, Failure):
-                yield one
-            else:
-                yield self._transcript(*next(done))
+    def _open(self, source: Source) -> Stream:
+        rate = self.model.audio.sample_rate_hz
+        if isinstance(source, Input):
+            return open_stream(source.source, rate, source.part, source.name)
+        if isinstance(source, tuple):
+            return open_array(source[0], source[1], rate)
+        return open_stream(source, rate, Part())
 
-    def _transcript(self, loaded: Loaded, hypotheses: Sequence[Hypothesis]) -> Transcript:
-        hypothesis = hypotheses[0]
-        path, wave_n, from_hz = loaded
-        duration_s = len(wave_n) / self.model.audio.sample_rate_hz
-        words = words_with_times(hypothesis, self.model.tokenizer, self.model.step_s)
-        # The last step may reach beyond the last sample by part of a step.
-        inside = tuple(replace(w, end_s=round(min(w.end_s, duration_s), 3)) for w in words)
-        text = " ".join(hypothesis.text.split())
+    def _read(
+        self, sources: Iterable[Source], longest_s: float | None, waiting: deque[_Recording]
+    ) -> Iterator[tuple[tuple[_Recording, Place], Features]]:
+        for source in sources:
+            offset_s = _offset_s(source)
+            recording = _Recording(_path(source), Joiner(self.model, offset_s=offset_s), offset_s)
+            waiting.append(recording)
+
+            def counted(blocks: Iterable[Wave], recording: _Recording = recording) -> Iterator[Wave]:
+                for block_n in blocks:
+                    recording.num_samples += len(block_n)
+                    yield block_n
+
+            try:
+                with self._open(source) as stream:
+                    recording.notes = stream.notes
+                    for place, features in pieces_of(self.model, counted(stream.blocks()), longest_s):
+                        recording.pieces_read += 1
+                        yield (recording, place), features
+            except AsrError as error:
+                recording.failure = error
+            finally:
+                recording.read = True
+
+    def _decode_all(self, pool: ThreadPoolExecutor, recording: _Recording, passages: Iterable[Emissions]) -> None:
+        for passage in passages:
+            recording.seams += passage.seams
+            recording.passages.append(pool.submit(self._decode, passage))
+
+    def _ready(
+        self, pool: ThreadPoolExecutor, waiting: deque[_Recording], at_end: bool = False
+    ) -> Iterator[Transcript | Failure]:
+        """The recordings at the front that are done; at the end, or where much waits, it waits for the decoder."""
+        while waiting and waiting[0].read and waiting[0].pieces_done == waiting[0].pieces_read:
+            first = waiting[0]
+            if not first.finished:
+                self._decode_all(pool, first, first.joiner.finish())
+                first.finished = True
+            patient = at_end or sum(len(recording.passages) for recording in waiting) > _WAITING
+            if not (patient or all(one.done() for one in first.passages)):
+                return
+            waiting.popleft()
+            yield self._result(first)
+
+    def _result(self, recording: _Recording) -> Transcript | Failure:
+        if recording.failure is not None:
+            return Failure(recording.path, str(recording.failure))
+        try:
+            passages = [one.result() for one in recording.passages]
+        except AsrError as error:
+            return Failure(recording.path, str(error))
+        return Transcript(
+            recording.path,
+            " ".join(passage.text for passage in passages if passage.text),
+            recording.offset_s + recording.num_samples / self.model.audio.sample_rate_hz,
+            sum(passage.score for passage in passages),
+            tuple(segment for passage in passages for segment in passage.segments),
+            tuple(recording.seams),
+            recording.notes,
+            passages[0].others if len(passages) == 1 else (),
+        )
+
+    def _decode(self, passage: Emissions) -> _Passage:
+        hypotheses = self.decoder.decode(passage.log_probs_sv)
+        best = hypotheses[0]
+        words = words_with_times(best, self.model.tokenizer, (passage.start_s, passage.end_s))
+        segments = segments_of(words)
+        if len(segments) == 1:
+            segments = [replace(segments[0], log_prob=best.score)]
         others = tuple((" ".join(other.text.split()), other.score) for other in hypotheses[1:])
-        return Transcript(path, text, duration_s, hypothesis.score, inside, from_hz, others)
+        return _Passage(" ".join(best.text.split()), best.score, segments, others)
+
+
+def _whole(result: Transcript | Failure) -> Transcript:
+    if isinstance(result, Failure):
+        raise DataError(result.why)
+    return result
+
+
+def _same(log_probs_sv: LogProbs) -> LogProbs:
+    return log_probs_sv
+
+
+def _offset_s(source: Source) -> float:
+    """Where a recording begins for its listener: a part of a file at its start, a manifest's utterance at 0."""
+    return source.part.start_s if isinstance(source, Input) and source.text is None else 0.0
+
+
+def _path(source: Source) -> str:
+    if isinstance(source, Input):
+        return str(source.source or source.name)
+    return "array" if isinstance(source, tuple) else str(source)
+
+
+__all__ = ["Failure", "Recognizer", "Source", "TimedWord", "Transcript"]

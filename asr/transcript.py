@@ -46,8 +46,9 @@ class Transcript:
     """What was said in a recording, and when.
 
     ``log_prob`` is the decoder's score, a natural log: greedy, the best path's; beam search, that of all paths in the
-    beam and of the language model; of a long recording the sum over its parts. ``others``: the next best texts, only
-    where the recording was decoded as one. ``notes``: what was done to the audio, in words (resampled, mixed down).
+    beam and of the language model; of a long recording the sum over its parts. ``duration_s``: where what was
+    transcribed ends. ``others``: the next best texts, only where the recording was decoded as one. ``notes``: what was
+    done to the audio, in words (resampled, mixed down).
     """
 
     path: str

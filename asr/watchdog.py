@@ -78,7 +78,7 @@ def diagnosis(
     if now.steps_per_token < 1.2:
         return (
             f"{seen}: likely a mistake: only {now.steps_per_token:.1f} output steps a token; "
-            "lower the time strides in model.conv, or use subwords"
+            "lower the time strides in model (conv, tdnn, mlp), or use subwords"
         )
     if len(losses_nats) >= 3 and losses_nats[-1] > 1.5 * min(losses_nats):
         return (

@@ -27,7 +27,7 @@ def main(manifest_path: str, *runs: str, greedy: bool = False) -> None:
     rates, errors, lengths = [], [0] * len(rows), [0] * len(rows)
     for run in runs:
         folder = find_model(Path(run))
-        model = load_model(folder)
+        model = load_model(run)
         result = evaluate(model, rows, decoder_for(folder, model.tokenizer, "greedy" if greedy else ""))
         print(markdown_row(model, result))
         assert result.score.wer.rate is not None and not result.failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from asr.tokenizer import CharTokenizer
 from tests.builders import ALPHABET, tiny_config
 
 
-def save_random_model(folder: Path, *settings: str, seed: int = 3) -> Path:
+def save_random_model(folder: Path, *settings: str, seed: int = 3, training: dict[str, Any] | None = None) -> Path:
     """Writes a tiny model over the letters of ``build_corpus`` as a model folder; the folder.
 
     Seed 3 gives texts of several words for every tone.
@@ -21,5 +22,6 @@ def save_random_model(folder: Path, *settings: str, seed: int = 3) -> Path:
     model = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, CharTokenizer(tuple(sorted(ALPHABET))))
     with torch.no_grad():
         model.network.output.weight *= 8  # far from a tie between two tokens
+    model.training.update(training or {})
     save_model(folder, model, model_tensors(model), None)
     return folder

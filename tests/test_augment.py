@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torchaudio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.augment import spec_augment
-from asr.config import SpecAugmentConfig
+from asr.augment import bin_centres_hz, spec_augment, warp_frequencies
+from asr.config import FeatureConfig, SpecAugmentConfig
 
 HOP_S = 0.01
 
@@ -88,3 +89,36 @@ def test_masked_values_are_zero_and_all_others_are_kept():
     kept = out_tf != 0
     np.testing.assert_array_equal(out_tf[kept], features_tf[kept])
     assert 0 < kept.sum() < kept.size
+
+
+CENTRES_HZ = bin_centres_hz(FeatureConfig(), 16000, 80)
+
+
+def test_bins_lie_where_the_filters_of_the_features_have_their_peaks():
+    filters_mf = torchaudio.functional.melscale_fbanks(2049, 20.0, 8000.0, 80, 16000).numpy()
+    peaks_hz = filters_mf.argmax(axis=0) * 8000 / 2048
+    np.testing.assert_allclose(CENTRES_HZ, peaks_hz, atol=8000 / 2048)
+    linear_hz = bin_centres_hz(FeatureConfig(kind="spectrogram"), 16000, 257)
+    np.testing.assert_allclose(linear_hz[[0, 128, 256]], [0, 4000, 8000])
+
+
+@given(st.floats(0.8, 1.25), st.integers(20, 50))
+def test_warping_moves_a_tone_by_its_factor(factor, at):
+    tone_tf = np.zeros((3, 80), np.float32)
+    tone_tf[:, at] = 1
+    warped_tf = warp_frequencies(tone_tf, factor, CENTRES_HZ)
+    expected_hz = CENTRES_HZ[at] / factor
+    if expected_hz < CENTRES_HZ[-2]:
+        found_hz = (warped_tf[0] * CENTRES_HZ).sum() / warped_tf[0].sum()
+        assert (
+            abs(np.interp(found_hz, CENTRES_HZ, np.arange(80)) - np.interp(expected_hz, CENTRES_HZ, np.arange(80))) < 1
+        )
+
+
+def test_a_factor_of_one_changes_nothing_and_the_input_is_left_alone():
+    features_tf = np.random.default_rng(0).normal(size=(7, 80)).astype(np.float32)
+    before = features_tf.copy()
+    np.testing.assert_allclose(warp_frequencies(features_tf, 1.0, CENTRES_HZ), features_tf, atol=1e-6)
+    out_tf = warp_frequencies(features_tf, 1.2, CENTRES_HZ)
+    assert out_tf.shape == features_tf.shape and out_tf.dtype == np.float32 and np.isfinite(out_tf).all()
+    np.testing.assert_array_equal(features_tf, before)

@@ -131,7 +131,7 @@ def test_a_config_error_carries_its_key(tmp_path):
 
 
 def test_an_error_of_a_whole_stage_has_no_empty_key_in_front():
-    with pytest.raises(ConfigError, match=r"^here: conv needs 1 to 3 layers$"):
+    with pytest.raises(ConfigError, match=r"^here: conv needs 1 to 3 layers \(none only"):
         parse(ModelConfig, {"conv": []}, "here")
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from asr.ctc import ctc_loss, min_steps
+from asr.ctc import confidence_penalty, ctc_loss, min_steps
 from tests.reference import ctc_paths
 
 # Float32 sums of a few log-probabilities of size 10: a few times 1e-6.
@@ -136,3 +136,21 @@ def test_half_precision_log_probs_are_summed_in_float32():
     assert loss_b.dtype == torch.float32
     # The inputs are rounded (a step of bf16 near 1.1 is 2^-7); the sum of 400 of them must not be rounded again.
     assert loss_b.item() == pytest.approx(ctc_loss(log_probs_bsv.bfloat16().float(), *args).item(), abs=0)
+
+
+def test_the_confidence_penalty_is_0_for_uniform_and_ln_v_a_step_for_sure_distributions():
+    uniform_bsv = torch.full((1, 4, 5), 0.2).log()
+    assert confidence_penalty(uniform_bsv, torch.tensor([4])).item() == pytest.approx(0, abs=1e-5)
+    sure_bsv = torch.log_softmax(torch.eye(5)[None, :4] * 60, -1)
+    assert confidence_penalty(sure_bsv, torch.tensor([4])).item() == pytest.approx(4 * math.log(5), rel=1e-5)
+
+
+def test_the_confidence_penalty_is_the_divergence_and_knows_no_padding():
+    log_probs_bsv = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    found_b = confidence_penalty(log_probs_bsv, torch.tensor([6, 2, 0]))
+    for i, steps in enumerate((6, 2, 0)):
+        uniform_sv = torch.full((steps, 4), 0.25)
+        divergence = torch.nn.functional.kl_div(uniform_sv.log(), log_probs_bsv[i, :steps].exp(), reduction="sum")
+        assert found_b[i].item() == pytest.approx(divergence.item(), abs=1e-5)
+    with_padding_bsv = torch.nn.functional.pad(log_probs_bsv, (0, 0, 0, 3), value=float("nan"))
+    assert torch.allclose(confidence_penalty(with_padding_bsv, torch.tensor([6, 2, 0])), found_b)

@@ -72,7 +72,7 @@ def test_evaluate_is_the_pipeline_made_by_hand(corpus, model):
 @pytest.mark.parametrize("batch_s", [0.001, 2.0, 1000.0])
 def test_transcripts_do_not_depend_on_the_size_of_batches(corpus, model, monkeypatch, batch_s):
     expected = evaluate(model, corpus).score
-    monkeypatch.setattr(asr.infer.batched, "__defaults__", (batch_s,))
+    monkeypatch.setattr(asr.infer, "BATCH_S", batch_s)
     sizes: list[int] = []
     forward = asr.infer.log_probs
     monkeypatch.setattr(asr.infer, "log_probs", lambda model, some: sizes.append(len(some)) or forward(model, some))

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import librosa
 import numpy as np
 import pytest
 import scipy.fft
 import torch
+import torchaudio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
-from asr.features import FeatureExtractor, fft_samples, hop_samples, num_bins, num_frames, window_samples
+from asr.features import (
+    FeatureExtractor,
+    _deltas,
+    cosines,
+    fft_samples,
+    hop_samples,
+    mel_filters,
+    num_bins,
+    num_frames,
+    window_samples,
+)
 from tests.builders import noise, sine
 
 RATE_HZ = 16000
@@ -388,3 +401,38 @@ def test_half_the_sample_rate_itself_is_allowed():
     FeatureExtractor(FeatureConfig(high_hz=8000.0), RATE_HZ)
     with pytest.raises(ConfigError, match="<= 4000"):
         FeatureExtractor(FeatureConfig(high_hz=8000.0), 8000)
+
+
+# --- against torchaudio, which is not loaded in use: that takes a third of a second -----------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments", [(257, 20.0, 8000.0, 80, 16000), (129, 0.0, 3800.0, 23, 8000), (513, 60.0, 11025.0, 128, 22050)]
+)
+def test_filters_and_cosines_are_torchaudios_bit_for_bit(arguments):
+    assert torch.equal(mel_filters(*arguments), torchaudio.functional.melscale_fbanks(*arguments))
+    assert torch.equal(cosines(13, arguments[3]), torchaudio.functional.create_dct(13, arguments[3], norm="ortho"))
+
+
+@pytest.mark.parametrize("window", ["hann", "hamming"])
+def test_the_power_spectrogram_is_torchaudios(window):
+    cfg = FeatureConfig(kind="spectrogram", normalization="none", window=window, power_floor=1e-30)
+    wave_n = speech_like()
+    theirs = torchaudio.transforms.Spectrogram(
+        n_fft=512, win_length=400, hop_length=160, power=2.0, window_fn=getattr(torch, f"{window}_window"),
+        center=True, pad_mode="constant",
+    )(torch.from_numpy(wave_n))  # fmt: skip
+    # theirs squares a root: a few roundings apart
+    np.testing.assert_allclose(extract(cfg, wave_n), theirs.T.clamp(min=1e-30).log().numpy(), atol=2e-6)
+
+
+@given(st.integers(1, 30), st.integers(0, 2**31))
+def test_derivatives_are_torchaudios(length, seed):
+    values_btf = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, length, 3)).astype(np.float32))
+    theirs = torchaudio.functional.compute_deltas(values_btf.transpose(1, 2)).transpose(1, 2)
+    assert torch.equal(_deltas(values_btf), theirs)
+
+
+def test_no_torchaudio_is_loaded_for_features():
+    script = "import asr.features, sys; sys.exit(any('torchaudio' in name for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 
 from asr.checkpoint import AcousticModel, build_model
 from asr.config import AudioConfig, ConvConfig, FeatureConfig, ModelConfig, TextConfig
-from asr.infer import all_log_probs, batched, log_probs
+from asr.errors import AsrError, DataError
+from asr.infer import all_log_probs, batched, log_probs, pipeline, prepared
 from asr.tokenizer import CharTokenizer
 
 BINS = 8
@@ -82,3 +85,119 @@ def test_batches_are_of_like_length_and_as_full_as_the_limit_allows(lengths, bat
     assert in_order == sorted(lengths)
     for batch, following in itertools.pairwise(batches):
         assert (len(batch) + 1) * lengths[following[0]] * 0.01 > batch_s
+
+
+# --- the pipeline -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request) -> int:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def names_of_threads() -> set[str]:
+    return {t.name for t in threading.enumerate() if t.name.startswith("asr-infer")}
+
+
+@pytest.mark.parametrize(("batch_s", "ahead_s"), [(80.0, 320.0), (20.0, 30.0), (0.1, 0.1), (1e9, 1e9)])
+def test_the_pipeline_gives_each_item_what_it_gets_alone_in_order(model, threads, batch_s, ahead_s):
+    used = prepared(model)
+    features = utterances(30, 3, 0, 1, 70, 90, 12, 25, 4, 4, 31)
+    items = ((f"u{i}", one_tf) for i, one_tf in enumerate(features))
+    found = list(pipeline(used, items, np.copy, batch_s=batch_s, ahead_s=ahead_s))
+    assert [key for key, _ in found] == [f"u{i}" for i in range(len(features))]
+    for one_tf, (_, one_sv) in zip(features, found, strict=True):
+        np.testing.assert_allclose(one_sv, log_probs(used, [one_tf])[0], atol=1e-5)
+    assert not names_of_threads()
+
+
+def test_without_order_each_answer_comes_once(model, threads):
+    features = utterances(*range(40))
+    found = dict(pipeline(prepared(model), enumerate(features), len, batch_s=10, ahead_s=40, ordered=False))
+    assert found == {i: len(log_probs(model, [one_tf])[0]) for i, one_tf in enumerate(features)}
+
+
+def test_an_endless_stream_is_held_in_part_and_stopped_by_closing(model, threads):
+    drawn = 0
+
+    def endless():
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield drawn, utterances(drawn % 5)[0]  # some of them empty
+
+    answers = pipeline(prepared(model), endless(), len, batch_s=10, ahead_s=20)
+    first = [key for key, _ in itertools.islice(answers, 500)]
+    assert first == list(range(1, 501))
+    assert drawn < 500 + 2 * 200, "an utterance counts 0.1 s at least: no more than 2 windows of 200"
+    answers.close()
+    assert not names_of_threads()
+
+
+def test_the_first_answers_come_before_the_stream_has_given_a_whole_window(model, threads):
+    drawn = []
+    items = ((i, (drawn.append(i), utterances(20)[0])[1]) for i in range(1000))
+    answers = pipeline(prepared(model), items, len, batch_s=20, ahead_s=4000)
+    next(answers)
+    assert len(drawn) < 200
+    answers.close()
+
+
+def test_what_the_stream_raises_comes_out_after_the_answers_before_it(model, threads):
+    def broken():
+        yield from enumerate(utterances(5, 6, 7))
+        raise DataError("no more")
+
+    answers = pipeline(prepared(model), broken(), len, batch_s=4)
+    assert [next(answers)[0] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(DataError, match="no more"):
+        next(answers)
+    assert not names_of_threads()
+
+
+def test_what_decoding_raises_comes_out_in_its_place(model, threads):
+    def decode(one_sv):
+        if len(one_sv) == 4:
+            raise ValueError("seven frames")
+        return len(one_sv)
+
+    answers = pipeline(prepared(model), enumerate(utterances(30, 5, 7, 12)), decode)
+    assert [next(answers) for _ in range(2)] == [(0, 15), (1, 3)]
+    with pytest.raises(ValueError, match="seven frames"):
+        next(answers)
+    assert not names_of_threads()
+
+
+def test_a_broken_model_is_named_by_the_pipeline(model, threads):
+    conv = (ConvConfig(channels=2, kernel_tf=(5, 3), stride_tf=(2, 2)),)
+    broken = build_model(
+        model.audio, model.text, model.extractor.cfg, ModelConfig(conv=conv, layers=1, hidden=6), model.tokenizer
+    )
+    with torch.no_grad():
+        broken.network.output.weight.fill_(float("nan"))
+    with pytest.raises(AsrError, match="not numbers"):
+        list(pipeline(prepared(broken), enumerate(utterances(30, 5)), len))
+
+
+def test_decoding_goes_on_while_the_network_works(model):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        at_once, most, lock = 0, 0, threading.Lock()
+
+        def slow(one_sv):
+            nonlocal at_once, most
+            with lock:
+                at_once += 1
+                most = max(most, at_once)
+            time.sleep(0.01)
+            with lock:
+                at_once -= 1
+
+        assert len(list(pipeline(prepared(model), enumerate(utterances(*[20] * 12)), slow, batch_s=10))) == 12
+        assert most == 2
+    finally:
+        torch.set_num_threads(before)

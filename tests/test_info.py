@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from asr import config as configs
+from asr import header as headers
 from asr.checkpoint import load_model
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned, write_tuned
@@ -133,3 +134,39 @@ def test_a_tuned_model_says_its_decoder(tmp_path):
     write_tuned(folder, Tuned(config=BeamConfig(beam_width=9), tuning={"wer": 0.1}))
     _, facts = describe(str(folder))
     assert facts["decoder"] == "beam 9, LM none" and facts["tuned wer"] == 0.1
+
+
+def test_a_model_says_its_size_its_corpus_and_what_becomes_of_long_audio(tmp_path):
+    data = tmp_path / "data"
+    build_corpus(data, 2)
+    split = {"utterances": 2, "hours": 0.01, "speakers": 2, "with_digits": 0}
+    header = headers.Header("x", "A Corpus", "", "", "none", "", splits={"train": split}, dropped=0, flagged_numbers=0)
+    headers.write(data, header)
+    folder = save_random_model(tmp_path / "run" / "best", training={"longest_s": 6.4, "epoch": 3, "commit": "abc"})
+    (tmp_path / "run" / "data.json").write_text(json.dumps({"folder": str(data)}))
+    _, facts = describe(str(tmp_path / "run"))
+    assert facts["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+    assert facts["long audio"] == "is cut into pieces of at most 6.4 s, the longest that it was trained on"
+    assert facts["training corpus"] == "A Corpus" and facts["training commit"] == "abc"
+    assert facts["decoder"].startswith("greedy") and facts["results"].startswith("none on record")
+    # What it was trained on goes before what now lies where the run says.
+    save_random_model(folder, training={"corpus": "Another"})
+    assert describe(str(tmp_path / "run"))[1]["training corpus"] == "Another"
+    # and without both, nothing is said.
+    save_random_model(folder)
+    (tmp_path / "run" / "data.json").unlink()
+    assert "training corpus" not in describe(str(tmp_path / "run"))[1]
+
+
+def test_results_say_both_rates_and_over_how_much(copy):
+    rate = {"rate": 0.1, "low": 0.05, "high": 0.15}
+    (copy / "results.json").write_text(json.dumps({"dev": {"wer": rate, "cer": rate, "utterances": 7}}))
+    facts = describe(str(copy))[1]
+    assert facts["dev WER"] == facts["dev CER"] == "10.00% [5.00%, 15.00%]" and facts["dev utterances"] == 7
+
+
+def test_many_layers_that_are_alike_share_a_line(tmp_path):
+    folder = save_random_model(tmp_path / "m", "model.layers=6", "model.merge=sum")
+    rows = describe(str(folder))[1]["network"]
+    assert [row.partition(":")[0] for row in rows] == ["conv 1", "gru 1", "gru 2 to 6", "output"]
+    assert sum(int(row.split()[-2].replace(",", "")) for row in rows) == load_model(folder).num_parameters

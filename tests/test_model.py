@@ -27,6 +27,8 @@ from tests.reference import recurrent_cells
 
 BINS, VOCABULARY = 7, 5
 CELLS = tuple(GATES)
+#: cells with a training pass of their own on CPU
+BY_HAND = ("gru", "tanh")
 CONV = (
     ConvConfig(channels=3, kernel_tf=(5, 3), stride_tf=(2, 2)),
     ConvConfig(channels=4, kernel_tf=(3, 3), stride_tf=(1, 1)),
@@ -100,7 +102,12 @@ def test_padding_and_neighbours_do_not_change_log_probs_in_eval(cell, way, norm)
             log_probs_bsv, num_steps_b = network(*padded(utterances, extra, garbage))
             for i, (alone_bsv, alone_steps_b) in enumerate(alone):
                 steps = int(alone_steps_b[0])
-                assert num_steps_b[i] == steps == alone_bsv.shape[1] == int(network.num_steps(torch.tensor(len(utterances[i]))))
+                assert (
+                    num_steps_b[i]
+                    == steps
+                    == alone_bsv.shape[1]
+                    == int(network.num_steps(torch.tensor(len(utterances[i]))))
+                )
                 torch.testing.assert_close(log_probs_bsv[i, :steps], alone_bsv[0], **CLOSE)
 
 
@@ -163,7 +170,7 @@ def test_the_order_in_a_batch_does_not_matter():
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_training_and_eval_agree_where_there_is_neither_norm_nor_dropout(cell):
-    """In training a GRU takes a path of its own."""
+    """In training a GRU and a tanh layer take a path of their own."""
     network = build(cell, norm=False)
     batch = padded([random_features(12), random_features(6)])
     trained_bsv, num_steps_b = network.train()(*batch)
@@ -343,10 +350,11 @@ def test_a_layer_is_torchs_own_on_packed_sequences_gradients_included(cell, merg
             torch.testing.assert_close(direction.bias_hidden_g.grad, getattr(twin, "bias_hh_l0" + suffix).grad)
 
 
+@pytest.mark.parametrize("cell", BY_HAND)
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_the_hand_written_gru_backward_is_the_numeric_gradient(bidirectional):
+def test_the_hand_written_backward_is_the_numeric_gradient(cell, bidirectional):
     torch.manual_seed(2)
-    layer = RecurrentLayer("gru", 3, 2, bidirectional=bidirectional, merge="concat", norm=False)
+    layer = RecurrentLayer(cell, 3, 2, bidirectional=bidirectional, merge="concat", norm=False)
     layer = shaken(layer.double()).train()
     num_steps_b = torch.tensor([4, 2])
     x_bsi = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
@@ -361,15 +369,16 @@ def test_the_hand_written_gru_backward_is_the_numeric_gradient(bidirectional):
     assert torch.autograd.gradcheck(run, inputs)
 
 
+@pytest.mark.parametrize("cell", BY_HAND)
 @pytest.mark.parametrize("norm", [False, True])
-def test_a_gru_gives_the_same_bits_every_time_and_the_same_result_on_any_number_of_threads(norm):
+def test_training_gives_the_same_bits_every_time_and_the_same_result_on_any_number_of_threads(cell, norm):
     """On several threads the directions run at the same time."""
     results = []
     for threads in (1, 2, 2):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            network = build("gru", "concat", norm).train()
+            network = build(cell, "concat", norm).train()
             log_probs_bsv, num_steps_b = network(*padded([random_features(12), random_features(6)]))
             log_probs_bsv[step_mask(num_steps_b, 6)][:, 0].sum().backward()
             assert torch.get_num_threads() == threads
@@ -395,18 +404,21 @@ def test_one_step_has_the_right_gradient(cell):
     assert not layer.forward_direction.w_hidden_gh.grad.any(), "no state before the first step"
 
 
-def test_a_gru_trains_where_its_input_needs_no_gradient():
-    layer = RecurrentLayer("gru", 3, 2, bidirectional=True, merge="sum", norm=False).train()
-    for parameter in (layer.forward_direction.w_input_gi, layer.backward_direction.bias_hidden_g):
+@pytest.mark.parametrize("cell", BY_HAND)
+def test_a_layer_trains_where_its_input_needs_no_gradient(cell):
+    layer = RecurrentLayer(cell, 3, 2, bidirectional=True, merge="sum", norm=False).train()
+    for parameter in (layer.forward_direction.w_input_gi, layer.backward_direction.bias_g):
         parameter.requires_grad_(False)
     recurrent(layer, torch.randn(2, 4, 3), torch.tensor([4, 2])).sum().backward()
     assert layer.forward_direction.w_input_gi.grad is None
     assert layer.forward_direction.w_hidden_gh.grad.any()
 
 
-def test_the_gru_under_bf16_has_nearly_the_gradient_of_float32():
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("cell", BY_HAND)
+def test_under_bf16_the_gradient_is_nearly_that_of_float32(cell, norm):
     torch.manual_seed(4)
-    layer = RecurrentLayer("gru", 8, 16, bidirectional=True, merge="sum", norm=True).train()
+    layer = RecurrentLayer(cell, 8, 16, bidirectional=True, merge="sum", norm=norm).train()
     twin = copy.deepcopy(layer)
     x_bsi, num_steps_b = torch.randn(4, 12, 8), torch.tensor([12, 9, 5, 1])
     weights = torch.randn(4, 12, 16)

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 import asr.checkpoint
 import asr.optim
 import asr.run
+import asr.step
 import asr.train
 import asr.validate
 from asr import config as configs
@@ -86,7 +87,10 @@ def _without_seconds(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k != "seconds"}
 
 
-def _assert_same_run(run: Path, expected: Path) -> None:
+def _assert_same_run(
+    run: Path, expected: Path,
+    prefixes: tuple[str, ...] = ("model.network.", "model.features.", "optimizer.", "average."),
+) -> None:  # fmt: skip
     """Bit for bit: newest checkpoint (weights, optimiser, average, progress), models, metrics; not wall times."""
     newest = _newest(run)
     assert newest.name == _newest(expected).name
@@ -94,7 +98,7 @@ def _assert_same_run(run: Path, expected: Path) -> None:
     assert list(left) == list(right)
     differing = [name for name, tensor in left.items() if not torch.equal(tensor, right[name])]
     assert not differing
-    for prefix in ("model.network.", "model.features.", "optimizer.", "average."):
+    for prefix in prefixes:
         assert any(name.startswith(prefix) for name in left), prefix
     states = [json.loads((_newest(one) / "state.json").read_text()) for one in (run, expected)]
     assert _without_seconds(states[0]) == _without_seconds(states[1])
@@ -136,7 +140,8 @@ def test_a_run_leaves_its_record(data, tmp_path):
     report = train(cfg, data, tmp_path / "run")
     run = tmp_path / "run"
     assert sorted(p.name for p in run.iterdir() if p.name != "tensorboard") == [
-        "best", "checkpoints", "config.yaml", "data.json", "environment.json", "metrics.jsonl", "train.log",
+        "best", "checkpoints", "config.yaml", "data.json", "environment.json", "metrics.jsonl", "started.json",
+        "train.log",
     ]  # fmt: skip
     assert configs.load(run / "config.yaml") == cfg
     assert sorted(p.name for p in (run / "best").iterdir()) == [
@@ -357,26 +362,26 @@ def test_a_learning_rate_that_blows_up_is_an_error_with_step_rate_and_utterances
 
 
 def test_an_infinite_loss_names_the_one_utterance_that_has_it(data, tmp_path, monkeypatch):
-    real = asr.train.ctc_loss
+    real = asr.step.ctc_loss
 
     def ctc_loss(*args: Any) -> Any:
         losses_b = real(*args)
         return losses_b * torch.tensor([1.0, math.inf, 1.0])
 
-    monkeypatch.setattr(asr.train, "ctc_loss", ctc_loss)
+    monkeypatch.setattr(asr.step, "ctc_loss", ctc_loss)
     with pytest.raises(TrainingError, match=r"^step 1: the loss is not finite at .*, utterances train-\d+; the"):
         train(tiny_config("batch.max_utterances=3"), data, tmp_path / "run")
 
 
 def test_after_a_failed_step_the_checkpoint_before_is_whole(data, reference, tmp_path, monkeypatch):
-    real, calls = asr.train.ctc_loss, 0
+    real, calls = asr.step.ctc_loss, 0
 
     def ctc_loss(*args: Any) -> Any:
         nonlocal calls
         calls += 1
-        return real(*args) * (math.nan if calls == 7 else 1.0)
+        return real(*args) * (math.nan if calls == 7 + 2 else 1.0)  # two are the dry run's
 
-    monkeypatch.setattr(asr.train, "ctc_loss", ctc_loss)
+    monkeypatch.setattr(asr.step, "ctc_loss", ctc_loss)
     with pytest.raises(TrainingError, match=r"^step 7: the loss is not finite"):
         train(tiny_config(*EVERYTHING, EACH_STEP), data, tmp_path / "run")
     monkeypatch.undo()
@@ -564,6 +569,32 @@ def test_metrics_on_a_full_disk_are_one_line_with_the_way_on(data, reference, tm
         )  # fmt: skip
     resume(run)
     _assert_same_run(run, reference)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip("mounting a small file system needs root on Linux")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full_keeps_the_last_good_checkpoint_and_says_so(data, tmp_path, small_disk):
+    run, settings = small_disk / "run", ("train.epochs=8", EACH_STEP, "train.keep_best=8", "batch.max_utterances=3")
+    with pytest.raises(CheckpointError) as caught:
+        train(tiny_config(*settings), data, run)
+    message = str(caught.value)
+    assert "no space left on device" in message.lower() and message.endswith(f"asr train --resume {run}"), message
+    steps = [one.name for one in (run / "checkpoints").glob("step-????????")]
+    assert steps
+    moved = shutil.copytree(run, tmp_path / "roomy")  # where there is space
+    resume(moved)
+    train(tiny_config(*settings), data, tmp_path / "never-full")
+    _assert_same_run(moved, tmp_path / "never-full", prefixes=("model.network.", "optimizer."))
 
 
 # Killed
@@ -837,5 +868,5 @@ def test_a_config_changed_after_the_run_began_is_refused(data, tmp_path):
     train(tiny_config("train.max_steps=2"), data, run)
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("ema_decay: 0.0", "ema_decay: 0.9"))
-    with pytest.raises(CheckpointError, match=r"tensors do not fit config.yaml \('average\."):
+    with pytest.raises(ConfigError, match=r"ema_decay is 0\.9 now, the run was trained with 0\.0; put it back"):
         resume(run)

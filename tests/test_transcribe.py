@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -13,7 +14,6 @@ import soundfile
 
 import asr.transcribe
 from asr import Recognizer, audio
-from asr.checkpoint import model_tensors, save_model
 from asr.errors import CheckpointError, ConfigError, DataError
 from asr.transcribe import Failure, Transcript
 from tests.builders import noise, sphere_bytes, tones, write_wav
@@ -68,14 +68,10 @@ def test_what_is_no_model_or_device_is_refused(tmp_path, folder):
 
 def test_a_transcript_says_what_and_when(recognizer, waves):
     result = recognizer.transcribe(waves[0])
-    assert result.path == str(waves[0]) and result.resampled_from_hz == 0
+    assert result.path == str(waves[0]) and result.notes == () and result.seams == ()
     assert result.duration_s == pytest.approx(audio.info(waves[0]).duration_s)
     assert result.text and result.text == " ".join(w.word for w in result.words)
     assert result.log_prob < 0
-    row = result.to_json()
-    assert list(row) == ["path", "text", "duration_s", "log_prob", "words"]
-    assert row["words"][0] == {"word": result.words[0].word, "start": result.words[0].start_s,
-                               "end": result.words[0].end_s, "probability": result.words[0].confidence}  # fmt: skip
 
 
 def test_word_times_rise_and_stay_inside_the_audio(recognizer, waves):
@@ -100,24 +96,83 @@ def test_a_file_gets_the_same_transcript_alone_and_in_a_batch(recognizer, waves)
         assert alone.log_prob == pytest.approx(result.log_prob, abs=1e-4)
 
 
-@pytest.mark.parametrize("batch_s", [0.01, 0.5, 2.0])
-def test_where_groups_end_changes_nothing(recognizer, waves, monkeypatch, batch_s):
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_neither_batches_nor_order_nor_threads_nor_the_number_of_decoders_change_an_answer(folder, waves, precision):
+    recognizer = Recognizer.load(folder, "cpu", precision=precision)
     paths = [*waves, Path("gone.wav"), *waves]
     expected = list(recognizer.transcribe_all(paths))
-    monkeypatch.setattr(asr.transcribe, "BATCH_S", batch_s)
-    results = list(recognizer.transcribe_all(paths))
-    assert [(r.path, getattr(r, "text", None)) for r in results] == [
-        (r.path, getattr(r, "text", None)) for r in expected
-    ]
+    for options in ({"batch_s": 0.01}, {"batch_s": 2.0}, {"batch_s": 500.0, "jobs": 1}, {"jobs": 5}):
+        assert answers(recognizer.transcribe_all(paths, **options)) == answers(expected), options
+    backwards = answers(recognizer.transcribe_all(paths[::-1]))
+    assert backwards[::-1] == answers(expected)
 
 
-def test_groups_bound_what_is_in_memory(recognizer, waves, monkeypatch):
-    monkeypatch.setattr(asr.transcribe, "BATCH_S", 0.01)
+def answers(results) -> list[tuple]:
+    return [(r.path, getattr(r, "text", None), getattr(r, "words", None)) for r in results]
+
+
+def test_a_stream_of_recordings_without_end_is_taken_a_little_at_a_time(recognizer, waves):
     taken = []
-    results = recognizer.transcribe_all(taken.append(path) or path for path in waves)
-    for number in range(1, len(waves) + 1):
-        next(results)
-        assert len(taken) == number
+
+    def endless():
+        for path in itertools.cycle(waves):
+            taken.append(path)
+            yield path
+
+    results = recognizer.transcribe_all(endless(), batch_s=4.0)
+    for number in range(300):
+        assert next(results).path == str(waves[number % len(waves)])
+    longest_s = max(audio.info(path).duration_s for path in waves)
+    assert len(taken) < 300 + 4 * 320 / min(0.1, longest_s)
+    results.close()
+
+
+def test_a_long_recording_is_cut_and_says_where_and_its_words_have_the_times_of_the_whole(recognizer, tmp_path):
+    rng = np.random.default_rng(1)
+    parts = [tones("abcd", rng), np.zeros(16000, np.float32)] * 5
+    path = write_wav(tmp_path / "long.wav", np.concatenate(parts))
+    alone = recognizer.transcribe(write_wav(tmp_path / "first.wav", np.concatenate(parts[:2])))
+    longest_s = 2 * len(parts[0]) / 16000 + 2.2
+    (result,) = recognizer.transcribe_all([path], longest_s=longest_s)
+    assert isinstance(result, Transcript)
+    assert result.duration_s == pytest.approx(sum(map(len, parts)) / 16000)
+    assert result.seams and all(seam.kind == "pause" and seam.length_s > 0.3 for seam in result.seams)
+    times = [t for w in result.words for t in (w.start_s, w.end_s)]
+    assert times == sorted(times) and times[-1] <= result.duration_s
+    assert result.text == " ".join(segment.text for segment in result.segments)
+    assert times[-1] > result.duration_s - 3 and alone.text
+    whole = recognizer.transcribe(path)
+    assert whole.seams == ()  # this model states no limit, so 20 s
+    again = recognizer.transcribe_all([path], longest_s=longest_s, batch_s=0.5)
+    assert answers(again) == answers([result])
+
+
+def test_samples_with_their_rate_are_a_recording(recognizer, waves):
+    wave_n, rate = soundfile.read(waves[0], dtype="int16")
+    expected = recognizer.transcribe(waves[0])
+    for samples_n in (wave_n, (wave_n / 32768).astype(np.float32), wave_n / 32768):
+        result = recognizer.transcribe(samples_n, sample_rate_hz=rate)
+        assert (result.text, result.words, result.path) == (expected.text, expected.words, "array")
+    twice = np.stack([wave_n, wave_n], axis=1)
+    both = recognizer.transcribe(twice, sample_rate_hz=rate)
+    assert both.text == expected.text and "2 channels" in both.notes[0]
+
+
+def test_a_list_gives_a_list_and_misuse_is_said(recognizer, waves):
+    assert [one.path for one in recognizer.transcribe(waves)] == [str(path) for path in waves]
+    assert recognizer.transcribe([]) == []
+    with pytest.raises(ValueError, match="samples need their rate"):
+        recognizer.transcribe(np.zeros(16000, np.float32))
+    with pytest.raises(ValueError, match="a file states its own"):
+        recognizer.transcribe(waves[0], sample_rate_hz=16000)
+    with pytest.raises(DataError, match=r"gone\.wav"):
+        recognizer.transcribe([waves[0], "gone.wav"])
+
+
+def test_progress_is_told_in_seconds_of_audio(recognizer, waves):
+    told = []
+    list(recognizer.transcribe_all(waves, advance=told.append))
+    assert sum(told) == pytest.approx(sum(audio.info(path).duration_s for path in waves))
 
 
 def test_no_files_give_no_transcripts(recognizer):
@@ -136,8 +191,6 @@ def unusable(folder: Path) -> dict[str, tuple[Path, str]]:
         "truncated sphere": (folder / "cut.sph", "truncated"),
         "no samples": (folder / "none.wav", "no samples"),
         "nan": (folder / "nan.wav", "sample 100 is not a finite number"),
-        "stereo": (folder / "stereo.wav", "2 channels, expected 1"),
-        "8 kHz": (folder / "8k.wav", "8000 Hz audio, the model wants 16000 Hz; convert it, or use --resample"),
     }
     files["empty"][0].touch()
     files["folder"][0].mkdir()
@@ -147,8 +200,6 @@ def unusable(folder: Path) -> dict[str, tuple[Path, str]]:
     files["truncated sphere"][0].write_bytes(sphere_bytes(good)[:5000])
     write_wav(files["no samples"][0], good[:0])
     soundfile.write(files["nan"][0], np.where(np.arange(len(good)) == 100, np.nan, good), 16000, subtype="FLOAT")
-    soundfile.write(files["stereo"][0], np.stack([good, good], axis=1), 16000)
-    write_wav(files["8 kHz"][0], good[::2], 8000)
     return files
 
 
@@ -195,15 +246,14 @@ def test_every_format_is_transcribed(recognizer, tmp_path, suffix):
     assert result.duration_s == pytest.approx(len(wave) / 16000, abs=0.15)
 
 
-def test_another_rate_is_resampled_only_when_asked_and_then_it_is_said(recognizer, tmp_path):
+def test_another_rate_and_several_channels_are_taken_and_said(recognizer, tmp_path):
     path = write_wav(tmp_path / "8k.wav", tones("abcd", np.random.default_rng(0), 8000), 8000)
-    assert isinstance(next(recognizer.transcribe_all([path])), Failure)
-    save_model(tmp_path / "model", recognizer.model, model_tensors(recognizer.model), None)
-    asked = Recognizer.load(tmp_path / "model", "cpu", resample=True)
-    result = asked.transcribe(path)
-    assert result.resampled_from_hz == 8000
+    result = recognizer.transcribe(path)
+    assert result.notes == ("resampled from 8000 to 16000 Hz",)
     assert result.duration_s == pytest.approx(audio.info(path).duration_s, abs=1 / 8000)
-    assert not recognizer.model.audio.resample
+    good = tones("abcd", np.random.default_rng(0))
+    soundfile.write(tmp_path / "two.wav", np.stack([good, good], axis=1), 16000)
+    assert any("2 channels" in note for note in recognizer.transcribe(tmp_path / "two.wav").notes)
 
 
 @pytest.mark.parametrize("name", ["new\nline\ttab.wav", "-dash.wav", "dollar $x$ é.wav", " .wav"])
@@ -221,8 +271,7 @@ def test_a_name_that_is_not_utf8_is_kept(recognizer, tmp_path):
 
 
 def test_log_probs_are_what_the_transcript_is_read_from(recognizer, waves):
-    wave, from_hz = recognizer.load_wave(waves[0])
-    log_probs_sv = recognizer.log_probs(wave)
-    assert from_hz == 0 and log_probs_sv.shape[1] == recognizer.model.tokenizer.vocabulary_size
+    log_probs_sv = recognizer.log_probs(recognizer.load_wave(waves[0]))
+    assert log_probs_sv.shape[1] == recognizer.model.tokenizer.vocabulary_size
     best = float(log_probs_sv.max(axis=1).sum(dtype=np.float64))
     assert best == pytest.approx(recognizer.transcribe(waves[0]).log_prob, abs=1e-4)

@@ -12,7 +12,10 @@ from asr.console import print_json, print_result, shown
 
 def info(
     thing: Annotated[
-        str, typer.Argument(metavar="THING", help="A model or run folder, a manifest, a language model, or a config.")
+        str,
+        typer.Argument(
+            metavar="THING", help="A model or run folder, torchaudio:NAME, a manifest, a language model, or a config."
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -26,6 +29,8 @@ def info(
     lines = [title]
     width = max(map(len, facts))
     for key, value in facts.items():
+        if value is None:
+            continue
         if isinstance(value, list):
             lines += [f"  {key}:", *(f"    {row}" for row in value)]
         else:

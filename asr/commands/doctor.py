@@ -25,7 +25,9 @@ def doctor(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of --config.")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="A model folder or run folder that the data are for.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A model or run folder, or torchaudio:NAME, that the data are for.")
+    ] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Decode all audio, not only its headers.")] = False,
     fix: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Write manifests without the rows that have an error.")

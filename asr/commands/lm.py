@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,17 +16,29 @@ if TYPE_CHECKING:
     from asr.lm.estimate import Watcher
     from asr.lm.model import NgramModel
 
-app = typer.Typer(help="N-gram language models: estimate, measure, build.")
+app = typer.Typer(help="Language models, n-gram and neural: train, measure, build, sample.")
 
 Texts = Annotated[list[Path], typer.Argument(metavar="TEXT...", help="Plain, gzip, a manifest, or - for stdin.")]
 Model = Annotated[Path, typer.Argument(metavar="LM", help="ARPA, ARPA as gzip, or the binary form.")]
+AnyModel = Annotated[Path, typer.Argument(metavar="LM", help="An n-gram model's file, or a neural model's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+#: options of one type only
+_NGRAM = ("order", "prune", "vocab", "discount_fallback", "skip_symbols")
+_RNN = (
+    "tokenizer", "subwords", "cell", "layers", "hidden", "dropout", "epochs", "seed", "settings", "device", "threads",
+)  # fmt: skip
 
 
 @app.command()
 def train(
+    context: typer.Context,
     texts: Texts,
-    out: Annotated[Path, typer.Option(help="Where to write: .arpa, .arpa.gz, or another name for the binary form.")],
+    out: Annotated[
+        Path, typer.Option(help="Where to write: .arpa, .arpa.gz, or another name for the binary form; rnn: a folder.")
+    ],
+    kind: Annotated[str, typer.Option("--type", metavar="ngram|rnn", help="What kind of model.")] = "ngram",
     order: Annotated[int, typer.Option(min=1, max=6, help="The longest n-grams.")] = 3,
     prune: Annotated[
         str, typer.Option(metavar="N,N,...", help="Leave out n-grams that occur this often or less; by order.")
@@ -38,9 +50,31 @@ def train(
     skip_symbols: Annotated[
         bool, typer.Option("--skip-symbols", help="Leave out <s>, </s> and <unk> in the text.")
     ] = False,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="rnn: a tokenizer.json, or a model or data folder with one; default: characters."),
+    ] = None,
+    subwords: Annotated[int | None, typer.Option(min=3, help="rnn: train a BPE tokenizer of this size.")] = None,
+    cell: Annotated[str | None, typer.Option(metavar="lstm|gru", help="rnn: default lstm.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="rnn: recurrent layers, default 1.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="rnn: units a layer, default 512.")] = None,
+    dropout: Annotated[float | None, typer.Option(min=0, max=0.99, help="rnn: default 0.2.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="rnn: at most, default 20.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="rnn: default 1.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="rnn: any other setting; may be repeated.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="rnn: auto, cpu, cuda, cuda:1.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="rnn: CPU threads; default one a core.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate an interpolated modified Kneser-Ney model of a text."""
+    """Estimate a model of a text: n-gram (interpolated modified Kneser-Ney), or neural; run again, rnn goes on."""
+    _check_kind(context, kind)
+    if kind == "rnn":
+        shape = {"cell": cell, "layers": layers, "hidden": hidden, "dropout": dropout}
+        given = shape | {"epochs": epochs, "seed": seed, "device": device, "threads": threads}
+        _train_rnn(texts, out, tokenizer, subwords, settings or [], given, as_json)
+        return
     from asr.lm import ngram
 
     try:
@@ -58,12 +92,69 @@ def train(
     _print_model(model, out, as_json)
 
 
+def _check_kind(context: typer.Context, kind: str) -> None:
+    """Refuses an unknown type, and options of the other one."""
+    from asr.errors import nearest
+
+    if kind not in ("ngram", "rnn"):
+        raise ConfigError(f"unknown type '{kind}' (ngram, rnn){nearest(kind, ('ngram', 'rnn'))}", key="type")
+    for name in _RNN if kind == "ngram" else _NGRAM:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":  # by name: typer has a click of its own
+            option = "--set" if name == "settings" else "--" + name.replace("_", "-")
+            raise ConfigError(f"{option} is about --type {'rnn' if kind == 'ngram' else 'ngram'}", key=name)
+
+
+def _train_rnn(
+    texts: list[Path],
+    out: Path,
+    tokenizer: Path | None,
+    subwords: int | None,
+    settings: list[str],
+    given: dict[str, Any],
+    as_json: bool,
+) -> None:
+    from asr.lm.files import read_lines
+    from asr.tokenizer import FILE, read_tokenizer
+
+    if tokenizer is not None and subwords is not None:
+        raise ConfigError("--tokenizer and --subwords are two ways to come to tokens; choose one")
+    known = None
+    if tokenizer is not None:
+        folder = tokenizer / "best" if (tokenizer / "best").is_dir() else tokenizer
+        known = read_tokenizer(folder / FILE if folder.is_dir() else folder)
+    from asr.lm import rnn_text, rnn_train
+
+    shape, how = rnn_train.configs(settings, **given)
+    with _reading_bar() as read:
+        reading = rnn_text.read(read_lines(texts), known, subwords=subwords, held_out=how.held_out, progress=read)
+    with _training_bar() as watch:
+        report = rnn_train.train(reading, shape, how, out, watch)
+    if report.interrupted:
+        raise typer.Exit(130)
+    if as_json:
+        print_json({"lm": str(out), "parameters": report.parameters} | report.facts)
+    else:
+        print_result(
+            f"{shown(out)}: {report.parameters:,} parameters, {report.progress.best_bits:.4f} bits a character "
+            f"on {len(reading.held_out):,} held-out sentences"
+        )
+
+
 @app.command()
-def perplexity(lm: Model, texts: Texts, as_json: Json = False) -> None:
+def perplexity(lm: AnyModel, texts: Texts, as_json: Json = False) -> None:
     """Measure how well a model predicts a text."""
     from asr.lm import ngram
 
-    result = ngram.perplexity(ngram.load(lm), ngram.read_lines(texts))
+    result: Any
+    if lm.is_dir():
+        from asr.lm import rnn_perplexity
+        from asr.lm.rnn_folder import load_rnn
+
+        with _reading_bar() as read:
+            result = rnn_perplexity.perplexity(load_rnn(lm), ngram.read_lines(texts), read)
+    else:
+        result = ngram.perplexity(ngram.load(lm), ngram.read_lines(texts))
     if as_json:
         print_json(result.to_json())
     else:
@@ -79,10 +170,35 @@ def build(
     """Turn ARPA into the binary form, which loads at once; or the other way round."""
     from asr.lm import ngram
 
+    if lm.is_dir():
+        raise ConfigError(f"{lm}: is a folder; only n-gram models have two forms")
     check_target(out)
     model = ngram.load(lm)
     ngram.write(model, out)
     _print_model(model, out, as_json)
+
+
+@app.command()
+def sample(
+    lm: Annotated[Path, typer.Argument(metavar="LM", help="A neural model's folder.")],
+    num: Annotated[int, typer.Option(min=1, max=10_000, help="How many texts.")] = 5,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=100, help="Below 1: likelier texts; 0: the likeliest.")
+    ] = 0.8,
+    prefix: Annotated[str, typer.Option(help="How every text begins.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Other texts with another number.")] = 1,
+    longest: Annotated[int, typer.Option(min=1, max=100_000, help="Tokens after which a text is cut.")] = 500,
+    as_json: Json = False,
+) -> None:
+    """Draw texts from a neural language model, to read what it has learnt."""
+    from asr.lm import rnn
+    from asr.lm.rnn_folder import load_rnn
+
+    texts = rnn.sample(load_rnn(lm), num, temperature=temperature, prefix=prefix, seed=seed, longest=longest)
+    if as_json:
+        print_json({"lm": str(lm), "texts": texts})
+    else:
+        print_result("\n".join(map(shown, texts)))
 
 
 def _print_model(model: NgramModel, out: Path, as_json: bool) -> None:
@@ -91,6 +207,63 @@ def _print_model(model: NgramModel, out: Path, as_json: bool) -> None:
         print_json({"lm": str(out), "ngrams": list(counts.values())})
     else:
         print_result(f"{shown(out)}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+
+
+@contextmanager
+def _reading_bar() -> Iterator[Callable[[int], None]]:
+    """Sentences so far, on stderr when that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading text")
+        yield lambda sentences: bar.update(task, description=f"read {sentences:,} sentences")
+
+
+@contextmanager
+def _training_bar() -> Iterator[Callable[[dict[str, float]], None]]:
+    """A progress bar over epochs with bits a character, tokens a second and time left; the log goes above it."""
+    import logging
+    import time
+
+    from rich.console import Console
+    from rich.logging import RichHandler
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda values: None
+        return
+    columns = (
+        TextColumn("epoch {task.completed:.2f}/{task.fields[epochs]}"),
+        BarColumn(),
+        TextColumn("{task.fields[bits]} bits a character, held out {task.fields[held_out]}"),
+        TextColumn("{task.fields[speed]} tokens/s"),
+        TimeRemainingColumn(),
+    )
+    root = logging.getLogger()
+    before = root.handlers[:]
+    root.handlers[:] = [RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=False)]
+    began, tokens = time.perf_counter(), 0.0
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("train", total=None, epochs="?", bits="-", held_out="-", speed="-")
+
+        def watch(values: dict[str, float]) -> None:
+            nonlocal tokens
+            tokens += values["tokens"]
+            held_out = values["held_out"]
+            progress.update(
+                task, total=values["epochs"], completed=values["epoch"], epochs=f"{values['epochs']:g}",
+                bits=f"{values['bits']:.3f}", held_out="-" if held_out != held_out else f"{held_out:.3f}",
+                speed=f"{tokens / (time.perf_counter() - began):,.0f}",
+            )  # fmt: skip
+
+        try:
+            yield watch
+        finally:
+            root.handlers[:] = before
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,9 @@ import typer
 from asr.console import say
 from asr.errors import ConfigError, nearest
 
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder (its best model).")]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model folder, a run folder (its best model), or torchaudio:NAME.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DecoderName = Annotated[str, typer.Option("--decoder", metavar="greedy|beam", help="Default: as tuned, else greedy.")]
 Backend = Annotated[
@@ -26,7 +28,17 @@ Alpha = Annotated[float | None, typer.Option("--alpha", help="Weight of the lang
 Beta = Annotated[float | None, typer.Option("--beta", help="Bonus for each word, with an LM; default tuned, else 1.5.")]
 Hotwords = Annotated[list[str] | None, typer.Option("--hotword", metavar="WORD[:W]", help="A word to expect.")]
 Lexicon = Annotated[Path | None, typer.Option("--lexicon", help="Only the words in this file can come out.")]
+RescoreModel = Annotated[
+    Path | None, typer.Option("--rescore", help="A neural language model over the beam's best texts; or none.")
+]
+RescoreWeight = Annotated[
+    float | None, typer.Option("--rescore-weight", min=0, max=10, help="Its weight; default tuned, else 0.5.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default one a core.")]
+Precision = Annotated[
+    str,
+    typer.Option(metavar="auto|fp32|bf16|int8", help="Of the network's arithmetic; auto: the fastest at equal WER."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 
 
@@ -42,6 +54,8 @@ class Asked:
     lexicon: Path | None = None
     #: whether words need a confidence that looks at the whole beam
     confidence: bool = False
+    rescore: Path | None = None
+    rescore_weight: float | None = None
 
     def check(self) -> None:
         """Refuses what cannot be meant, before anything is loaded.
@@ -62,15 +76,22 @@ class Asked:
             ("--hotword", self.hotwords),
             ("--lexicon", self.lexicon),
             ("--decoder-backend", self.backend),
+            ("--rescore", self.rescore),
+            ("--rescore-weight", self.rescore_weight),
         )
 
 
-def recognizer(model: Path, device: str, threads: int | None, resample: bool, asked: Asked) -> Any:
-    """The recognizer of a model, with threads and decoder set; torch is imported here."""
+def recognizer(
+    model: Path, device: str, threads: int | None, resample: bool, asked: Asked, precision: str = "fp32"
+) -> Any:
+    """The recognizer of a model, with threads and decoder set; torch is imported here.
+
+    ``resample``: manifests may hold audio of another rate than the model's.
+    """
     asked.check()
     from asr.checkpoint import find_model
 
-    folder = find_model(model)
+    find_model(model)
     from asr.runtime import use_threads
     from asr.transcribe import Recognizer
 
@@ -87,13 +108,21 @@ def recognizer(model: Path, device: str, threads: int | None, resample: bool, as
             dict.fromkeys(word for line in read_lines([asked.lexicon]) for word in line.split())
         )
     loaded = Recognizer.load(
-        folder, device, resample=resample, decoder=asked.name, settings=settings, lm=asked.lm,
+        model, device, decoder=asked.name, settings=settings, lm=asked.lm,
         backend=asked.backend or "auto",  # type: ignore[arg-type]  # BeamDecoder looks at it
-        confidence=asked.confidence,
+        confidence=asked.confidence, precision=precision, rescore=asked.rescore,
+        rescore_weight=asked.rescore_weight,
     )  # fmt: skip
+    if resample:
+        loaded.model = with_resampling(loaded.model)
     if loaded.decoder.source:
         say(f"asr: {loaded.decoder.source}: {loaded.decoder.name}, LM {loaded.decoder.lm or 'none'}")
     return loaded
+
+
+def with_resampling(model: Any) -> Any:
+    """The model, ready for manifests with audio of any rate."""
+    return replace(model, audio=model.audio.model_copy(update={"resample": True}))
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from asr.commands.options import (
     Lexicon,
     Lm,
     ModelPath,
+    RescoreModel,
+    RescoreWeight,
     Threads,
     naming_failures,
 )  # fmt: skip
@@ -70,6 +72,8 @@ def evaluate(
     beta: Beta = None,
     hotwords: Hotwords = None,
     lexicon: Lexicon = None,
+    rescore: RescoreModel = None,
+    rescore_weight: RescoreWeight = None,
     backend: Backend = "",
     resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
     device: Device = "auto",
@@ -94,7 +98,7 @@ def evaluate(
     check_fields(by or [], (Facts(u.speaker, u.duration_s, u.meta) for u in rows))
     _check_targets(hypotheses, references, [u.id for u in rows])
     search = {"beam_width": beam, "alpha": alpha, "beta": beta}
-    asked = Asked(decoder, lm, hotwords or [], search, backend, lexicon, confidence)
+    asked = Asked(decoder, lm, hotwords or [], search, backend, lexicon, confidence, rescore, rescore_weight)
     if report is not None:
         from asr.picture import check
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,68 +22,179 @@ from asr.commands.options import (
     Lexicon,
     Lm,
     ModelPath,
+    Precision,
+    RescoreModel,
+    RescoreWeight,
     Threads,
     naming_failures,
 )  # fmt: skip
-from asr.console import check_target, file_bar, print_json, print_result, say, shown
+from asr.console import check_target, print_json, print_result, say, shown, speed_bar
 from asr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from asr.inputs import Input
+    from asr.outputs import Layout, Targets
+    from asr.transcript import Transcript
 
 
 def transcribe(
     model: ModelPath,
-    inputs: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Audio: WAV, FLAC, SPHERE, MP3, Ogg.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Audio files, folders, globs, a manifest, or - for standard input."),
+    ],
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", "-f", metavar="FORMAT,...", help="txt, srt, vtt, tsv, json, jsonl, ctm, TextGrid; all."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Write files here, not to stdout.")
+    ] = None,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave out what is done in DIR.")] = False,
     as_json: Json = False,
+    word_times: Annotated[bool, typer.Option("--word-times", help="Times of words in txt, srt and vtt, too.")] = False,
+    max_line_width: Annotated[int, typer.Option(min=1, help="Characters in a line of a subtitle.")] = 42,
+    max_line_count: Annotated[int, typer.Option(min=1, help="Lines in a subtitle.")] = 2,
+    start: Annotated[float, typer.Option("--start", min=0, metavar="SECONDS", help="Begin here.")] = 0.0,
+    end: Annotated[float | None, typer.Option("--end", metavar="SECONDS", help="End here.")] = None,
+    channel: Annotated[int | None, typer.Option(min=1, help="Take this channel; default: all mixed down.")] = None,
+    longest: Annotated[
+        float | None, typer.Option(min=0.5, metavar="SECONDS", help="Cut at pauses to this; default: as trained.")
+    ] = None,
     decoder: DecoderName = "",
     lm: Lm = None,
     beam: Beam = None,
-    nbest: Annotated[int | None, typer.Option(min=1, help="Texts a file, best first, in the JSON.")] = None,
+    nbest: Annotated[int | None, typer.Option(min=1, help="Texts a recording, best first, in JSON.")] = None,
     alpha: Alpha = None,
     beta: Beta = None,
     hotwords: Hotwords = None,
     lexicon: Lexicon = None,
+    rescore: RescoreModel = None,
+    rescore_weight: RescoreWeight = None,
     backend: Backend = "",
-    resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw the first file's spectrogram and posteriors here.")] = None,
+    precision: Precision = "auto",
+    batch_seconds: Annotated[
+        float | None, typer.Option(min=1, metavar="SECONDS", help="Padded audio in a batch of the network.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads that decode; default one a core.")] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Transcribe audio files."""
-    if nbest is not None and nbest > 1 and not as_json:
-        raise ConfigError("--nbest is shown in the JSON only; add --json")
+    """Transcribe recordings: text, subtitles, words with times."""
+    from asr.inputs import find_inputs
+    from asr.media import Part
+    from asr.outputs import Layout, parse_formats
+
+    kinds = parse_formats(formats or [])
+    if as_json and (formats or out):
+        raise ConfigError("--json prints one document for all; choose it, or -f json with -o DIR")
+    if nbest is not None and nbest > 1 and not (as_json or {"json", "jsonl"} & set(kinds)):
+        raise ConfigError("--nbest is shown in JSON only; add --json or -f json")
+    if skip_existing and out is None:
+        raise ConfigError("--skip-existing needs -o DIR")
+    if end is not None and end <= start:
+        raise ConfigError(f"--end {end:g} is not after --start {start:g}")
     if picture is not None:
         from asr.picture import check
 
         check(picture)
         check_target(picture)
+    found = find_inputs(inputs, Part(channel, start, end))
+    output = _Output(found, kinds or ("txt",), out, Layout(word_times, max_line_width, max_line_count), as_json)
+    todo = [one for one in found if not (skip_existing and output.done(one))]
+    if len(todo) < len(found):
+        say(f"asr: {len(found) - len(todo):,} of {len(found):,} are done already")
+        if not todo:
+            return
     search = {"beam_width": beam, "nbest": nbest, "alpha": alpha, "beta": beta}
+    confident = as_json or word_times or bool(set(kinds) - {"txt", "srt", "vtt", "tsv"})
     recognizer = options.recognizer(
         model,
         device,
         threads,
-        resample,
-        Asked(decoder, lm, hotwords or [], search, backend, lexicon, confidence=as_json),
+        False,
+        Asked(decoder, lm, hotwords or [], search, backend, lexicon, confident, rescore, rescore_weight),
+        precision,
     )
+    from asr.infer import BATCH_S
     from asr.transcribe import Failure
 
     failed: dict[str, str] = {}
-    done = []
     with naming_failures(failed):
-        with file_bar(len(inputs)) as advance:
-            for result in recognizer.transcribe_all(inputs):
-                advance()
+        with speed_bar(_seconds(todo)) as advance:
+            results = recognizer.transcribe_all(
+                todo, longest_s=longest, batch_s=batch_seconds or BATCH_S, jobs=jobs, advance=advance
+            )
+            for one, result in zip(todo, results, strict=True):
                 if isinstance(result, Failure):
                     failed[result.path] = result.why
                     continue
-                if result.resampled_from_hz:
-                    rate = recognizer.model.audio.sample_rate_hz
-                    say(f"{shown(result.path)}: resampled from {result.resampled_from_hz} to {rate} Hz")
-                done.append(result)
-                if not as_json:
-                    print_result(result.text if len(inputs) == 1 else f"{shown(result.path)}\t{result.text}")
+                for note in result.notes:
+                    say(f"{shown(result.path)}: {note}")
+                output.take(one, result)
         if as_json:
-            print_json({"transcripts": [t.to_json() for t in done], "failed": failed, "model": str(model)})
-        if picture is not None and done:
+            print_json({"transcripts": output.documents, "failed": failed, "model": str(model)})
+        if picture is not None and len(failed) < len(todo):
             from asr.picture import draw
 
-            draw(recognizer, Path(done[0].path), picture)
+            drawn = next(one for one in todo if str(one.source or one.name) not in failed)
+            draw(recognizer, drawn, picture)
             say(f"picture: {shown(picture)}")
+
+
+class _Output:
+    """Where transcripts go: files in a folder, or stdout."""
+
+    def __init__(
+        self, inputs: Sequence[Input], formats: Sequence[str], out: Path | None, layout: Layout, as_json: bool
+    ) -> None:
+        from asr.outputs import Targets, on_stdout
+
+        self.documents: list[dict[str, Any]] = []
+        self._formats, self._layout, self._as_json, self._alone = formats, layout, as_json, len(inputs) == 1
+        self._targets: Targets | None = None
+        if out is not None:
+            sources = [one.source for one in inputs if one.source is not None]
+            self._targets = Targets([one.name for one in inputs], formats, out, inputs=sources)
+        elif not as_json:
+            if len(formats) > 1:
+                raise ConfigError(f"stdout takes one format, got {', '.join(formats)}; add -o DIR")
+            if not on_stdout(formats[0], len(inputs)):
+                raise ConfigError(f"{formats[0]} of {len(inputs):,} recordings does not go on stdout; add -o DIR")
+
+    def done(self, one: Input) -> bool:
+        return self._targets is not None and self._targets.done(one.name)
+
+    def take(self, one: Input, transcript: Transcript) -> None:
+        from asr.outputs import document, render
+
+        if self._as_json:
+            self.documents.append(document(transcript))
+        elif self._targets is not None:
+            self._targets.write(transcript, one.name, self._layout)
+        elif self._formats == ("txt",) and not self._layout.word_times:
+            print_result(transcript.text if self._alone else f"{shown(transcript.path)}\t{transcript.text}")
+        else:
+            print_result(render(transcript, self._formats[0], self._layout, one.name).removesuffix("\n"))
+
+
+def _seconds(inputs: Sequence[Input]) -> float | None:
+    """How much audio there is, for the progress bar; None where a header does not say, or there are too many to ask."""
+    from asr.audio import info
+    from asr.errors import AsrError
+
+    if len(inputs) > 10_000:
+        return None
+    total_s = 0.0
+    for one in inputs:
+        if one.source is None:
+            return None
+        try:
+            duration_s = info(one.source).duration_s
+        except AsrError:  # another reader's, or a failure: said when its turn comes
+            continue
+        total_s += max(0.0, min(duration_s, one.part.end_s or duration_s) - one.part.start_s)
+    return total_s

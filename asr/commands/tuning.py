@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asr.commands.options import Device, Json, ModelPath, Threads, naming_failures
+from asr.commands.options import Device, Json, ModelPath, Threads, naming_failures, with_resampling
 from asr.console import audio_bar, check_target, print_json, print_result, say, shown
 from asr.errors import AsrError
+from asr.files import cache_folder
 
 if TYPE_CHECKING:
+    from asr.decode.tuned import Rescore
+    from asr.lm.rnn import RnnModel
+    from asr.rescore import Rescoring
     from asr.tune import Point, Tuning
 
 
@@ -21,6 +26,10 @@ def tune(
     model: ModelPath,
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A dev set: a manifest with its references.")],
     lm: Annotated[Path, typer.Option("--lm", help="An n-gram language model: ARPA, plain or gzip, or binary.")],
+    rescore: Annotated[
+        Path | None, typer.Option("--rescore", help="A neural language model: also tune it over the beam's best texts.")
+    ] = None,
+    nbest: Annotated[int, typer.Option(min=2, max=10_000, help="How many of the best texts it looks at.")] = 100,
     cache: Annotated[Path | None, typer.Option(help="Where log-probabilities are kept for the next time.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what was found and save nothing.")] = False,
     as_json: Json = False,
@@ -40,6 +49,7 @@ def tune(
     if not dry_run:
         check_target(folder / FILE)
     language_model = ngram.load(lm)
+    neural = None if rescore is None else _neural(rescore, folder, nbest)
     from asr.emissions import emissions
     from asr.runtime import use_threads
     from asr.transcribe import Recognizer
@@ -47,9 +57,14 @@ def tune(
     from asr.tune import tune as search
 
     use_threads(threads)
-    loaded = Recognizer.load(folder, device, resample=resample, decoder="greedy").model
+    loaded = Recognizer.load(model, device, decoder="greedy", precision="fp32").model
+    loaded = with_resampling(loaded) if resample else loaded
     texts = {u.id: normalize(u.text, loaded.text.normalization) for u in rows}
     decoder = decoder_to_tune(loaded.tokenizer, list(texts.values()), language_model)
+    if neural is not None and rescore is not None:
+        from asr.rescore import check_fits
+
+        check_fits(neural[0], loaded.tokenizer, rescore)
     with audio_bar(rows.duration_s) as advance:
         emitted = emissions(loaded, rows, cache or _cache_folder(), advance)
     said = "found" if emitted.found else "kept"
@@ -60,21 +75,53 @@ def tune(
             loaded.tokenizer, emitted.log_probs, references, language_model,
             threads=threads, decoder=decoder, progress=watch,
         )  # fmt: skip
+    found = None if neural is None else _rescoring(decoder, tuning, emitted.log_probs, references, neural, threads)
     if as_json:
-        print_json(tuning.to_json())
+        print_json(tuning.to_json() | ({"rescoring": found.to_json()} if found else {}))
     else:
-        print_result("\n".join(_report(tuning)))
+        print_result("\n".join([*_report(tuning), *(_report_rescoring(found) if found else ())]))
     with naming_failures(emitted.failed):
         if not dry_run:
-            say(f"asr: saved in {shown(_save(folder, tuning, lm, manifest))}; evaluate and transcribe will use it")
+            saved = _save(folder, tuning, lm, manifest, found)
+            say(f"asr: saved in {shown(saved)}; evaluate and transcribe will use it")
 
 
-def _save(folder: Path, tuning: Tuning, lm: Path, manifest: Path) -> Path:
+def _neural(path: Path, folder: Path, nbest: int) -> tuple[RnnModel, Rescore]:
+    """The neural model, and what is known of it before its weights are tuned."""
+    from asr.decode.tuned import Rescore
+    from asr.lm.rnn_folder import WEIGHTS, find_rnn, load_rnn
+
+    model = load_rnn(path)
+    size = (find_rnn(path) / WEIGHTS).stat().st_size
+    return model, Rescore(model=_place(path, folder), model_bytes=size, nbest=nbest)
+
+
+def _place(path: Path, folder: Path) -> str:
+    """A path as decoder.json keeps it: relative inside the model folder, so that it moves with it."""
+    path, folder = path.resolve(), folder.resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _rescoring(
+    decoder: Any, tuning: Tuning, log_probs: Any, references: list[str], neural: tuple[RnnModel, Rescore],
+    threads: int | None,
+) -> Rescoring:  # fmt: skip
+    from asr.rescore import tune_rescoring, wider
+
+    assert tuning.best is not None  # a finished search has one
+    config = tuning.best.config.model_copy(update=wider(tuning.best.config))
+    lists = decoder.with_config(config.model_copy(update={"nbest": neural[1].nbest})).decode_all(log_probs, threads)
+    say("asr: weighing the best texts of the beam by the neural language model")
+    found = tune_rescoring(lists, references, *neural)
+    if found.helps:  # what is saved is what was measured
+        tuning.best = replace(tuning.best, config=config, rate=found.rate, low=found.low, high=found.high)
+    return found
+
+
+def _save(folder: Path, tuning: Tuning, lm: Path, manifest: Path, found: Rescoring | None = None) -> Path:
     from asr.decode.tuned import Tuned, write_tuned
 
     assert tuning.best is not None  # a finished search has one
-    path = lm.resolve()
-    inside = path.is_relative_to(folder.resolve())
     facts: dict[str, Any] = {
         "manifest": str(manifest), "utterances": tuning.utterances, "words": tuning.words,
         "wer": tuning.best.rate, "low": tuning.best.low, "high": tuning.best.high, "greedy_wer": tuning.greedy.rate,
@@ -83,8 +130,9 @@ def _save(folder: Path, tuning: Tuning, lm: Path, manifest: Path) -> Path:
         folder,
         Tuned(
             config=tuning.best.config,
-            lm=str(path.relative_to(folder.resolve()) if inside else path),
-            lm_bytes=path.stat().st_size,
+            lm=_place(lm, folder),
+            lm_bytes=lm.stat().st_size,
+            rescore=found.how if found is not None and found.helps else None,
             tuning=facts,
         ),
     )
@@ -120,6 +168,19 @@ def _report(tuning: Tuning) -> Iterator[str]:
           f"beam {best.config.beam_width}: WER {_rate(best)}"  # fmt: skip
 
 
+def _report_rescoring(found: Rescoring) -> Iterator[str]:
+    how = found.how
+    yield ""
+    yield f"{how.nbest} best texts, {found.texts:.1f} an utterance on average: WER {100 * found.before:.2f} % as the " \
+          f"beam ranks them, {100 * found.oracle:.2f} % if the best one were always chosen"  # fmt: skip
+    weights = f"weight {how.weight:g}, word bonus {how.word_bonus:+g}, beam's scores x {how.lm_scale:g}"
+    rate = f"{100 * found.rate:.2f} % [{100 * found.low:.2f}, {100 * found.high:.2f}]"
+    if found.helps:
+        yield f"rescored by {how.model}: {weights}: WER {rate}"
+    else:
+        yield f"rescoring by {how.model} does not help on this set: it is not used"
+
+
 def _cell(point: Point | None, best: Point) -> str:
     if point is None:
         return ""
@@ -136,12 +197,8 @@ def _log(value: float | None) -> str:
 
 
 def _cache_folder() -> Path:
-    """Where programs of this person keep what can be made again."""
-    import os
-
-    home = os.environ.get("XDG_CACHE_HOME")
     try:
-        return (Path(home) if home else Path.home() / ".cache") / "asr" / "log-probs"
+        return cache_folder() / "log-probs"
     except RuntimeError as error:
         raise AsrError("there is no home folder to keep log-probabilities in; give one with --cache") from error
 

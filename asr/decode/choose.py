@@ -51,9 +51,11 @@ def beam_decoder(
         DataError: the language model cannot be read.
         ConfigError: tokenizer, language model, hotwords and lexicon do not fit together.
     """
+    if lm_path is not None and lm_path.is_dir():
+        raise ConfigError(f"{lm_path}: is a folder; --lm takes an n-gram model's file; a neural model: --rescore")
     lm = None if lm_path is None else ngram.load(lm_path)
     search = BeamDecoder(tokenizer, config, lm, backend)
-    lm_name = None if lm_path is None else _short(lm_path)
+    lm_name = None if lm_path is None else short(lm_path)
     return Decoder(name_of(config, with_lm=lm is not None), lm_name, search.decode, source)
 
 
@@ -100,7 +102,7 @@ def decoder_for(
     return beam_decoder(tokenizer, config, lm, str(folder / FILE) if tuned else "", backend)
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
     """A path as a person here would write it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 

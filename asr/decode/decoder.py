@@ -11,13 +11,13 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from asr.decode.beam import Final, NumpySearch
 from asr.decode.confidence import word_shares
+from asr.decode.fusion import FusionSearch, TokenModel
 from asr.decode.settings import BeamConfig
 from asr.decode.tables import TOKEN_FUSION, LanguageModel, build_tables, pieces_of, reweighted
 from asr.decode.types import Hypothesis, LogProbs, Span, SpanColumns, check_log_probs
@@ -55,8 +55,12 @@ class BeamDecoder:
         config: BeamConfig | None = None,
         lm: LanguageModel | None = None,
         backend: Backend = "auto",
+        fused: tuple[TokenModel, float] | None = None,
     ) -> None:
         """
+        Args:
+            fused: a neural language model of the tokenizer's tokens, and its weight; in numpy only (``fusion.py``).
+
         Raises:
             ConfigError: the backend is unknown, or tokenizer, language model, hotwords and lexicon do not fit together.
         """
@@ -65,8 +69,11 @@ class BeamDecoder:
                 f"unknown decoder backend {backend!r} (known: {', '.join(BACKENDS)}){nearest(backend, BACKENDS)}",
                 key="backend",
             )
+        if fused is not None and (backend == "numba" or fused[1] < 0):
+            raise ConfigError("a neural model inside the search needs the numpy backend and a weight of at least 0")
         self.config = config or BeamConfig()
-        self.backend: Literal["numpy", "numba"] = "numpy" if backend == "numpy" else "numba"
+        self.fused = fused
+        self.backend: Literal["numpy", "numba"] = "numpy" if backend == "numpy" or fused is not None else "numba"
         self.pieces = pieces_of(tokenizer)
         #: whether tokens can write one text in two ways: only those of several letters can
         self.ambiguous = any(len(piece) != 1 for piece in self.pieces[1:])
@@ -85,7 +92,12 @@ class BeamDecoder:
             if not (self.ambiguous or self.config.confidence):
                 self._whole = searches.decode_whole
         else:
-            self._new_search = partial(NumpySearch, self.tables, self.config)
+            self._new_search = self._lockstep
+
+    def _lockstep(self, utterances: int = 1) -> NumpySearch:
+        if self.fused is not None:
+            return FusionSearch(self.tables, self.config, *self.fused, utterances)
+        return NumpySearch(self.tables, self.config, utterances)
 
     def with_config(self, config: BeamConfig) -> BeamDecoder:
         """A decoder with other weights, widths or prunings over the same tables: made at once, however many words.
@@ -140,7 +152,7 @@ class BeamDecoder:
     def _decode_lockstep(self, block: Sequence[LogProbs]) -> list[list[Hypothesis]]:
         for one_sv in block:
             _check(one_sv, len(self.pieces))
-        search = NumpySearch(self.tables, self.config, len(block))
+        search = self._lockstep(len(block))
         search.feed_all(block)
         found = search.finals_of_all(self.finals_asked)
         return [self._finish(search, finals, one_sv) for finals, one_sv in zip(found, block, strict=True)]

@@ -12,9 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from asr.decode.types import Hypothesis, LogProbs, Span, SpanColumns, TimedWord, check_log_probs
 from asr.tokenizer import BLANK_ID, WORD_START, Tokenizer
+
+#: when each step of an utterance begins, and when it ends, in seconds
+Clock = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 def greedy(log_probs_sv: LogProbs, tokenizer: Tokenizer) -> Hypothesis:
@@ -49,8 +53,10 @@ def greedy(log_probs_sv: LogProbs, tokenizer: Tokenizer) -> Hypothesis:
     return Hypothesis.of_columns(tokenizer.decode(spans.token_u.tolist()), log_prob, 0.0, spans)
 
 
-def words_with_times(hypothesis: Hypothesis, tokenizer: Tokenizer, step_s: float) -> list[TimedWord]:
+def words_with_times(hypothesis: Hypothesis, tokenizer: Tokenizer, clock: Clock | float) -> list[TimedWord]:
     """The words of a hypothesis with start and end in seconds: from a word's first token to the end of its last.
+
+    ``clock``: when each step begins and ends in seconds, shapes (s,), (s,); or a step's length, from 0.
 
     A CTC model emits a token as a spike somewhere inside the sound: the times are good to about a tenth of a second.
     A word's confidence is the product of its tokens' probabilities at their strongest steps: the acoustic model's own
@@ -64,13 +70,13 @@ def words_with_times(hypothesis: Hypothesis, tokenizer: Tokenizer, step_s: float
     for span in hypothesis.spans:
         piece = tokenizer.symbols[span.token - 1].replace(WORD_START, " ")
         if piece.startswith(" ") and letters:
-            words.append(_word(letters, spans, step_s))
+            words.append(_word(letters, spans, clock))
             letters, spans = [], []
         if piece != " ":
             letters.append(piece.removeprefix(" "))
             spans.append(span)
     if letters:
-        words.append(_word(letters, spans, step_s))
+        words.append(_word(letters, spans, clock))
     if hypothesis.word_shares is not None:
         shared = zip(words, hypothesis.word_shares, strict=True)
         words = [replace(word, confidence=_mean(word.confidence, share)) for word, share in shared]
@@ -81,9 +87,13 @@ def _mean(confidence: float | None, share: float) -> float:
     return round(share if confidence is None else math.sqrt(confidence * share), 4)
 
 
-def _word(letters: Sequence[str], spans: Sequence[Span], step_s: float) -> TimedWord:
-    start_s, end_s = round(spans[0].start * step_s, 3), round(spans[-1].end * step_s, 3)
+def _word(letters: Sequence[str], spans: Sequence[Span], clock: Clock | float) -> TimedWord:
+    first, last = spans[0].start, spans[-1].end
+    if isinstance(clock, float):
+        start_s, end_s = first * clock, last * clock
+    else:
+        start_s, end_s = float(clock[0][first]), float(clock[1][last - 1])
     log_probs = [span.log_prob for span in spans if span.log_prob is not None]
     # a row may sum to a little more than 1, a probability not
     confidence = round(min(math.exp(sum(log_probs)), 1.0), 4) if len(log_probs) == len(spans) else None
-    return TimedWord("".join(letters), start_s, end_s, confidence)
+    return TimedWord("".join(letters), round(start_s, 3), round(end_s, 3), confidence)

@@ -20,6 +20,23 @@ FILE = "decoder.json"
 FORMAT_VERSION = 1
 
 
+class Rescore(Stage):
+    """A neural language model over the best texts of a beam search, and its weights."""
+
+    #: the model's folder: absolute, or relative to the acoustic model's
+    model: str
+    #: the size of its weights' file when they were tuned: another one is another model
+    model_bytes: int | None = None
+    #: how many of the best texts it looks at
+    nbest: int = Field(100, ge=2, le=10_000)
+    #: of the model's log-probability of the text
+    weight: float = Field(0.5, ge=0, le=10)
+    #: added for each word, on top of the beam search's beta
+    word_bonus: float = Field(0.0, ge=-100, le=100)
+    #: of what the beam search's language model, word bonus and hotwords say of the text
+    lm_scale: float = Field(1.0, ge=0, le=10)
+
+
 class Tuned(Stage):
     """What ``decoder.json`` holds."""
 
@@ -29,6 +46,7 @@ class Tuned(Stage):
     lm: str | None = None
     #: its size when the weights were tuned: another one is another model
     lm_bytes: int | None = None
+    rescore: Rescore | None = None
     #: what is known of the tuning: manifest, utterances, WER; nothing in it is needed to decode
     tuning: dict[str, Any] = Field(default_factory=dict)
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from asr import bundles
 from asr import header as headers
 from asr.checkpoint import find_model, read_model_config
 from asr.config import AudioConfig, FeatureConfig, ModelConfig, RunConfig, TextConfig
@@ -15,16 +16,25 @@ from asr.ctc import min_steps
 from asr.doctor.checks import Expected
 from asr.errors import CheckpointError, ConfigError
 from asr.features import FeatureExtractor
-from asr.model.conv import ConvFrontEnd
+from asr.model import steps_after
 from asr.tokenizer import Tokenizer, read_tokenizer
 
 
 def of_model(path: Path) -> Expected:
-    """What the model in a folder expects; its weights are not read.
+    """What the model in a folder, or a bundle, expects; its weights are not read.
 
     Raises:
         CheckpointError: not a model folder, or damaged.
+        ConfigError: no bundle has that name.
     """
+    if bundles.is_bundle(path):
+        known = bundles.describe(path)
+
+        def num_steps(num_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+            steps_b: npt.NDArray[np.int64] = known.num_steps(torch.from_numpy(num_samples)).numpy()
+            return steps_b
+
+        return Expected(known.audio, known.text.normalization, known.tokenizer, num_steps, min_steps, None)
     folder = find_model(path)
     config, tokenizer = read_model_config(folder), read_tokenizer(folder / "tokenizer.json")
     try:
@@ -55,10 +65,10 @@ def _expected(
     longest_s: float | None,
 ) -> Expected:  # fmt: skip
     extractor = FeatureExtractor(features, audio.sample_rate_hz)
-    front_end = ConvFrontEnd(model.conv, extractor.num_bins, model.relu_clip, model.norm)
 
     def num_steps(num_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        steps: npt.NDArray[np.int64] = front_end.num_steps(extractor.num_frames(torch.from_numpy(num_samples))).numpy()
-        return steps
+        frames_b = extractor.num_frames(torch.from_numpy(num_samples))
+        steps_b: npt.NDArray[np.int64] = steps_after(model.time_strides, frames_b).numpy()
+        return steps_b
 
     return Expected(audio, text.normalization, tokenizer, num_steps, min_steps, longest_s)

@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     ),
     "too-short-for-text": (
         "error", "the labels need more steps than the model makes of the audio",
-        "most likely a wrong pair; else lower the time strides in model.conv",
+        "most likely a wrong pair; else lower the time strides in model (conv, tdnn, mlp)",
     ),
     "overlap-audio": ("error", "audio of another set is in the training set", "take it out of training, or use --fix"),
     "overlap-speaker": ("warning", "a speaker is in two sets", "split by speaker, or say so beside the result"),

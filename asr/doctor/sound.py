@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from asr import audio
+from asr import audio, shards
 from asr.errors import DataError
 
 #: a header is 70 to 120 microseconds of computing, most of it under Python's lock; four threads hide a slow disk
@@ -82,12 +81,12 @@ def read_header(path: str) -> Header:
     """The header of a file; of a FLAC file also its last sample, which a cut file does not have."""
     try:
         info = audio.info(path)
-        num_bytes = Path(path).stat().st_size
+        num_bytes = shards.num_bytes(path)
         if info.format == "FLAC" and info.num_samples > 1:
             _check_end(path)
     except DataError as error:
         why = str(error).removeprefix(f"{path}: ")
-        if not Path(path).exists():
+        if not shards.container(path).exists():
             return Header(code="audio-missing", why="no such file")
         return Header(code="audio-truncated" if why.startswith("truncated") else "audio-unreadable", why=why)
     except OSError as error:  # gone since
@@ -100,7 +99,7 @@ def read_header(path: str) -> Header:
 def _check_end(path: str) -> None:
     soundfile = _soundfile()
     try:
-        with soundfile.SoundFile(_name(path)) as file:
+        with audio.opened(path) as source, soundfile.SoundFile(source) as file:
             file.seek(file.frames - 1)
             if len(file.read(1)):
                 return
@@ -114,7 +113,7 @@ def measure(path: str, start: int, count: int) -> Sound:
     soundfile = _soundfile()
     tally = _Tally()
     try:
-        with soundfile.SoundFile(_name(path)) as file:
+        with audio.opened(path) as source, soundfile.SoundFile(source) as file:
             wanted = file.frames - start if count < 0 else min(count, file.frames - start)
             frame = max(1, round(_FRAME_S * file.samplerate))
             block = frame * round(_BLOCK_S / _FRAME_S)
@@ -216,14 +215,14 @@ def _digest(path: str, num_bytes: int | None) -> bytes:
     """Of 4 KiB in the middle of a file of that size, or of all of it; what cannot be read is like nothing else."""
     digest = blake2b(digest_size=16)
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with shards.open_bytes(path) as file:
             if num_bytes is not None:
                 file.seek(num_bytes // 2)
                 digest.update(file.read(4096))
             else:
                 while block := file.read(1 << 20):
                     digest.update(block)
-    except OSError:
+    except (OSError, DataError):
         digest.update(os.fsencode(path))
     return digest.digest()
 
@@ -240,10 +239,6 @@ def _in_threads(work: Callable[[T], R], items: Sequence[T], chunk: int, threads:
             advance(len(results))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _name(path: str) -> bytes | str:
-    return os.fsencode(path) if os.name == "posix" else path
 
 
 @cache

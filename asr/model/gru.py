@@ -20,7 +20,7 @@ after the recurrent product, as cuDNN's does).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 #: tensors a layer: x_sbi, w_input_gi, w_hidden_gh, bias_g, bias_hidden_g, gates_sbg
-_INPUTS = 6
+INPUTS = 6
 
 
 class GruSequences(torch.autograd.Function):
@@ -41,8 +41,8 @@ class GruSequences(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
-        layers = [tensors[i : i + _INPUTS] for i in range(0, len(tensors), _INPUTS)]
-        outs = _run_all([layer[:5] for layer in layers])
+        layers = [tensors[i : i + INPUTS] for i in range(0, len(tensors), INPUTS)]
+        outs = run_all(_run, [layer[:5] for layer in layers])
         saved = [(layer[2], layer[4], layer[5], out) for layer, out in zip(layers, outs, strict=True)]
         ctx.save_for_backward(*(tensor for one in saved for tensor in one))
         return tuple(outs)
@@ -61,14 +61,14 @@ class GruSequences(torch.autograd.Function):
         )
 
 
-def _run_all(layers: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+def run_all(run: Callable[..., Tensor], layers: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Torch's own forward passes: each on a core when there are several, as a time step is too little to share."""
     if len(layers) == 1 or torch.get_num_threads() == 1:
-        return [_run(*layer) for layer in layers]
+        return [run(*layer) for layer in layers]
 
     def alone(layer: Sequence[Tensor]) -> Tensor:
         with torch.no_grad():
-            return _run(*layer)
+            return run(*layer)
 
     # Short-lived threads, 0.1 ms each: nothing global, and their thread count (a thread's own) cannot leak.
     with ThreadPoolExecutor(len(layers), "asr-gru", initializer=torch.set_num_threads, initargs=(1,)) as pool:

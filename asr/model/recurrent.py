@@ -14,10 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asr.model import gru_layer
 from asr.model.gru import GruSequences
 from asr.model.norm import InputNorm
+from asr.model.tanh import TanhSequences
 
 GATES = {"tanh": 1, "gru": 3, "lstm": 4}
+#: cells whose backward pass is written out for CPU
+_BY_HAND: dict[str, type[torch.autograd.Function]] = {"gru": GruSequences, "tanh": TanhSequences}
 
 
 class Direction(nn.Module):
@@ -85,19 +89,27 @@ class RecurrentLayer(nn.Module):
 
     def __init__(self, cell: str, inputs: int, hidden: int, *, bidirectional: bool, merge: str, norm: bool) -> None:
         super().__init__()
-        self.cell, self.merge = cell, merge
+        self.cell, self.merge, self.hidden = cell, merge, hidden
         self.forward_direction = Direction(cell, inputs, hidden, norm)
         self.backward_direction = Direction(cell, inputs, hidden, norm) if bidirectional else None
         self.output_size = 2 * hidden if bidirectional and merge == "concat" else hidden
 
+    @property
+    def directions(self) -> list[Direction]:
+        back = self.backward_direction
+        return [self.forward_direction] if back is None else [self.forward_direction, back]
+
     def forward(self, x_bsi: Tensor, mask_bs: Tensor, reversal_bs: Tensor) -> Tensor:
+        if self.cell == "gru" and self.training and x_bsi.device.type == "cpu":
+            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_bsi.dtype
+            if gru_layer.can_run(self.hidden, dtype):
+                return self._train_gru(x_bsi.to(dtype), mask_bs)
         num_valid = mask_bs.sum()
-        directions, inputs = [self.forward_direction], [x_bsi]
-        if self.backward_direction is not None:
-            directions.append(self.backward_direction)
+        directions, inputs = self.directions, [x_bsi]
+        if len(directions) == 2:
             inputs.append(flip_within(x_bsi, reversal_bs))
         inputs = [x.transpose(0, 1).contiguous() for x in inputs]
-        by_hand = self.cell == "gru" and self.training and x_bsi.device.type == "cpu"
+        by_hand = self.cell in _BY_HAND and self.training and x_bsi.device.type == "cpu"
         prepared = [d.prepare(x, num_valid, by_hand) for d, x in zip(directions, inputs, strict=True)]
         weights, gates = [ws for ws, _ in prepared], [g for _, g in prepared]
         if torch.is_autocast_enabled(x_bsi.device.type):
@@ -106,7 +118,7 @@ class RecurrentLayer(nn.Module):
             inputs, weights = [x.to(dtype) for x in inputs], [[w.to(dtype) for w in ws] for ws in weights]
         if by_hand:
             flat = [t for x, ws, g in zip(inputs, weights, gates, strict=True) for t in (x, *ws, g)]
-            outs = GruSequences.apply(*flat)  # type: ignore[no-untyped-call]
+            outs = _BY_HAND[self.cell].apply(*flat)  # type: ignore[no-untyped-call]
         else:
             outs = [d(x, ws) for d, x, ws in zip(directions, inputs, weights, strict=True)]
         out_bsh: Tensor = outs[0].transpose(0, 1)
@@ -114,6 +126,27 @@ class RecurrentLayer(nn.Module):
             back_bsh = flip_within(outs[1].transpose(0, 1), reversal_bs)
             out_bsh = out_bsh + back_bsh if self.merge == "sum" else torch.cat([out_bsh, back_bsh], dim=2)
         return out_bsh * mask_bs[:, :, None].to(out_bsh.dtype)
+
+    def _train_gru(self, x_bsi: Tensor, mask_bs: Tensor) -> Tensor:
+        """The same in training on CPU, both directions at once."""
+        ways, norms = self.directions, [d.norm for d in self.directions if d.norm is not None]
+        shape = gru_layer.Shape(
+            mask_bs.sum(1).numpy(), x_bsi.shape[1], self.hidden, len(ways), self.merge == "sum",
+            torch.get_num_threads(),
+        )  # fmt: skip
+        out_bsh, means_wg, vars_wg = gru_layer.GruLayer.apply(  # type: ignore[no-untyped-call]
+            x_bsi,
+            torch.stack([d.w_input_gi.to(x_bsi.dtype) for d in ways]),
+            torch.stack([d.w_hidden_gh.to(x_bsi.dtype) for d in ways]),
+            torch.stack([d.bias_g for d in ways]),
+            torch.stack([torch.zeros_like(d.bias_g) if d.bias_hidden_g is None else d.bias_hidden_g for d in ways]),
+            torch.stack([norm.weight_g for norm in norms]) if norms else None,
+            shape,
+            norms[0].reduce if norms else None,
+        )
+        for norm, mean_g, var_g in zip(norms, means_wg if norms else (), vars_wg if norms else (), strict=True):
+            norm.remember(mean_g, var_g)
+        return out_bsh  # type: ignore[no-any-return]
 
 
 def reversal(num_steps_b: Tensor, length: int) -> Tensor:

@@ -1,0 +1,323 @@
+"""When each word and each character of a text is said in a recording, and which transcripts are likely wrong.
+
+Axes: s steps, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from asr.checkpoint import AcousticModel
+from asr.decode.align import Alignment, Backend, force_align, min_steps
+from asr.decode.greedy import Clock, greedy
+from asr.decode.tables import Ints
+from asr.decode.types import LogProbs, Span, TimedWord
+from asr.errors import DataError, os_reason
+from asr.infer import of_manifest
+from asr.longform import emissions_of
+from asr.manifest import Manifest, Utterance
+from asr.media import open_stream
+from asr.text import NORMALIZATIONS, check_profile, normalize
+from asr.tokenizer import WORD_START, Tokenizer
+from asr.transcript import Seam, Transcript, segments_of
+
+#: utterances of a manifest that are computed before the first of them is given out: sorted by length, given in order
+_AT_ONCE = 2000
+#: a place in a recording: about a short word, which is about so many characters
+_LOCAL_S, _LOCAL_CHARACTERS = 0.3, 5
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A text with its times, and how well it fits what was heard.
+
+    ``reference`` is the text as it was aligned, normalised; ``heard`` what the model itself would write (greedy).
+    The gap is what the text's path is less probable than the model's own, a log-probability: 0 where the model would
+    write this text itself, and far below 0 where it heard another. ``gap`` is for each character (of the longer of the
+    two texts), ``gap_per_step`` for each step, ``local_gap`` all of it in the worst 0.3 s: a word too many or too few
+    in a long sentence. ``token_log_prob`` is the mean over the text's tokens (None: it has none).
+    """
+
+    id: str
+    transcript: Transcript
+    reference: str
+    heard: str
+    token_log_prob: float | None
+    gap: float
+    gap_per_step: float
+    local_gap: float
+
+    @property
+    def score(self) -> float:
+        """What likely wrong transcripts are found by, lowest first: the mean gap, and that of the worst place."""
+        return self.gap + self.local_gap / _LOCAL_CHARACTERS
+
+    def weakest(self, count: int = 3) -> list[TimedWord]:
+        """The words that are least believed, the worst first."""
+        return sorted(self.transcript.words, key=lambda word: word.confidence or 0.0)[:count]
+
+    def to_json(self) -> dict[str, Any]:
+        """How well the text fits, as ``asr align`` states it of each utterance, beside the transcript."""
+        return {
+            "id": self.id,
+            "score": round(self.score, 4),
+            "gap": round(self.gap, 4),
+            "gap_per_step": round(self.gap_per_step, 5),
+            "local_gap": round(self.local_gap, 4),
+            "token_log_prob": None if self.token_log_prob is None else round(self.token_log_prob, 4),
+            "reference": self.reference,
+            "heard": self.heard,
+        }
+
+
+def align_manifest(
+    model: AcousticModel,
+    manifest: Manifest,
+    progress: Callable[[float], None] = lambda audio_s: None,
+    *,
+    normalization: str | None = None,
+) -> Iterator[tuple[Utterance, Aligned | DataError]]:
+    """Each utterance of a manifest, in order, aligned with its text, or with why it cannot be.
+
+    Times are seconds from the utterance's own start. Memory does not grow with the manifest.
+
+    Args:
+        normalization: the profile that the texts go through; None: the model's own.
+    """
+    profile = _profile(model, normalization)
+    rows = manifest.utterances
+    for first in range(0, len(rows), _AT_ONCE):
+        some, done = rows[first : first + _AT_ONCE], {}
+        for utterance, one_sv in of_manifest(model, Manifest(manifest.path, some)):
+            done[utterance.id] = _aligned_utterance(model, manifest, utterance, one_sv, profile)
+            progress(utterance.duration_s)
+        yield from ((utterance, done.pop(utterance.id)) for utterance in some)
+
+
+def _aligned_utterance(
+    model: AcousticModel, manifest: Manifest, utterance: Utterance, one_sv: LogProbs | DataError, profile: str
+) -> Aligned | DataError:
+    if isinstance(one_sv, DataError):
+        return one_sv
+    step_s = np.arange(len(one_sv) + 1, dtype=np.float64) * model.step_s
+    try:
+        return align_text(
+            utterance.text, one_sv, (step_s[:-1], step_s[1:]), model.tokenizer, profile, id_=utterance.id,
+            path=utterance.audio_path, duration_s=utterance.duration_s,
+        )  # fmt: skip
+    except DataError as error:
+        return DataError(f"utt '{utterance.id}': {error}", manifest.path)
+
+
+def align_recording(model: AcousticModel, path: str | Path, text: str, *, normalization: str | None = None) -> Aligned:
+    """A recording of any length aligned with its text.
+
+    Raises:
+        DataError: the recording cannot be read, the text holds no words or characters that the model does not know, or
+            it does not fit in the recording.
+    """
+    profile = _profile(model, normalization)
+    try:
+        if not spell(text, model.tokenizer, profile).words:  # before the work
+            raise DataError("holds no words")
+    except DataError as error:
+        raise DataError(f"its text: {error}", path) from error
+    with open_stream(path, model.audio.sample_rate_hz) as stream:
+        emissions = emissions_of(model, stream)
+        duration_s, notes = stream.duration_s or 0.0, stream.notes
+    try:
+        return align_text(
+            text, emissions.log_probs_sv, (emissions.start_s, emissions.end_s), model.tokenizer, profile,
+            id_=str(path), path=str(path), duration_s=duration_s, seams=emissions.seams, notes=notes,
+        )  # fmt: skip
+    except DataError as error:
+        raise DataError(str(error), path) from error
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a plain text file, in UTF-8, with or without a byte order mark.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read the text: {os_reason(error)}", path) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8", path) from error
+
+
+def align_text(
+    text: str, log_probs_sv: LogProbs, clock: Clock, tokenizer: Tokenizer, normalization: str, *, id_: str, path: str,
+    duration_s: float, seams: tuple[Seam, ...] = (), notes: tuple[str, ...] = (), backend: Backend = "auto",
+) -> Aligned:  # fmt: skip
+    """A text aligned with the log-probabilities of what is said, and with the time of each step.
+
+    Raises:
+        DataError: the text has characters that the tokenizer does not know, or does not fit in the steps.
+    """
+    spelling = spell(text, tokenizer, normalization)
+    tokens_u = tokenizer.encode(spelling.text)
+    # The model's own text may have more spaces than ours; and a pause is a step in which it says nothing else.
+    delimiter = tokenizer.symbols.index(" ") + 1 if " " in tokenizer.symbols else -1
+    if (needed := min_steps(tokens_u)) > len(log_probs_sv):
+        raise DataError(
+            f"the text needs {needed:,} steps of the model, the audio has {len(log_probs_sv):,} ({duration_s:.2f} s): "
+            "is it the text of another recording?"
+        )
+    try:
+        alignment = force_align(log_probs_sv, tokens_u, delimiter=delimiter, backend=backend)
+    except ValueError as error:
+        raise DataError(f"the text cannot be aligned: {error}") from error
+    words, characters = _timed(spelling, alignment, tokenizer, clock, duration_s)
+    segments, first = [], 0
+    for segment in segments_of(words):
+        inside = characters[first : first + len(segment.words)]
+        segments.append(replace(segment, characters=tuple(itertools.chain.from_iterable(inside))))
+        first += len(segment.words)
+    if spelling.unsaid:
+        some = " ".join(spelling.unsaid[:5]) + (" …" if len(spelling.unsaid) > 5 else "")
+        notes = (*notes, f"{len(spelling.unsaid):,} of the text's marks that are no words have no time: {some}")
+    heard = greedy(log_probs_sv, tokenizer)
+    heard_text = " ".join(heard.text.split())
+    gap, local_gap = _gaps(log_probs_sv, alignment.path_s, clock)
+    return Aligned(
+        id_,
+        Transcript(
+            path, " ".join(word.word for word in words), duration_s, alignment.log_prob, tuple(segments), seams, notes
+        ),
+        spelling.text,
+        heard_text,
+        float(alignment.mean_log_prob_u.mean()) if tokens_u else None,
+        gap / max(len(spelling.text), len(heard_text), 1),
+        gap / max(len(log_probs_sv), 1),
+        local_gap,
+    )
+
+
+def _gaps(log_probs_sv: LogProbs, path_s: Ints, clock: Clock) -> tuple[float, float]:
+    """What a path is less probable than the best of all: as a whole, and in the worst place."""
+    steps = len(path_s)
+    if not steps:
+        return 0.0, 0.0
+    gap_s = log_probs_sv[np.arange(steps), path_s].astype(np.float64) - log_probs_sv.max(axis=1)
+    sum_s = np.append(0.0, gap_s.cumsum())
+    width = min(steps, max(1, round(_LOCAL_S / max(1e-3, float(np.median(clock[1] - clock[0]))))))
+    return float(sum_s[-1]), float((sum_s[width:] - sum_s[:-width]).min())
+
+
+class Spelling(NamedTuple):
+    """A text as the model writes it, and as its author did."""
+
+    #: normalised
+    text: str
+    #: each word as its author wrote it, and how many normalised words it is
+    words: list[tuple[str, int]]
+    #: what the author wrote between the words, and nobody says: a dash by itself
+    unsaid: list[str]
+
+
+def spell(text: str, tokenizer: Tokenizer, normalization: str) -> Spelling:
+    """A text under a normalisation profile, with the way back to its author's words.
+
+    Raises:
+        DataError: the tokenizer cannot write it; the characters and their words are named, with what to do.
+    """
+    whole = normalize(text, normalization)
+    if tokenizer.unknown(whole):
+        raise DataError(_unknown(text, tokenizer, normalization))
+    own = text.split()
+    sizes = [len(normalize(word, normalization).split()) for word in own]
+    if sum(sizes) != len(whole.split()):  # a profile that looks beyond the word: then as it wrote them
+        return Spelling(whole, [(word, 1) for word in whole.split()], [])
+    words = [(word, size) for word, size in zip(own, sizes, strict=True) if size]
+    return Spelling(whole, words, [word for word, size in zip(own, sizes, strict=True) if not size])
+
+
+def _unknown(text: str, tokenizer: Tokenizer, normalization: str) -> str:
+    """One line about the characters of a text that the model cannot write."""
+    where: dict[str, str] = {}
+    for word in normalize(text, normalization).split():
+        for c in tokenizer.unknown(word):
+            where.setdefault(c, word)
+    if not where:  # words, but no space between them
+        return "the text has several words, and the model's vocabulary no space: give one word"
+    some = ", ".join(f"{c!r} (U+{ord(c):04X}) in the word {word!r}" for c, word in itertools.islice(where.items(), 3))
+    more = f", and {len(where) - 3:,} more" if len(where) > 3 else ""
+    known = "".join(dict.fromkeys(c for symbol in tokenizer.symbols for c in symbol if c != WORD_START))
+    remedy = "write it as it is spoken, in letters of the model"
+    left = {profile: tokenizer.unknown(normalize(text, profile)) for profile in NORMALIZATIONS}
+    best = min(left, key=lambda profile: len(left[profile]))
+    if len(left[best]) < len(where):
+        remedy = f"use --normalization {best} (in Python normalization={best!r})"
+        rest = ", ".join(map(repr, left[best][:5])) + (", …" if len(left[best]) > 5 else "")
+        remedy += f", and write {rest} as it is spoken" if rest else ""
+    return f"unknown character {some}{more}; the model writes {known[:60]!r}{'…' if len(known) > 60 else ''}: {remedy}"
+
+
+def _profile(model: AcousticModel, normalization: str | None) -> str:
+    if normalization is None:
+        return model.text.normalization
+    check_profile(normalization)
+    return normalization
+
+
+def _timed(
+    spelling: Spelling, alignment: Alignment, tokenizer: Tokenizer, clock: Clock, duration_s: float
+) -> tuple[list[TimedWord], list[list[TimedWord]]]:
+    """The words with their times, and the characters of each."""
+    groups = iter(_by_word(alignment.spans, tokenizer))
+    words, characters = [], []
+    for word, size in spelling.words:
+        pieces = [piece for group in itertools.islice(groups, size) for piece in group]
+        start_s, end_s = _times(pieces[0][1], pieces[-1][1], clock, duration_s)
+        mean = sum(_log_prob(span) for _, span in pieces) / len(pieces)
+        words.append(TimedWord(word, round(start_s, 3), round(end_s, 3), _probability(mean)))
+        characters.append([c for piece, span in pieces for c in _characters(piece, span, clock, duration_s)])
+    assert next(groups, None) is None
+    return words, characters
+
+
+def _by_word(spans: Sequence[Span], tokenizer: Tokenizer) -> list[list[tuple[str, Span]]]:
+    """What each token writes, with its span, by words; the spaces are left out."""
+    groups: list[list[tuple[str, Span]]] = [[]]
+    for span in spans:
+        piece = tokenizer.symbols[span.token - 1].replace(WORD_START, " ")
+        if piece.startswith(" ") and groups[-1]:
+            groups.append([])
+        if piece != " ":
+            groups[-1].append((piece.removeprefix(" "), span))
+    return [group for group in groups if group]
+
+
+def _characters(piece: str, span: Span, clock: Clock, duration_s: float) -> list[TimedWord]:
+    """The characters that a token writes: they share its time evenly."""
+    start_s, end_s = _times(span, span, clock, duration_s)
+    edges = [start_s + (end_s - start_s) * i / len(piece) for i in range(len(piece) + 1)]
+    probability = _probability(_log_prob(span))
+    return [
+        TimedWord(c, round(low, 3), round(high, 3), probability)
+        for c, low, high in zip(piece, edges[:-1], edges[1:], strict=True)
+    ]
+
+
+def _times(first: Span, last: Span, clock: Clock, duration_s: float) -> tuple[float, float]:
+    # The last step may reach beyond the last sample by part of a step.
+    return min(float(clock[0][first.start]), duration_s), min(float(clock[1][last.end - 1]), duration_s)
+
+
+def _log_prob(span: Span) -> float:
+    assert span.log_prob is not None
+    return span.log_prob
+
+
+def _probability(log_prob: float) -> float:
+    return round(min(math.exp(log_prob), 1.0), 4)

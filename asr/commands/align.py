@@ -1,0 +1,186 @@
+"""``asr align``: when each word of a text is said, and which transcripts are likely wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asr.commands.options import Device, Json, ModelPath, Threads, naming_failures
+from asr.console import audio_bar, print_json, print_result, say, shown
+from asr.errors import AsrError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from asr.align import Aligned
+    from asr.checkpoint import AcousticModel
+    from asr.manifest import Manifest
+    from asr.outputs import Targets
+
+Row = tuple[str, "Aligned | DataError"]
+#: of a likely wrong transcript: words that are listed, and characters of each text
+_DOUBTED, _SHOWN = 5, 500
+
+
+def align(
+    model: ModelPath,
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A manifest, or with --text one recording.")],
+    text: Annotated[Path | None, typer.Option("--text", metavar="FILE", help="What is said in the recording.")] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("-f", "--format", metavar="FORMAT,...", help="txt srt vtt tsv json jsonl ctm TextGrid, or all."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Write a file an utterance here.")
+    ] = None,
+    worst: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="List the N likeliest wrong transcripts instead.")
+    ] = None,
+    as_json: Json = False,
+    normalization: Annotated[
+        str | None,
+        typer.Option("--normalization", metavar="PROFILE", help="Done to the text first; default the model's."),
+    ] = None,
+    resample: Annotated[bool, typer.Option("--resample", help="Resample a manifest's audio of another rate.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Say when each word and character of a text is said, and how well the text fits the audio."""
+    from asr.outputs import Targets, on_stdout, parse_formats
+
+    names = parse_formats(formats or [])
+    words, manifest = _inputs(source, text)
+    if names and out is None:
+        if as_json or worst is not None:
+            raise ConfigError(f"-f and --{'json' if as_json else 'worst'} both go to stdout; add -o DIR for the files")
+        if len(names) > 1 or not on_stdout(names[0], 1 if manifest is None else len(manifest)):
+            raise ConfigError(f"{', '.join(names)}: several files; add -o DIR")
+    ids = [source.name] if manifest is None else [u.id for u in manifest]
+    targets = Targets(ids, names or ("json",), out, inputs=[source]) if out is not None else None
+    loaded = _load(model, device, threads, resample)
+    failed: dict[str, str] = {}
+    with naming_failures(failed):
+        rows: Iterator[Row]
+        if manifest is None:
+            rows = iter([(source.name, _recording(loaded, source, words, normalization))])
+        else:
+            rows = _utterances(loaded, manifest, normalization)
+        done = _written(rows, failed, targets)
+        if as_json or worst is not None:
+            _print_all(done, model, failed, worst, as_json)
+        elif targets is None:
+            for name, one in done:
+                print_result(_line(one) if not names else _rendered(one, names[0], name))
+        else:
+            for _ in done:
+                pass
+
+
+def _inputs(source: Path, text: Path | None) -> tuple[str, Manifest | None]:
+    """The text of the recording, or the manifest."""
+    if text is not None:
+        from asr.align import read_text
+
+        if source.suffix.lower() in (".jsonl", ".json"):
+            raise ConfigError("--text is the text of one recording; a manifest has its texts itself")
+        return read_text(text), None
+    from asr import manifest as manifests
+
+    try:
+        return "", manifests.read(source)
+    except DataError as error:
+        if source.suffix.lower() in (".jsonl", ".json") or not source.is_file():
+            raise
+        raise DataError(f"{error}; if it is a recording, give its text with --text FILE") from error
+
+
+def _load(model: Path, device: str, threads: int | None, resample: bool) -> AcousticModel:
+    from dataclasses import replace
+
+    from asr.checkpoint import load_model
+    from asr.runtime import find_device, use_threads
+
+    use_threads(threads)
+    loaded = load_model(model, find_device(device))
+    if resample:
+        loaded = replace(loaded, audio=loaded.audio.model_copy(update={"resample": True}))
+    return loaded
+
+
+def _recording(model: AcousticModel, path: Path, text: str, normalization: str | None) -> Aligned:
+    from asr.align import align_recording
+
+    return align_recording(model, path, text, normalization=normalization)
+
+
+def _utterances(model: AcousticModel, manifest: Manifest, normalization: str | None) -> Iterator[Row]:
+    from asr.align import align_manifest
+
+    with audio_bar(manifest.duration_s) as advance:
+        for utterance, one in align_manifest(model, manifest, advance, normalization=normalization):
+            yield utterance.id, one
+
+
+def _written(rows: Iterable[Row], failed: dict[str, str], targets: Targets | None) -> Iterator[tuple[str, Aligned]]:
+    """What could be aligned, its files written; the rest is noted in ``failed``."""
+    for name, one in rows:
+        if isinstance(one, DataError):
+            failed[name] = str(one)
+            continue
+        if targets is not None:
+            try:
+                targets.write(one.transcript, name)
+            except AsrError as error:
+                failed[name] = str(error)
+        for note in one.transcript.notes:
+            say(f"{shown(name)}: {shown(note)}")
+        yield name, one
+
+
+def _print_all(
+    done: Iterator[tuple[str, Aligned]], model: Path, failed: dict[str, str], worst: int | None, as_json: bool
+) -> None:
+    import heapq
+
+    kept = (one for _, one in done)
+    if not as_json:
+        assert worst is not None
+        lowest = heapq.nsmallest(worst, kept, key=lambda one: one.score)  # no more than these are held
+        if lowest:
+            print_result("\n\n".join(_listed(one) for one in lowest))
+        return
+    alignments = list(kept)
+    order = sorted(alignments, key=lambda one: one.score)[: worst or 0]
+    print_json(
+        {"alignments": [_row(one) for one in alignments], "failed": failed, "model": str(model)}
+        | ({"worst": [one.id for one in order]} if worst is not None else {})
+    )
+
+
+def _row(one: Aligned) -> dict[str, Any]:
+    from asr.outputs import document
+
+    return one.to_json() | document(one.transcript)
+
+
+def _line(one: Aligned) -> str:
+    return json.dumps(_row(one), ensure_ascii=False, allow_nan=False)
+
+
+def _rendered(one: Aligned, format: str, name: str) -> str:
+    from asr.outputs import render
+
+    return render(one.transcript, format, name=name).removesuffix("\n")
+
+
+def _listed(one: Aligned) -> str:
+    """A likely wrong transcript, for people."""
+    weak = ", ".join(f"{w.word} {w.start_s:.2f} s ({w.confidence:.2f})" for w in one.weakest(_DOUBTED))
+    lines = [f"{one.id}  score {one.score:.3f}", f"  text   {_cut(one.reference)}", f"  heard  {_cut(one.heard)}"]
+    return "\n".join(shown(line) for line in [*lines, *([f"  doubt  {weak}"] if weak else [])])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

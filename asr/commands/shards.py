@@ -1,0 +1,39 @@
+"""``asr shard``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from asr.commands.options import Json
+from asr.console import file_bar, print_json, print_result, say, shown
+
+
+def shard(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON Lines; docs/formats.md.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new manifest; the tar files go into its 'shards'.")],
+    shard_mib: Annotated[int, typer.Option(metavar="N", min=1, help="Size of a tar file, about, in MiB.")] = 512,
+    as_json: Json = False,
+) -> None:
+    """Pack the audio of a manifest into tar files (WebDataset), with a manifest of them. Run again, it goes on."""
+    from asr import manifest as manifests
+    from asr.sharding import write_shards
+
+    read = manifests.read(manifest)
+    with file_bar(2) as advance:
+        done = write_shards(read, out, shard_mib, advance)
+    if as_json:
+        document: dict[str, Any] = {
+            "manifest": str(done.manifest),
+            "shards": [str(path) for path in done.shards],
+            "kept": done.kept,
+            "files": done.files,
+            "utterances": len(read),
+        }
+        print_json(document)
+        return
+    kept = f", {done.kept} of them as they were" if done.kept else ""
+    say(f"{done.files:,} audio files of {len(read):,} utterances in {len(done.shards):,} shards{kept}")
+    print_result(shown(done.manifest))

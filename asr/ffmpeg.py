@@ -1,0 +1,140 @@
+"""Audio that libsndfile does not read (M4A, MP4, WebM, …): decoded by the ``ffmpeg`` program, through a pipe."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.errors import DataError, os_reason
+
+#: suffixes whose files go to ffmpeg at once
+SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("3g2", "3gp", "aac", "ac3", "amr", "ape", "asf", "avi", "flv", "m2ts", "m4a", "m4b", "m4v", "mka", "mkv"),
+        *("mov", "mp4", "mpeg", "mpg", "mts", "ogv", "spx", "webm", "wma", "wmv", "wv"),
+    )
+)
+INSTALL = "install ffmpeg (apt install ffmpeg, brew install ffmpeg, winget install ffmpeg), or convert the file to WAV"
+
+
+def available() -> str | None:
+    """The path of the program, if there is one."""
+    return shutil.which("ffmpeg")
+
+
+class Decoder:
+    """The first audio track of a file, as it is: at its own rate, all channels; a subprocess until closed.
+
+    ``duration_s`` is what the container says (about 0.1 s of slack), None when it says nothing.
+
+    Raises:
+        DataError: ffmpeg cannot read the file, or it has no sound; ``where`` is named.
+    """
+
+    frames: int | None = None
+
+    def __init__(self, program: str, path: Path, where: str | Path) -> None:
+        self._where = where
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (a file, not a pipe: nobody must empty it)
+        try:
+            self._process = subprocess.Popen(
+                # file: and the whitelist: a name or a playlist must not make it open anything else.
+                [program, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info",
+                 "-protocol_whitelist", "file", "-i", f"file:{path}", "-map", "0:a:0",
+                 # Gaps become silence, so that times stay those of the video.
+                 "-af", "aresample=async=1:first_pts=0", "-c:a", "pcm_f32le", "-f", "wav",
+                 "-protocol_whitelist", "pipe", "pipe:1"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors,
+            )  # fmt: skip
+        except OSError as error:
+            self._errors.close()
+            raise DataError(f"ffmpeg cannot be started: {os_reason(error)}", where) from error
+        assert self._process.stdout is not None
+        self._pipe: IO[bytes] = self._process.stdout
+        try:
+            self.rate_hz, self.channels = self._header()
+            self.duration_s = _duration_s(self._said())
+        except BaseException:
+            self.close()
+            raise
+
+    def skip(self, frames: int) -> int:
+        """Passes over frames, decoding them, as seeking is not exact in every format; how many there were."""
+        left = frames
+        while left and (got := len(self.read(min(left, 10 * self.rate_hz)))):
+            left -= got
+        return frames - left
+
+    def read(self, frames: int) -> npt.NDArray[np.float32]:
+        """The next frames, fewer only at the end. Shapes: (n, channels).
+
+        Raises:
+            DataError: it ends because the file is damaged or cut.
+        """
+        width = 4 * self.channels
+        content = self._pipe.read(frames * width)
+        if len(content) < frames * width:
+            self._check_end()
+        whole = len(content) // width * width
+        return np.frombuffer(content[:whole], "<f4").astype(np.float32, copy=False).reshape(-1, self.channels)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._pipe.close()
+        self._process.wait()
+        self._errors.close()
+
+    def _header(self) -> tuple[int, int]:
+        """Rate and channels from the WAV header, up to the first sample."""
+        rate_hz = channels = 0
+        if len(self._pipe.read(12)) == 12:
+            while len(head := self._pipe.read(8)) == 8:
+                name, num_bytes = struct.unpack("<4sI", head)
+                if name == b"data":
+                    break
+                body = self._pipe.read(num_bytes + num_bytes % 2)
+                if name == b"fmt " and len(body) >= 8:
+                    channels, rate_hz = struct.unpack_from("<HI", body, 2)
+        if not rate_hz or not channels:
+            self._check_end()
+            raise DataError("ffmpeg finds nothing in it that can be decoded", self._where)
+        return rate_hz, channels
+
+    def _said(self) -> str:
+        self._errors.seek(0)
+        # A damaged file can give a line a packet: the first of them say what is wrong.
+        return self._errors.read(1_000_000).decode("utf-8", "replace")
+
+    def _check_end(self) -> None:
+        status = self._process.wait()
+        said = self._said()
+        if "matches no streams" in said or "does not contain any stream" in said:
+            raise DataError("holds no sound: ffmpeg finds no audio track in it (a video without sound?)", self._where)
+        if "misdetection possible" in said:
+            raise DataError("not audio that can be read: ffmpeg only guesses what it is", self._where)
+        if "partial file" in said or "ended prematurely" in said:
+            raise DataError("truncated: ffmpeg meets the end of the file too early; fetch it again", self._where)
+        if status:
+            raise DataError(f"ffmpeg cannot decode it ({_reason(said)})", self._where)
+
+
+def _duration_s(said: str) -> float | None:
+    found = re.search(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)", said)
+    return None if found is None else int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+
+
+def _reason(said: str) -> str:
+    """The first error that ffmpeg names, which is the cause of the others; else its last line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if "[error]" in line or "[fatal]" in line]
+    line = errors[0] if errors else lines[-1] if lines else "it says nothing"
+    return re.sub(r"^(\[[^]]*\] )+", "", line).rstrip(".")

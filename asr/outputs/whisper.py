@@ -1,0 +1,86 @@
+"""The transcript as a JSON document with Whisper's field names, and as one line of JSON.
+
+What readers of Whisper's JSON rely on, and what follows:
+
+- They join words with nothing between (``"".join(w["word"] …)``: Whisper's own subtitle writers, stable-ts), so words
+  and the texts of segments begin with a space, as Whisper's do. The ``text`` of the whole does not: it is compared and
+  searched, and joined to nothing.
+- stable-ts takes the fields of a segment as arguments and refuses others, so what is ours stands at the top.
+- It refuses times that go back (``asr.outputs.timing`` puts them in order).
+- All fields of a segment are there, so that none is missed. What a CTC model does not have is null (``no_speech_prob``)
+  or empty (``tokens``: ids of another vocabulary than Whisper's would be read wrong).
+
+Source: openai-whisper 20250625, whisper/utils.py; stable-ts 2.19.1, stable_whisper/result.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from typing import Any
+
+from asr.outputs.timing import Timed, Word, in_order, segments, whole_characters
+from asr.transcript import Transcript
+
+
+def document(transcript: Transcript) -> dict[str, Any]:
+    """The JSON document. Units: seconds to the millisecond; natural logarithms."""
+    marks = [(i, each) for i, segment in enumerate(transcript.segments) for each in segment.characters]
+    characters = zip((i for i, _ in marks), in_order(each for _, each in marks), strict=True)
+    ours: dict[str, Any] = {
+        "seams": [{"at": round(s.at_s, 3), "kind": s.kind, "length": round(s.length_s, 3)} for s in transcript.seams],
+        "notes": [whole_characters(note) for note in transcript.notes],
+        "nbest": [{"text": whole_characters(text), "log_prob": _log(score)} for text, score in transcript.others],
+        "characters": [{"segment": i, "character": whole_characters(c.text), **_times(c)} for i, c in characters],
+    }
+    return {
+        "path": whole_characters(transcript.path),
+        "text": whole_characters(transcript.text),
+        "language": None,
+        "duration": round(transcript.duration_s, 3) if math.isfinite(transcript.duration_s) else None,
+        "log_prob": _log(transcript.log_prob),
+        "segments": [_segment(i, segment) for i, segment in enumerate(segments(transcript))],
+    } | {name: value for name, value in ours.items() if value}
+
+
+def as_json(transcript: Transcript) -> str:
+    """The document, indented for people."""
+    return json.dumps(document(transcript), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_line(transcript: Transcript, id_: str) -> str:
+    """The document on one line, with an ``id`` by which ``asr score`` pairs it."""
+    row = {"id": whole_characters(id_), **document(transcript)}
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _segment(number: int, segment: Timed) -> dict[str, Any]:
+    content = segment.text.encode("utf-8", "replace")
+    # Of each character: the tokens of a CTC model are characters, or pieces that the transcript does not name.
+    average = None if segment.log_prob is None else _log(segment.log_prob / max(1, len(segment.text)))
+    return {
+        "id": number,
+        "seek": 0,
+        "start": segment.start_ms / 1000,
+        "end": segment.end_ms / 1000,
+        "text": _spaced(segment.text),
+        "tokens": [],
+        "temperature": 0.0,  # nothing was drawn by chance
+        "avg_logprob": average,
+        "compression_ratio": round(len(content) / len(zlib.compress(content)), 4),
+        "no_speech_prob": None,
+        "words": [{"word": _spaced(word.text), **_times(word)} for word in segment.words],
+    }
+
+
+def _times(word: Word) -> dict[str, Any]:
+    return {"start": word.start_ms / 1000, "end": word.end_ms / 1000, "probability": word.confidence}
+
+
+def _spaced(text: str) -> str:
+    return " " + whole_characters(text)
+
+
+def _log(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None

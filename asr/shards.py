@@ -1,0 +1,232 @@
+"""Audio inside tar files: a corpus of a million recordings in some hundred files.
+
+A path ``shards/000.tar#a/b.flac`` means the member ``a/b.flac`` of the tar file ``shards/000.tar``. Each member is read
+by its offset, from a file that stays open, so rows can be read in any order. Where the offsets are is found once for
+each tar file, and kept beside it as ``000.tar.index.json``; a tar file of another size or time has a new index made.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from asr.errors import DataError, os_reason
+
+#: between the tar file's name and the member's, the end of the first included
+MARK = ".tar#"
+INDEX_VERSION = 1
+#: tar files held open, with their indexes: 512 of 512 MiB are a corpus of 256 GiB
+_OPEN = 512
+#: bytes read ahead: a few seconds of FLAC
+_BUFFER = 1 << 16
+
+
+def is_member(path: str | Path) -> bool:
+    """Whether a path means a member of a tar file.
+
+    >>> is_member("shards/000.tar#a.flac"), is_member("take#2.flac")
+    (True, False)
+    """
+    return MARK in str(path)
+
+
+def split(path: str | Path) -> tuple[Path, str]:
+    """The tar file and the member's name.
+
+    >>> split("shards/000.tar#a/b.flac")[1]
+    'a/b.flac'
+    """
+    before, _, name = str(path).rpartition(MARK)
+    return Path(before + MARK[:-1]), name.removeprefix("./")
+
+
+def container(path: str | Path) -> Path:
+    """The file on disk that a path's audio is in: the path itself, or the tar file."""
+    return split(path)[0] if is_member(path) else Path(path)
+
+
+def open_bytes(path: str | Path) -> BinaryIO:
+    """A file, or a member of a tar file, to read and seek in.
+
+    Raises:
+        DataError: the tar file cannot be read, or has no such member.
+        OSError: a file that is no member cannot be opened.
+    """
+    if not is_member(path):
+        return Path(path).open("rb")
+    tar, name = _find(path)
+    return io.BufferedReader(_Window(tar, *tar.members[name]), _BUFFER)
+
+
+def num_bytes(path: str | Path) -> int:
+    """The size of a file, or of a member of a tar file.
+
+    Raises:
+        As ``open_bytes``.
+    """
+    if not is_member(path):
+        return Path(path).stat().st_size
+    tar, name = _find(path)
+    return tar.members[name][1]
+
+
+def read_ahead(paths: Iterable[str | Path]) -> None:
+    """Asks the system to fetch those paths that are members, each tar file forwards, in whichever order they are read.
+
+    What cannot be found is passed over: reading it will say why.
+    """
+    places = []
+    for path in paths:
+        if is_member(path):
+            with suppress(DataError):
+                tar, name = _find(path)
+                places.append((tar.path, *tar.members[name], tar))
+    for _, start, size, tar in sorted(places, key=lambda place: place[:2]):
+        tar.fetch(size, start)
+
+
+class Tar:
+    """A tar file that is open, and where its members are: (offset, size) by name."""
+
+    def __init__(self, path: str, members: Mapping[str, tuple[int, int]]) -> None:
+        self.path, self.members = path, members
+        self._lock = threading.Lock()
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def read_at(self, count: int, offset: int) -> bytes:
+        """Bytes from an offset; threads do not disturb each other."""
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, count, offset)
+        with self._lock:
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            return os.read(self._descriptor, count)
+
+    def fetch(self, count: int, offset: int) -> None:
+        """Has these bytes read from the disk, and waits for nothing; where a system cannot, they are read in time."""
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):  # a file system that takes no advice
+                os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_WILLNEED)
+
+    def __del__(self) -> None:
+        with suppress(AttributeError, OSError):  # it was never opened
+            os.close(self._descriptor)
+
+
+class _Window(io.RawIOBase):
+    """A part of a tar file, as a file of its own."""
+
+    def __init__(self, tar: Tar, start: int, size: int) -> None:
+        self._tar, self._start, self._size, self._at = tar, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        content = self._tar.read_at(wanted, self._start + self._at) if wanted else b""
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+
+def _find(path: str | Path) -> tuple[Tar, str]:
+    file, name = split(path)
+    try:
+        status = file.stat()
+        tar = _opened(str(file), status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"cannot read the tar file: {os_reason(error)}", file) from error
+    except ValueError as error:  # a NUL or half a surrogate pair
+        raise DataError(f"cannot read the tar file: the name is impossible ({error})", file) from error
+    if name not in tar.members:
+        raise DataError(f"holds no member '{name}'; does the manifest belong to these shards?", file)
+    return tar, name
+
+
+@lru_cache(_OPEN)
+def _opened(path: str, num_bytes: int, mtime_ns: int) -> Tar:
+    """The tar file of that size and time: another one is another entry."""
+    kept = read_index(Path(path), num_bytes, mtime_ns)
+    if kept is not None:
+        return Tar(path, {name: (start, size) for name, (start, size) in kept["members"].items()})
+    members = scan(Path(path))
+    with suppress(OSError):  # a folder that cannot be written to: it is looked for again next time
+        write_index(Path(path), num_bytes, mtime_ns, members)
+    return Tar(path, members)
+
+
+def scan(tar: Path) -> dict[str, tuple[int, int]]:
+    """Where every regular file in a tar file is; of two with one name the later, as tar has it.
+
+    Raises:
+        DataError: it is no tar file, compressed, or cut short.
+        OSError: it cannot be opened.
+    """
+    members: dict[str, tuple[int, int]] = {}
+    try:
+        with tarfile.open(tar, "r:") as file:
+            for member in file:
+                if member.isreg() and not member.issparse():
+                    members[member.name.removeprefix("./")] = (member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise DataError(
+            f"not a whole tar file ({error}); a compressed one must be unpacked, a cut one fetched again", tar
+        ) from error
+    size = tar.stat().st_size
+    cut = [name for name, (start, length) in members.items() if start + length > size]
+    if cut:
+        raise DataError(f"cut short: member '{cut[0]}' ends beyond the file's {size:,} bytes; fetch it again", tar)
+    return members
+
+
+def index_path(tar: Path) -> Path:
+    return tar.with_name(tar.name + ".index.json")
+
+
+def read_index(tar: Path, num_bytes: int, mtime_ns: int) -> dict[str, Any] | None:
+    """The index beside a tar file; None where there is none, or it is damaged or of an earlier state of the file."""
+    try:
+        index = json.loads(index_path(tar).read_text(encoding="utf-8"))
+        told = (index["format_version"], index["bytes"], index["mtime_ns"])
+        whole = all(len(place) == 2 and min(place) >= 0 for place in index["members"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return index if whole and told == (INDEX_VERSION, num_bytes, mtime_ns) else None
+
+
+def write_index(
+    tar: Path, num_bytes: int, mtime_ns: int, members: Mapping[str, tuple[int, int]], **more: Any
+) -> None:  # fmt: skip
+    """Writes the index beside a tar file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    index = {"format_version": INDEX_VERSION, "bytes": num_bytes, "mtime_ns": mtime_ns, **more, "members": members}
+    # Several processes may do this at once: each in a file of its own, the last one's name stays.
+    part = tar.with_name(f"{tar.name}.index.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        part.write_text(json.dumps(index), encoding="utf-8")
+        part.replace(index_path(tar))
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

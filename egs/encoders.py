@@ -1,0 +1,101 @@
+"""A RESULTS.md table of runs that differ in their network: error rates, sizes, speed and memory.
+
+    python egs/encoders.py measure RUN [RUN ...]           writes RUN/speed.json, where there is none
+    python egs/encoders.py table MANIFEST RUN [RUN ...]    prints the table
+
+Speed and memory are measured apart from training, each network in a process of its own, on the data and with the
+settings of its run: the dev set twice, of which the faster counts (reading and features included, as in ``asr
+evaluate``), then the first updates of a new run (reading and features not counted). Memory is the largest that this
+process ever had, program and data included. Leave the machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+from asr import manifest
+from asr.checkpoint import load_model
+from asr.config import load
+from asr.errors import AsrError
+from asr.evaluate import evaluate
+from asr.runtime import use_threads
+from asr.train import train
+from asr.wer import format_ends, percent
+
+#: updates that the speed of training is measured over
+STEPS = 12
+#: of speed.json, in the order of the table
+SPEEDS = ("train_audio_s_per_s", "train_memory_mib", "use_audio_s_per_s")
+HEADER = (
+    "| config | WER % [95 %] | S / D / I | CER % | parameters | training, audio-s/s | memory in training, MiB "
+    "| use, audio-s/s | epoch |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def measure(*runs: str) -> None:
+    """Writes ``speed.json`` into each run that has none."""
+    # A process each, as the largest memory of a process never falls; forked, so that torch is loaded once.
+    context = multiprocessing.get_context("fork")
+    for run in map(Path, runs):
+        if not (run / "speed.json").exists():
+            with context.Pool(1) as pool:
+                found = pool.apply(_measure, (run,))
+            (run / "speed.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
+            print(run, found, file=sys.stderr)
+
+
+def _measure(run: Path) -> dict[str, float]:
+    # Not by duration, so that these steps are like all others; batches read between the steps, not beside them.
+    cfg = load(run / "config.yaml", [f"train.max_steps={STEPS}", "train.sortagrad=false", "batch.workers=0"])
+    use_threads(cfg.train.threads)
+    model, rows = load_model(run), manifest.read(_data(run) / "dev.jsonl")
+    rtf = min(evaluate(model, rows).rtf for _ in range(2))
+    with tempfile.TemporaryDirectory() as folder:
+        report = train(cfg, _data(run), Path(folder) / "run")
+    seconds = sum(report.phases_s[phase] for phase in ("forward", "loss", "backward", "optimizer"))
+    memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux
+    return {
+        "train_audio_s_per_s": report.audio_s / seconds, "train_memory_mib": memory_mib, "use_audio_s_per_s": 1 / rtf,
+    }  # fmt: skip
+
+
+def _data(run: Path) -> Path:
+    return Path(json.loads((run / "data.json").read_text(encoding="utf-8"))["folder"])
+
+
+def table(manifest_path: str, *runs: str) -> None:
+    """Prints the table: each run's best model on the manifest, decoded greedily."""
+    rows = manifest.read(manifest_path)
+    print(HEADER)
+    for run in map(Path, runs):
+        model = load_model(run)
+        result = evaluate(model, rows)
+        wer, cer = result.score.wer, result.score.cer
+        path = run / "speed.json"
+        speed: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        cells = (
+            run.name, f"{percent(wer.rate)} {format_ends((wer.low, wer.high))}",
+            f"{wer.substitutions} / {wer.deletions} / {wer.insertions}", percent(cer.rate),
+            f"{model.num_parameters:,}", *(f"{speed[key]:.0f}" if key in speed else "not measured" for key in SPEEDS),
+            model.training["epoch"],
+        )  # fmt: skip
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    made = model.training
+    print(f"\n{result.score.utterances} utterances, {wer.reference_length} words, {result.score.interval.drawn}; "
+          f"seed {made['seed']}, {made['hardware']}, {made['precision']}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    commands = {"measure": (measure, 1), "table": (table, 2)}
+    name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
+    if name not in commands or len(arguments) < commands[name][1]:
+        sys.exit(__doc__)
+    try:
+        commands[name][0](*arguments)
+    except AsrError as error:
+        sys.exit(f"encoders.py: {error}")

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import asr.manifest
+import asr.planner
+import asr.step
+import asr.train
+from asr import config as configs
+from asr.batch import Batch
+from asr.errors import ConfigError
+from asr.planner import Planner, find_largest, peak_bytes, reset_peak, total_bytes
+from asr.step import is_out_of_memory
+from asr.train import resume, train
+from tests.builders import build_corpus, tiny_config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    build_corpus(folder, 12, seed=1, longest=8)
+    build_corpus(folder, 3, seed=2, name="dev", longest=6)
+    return folder
+
+
+def _limit(monkeypatch: pytest.MonkeyPatch, frames: float, *, error: type[Exception] = torch.OutOfMemoryError) -> None:
+    """A machine whose memory holds so many padded frames."""
+    real = asr.step.gradients
+
+    def gradients(network: Any, batch: Batch, *args: Any) -> Any:
+        if batch.area > frames:
+            # some of the work is done before memory runs out: gradients and running statistics must be undone
+            real(network, batch, *args)
+            raise error("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.\nmore")
+        return real(network, batch, *args)
+
+    monkeypatch.setattr(asr.step, "gradients", gradients)
+    monkeypatch.setattr(asr.planner, "gradients", gradients)
+
+
+def _weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(max((run / "checkpoints").glob("step-????????")) / "state.safetensors")
+
+
+def _rows(run: Path, kind: str = "train") -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
+
+
+# The dry run
+
+
+def test_a_dry_run_changes_no_bit_of_the_run_that_follows(data, tmp_path, monkeypatch):
+    cfg = tiny_config("train.epochs=2", "model.dropout=0.3", "train.ema_decay=0.9", "augment.speeds=[0.9, 1.0]")
+    train(cfg, data, tmp_path / "with")
+    monkeypatch.setattr(asr.train, "plan_memory", lambda planner, group: (math.inf, []))
+    train(cfg, data, tmp_path / "without")
+    left, right = _weights(tmp_path / "with"), _weights(tmp_path / "without")
+    assert all(torch.equal(left[name], right[name]) for name in right) and list(left) == list(right)
+    assert [r["loss_nats"] for r in _rows(tmp_path / "with")] == [r["loss_nats"] for r in _rows(tmp_path / "without")]
+
+
+def test_the_largest_batch_is_tried_first_and_its_peak_is_said(data, tmp_path, monkeypatch, caplog):
+    tried: list[tuple[int, int]] = []
+    real = asr.planner.gradients
+
+    def gradients(network: Any, batch: Batch, *args: Any) -> Any:
+        tried.append((len(batch.ids), batch.features_btf.shape[1]))
+        return real(network, batch, *args)
+
+    monkeypatch.setattr(asr.planner, "gradients", gradients)
+    with caplog.at_level(logging.INFO, "asr"):
+        train(tiny_config("train.max_steps=1", "batch.max_utterances=3"), data, tmp_path / "run")
+    (line,) = [m for m in caplog.messages if m.startswith("memory: ")]
+    assert f"({tried[-1][0]} x {tried[-1][1]} frames) takes 0." in line and "GiB at its peak" in line
+    assert tried[0] == (1, tried[-1][1]), "first one utterance, to foresee what the whole takes"
+    longest_s = max(u.duration_s for u in asr.manifest.read(data / "train.jsonl"))
+    assert tried[-1] == (3, 1 + math.floor(longest_s * 100))
+
+
+def test_the_peak_of_a_process_is_measured(monkeypatch):
+    reset_peak(CPU)
+    before = peak_bytes(CPU)
+    one = torch.ones(60 * 2**20)
+    del one
+    assert 200 * 2**20 < peak_bytes(CPU) - before < 400 * 2**20
+    assert total_bytes(CPU) > 2**28
+
+
+# Out of memory
+
+
+def test_a_batch_that_does_not_fit_is_computed_in_halves_with_the_same_result(data, tmp_path, monkeypatch, caplog):
+    # without batch norm, whose statistics are those of a part, the halves' gradients add up to the whole's
+    cfg = tiny_config("train.epochs=2", "model.norm=false", "batch.max_utterances=4")
+    train(cfg, data, tmp_path / "whole")
+    _limit(monkeypatch, 150)
+    with caplog.at_level(logging.INFO, "asr"):
+        train(cfg, data, tmp_path / "halves")
+    assert any("does not fit at once: it and others like it are computed in halves" in m for m in caplog.messages)
+    rows, others = _rows(tmp_path / "halves"), _rows(tmp_path / "whole")
+    assert len(rows) == len(others)
+    for row, other in zip(rows, others, strict=True):
+        assert row["loss_nats"] == pytest.approx(other["loss_nats"], rel=1e-4), row
+        assert row["audio_s"] == pytest.approx(other["audio_s"], abs=0.011)
+    assert not (tmp_path / "halves" / "dropped.jsonl").exists()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_memory_that_runs_out_later_is_said_once_and_the_statistics_are_those_of_the_parts(
+    data, tmp_path, monkeypatch, caplog, error
+):
+    settings = ("train.epochs=2", "batch.max_utterances=2", "train.sortagrad=false")
+    monkeypatch.setattr(asr.train, "plan_memory", lambda planner, group: (math.inf, []))  # nothing is foreseen
+    _limit(monkeypatch, 120, error=error)
+    with caplog.at_level(logging.WARNING, "asr"):
+        train(tiny_config(*settings), data, tmp_path / "run")
+    lines = [m for m in caplog.messages if m.startswith("out of memory at a batch of 2 x ")]
+    assert lines and all("\n" not in line and ": train-" in line for line in lines)
+    named = [id_ for line in lines for id_ in line.split(": ")[2].partition(";")[0].split(", ")]
+    assert len(lines) == 1 or len(named) == len(set(named))
+    # what ran out of memory left no trace: neither gradients nor running statistics
+    assert all(torch.isfinite(t.float()).all() for t in _weights(tmp_path / "run").values())
+    tracked = [int(v) for k, v in _weights(tmp_path / "run").items() if k.endswith("num_batches_tracked")]
+    parts = tracked[0]
+    assert len(_rows(tmp_path / "run")) < parts <= 2 * len(_rows(tmp_path / "run"))
+
+
+def test_an_utterance_that_does_not_fit_alone_is_left_out_and_named_once(data, tmp_path, monkeypatch, caplog):
+    longest = max(asr.manifest.read(data / "train.jsonl"), key=lambda u: u.duration_s)
+    frames = 1 + math.floor(longest.duration_s * 100)
+    longer = [u for u in asr.manifest.read(data / "train.jsonl") if 1 + math.floor(u.duration_s * 100) >= frames]
+    _limit(monkeypatch, frames - 1)
+    cfg = tiny_config("train.epochs=2", "batch.max_utterances=2")
+    with caplog.at_level(logging.INFO, "asr"):
+        train(cfg, data, tmp_path / "run", _stop_at(3))
+        resume(tmp_path / "run")
+    assert any(f"utterance {longest.id} may not fit, even alone" in m for m in caplog.messages)
+    lines = [m for m in caplog.messages if m.startswith(f"left out {longest.id}: it does not fit into memory")]
+    assert 1 <= len(lines) <= 2  # once for each start
+    dropped = [json.loads(line) for line in (tmp_path / "run" / "dropped.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in dropped} == {u.id for u in longer}
+    train(cfg, data, tmp_path / "never-stopped")
+    left, right = _weights(tmp_path / "run"), _weights(tmp_path / "never-stopped")
+    assert all(torch.equal(left[name], right[name]) for name in right)
+
+
+def test_a_step_of_which_nothing_fits_changes_nothing(data, tmp_path, monkeypatch):
+    _limit(monkeypatch, 1)
+    report = train(tiny_config("train.max_steps=3"), data, tmp_path / "run")
+    assert report.progress.step == 3 and not _rows(tmp_path / "run") and report.num_dropped > 0
+
+
+def test_errors_that_mean_no_memory_are_told_from_others():
+    assert is_out_of_memory(torch.OutOfMemoryError("x")) and is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: x"))
+    assert not is_out_of_memory(RuntimeError("size mismatch")) and not is_out_of_memory(ValueError("not enough memory"))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60)
+    assert is_out_of_memory(caught.value), "as torch itself says it here"
+
+
+def _stop_at(step: int) -> Any:
+    import os
+    import signal
+
+    seen: list[int] = []
+
+    def watch(values: dict[str, float]) -> None:
+        if "loss" in values:
+            seen.append(1)
+            if len(seen) == step:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    return watch
+
+
+# --max-batch-seconds auto
+
+
+@given(limit=st.floats(1, 5000), start=st.floats(1, 100), cap=st.floats(100, 3000))
+def test_the_largest_that_fits_is_found_to_5_percent_in_few_tries(limit, start, cap):
+    tries: list[float] = []
+
+    def fits(seconds: float) -> bool:
+        tries.append(seconds)
+        return seconds <= limit
+
+    found = find_largest(fits, start, cap)
+    assert found <= min(limit, cap)
+    if start > limit:
+        assert found == 0
+    else:
+        assert found >= math.floor(min(min(limit, cap) / 1.05, cap)) - 1
+    assert len(tries) <= 30
+
+
+def test_auto_finds_what_fits_writes_it_down_and_a_resumed_run_uses_it(data, tmp_path, monkeypatch, caplog):
+    _limit(monkeypatch, 400)
+    cfg = tiny_config("train.epochs=2", "batch.max_batch_s=auto", "batch.max_utterances=12")
+    with caplog.at_level(logging.INFO, "asr"):
+        train(cfg, data, tmp_path / "run", _stop_at(1))
+    found = configs.load(tmp_path / "run" / "config.yaml").batch.max_batch_s
+    assert isinstance(found, float) and 2.5 < found <= 4.01 and found == int(found)
+    assert f"batch.max_batch_s=auto: {found:g} s fit into memory" in caplog.messages
+    caplog.clear()
+    monkeypatch.undo()  # another machine, with more memory: the run goes on with the same batches
+    with caplog.at_level(logging.INFO, "asr"):
+        resume(tmp_path / "run")
+    assert not any("max_batch_s=auto" in m for m in caplog.messages)
+    by_hand = tiny_config("train.epochs=2", f"batch.max_batch_s={found}", "batch.max_utterances=12")
+    train(by_hand, data, tmp_path / "by-hand")
+    left, right = _weights(tmp_path / "run"), _weights(tmp_path / "by-hand")
+    assert all(torch.equal(left[name], right[name]) for name in right)
+
+
+def test_auto_stops_at_the_batch_of_all_utterances_it_may_hold(data, tmp_path):
+    train(tiny_config("train.max_steps=1", "batch.max_batch_s=auto", "batch.max_utterances=3"), data, tmp_path / "run")
+    longest_s = max(u.duration_s for u in asr.manifest.read(data / "train.jsonl"))
+    assert configs.load(tmp_path / "run" / "config.yaml").batch.max_batch_s == math.ceil(3 * longest_s)
+
+
+def test_auto_keeps_a_reserve_and_does_not_try_what_it_foresees_not_to_fit(data, tmp_path, monkeypatch):
+    # memory as the planner sees it: 1000 bytes a frame over what is there already
+    areas: list[int] = []
+    monkeypatch.setattr(asr.planner, "used_bytes", lambda device: 10**6)
+    monkeypatch.setattr(asr.planner, "total_bytes", lambda device: 2 * 10**6)
+    monkeypatch.setattr(
+        asr.planner, "peak_bytes", lambda device: 10**6 + 4 * 5000 + 1000 * areas[-1]
+    )  # fmt: skip
+    real = asr.planner.gradients
+
+    def gradients(network: Any, batch: Batch, *args: Any) -> Any:
+        areas.append(batch.area)
+        return real(network, batch, *args)
+
+    monkeypatch.setattr(asr.planner, "gradients", gradients)
+    train(tiny_config("train.max_steps=1", "batch.max_batch_s=auto", "batch.max_utterances=99"), data, tmp_path / "run")
+    found = configs.load(tmp_path / "run" / "config.yaml").batch.max_batch_s
+    assert isinstance(found, float) and 5.5 < found <= 8.5  # (0.9 x 2 MB - 1 MB) / 1000 bytes, and AdamW's share
+    assert max(areas) <= 1000, "more would not have been refused by Linux"
+
+
+def test_auto_without_room_for_one_utterance_is_one_line_and_leaves_no_run(data, tmp_path, monkeypatch):
+    _limit(monkeypatch, 10)
+    with pytest.raises(ConfigError, match="not even the longest utterance fits into memory; lower"):
+        train(tiny_config("batch.max_batch_s=auto"), data, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("value", ["auto", "7.5", "[1]", "-1", "none"])
+def test_max_batch_s_is_a_number_or_auto(value):
+    if value in ("auto", "7.5"):
+        assert tiny_config(f"batch.max_batch_s={value}").batch.max_batch_s in ("auto", 7.5)
+    else:
+        with pytest.raises(ConfigError, match=r"batch\.max_batch_s"):
+            tiny_config(f"batch.max_batch_s={value}")
+
+
+def test_the_planner_leaves_the_network_as_it_was(data):
+    from asr import manifest as manifests
+    from asr.batch import TrainingData
+    from asr.checkpoint import build_model
+    from asr.tokenizer import CharTokenizer
+
+    cfg, read = tiny_config("model.dropout=0.5"), manifests.read(data / "train.jsonl")
+    tokenizer = CharTokenizer.from_texts([u.text for u in read])
+    model = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
+    planner = Planner(model.network, TrainingData(read, tokenizer, model.extractor, model.network, cfg), CPU, "fp32")
+    model.network.eval()
+    before = {k: v.clone() for k, v in model.network.state_dict().items()}
+    random = torch.get_rng_state()
+    assert planner.measure(planner.largest())
+    assert all(torch.equal(v, before[k]) for k, v in model.network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random) and not model.network.training
+    assert all(p.grad is None for p in model.network.parameters())
+
+
+def test_what_several_processes_remember_is_merged_and_a_damaged_file_is_nothing(tmp_path):
+    from asr.planner import known_limits, remember
+
+    def batch(count: int, frames: int) -> Batch:
+        ids = tuple(f"u{i}" for i in range(count))
+        return Batch(torch.zeros(count, frames, 2), *(torch.ones(count, dtype=torch.int64),) * 3, ids, 1.0)
+
+    assert known_limits(tmp_path) == (math.inf, [])
+    remember(tmp_path, batch(1, 90))
+    assert known_limits(tmp_path) == (math.inf, ["u0"])
+    for frames in (50, 40, 60):
+        remember(tmp_path, batch(2, frames))
+    assert known_limits(tmp_path) == (80, ["u0"])
+    (tmp_path / "memory.json").write_text("[")
+    assert known_limits(tmp_path) == (math.inf, [])
+    remember(tmp_path / "no-such-folder", batch(1, 3))
+    assert not (tmp_path / "no-such-folder").exists()

@@ -1,0 +1,295 @@
+"""A neural language model on top of the beam search and inside it, against brute force; and in the commands."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr.cli import app
+from asr.decode.choose import NO_LM
+from asr.decode.decoder import BeamDecoder
+from asr.decode.settings import BeamConfig
+from asr.decode.tuned import Rescore, Tuned, read_tuned, write_tuned
+from asr.decode.types import Hypothesis
+from asr.errors import CheckpointError, ConfigError, DataError
+from asr.lm import ngram
+from asr.lm.rnn import NumpyTokens, RnnConfig, RnnModel, RnnNetwork
+from asr.lm.rnn_folder import save_rnn
+from asr.rescore import BONUSES_TRIED, SCALES_TRIED, WEIGHTS_TRIED, check_fits, decoder_for, rescored, tune_rescoring
+from asr.tokenizer import CharTokenizer
+from asr.wer import word_counts
+from tests.builders import build_corpus
+from tests.models import save_random_model
+
+TOKENIZER = CharTokenizer((" ", "a", "b"))
+#: all pruning off, and room for every prefix
+EVERYTHING = BeamConfig(beam_width=10_000, min_token_log_prob=None, beam_prune_log_prob=None, nbest=10_000)
+
+
+def neural(tokenizer: CharTokenizer = TOKENIZER, seed: int = 0) -> RnnModel:
+    """Random weights, large enough that it has opinions."""
+    torch.manual_seed(seed)
+    network = (
+        RnnNetwork(RnnConfig(hidden=8, embed=4, dropout=0), tokenizer.vocabulary_size).eval().requires_grad_(False)
+    )
+    for parameter in network.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.7)
+    return RnnModel(network, tokenizer)
+
+
+def log_probs(steps: int, seed: int, tokens: int = 4) -> np.ndarray:
+    logits = np.random.default_rng(seed).normal(0, 1.5, (steps, tokens))
+    return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return ngram.train(["ab a", "a b", "ba ab", "aa b ab"], 2)
+
+
+hypotheses = st.builds(
+    Hypothesis,
+    st.text("ab ", max_size=6).map(lambda text: " ".join(text.split())),
+    st.floats(-50, 0),
+    st.just(()),
+    st.floats(-20, 5),
+)
+lists = st.lists(st.lists(hypotheses, min_size=1, max_size=6, unique_by=lambda h: h.text), min_size=1, max_size=4)
+
+
+@settings(max_examples=30)
+@given(lists, st.floats(0, 2), st.floats(-2, 2), st.floats(0, 2), st.integers(1, 7))
+def test_rescoring_is_the_formula_on_every_text(nbests, weight, bonus, scale, keep):
+    model = neural()
+    how = Rescore(model="x", weight=weight, word_bonus=bonus, lm_scale=scale)
+    for found, nbest in zip(rescored(nbests, model, how, keep), nbests, strict=True):
+        scores = {
+            h.text: h.log_prob + scale * h.lm_score + weight * float(model.score_texts([h.text])[0])
+            + bonus * len(h.text.split())
+            for h in nbest
+        }  # fmt: skip
+        assert len(found) == min(keep, len(nbest))
+        # 1e-4: a float32 network sums in another order when texts are scored together
+        assert [h.score for h in found] == pytest.approx(sorted(scores.values(), reverse=True)[:keep], abs=1e-4)
+        assert all(h.score == pytest.approx(scores[h.text], abs=1e-4) for h in found)
+        by_text = {h.text: h for h in nbest}
+        assert all(h.log_prob == by_text[h.text].log_prob for h in found)
+
+
+@given(lists)
+def test_weights_of_nothing_change_nothing(nbests):
+    how = Rescore(model="x", weight=0)
+    for found, nbest in zip(rescored(nbests, neural(), how, keep=9), nbests, strict=True):
+        assert found == sorted(nbest, key=lambda h: -h.score)
+
+
+def test_rescored_words_have_the_confidence_of_the_rescored_list():
+    nbest = [Hypothesis("a b", -1.0, ()), Hypothesis("a a", -1.2, ())]
+    (found,) = rescored([nbest], neural(), Rescore(model="x", weight=1), confidence=True)
+    (both,) = rescored([nbest], neural(), Rescore(model="x", weight=1), keep=2)
+    share = 1 / (1 + math.exp(both[1].score - both[0].score))
+    assert found[0].word_shares == pytest.approx((1, share), abs=1e-4)
+
+
+@pytest.mark.parametrize("with_lm", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 0.6])
+@pytest.mark.parametrize("seed", range(3))
+def test_fusion_finds_every_text_with_exactly_its_score(lm, with_lm, weight, seed):
+    """Unpruned, it must give what rescoring all texts gives: the plain search is held against brute force elsewhere."""
+    model = neural(seed=seed)
+    log_probs_sv = log_probs(5, seed)
+    given_lm = lm if with_lm else None
+    plain = BeamDecoder(TOKENIZER, EVERYTHING, given_lm, "numpy").decode(log_probs_sv)
+    fused = BeamDecoder(TOKENIZER, EVERYTHING, given_lm, fused=(NumpyTokens(model), weight)).decode(log_probs_sv)
+    (expected,) = rescored([plain], model, Rescore(model="x", weight=weight), keep=10_000)
+    assert len(fused) > 50
+    scores = {h.text: (h.log_prob, h.lm_score) for h in expected}
+    assert {h.text for h in fused} == set(scores)
+    for h in fused:
+        assert (h.log_prob, h.lm_score) == pytest.approx(scores[h.text], abs=1e-4)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10_000), st.integers(1, 12))
+def test_a_pruned_fusion_reports_true_scores_and_does_not_depend_on_the_batch(seed, width):
+    lm = ngram.train(["ab a", "a b", "ba ab", "aa b ab"], 2)
+    model = neural()
+    config = BeamConfig(beam_width=width, nbest=width, lexicon=("ab", "a", "b", "ba", "aa"))
+    batch = [log_probs(steps, seed + steps) for steps in (14, 3, 9)]
+    fused = BeamDecoder(TOKENIZER, config, lm, fused=(NumpyTokens(model), 0.5))
+    together = fused.decode_all(batch, threads=1)
+    wide = BeamDecoder(TOKENIZER, config, lm, "numpy")
+    for one_sv, found in zip(batch, together, strict=True):
+        alone = fused.decode(one_sv)
+        assert [h.text for h in alone] == [h.text for h in found]
+        assert [h.score for h in alone] == pytest.approx([h.score for h in found], abs=1e-4)
+        stream = fused.start()
+        for chunk in np.array_split(one_sv, 3):
+            stream.feed(chunk)
+        assert [h.text for h in stream.finish()] == [h.text for h in found]
+        exact = {h.text: h for h in wide.with_config(EVERYTHING.model_copy(
+            update={"lexicon": config.lexicon, "beam_width": 3000})).decode(one_sv[:3])}  # fmt: skip
+        if len(one_sv) == 3:
+            for h in found:
+                assert h.lm_score == pytest.approx(
+                    exact[h.text].lm_score + 0.5 * float(model.score_texts([h.text])[0]), abs=1e-4
+                )
+
+
+def test_states_that_were_given_up_are_computed_again(lm):
+    """A search that keeps states for no step at all gives the same texts."""
+    import asr.decode.fusion as fusion
+
+    model, config = neural(), BeamConfig(beam_width=6, nbest=6)
+    log_probs_sv = log_probs(25, 4)
+    usual = BeamDecoder(TOKENIZER, config, lm, fused=(NumpyTokens(model), 0.7)).decode(log_probs_sv)
+    kept, fusion._KEPT = fusion._KEPT, 0
+    try:
+        bare = BeamDecoder(TOKENIZER, config, lm, fused=(NumpyTokens(model), 0.7)).decode(log_probs_sv)
+    finally:
+        fusion._KEPT = kept
+    assert [h.text for h in usual] == [h.text for h in bare]
+    assert [h.score for h in usual] == pytest.approx([h.score for h in bare], abs=1e-4)
+
+
+def test_fusion_in_the_compiled_search_is_refused():
+    with pytest.raises(ConfigError, match="numpy backend"):
+        BeamDecoder(TOKENIZER, backend="numba", fused=(NumpyTokens(neural()), 1.0))
+
+
+def test_the_tuned_weights_are_the_best_of_the_grid_by_brute_force():
+    rng = np.random.default_rng(5)
+    texts = ["a b", "ab", "a", "b b a", "ba ab"]
+    nbests = [
+        [Hypothesis(text, -rng.exponential(3), (), rng.normal()) for text in rng.permutation(texts)[:4]]
+        for _ in range(6)
+    ]
+    references = [str(rng.choice(texts)) for _ in range(6)]
+    model = neural()
+    found = tune_rescoring(nbests, references, model, Rescore(model="x", nbest=4))
+
+    def errors(how: Rescore) -> int:
+        best = [nbest[0].text for nbest in rescored(nbests, model, how)]
+        return sum(c.errors for c in word_counts(zip(references, best, strict=True)))
+
+    words = sum(len(text.split()) for text in references)
+    assert found.rate * words == pytest.approx(errors(found.how))
+    assert found.before * words == pytest.approx(errors(Rescore(model="x", weight=0)))
+    for weight, bonus, scale in itertools.product(WEIGHTS_TRIED[::6], BONUSES_TRIED[::6], SCALES_TRIED):
+        how = Rescore(model="x", weight=weight, word_bonus=bonus, lm_scale=scale)
+        assert found.surface[weight, bonus, scale] == errors(how)
+        if scale == 1:
+            assert errors(how) >= min(e for (_, _, s), e in found.surface.items() if s == 1)
+    oracle = sum(
+        min(c.errors for c in word_counts([(reference, h.text) for h in nbest]))
+        for reference, nbest in zip(references, nbests, strict=True)
+    )
+    assert found.oracle * words == pytest.approx(oracle)
+    assert found.oracle <= found.rate <= found.before
+
+
+def test_references_without_words_are_refused():
+    with pytest.raises(DataError, match="no words"):
+        tune_rescoring([[Hypothesis("a", -1.0, ())]], [""], neural(), Rescore(model="x"))
+
+
+def test_a_model_that_cannot_write_all_that_the_acoustic_model_can_is_refused(tmp_path):
+    wide = CharTokenizer((" ", "a", "b", "é"))
+    with pytest.raises(ConfigError, match=r"cannot write 'é' \(U\+00E9\).*' ab'.*--tokenizer"):
+        check_fits(neural(), wide, tmp_path)
+    with pytest.raises(ConfigError, match="the case is another"):
+        check_fits(neural(), CharTokenizer((" ", "A", "B")), tmp_path)
+    check_fits(neural(wide), TOKENIZER, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """An acoustic model, a neural and an n-gram model of its letters, and a manifest."""
+    folder = tmp_path_factory.mktemp("parts")
+    tokenizer = CharTokenizer((" ", "a", "b", "c", "d"))
+    model = neural(tokenizer)
+    save_rnn(folder / "rnn", model.network, model.tokenizer, {})
+    ngram.write(ngram.train(["abba cad", "dab abba", "cad cab"] * 3, 2), folder / "lm.arpa")
+    save_random_model(folder / "am")
+    return folder, build_corpus(folder, 5)
+
+
+def test_a_decoder_rescores_where_it_is_asked_to_or_tuned(parts, tmp_path):
+    folder, _ = parts
+    am, rnn = folder / "am", folder / "rnn"
+    tokenizer = CharTokenizer((" ", "a", "b", "c", "d"))
+    log_probs_sv = log_probs(30, 1, 6)
+    plain = decoder_for(am, tokenizer, "beam", {"beam_width": 200, "nbest": 100, "min_token_log_prob": -7.0,
+                                               "beam_prune_log_prob": -13.0}).decode(log_probs_sv)  # fmt: skip
+    asked = decoder_for(am, tokenizer, rescore=rnn, weight=2.0)
+    assert asked.name == f"beam 200, token floor -7, pruning -13, 100 best rescored by {rnn} x 2"
+    (expected,) = rescored([plain], neural(tokenizer), Rescore(model="x", weight=2.0))
+    (found,) = asked.decode(log_probs_sv)
+    assert (found.text, found.score) == (expected[0].text, pytest.approx(expected[0].score, abs=1e-4))
+    assert len(decoder_for(am, tokenizer, "beam", {"nbest": 3}, rescore=rnn).decode(log_probs_sv)) == 3
+    assert decoder_for(am, tokenizer).name == "greedy"
+
+    tuned_am = save_random_model(tmp_path / "am")
+    size = (rnn / "model.safetensors").stat().st_size
+    how = Rescore(model=str(rnn), model_bytes=size, nbest=20, weight=0.3, word_bonus=1, lm_scale=0.5)
+    write_tuned(tuned_am, Tuned(config=BeamConfig(beam_width=30), rescore=how))
+    assert decoder_for(tuned_am, tokenizer).name == (
+        f"beam 30, 20 best rescored by {rnn} x 0.3, words +1, beam's scores x 0.5"
+    )
+    assert "x 0.9, words +1" in decoder_for(tuned_am, tokenizer, weight=0.9).name
+    assert decoder_for(tuned_am, tokenizer, rescore=NO_LM).name == "beam 30"
+    assert decoder_for(tuned_am, tokenizer, "greedy").name == "greedy"
+
+
+def test_what_cannot_be_rescored_is_said(parts, tmp_path, caplog):
+    folder, _ = parts
+    tokenizer = CharTokenizer((" ", "a", "b", "c", "d"))
+    am = save_random_model(tmp_path / "am")
+    for arguments, kind, said in (
+        ({"name": "greedy", "rescore": folder / "rnn"}, ConfigError, "--rescore needs beam search"),
+        ({"weight": 1.0}, ConfigError, "--rescore-weight needs --rescore"),
+        ({"rescore": folder / "am"}, CheckpointError, "an acoustic model's folder"),
+        ({"rescore": folder / "lm.arpa"}, CheckpointError, "is a file; .* --lm"),
+        ({"lm": folder / "rnn"}, ConfigError, "is a folder; .* --rescore"),
+    ):
+        with pytest.raises(kind, match=said):
+            decoder_for(am, tokenizer, **arguments)
+    write_tuned(am, Tuned(config=BeamConfig(), rescore=Rescore(model="/nowhere")))
+    with pytest.raises(CheckpointError, match=r"decoder.json: .*/nowhere.*no such folder.*--rescore none"):
+        decoder_for(am, tokenizer)
+    write_tuned(am, Tuned(config=BeamConfig(), rescore=Rescore(model=str(folder / "rnn"), model_bytes=5)))
+    decoder_for(am, tokenizer)
+    assert "had 5 bytes when it was tuned" in caplog.text
+
+
+def run(capsys, *arguments) -> str:
+    app(list(map(str, arguments)), standalone_mode=False)
+    return capsys.readouterr().out
+
+
+def test_the_commands_tune_evaluate_and_transcribe_with_it(parts, tmp_path, capsys):
+    folder, manifest = parts
+    am = save_random_model(tmp_path / "am")
+    common = ("--device", "cpu", "--threads", 1)
+    tune = ("tune", am, manifest, "--lm", folder / "lm.arpa", "--cache", tmp_path / "cache", *common)
+    found = json.loads(run(capsys, *tune, "--rescore", folder / "rnn", "--nbest", 50, "--json"))["rescoring"]
+    tuned = read_tuned(am)
+    assert tuned is not None
+    assert (tuned.rescore is not None) == found["helps"]
+    if tuned.rescore is not None:
+        assert tuned.tuning["wer"] == found["wer"] < found["before"]
+        assert tuned.rescore.nbest == 50
+        evaluated = json.loads(run(capsys, "evaluate", am, manifest, "--json", *common))
+        assert evaluated["wer"]["rate"] == pytest.approx(found["wer"])
+    out = run(capsys, "evaluate", am, manifest, "--rescore", folder / "rnn", "--rescore-weight", 1.5, *common)
+    assert f"50 best rescored by {folder / 'rnn'} x 1.5" in out or f"100 best rescored by {folder / 'rnn'} x 1.5" in out
+    wav = next((folder / "wav").glob("*.wav"))
+    texts = json.loads(run(capsys, "transcribe", am, wav, "--json", "--nbest", 2, "--rescore", folder / "rnn", *common))
+    assert len(texts["transcripts"]) == 1

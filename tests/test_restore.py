@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from asr.errors import CheckpointError, ConfigError
+from asr.restore import check_unchanged
+from asr.tokenizer import CharTokenizer
+from asr.train import resume, train
+from tests.builders import build_corpus, tiny_config
+
+ABC, ABD = CharTokenizer.from_texts(["abc"]), CharTokenizer.from_texts(["abd"])
+
+
+def _started(path: Path, *settings: str) -> Path:
+    path.mkdir(exist_ok=True)
+    assert check_unchanged(path / "started.json", tiny_config(*settings), ABC, has_state=False) == []
+    return path / "started.json"
+
+
+def test_nothing_changed_is_nothing_said(tmp_path):
+    record = _started(tmp_path)
+    assert check_unchanged(record, tiny_config(), ABC, has_state=True) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "before"),
+    [("optim.lr=0.5", "0.01"), ("train.seed=9", "1"), ("batch.max_utterances=3", "4"), ("train.precision=bf16", "fp32"),
+     ("model.conv=[{channels: 5}]", "\\[\\{"), ("train.accumulate=2", "1")],
+)  # fmt: skip
+def test_a_config_that_would_train_something_else_stops_with_what_to_do(tmp_path, setting, before):
+    record = _started(tmp_path / "run")
+    with pytest.raises(
+        ConfigError, match=rf"run/config\.yaml: {setting.partition('=')[0]} is .* now, the run"
+    ) as caught:
+        check_unchanged(record, tiny_config(setting), ABC, has_state=True)
+    message = str(caught.value)
+    assert "put it back, or start a new run from these weights (--init" in message and "\n" not in message
+    assert check_unchanged(record, tiny_config(), ABC, has_state=True) == [], "put back, all is well"
+
+
+@pytest.mark.parametrize("setting", ["batch.workers=3", "train.checkpoint_every_s=9", "batch.feature_cache_mib=1"])
+def test_what_changes_no_number_goes_on_and_is_said_once(tmp_path, setting):
+    record = _started(tmp_path)
+    (line,) = check_unchanged(record, tiny_config(setting), ABC, has_state=True)
+    assert line.startswith(f"resumed with another {setting.partition('=')[0]}: ") and "not what" not in line
+    assert check_unchanged(record, tiny_config(setting), ABC, has_state=True) == []
+
+
+def test_a_longer_run_goes_on_and_is_said_to_be_another(tmp_path):
+    (line,) = check_unchanged(_started(tmp_path), tiny_config("train.epochs=9"), ABC, has_state=True)
+    assert line == "resumed with another train.epochs: 9, before 2; the rest is not what it would have been"
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: another tokenizer than the one the run was trained"):
+        check_unchanged(_started(tmp_path), tiny_config(), ABD, has_state=True)
+
+
+def test_before_the_first_checkpoint_everything_may_change(tmp_path):
+    assert check_unchanged(_started(tmp_path), tiny_config("optim.lr=3"), ABD, has_state=False) == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"config": 3, "tokenizer": "x"}'])
+def test_a_damaged_record_is_said_and_written_anew(tmp_path, caplog, content):
+    record = _started(tmp_path)
+    record.write_text(content)
+    with caplog.at_level(logging.WARNING, "asr"):
+        assert check_unchanged(record, tiny_config("optim.lr=3"), ABC, has_state=True) == []
+    assert any("started.json is damaged" in m for m in caplog.messages)
+    assert json.loads(record.read_text())["config"]["optim.lr"] == 3
+    record.unlink()  # a run of an earlier version
+    assert check_unchanged(record, tiny_config(), ABC, has_state=True) == []
+
+
+def test_a_resumed_run_says_what_else_is_another(tmp_path, caplog):
+    build_corpus(tmp_path / "data", 6, seed=1, longest=5)
+    build_corpus(tmp_path / "data", 3, seed=2, name="dev", longest=5)
+    run = tmp_path / "run"
+    train(tiny_config("train.max_steps=1", "train.epochs=1"), tmp_path / "data", run)
+    environment = json.loads((run / "environment.json").read_text())
+    environment |= {"asr": "0.0", "threads": 64, "precision": "bf16", "processes": 4}
+    environment["packages"]["torch"] = "1.0"
+    (run / "environment.json").write_text(json.dumps(environment))
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("workers: 1", "workers: 2"))
+    with caplog.at_level(logging.WARNING, "asr"):
+        resume(run)
+    said = "\n".join(caplog.messages)
+    for what in ("asr: ", "torch: ", "threads: 1, before 64; the result is the same up to rounding",
+                 "precision: fp32, before bf16; the result is not what it would have been",
+                 "processes: 1, before 4; the batches are the same ones", "batch.workers: 2, before 1"):  # fmt: skip
+        assert f"resumed with another {what}" in said, what
+
+
+def test_a_clock_that_is_set_back_changes_no_duration(tmp_path, monkeypatch):
+    import time
+
+    build_corpus(tmp_path / "data", 6, seed=1, longest=5)
+    build_corpus(tmp_path / "data", 3, seed=2, name="dev", longest=5)
+    now = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    report = train(tiny_config("train.epochs=1"), tmp_path / "data", tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["seconds"] >= 0 for row in rows) and report.progress.seconds > 0
+    assert min(report.phases_s.values()) >= 0

@@ -1,0 +1,179 @@
+"""``asr transcribe`` as its user meets it: formats, files, parts, and everything that can be wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr.outputs import FORMATS
+from tests.builders import noise, tones, write_wav
+from tests.models import save_random_model
+from tests.test_cli import command, one_device  # noqa: F401  # a fixture
+
+TEXT = "abcd dcba"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_random_model(tmp_path_factory.mktemp("model") / "m")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> Path:
+    """A folder with two recordings, one of them further down."""
+    folder = tmp_path_factory.mktemp("recordings")
+    write_wav(folder / "one.wav", tones(TEXT, np.random.default_rng(1)))
+    (folder / "more").mkdir()
+    soundfile.write(folder / "more" / "two.flac", tones(TEXT, np.random.default_rng(2)), 16000)
+    (folder / "notes.txt").write_text("no audio")
+    return folder
+
+
+@pytest.fixture
+def transcribe(command, model):  # noqa: F811
+    return lambda *args: command(*one_device("transcribe", model, *args))
+
+
+def test_a_folder_is_written_in_every_format_and_the_next_time_left_out(transcribe, recordings, tmp_path):
+    out = tmp_path / "out"
+    first = transcribe(recordings, "-f", "all", "-o", out)
+    assert first.code == 0 and first.out == ""
+    expected = sorted(f"{stem}.{kind}" for stem in ("one", "more/two") for kind in FORMATS)
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) == expected
+    document = json.loads((out / "one.json").read_text())
+    assert document["segments"][0]["words"][0]["start"] >= 0 and document["text"].strip()
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.json")}
+    (out / "more" / "two.srt").unlink()
+    again = transcribe(recordings, "-f", "all", "-o", out, "--skip-existing")
+    assert again.code == 0 and "1 of 2 are done already" in again.err
+    after = {p: p.stat().st_mtime_ns for p in out.rglob("*.json")}
+    assert after[out / "one.json"] == before[out / "one.json"] and (out / "more" / "two.srt").exists()
+    assert "2 of 2 are done already" in transcribe(recordings, "-f", "all", "-o", out, "--skip-existing").err
+
+
+def test_one_recording_and_several_on_stdout(transcribe, recordings):
+    alone, both = transcribe(recordings / "one.wav"), transcribe(recordings)
+    assert alone.out.count("\n") == 1 and "\t" not in alone.out
+    assert [line.split("\t")[0] for line in both.out.splitlines()] == [
+        str(recordings / "more" / "two.flac"),
+        str(recordings / "one.wav"),
+    ]
+    assert alone.out.strip() == both.out.splitlines()[1].split("\t")[1]
+    subtitles = transcribe(recordings / "one.wav", "-f", "srt")
+    assert subtitles.out.startswith("1\n00:00:0") and " --> " in subtitles.out
+    lines = transcribe(recordings, "-f", "jsonl").out.splitlines()
+    assert len(lines) == 2 and all(json.loads(line)["text"] for line in lines)
+
+
+def test_the_same_from_standard_input_a_pattern_and_a_manifest(transcribe, recordings, tmp_path, monkeypatch):
+    expected = transcribe(recordings / "one.wav").out
+    content = (recordings / "one.wav").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert transcribe("-").out == expected
+    assert transcribe(str(recordings / "o*.wav")).out == expected
+    duration_s = soundfile.info(recordings / "one.wav").duration
+    row = {"id": "u1", "audio_path": str(recordings / "one.wav"), "duration_s": duration_s, "text": "a"}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n")
+    assert transcribe(tmp_path / "m.jsonl").out == expected
+
+
+def test_a_part_and_a_channel(transcribe, tmp_path):
+    rng = np.random.default_rng(3)
+    first, second = tones("abcd", rng), tones("dcab", rng)
+    size = max(len(first), len(second))
+    left, right = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    left[: len(first)], right[: len(second)] = first, second
+    soundfile.write(tmp_path / "two.wav", np.stack([left, right], axis=1), 16000)
+    soundfile.write(tmp_path / "right.wav", right, 16000)
+    chosen = transcribe(tmp_path / "two.wav", "--channel", 2)
+    assert chosen.out == transcribe(tmp_path / "right.wav").out and "channel 2 of 2" in chosen.err
+    assert "2 channels mixed down" in transcribe(tmp_path / "two.wav").err
+    soundfile.write(tmp_path / "long.wav", np.concatenate([noise(1.0), left, noise(1.0)]), 16000)
+    soundfile.write(tmp_path / "left.wav", left, 16000)
+    part = transcribe(tmp_path / "long.wav", "--start", 1, "--end", 1 + size / 16000, "--json")
+    whole = transcribe(tmp_path / "left.wav", "--json")
+    one, other = (json.loads(result.out)["transcripts"][0] for result in (part, whole))
+    assert one["text"] == other["text"]
+    starts = [[w["start"] for s in d["segments"] for w in s["words"]] for d in (one, other)]
+    np.testing.assert_allclose(starts[0], np.array(starts[1]) + 1, atol=0.0015)  # of the whole file
+    assert transcribe(tmp_path / "two.wav", "--channel", 3).code == 1
+    assert transcribe(tmp_path / "two.wav", "--start", 99).code == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("{good} -f mp4", "unknown format 'mp4'"),
+        ("{good} -f srt,vtt", "stdout takes one format, got srt, vtt; add -o DIR"),
+        ("{good} {other} -f srt", "srt of 2 recordings does not go on stdout; add -o DIR"),
+        ("{good} --skip-existing", "--skip-existing needs -o DIR"),
+        ("{good} --nbest 3", "--nbest is shown in JSON only"),
+        ("{good} --json -o {tmp}/out", "--json prints one document for all"),
+        ("{good} --start 5 --end 5", "--end 5 is not after --start 5"),
+        ("{good} --decoder greedy --alpha 1", "greedy decoding cannot use --alpha"),
+        ("{good} --precision int3", "int3"),
+        ("{tmp}/empty", "empty"),
+        ("{tmp}/no*.wav", "no*.wav"),
+        ("{good} {tmp}/twin/good.flac -o {tmp}/out", "good"),
+        ("{good} -o {good}", "good.wav"),
+        ("{good} -o {tmp}/sealed/out", "sealed"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line_before_any_work(transcribe, tmp_path, args, said):
+    good, other = write_wav(tmp_path / "good.wav"), write_wav(tmp_path / "other.wav")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "twin").mkdir()
+    (tmp_path / "sealed").write_text("a file, not a folder")
+    write_wav(tmp_path / "twin" / "good.flac")
+    result = transcribe(*args.format(tmp=tmp_path, good=good, other=other).split())
+    assert said in result.error
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def test_a_recording_that_fails_is_named_at_the_end_and_the_others_are_whole(transcribe, recordings, tmp_path):
+    (tmp_path / "empty.wav").touch()
+    write_wav(tmp_path / "click.wav", noise(0.02))
+    (tmp_path / "words.wav").write_text("these are words\n" * 100)
+    result = transcribe(tmp_path, recordings, tmp_path / "gone.wav", "-o", tmp_path / "out", "-f", "txt")
+    assert result.code == 1
+    end = result.err.splitlines()[-4:]
+    assert end[0] == "asr: 3 failed:"
+    assert [name in line for name, line in zip(("empty.wav", "words.wav", "gone.wav"), end[1:], strict=True)]
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*.txt")) == ["click.txt", "one.txt", "two.txt"]
+
+
+def test_nbest_is_in_the_json(transcribe, recordings):
+    result = transcribe(recordings / "one.wav", "--decoder", "beam", "--nbest", 3, "-f", "json")
+    document = json.loads(result.out)
+    assert 1 <= len(document["nbest"]) <= 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals there")
+def test_an_interrupt_leaves_whole_files_and_no_others(model, tmp_path):
+    for i in range(60):
+        write_wav(tmp_path / "in" / f"{i:02}.wav", np.tile(tones(TEXT, np.random.default_rng(i)), 12))
+    args = [sys.executable, "-m", "asr", "transcribe", str(model), str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [*args, "-f", "json", "--threads", "1", "--batch-seconds", "5"], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None and not list((tmp_path / "out").glob("*.json")):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    written = list((tmp_path / "out").iterdir())
+    assert written and all(path.suffix == ".json" and json.loads(path.read_text())["text"] for path in written)
+    if len(written) < 60:
+        assert process.returncode == 130
