@@ -26,8 +26,8 @@ from asr.cli import run
 from tests.builders import build_corpus, noise, sine, tiny_config, write_wav
 from tests.models import save_random_model
 
-COMMANDS = ("recipes", "prepare", "train", "evaluate", "transcribe", "align", "score", "compare", "tune", "bench",
-            "info")  # fmt: skip
+COMMANDS = ("recipes", "prepare", "train", "average", "evaluate", "transcribe", "align", "score", "compare", "tune",
+            "bench", "info")  # fmt: skip
 posix = pytest.mark.skipif(sys.platform == "win32", reason="descriptors and signals of POSIX")
 
 

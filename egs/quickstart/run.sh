@@ -29,5 +29,5 @@ asr transcribe "$run" "$file" --picture "$work/posteriors.png"
 
 echo "== done in $((SECONDS - began)) s"
 echo "look at   $work/posteriors.png"
-echo "try next  asr transcribe $run YOUR_FILE.wav --resample    (it knows ten words: the digits)"
+echo "try next  asr transcribe $run YOUR_FILE.wav    (it knows ten words: the digits)"
 echo "or train on real speech: ARCHIVE=an4_sphere.tar.gz egs/an4/run.sh"
