@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from asr import audio, shards
-from asr.augment import spec_augment
+from asr.augment import bin_centres_hz, spec_augment, warp_frequencies
 from asr.config import RunConfig
-from asr.errors import DataError
+from asr.distort import Distorter
+from asr.errors import ConfigError, DataError
 from asr.features import FeatureExtractor
 from asr.manifest import Manifest, Utterance
 from asr.model import Network
@@ -215,6 +216,8 @@ class TrainingData:
         #: utterances that do not fit into memory alone, found in training
         self.too_large: set[str] = set()
         self.manifest, self.extractor, self.cfg = manifest, extractor, cfg
+        self._distort = Distorter(cfg.augment, cfg.audio.sample_rate_hz)
+        self._centres_hz = _centres_hz(cfg, extractor.num_bins) if cfg.augment.warp else None
         #: sample rates of which it was said that they are resampled
         self.said_hz: set[int] = set()
         self.targets = targets_of(manifest, tokenizer, cfg.text.normalization)
@@ -349,6 +352,10 @@ class TrainingData:
                 self._drop_late(index)
                 continue
             items.append((index, speed))
+            if self._centres_hz is not None:
+                drawn = generator(seed, "warp", planned.epoch, self.manifest.utterances[index].id)
+                factor = 1 + self.cfg.augment.warp * drawn.uniform(-1, 1)
+                one_tf = warp_frequencies(one_tf, factor, self._centres_hz)
             if spec.freq_masks or spec.time_masks:
                 drawn = generator(seed, "spec", planned.epoch, self.manifest.utterances[index].id)
                 one_tf = spec_augment(one_tf, spec, self.cfg.features.hop_s, drawn)
@@ -401,10 +408,12 @@ class TrainingData:
         wave_n = load_wave(self.manifest, utterance, rate, self.cfg.audio.resample, self.said_hz)
         if speed != 1.0:
             wave_n = audio.change_speed(wave_n, speed, rate)
+        if self._distort.active:
+            wave_n = self._distort(wave_n, generator(self.cfg.train.seed, "distort", epoch, utterance.id))
         dither = self.cfg.features.dither > 0
         seed = stable_seed(self.cfg.train.seed, "dither", epoch, utterance.id) if dither else None
         features_tf = extract(self.extractor, wave_n, seed)
-        if not dither and self._cache_left >= features_tf.nbytes:
+        if not dither and not self._distort.active and self._cache_left >= features_tf.nbytes:
             self._cache_left -= features_tf.nbytes
             self._cache[index, speed] = features_tf
         self.features_s[epoch] += time.perf_counter() - began
@@ -449,6 +458,22 @@ class TrainingData:
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _centres_hz(cfg: RunConfig, bins: int) -> npt.NDArray[np.float64]:
+    """The frequency of each value of a frame, for ``augment.warp``. Shapes: (f,).
+
+    Raises:
+        ConfigError: values of a frame are not all bins of a spectrum.
+    """
+    features = cfg.features
+    if features.kind == "mfcc" or features.deltas or features.context_frames:
+        what = "mfcc" if features.kind == "mfcc" else "deltas" if features.deltas else "context_frames"
+        raise ConfigError(
+            f"augment.warp needs log_mel or spectrogram frames alone, not features with {what}: set augment.warp=0",
+            key="augment.warp",
+        )
+    return bin_centres_hz(features, cfg.audio.sample_rate_hz, bins)
 
 
 def padding_fraction(plan: Sequence[Planned], manifest: Manifest) -> float:

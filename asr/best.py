@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from asr.batch import TrainingData
@@ -60,16 +61,34 @@ class Best:
     facts: dict[str, Any]
 
     def keep(self, result: Score, p: Progress) -> None:
-        """Saves this epoch's model where it is among the best, and removes the one it pushes out.
+        """Saves this epoch's model where it is among the best or the last, and removes those it pushes out.
 
         Raises:
             CheckpointError: it cannot be written; what was there is kept.
         """
+        self._keep_best(result, p)
+        if self.cfg.keep_last:
+            self._save_as("epoch", result, p)
+            for folder in sorted(self.run.checkpoints.glob("epoch-[0-9]*[0-9]"))[: -self.cfg.keep_last]:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _keep_best(self, result: Score, p: Progress) -> None:
         keep = self.cfg.keep_best
         kept, gone = p.best[:keep], p.best[keep:]
         p.best = kept
         if all(row[2] != p.epoch for row in kept):
             return
+        if keep > 1:
+            self._save_as("best-epoch", result, p)
+            for _, _, epoch in gone:
+                shutil.rmtree(self.run.checkpoints / f"best-epoch-{epoch:04d}", ignore_errors=True)
+        if kept[0][2] == p.epoch:
+            self._save(self.run.best, result, p)
+
+    def _save_as(self, name: str, result: Score, p: Progress) -> None:
+        self._save(self.run.checkpoints / f"{name}-{p.epoch:04d}", result, p)
+
+    def _save(self, folder: Path, result: Score, p: Progress) -> None:
         seconds = [self.data.manifest.utterances[i].duration_s for i in self.data.kept]
         self.model.training.update(
             epoch=p.epoch, step=p.step, seed=self.cfg.seed, train_hours=round(sum(seconds) / 3600, 3),
@@ -77,10 +96,4 @@ class Best:
             **self.facts,
         )  # fmt: skip
         results = {"dev": {"wer": result.wer.to_json(), "cer": result.cer.to_json(), "utterances": result.utterances}}
-        tensors = model_tensors(self.model)
-        if keep > 1:
-            save_model(self.run.checkpoints / f"best-epoch-{p.epoch:04d}", self.model, tensors, results)
-            for _, _, epoch in gone:
-                shutil.rmtree(self.run.checkpoints / f"best-epoch-{epoch:04d}", ignore_errors=True)
-        if kept[0][2] == p.epoch:
-            save_model(self.run.best, self.model, tensors, results)
+        save_model(folder, self.model, model_tensors(self.model), results)

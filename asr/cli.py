@@ -35,6 +35,7 @@ for command in (
     shards.shard,
     doctor.doctor,
     training.train,
+    training.average,
     scoring.evaluate,
     speech.transcribe,
     align.align,

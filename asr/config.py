@@ -319,6 +319,22 @@ class TrainConfig(Stage):
     checkpoint_every_s: float = Field(300.0, gt=0)
     #: weights used for validation and saving are an exponential moving average with this decay; 0: the raw weights
     ema_decay: float = Field(0.0, ge=0, lt=1)
+    #: model folders kept of the last validated epochs, beside the best ones (for asr average); 0: none
+    keep_last: int = Field(0, ge=0)
+    #: this share of the loss is how far the distributions are from uniform (Kim et al. 2018); 0: plain CTC
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    #: [share of the training that is done, dropout], linear between the points; empty: model.dropout throughout
+    dropout_schedule: tuple[tuple[float, float], ...] = ()
+
+    @field_validator("dropout_schedule")
+    @classmethod
+    def _dropout_schedule(cls, value: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        shares = [share for share, _ in value]
+        if any(not 0 <= share <= 1 for share in shares) or shares != sorted(set(shares)):
+            raise ValueError(f"the shares must rise, from 0 to 1, got {shares}")
+        if any(not 0 <= dropout < 1 for _, dropout in value):
+            raise ValueError(f"a dropout is at least 0 and below 1, got {[dropout for _, dropout in value]}")
+        return value
 
 
 class RunConfig(Stage):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 from torch import Tensor, nn
 
 from asr.config import OptimConfig
@@ -22,6 +23,16 @@ def learning_rate(cfg: OptimConfig, done: float) -> float:
     after = (done - cfg.warmup_fraction) / max(1e-9, 1 - cfg.warmup_fraction)
     factor = {"cosine": 0.5 * (1 + math.cos(math.pi * after)), "linear": 1 - after, "constant": 1.0}[cfg.decay]
     return cfg.lr * factor
+
+
+def dropout(schedule: Sequence[tuple[float, float]], done: float) -> float:
+    """What is dropped when a share ``done`` in [0, 1] of all steps is behind: linear between the schedule's points.
+
+    >>> [dropout([(0.25, 0.0), (0.75, 0.5)], x) for x in (0.0, 0.5, 1.0)]
+    [0.0, 0.25, 0.5]
+    """
+    shares, values = zip(*schedule, strict=True)
+    return float(np.interp(done, shares, values))
 
 
 class Average:

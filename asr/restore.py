@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 #: changes no number that is computed
 _FREE = {"batch.workers", "batch.feature_cache_mib", "train.checkpoint_every_s", "train.threads", "train.device",
-         "train.keep_best"}  # fmt: skip
+         "train.keep_best", "train.keep_last"}  # fmt: skip
 #: the run goes on, but it is no longer the one that was begun
 _OTHER_END = {"train.epochs", "train.max_steps", "train.early_stop", "train.validate_every_epochs"}
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from asr.batch import Batch, empty_batch
 from asr.config import RunConfig
-from asr.ctc import ctc_loss
+from asr.ctc import confidence_penalty, ctc_loss
 from asr.distributed import Group
 from asr.errors import TrainingError
 from asr.model import Network
@@ -162,7 +162,8 @@ class Stepper:
         """Adds the gradient of a part; its losses."""
         with self._kept_back(is_last):
             return gradients(
-                self.joined, part, utterances / self.group.size, self.device, self.precision, self.timed
+                self.joined, part, utterances / self.group.size, self.device, self.precision, self.timed,
+                self.cfg.train.label_smoothing,
             )  # fmt: skip
 
     def _kept_back(self, is_last: bool) -> AbstractContextManager[None]:
@@ -193,9 +194,14 @@ class Stepper:
 
 
 def gradients(
-    network: nn.Module, batch: Batch, count: float, device: torch.device, precision: str, timed: Timed
+    network: nn.Module, batch: Batch, count: float, device: torch.device, precision: str, timed: Timed,
+    smoothing: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """Adds to the gradients that of the sum of a batch's losses over ``count``; the losses. Shapes: (b,)."""
+    """Adds to the gradients that of the sum of a batch's losses over ``count``; the losses. Shapes: (b,).
+
+    Args:
+        smoothing: the share of the confidence penalty in what is minimised; the losses that come back are without it.
+    """
 
     def forward() -> tuple[Tensor, Tensor]:
         with autocast(precision, device):
@@ -211,7 +217,10 @@ def gradients(
         "loss",
         lambda: ctc_loss(log_probs_bsv, num_steps_b, batch.targets_bu.to(device), batch.num_targets_b.to(device)),
     )
-    timed("backward", lambda: _backward(losses_b.sum() / count))
+    total = losses_b.sum()
+    if smoothing:
+        total = (1 - smoothing) * total + smoothing * confidence_penalty(log_probs_bsv, num_steps_b).sum()
+    timed("backward", lambda: _backward(total / count))
     return losses_b.detach()
 
 

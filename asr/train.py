@@ -39,7 +39,7 @@ from asr.distributed import Group, joined
 from asr.doctor.start import check_start
 from asr.errors import AsrError, CheckpointError
 from asr.manifest import Manifest
-from asr.optim import Average, learning_rate
+from asr.optim import Average, dropout, learning_rate
 from asr.planner import Planner, known_limits, plan_memory, remember, resolve_max_batch_s
 from asr.pretrained import start_from
 from asr.progress import Progress, Report, Watcher
@@ -298,6 +298,8 @@ class Trainer:
             some = self._next(batches)
             batch = min(p.batch + cfg.accumulate, len(plan))
             lr = learning_rate(self.cfg.optim, (p.epoch + batch / len(plan)) / cfg.epochs)
+            if cfg.dropout_schedule:
+                self.network.set_dropout(dropout(cfg.dropout_schedule, (p.epoch + p.batch / len(plan)) / cfg.epochs))
             done = self._step(some, lr)
             p.batch, p.step = batch, p.step + 1
             p.loss_sum_nats += done.loss_nats * done.utterances

@@ -32,7 +32,7 @@ from asr.batch import (
 from asr.checkpoint import AcousticModel, build_model
 from asr.config import RunConfig
 from asr.ctc import min_steps
-from asr.errors import DataError
+from asr.errors import ConfigError, DataError
 from asr.manifest import Manifest, Utterance
 from asr.tokenizer import CharTokenizer
 from tests.builders import ALPHABET, build_corpus, noise, sine, tiny_config, write_wav
@@ -623,3 +623,53 @@ def test_packed_targets_are_the_lists_they_were_made_of(lists, vocabulary_size):
     assert packed[1:] == lists[1:] and packed[-2:] == lists[-2:]
     assert packed.lengths().tolist() == list(map(len, lists))
     assert packed.min_steps().tolist() == list(map(min_steps, lists))
+
+
+# Distorted waves and warped frequencies
+
+NOISY = ("augment.noise.probability=0.7", "augment.reverb.probability=0.5", "augment.gain_db=[-6, 6]")
+
+
+def test_noise_and_rooms_are_drawn_by_epoch_and_utterance_and_never_cached(corpus):
+    data = _data(corpus, tiny_config(*NOISY, "augment.speeds=[0.9, 1.1]"))
+    planned = data.plan(1)[0]
+    later = Planned(planned.items, 2)
+    first, again, other = data.load(planned), data.load(planned), data.load(later)
+    assert torch.equal(first.features_btf, again.features_btf)
+    assert not torch.equal(first.features_btf, other.features_btf)
+    assert not data._cache
+    alone = data.load(Planned(planned.items[:1], 1))
+    frames = int(alone.num_frames_b[0])
+    assert torch.equal(alone.features_btf[0], first.features_btf[0, :frames])
+
+
+def test_distorted_and_warped_data_are_the_same_whatever_the_number_of_workers(corpus):
+    runs = []
+    for workers in (0, 3):
+        data = _data(corpus, tiny_config(*NOISY, "augment.warp=0.1", f"batch.workers={workers}"))
+        runs.append(list(data.batches(data.plan(1))))
+    _assert_same_batches(*runs)
+
+
+def test_a_warp_moves_frequencies_but_leaves_the_cache_and_time_alone(corpus):
+    plain, warped = (_data(corpus, tiny_config(f"augment.warp={warp}")) for warp in (0.0, 0.2))
+    planned = plain.plan(1)[0]
+    one, other = plain.load(planned), warped.load(planned)
+    assert torch.equal(one.num_frames_b, other.num_frames_b)
+    assert not torch.equal(one.features_btf, other.features_btf)
+    assert all(np.array_equal(warped._cache[key], features) for key, features in plain._cache.items())
+    assert not torch.equal(other.features_btf, warped.load(Planned(planned.items, 2)).features_btf)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("augment.warp=0.1", "features.kind=mfcc"), "mfcc"),
+        (("augment.warp=0.1", "features.deltas=1"), "deltas"),
+        (("augment.warp=0.1", "features.context_frames=2"), "context_frames"),
+        (("augment.noise.probability=0.1", "augment.noise.folder=nowhere"), "no such folder"),
+    ],
+)
+def test_what_cannot_be_augmented_is_said_before_training_starts(corpus, settings, said):
+    with pytest.raises(ConfigError, match=said):
+        _data(corpus, tiny_config(*settings))

@@ -287,3 +287,16 @@ def test_every_recipe_has_a_config():
     assert recipes
     without = sorted(r.name for r in recipes if not any(c.parent.parent == r for c in RECIPE_CONFIGS))
     assert not without, f"recipes without conf/*.yaml: {without}"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ("[[0.5, 0.1], [0.2, 0.3]]", "the shares must rise"),
+        ("[[0, 1.0]]", "a dropout is at least 0"),
+        ("[[2, 0.1]]", "must rise, from 0 to 1"),
+    ],
+)
+def test_a_dropout_schedule_that_makes_no_sense_is_refused(schedule, said):
+    with pytest.raises(ConfigError, match=said):
+        override(RunConfig(), [f"train.dropout_schedule={schedule}"])

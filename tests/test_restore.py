@@ -42,7 +42,9 @@ def test_a_config_that_would_train_something_else_stops_with_what_to_do(tmp_path
     assert check_unchanged(record, tiny_config(), ABC, has_state=True) == [], "put back, all is well"
 
 
-@pytest.mark.parametrize("setting", ["batch.workers=3", "train.checkpoint_every_s=9", "batch.feature_cache_mib=1"])
+@pytest.mark.parametrize(
+    "setting", ["batch.workers=3", "train.checkpoint_every_s=9", "batch.feature_cache_mib=1", "train.keep_last=3"]
+)
 def test_what_changes_no_number_goes_on_and_is_said_once(tmp_path, setting):
     record = _started(tmp_path)
     (line,) = check_unchanged(record, tiny_config(setting), ABC, has_state=True)

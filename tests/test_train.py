@@ -37,6 +37,7 @@ from asr.optim import learning_rate
 from asr.progress import Report
 from asr.run import RunFolder
 from asr.train import resume, train
+from asr.trial import Trial
 from tests.builders import build_corpus, tiny_config
 
 # Everything that is random or has a memory: what a resumed run could get wrong.
@@ -44,7 +45,9 @@ EVERYTHING = (
     "train.epochs=3", "train.sortagrad=true", "train.ema_decay=0.9", "train.keep_best=2", "batch.workers=1",
     "batch.max_utterances=3", "augment.speeds=[0.9, 1.0, 1.1]", "model.dropout=0.2",
     "augment.spec={freq_masks: 1, freq_width_bins: 3, time_masks: 1, time_width_s: 0.1}",
-    "features.normalization=corpus", "features.dither=0.0001",
+    "features.normalization=corpus", "features.dither=0.0001", "augment.warp=0.1", "augment.noise.probability=0.5",
+    "augment.reverb.probability=0.5", "train.label_smoothing=0.1", "train.dropout_schedule=[[0, 0.1], [0.8, 0.3]]",
+    "train.keep_last=2",
 )  # fmt: skip
 EACH_STEP = "train.checkpoint_every_s=1e-9"
 
@@ -105,7 +108,7 @@ def _assert_same_run(
     models = [
         {
             p.relative_to(one).as_posix(): _content(p)
-            for folder in (one / "best", *(one / "checkpoints").glob("best-epoch-*"))
+            for folder in (one / "best", *(one / "checkpoints").glob("*epoch-*"))
             for p in folder.iterdir()
         }
         for one in (run, expected)
@@ -274,6 +277,45 @@ def test_the_best_models_are_kept_and_the_others_removed(data, tmp_path, monkeyp
     assert [row[2] for row in report.progress.best] == [4, 2]
     assert load_model(tmp_path / "run").training["epoch"] == 4
     assert load_model(tmp_path / "run" / "checkpoints" / "best-epoch-0002").training["epoch"] == 2
+
+
+def test_the_models_of_the_last_epochs_are_kept_beside_the_best(data, tmp_path, monkeypatch):
+    _canned(monkeypatch, [0.4, 0.5, 0.7, 0.6])
+    train(tiny_config("train.epochs=4", "train.keep_last=2"), data, tmp_path / "run")
+    kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("*epoch-*"))
+    assert kept == ["epoch-0003", "epoch-0004"]
+    assert load_model(tmp_path / "run").training["epoch"] == 1
+    assert load_model(tmp_path / "run" / "checkpoints" / "epoch-0003").training["epoch"] == 3
+
+
+def test_dropout_follows_its_schedule(data, tmp_path, monkeypatch):
+    seen = []
+    original = asr.step.Stepper.step
+
+    def step(self, *args):
+        seen.append(self.network.dropout.p)
+        return original(self, *args)
+
+    monkeypatch.setattr(asr.step.Stepper, "step", step)
+    train(tiny_config("train.epochs=2", "train.dropout_schedule=[[0.25, 0.0], [0.75, 0.4]]"), data, tmp_path / "run")
+    steps = len(seen)
+    assert seen == pytest.approx([min(0.4, max(0.0, 0.8 * (i / steps - 0.25))) for i in range(steps)])
+    assert max(seen) == 0.4 and min(seen) == 0.0
+
+
+def test_label_smoothing_mixes_the_penalty_into_the_gradient_and_leaves_the_loss(data):
+    found = {}
+    for smoothing in (0.0, 0.25, 1.0):
+        trial = Trial(tiny_config(), data)
+        batch = trial.data.load(trial.data.plan(1)[0])
+        losses_b = asr.step.gradients(
+            trial.network, batch, 1, trial.device, "fp32", lambda phase, work: work(), smoothing
+        )  # fmt: skip
+        found[smoothing] = losses_b, [p.grad.clone() for p in trial.network.parameters()]
+    assert torch.equal(found[0.0][0], found[0.25][0])
+    for plain, mixed, penalty in zip(*(found[key][1] for key in (0.0, 0.25, 1.0)), strict=True):
+        torch.testing.assert_close(mixed, 0.75 * plain + 0.25 * penalty, rtol=1e-4, atol=1e-4)
+    assert any(not torch.allclose(a, b) for a, b in zip(found[0.0][1], found[1.0][1], strict=True))
 
 
 def test_a_run_without_progress_stops_early(data, tmp_path, monkeypatch):

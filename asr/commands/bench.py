@@ -16,6 +16,7 @@ from asr.wer import format_ends, percent
 
 if TYPE_CHECKING:
     from asr.bench import Item, Measured
+    from asr.bench_train import Measured as Trained
     from asr.checkpoint import AcousticModel
 
 app = typer.Typer(help="How fast things go on this machine, and where the time goes.")
@@ -51,7 +52,7 @@ def transcribe(
     decoders = [greedy_decoder(loaded.tokenizer)]
     if lm is not None:
         decoders.append(decoder_for(folder or Path(), loaded.tokenizer, "beam", lm=lm))
-    with _bar() as advance:
+    with bar() as advance:
         measured = bench.measure(
             loaded, items, decoders, rounds=rounds, precision=precision, plain_too=compare, progress=advance
         )
@@ -60,6 +61,67 @@ def transcribe(
         print_json(report.to_json())
     else:
         print_result("\n".join(report.lines()))
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or recipe/name (an4/default).")],
+    data: Annotated[Path | None, typer.Option(help="Folder with train.jsonl; without one, made-up audio.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Length of a made-up utterance.")] = 10.0,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Beside what a plain script does: fp32, torch's layers; in turns.")
+    ] = False,
+    minutes: Annotated[float, typer.Option(min=0.001, help="How long, both ways together.")] = 1.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="So many steps (each way), however long it takes.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one config value.")
+    ] = None,
+    threads: Threads = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast a config trains, and where the time goes; nothing is kept."""
+    import tempfile
+
+    from asr import bench_train
+    from asr import config as configs
+    from asr.prepare import find_config
+
+    settings = [*(set_ or ())]
+    settings += [] if threads is None else [f"train.threads={threads}"]
+    settings += [] if device is None else [f"train.device={device}"]
+    cfg = configs.load(find_config(config), settings)
+    with tempfile.TemporaryDirectory() as folder, bar() as advance:
+        words = shown(data) if data is not None else bench_train.made_up_data(cfg, Path(folder), seconds)
+        found = bench_train.measure(
+            cfg, data or Path(folder), words, compare=compare, minutes=minutes, steps=steps, progress=advance
+        )
+    if as_json:
+        print_json({"config": config, **found.to_json()})
+    else:
+        print_result("\n".join(_training_lines(config, found)))
+
+
+def _training_lines(config: str, found: Trained) -> list[str]:
+    rate, shares = found.audio_s_per_s, found.shares
+    lines = [
+        f"{shown(config)}: {found.parameters:,} parameters, {found.precision}, {found.hardware}",
+        f"{found.data}; {found.steps:,} steps of {found.batch[0]:.1f} utterances, {found.batch[1]:.1f} s of audio",
+        "",
+        f"{rate:,.1f} seconds of audio a second",
+        "",
+        *(f"{part:<17} {share:>6.1%}" for part, share in shares.items()),
+        f"{'sum':<17} {sum(shares.values()):>6.1%}",
+        "",
+        f"features, computed in threads beside the step: {found.features_s / found.seconds:.1%} of its time",
+        f"convolution and encoder, there and back: {found.of_peak:.1%} of the {found.peak / 1e9:,.0f} GFLOP/s "
+        f"that a large product reaches here in {found.precision}",
+    ]
+    if found.ratio is not None:
+        lines += ["", "plain (fp32, torch's layers, random batches, features on the fly): "
+                      f"{found.plain_audio_s_per_s:,.1f}"
+                      f" seconds of audio a second; ours is {found.ratio:.2f} times as fast"]  # fmt: skip
+    return lines
 
 
 def _model(name: str) -> tuple[AcousticModel, Path | None]:
@@ -176,12 +238,12 @@ def _differing(plain: Measured, fast: Measured) -> int:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[float], None]]:
+def bar(words: str = "measuring") -> Iterator[Callable[[float], None]]:
     """A progress bar over the share that is done, on stderr when that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("measuring", total=1.0)
+        task = progress.add_task(words, total=1.0)
         yield lambda share: progress.update(task, completed=share)

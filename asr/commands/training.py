@@ -31,13 +31,25 @@ def train(
         str | None, typer.Option(metavar="S|auto", help="Padded audio in a batch; auto: the most that fits in memory.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder, exactly.")] = None,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Try rising learning rates for 100 steps, print them; train nothing.")
+    ] = False,
 ) -> None:
     """Train a model, or continue a run that was stopped or killed."""
     if resume is not None:
         given = [n for n, v in (("CONFIG", config), ("--out", out), ("--set", set_), ("--init", init),
-                                ("--max-batch-seconds", max_batch_seconds)) if v]  # fmt: skip
+                                ("--max-batch-seconds", max_batch_seconds), ("--find-lr", find_lr)) if v]  # fmt: skip
         if given:
             raise ConfigError(f"--resume continues the run as it was configured; leave out {', '.join(given)}")
+    elif find_lr:
+        if config is None or data is None or out is not None:
+            raise ConfigError("train --find-lr needs CONFIG and --data DIR, and no --out: it keeps nothing")
+        if init is not None or max_batch_seconds is not None:
+            raise ConfigError(
+                "train --find-lr takes random weights and the config's batches; leave out --init, --max-batch-seconds"
+            )
+        _find_lr(config, data, set_ or [])
+        return
     elif config is None or data is None or out is None:
         raise ConfigError("train needs CONFIG, --data DIR and --out RUN; or --resume RUN")
     from asr import config as configs
@@ -71,6 +83,54 @@ def train(
     if report.interrupted:
         raise typer.Exit(130)
     _print_model(report)
+
+
+def _find_lr(config: str, data: Path, settings: list[str]) -> None:
+    from asr import config as configs
+    from asr.commands.bench import bar
+    from asr.lr_finder import find_lr
+    from asr.prepare import find_config
+
+    with bar("learning rates") as advance:
+        found = find_lr(configs.load(find_config(config), settings), data, progress=advance)
+    lines = [f"{'rate':>9} {'loss':>9} {'smoothed':>9}   nats a second of audio"]
+    lines += [f"{one.lr:>9.2e} {one.loss:>9.2f} {one.smoothed:>9.2f}" for one in found.tried]
+    if found.exploded is not None:
+        lines.append(f"the loss explodes at {found.exploded:.2e}")
+    if found.suggestion is None:
+        lines.append("no suggestion: the loss never falls")
+    else:
+        steepest = "" if found.steepest is None else f"falls most steeply at {found.steepest:.2e}; "
+        lines.append(
+            f"suggestion: --set optim.lr={found.suggestion:.1e} ({steepest}at most a tenth of where it explodes)"
+        )
+    print_result("\n".join(lines))
+
+
+def average(
+    models: Annotated[list[str], typer.Argument(metavar="RUN|MODEL...", help="A run; or models, all alike.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new model.")],
+    last: Annotated[
+        int | None, typer.Option(min=1, help="So many of the run's last epochs (train.keep_last keeps them).")
+    ] = None,
+    best: Annotated[
+        int | None, typer.Option(min=1, help="So many of the run's best epochs, by dev WER (train.keep_best).")
+    ] = None,
+) -> None:
+    """Average the weights of several models, or of several epochs of a run, to one model."""
+    from asr import average as averages
+
+    folders = [Path(one) for one in models]
+    if last is not None or best is not None:
+        if len(folders) != 1 or (last is not None and best is not None):
+            raise ConfigError("--last or --best says which models of one run; give one run and one of them")
+        folders = averages.models_of(folders[0], last=last, best=best)
+    elif len(folders) == 1:
+        raise ConfigError("average needs several models; or one run, and --last N or --best N")
+    averages.average(folders, out)
+    for folder in folders:
+        say(f"asr: averaged {shown(folder)}")
+    print_result(shown(out))
 
 
 def _leave(code: int) -> NoReturn:

@@ -25,7 +25,7 @@ def pays(channels: int, kernel_tf: Pair) -> bool:
 
 
 class Convolution(torch.autograd.Function):
-    """``F.conv2d`` with padding of half the kernel, its gradients likewise. Shapes: (b, c, t, f), (o, c, kt, kf), (o,)."""
+    """``F.conv2d`` with padding of half the kernel, and its gradients. Shapes: (b, c, t, f), (o, c, kt, kf), (o,)."""
 
     @staticmethod
     def forward(ctx: Any, x_bctf: Tensor, w_octf: Tensor, bias_o: Tensor | None, stride: Pair) -> Tensor:

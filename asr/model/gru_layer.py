@@ -126,7 +126,7 @@ class GruLayer(torch.autograd.Function):
 
 
 def _moments(z_rw: Tensor, shape: Shape, reduce: Reduce | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance of each gate over the valid steps, and their number; of all processes where there are several."""
+    """Mean and variance of each gate over the valid steps, and their number; of all processes together."""
     width, blocks = z_rw.shape[1], -(-shape.steps // loops.BLOCK)
     sums = z_rw.new_zeros(len(shape.lengths), blocks, 2, width, dtype=torch.float32)
     z, to = _array(z_rw), _array(sums)
@@ -160,13 +160,14 @@ def _walk(
     kept = z_rw.new_empty(steps, batch, loops.KEPT, size)
     product, own = _product(w_hidden_gh, batch), z_rw.new_zeros(batch, 3 * size)
     state, states = np.zeros(batch * size, np.float32), h_sbh.unbind(0)
-    before = (steps, shape.lengths, way == 1, way, shape.ways, size, _array(z_rw),
-              *(_array(one) for one in (scale_wg, shift_wg, bias_wg)))  # fmt: skip
+    norm = [_array(one) for one in (scale_wg, shift_wg, bias_wg)]
+    before = (steps, shape.lengths, way == 1, way, shape.ways, size, _array(z_rw), *norm)
     after = (state, _array(h_sbh), _array(out_bsh), shape.width, shape.out_at(way), _array(kept))
+    step: Any = loops.step_forward
     for s in range(steps):
         if s:
             own = product(states[s])
-        loops.step_forward(s, *before, own.data_ptr(), *after)
+        step(s, *before, own.data_ptr(), *after)
     return h_sbh, kept
 
 
@@ -191,7 +192,8 @@ def _walk_back(
 
 def _product(w_gh: Tensor, rows: int) -> Product:
     """``x -> x W^T`` for many x of so many rows."""
-    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         packed = torch.ops.mkldnn._reorder_linear_weight(w_gh.contiguous(), rows)
         run = torch.ops.mkldnn._linear_pointwise.default
         return lambda x: run(x, packed, None, "none", [], "")

@@ -246,9 +246,9 @@ def step_backward(
         hidden_at, gates_at = (s * batch + b) * gates, (row * ways + way) * gates
         if inside:
             for j in range(0, size, LANES):
-                _backward(grad, row * grad_width + grad_at + j, carry, b * size + j, state, b * size + j,
-                          kept, (s * batch + b) * KEPT * size + j, z, gates_at + j, size,
-                          at_hidden, hidden_at + j, at_gates, gates_at + j, sums, s // BLOCK * SUMS * size + j)  # fmt: skip
+                _backward(grad, row * grad_width + grad_at + j, carry, b * size + j, state, b * size + j, kept,
+                          (s * batch + b) * KEPT * size + j, z, gates_at + j, size, at_hidden, hidden_at + j,
+                          at_gates, gates_at + j, sums, s // BLOCK * SUMS * size + j)  # fmt: skip
         else:
             at_hidden[hidden_at : hidden_at + gates] = 0
             at_gates[gates_at : gates_at + gates] = 0

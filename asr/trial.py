@@ -1,0 +1,77 @@
+"""Training steps outside of a run: the same as in one (``asr.step``), and nothing is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr import header as headers
+from asr import manifest as manifests
+from asr.batch import Batch, TrainingData
+from asr.checkpoint import build_model
+from asr.config import RunConfig
+from asr.distributed import Group
+from asr.model import Network
+from asr.optim import Average
+from asr.runtime import find_device, find_precision, keep_freed_memory, stable_seed, use_threads
+from asr.step import Done, Stepper, Timed
+from asr.text import normalize
+from asr.tokenizer import CharTokenizer
+
+
+def _untimed(phase: str, work: Callable[[], Any]) -> Any:
+    return work()
+
+
+class Trial:
+    """A new model on the training set of a folder; its batches in the order of a run's second epoch, and so on.
+
+    Raises:
+        ConfigError, DataError: as training does.
+    """
+
+    def __init__(self, cfg: RunConfig, data: Path, timed: Timed = _untimed) -> None:
+        self.device = find_device(cfg.train.device)
+        self.precision = find_precision(cfg.train.precision, self.device)
+        self.threads = use_threads(cfg.train.threads)
+        keep_freed_memory()
+        train_set, header = manifests.read(data / "train.jsonl"), headers.read(data)
+        profile = headers.resolve_normalization(cfg.text.normalization, header)
+        self.cfg = cfg = cfg.model_copy(update={"text": cfg.text.model_copy(update={"normalization": profile})})
+        tokenizer = headers.tokenizer_for(cfg.text.tokenizer, data, header)
+        tokenizer = tokenizer or CharTokenizer.from_texts([normalize(u.text, profile) for u in train_set])
+        torch.manual_seed(stable_seed(cfg.train.seed, "init"))
+        model = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
+        self.parameters = model.num_parameters
+        self.network: Network = model.network
+        self.data = TrainingData(train_set, tokenizer, model.extractor, self.network, cfg)
+        if cfg.features.normalization == "corpus":
+            self.data.fit_normalization()
+        self.network.to(self.device).train()
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), cfg.optim.lr, cfg.optim.betas, weight_decay=cfg.optim.weight_decay, fused=True
+        )
+        average = Average(self.network, cfg.train.ema_decay)
+        self.stepper = Stepper(self.network, optimizer, average, cfg, self.device, self.precision, Group(), timed)
+        #: steps that are done
+        self.number = 0
+
+    def step(self, batch: Batch, lr: float) -> Done:
+        """One update.
+
+        Raises:
+            TrainingError: the loss or the gradient is not finite.
+        """
+        done = self.stepper.step([batch], self.number, lr)
+        self.number += 1
+        return done
+
+    def batches(self) -> Generator[Batch, None, None]:
+        """For ever. It is to be closed, as its loaders are threads."""
+        epoch = 1  # the first, 0, may be in order of duration
+        while True:
+            yield from self.data.batches(self.data.plan(epoch))
+            epoch += 1

@@ -1,0 +1,141 @@
+"""``asr bench train``: what it counts, what it reports, and that the plain way beside it is the same network."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from asr.bench_plain import PlainNetwork, PlainTrainer
+from asr.bench_train import PARTS, made_up_data, measure, training_operations
+from asr.cli import run
+from asr.config import ModelConfig
+from asr.ctc import ctc_loss
+from asr.errors import ConfigError
+from asr.model import build_network
+from asr.trial import Trial
+from tests.builders import build_corpus, tiny_config
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["asr", "bench", "train", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            run()
+        return (int(end.value.code or 0), *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_config().model_dump(mode="json")))
+    return path
+
+
+def test_operations_are_those_counted_by_hand():
+    # 9 frames of 8 bins -> conv (3 x 3, stride 2 x 2, 2 channels): 5 steps x 4 bins x 2 x (1 x 3 x 3)
+    # GRU, 2 directions of 16 units: 5 steps x 2 x 3 x 16 x (8 inputs + 16 units)
+    # the same with 16 inputs in the second layer
+    cfg = ModelConfig.model_validate(
+        {"conv": [{"channels": 2, "kernel_tf": [3, 3], "stride_tf": [2, 2]}], "layers": 2, "hidden": 16}
+    )
+    network = build_network(cfg, 8, 5)
+    conv, first, second = 5 * 4 * 2 * 9, 5 * 2 * 48 * (8 + 16), 5 * 2 * 48 * (16 + 16)
+    assert training_operations(network, torch.tensor([9])) == 2 * (2 * conv + 3 * first + 3 * second)
+    assert training_operations(network, torch.tensor([9, 9])) == 4 * (2 * conv + 3 * first + 3 * second)
+
+
+def test_operations_of_windows_follow_their_stride():
+    cfg = ModelConfig.model_validate(
+        {"encoder": "tdnn", "conv": [], "layers": 2, "hidden": 4, "tdnn": {"kernels": [5, 3], "stride": 2}}
+    )
+    first, second = 4 * 4 * 5 * 8, 4 * 4 * 3 * 4  # 7 frames: 4 windows
+    assert training_operations(build_network(cfg, 8, 5), torch.tensor([7])) == 2 * (2 * first + 3 * second)
+
+
+@pytest.mark.parametrize("settings", [(), ("model.encoder=tdnn", "model.conv=[]"), ("model.cell=lstm",)])
+def test_the_parts_are_all_of_the_time(tmp_path, settings):
+    cfg = tiny_config(*settings)
+    found = measure(cfg, tmp_path, made_up_data(cfg, tmp_path, 0.5), steps=5)
+    assert found.steps == 5 and found.data == "made-up utterances of 0.5 s"
+    assert set(found.parts) == set(PARTS) and sum(found.shares.values()) == pytest.approx(1)
+    wall = sum(turn.seconds for turn in found.turns)
+    # what is between the steps is the difference: some microseconds
+    assert sum(found.parts.values()) == pytest.approx(wall, rel=0.1)
+    assert sum(turn.audio_s for turn in found.turns) == pytest.approx(5 * 4 * 0.5)
+    assert 0 < found.of_peak < 1
+    assert found.parts["convolution back"] > 0 or not cfg.model.conv
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "tanh"])
+@pytest.mark.parametrize("merge", ["sum", "concat"])
+def test_the_plain_way_has_the_same_loss_on_a_batch(tmp_path, cell, merge):
+    """Without batch norm, which stands elsewhere there, and for utterances of one length: it computes padding."""
+    cfg = tiny_config("model.norm=false", f"model.cell={cell}", f"model.merge={merge}", "model.layers=2")
+    made_up_data(cfg, tmp_path, 0.6)
+    trial = Trial(cfg, tmp_path)
+    plain = PlainTrainer(trial.data, trial.network, trial.device)
+    plain.network.copy_from(trial.network)
+    batch = trial.data.load(trial.data.plan(1)[0])
+    log_probs_bsv, num_steps_b = trial.network(batch.features_btf, batch.num_frames_b)
+    ours = ctc_loss(log_probs_bsv, num_steps_b, batch.targets_bu, batch.num_targets_b).mean()
+    torch.testing.assert_close(plain.loss(batch), ours, rtol=1e-5, atol=1e-5)
+    assert sum(p.numel() for p in plain.network.parameters()) >= trial.parameters
+
+
+def test_the_plain_way_learns(tmp_path):
+    build_corpus(tmp_path, 8, seed=1, longest=3)
+    cfg = tiny_config("augment.speeds=[0.9, 1.0]", "augment.spec={freq_masks: 1}")
+    trial = Trial(cfg, tmp_path)
+    plain = PlainTrainer(trial.data, trial.network, trial.device)
+    losses = [plain.step()[1] for _ in range(40)]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_the_command_reports_both_ways(command, config, tmp_path):
+    data = build_corpus(tmp_path / "data", 6).parent
+    code, out, err = command(config, "--data", data, "--steps", 3, "--compare", "--json", "--threads", 1)
+    assert code == 0 and err == ""
+    document = json.loads(out)
+    assert document["steps"] == 3 and document["threads"] == 1 and document["precision"] == "fp32"
+    assert document["ratio"] == pytest.approx(document["audio_s_per_s"] / document["plain_audio_s_per_s"], rel=0.01)
+    assert sum(document["shares"].values()) == pytest.approx(1, abs=1e-3)
+    code, out, _ = command(config, "--minutes", 0.01, "--seconds", 0.5)
+    assert code == 0
+    for words in ("seconds of audio a second", "encoder back", "GFLOP/s", "made-up utterances of 0.5 s"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("nowhere/none",), "nowhere"),
+        (("{config}", "--data", "nowhere"), "train.jsonl"),
+        (("{config}", "--set", "model.encoder=tdnn", "--steps", "1", "--seconds", "0.5", "--compare"), "--compare"),
+        (("{config}", "--device", "tpu"), "unknown device"),
+        (("{config}", "--steps", "0"), "--steps"),
+    ],
+)
+def test_a_mistake_is_one_line(command, config, args, said):
+    code, out, err = command(*(arg.format(config=config) for arg in args))
+    assert code == 2 and out == "" and said in err and err.count("\n") == 1
+
+
+def test_the_plain_network_refuses_what_torch_has_no_layer_for():
+    with pytest.raises(ConfigError, match="recurrent networks"):
+        PlainNetwork(ModelConfig(bidirectional=False, lookahead_steps=3), 8, 4)
