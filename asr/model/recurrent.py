@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.model import gru_layer
 from asr.model.gru import GruSequences
 from asr.model.norm import InputNorm
 from asr.model.tanh import TanhSequences
@@ -101,6 +100,8 @@ class RecurrentLayer(nn.Module):
 
     def forward(self, x_bsi: Tensor, mask_bs: Tensor, reversal_bs: Tensor) -> Tensor:
         if self.cell == "gru" and self.training and x_bsi.device.type == "cpu":
+            from asr.model import gru_layer  # numba: 0.3 s that use has no need of
+
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_bsi.dtype
             if gru_layer.can_run(self.hidden, dtype):
                 return self._train_gru(x_bsi.to(dtype), mask_bs)
@@ -129,6 +130,8 @@ class RecurrentLayer(nn.Module):
 
     def _train_gru(self, x_bsi: Tensor, mask_bs: Tensor) -> Tensor:
         """The same in training on CPU, both directions at once."""
+        from asr.model import gru_layer
+
         ways, norms = self.directions, [d.norm for d in self.directions if d.norm is not None]
         shape = gru_layer.Shape(
             mask_bs.sum(1).numpy(), x_bsi.shape[1], self.hidden, len(ways), self.merge == "sum",
