@@ -86,6 +86,11 @@ def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
         raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
 
 
+def _stdout_is_terminal() -> bool:
+    """Whether a bar may take what is printed and show it above itself: it would send a result in a file to stderr."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 @contextmanager
 def audio_bar(audio_s: float) -> Iterator[Any]:
     """A progress bar over seconds of audio, on stderr when that is a terminal."""
@@ -94,7 +99,7 @@ def audio_bar(audio_s: float) -> Iterator[Any]:
 
     console = Console(stderr=True)
     with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn(), console=console, transient=True,
-                  disable=not console.is_terminal) as progress:  # fmt: skip
+                  disable=not console.is_terminal, redirect_stdout=_stdout_is_terminal()) as progress:  # fmt: skip
         task = progress.add_task("audio", total=audio_s)
         yield lambda seconds: progress.advance(task, seconds)
 
@@ -113,7 +118,8 @@ def speed_bar(audio_s: float | None) -> Iterator[Callable[[float], None]]:
         TextColumn("{task.fields[rtf]}"), TimeRemainingColumn(),
     )  # fmt: skip
     began, done_s = time.perf_counter(), 0.0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal,
+                  redirect_stdout=_stdout_is_terminal()) as progress:  # fmt: skip
         task = progress.add_task("audio", total=audio_s, done="0:00", rtf="")
 
         def advance(seconds: float) -> None:
@@ -133,7 +139,8 @@ def file_bar(count: int) -> Iterator[Callable[[], None]]:
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=count < 2 or not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=count < 2 or not console.is_terminal,
+                  redirect_stdout=_stdout_is_terminal()) as progress:  # fmt: skip
         task = progress.add_task("files", total=count)
         yield lambda: progress.advance(task)
 
@@ -163,7 +170,7 @@ def training_bar() -> Iterator[Any]:
     before = root.handlers[:]
     root.handlers[:] = [RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=False)]
     began = time.perf_counter()
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, redirect_stdout=_stdout_is_terminal()) as progress:
         task = progress.add_task("train", total=None, epochs="?", loss="-", wer="-", speed="-")
 
         def watch(values: dict[str, float]) -> None:

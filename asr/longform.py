@@ -38,8 +38,11 @@ LONGEST_PASSAGE_S = 600.0
 DEFAULT_LONGEST_S = 20.0
 #: the probability of the space (or of the blank) in the step that stands for a pause
 _SURE = 0.999
+#: what two parts must gain (in log-probability of blank) to meet where they differ in the token before, or after
+_DISAGREE = 30.0
 
 Times = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,7 @@ def join_at(
     shared_from_s, shared_to_s = float(after_s[0]) if len(after_s) else middle_s, float(before_s[-1]) + step_s
     reach_s = max(step_s, (shared_to_s - shared_from_s) / 4)
     first, last = np.searchsorted(before_s, [middle_s - reach_s, middle_s + reach_s])
+    (said_before, next_before), (said_after, next_after) = _around(before_sv), _around(after_sv)
     best, meeting = -np.inf, (int(np.searchsorted(before_s, middle_s)), int(np.searchsorted(after_s, middle_s)))
     for at in range(int(first), min(int(last), len(before_s) - 1) + 1):
         at_after = int(np.rint((before_s[at] - after_s[0]) / step_s)) if len(after_s) else 0
@@ -206,9 +210,25 @@ def join_at(
             continue
         blanks = (*before_sv[at - 1 : at + 2, BLANK_ID], *after_sv[at_after - 1 : at_after + 2, BLANK_ID])
         score = float(min(blanks)) - 0.01 * abs(float(before_s[at]) - middle_s) / reach_s
+        # A space can be anywhere between two words: not after the place in one part and before it in the other.
+        score -= _DISAGREE * (said_before[at] != said_after[at_after]) + _DISAGREE * (
+            next_before[at] != next_after[at_after]
+        )
         if score > best:
             best, meeting = score, (at, at_after)
     return meeting
+
+
+def _around(log_probs_sv: LogProbs) -> tuple[Ints, Ints]:
+    """The most probable token that was said last before each step, and the one that is said next from it on; 0: none.
+
+    Shapes: (s, v) -> (s,), (s,).
+    """
+    best_s = log_probs_sv.argmax(axis=1)
+    said_s = np.flatnonzero(best_s != BLANK_ID)
+    tokens = np.concatenate([[BLANK_ID], best_s[said_s], [BLANK_ID]])
+    index_s = np.searchsorted(said_s, np.arange(len(best_s)))
+    return tokens[index_s], tokens[index_s + 1]
 
 
 def pause_log_probs(tokenizer: Tokenizer) -> LogProbs:

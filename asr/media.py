@@ -223,9 +223,14 @@ def open_stream(source: str | Path | bytes | None, rate_hz: int, part: Part = Pa
             content = source
         elif source is None:
             content = _spooled(_standard_input(where), where, closing)
-        elif (content := Path(source)).is_fifo():
-            with content.open("rb") as pipe:
-                content = _spooled(pipe, where, closing)
+        else:
+            content = Path(source)
+            try:
+                if content.is_fifo():
+                    with content.open("rb") as pipe:
+                        content = _spooled(pipe, where, closing)
+            except OSError as error:  # no permission to look; a name that is too long
+                raise DataError(f"cannot read the audio: {os_reason(error)}", where) from error
         sound = _open_sound(content, where, closing)
         return Stream(sound, rate_hz, part, name or str(where), where, closing.pop_all())
     raise AssertionError
@@ -391,8 +396,11 @@ class _Array:
             raise DataError("the array has no samples", name)
         if array.dtype.kind != "f" and array.dtype not in (np.int16, np.int32, np.uint8):
             raise DataError(f"samples of type {array.dtype}; expected int16, int32, uint8, or float in [-1, 1]", name)
-        if not math.isfinite(sample_rate_hz) or sample_rate_hz != int(sample_rate_hz):
-            raise DataError(f"a sample rate of {sample_rate_hz} Hz; expected a whole number", name)
+        rate: Any = sample_rate_hz
+        if not isinstance(rate, int | float | np.number) or not _LOWEST_HZ <= rate < math.inf or rate != int(rate):
+            raise DataError(
+                f"a sample rate of {sample_rate_hz} Hz; expected a whole number, at least {_LOWEST_HZ}", name
+            )
         low, high = float(array.min()), float(array.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise DataError("the array holds values that are not finite numbers (NaN or infinity)", name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
@@ -32,6 +32,8 @@ from asr.transcript import Seam, Segment, Transcript, segments_of
 
 #: passages that wait for the decoder, at most
 _WAITING = 64
+#: passages of one recording that wait for the decoder, at most: each may be minutes of log-probabilities
+_BACKLOG = 16
 #: a recording: a file, or samples with their rate
 Source = str | Path | Input | tuple[npt.ArrayLike, int]
 
@@ -132,6 +134,7 @@ class Recognizer:
         Raises:
             DataError: a recording cannot be used; the first that cannot, where there are several.
             ValueError: samples without their rate, or a file with one.
+            TypeError: neither a file nor a NumPy array, nor a list of files.
         """
         if isinstance(source, str | Path):
             if sample_rate_hz is not None:
@@ -141,7 +144,15 @@ class Recognizer:
             if sample_rate_hz is None:
                 raise ValueError("samples need their rate: transcribe(samples, sample_rate_hz=16000)")
             return _whole(next(self.transcribe_all([(source, sample_rate_hz)])))
-        return [_whole(one) for one in self.transcribe_all(source)]
+        given: Any = source
+        paths = list(given) if isinstance(given, Iterable) and not isinstance(given, bytes) else [given]
+        for path in paths:
+            if not isinstance(path, str | Path):
+                kind = type(path).__name__
+                raise TypeError(f"expected a file's name, a NumPy array with its rate, or a list of names; got {kind}")
+        if sample_rate_hz is not None:
+            raise ValueError("sample_rate_hz belongs to samples; files state their own")
+        return [_whole(one) for one in self.transcribe_all(paths)]
 
     def transcribe_all(
         self,
@@ -166,13 +177,16 @@ class Recognizer:
         waiting: deque[_Recording] = deque()
         items = self._read(sources, longest_s, waiting)
         rate = self.model.audio.sample_rate_hz
-        with ThreadPoolExecutor(jobs or cores(), "asr-decode") as pool:
+        pool = ThreadPoolExecutor(jobs or cores(), "asr-decode")
+        try:
             for (recording, place), one_sv in pipeline(self.model, items, _same, batch_s=batch_s):
                 recording.pieces_done += 1
                 self._decode_all(pool, recording, recording.joiner.add(place, one_sv))
                 advance((place.keep_to_n - place.keep_from_n) / rate)
                 yield from self._ready(pool, waiting)
             yield from self._ready(pool, waiting, at_end=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def load_wave(self, source: Source) -> Wave:
         """All samples of a recording at the model's rate. Shapes: (n,).
@@ -223,6 +237,8 @@ class Recognizer:
         for passage in passages:
             recording.seams += passage.seams
             recording.passages.append(pool.submit(self._decode, passage))
+            if len(recording.passages) > _BACKLOG:  # a decoder slower than the network must not fill the memory
+                wait(recording.passages[-1 - _BACKLOG : -_BACKLOG])
 
     def _ready(
         self, pool: ThreadPoolExecutor, waiting: deque[_Recording], at_end: bool = False
@@ -233,8 +249,8 @@ class Recognizer:
             if not first.finished:
                 self._decode_all(pool, first, first.joiner.finish())
                 first.finished = True
-            patient = at_end or sum(len(recording.passages) for recording in waiting) > _WAITING
-            if not (patient or all(one.done() for one in first.passages)):
+            done = at_end or all(one.done() for one in first.passages)
+            if not done and sum(len(recording.passages) for recording in waiting) <= _WAITING:
                 return
             waiting.popleft()
             yield self._result(first)

@@ -121,6 +121,20 @@ def test_a_spike_that_lies_a_step_apart_in_two_parts_is_taken_once():
     assert [*before[:at_before], *after[at_after:]].count(3) == 1
 
 
+def test_a_space_that_one_part_has_earlier_is_not_lost_between_two():
+    # "b", a pause in speech, "c": the space is at its end in the first part, at its beginning in the second
+    before, after = [0] * 40, [0] * 40  # the second's first step is step 20 of the recording
+    before[26], before[34], before[36] = 3, 1, 4
+    after[6], after[8], after[16] = 3, 1, 4
+    for middle in range(28, 33):
+        at_before, at_after = join_at(
+            path_log_probs(before), np.arange(40) * STEP_S, path_log_probs(after), (20 + np.arange(40)) * STEP_S,
+            middle * STEP_S, STEP_S,
+        )  # fmt: skip
+        joined = [token for token in [*before[:at_before], *after[at_after:]] if token]
+        assert joined == [3, 1, 4]
+
+
 def test_an_overlap_is_joined_and_named():
     joiner = Joiner(MODEL)
     path = [0, 2, 0, 3, 0, 0, 0, 0, 0, 4, 0, 2]

@@ -232,8 +232,8 @@ def test_an_array_that_holds_no_samples_is_refused(samples, expected):
 
 
 def test_an_array_at_half_a_hertz_or_none_is_refused():
-    for rate in (0, -1, 16000.5, float("nan")):
-        with pytest.raises(DataError, match="Hz"):
+    for rate in (0, -1, 16000.5, float("nan"), "16000", None):
+        with pytest.raises(DataError, match=r"a sample rate of .* Hz"):
             open_array(np.zeros(100), rate, 16000)
 
 

@@ -6,6 +6,9 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -165,8 +168,79 @@ def test_a_list_gives_a_list_and_misuse_is_said(recognizer, waves):
         recognizer.transcribe(np.zeros(16000, np.float32))
     with pytest.raises(ValueError, match="a file states its own"):
         recognizer.transcribe(waves[0], sample_rate_hz=16000)
+    with pytest.raises(ValueError, match="files state their own"):
+        recognizer.transcribe(waves, sample_rate_hz=16000)
+    samples = np.zeros(16000, np.float32)
+    for wrong, kind in ((42, "int"), ([samples], "ndarray"), ((samples, 16000), "ndarray"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"list of names; got {kind}"):
+            recognizer.transcribe(wrong)
+    with pytest.raises(DataError, match="file name too long"):
+        recognizer.transcribe("x" * 300 + ".wav")
     with pytest.raises(DataError, match=r"gone\.wav"):
         recognizer.transcribe([waves[0], "gone.wav"])
+
+
+class _Slow:
+    """A decoder that does nothing until it may, and counts who waits for it."""
+
+    def __init__(self, decoder, fails=None):
+        self._decoder, self._fails = decoder, fails
+        self.source, self.name, self.lm = "", "slow", None
+        self.free, self.done = threading.Event(), 0
+
+    def decode(self, log_probs_sv):
+        self.free.wait(60)
+        self.done += 1
+        if self._fails is not None:
+            raise self._fails
+        return self._decoder.decode(log_probs_sv)
+
+
+def test_what_a_decoder_raises_is_raised_and_no_thread_is_left(recognizer, waves):
+    slow = _Slow(recognizer.decoder, RuntimeError("out of order"))
+    slow.free.set()
+    with pytest.raises(RuntimeError, match="out of order"):
+        list(Recognizer(recognizer.model, slow).transcribe_all(waves * 10))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("asr-")]
+
+
+def test_what_still_waits_for_the_decoder_is_dropped_when_the_caller_goes(recognizer, waves):
+    slow = _Slow(recognizer.decoder)
+    results = Recognizer(recognizer.model, slow).transcribe_all(waves * 5, jobs=1)
+    timer = threading.Timer(0.3, slow.free.set)
+    timer.start()
+    next(results)
+    slow.free.clear()
+    threading.Timer(0.3, slow.free.set).start()
+    results.close()
+    assert slow.done < 25
+
+
+def test_a_decoder_slower_than_the_network_holds_it_back(recognizer):
+    slow = _Slow(recognizer.decoder)
+    told = []
+    said, still = tones("abcd", np.random.default_rng(0)), np.zeros(2 * 16000, np.float32)
+    sound = np.concatenate([said, still] * 200)
+
+    def run():
+        return list(Recognizer(recognizer.model, slow).transcribe_all([(sound, 16000)], advance=told.append))
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline and len(told) < 100:
+            time.sleep(0.01)
+        held = len(told)
+        slow.free.set()
+        (result,) = running.result(60)
+    assert isinstance(result, Transcript) and held < 20 < len(told)
+
+
+def test_thousands_of_failures_before_one_recording_take_no_time(recognizer, waves, tmp_path):
+    began = time.perf_counter()
+    results = list(recognizer.transcribe_all([*(tmp_path / f"{i}.wav" for i in range(3000)), waves[0], waves[1]]))
+    assert [type(one) for one in results[-3:]] == [Failure, Transcript, Transcript] and len(results) == 3002
+    assert time.perf_counter() - began < 20
 
 
 def test_progress_is_told_in_seconds_of_audio(recognizer, waves):

@@ -153,10 +153,77 @@ def test_a_recording_that_fails_is_named_at_the_end_and_the_others_are_whole(tra
     assert sorted(p.name for p in (tmp_path / "out").rglob("*.txt")) == ["click.txt", "one.txt", "two.txt"]
 
 
+def test_rows_of_one_file_are_told_apart_by_their_ids(transcribe, tmp_path):
+    write_wav(tmp_path / "long.wav", np.tile(tones(TEXT, np.random.default_rng(0)), 2))
+    rows = [
+        {"id": f"u{i}", "audio_path": "long.wav", "offset_s": at, "duration_s": 0.5, "text": "a"}
+        for i, at in enumerate((0.0, 900.0, 0.3, 800.0))
+    ]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = transcribe(tmp_path / "m.jsonl")
+    assert result.code == 1 and [line.split("\t")[0] for line in result.out.splitlines()] == ["u0", "u2"]
+    end = result.err.splitlines()[-3:]
+    assert end[0] == "asr: 2 failed:" and "'u1'" in end[1] and "'u3'" in end[2]
+    document = json.loads(transcribe(tmp_path / "m.jsonl", "--json").out)
+    assert [one["id"] for one in document["transcripts"]] == ["u0", "u2"] and list(document["failed"]) == ["u1", "u3"]
+
+
+def test_what_is_done_to_many_recordings_is_said_once_and_counted(transcribe, tmp_path):
+    for i in range(3):
+        soundfile.write(tmp_path / f"{i}.wav", np.stack([noise(0.5)] * 2, axis=1), 16000)
+    said = transcribe(tmp_path).err
+    assert said.count("2 channels mixed down") == 2 and "asr: 3 recordings: 2 channels mixed down" in said
+
+
+def test_a_file_that_cannot_be_written_is_named_and_the_others_are_written(transcribe, recordings, tmp_path):
+    import asr.outputs.targets as targets
+
+    whole = targets.write_text
+
+    def write(path, content):
+        if path.name == "two.txt":
+            raise OSError(28, "No space left on device")
+        whole(path, content)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(targets, "write_text", write)
+        result = transcribe(recordings, "-o", tmp_path / "out")
+    assert result.code == 1 and "asr: 1 failed:" in result.err and "two.txt: cannot write: no space" in result.err
+    assert (tmp_path / "out" / "one.txt").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
+def test_text_goes_to_stdout_also_where_the_bar_is_on_a_terminal(model, recordings, tmp_path):
+    import pty
+
+    ours, theirs = pty.openpty()
+    args = [sys.executable, "-m", "asr", "transcribe", str(model), str(recordings)]
+    with (tmp_path / "out.txt").open("w") as out:
+        process = subprocess.Popen(args, stdout=out, stderr=theirs, stdin=subprocess.DEVNULL)
+    os.close(theirs)
+    shown = b""
+    try:
+        while content := os.read(ours, 65536):
+            shown += content
+    except OSError:  # Linux: the terminal has no more writers
+        pass
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert b"of audio" in shown and b"one.wav" not in shown
+    assert len((tmp_path / "out.txt").read_text().splitlines()) == 2
+
+
 def test_nbest_is_in_the_json(transcribe, recordings):
     result = transcribe(recordings / "one.wav", "--decoder", "beam", "--nbest", 3, "-f", "json")
     document = json.loads(result.out)
     assert 1 <= len(document["nbest"]) <= 3
+
+
+def test_a_long_recording_has_no_nbest_and_it_is_said(transcribe, tmp_path):
+    said, still = tones(TEXT, np.random.default_rng(0)), np.zeros(2 * 16000, np.float32)
+    write_wav(tmp_path / "long.wav", np.concatenate([said, still] * 10))
+    result = transcribe(tmp_path / "long.wav", "--decoder", "beam", "--nbest", 3, "-f", "json", "--longest", 3)
+    assert "nbest" not in json.loads(result.out) and "no other texts of the whole" in result.err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals there")
@@ -177,3 +244,14 @@ def test_an_interrupt_leaves_whole_files_and_no_others(model, tmp_path):
     assert written and all(path.suffix == ".json" and json.loads(path.read_text())["text"] for path in written)
     if len(written) < 60:
         assert process.returncode == 130
+
+
+def test_evaluation_is_of_fp32_and_of_another_precision_where_it_is_asked_for(command, model, tmp_path):  # noqa: F811
+    wave = write_wav(tmp_path / "one.wav", tones(TEXT, np.random.default_rng(1)))
+    duration_s = soundfile.info(wave).duration
+    row = {"id": "one", "audio_path": "one.wav", "duration_s": duration_s, "text": TEXT}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n")
+    evaluate = lambda *args: command(*one_device("evaluate", model, tmp_path / "m.jsonl", *args))  # noqa: E731
+    assert json.loads(evaluate("--json").out)["precision"] == "fp32"
+    assert json.loads(evaluate("--json", "--precision", "auto").out)["precision"] in ("fp32", "bf16")
+    assert "states results of fp32" in evaluate("--markdown", "--precision", "bf16").error

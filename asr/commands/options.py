@@ -37,7 +37,7 @@ RescoreWeight = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default one a core.")]
 Precision = Annotated[
     str,
-    typer.Option(metavar="auto|fp32|bf16|int8", help="Of the network's arithmetic; auto: the fastest at equal WER."),
+    typer.Option(metavar="auto|fp32|bf16", help="Of the network's arithmetic; auto: the fastest at equal WER."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 

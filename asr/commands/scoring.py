@@ -22,6 +22,7 @@ from asr.commands.options import (
     Lexicon,
     Lm,
     ModelPath,
+    Precision,
     RescoreModel,
     RescoreWeight,
     Threads,
@@ -76,6 +77,7 @@ def evaluate(
     rescore_weight: RescoreWeight = None,
     backend: Backend = "",
     resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
+    precision: Precision = "fp32",
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -91,6 +93,8 @@ def evaluate(
         raise ConfigError("--by has no place in a --markdown row; leave one out, or add --report")
     if markdown and confidence:
         raise ConfigError("--confidence has no place in a --markdown row; leave one out")
+    if markdown and precision != "fp32":
+        raise ConfigError("--markdown states results of fp32; leave --precision out")
     how = find_alignment(alignment)
     _check_report(report, worst)
     _check_apart([hypotheses, references, report], [manifest])
@@ -103,7 +107,7 @@ def evaluate(
         from asr.picture import check
 
         check(Path("report.png"))  # before the work: pictures need matplotlib
-    recognizer = options.recognizer(model, device, threads, resample, asked)
+    recognizer = options.recognizer(model, device, threads, resample, asked, precision)
     from asr.evaluate import MARKDOWN_HEADER, markdown_row
     from asr.evaluate import evaluate as measure
     from asr.scoring.reliability import format_reliability
@@ -112,15 +116,17 @@ def evaluate(
     with audio_bar(rows.duration_s) as advance:
         with_words = timed or confidence
         result = measure(recognizer.model, rows, recognizer.decoder, advance, alignment=how, with_words=with_words)
+    used = getattr(recognizer.model.network, "precision", "fp32")
     reliability = result.reliability() if confidence else None
     # The result first: it must not be lost when the file cannot be written.
     if as_json:
         more = {"confidence": reliability.to_json() if reliability else None} if confidence else {}
-        print_json(result.to_json(str(model), by or []) | more)
+        print_json(result.to_json(str(model), by or []) | more | {"precision": used})
     elif markdown:
         print_result(f"{MARKDOWN_HEADER}\n{markdown_row(recognizer.model, result)}")
     else:
         conditions = ", ".join(f"{name} {value}" for name, value in result.conditions().items())
+        conditions += "" if used == "fp32" else f", precision {used}"
         _print_score(result.score, by or [], conditions)
         if confidence:
             print_result("\n" + (format_reliability(reliability) if reliability else "no words: no confidences"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +31,7 @@ from asr.commands.options import (
     naming_failures,
 )  # fmt: skip
 from asr.console import check_target, print_json, print_result, say, shown, speed_bar
-from asr.errors import ConfigError
+from asr.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from asr.inputs import Input
@@ -61,7 +63,8 @@ def transcribe(
     end: Annotated[float | None, typer.Option("--end", metavar="SECONDS", help="End here.")] = None,
     channel: Annotated[int | None, typer.Option(min=1, help="Take this channel; default: all mixed down.")] = None,
     longest: Annotated[
-        float | None, typer.Option(min=0.5, metavar="SECONDS", help="Cut at pauses to this; default: as trained.")
+        float | None,
+        typer.Option(min=0.5, max=3600, metavar="SECONDS", help="Cut at pauses to this; default: as trained."),
     ] = None,
     decoder: DecoderName = "",
     lm: Lm = None,
@@ -123,24 +126,30 @@ def transcribe(
     from asr.transcribe import Failure
 
     failed: dict[str, str] = {}
+    notes = _Notes()
     with naming_failures(failed):
-        with speed_bar(_seconds(todo)) as advance:
+        with speed_bar(_seconds(todo) if sys.stderr.isatty() else None) as advance:
             results = recognizer.transcribe_all(
                 todo, longest_s=longest, batch_s=batch_seconds or BATCH_S, jobs=jobs, advance=advance
             )
             for one, result in zip(todo, results, strict=True):
                 if isinstance(result, Failure):
-                    failed[result.path] = result.why
+                    failed[_label(one)] = _why(one, result.why)
                     continue
-                for note in result.notes:
-                    say(f"{shown(result.path)}: {note}")
-                output.take(one, result)
+                notes.take(one, result.notes)
+                if (nbest or 1) > 1 and result.seams and not result.others:
+                    notes.take(one, ["decoded in several passages: no other texts of the whole (--nbest)"])
+                try:
+                    output.take(one, result)
+                except DataError as error:  # its file cannot be written: the others may be
+                    failed[_label(one)] = _why(one, str(error))
+        notes.finish()
         if as_json:
             print_json({"transcripts": output.documents, "failed": failed, "model": str(model)})
         if picture is not None and len(failed) < len(todo):
             from asr.picture import draw
 
-            drawn = next(one for one in todo if str(one.source or one.name) not in failed)
+            drawn = next(one for one in todo if _label(one) not in failed)
             draw(recognizer, drawn, picture)
             say(f"picture: {shown(picture)}")
 
@@ -172,25 +181,56 @@ class _Output:
         from asr.outputs import document, render
 
         if self._as_json:
-            self.documents.append(document(transcript))
+            ours = {} if one.text is None else {"id": one.name}
+            self.documents.append(ours | document(transcript))
         elif self._targets is not None:
             self._targets.write(transcript, one.name, self._layout)
         elif self._formats == ("txt",) and not self._layout.word_times:
-            print_result(transcript.text if self._alone else f"{shown(transcript.path)}\t{transcript.text}")
+            print_result(transcript.text if self._alone else f"{shown(_label(one))}\t{transcript.text}")
         else:
             print_result(render(transcript, self._formats[0], self._layout, one.name).removesuffix("\n"))
+
+
+class _Notes:
+    """What was done to the audio, said once with the first recording, and at the end of how many it is true."""
+
+    def __init__(self) -> None:
+        self._count: Counter[str] = Counter()
+
+    def take(self, one: Input, notes: Sequence[str]) -> None:
+        for note in notes:
+            if not self._count[note]:
+                say(f"{shown(_label(one))}: {note}")
+            self._count[note] += 1
+
+    def finish(self) -> None:
+        for note, count in self._count.items():
+            if count > 1:
+                say(f"asr: {count:,} recordings: {note}")
+
+
+def _label(one: Input) -> str:
+    """What a recording is known by to its user: the file, or the id of a manifest's utterance."""
+    return one.name if one.text is not None else str(one.source or one.name)
+
+
+def _why(one: Input, why: str) -> str:
+    return why if one.text is None else f"utt '{one.name}': {why}"
 
 
 def _seconds(inputs: Sequence[Input]) -> float | None:
     """How much audio there is, for the progress bar; None where a header does not say, or there are too many to ask."""
     from asr.audio import info
     from asr.errors import AsrError
+    from asr.ffmpeg import SUFFIXES as FFMPEG_SUFFIXES
 
     if len(inputs) > 10_000:
         return None
     total_s = 0.0
     for one in inputs:
         if one.source is None:
+            return None
+        if one.part.end_s is None and one.source.suffix.lower() in FFMPEG_SUFFIXES:
             return None
         try:
             duration_s = info(one.source).duration_s
