@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -292,33 +292,33 @@ class Trainer:
         plan = self.data.plan(p.epoch)
         saved_at = began = time.perf_counter()
         self.network.train()
-        batches = self.data.batches(plan[p.batch :])
         asked = False
-        while p.batch < len(plan):
-            some = self._next(batches)
-            batch = min(p.batch + cfg.accumulate, len(plan))
-            lr = learning_rate(self.cfg.optim, (p.epoch + batch / len(plan)) / cfg.epochs)
-            if cfg.dropout_schedule:
-                self.network.set_dropout(dropout(cfg.dropout_schedule, (p.epoch + p.batch / len(plan)) / cfg.epochs))
-            done = self._step(some, lr)
-            p.batch, p.step = batch, p.step + 1
-            p.loss_sum_nats += done.loss_nats * done.utterances
-            p.loss_count += done.utterances
-            self.audio_s += done.audio_s
-            now = time.perf_counter()
-            p.seconds, began = p.seconds + now - began, now
-            failure = self._record(done, lr) if self.group.is_first and done.utterances else None
-            at_epoch = p.epoch + p.batch / len(plan)
-            watch({"epochs": cfg.epochs, "epoch": at_epoch, "loss": done.loss_nats, "audio_s": self.audio_s})
-            due = self.group.is_first and now - saved_at > cfg.checkpoint_every_s
-            answers = self.group.agree(self.interrupt.asked, due, error=failure)
-            asked, is_due = any(row[0] for row in answers), any(row[1] for row in answers)
-            if asked or p.step == cfg.max_steps:
-                break
-            if is_due:
-                self._checkpoint()
-                saved_at = time.perf_counter()
-        batches.close()
+        with closing(self.data.batches(plan[p.batch :])) as batches:
+            while p.batch < len(plan):
+                some = self._next(batches)
+                batch = min(p.batch + cfg.accumulate, len(plan))
+                lr = learning_rate(self.cfg.optim, (p.epoch + batch / len(plan)) / cfg.epochs)
+                if cfg.dropout_schedule:
+                    done_fraction = (p.epoch + p.batch / len(plan)) / cfg.epochs
+                    self.network.set_dropout(dropout(cfg.dropout_schedule, done_fraction))
+                done = self._step(some, lr)
+                p.batch, p.step = batch, p.step + 1
+                p.loss_sum_nats += done.loss_nats * done.utterances
+                p.loss_count += done.utterances
+                self.audio_s += done.audio_s
+                now = time.perf_counter()
+                p.seconds, began = p.seconds + now - began, now
+                failure = self._record(done, lr) if self.group.is_first and done.utterances else None
+                at_epoch = p.epoch + p.batch / len(plan)
+                watch({"epochs": cfg.epochs, "epoch": at_epoch, "loss": done.loss_nats, "audio_s": self.audio_s})
+                due = self.group.is_first and now - saved_at > cfg.checkpoint_every_s
+                answers = self.group.agree(self.interrupt.asked, due, error=failure)
+                asked, is_due = any(row[0] for row in answers), any(row[1] for row in answers)
+                if asked or p.step == cfg.max_steps:
+                    break
+                if is_due:
+                    self._checkpoint()
+                    saved_at = time.perf_counter()
         if asked and p.batch < len(plan) and p.step != cfg.max_steps:
             return
         self._end_epoch(len(plan), watch)

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -393,8 +394,10 @@ def test_audio_that_cannot_be_read_stops_the_run_and_names_utterance_and_file(da
 
 def test_a_learning_rate_that_blows_up_is_an_error_with_step_rate_and_utterances(data, tmp_path):
     cfg = tiny_config("optim.lr=1e35", "optim.warmup_fraction=0", "optim.clip_norm=0", "model.norm=false")
+    before = set(threading.enumerate())
     with pytest.raises(TrainingError) as caught:
         train(cfg, data, tmp_path / "run")
+    assert set(threading.enumerate()) <= before  # the loaders', while the error is still at hand
     message = str(caught.value)
     assert "\n" not in message
     assert re.match(
