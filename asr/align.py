@@ -21,9 +21,9 @@ from asr.decode.tables import Ints
 from asr.decode.types import LogProbs, Span, TimedWord
 from asr.errors import DataError, os_reason
 from asr.infer import of_manifest
-from asr.longform import emissions_of
 from asr.manifest import Manifest, Utterance
-from asr.media import open_stream
+from asr.recordings.longform import emissions_of
+from asr.recordings.media import open_stream
 from asr.text import NORMALIZATIONS, check_profile, normalize
 from asr.tokenizer import WORD_START, Tokenizer
 from asr.transcript import Seam, Transcript, segments_of

@@ -21,7 +21,7 @@ from asr.scoring.reliability import Reliability, outcomes, reliability
 from asr.scoring.tables import commonest_errors, tables
 from asr.scoring.transcripts import Facts
 from asr.text import normalize
-from asr.watchdog import Health, Tally
+from asr.training.watchdog import Health, Tally
 from asr.wer import Alignment, Score, format_ends, percent, score
 
 log = logging.getLogger(__name__)

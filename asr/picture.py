@@ -21,7 +21,7 @@ from asr.decode.types import LogProbs
 from asr.errors import AsrError, os_reason
 from asr.features import FeatureExtractor
 from asr.infer import log_probs
-from asr.media import Input
+from asr.recordings.media import Input
 from asr.tokenizer import BLANK_ID
 from asr.transcribe import Recognizer, Source
 

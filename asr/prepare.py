@@ -40,6 +40,10 @@ class Request:
     source: Path | None = None
     #: what only some recipes and importers take, by the option's name with underscores: ``audio_column``, ``dev``
     options: Mapping[str, str] = field(default_factory=dict)
+    #: SOURCEs after the first
+    more_sources: tuple[Path, ...] = ()
+    #: the profile that the texts will go through, where it is known before: --normalize, or the folder's
+    normalization: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Recipe:
     options: tuple[str, ...] = ()
     #: what the positional SOURCE is (``"DIR"``, ``"FILE"``); empty when the recipe takes none
     source: str = ""
+    #: whether it takes several
+    many_sources: bool = False
     #: the profile of ``asr.text`` that its texts go through when no --normalize is asked for
     normalization: str = "none"
     #: whether it makes manifests; without any (a language model) there is nothing to normalise or make tokens of
@@ -87,6 +93,8 @@ class Prepared:
     dropped: dict[str, str]
     #: other files that it wrote for a person to use, by name (a language model)
     files: dict[str, Path] = field(default_factory=dict)
+    #: the profile that the texts had gone through before; empty: none
+    normalization: str = ""
 
     def summary(self) -> list[str]:
         """One line a split: rows, hours, speakers; and one line on what was dropped."""
@@ -125,6 +133,8 @@ def perform(recipe: Recipe, request: Request) -> Prepared:
         raise ConfigError(f"{recipe.name} takes no source ('{request.source}'); archives are given with --archive")
     if request.source is None and recipe.source:
         raise ConfigError(f"{recipe.name} wants a source: asr prepare {recipe.name} {recipe.source} --out DIR")
+    if request.more_sources and not recipe.many_sources:
+        raise ConfigError(f"{recipe.name} takes one source, not {1 + len(request.more_sources)}")
     for path in request.archive:
         if not path.exists():
             raise DataError("no such file or folder", path)

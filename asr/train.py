@@ -22,8 +22,6 @@ import asr
 from asr import header as headers
 from asr import manifest as manifests
 from asr.batch import Batch, Dropped, TrainingData, padding_fraction
-from asr.best import Best
-from asr.best import report as report_validation
 from asr.checkpoint import (
     TrainableModel,
     TrainingState,
@@ -35,15 +33,11 @@ from asr.checkpoint import (
     set_model_tensors,
 )  # fmt: skip
 from asr.config import RunConfig
-from asr.distributed import Group, joined
 from asr.doctor.start import check_start
 from asr.errors import AsrError, CheckpointError
 from asr.manifest import Manifest
-from asr.optim import Average, dropout, learning_rate
-from asr.planner import Planner, known_limits, plan_memory, remember, resolve_max_batch_s
 from asr.pretrained import start_from
 from asr.progress import Progress, Report, Watcher
-from asr.restore import check_unchanged, restore, state_tensors
 from asr.run import RunFolder, data_record
 from asr.runtime import (
     commit,
@@ -56,9 +50,15 @@ from asr.runtime import (
     usable_cores,
     use_threads,
 )
-from asr.step import Done, Stepper, TooLarge
 from asr.text import normalize
 from asr.tokenizer import CharTokenizer, Tokenizer
+from asr.training.best import Best
+from asr.training.best import report as report_validation
+from asr.training.distributed import Group, joined
+from asr.training.optim import Average, dropout, learning_rate
+from asr.training.planner import Planner, known_limits, plan_memory, remember, resolve_max_batch_s
+from asr.training.restore import check_unchanged, restore, state_tensors
+from asr.training.step import Done, Stepper, TooLarge
 from asr.validate import DevSet, Validation
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from asr.decode.greedy import words_with_times
 from asr.decode.types import LogProbs, TimedWord
 from asr.errors import AsrError, DataError
 from asr.infer import BATCH_S, log_probs, pipeline, prepared
-from asr.longform import Emissions, Joiner, Place, pieces_of
-from asr.media import Input, Part, Stream, open_array, open_stream
+from asr.recordings.longform import Emissions, Joiner, Place, pieces_of
+from asr.recordings.media import Input, Part, Stream, open_array, open_stream
 from asr.rescore import decoder_for
 from asr.runtime import find_device
 from asr.transcript import Seam, Segment, Transcript, segments_of

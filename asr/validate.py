@@ -12,7 +12,7 @@ from asr.errors import DataError
 from asr.infer import all_log_probs
 from asr.manifest import Manifest
 from asr.text import normalize
-from asr.watchdog import Health, Tally, cases_differ
+from asr.training.watchdog import Health, Tally, cases_differ
 from asr.wer import Score, score
 
 

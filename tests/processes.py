@@ -27,11 +27,11 @@ import torch
 import torch._dynamo
 import torch.distributed
 
-import asr.step
+import asr.training.step
 from asr import config as configs
 from asr import train as training
-from asr.distributed import is_said, joined
 from asr.errors import AsrError, DataError
+from asr.training.distributed import is_said, joined
 
 
 def main() -> None:
@@ -115,7 +115,7 @@ def _train(data: Path, job: dict[str, Any]) -> int:
 
 def _arm() -> None:
     """A signal that makes the next batch run out of memory."""
-    real, armed = asr.step.gradients, []
+    real, armed = asr.training.step.gradients, []
 
     def gradients(*args: Any) -> Any:
         if armed and args[1].ids:
@@ -123,7 +123,7 @@ def _arm() -> None:
             raise torch.OutOfMemoryError("out of memory, as asked")
         return real(*args)
 
-    asr.step.gradients = gradients  # type: ignore[assignment]
+    asr.training.step.gradients = gradients  # type: ignore[assignment]
     signal.signal(signal.SIGUSR1, lambda number, frame: armed.append(1))
 
 
@@ -160,7 +160,7 @@ def joined_gradients(group: Any) -> None:
     from asr.batch import Batch, empty_batch
     from asr.config import ModelConfig
     from asr.model import build_network
-    from asr.step import gradients
+    from asr.training.step import gradients
 
     small = {"conv": [{"channels": 3, "kernel_tf": [5, 5], "stride_tf": [2, 2]}], "layers": 2, "hidden": 6}
     kinds = [

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from asr.average import average, mean_of, models_of
 from asr.checkpoint import load_model, load_trainable
 from asr.errors import CheckpointError, ConfigError
 from asr.train import train
+from asr.training.average import average, mean_of, models_of
 from tests.builders import build_corpus, tiny_config
 from tests.models import save_random_model
 

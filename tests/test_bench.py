@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from asr.bench import PARTS, made_up
+from asr.bench.transcription import PARTS, made_up
 from asr.cli import run
 from tests.builders import build_corpus, tiny_config, write_wav
 from tests.models import save_random_model

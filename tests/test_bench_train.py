@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 
-from asr.bench_plain import PlainNetwork, PlainTrainer
-from asr.bench_train import PARTS, made_up_data, measure, training_operations
+from asr.bench.plain import PlainNetwork, PlainTrainer
+from asr.bench.training import PARTS, made_up_data, measure, training_operations
 from asr.cli import run
 from asr.config import ModelConfig
 from asr.ctc import ctc_loss
 from asr.errors import ConfigError
 from asr.model import build_network
-from asr.trial import Trial
+from asr.training.trial import Trial
 from tests.builders import build_corpus, tiny_config
 
 

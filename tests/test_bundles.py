@@ -26,11 +26,11 @@ from asr import bundles
 from asr import manifest as manifests
 from asr.checkpoint import find_model, load_model, load_trainable
 from asr.doctor.expected import of_model
-from asr.emissions import emissions
 from asr.errors import CheckpointError, ConfigError
 from asr.infer import all_log_probs, log_probs
 from asr.info import describe
 from asr.lm import ngram
+from asr.recordings.emissions import emissions
 from asr.text import normalize
 from asr.tokenizer import BLANK_ID
 from asr.transcribe import Recognizer

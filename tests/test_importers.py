@@ -620,7 +620,7 @@ def test_ids_are_short_names_unless_folders_tell_them_apart(paths, ids):
 
 
 def test_all_importers_are_found_by_name():
-    assert list(IMPORTERS) == ["kaldi", "nemo", "csv", "folder"]
+    assert list(IMPORTERS) == ["kaldi", "nemo", "csv", "folder", "combined"]
     assert folder_importer.FOLDER.options == ("dev", "name")
     for recipe in IMPORTERS.values():
         with pytest.raises(ConfigError, match=f"asr prepare {recipe.name} {recipe.source} --out DIR"):

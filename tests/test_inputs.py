@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from asr.errors import DataError
-from asr.inputs import Input, Part, find_inputs
 from asr.manifest import Utterance, write
+from asr.recordings.inputs import Input, Part, find_inputs
 
 
 def make(folder: Path, *names: str) -> None:

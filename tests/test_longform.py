@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.decode.greedy import greedy, words_with_times
-from asr.longform import (
+from asr.recordings.longform import (
     LONGEST_PASSAGE_S,
     PASSAGE_PAUSE_S,
     PASSAGE_S,
@@ -21,7 +21,7 @@ from asr.longform import (
     longest_piece_s,
     pause_log_probs,
 )
-from asr.media import open_array
+from asr.recordings.media import open_array
 from asr.tokenizer import BLANK_ID, CharTokenizer
 from tests.builders import tones
 from tests.models import save_random_model

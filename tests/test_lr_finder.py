@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from asr.cli import run
-from asr.lr_finder import HIGHEST, LOWEST, Found, Tried, find_lr, steepest
+from asr.training.lr_finder import HIGHEST, LOWEST, Found, Tried, find_lr, steepest
 from tests.builders import build_corpus, tiny_config
 
 

@@ -17,9 +17,10 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr import audio, media
+from asr import audio
 from asr.errors import DataError
-from asr.media import Part, Stream, open_array, open_stream
+from asr.recordings import media
+from asr.recordings.media import Part, Stream, open_array, open_stream
 from tests.builders import Wave, dominant_hz, noise, sine, sphere_bytes, write_wav
 
 
@@ -468,7 +469,7 @@ def test_no_name_is_an_option_or_an_address_for_ffmpeg(tmp_path, real_ffmpeg, mo
 
 
 def test_blocks_of_a_stream_can_go_straight_into_the_cutter(tmp_path):
-    from asr.pauses import cut
+    from asr.recordings.pauses import cut
 
     path = write_wav(tmp_path / "x.flac", noise(25, 44100), 44100)
     with open_stream(path, 16000) as stream:

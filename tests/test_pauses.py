@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.pauses import Piece, cut
+from asr.recordings.pauses import Piece, cut
 from tests.builders import Wave, noise
 
 

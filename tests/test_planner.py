@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import asr.manifest
-import asr.planner
-import asr.step
 import asr.train
+import asr.training.planner
+import asr.training.step
 from asr import config as configs
 from asr.batch import Batch
 from asr.errors import ConfigError
-from asr.planner import Planner, find_largest, total_bytes
-from asr.step import is_out_of_memory
 from asr.train import resume, train
+from asr.training.planner import Planner, find_largest, total_bytes
+from asr.training.step import is_out_of_memory
 from tests.builders import build_corpus, tiny_config
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _limit(monkeypatch: pytest.MonkeyPatch, frames: float, *, error: type[Exception] = torch.OutOfMemoryError) -> None:
     """A machine whose memory holds so many padded frames."""
-    real = asr.step.gradients
+    real = asr.training.step.gradients
 
     def gradients(network: Any, batch: Batch, *args: Any) -> Any:
         if batch.area > frames:
@@ -49,8 +49,8 @@ def _limit(monkeypatch: pytest.MonkeyPatch, frames: float, *, error: type[Except
             raise error("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.\nmore")
         return real(network, batch, *args)
 
-    monkeypatch.setattr(asr.step, "gradients", gradients)
-    monkeypatch.setattr(asr.planner, "gradients", gradients)
+    monkeypatch.setattr(asr.training.step, "gradients", gradients)
+    monkeypatch.setattr(asr.training.planner, "gradients", gradients)
 
 
 def _weights(run: Path) -> dict[str, torch.Tensor]:
@@ -77,13 +77,13 @@ def test_a_dry_run_changes_no_bit_of_the_run_that_follows(data, tmp_path, monkey
 
 def test_the_largest_batch_is_tried_first_and_its_peak_is_said(data, tmp_path, monkeypatch, caplog):
     tried: list[tuple[int, int]] = []
-    real = asr.planner.gradients
+    real = asr.training.planner.gradients
 
     def gradients(network: Any, batch: Batch, *args: Any) -> Any:
         tried.append((len(batch.ids), batch.features_btf.shape[1]))
         return real(network, batch, *args)
 
-    monkeypatch.setattr(asr.planner, "gradients", gradients)
+    monkeypatch.setattr(asr.training.planner, "gradients", gradients)
     with caplog.at_level(logging.INFO, "asr"):
         train(tiny_config("train.max_steps=1", "batch.max_utterances=3"), data, tmp_path / "run")
     (line,) = [m for m in caplog.messages if m.startswith("memory: ")]
@@ -98,7 +98,7 @@ def test_the_peak_of_a_process_is_measured():
     # in a process of its own: this one may have so much freed memory that 240 MiB more are no new peak
     script = (
         "import torch\n"
-        "from asr.planner import peak_bytes, reset_peak, total_bytes\n"
+        "from asr.training.planner import peak_bytes, reset_peak, total_bytes\n"
         "cpu = torch.device('cpu')\n"
         "reset_peak(cpu)\n"
         "before = peak_bytes(cpu)\n"
@@ -247,18 +247,18 @@ def test_auto_stops_at_the_batch_of_all_utterances_it_may_hold(data, tmp_path):
 def test_auto_keeps_a_reserve_and_does_not_try_what_it_foresees_not_to_fit(data, tmp_path, monkeypatch):
     # memory as the planner sees it: 1000 bytes a frame over what is there already
     areas: list[int] = []
-    monkeypatch.setattr(asr.planner, "used_bytes", lambda device: 10**6)
-    monkeypatch.setattr(asr.planner, "total_bytes", lambda device: 2 * 10**6)
+    monkeypatch.setattr(asr.training.planner, "used_bytes", lambda device: 10**6)
+    monkeypatch.setattr(asr.training.planner, "total_bytes", lambda device: 2 * 10**6)
     monkeypatch.setattr(
-        asr.planner, "peak_bytes", lambda device: 10**6 + 4 * 5000 + 1000 * areas[-1]
+        asr.training.planner, "peak_bytes", lambda device: 10**6 + 4 * 5000 + 1000 * areas[-1]
     )  # fmt: skip
-    real = asr.planner.gradients
+    real = asr.training.planner.gradients
 
     def gradients(network: Any, batch: Batch, *args: Any) -> Any:
         areas.append(batch.area)
         return real(network, batch, *args)
 
-    monkeypatch.setattr(asr.planner, "gradients", gradients)
+    monkeypatch.setattr(asr.training.planner, "gradients", gradients)
     train(tiny_config("train.max_steps=1", "batch.max_batch_s=auto", "batch.max_utterances=99"), data, tmp_path / "run")
     found = configs.load(tmp_path / "run" / "config.yaml").batch.max_batch_s
     assert isinstance(found, float) and 5.5 < found <= 8.5  # (0.9 x 2 MB - 1 MB) / 1000 bytes, and AdamW's share
@@ -301,7 +301,7 @@ def test_the_planner_leaves_the_network_as_it_was(data):
 
 
 def test_what_several_processes_remember_is_merged_and_a_damaged_file_is_nothing(tmp_path):
-    from asr.planner import known_limits, remember
+    from asr.training.planner import known_limits, remember
 
     def batch(count: int, frames: int) -> Batch:
         ids = tuple(f"u{i}" for i in range(count))

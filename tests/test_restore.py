@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from asr.errors import CheckpointError, ConfigError
-from asr.restore import check_unchanged
 from asr.tokenizer import CharTokenizer
 from asr.train import resume, train
+from asr.training.restore import check_unchanged
 from tests.builders import build_corpus, tiny_config
 
 ABC, ABD = CharTokenizer.from_texts(["abc"]), CharTokenizer.from_texts(["abd"])

@@ -23,10 +23,10 @@ import torch
 from safetensors.torch import load_file
 
 import asr.checkpoint
-import asr.optim
 import asr.run
-import asr.step
 import asr.train
+import asr.training.optim
+import asr.training.step
 import asr.validate
 from asr import config as configs
 from asr import manifest as manifests
@@ -34,11 +34,11 @@ from asr.checkpoint import load_model
 from asr.config import OptimConfig, RunConfig
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError
 from asr.evaluate import evaluate
-from asr.optim import learning_rate
 from asr.progress import Report
 from asr.run import RunFolder
 from asr.train import resume, train
-from asr.trial import Trial
+from asr.training.optim import learning_rate
+from asr.training.trial import Trial
 from tests.builders import build_corpus, tiny_config
 
 # Everything that is random or has a memory: what a resumed run could get wrong.
@@ -291,13 +291,13 @@ def test_the_models_of_the_last_epochs_are_kept_beside_the_best(data, tmp_path, 
 
 def test_dropout_follows_its_schedule(data, tmp_path, monkeypatch):
     seen = []
-    original = asr.step.Stepper.step
+    original = asr.training.step.Stepper.step
 
     def step(self, *args):
         seen.append(self.network.dropout.p)
         return original(self, *args)
 
-    monkeypatch.setattr(asr.step.Stepper, "step", step)
+    monkeypatch.setattr(asr.training.step.Stepper, "step", step)
     train(tiny_config("train.epochs=2", "train.dropout_schedule=[[0.25, 0.0], [0.75, 0.4]]"), data, tmp_path / "run")
     steps = len(seen)
     assert seen == pytest.approx([min(0.4, max(0.0, 0.8 * (i / steps - 0.25))) for i in range(steps)])
@@ -309,7 +309,7 @@ def test_label_smoothing_mixes_the_penalty_into_the_gradient_and_leaves_the_loss
     for smoothing in (0.0, 0.25, 1.0):
         trial = Trial(tiny_config(), data)
         batch = trial.data.load(trial.data.plan(1)[0])
-        losses_b = asr.step.gradients(
+        losses_b = asr.training.step.gradients(
             trial.network, batch, 1, trial.device, "fp32", lambda phase, work: work(), smoothing
         )  # fmt: skip
         found[smoothing] = losses_b, [p.grad.clone() for p in trial.network.parameters()]
@@ -407,26 +407,26 @@ def test_a_learning_rate_that_blows_up_is_an_error_with_step_rate_and_utterances
 
 
 def test_an_infinite_loss_names_the_one_utterance_that_has_it(data, tmp_path, monkeypatch):
-    real = asr.step.ctc_loss
+    real = asr.training.step.ctc_loss
 
     def ctc_loss(*args: Any) -> Any:
         losses_b = real(*args)
         return losses_b * torch.tensor([1.0, math.inf, 1.0])
 
-    monkeypatch.setattr(asr.step, "ctc_loss", ctc_loss)
+    monkeypatch.setattr(asr.training.step, "ctc_loss", ctc_loss)
     with pytest.raises(TrainingError, match=r"^step 1: the loss is not finite at .*, utterances train-\d+; the"):
         train(tiny_config("batch.max_utterances=3"), data, tmp_path / "run")
 
 
 def test_after_a_failed_step_the_checkpoint_before_is_whole(data, reference, tmp_path, monkeypatch):
-    real, calls = asr.step.ctc_loss, 0
+    real, calls = asr.training.step.ctc_loss, 0
 
     def ctc_loss(*args: Any) -> Any:
         nonlocal calls
         calls += 1
         return real(*args) * (math.nan if calls == 7 + 2 else 1.0)  # two are the dry run's
 
-    monkeypatch.setattr(asr.step, "ctc_loss", ctc_loss)
+    monkeypatch.setattr(asr.training.step, "ctc_loss", ctc_loss)
     with pytest.raises(TrainingError, match=r"^step 7: the loss is not finite"):
         train(tiny_config(*EVERYTHING, EACH_STEP), data, tmp_path / "run")
     monkeypatch.undo()
@@ -895,14 +895,14 @@ def test_tensorboard_gets_the_scalars_where_it_is_installed(data, tmp_path, monk
 
 
 def test_a_model_that_gives_no_numbers_stops_with_one_line_and_the_steps_are_saved(data, tmp_path, monkeypatch):
-    real = asr.optim.Average.update
+    real = asr.training.optim.Average.update
 
-    def broken(self: asr.optim.Average, step: int) -> None:
+    def broken(self: asr.training.optim.Average, step: int) -> None:
         real(self, step)
         with torch.no_grad():
             self.network.output.bias[0] = float("nan")
 
-    monkeypatch.setattr(asr.optim.Average, "update", broken)
+    monkeypatch.setattr(asr.training.optim.Average, "update", broken)
     with pytest.raises(AsrError, match="values that are not numbers"):
         train(tiny_config("train.max_steps=1"), data, tmp_path / "run")
     assert _newest(tmp_path / "run").name == "step-00000001"

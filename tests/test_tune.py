@@ -17,10 +17,10 @@ from asr.decode.choose import NO_LM, decoder_for, name_of
 from asr.decode.decoder import BeamDecoder
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned, read_tuned, write_tuned
-from asr.emissions import emissions
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError
 from asr.infer import all_log_probs
 from asr.lm import ngram
+from asr.recordings.emissions import emissions
 from asr.scoring.bootstrap import bootstrap_interval
 from asr.tokenizer import CharTokenizer
 from asr.transcribe import Recognizer

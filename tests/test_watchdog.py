@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from asr.watchdog import Health, Tally, cases_differ, diagnosis
+from asr.training.watchdog import Health, Tally, cases_differ, diagnosis
 
 SILENT = Health(blank_fraction=0.97, emitted_ratio=0.02, steps_per_token=4.0)
 

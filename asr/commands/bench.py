@@ -15,8 +15,8 @@ from asr.errors import CheckpointError, ConfigError
 from asr.wer import format_ends, percent
 
 if TYPE_CHECKING:
-    from asr.bench import Item, Measured
-    from asr.bench_train import Measured as Trained
+    from asr.bench.training import Measured as Trained
+    from asr.bench.transcription import Item, Measured
     from asr.checkpoint import AcousticModel
 
 app = typer.Typer(help="How fast things go on this machine, and where the time goes.")
@@ -42,7 +42,7 @@ def transcribe(
     as_json: Json = False,
 ) -> None:
     """Measure how fast a model transcribes: greedy, and with --lm by beam search."""
-    from asr import bench
+    from asr.bench import transcription as bench
     from asr.decode.choose import decoder_for, greedy_decoder
     from asr.runtime import use_threads
 
@@ -83,8 +83,8 @@ def train(
     """Measure how fast a config trains, and where the time goes; nothing is kept."""
     import tempfile
 
-    from asr import bench_train
     from asr import config as configs
+    from asr.bench import training as bench_train
     from asr.prepare import find_config
 
     settings = [*(set_ or ())]
@@ -127,7 +127,7 @@ def _training_lines(config: str, found: Trained) -> list[str]:
 def _model(name: str) -> tuple[AcousticModel, Path | None]:
     """The model of a folder, and the folder; or of a config, with random weights."""
     from asr import config as configs
-    from asr.bench import random_model
+    from asr.bench.transcription import random_model
     from asr.checkpoint import find_model, load_model
     from asr.prepare import find_config
 
@@ -144,8 +144,8 @@ def _model(name: str) -> tuple[AcousticModel, Path | None]:
 
 
 def _items(model: AcousticModel, inputs: list[str], files: int | None, seconds: float) -> list[Item]:
-    from asr import bench
-    from asr.inputs import find_inputs
+    from asr.bench import transcription as bench
+    from asr.recordings.inputs import find_inputs
 
     if not inputs:
         return list(bench.made_up([seconds] * (files or 32), model.audio.sample_rate_hz))
@@ -164,7 +164,7 @@ class _Report:
     def __init__(
         self, name: str, model: AcousticModel, items: list[Item], measured: list[Measured], threads: int, precision: str
     ) -> None:
-        from asr.bench import compared
+        from asr.bench.transcription import compared
 
         self.name, self.items, self.measured = name, items, measured
         self.audio_s = measured[0].rounds[0].audio_s
@@ -206,7 +206,7 @@ class _Report:
         return document
 
     def lines(self) -> list[str]:
-        from asr.bench import PARTS
+        from asr.bench.transcription import PARTS
         from asr.scoring.compare import conclusion
 
         facts = self.facts

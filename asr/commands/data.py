@@ -44,7 +44,10 @@ def prepare(
         str, typer.Argument(metavar="RECIPE", help="A recipe or importer ('asr recipes' lists them), or a folder.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for audio and manifests.")],
-    source: Annotated[Path | None, typer.Argument(metavar="[SOURCE]", help="Importers: the folder or file.")] = None,
+    source: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[SOURCE...]", help="Importers: the folder or file; combined: several."),
+    ] = None,
     archive: Annotated[
         list[Path] | None, typer.Option(help="A corpus archive or folder that is already here; repeatable.")
     ] = None,
@@ -78,9 +81,9 @@ def prepare(
     names = tuple(part.strip() for part in subsets.split(",")) if subsets else ()
     if "" in names:
         raise ConfigError(f"--subsets '{subsets}': a name is empty; separate names by single commas")
-    request = Request(
-        out, tuple(archive or ()), mirror, names, source, {key: value for key, value in options.items() if value}
-    )
+    sources = tuple(source or ())
+    given = {key: value for key, value in options.items() if value}
+    request = Request(out, tuple(archive or ()), mirror, names, sources[0] if sources else None, given, sources[1:])
     try:
         finished = prepare_data(found, request, texts)
     except OSError as error:

@@ -34,8 +34,8 @@ from asr.console import check_target, print_json, print_result, say, shown, spee
 from asr.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from asr.inputs import Input
     from asr.outputs import Layout, Targets
+    from asr.recordings.inputs import Input
     from asr.transcript import Transcript
 
 
@@ -87,9 +87,9 @@ def transcribe(
     threads: Threads = None,
 ) -> None:
     """Transcribe recordings: text, subtitles, words with times."""
-    from asr.inputs import find_inputs
-    from asr.media import Part
     from asr.outputs import Layout, parse_formats
+    from asr.recordings.inputs import find_inputs
+    from asr.recordings.media import Part
 
     kinds = parse_formats(formats or [])
     if as_json and (formats or out):
@@ -222,7 +222,7 @@ def _seconds(inputs: Sequence[Input]) -> float | None:
     """How much audio there is, for the progress bar; None where a header does not say, or there are too many to ask."""
     from asr.audio import info
     from asr.errors import AsrError
-    from asr.ffmpeg import SUFFIXES as FFMPEG_SUFFIXES
+    from asr.recordings.ffmpeg import SUFFIXES as FFMPEG_SUFFIXES
 
     if len(inputs) > 10_000:
         return None

@@ -54,8 +54,8 @@ def train(
         raise ConfigError("train needs CONFIG, --data DIR and --out RUN; or --resume RUN")
     from asr import config as configs
     from asr import train as training
-    from asr.distributed import has_others, is_said, starts_first
     from asr.prepare import find_config
+    from asr.training.distributed import has_others, is_said, starts_first
 
     quiet: AbstractContextManager[Any] = nullcontext(lambda values: None)
     try:
@@ -88,8 +88,8 @@ def train(
 def _find_lr(config: str, data: Path, settings: list[str]) -> None:
     from asr import config as configs
     from asr.commands.bench import bar
-    from asr.lr_finder import find_lr
     from asr.prepare import find_config
+    from asr.training.lr_finder import find_lr
 
     with bar("learning rates") as advance:
         found = find_lr(configs.load(find_config(config), settings), data, progress=advance)
@@ -118,7 +118,7 @@ def average(
     ] = None,
 ) -> None:
     """Average the weights of several models, or of several epochs of a run, to one model."""
-    from asr import average as averages
+    from asr.training import average as averages
 
     folders = [Path(one) for one in models]
     if last is not None or best is not None:

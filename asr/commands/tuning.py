@@ -50,7 +50,7 @@ def tune(
         check_target(folder / FILE)
     language_model = ngram.load(lm)
     neural = None if rescore is None else _neural(rescore, folder, nbest)
-    from asr.emissions import emissions
+    from asr.recordings.emissions import emissions
     from asr.runtime import use_threads
     from asr.transcribe import Recognizer
     from asr.tune import decoder_to_tune

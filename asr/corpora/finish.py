@@ -83,13 +83,14 @@ def prepare(recipe: Recipe, request: Request, options: TextOptions, run: Perform
         raise ConfigError(f"{recipe.name} takes no --normalize and no --tokenizer: it makes no manifests")
     _check_folder(request.out)
     before = _header_before(request.out)
-    profile = options.normalization or (recipe.normalization if before is None else before.normalization)
+    profile = options.normalization or ("" if before is None else before.normalization)
     if before is not None and profile != before.normalization:
         raise ConfigError(
             f"{request.out} was prepared with text normalization {before.normalization}, not {profile}; take another "
             f"--out, leave out --normalize, or remove {_header_path(request.out)} to prepare all of it anew"
         )
-    return finish(recipe, request, run(recipe, request), replace(options, normalization=profile), before)
+    prepared = run(recipe, replace(request, normalization=profile))
+    return finish(recipe, request, prepared, replace(options, normalization=profile), before)
 
 
 def finish(
@@ -100,7 +101,7 @@ def finish(
     Args:
         before: the folder's header as it was before; of its splits, those that are still there stay in the new one.
     """
-    profile = options.normalization or recipe.normalization
+    profile = options.normalization or prepared.normalization or recipe.normalization
     if prepared.manifests:  # which look whole, but are not before their texts are normalised
         headers.set_aside(request.out, prepared.manifests)
     prepared, notes = _normalized(prepared, profile)

@@ -34,7 +34,6 @@ from asr.files import open_atomic, write_json
 from asr.lm.rnn import RnnConfig, RnnModel, RnnNetwork, bits
 from asr.lm.rnn_folder import CONFIG, save_rnn, set_tensors, tensors_of
 from asr.lm.rnn_text import NO_TARGET, Corpus, Reading, Streams
-from asr.optim import learning_rate
 from asr.runtime import (
     Interrupt,
     autocast,
@@ -48,6 +47,7 @@ from asr.runtime import (
     use_threads,
 )
 from asr.tokenizer import FILE as TOKENIZER
+from asr.training.optim import learning_rate
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 MOMENTUM = 0.1
 EPS = 1e-5
 #: adds up a vector over the processes of a run, gradient included: ``reduce`` of the norms of a network that several
-#: processes train, so that the statistics are those of the whole batch (``asr.distributed.synchronise``)
+#: processes train, so that the statistics are those of the whole batch (``asr.training.distributed.synchronise``)
 Reduce = Callable[[Tensor], Tensor]
 
 

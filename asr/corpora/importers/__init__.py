@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from asr.corpora.importers.combined import COMBINED
 from asr.corpora.importers.folder import FOLDER
 from asr.corpora.importers.kaldi import KALDI
 from asr.corpora.importers.nemo import NEMO
 from asr.corpora.importers.table import CSV
 from asr.prepare import Recipe
 
-IMPORTERS: dict[str, Recipe] = {recipe.name: recipe for recipe in (KALDI, NEMO, CSV, FOLDER)}
+IMPORTERS: dict[str, Recipe] = {recipe.name: recipe for recipe in (KALDI, NEMO, CSV, FOLDER, COMBINED)}

@@ -15,7 +15,7 @@ from typing import Any
 
 from asr.config import RunConfig
 from asr.errors import TrainingError
-from asr.trial import Trial
+from asr.training.trial import Trial
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
 #: how much of the smoothed loss is what it was before

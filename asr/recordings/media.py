@@ -20,10 +20,11 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from asr import audio, ffmpeg, shards
+from asr import audio, shards
 from asr.audio import Wave
 from asr.errors import DataError, os_reason
-from asr.inputs import Input, Part, find_inputs
+from asr.recordings import ffmpeg
+from asr.recordings.inputs import Input, Part, find_inputs
 
 __all__ = ["BLOCK_S", "Input", "Part", "Stream", "find_inputs", "open_array", "open_stream"]
 

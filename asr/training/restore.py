@@ -15,9 +15,9 @@ from asr.checkpoint import TrainableModel, TrainingState, model_tensors, set_mod
 from asr.config import RunConfig
 from asr.errors import CheckpointError, ConfigError
 from asr.files import write_json
-from asr.optim import Average
 from asr.progress import Progress
 from asr.tokenizer import Tokenizer
+from asr.training.optim import Average
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from asr.batch import Batch, Planned, TrainingData
-from asr.distributed import Group
 from asr.errors import ConfigError
 from asr.files import write_json
 from asr.model import Network
 from asr.model.norm import Reduce
-from asr.step import gradients, halves, is_out_of_memory
+from asr.training.distributed import Group
+from asr.training.step import gradients, halves, is_out_of_memory
 
 log = logging.getLogger(__name__)
 GIB = 2**30

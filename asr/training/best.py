@@ -14,8 +14,8 @@ from asr.config import TrainConfig
 from asr.progress import Progress
 from asr.run import RunFolder
 from asr.runtime import stable_seed
+from asr.training.watchdog import diagnosis
 from asr.validate import Validation
-from asr.watchdog import diagnosis
 from asr.wer import Score
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Training steps outside of a run: the same as in one (``asr.step``), and nothing is kept."""
+"""Training steps outside of a run: the same as in one (``asr.training.step``), and nothing is kept."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from asr import manifest as manifests
 from asr.batch import Batch, TrainingData
 from asr.checkpoint import build_model
 from asr.config import RunConfig
-from asr.distributed import Group
 from asr.model import Network
-from asr.optim import Average
 from asr.runtime import find_device, find_precision, keep_freed_memory, stable_seed, use_threads
-from asr.step import Done, Stepper, Timed
 from asr.text import normalize
 from asr.tokenizer import CharTokenizer
+from asr.training.distributed import Group
+from asr.training.optim import Average
+from asr.training.step import Done, Stepper, Timed
 
 
 def _untimed(phase: str, work: Callable[[], Any]) -> Any:

@@ -3,7 +3,7 @@
 Axes: s steps, v vocabulary.
 
 A recording no longer than the model's training utterances is one piece, and gives what evaluation gives. A longer one
-is cut inside pauses (``asr.pauses``); where none is in reach, two pieces share audio, and their log-probabilities are
+is cut inside pauses (by ``pauses``); where none is in reach, two pieces share audio, and their log-probabilities are
 joined where both are surely blank. What is decoded at a time is a passage: all pieces up to a pause that ends a
 sentence. So the state of the decoder and of its language model goes on across cuts, and memory does not grow with the
 length.
@@ -23,8 +23,8 @@ from asr.batch import Features, extract
 from asr.checkpoint import AcousticModel
 from asr.decode.types import LogProbs
 from asr.infer import pipeline
-from asr.media import Stream
-from asr.pauses import Piece, cut
+from asr.recordings.media import Stream
+from asr.recordings.pauses import Piece, cut
 from asr.tokenizer import BLANK_ID, Tokenizer
 from asr.transcript import Seam
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from asr import manifest
 from asr.errors import DataError
-from asr.ffmpeg import SUFFIXES as FFMPEG_SUFFIXES
+from asr.recordings.ffmpeg import SUFFIXES as FFMPEG_SUFFIXES
 
 #: what is looked for in folders: formats that libsndfile reads, and those that ffmpeg does
 SUFFIXES = FFMPEG_SUFFIXES | frozenset(

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from asr.batch import Batch, empty_batch
 from asr.config import RunConfig
 from asr.ctc import confidence_penalty, ctc_loss
-from asr.distributed import Group
 from asr.errors import TrainingError
 from asr.model import Network
-from asr.optim import Average
 from asr.runtime import autocast, stable_seed
+from asr.training.distributed import Group
+from asr.training.optim import Average
 
 #: what torch's allocators say, on CPU before Linux's overcommitment and after, and on CUDA
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "out of memory")

@@ -1,6 +1,6 @@
 """How fast a config trains on this machine, where the time goes, and how near the products come to the peak.
 
-The step that is measured is training's own (``asr.step``), on batches from its own loader.
+The step that is measured is training's own (``asr.training.step``), on batches from its own loader.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from asr import manifest as manifests
-from asr.bench import made_up
-from asr.bench_plain import PlainTrainer
+from asr.bench.plain import PlainTrainer
+from asr.bench.transcription import made_up
 from asr.config import ModelConfig, RunConfig
 from asr.errors import ConfigError
 from asr.manifest import Utterance
@@ -31,7 +31,7 @@ from asr.model.network import DeepSpeech2
 from asr.model.recurrent import RecurrentLayer
 from asr.model.tdnn import WindowLayer, WindowNetwork
 from asr.runtime import hardware
-from asr.trial import Trial
+from asr.training.trial import Trial
 
 #: the parts of a step, in order; together they are all of its time
 PARTS = ("data", "convolution", "encoder", "output", "ctc", "output back", "encoder back", "convolution back",

@@ -1,0 +1,1 @@
+"""How fast this machine transcribes and trains, and where the time goes."""

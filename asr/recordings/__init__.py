@@ -1,0 +1,1 @@
+"""Recordings of any length and format: found, read as streams, cut at pauses, joined again."""
