@@ -153,4 +153,4 @@ def test_a_network_trains_on_what_was_combined(two, tmp_path):
     run = train(cfg, tmp_path / "all", tmp_path / "run")
     assert run.progress.done
     tokenizer = load_model(tmp_path / "run" / "best").tokenizer
-    assert tokenizer.decode(tokenizer.encode("SONG TWO")) == "SONG TWO"
+    assert tokenizer.decode(tokenizer.encode("SONGTWO")) == "SONGTWO"
