@@ -51,19 +51,23 @@ class Batch:
     ids: tuple[str, ...]
     #: seconds of audio, padding not counted
     duration_s: float
+    #: the same utterances under other masks, for train.consistency. Shapes: (b, t, f)
+    twin_btf: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> Batch:
         """Some of its utterances, padded to the longest of them; of the seconds their part."""
         num_frames_b, num_targets_b = self.num_frames_b[start:stop], self.num_targets_b[start:stop]
+        longest = int(num_frames_b.max())
         return Batch(
-            self.features_btf[start:stop, : int(num_frames_b.max())], num_frames_b,
+            self.features_btf[start:stop, :longest], num_frames_b,
             self.targets_bu[start:stop, : int(num_targets_b.max())], num_targets_b,
             self.ids[start:stop], self.duration_s * int(num_frames_b.sum()) / max(1, int(self.num_frames_b.sum())),
+            None if self.twin_btf is None else self.twin_btf[start:stop, :longest],
         )  # fmt: skip
 
     @property
     def area(self) -> int:
-        """Frames, padding included."""
+        """Frames of one view, padding included."""
         return self.features_btf.shape[0] * self.features_btf.shape[1]
 
 
@@ -338,8 +342,7 @@ class TrainingData:
         Raises:
             DataError: an audio file cannot be used; or none of the batch is as long as its manifest row says.
         """
-        seed, spec = self.cfg.train.seed, self.cfg.augment.spec
-        features, items = [], []
+        features, twins, items = [], [], []
         self._read_ahead(planned)
         for index, speed in planned.items:
             if self.manifest.utterances[index].id in self.too_large:
@@ -352,14 +355,9 @@ class TrainingData:
                 self._drop_late(index)
                 continue
             items.append((index, speed))
-            if self._centres_hz is not None:
-                drawn = generator(seed, "warp", planned.epoch, self.manifest.utterances[index].id)
-                factor = 1 + self.cfg.augment.warp * drawn.uniform(-1, 1)
-                one_tf = warp_frequencies(one_tf, factor, self._centres_hz)
-            if spec.freq_masks or spec.time_masks:
-                drawn = generator(seed, "spec", planned.epoch, self.manifest.utterances[index].id)
-                one_tf = spec_augment(one_tf, spec, self.cfg.features.hop_s, drawn)
-            features.append(one_tf)
+            features.append(self._view(one_tf, index, planned.epoch))
+            if self.cfg.train.consistency:
+                twins.append(self._view(one_tf, index, planned.epoch, "twin"))
         utterances = self.manifest.utterances
         if not items and (self.share[1] > 1 or self.too_large):
             return empty_batch(self.extractor.num_bins)
@@ -376,7 +374,18 @@ class TrainingData:
             targets_bu[i, : len(one)] = torch.tensor(one)
         ids = tuple(utterances[index].id for index, _ in items)
         duration_s = sum(utterances[index].duration_s / speed for index, speed in items)
-        return Batch(features_btf, num_frames_b, targets_bu, num_targets_b, ids, duration_s)
+        twin_btf = pad(twins)[0] if twins else None
+        return Batch(features_btf, num_frames_b, targets_bu, num_targets_b, ids, duration_s, twin_btf)
+
+    def _view(self, one_tf: Features, index: int, epoch: int, *which: str) -> Features:
+        """Features as the network sees them in this epoch: warped and masked. Shapes: (t, f) -> (t, f)."""
+        seed, spec, id_ = self.cfg.train.seed, self.cfg.augment.spec, self.manifest.utterances[index].id
+        if self._centres_hz is not None:
+            factor = 1 + self.cfg.augment.warp * generator(seed, "warp", epoch, id_, *which).uniform(-1, 1)
+            one_tf = warp_frequencies(one_tf, factor, self._centres_hz)
+        if spec.freq_masks or spec.time_masks:
+            one_tf = spec_augment(one_tf, spec, self.cfg.features.hop_s, generator(seed, "spec", epoch, id_, *which))
+        return one_tf
 
     def _fits(self, index: int, num_frames: int) -> bool:
         """Whether the labels fit the frames there really are; the filter had only the manifest's rounded duration."""

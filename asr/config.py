@@ -323,6 +323,9 @@ class TrainConfig(Stage):
     keep_last: int = Field(0, ge=0)
     #: this share of the loss is how far the distributions are from uniform (Kim et al. 2018); 0: plain CTC
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    #: above 0, each utterance is seen under two masks at once, and this times how far its two outputs disagree is added
+    #: to the loss (CR-CTC, Yao et al. 2024, who use 0.2); a step costs twice as much. 0: one view
+    consistency: float = Field(0.0, ge=0, le=10)
     #: [share of the training that is done, dropout], linear between the points; empty: model.dropout throughout
     dropout_schedule: tuple[tuple[float, float], ...] = ()
 
@@ -348,6 +351,17 @@ class RunConfig(Stage):
     batch: BatchConfig = BatchConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _two_views_differ(self) -> RunConfig:
+        spec = self.augment.spec
+        masks = spec.freq_masks or spec.time_masks or self.augment.warp
+        if self.train.consistency and not (masks or self.model.dropout or self.train.dropout_schedule):
+            raise ValueError(
+                "train.consistency compares two views of an utterance, which are the same without augment.spec, "
+                "augment.warp and dropout: set one of them, or consistency to 0"
+            )
+        return self
 
 
 S = TypeVar("S", bound=Stage)

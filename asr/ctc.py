@@ -42,6 +42,24 @@ def ctc_loss(log_probs_bsv: Tensor, num_steps_b: Tensor, targets_bu: Tensor, num
     )  # fmt: skip
 
 
+def disagreement(first_bsv: Tensor, second_bsv: Tensor, num_steps_b: Tensor) -> Tensor:
+    """How far two outputs for the same utterances are apart, summed over their steps, in nats.
+
+    (KL(p || q) + KL(q || p)) / 2 a step, where each only follows: what it is compared with counts as given, so each
+    output is drawn towards the other. Shapes: (b, s, v) log-probabilities twice, (b,) -> (b,).
+
+    Source: Yao et al. 2024, "CR-CTC: Consistency regularization on CTC for improved speech recognition", equation 4.
+    """
+    first_bsv, second_bsv = first_bsv.float(), second_bsv.float()
+    apart_bs = sum(
+        F.kl_div(one_bsv, other_bsv.detach(), reduction="none", log_target=True).sum(2) / 2
+        for one_bsv, other_bsv in ((first_bsv, second_bsv), (second_bsv, first_bsv))
+    )
+    assert isinstance(apart_bs, Tensor)
+    inside_bs = torch.arange(apart_bs.shape[1], device=apart_bs.device)[None, :] < num_steps_b[:, None]
+    return apart_bs.masked_fill(~inside_bs, 0.0).sum(1)
+
+
 def confidence_penalty(log_probs_bsv: Tensor, num_steps_b: Tensor) -> Tensor:
     """How far each utterance's distributions are from uniform, KL(p || uniform) summed over its steps, in nats.
 

@@ -407,6 +407,21 @@ def test_a_batch_holds_what_was_planned(corpus):
         assert (batch.features_btf[i, int(batch.num_frames_b[i]) :] == 0).all()
 
 
+def test_the_second_view_has_other_masks_of_the_same_utterances_and_the_first_is_as_without(corpus):
+    masks = "augment.spec={freq_masks: 2, freq_width_bins: 16, time_masks: 1, time_width_s: 0.1}"
+    one, two = (_data(corpus, tiny_config(masks, "augment.warp=0.1", *more)) for more in ((), ("train.consistency=1",)))
+    bare = _data(corpus, tiny_config())
+    for a, b, c in zip(*(data.batches(data.plan(1)) for data in (one, two, bare)), strict=True):
+        assert a.twin_btf is None and b.twin_btf is not None
+        assert a.ids == b.ids and torch.equal(a.features_btf, b.features_btf)
+        assert b.twin_btf.shape == b.features_btf.shape
+        assert not torch.equal(b.twin_btf, b.features_btf) and not torch.equal(b.twin_btf, c.features_btf)
+        part = b.rows(0, 1)
+        assert part.twin_btf is not None and torch.equal(part.twin_btf[0], b.twin_btf[0, : part.twin_btf.shape[1]])
+    epoch = [batch.twin_btf for batch in two.batches(two.plan(2))]
+    assert not torch.equal(epoch[0], next(two.batches(two.plan(3))).twin_btf)
+
+
 @pytest.mark.parametrize("speed", [0.8, 0.9, 1.0, 1.1, 1.5])
 def test_a_speed_divides_the_length(corpus, speed):
     data = _data(corpus, tiny_config(f"augment.speeds=[{speed}]"))

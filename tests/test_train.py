@@ -48,7 +48,7 @@ EVERYTHING = (
     "augment.spec={freq_masks: 1, freq_width_bins: 3, time_masks: 1, time_width_s: 0.1}",
     "features.normalization=corpus", "features.dither=0.0001", "augment.warp=0.1", "augment.noise.probability=0.5",
     "augment.reverb.probability=0.5", "train.label_smoothing=0.1", "train.dropout_schedule=[[0, 0.1], [0.8, 0.3]]",
-    "train.keep_last=2",
+    "train.keep_last=2", "train.consistency=0.2",
 )  # fmt: skip
 EACH_STEP = "train.checkpoint_every_s=1e-9"
 
@@ -317,6 +317,37 @@ def test_label_smoothing_mixes_the_penalty_into_the_gradient_and_leaves_the_loss
     for plain, mixed, penalty in zip(*(found[key][1] for key in (0.0, 0.25, 1.0)), strict=True):
         torch.testing.assert_close(mixed, 0.75 * plain + 0.25 * penalty, rtol=1e-4, atol=1e-4)
     assert any(not torch.allclose(a, b) for a, b in zip(found[0.0][1], found[1.0][1], strict=True))
+
+
+def test_consistency_adds_the_disagreement_of_two_views_and_leaves_the_loss_their_mean(data):
+    masks = "augment.spec={freq_masks: 2, freq_width_bins: 6, time_masks: 1, time_width_s: 0.1}"
+    timed = lambda phase, work: work()  # noqa: E731
+    found = {}
+    for weight in (0.0, 0.5, 2.0):
+        trial = Trial(tiny_config(masks, f"train.consistency={weight or 1}"), data)
+        batch = trial.data.load(trial.data.plan(1)[0])
+        losses_b = asr.training.step.gradients(trial.network, batch, 1, trial.device, "fp32", timed, 0.0, weight)
+        found[weight] = losses_b, [p.grad.clone() for p in trial.network.parameters()]
+    assert torch.equal(found[0.0][0], found[2.0][0]) and len(found[0.0][0]) == len(batch.ids)
+    for none, some, more in zip(*(found[key][1] for key in (0.0, 0.5, 2.0)), strict=True):
+        torch.testing.assert_close(more - none, 4 * (some - none), rtol=1e-3, atol=1e-3)
+    assert any(not torch.allclose(a, b) for a, b in zip(found[0.0][1], found[2.0][1], strict=True))
+    assert batch.twin_btf is not None
+    both = replace(
+        batch, features_btf=torch.cat([batch.features_btf, batch.twin_btf]), twin_btf=None, ids=batch.ids * 2,
+        num_frames_b=batch.num_frames_b.repeat(2), num_targets_b=batch.num_targets_b.repeat(2),
+        targets_bu=batch.targets_bu.repeat(2, 1),
+    )  # fmt: skip
+    trial = Trial(tiny_config(masks), data)
+    losses_b = asr.training.step.gradients(trial.network, both, 2, trial.device, "fp32", timed)
+    torch.testing.assert_close(losses_b.view(2, -1).mean(0), found[0.0][0])
+    for alone, p in zip(found[0.0][1], trial.network.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_two_views_that_cannot_differ_are_refused():
+    with pytest.raises(ConfigError, match="compares two views of an utterance, which are the same without augment"):
+        tiny_config("train.consistency=0.2", "model.dropout=0", "augment.spec={freq_masks: 0, time_masks: 0}")
 
 
 def test_a_run_without_progress_stops_early(data, tmp_path, monkeypatch):

@@ -231,7 +231,9 @@ class _Ours:
         self.clock.until("data")
         done = self.trial.step(batch, self.trial.cfg.optim.lr)
         self.clock.until("optimiser")
-        self.operations += training_operations(self.trial.network, batch.num_frames_b)
+        self.operations += training_operations(self.trial.network, batch.num_frames_b) * (
+            1 if batch.twin_btf is None else 2
+        )
         self.utterances += done.utterances
         self.audio_s += done.audio_s
         return done.audio_s

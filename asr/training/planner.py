@@ -111,9 +111,9 @@ class Planner:
         for i, one in enumerate(targets):
             targets_bu[i, : len(one)] = torch.tensor(one)
         features_btf = torch.zeros(len(targets), int(num_frames_b.max()), self.data.extractor.num_bins)
-        return Batch(
-            features_btf, num_frames_b, targets_bu, num_targets_b, tuple(rows[i].id for i, _ in planned.items), 0.0
-        )
+        ids = tuple(rows[i].id for i, _ in planned.items)
+        twin_btf = features_btf if self.data.cfg.train.consistency else None
+        return Batch(features_btf, num_frames_b, targets_bu, num_targets_b, ids, 0.0, twin_btf)
 
     def largest(self, max_batch_s: float | None = None) -> Batch:
         """A batch of the shape of the largest one of the first epoch, of what this process has of it."""

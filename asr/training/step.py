@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from asr.batch import Batch, empty_batch
 from asr.config import RunConfig
-from asr.ctc import confidence_penalty, ctc_loss
+from asr.ctc import confidence_penalty, ctc_loss, disagreement
 from asr.errors import TrainingError
 from asr.model import Network
 from asr.runtime import autocast, stable_seed
@@ -163,7 +163,7 @@ class Stepper:
         with self._kept_back(is_last):
             return gradients(
                 self.joined, part, utterances / self.group.size, self.device, self.precision, self.timed,
-                self.cfg.train.label_smoothing,
+                self.cfg.train.label_smoothing, self.cfg.train.consistency,
             )  # fmt: skip
 
     def _kept_back(self, is_last: bool) -> AbstractContextManager[None]:
@@ -195,17 +195,25 @@ class Stepper:
 
 def gradients(
     network: nn.Module, batch: Batch, count: float, device: torch.device, precision: str, timed: Timed,
-    smoothing: float = 0.0,
+    smoothing: float = 0.0, consistency: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """Adds to the gradients that of the sum of a batch's losses over ``count``; the losses. Shapes: (b,).
 
     Args:
         smoothing: the share of the confidence penalty in what is minimised; the losses that come back are without it.
+        consistency: the weight of the disagreement between the two views of a batch that has them, likewise. Loss and
+            penalty are means of both views.
     """
+    views, features_btf = 1, batch.features_btf
+    if batch.twin_btf is not None:
+        views, features_btf = 2, torch.cat([features_btf, batch.twin_btf])
+    num_frames_b, targets_bu, num_targets_b = (
+        one.repeat(views, *[1] * (one.dim() - 1)) for one in (batch.num_frames_b, batch.targets_bu, batch.num_targets_b)
+    )
 
     def forward() -> tuple[Tensor, Tensor]:
         with autocast(precision, device):
-            log_probs_bsv, num_steps_b = network(batch.features_btf.to(device), batch.num_frames_b.to(device))
+            log_probs_bsv, num_steps_b = network(features_btf.to(device), num_frames_b.to(device))
         return log_probs_bsv, num_steps_b
 
     log_probs_bsv: Tensor
@@ -215,11 +223,15 @@ def gradients(
         return log_probs_bsv.new_zeros(0)
     losses_b: Tensor = timed(
         "loss",
-        lambda: ctc_loss(log_probs_bsv, num_steps_b, batch.targets_bu.to(device), batch.num_targets_b.to(device)),
+        lambda: ctc_loss(log_probs_bsv, num_steps_b, targets_bu.to(device), num_targets_b.to(device)),
     )
+    losses_b = losses_b.view(views, -1).mean(0)
     total = losses_b.sum()
     if smoothing:
-        total = (1 - smoothing) * total + smoothing * confidence_penalty(log_probs_bsv, num_steps_b).sum()
+        total = (1 - smoothing) * total + smoothing * confidence_penalty(log_probs_bsv, num_steps_b).sum() / views
+    if views == 2:
+        first_bsv, second_bsv = log_probs_bsv.chunk(2)
+        total = total + consistency * disagreement(first_bsv, second_bsv, num_steps_b[: len(losses_b)]).sum()
     timed("backward", lambda: _backward(total / count))
     return losses_b.detach()
 

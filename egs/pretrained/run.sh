@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Several small corpora: one network trained on all of them, then on one of them alone. For a corpus that is too small to
+# learn from by itself. Usage: egs/pretrained/run.sh [STAGE ...]
+#   STAGE    combine pretrain train evaluate lm tune decode compare; all when none is named. What is done already is kept.
+# and in the environment:
+#   DATA     folders that 'asr prepare' made, apart by spaces; default: those of the examples an4 and speechocean762
+#   TARGET   the one to train on in the end, and to be scored on; default: the first
+#   NORMALIZE   for all texts while they are together; default: librispeech
+#   LM       a language model; LM_TEXT: a text to estimate a 3-gram of; default: one of the target's training texts
+#   SET, FINAL_SET   further settings of the first and of the second training: "train.threads=1"
+#   SEED, WORK   1 (of the second training; the first is the same for all), work/pretrained
+set -euo pipefail
+lm_text=${LM_TEXT:+$(realpath "$LM_TEXT")}
+cd "$(dirname "$0")/../.."
+read -ra data <<< "${DATA:-work/an4/data work/speechocean762/data}"
+target=${TARGET:-${data[0]}}
+seed=${SEED:-1}
+work=${WORK:-work/pretrained}
+name=$(basename "$(dirname "$target")")
+run=$work/$name-seed$seed
+lm=${LM:-$work/$name-3gram.bin}
+export PATH="$PWD/.venv/bin:$PATH"
+
+combine() {
+    [ -f "$work/data/prepared.json" ] ||
+        asr prepare combined "${data[@]}" --normalize "${NORMALIZE:-librispeech}" --out "$work/data"
+}
+
+# settings of a training, or the run goes on
+run_training() {
+    local folder=$1 settings=$2
+    shift 2
+    if [ -f "$folder/config.yaml" ]; then
+        asr train --resume "$folder"
+    else
+        local set=()
+        for one in $settings; do set+=(--set "$one"); done
+        asr train "$@" --out "$folder" "${set[@]}"
+    fi
+}
+
+pretrain() {
+    run_training "$work/all" "${SET:-}" egs/pretrained/all.yaml --data "$work/data"
+}
+
+train() {
+    run_training "$run" "train.seed=$seed ${FINAL_SET:-}" egs/pretrained/one.yaml --data "$target" --init "$work/all"
+}
+
+# On test, once: a row for RESULTS.md, and the transcripts.
+evaluate() {
+    asr evaluate "$run" "$target/test.jsonl" --decoder greedy --hypotheses "$run/test-greedy.jsonl" --markdown
+}
+
+lm() {
+    [ -f "$lm" ] || asr lm train "${lm_text:-$target/train.jsonl}" --order 3 --out "$lm"
+}
+
+tune() {
+    [ -f "$run/best/decoder.json" ] || asr tune "$run" "$target/dev.jsonl" --lm "$lm" > "$run/tune.txt"
+}
+
+# With what was tuned on dev, which the command finds in the model folder.
+decode() {
+    asr evaluate "$run" "$target/test.jsonl" --hypotheses "$run/test-beam.jsonl" --markdown
+}
+
+compare() {
+    asr compare "$run/test-greedy.jsonl" "$run/test-beam.jsonl"
+}
+
+stages="combine pretrain train evaluate lm tune decode compare"
+[ $# -gt 0 ] || set -- $stages
+for stage in "$@"; do
+    case " $stages " in
+        *" $stage "*) ;;
+        *) echo "no stage '$stage' ($stages)" >&2; exit 2 ;;
+    esac
+done
+for stage in "$@"; do
+    echo "== $stage" >&2
+    "$stage"
+done
