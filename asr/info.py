@@ -228,10 +228,10 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _config(thing: str) -> dict[str, Any]:
     from asr import config as configs
+    from asr.catalogue import find_config
     from asr.features import FeatureExtractor
     from asr.model import build_network
     from asr.model import describe as describe_network
-    from asr.prepare import find_config
 
     path = find_config(thing)
     cfg = configs.load(path)

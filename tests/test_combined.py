@@ -12,7 +12,8 @@ from asr import manifest as manifests
 from asr.audio import load
 from asr.checkpoint import load_model
 from asr.corpora.finish import Finished, TextOptions, prepare
-from asr.corpora.importers.combined import COMBINED
+from asr.corpora.importers import IMPORTERS
+from asr.corpora.importers.combined import COMBINED, FORMS
 from asr.errors import ConfigError, DataError
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Recipe, Request, write_splits
@@ -154,3 +155,7 @@ def test_a_network_trains_on_what_was_combined(two, tmp_path):
     assert run.progress.done
     tokenizer = load_model(tmp_path / "run" / "best").tokenizer
     assert tokenizer.decode(tokenizer.encode("SONGTWO")) == "SONGTWO"
+
+
+def test_every_importer_is_known_to_name_no_corpus():
+    assert tuple(IMPORTERS) == FORMS

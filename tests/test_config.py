@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from asr.catalogue import find_recipe, recipes_folder
 from asr.config import (
     ModelConfig,
     RunConfig,
@@ -17,7 +18,6 @@ from asr.config import (
     to_yaml,
 )
 from asr.errors import ConfigError
-from asr.prepare import find_recipe, recipes_folder
 
 RECIPE_CONFIGS = sorted(recipes_folder().glob("*/conf/*.yaml"))
 

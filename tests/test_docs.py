@@ -14,9 +14,10 @@ import typer
 import yaml
 
 from asr import manifest
+from asr.catalogue import find_recipe
 from asr.cli import app
 from asr.config import ConvConfig, RunConfig, Stage, all_keys
-from asr.prepare import Request, find_recipe
+from asr.prepare import Request
 from tests.builders import write_wav
 
 ROOT = Path(__file__).resolve().parent.parent

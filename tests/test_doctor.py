@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from asr import header as headers
 from asr import manifest as manifests
+from asr.catalogue import find_config, find_recipe
 from asr.cli import run
 from asr.config import RunConfig, load, override
 from asr.ctc import min_steps
@@ -33,7 +34,7 @@ from asr.errors import AsrError, DataError
 from asr.features import FeatureExtractor
 from asr.manifest import Utterance
 from asr.model.conv import ConvFrontEnd
-from asr.prepare import Request, find_config, find_recipe
+from asr.prepare import Request
 from asr.train import train
 from tests.builders import build_corpus, noise, sine, tiny_config, write_wav
 from tests.models import save_random_model

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from asr.catalogue import recipes_folder
 from asr.checkpoint import build_model, load_model, model_tensors, save_model
 from asr.config import ConvConfig, MlpConfig, ModelConfig, TdnnConfig, load, override, parse
 from asr.ctc import ctc_loss
@@ -28,7 +29,6 @@ from asr.model.conv import ConvFrontEnd, step_mask
 from asr.model.norm import EPS, MOMENTUM
 from asr.model.recurrent import Lookahead, RecurrentLayer
 from asr.model.tdnn import WindowLayer, taps
-from asr.prepare import recipes_folder
 from asr.tokenizer import CharTokenizer
 from asr.train import resume, train
 from tests.builders import ALPHABET, build_corpus, tiny_config

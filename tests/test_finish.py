@@ -10,11 +10,12 @@ from typer.testing import CliRunner
 
 from asr import header
 from asr import manifest as manifests
+from asr.catalogue import find_recipe
 from asr.cli import app
 from asr.corpora.finish import TextOptions, prepare
 from asr.errors import ConfigError, DataError
 from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, find_recipe, write_splits
+from asr.prepare import Prepared, Recipe, Request, write_splits
 from asr.tokenizer import read_tokenizer
 from tests.builders import write_wav
 

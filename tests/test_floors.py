@@ -37,6 +37,7 @@ FLOORS = {
     "shards": 1,
     "sharding": 1,
     "prepare": 1,
+    "catalogue": 1,
     "corpora": 1,
     "lm": 1,
     "decode": 1,

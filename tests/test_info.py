@@ -10,13 +10,13 @@ import pytest
 
 from asr import config as configs
 from asr import header as headers
+from asr.catalogue import recipe_configs, recipe_names, recipes_folder
 from asr.checkpoint import load_model
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned, write_tuned
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError
 from asr.info import describe
 from asr.lm import ngram
-from asr.prepare import recipe_configs, recipe_names, recipes_folder
 from tests.builders import build_corpus, tiny_config
 from tests.models import save_random_model
 

@@ -22,13 +22,14 @@ import pytest
 
 import asr.corpora.remote
 from asr import manifest
+from asr.catalogue import find_recipe
 from asr.corpora import librispeech
 from asr.corpora.fetch import fetch
 from asr.corpora.librispeech import roles
 from asr.corpora.sources import check_room, chosen_files
 from asr.errors import ConfigError, DataError
 from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, find_recipe, perform
+from asr.prepare import Prepared, Recipe, Request, perform
 from tests.builders import noise, write_wav
 from tests.servers import serving
 

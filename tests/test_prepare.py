@@ -12,25 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr import manifest
+from asr.catalogue import find_config, find_recipe, recipe_configs, recipe_names, recipes_folder
 from asr.config import load as load_config
+from asr.corpora.importers import IMPORTERS
 from asr.corpora.remote import Remote
 from asr.errors import ConfigError, DataError
 from asr.manifest import Utterance
-from asr.prepare import (
-    Prepared,
-    Recipe,
-    Request,
-    find_config,
-    find_recipe,
-    held_out_speakers,
-    importers,
-    perform,
-    recipe_configs,
-    recipe_names,
-    recipes_folder,
-    stable_hash,
-    write_splits,
-)
+from asr.prepare import Prepared, Recipe, Request, held_out_speakers, perform, stable_hash, write_splits
 from tests.builders import noise, sphere_bytes
 from tests.servers import serving
 
@@ -315,7 +303,7 @@ def test_what_a_recipe_takes_is_given_to_it(tmp_path):
 
 
 def test_importers_are_found_after_recipes():
-    for name, recipe in importers().items():
+    for name, recipe in IMPORTERS.items():
         assert find_recipe(name)[0] is recipe
         assert recipe.name == name and recipe.source and name not in recipe_names()
 
@@ -340,8 +328,7 @@ def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(ConfigError) as caught:
         find_recipe("an5")
     assert (
-        str(caught.value)
-        == f"no recipe 'an5' (known: {', '.join([*recipe_names(), *importers()])}); did you mean 'an4'?"
+        str(caught.value) == f"no recipe 'an5' (known: {', '.join([*recipe_names(), *IMPORTERS])}); did you mean 'an4'?"
     )
 
 

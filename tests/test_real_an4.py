@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from asr import config as configs
 from asr import manifest as manifests
+from asr.catalogue import find_config, find_recipe
 from asr.checkpoint import load_model
 from asr.evaluate import evaluate
-from asr.prepare import Request, find_config, find_recipe
+from asr.prepare import Request
 from asr.train import resume, train
 
 SMALL = (

@@ -12,8 +12,9 @@ import pytest
 import soundfile
 
 from asr import audio, manifest
+from asr.catalogue import find_recipe
 from asr.errors import AsrError, ConfigError, DataError
-from asr.prepare import Prepared, Request, find_recipe, perform
+from asr.prepare import Prepared, Request, perform
 from tests.builders import sphere_bytes
 
 TONE = np.sin(np.arange(8000) / 20).astype(np.float32) / 4

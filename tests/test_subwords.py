@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from asr import header
 from asr import manifest as manifests
 from asr.batch import targets_of
+from asr.catalogue import find_recipe
 from asr.checkpoint import load_model
 from asr.corpora.finish import TextOptions, prepare
 from asr.ctc import min_steps
@@ -31,7 +32,7 @@ from asr.evaluate import evaluate
 from asr.header import Header
 from asr.info import describe
 from asr.lm.ngram import parse_arpa
-from asr.prepare import Request, find_recipe
+from asr.prepare import Request
 from asr.tokenizer import SubwordTokenizer, read_tokenizer
 from asr.train import resume, train
 from asr.transcribe import Recognizer

@@ -85,7 +85,7 @@ def train(
 
     from asr import config as configs
     from asr.bench import training as bench_train
-    from asr.prepare import find_config
+    from asr.catalogue import find_config
 
     settings = [*(set_ or ())]
     settings += [] if threads is None else [f"train.threads={threads}"]
@@ -128,8 +128,8 @@ def _model(name: str) -> tuple[AcousticModel, Path | None]:
     """The model of a folder, and the folder; or of a config, with random weights."""
     from asr import config as configs
     from asr.bench.transcription import random_model
+    from asr.catalogue import find_config
     from asr.checkpoint import find_model, load_model
-    from asr.prepare import find_config
 
     try:
         return load_model(name), find_model(name)

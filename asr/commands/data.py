@@ -14,7 +14,8 @@ from asr.errors import AsrError, ConfigError, os_reason
 
 def recipes(as_json: Json = False) -> None:
     """List the recipes: dataset, hours, licence, subsets, configs; and the importers."""
-    from asr.prepare import find_recipe, importers, recipe_configs, recipe_names
+    from asr.catalogue import find_recipe, recipe_configs, recipe_names
+    from asr.corpora.importers import IMPORTERS
 
     found = [find_recipe(name) for name in recipe_names()]
     if as_json:
@@ -24,14 +25,14 @@ def recipes(as_json: Json = False) -> None:
             {k: getattr(r, k) for k in keys} | {"configs": recipe_configs(folder), "importer": False}
             for r, folder in found
         ]
-        rows += [{k: getattr(r, k) for k in keys} | {"configs": [], "importer": True} for r in importers().values()]
+        rows += [{k: getattr(r, k) for k in keys} | {"configs": [], "importer": True} for r in IMPORTERS.values()]
         print_json(rows)
         return
     table = [
         (r.name, r.title, f"{r.hours:g}" if r.hours else "", " ".join(recipe_configs(folder)), r.licence)
         for r, folder in found
     ]
-    table += [(r.name, r.title, "", "", "importer") for r in importers().values()]
+    table += [(r.name, r.title, "", "", "importer") for r in IMPORTERS.values()]
     print_table(("recipe", "dataset", "hours", "configs", "licence"), table)
     for r, _ in found:
         if r.subsets:
@@ -64,9 +65,10 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Turn a corpus into manifests: download, check, extract, write."""
+    from asr.catalogue import find_recipe
     from asr.corpora.finish import TextOptions
     from asr.corpora.finish import prepare as prepare_data
-    from asr.prepare import Request, find_recipe
+    from asr.prepare import Request
 
     texts = TextOptions(normalize, tokenizer, vocab_size)
     found, _ = find_recipe(recipe)

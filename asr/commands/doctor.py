@@ -74,9 +74,9 @@ def _expected(config: str | None, settings: list[str], model: Path | None, manif
         return of_model(model)
     if config is not None:
         from asr import config as configs
+        from asr.catalogue import find_config
         from asr.doctor.expected import of_config
         from asr.doctor.rows import role_of
-        from asr.prepare import find_config
 
         # What the config leaves to the data is looked up beside the training manifest.
         training = next((path for path in manifests if role_of(path) == "train"), manifests[0])

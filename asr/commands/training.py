@@ -54,7 +54,7 @@ def train(
         raise ConfigError("train needs CONFIG, --data DIR and --out RUN; or --resume RUN")
     from asr import config as configs
     from asr import train as training
-    from asr.prepare import find_config
+    from asr.catalogue import find_config
     from asr.training.distributed import has_others, is_said, starts_first
 
     quiet: AbstractContextManager[Any] = nullcontext(lambda values: None)
@@ -87,8 +87,8 @@ def train(
 
 def _find_lr(config: str, data: Path, settings: list[str]) -> None:
     from asr import config as configs
+    from asr.catalogue import find_config
     from asr.commands.bench import bar
-    from asr.prepare import find_config
     from asr.training.lr_finder import find_lr
 
     with bar("learning rates") as advance:

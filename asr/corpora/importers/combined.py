@@ -14,11 +14,13 @@ from asr.corpora.importers.rows import numbered, reference
 from asr.errors import ConfigError, DataError
 from asr.header import Header
 from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, importers, write_splits
+from asr.prepare import Prepared, Recipe, Request, write_splits
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test")
+#: importers, in headers where recipes stand: they name forms, not corpora
+FORMS = ("kaldi", "nemo", "csv", "folder", "combined")
 
 
 def prepare(request: Request) -> Prepared:
@@ -68,7 +70,7 @@ def _check(folders: list[Path], out: Path) -> None:
 
 def _name(folder: Path, header: Header | None) -> str:
     """The recipe's name; what was imported is named like its folder, or that one's parent where it is called data."""
-    if header is not None and header.recipe not in importers():
+    if header is not None and header.recipe not in FORMS:
         return header.recipe
     place = folder.resolve()
     return place.parent.name if place.name == "data" and place.parent.name else place.name
