@@ -14,7 +14,7 @@ from asr.bench.plain import PlainNetwork, PlainTrainer
 from asr.bench.training import PARTS, made_up_data, measure, training_operations
 from asr.cli import run
 from asr.config import ModelConfig
-from asr.ctc import ctc_loss
+from asr.ctc import ctc_loss, disagreement
 from asr.errors import ConfigError
 from asr.model import build_network
 from asr.training.trial import Trial
@@ -86,14 +86,26 @@ def test_the_parts_are_all_of_the_time(tmp_path, settings):
 @pytest.mark.parametrize("merge", ["sum", "concat"])
 def test_the_plain_way_has_the_same_loss_on_a_batch(tmp_path, cell, merge):
     """Without batch norm, which stands elsewhere there, and for utterances of one length: it computes padding."""
-    cfg = tiny_config("model.norm=false", f"model.cell={cell}", f"model.merge={merge}", "model.layers=2")
+    masks = "augment.spec={freq_masks: 2, freq_width_bins: 6}"
+    cfg = tiny_config(
+        "model.norm=false", f"model.cell={cell}", f"model.merge={merge}", "model.layers=2", masks,
+        f"train.consistency={0.5 if merge == 'sum' else 0}",
+    )  # fmt: skip
     made_up_data(cfg, tmp_path, 0.6)
     trial = Trial(cfg, tmp_path)
     plain = PlainTrainer(trial.data, trial.network, trial.device)
     plain.network.copy_from(trial.network)
     batch = trial.data.load(trial.data.plan(1)[0])
-    log_probs_bsv, num_steps_b = trial.network(batch.features_btf, batch.num_frames_b)
-    ours = ctc_loss(log_probs_bsv, num_steps_b, batch.targets_bu, batch.num_targets_b).mean()
+    outputs = [
+        trial.network(one_btf, batch.num_frames_b)
+        for one_btf in (batch.features_btf, batch.twin_btf)
+        if one_btf is not None
+    ]
+    num_steps_b = outputs[0][1]
+    losses = [ctc_loss(one_bsv, num_steps_b, batch.targets_bu, batch.num_targets_b).mean() for one_bsv, _ in outputs]
+    ours = sum(losses) / len(losses)
+    if merge == "sum":
+        ours += 0.5 * disagreement(outputs[0][0], outputs[1][0], num_steps_b).mean()
     torch.testing.assert_close(plain.loss(batch), ours, rtol=1e-5, atol=1e-5)
     assert sum(p.numel() for p in plain.network.parameters()) >= trial.parameters
 

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr import audio
-from asr.augment import spec_augment
+from asr.augment import Features, spec_augment
 from asr.batch import Batch, TrainingData, extract, load_wave, pad
 from asr.config import ModelConfig
+from asr.ctc import disagreement
 from asr.errors import ConfigError
 from asr.model.network import DeepSpeech2, Network
 from asr.model.recurrent import RecurrentLayer
@@ -108,13 +109,21 @@ class PlainTrainer:
         return batch.duration_s, loss.item()
 
     def loss(self, batch: Batch) -> Tensor:
-        log_probs_bsv = self.network(batch.features_btf.to(self.device))
         num_steps_b = self.num_steps(batch.num_frames_b)
-        losses_b = F.ctc_loss(
-            log_probs_bsv.transpose(0, 1), batch.targets_bu.to(self.device), num_steps_b, batch.num_targets_b,
-            blank=BLANK_ID, reduction="none",
-        )  # fmt: skip
-        return losses_b.mean()
+        views = [batch.features_btf] if batch.twin_btf is None else [batch.features_btf, batch.twin_btf]
+        outputs = self.network(torch.cat(views).to(self.device)).chunk(len(views))
+        losses = [
+            F.ctc_loss(
+                log_probs_bsv.transpose(0, 1), batch.targets_bu.to(self.device), num_steps_b, batch.num_targets_b,
+                blank=BLANK_ID, reduction="none",
+            )
+            for log_probs_bsv in outputs
+        ]  # fmt: skip
+        loss = torch.stack(losses).mean()
+        if len(views) == 2:
+            apart_b = disagreement(outputs[0], outputs[1], num_steps_b.to(self.device))
+            loss = loss + self.cfg.train.consistency * apart_b.mean()
+        return loss
 
     def _forever(self) -> Iterator[Batch]:
         size = self.cfg.batch.max_utterances
@@ -125,7 +134,9 @@ class PlainTrainer:
 
     def _load(self, indices: list[int]) -> Batch:
         cfg, data = self.cfg, self.data
-        features, rows, duration_s = [], [], 0.0
+        features: list[Features] = []
+        twins: list[Features] = []
+        rows, duration_s = [], 0.0
         for index in indices:
             utterance = data.manifest.utterances[index]
             speed = 1.0 if index in data.unhurried else float(self.random.choice(cfg.augment.speeds))
@@ -133,10 +144,13 @@ class PlainTrainer:
             if speed != 1.0:
                 wave_n = audio.change_speed(wave_n, speed, cfg.audio.sample_rate_hz)
             features_tf = extract(data.extractor, wave_n)
-            features.append(spec_augment(features_tf, cfg.augment.spec, cfg.features.hop_s, self.random))
+            for views in (features, twins) if cfg.train.consistency else (features,):
+                views.append(spec_augment(features_tf, cfg.augment.spec, cfg.features.hop_s, self.random))
             rows.append(torch.tensor(data.targets[index]))
             duration_s += utterance.duration_s / speed
         features_btf, num_frames_b = pad(features)
         targets_bu = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         ids = tuple(data.manifest.utterances[index].id for index in indices)
-        return Batch(features_btf, num_frames_b, targets_bu, torch.tensor([len(r) for r in rows]), ids, duration_s)
+        twin_btf = pad(twins)[0] if twins else None
+        num_targets_b = torch.tensor([len(r) for r in rows])
+        return Batch(features_btf, num_frames_b, targets_bu, num_targets_b, ids, duration_s, twin_btf)
