@@ -35,6 +35,7 @@ declare -A change=(
     [late-dropout]="train.dropout_schedule=[[0.1,0.0],[0.5,0.4]]"
     [label-smoothing]="train.label_smoothing=0.05"
     [one-view]="train.consistency=0"
+    [two-views]="train.consistency=0.2"
     [two-views-0.5]="train.consistency=0.5"
     [no-norm]="model.norm=false"
 )

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# AN4 from its archive to word error rates, without and with a language model. Some 25 minutes on one core with
-# an4/default (train.threads=1), under a minute with an4/smoke. Usage: egs/an4/run.sh [STAGE ...]
+# AN4 from its archive to word error rates, without and with a language model. A quarter of an hour on two cores with
+# an4/default, under a minute with an4/smoke. Usage: egs/an4/run.sh [STAGE ...]
 #   STAGE    prepare train evaluate lm tune decode compare; all when none is named. What is done already is kept.
 # and in the environment:
 #   ARCHIVE  an4_sphere.tar.gz; downloaded when not given
