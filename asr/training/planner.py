@@ -172,7 +172,7 @@ def find_largest(fits: Callable[[float], bool], start: float, cap: float) -> flo
             break
         low = high
     while high > low * _CLOSE and high - low > 1:
-        middle = math.floor((low + high) / 2)
+        middle = max(math.floor((low + high) / 2), math.floor(low) + 1)  # above low, which may be no whole number
         if fits(middle):
             low = middle
         else:
