@@ -51,13 +51,9 @@ def disagreement(first_bsv: Tensor, second_bsv: Tensor, num_steps_b: Tensor) -> 
     Source: Yao et al. 2024, "CR-CTC: Consistency regularization on CTC for improved speech recognition", equation 4.
     """
     first_bsv, second_bsv = first_bsv.float(), second_bsv.float()
-    apart_bs = sum(
-        F.kl_div(one_bsv, other_bsv.detach(), reduction="none", log_target=True).sum(2) / 2
-        for one_bsv, other_bsv in ((first_bsv, second_bsv), (second_bsv, first_bsv))
-    )
-    assert isinstance(apart_bs, Tensor)
-    inside_bs = torch.arange(apart_bs.shape[1], device=apart_bs.device)[None, :] < num_steps_b[:, None]
-    return apart_bs.masked_fill(~inside_bs, 0.0).sum(1)
+    to_second_bsv = F.kl_div(first_bsv, second_bsv.detach(), reduction="none", log_target=True)
+    to_first_bsv = F.kl_div(second_bsv, first_bsv.detach(), reduction="none", log_target=True)
+    return _over_steps((to_second_bsv + to_first_bsv).sum(2) / 2, num_steps_b)
 
 
 def confidence_penalty(log_probs_bsv: Tensor, num_steps_b: Tensor) -> Tensor:
@@ -70,5 +66,10 @@ def confidence_penalty(log_probs_bsv: Tensor, num_steps_b: Tensor) -> Tensor:
     """
     log_probs_bsv = log_probs_bsv.float()
     away_bs = (log_probs_bsv.exp() * log_probs_bsv).sum(2) + math.log(log_probs_bsv.shape[2])
-    inside_bs = torch.arange(away_bs.shape[1], device=away_bs.device)[None, :] < num_steps_b[:, None]
-    return away_bs.masked_fill(~inside_bs, 0.0).sum(1)
+    return _over_steps(away_bs, num_steps_b)
+
+
+def _over_steps(values_bs: Tensor, num_steps_b: Tensor) -> Tensor:
+    """The sum over each utterance's own steps, padding left out. Shapes: (b, s), (b,) -> (b,)."""
+    inside_bs = torch.arange(values_bs.shape[1], device=values_bs.device)[None, :] < num_steps_b[:, None]
+    return values_bs.masked_fill(~inside_bs, 0.0).sum(1)

@@ -24,7 +24,7 @@ from asr.errors import ConfigError
 log = logging.getLogger(__name__)
 
 # oneDNN keeps a compiled kernel, with its buffers, for each of the last 1,024 shapes that it met. Utterances of all
-# lengths hardly ever repeat one: 3 to 9 GB of kernels that nobody uses again (docs/performance.md). It reads this once,
+# lengths hardly ever repeat one: gigabytes of kernels that nobody uses again (docs/performance.md). It reads this once,
 # before it makes the first.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
