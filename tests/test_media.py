@@ -387,6 +387,17 @@ def test_what_ffmpeg_cannot_decode_is_an_error_in_one_line(tmp_path, monkeypatch
 
 
 @posix
+def test_reading_what_ffmpeg_says_does_not_move_the_place_where_it_writes_on(tmp_path, monkeypatch):
+    script = "import os\nsys.stderr.write('x' * 1_200_000)\nsys.stderr.flush()\n"
+    # The first samples are there when the messages have been read.
+    script += float_wav(noise(1)) + "\nout.flush()\ntime.sleep(0.3)\n"
+    script += "sys.exit(os.lseek(2, 0, os.SEEK_CUR) != 1_200_000)"
+    fake(tmp_path, monkeypatch, script)
+    (tmp_path / "x.mp4").write_bytes(b"video")
+    assert len(whole(open_stream(tmp_path / "x.mp4", 16000))) == 16000
+
+
+@posix
 def test_a_part_beyond_the_end_of_what_ffmpeg_decodes_is_an_error(tmp_path, monkeypatch):
     fake(tmp_path, monkeypatch, float_wav(noise(1)))
     (tmp_path / "x.mp4").write_bytes(b"video")

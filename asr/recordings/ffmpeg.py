@@ -44,19 +44,15 @@ class Decoder:
 
     def __init__(self, program: str, path: Path, where: str | Path) -> None:
         self._where = where
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (a file, not a pipe: nobody must empty it)
+        # Its messages go to a file, which nobody must empty as a pipe; opened anew to be read, since a handle that
+        # both sides share has one position: reading would move the place where ffmpeg writes on.
+        self._folder = tempfile.TemporaryDirectory(prefix="asr-ffmpeg-")
+        self._errors = Path(self._folder.name, "stderr")
         try:
-            self._process = subprocess.Popen(
-                # file: and the whitelist: a name or a playlist must not make it open anything else.
-                [program, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info",
-                 "-protocol_whitelist", "file", "-i", f"file:{path}", "-map", "0:a:0",
-                 # Gaps become silence, so that times stay those of the video.
-                 "-af", "aresample=async=1:first_pts=0", "-c:a", "pcm_f32le", "-f", "wav",
-                 "-protocol_whitelist", "pipe", "pipe:1"],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors,
-            )  # fmt: skip
+            with self._errors.open("wb") as errors:
+                self._process = self._started(program, path, errors)
         except OSError as error:
-            self._errors.close()
+            self._folder.cleanup()
             raise DataError(f"ffmpeg cannot be started: {os_reason(error)}", where) from error
         assert self._process.stdout is not None
         self._pipe: IO[bytes] = self._process.stdout
@@ -66,6 +62,18 @@ class Decoder:
         except BaseException:
             self.close()
             raise
+
+    @staticmethod
+    def _started(program: str, path: Path, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            # file: and the whitelist: a name or a playlist must not make it open anything else.
+            [program, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info",
+             "-protocol_whitelist", "file", "-i", f"file:{path}", "-map", "0:a:0",
+             # Gaps become silence, so that times stay those of the video.
+             "-af", "aresample=async=1:first_pts=0", "-c:a", "pcm_f32le", "-f", "wav",
+             "-protocol_whitelist", "pipe", "pipe:1"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+        )  # fmt: skip
 
     def skip(self, frames: int) -> int:
         """Passes over frames, decoding them, as seeking is not exact in every format; how many there were."""
@@ -91,7 +99,7 @@ class Decoder:
         self._process.kill()
         self._pipe.close()
         self._process.wait()
-        self._errors.close()
+        self._folder.cleanup()
 
     def _header(self) -> tuple[int, int]:
         """Rate and channels from the WAV header, up to the first sample."""
@@ -110,9 +118,9 @@ class Decoder:
         return rate_hz, channels
 
     def _said(self) -> str:
-        self._errors.seek(0)
         # A damaged file can give a line a packet: the first of them say what is wrong.
-        return self._errors.read(1_000_000).decode("utf-8", "replace")
+        with self._errors.open("rb") as errors:
+            return errors.read(1_000_000).decode("utf-8", "replace")
 
     def _check_end(self) -> None:
         status = self._process.wait()
