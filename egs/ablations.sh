@@ -19,6 +19,7 @@ config=${CONFIG:-an4/default}
 epochs=${EPOCHS:-24}
 seed=${SEED:-1}
 export PATH="$PWD/.venv/bin:$PATH"
+source egs/stages.sh
 
 declare -A change=(
     [as-it-is]=""
@@ -50,13 +51,9 @@ for name in as-it-is "${names[@]}"; do
     run=$out/$name
     [[ " ${runs[*]-} " != *" $run "* ]] || continue
     echo "== $name" >&2
-    if [ -f "$run/config.yaml" ]; then
-        asr train --resume "$run"
-    else
-        set=(--set "train.epochs=$epochs" --set "train.seed=$seed" ${THREADS:+--set "train.threads=$THREADS"})
-        for one in ${change[$name]}; do set+=(--set "$one"); done
-        asr train "$config" --data "$data" --out "$run" "${set[@]}"
-    fi
+    set=(--set "train.epochs=$epochs" --set "train.seed=$seed" ${THREADS:+--set "train.threads=$THREADS"})
+    for one in ${change[$name]}; do set+=(--set "$one"); done
+    start_or_resume "$run" "$config" --data "$data" "${set[@]}"
     [ -f "$run/dev.jsonl" ] || asr evaluate "$run" "$data/dev.jsonl" --decoder greedy --hypotheses "$run/dev.jsonl" > "$run/dev.txt"
     runs+=("$run")
 done

@@ -14,6 +14,7 @@ epochs=${EPOCHS:-64}
 seed=${SEED:-1}
 work=${WORK:-work/an4}
 export PATH="$PWD/.venv/bin:$PATH"
+source egs/stages.sh
 [ $# -gt 0 ] || set -- tanh tanh-bi gru gru-lookahead gru-bi gru-residual lstm lstm-bi tdnn tdnn-plain mlp
 
 [ -f "$work/data/prepared.json" ] || asr prepare an4 ${archive:+--archive "$archive"} --out "$work/data"
@@ -22,12 +23,8 @@ runs=()
 for name in "$@"; do
     run=$work/encoders-$epochs-seed$seed/$name
     echo "== $name" >&2
-    if [ -f "$run/config.yaml" ]; then
-        asr train --resume "$run"
-    else
-        asr train "an4/encoder-$name" --data "$work/data" --out "$run" \
-            --set "train.epochs=$epochs" --set "train.seed=$seed" ${THREADS:+--set "train.threads=$THREADS"}
-    fi
+    start_or_resume "$run" "an4/encoder-$name" --data "$work/data" \
+        --set "train.epochs=$epochs" --set "train.seed=$seed" ${THREADS:+--set "train.threads=$THREADS"}
     runs+=("$run")
 done
 python egs/encoders.py measure "${runs[@]}"

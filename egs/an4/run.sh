@@ -15,17 +15,14 @@ work=${WORK:-work/an4}
 run=$work/$(basename "$config")-seed$seed
 lm=$work/3gram.arpa
 export PATH="$PWD/.venv/bin:$PATH"
+source egs/stages.sh
 
 prepare() {
     [ -f "$work/data/prepared.json" ] || asr prepare an4 ${archive:+--archive "$archive"} --out "$work/data"
 }
 
 train() {
-    if [ -f "$run/config.yaml" ]; then
-        asr train --resume "$run"
-    else
-        asr train "$config" --data "$work/data" --out "$run" --set "train.seed=$seed"
-    fi
+    start_or_resume "$run" "$config" --data "$work/data" --set "train.seed=$seed"
 }
 
 # On test, once, the model that was best on dev: a row for RESULTS.md, and the transcripts.
@@ -51,15 +48,4 @@ compare() {
     asr compare "$run/test-greedy.jsonl" "$run/test-beam.jsonl"
 }
 
-stages="prepare train evaluate lm tune decode compare"
-[ $# -gt 0 ] || set -- $stages
-for stage in "$@"; do
-    case " $stages " in
-        *" $stage "*) ;;
-        *) echo "no stage '$stage' ($stages)" >&2; exit 2 ;;
-    esac
-done
-for stage in "$@"; do
-    echo "== $stage" >&2
-    "$stage"
-done
+run_stages "prepare train evaluate lm tune decode compare" "$@"

@@ -14,17 +14,14 @@ seed=${SEED:-1}
 work=${WORK:-work/fsdd}
 run=$work/$(basename "$config")-seed$seed
 export PATH="$PWD/.venv/bin:$PATH"
+source egs/stages.sh
 
 prepare() {
     [ -f "$work/data/prepared.json" ] || asr prepare fsdd ${archive:+--archive "$archive"} --out "$work/data"
 }
 
 train() {
-    if [ -f "$run/config.yaml" ]; then
-        asr train --resume "$run"
-    else
-        asr train "$config" --data "$work/data" --out "$run" --set "train.seed=$seed"
-    fi
+    start_or_resume "$run" "$config" --data "$work/data" --set "train.seed=$seed"
 }
 
 evaluate() {
@@ -32,14 +29,4 @@ evaluate() {
     cat "$run/test.md"
 }
 
-[ $# -gt 0 ] || set -- prepare train evaluate
-for stage in "$@"; do
-    case $stage in
-        prepare | train | evaluate) ;;
-        *) echo "no stage '$stage' (prepare, train, evaluate)" >&2; exit 2 ;;
-    esac
-done
-for stage in "$@"; do
-    echo "== $stage" >&2
-    "$stage"
-done
+run_stages "prepare train evaluate" "$@"

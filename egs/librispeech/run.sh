@@ -33,6 +33,7 @@ data=$work/data-${SUBSETS:-$name}
 lm=${lm:-$work/lm/3-gram.bin}
 run=$work/$(basename "$config" .yaml)-seed$seed
 export PATH="$PWD/.venv/bin:$PATH"
+source egs/stages.sh
 
 prepare() {
     [ -f "$data/prepared.json" ] || asr prepare librispeech --subsets "$subsets" ${MIRROR:+--mirror "$MIRROR"} \
@@ -56,13 +57,9 @@ lm() {
 }
 
 train() {
-    if [ -f "$run/config.yaml" ]; then
-        asr train --resume "$run"
-    else
-        local set=(--set "train.seed=$seed")
-        for one in ${SET:-}; do set+=(--set "$one"); done
-        asr train "$config" --data "$data" --out "$run" "${set[@]}"
-    fi
+    local set=(--set "train.seed=$seed")
+    for one in ${SET:-}; do set+=(--set "$one"); done
+    start_or_resume "$run" "$config" --data "$data" "${set[@]}"
 }
 
 # On dev; the weights are saved with the model, and evaluation uses them.
@@ -82,15 +79,4 @@ evaluate() {
     done
 }
 
-stages=(prepare doctor lm train tune evaluate)
-[ $# -gt 0 ] || set -- "${stages[@]}"
-for stage in "$@"; do
-    if [[ " ${stages[*]} " != *" $stage "* ]]; then
-        echo "no stage '$stage' (${stages[*]})" >&2
-        exit 2
-    fi
-done
-for stage in "$@"; do
-    echo "== $stage" >&2
-    "$stage"
-done
+run_stages "prepare doctor lm train tune evaluate" "$@"

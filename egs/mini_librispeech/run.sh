@@ -22,6 +22,7 @@ data=$work/data
 lm=${lm:-$work/lm/3-gram.bin}
 run=$work/$(basename "$config" .yaml)-seed$seed
 export PATH="$PWD/.venv/bin:$PATH"
+source egs/stages.sh
 
 prepare() {
     [ -f "$data/prepared.json" ] || asr prepare mini_librispeech ${MIRROR:+--mirror "$MIRROR"} \
@@ -40,11 +41,7 @@ lm() {
 }
 
 train() {
-    if [ -f "$run/config.yaml" ]; then
-        asr train --resume "$run"
-    else
-        asr train "$config" --data "$data" --out "$run" --set "train.seed=$seed"
-    fi
+    start_or_resume "$run" "$config" --data "$data" --set "train.seed=$seed"
 }
 
 # On dev; the weights are saved with the model, and evaluation uses them.
@@ -60,15 +57,4 @@ evaluate() {
     cat "$run/test-greedy.md" "$run/test-lm.md"
 }
 
-stages=(prepare doctor lm train tune evaluate)
-[ $# -gt 0 ] || set -- "${stages[@]}"
-for stage in "$@"; do
-    if [[ " ${stages[*]} " != *" $stage "* ]]; then
-        echo "no stage '$stage' (${stages[*]})" >&2
-        exit 2
-    fi
-done
-for stage in "$@"; do
-    echo "== $stage" >&2
-    "$stage"
-done
+run_stages "prepare doctor lm train tune evaluate" "$@"

@@ -20,31 +20,23 @@ name=$(basename "$(dirname "$target")")
 run=$work/$name-seed$seed
 lm=${LM:-$work/$name-3gram.bin}
 export PATH="$PWD/.venv/bin:$PATH"
+source egs/stages.sh
 
 combine() {
     [ -f "$work/data/prepared.json" ] ||
         asr prepare combined "${data[@]}" --normalize "${NORMALIZE:-librispeech}" --out "$work/data"
 }
 
-# settings of a training, or the run goes on
-run_training() {
-    local folder=$1 settings=$2
-    shift 2
-    if [ -f "$folder/config.yaml" ]; then
-        asr train --resume "$folder"
-    else
-        local set=()
-        for one in $settings; do set+=(--set "$one"); done
-        asr train "$@" --out "$folder" "${set[@]}"
-    fi
-}
-
 pretrain() {
-    run_training "$work/all" "${SET:-}" egs/pretrained/all.yaml --data "$work/data"
+    local set=()
+    for one in ${SET:-}; do set+=(--set "$one"); done
+    start_or_resume "$work/all" egs/pretrained/all.yaml --data "$work/data" "${set[@]}"
 }
 
 train() {
-    run_training "$run" "train.seed=$seed ${FINAL_SET:-}" egs/pretrained/one.yaml --data "$target" --init "$work/all"
+    local set=(--set "train.seed=$seed")
+    for one in ${FINAL_SET:-}; do set+=(--set "$one"); done
+    start_or_resume "$run" egs/pretrained/one.yaml --data "$target" --init "$work/all" "${set[@]}"
 }
 
 # On test, once: a row for RESULTS.md, and the transcripts.
@@ -69,15 +61,4 @@ compare() {
     asr compare "$run/test-greedy.jsonl" "$run/test-beam.jsonl"
 }
 
-stages="combine pretrain train evaluate lm tune decode compare"
-[ $# -gt 0 ] || set -- $stages
-for stage in "$@"; do
-    case " $stages " in
-        *" $stage "*) ;;
-        *) echo "no stage '$stage' ($stages)" >&2; exit 2 ;;
-    esac
-done
-for stage in "$@"; do
-    echo "== $stage" >&2
-    "$stage"
-done
+run_stages "combine pretrain train evaluate lm tune decode compare" "$@"

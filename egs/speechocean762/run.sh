@@ -15,6 +15,7 @@ seed=${SEED:-1}
 work=${WORK:-work/speechocean762}
 run=$work/$(basename "$config" .yaml)-seed$seed
 export PATH="$PWD/.venv/bin:$PATH"
+source egs/stages.sh
 
 prepare() {
     if [ -f "$work/data/prepared.json" ]; then
@@ -27,11 +28,7 @@ prepare() {
 }
 
 train() {
-    if [ -f "$run/config.yaml" ]; then
-        asr train --resume "$run"
-    else
-        asr train "$config" --data "$work/data" --out "$run" --set "train.seed=$seed"
-    fi
+    start_or_resume "$run" "$config" --data "$work/data" --set "train.seed=$seed"
 }
 
 evaluate() {
@@ -40,14 +37,4 @@ evaluate() {
     asr score "$work/data/test.jsonl" "$run/test-hypotheses.jsonl" --by meta.group
 }
 
-[ $# -gt 0 ] || set -- prepare train evaluate
-for stage in "$@"; do
-    case $stage in
-        prepare | train | evaluate) ;;
-        *) echo "no stage '$stage' (prepare, train, evaluate)" >&2; exit 2 ;;
-    esac
-done
-for stage in "$@"; do
-    echo "== $stage" >&2
-    "$stage"
-done
+run_stages "prepare train evaluate" "$@"

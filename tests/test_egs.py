@@ -1,0 +1,58 @@
+"""The scripts of egs/: every stage that one offers is there, and what it does not know stops it before any work."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+EGS = Path(__file__).parents[1] / "egs"
+STAGED = [path for path in sorted(EGS.glob("*/run.sh")) if "run_stages" in path.read_text(encoding="utf-8")]
+
+
+def test_every_example_but_the_quickstart_has_stages():
+    assert {path.parent.name for path in EGS.glob("*/run.sh")} - {path.parent.name for path in STAGED} == {"quickstart"}
+
+
+@pytest.mark.parametrize("path", STAGED, ids=lambda path: path.parent.name)
+def test_an_unknown_stage_stops_the_script_before_any_work(path, tmp_path):
+    command = ["bash", str(path), "evaluate", "trian"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "WORK": str(tmp_path)})
+    assert done.returncode == 2
+    stages = re.fullmatch(r"no stage 'trian' \((.*)\)\n", done.stderr)
+    assert stages is not None, done.stderr
+    assert not list(tmp_path.iterdir())
+    text = path.read_text(encoding="utf-8")
+    assert f"#   STAGE    {stages[1]}" in text
+    for stage in stages[1].split():
+        assert re.search(rf"^{stage}\(\) {{$", text, re.MULTILINE), stage
+
+
+def run_stages(tmp_path: Path, *stages: str) -> subprocess.CompletedProcess[str]:
+    script = tmp_path / "run.sh"
+    script.write_text(
+        f"set -euo pipefail\nsource '{EGS}/stages.sh'\none() {{ echo 1; }}\ntwo() {{ echo 2; false; echo 3; }}\n"
+        'three() { echo 4; }\nrun_stages "one two three" "$@"\n'
+    )
+    return subprocess.run(["bash", str(script), *stages], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("stages", "status", "written"),
+    [((), 1, "1\n2\n"), (("three", "one"), 0, "4\n1\n"), (("two", "one"), 1, "2\n"), (("one", "on"), 2, "")],
+)
+def test_stages_run_in_the_order_given_and_stop_at_the_first_that_fails(tmp_path, stages, status, written):
+    done = run_stages(tmp_path, *stages)
+    assert (done.returncode, done.stdout) == (status, written)
+
+
+@pytest.mark.parametrize(("begun", "written"), [(False, "train c --data d --out run"), (True, "train --resume run")])
+def test_a_training_goes_on_where_it_was_cut(tmp_path, begun, written):
+    (tmp_path / "run").mkdir()
+    if begun:
+        (tmp_path / "run" / "config.yaml").touch()
+    script = f"set -euo pipefail\nsource '{EGS}/stages.sh'\nasr() {{ echo \"$*\"; }}\nstart_or_resume run c --data d"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{written}\n"
