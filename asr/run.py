@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from asr import config as configs
-from asr.batch import Dropped
 from asr.config import RunConfig
 from asr.errors import CheckpointError, ConfigError, DataError, os_reason
 from asr.files import open_atomic, write_json, write_text
 from asr.tokenizer import FILE as TOKENIZER_FILE
 from asr.tokenizer import Tokenizer, read_tokenizer
+from asr.training.data import Dropped
 
 if sys.platform != "win32":  # there, two processes in one run are not prevented
     import fcntl

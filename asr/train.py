@@ -21,7 +21,7 @@ import torch
 import asr
 from asr import header as headers
 from asr import manifest as manifests
-from asr.batch import Batch, Dropped, TrainingData, padding_fraction
+from asr.batch import Batch
 from asr.checkpoint import (
     TrainableModel,
     TrainingState,
@@ -54,6 +54,7 @@ from asr.text import normalize
 from asr.tokenizer import CharTokenizer, Tokenizer
 from asr.training.best import Best
 from asr.training.best import report as report_validation
+from asr.training.data import Dropped, TrainingData, padding_fraction
 from asr.training.distributed import Group, joined
 from asr.training.optim import Average, dropout, learning_rate
 from asr.training.planner import Planner, known_limits, plan_memory, remember, resolve_max_batch_s
@@ -222,7 +223,7 @@ class Trainer:
             if self.cfg.train.init is not None:
                 log.info("%s", start_from(self.model, Path(self.cfg.train.init)))
             elif self.cfg.features.normalization == "corpus":
-                self.data.fit_normalization()
+                self.data.views.fit_normalization(self.data.kept)
             return model_tensors(self.model)
 
         tensors = self.group.from_first(make)
@@ -247,7 +248,7 @@ class Trainer:
             padding = padding_fraction(plan, self.data.manifest)
             self._share_dropped()
             report = Report(
-                self.run.path, p, self.phases_s, self.audio_s, padding, dict(self.data.features_s),
+                self.run.path, p, self.phases_s, self.audio_s, padding, dict(self.data.views.seconds),
                 len(self._dropped()), interrupted,
             )  # fmt: skip
             for line in report.lines():

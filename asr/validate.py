@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asr.batch import Features, extract, load_wave, targets_of
+from asr.batch import Features, extract, load_wave
 from asr.checkpoint import AcousticModel
 from asr.decode.greedy import greedy
 from asr.errors import DataError
 from asr.infer import all_log_probs
 from asr.manifest import Manifest
+from asr.targets import targets_of
 from asr.text import normalize
 from asr.training.watchdog import Health, Tally, cases_differ
 from asr.wer import Score, score

@@ -29,6 +29,7 @@ FLOORS = {
     "wer": 0,
     "scoring": 0,
     "config": 0,
+    "targets": 0,
     # 1: no torch; numpy, soundfile, numba
     "transcript": 1,
     "recordings": 1,

@@ -284,9 +284,9 @@ def test_max_batch_s_is_a_number_or_auto(value):
 
 def test_the_planner_leaves_the_network_as_it_was(data):
     from asr import manifest as manifests
-    from asr.batch import TrainingData
     from asr.checkpoint import build_model
     from asr.tokenizer import CharTokenizer
+    from asr.training.data import TrainingData
 
     cfg, read = tiny_config("model.dropout=0.5"), manifests.read(data / "train.jsonl")
     tokenizer = CharTokenizer.from_texts([u.text for u in read])

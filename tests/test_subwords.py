@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 
 from asr import header
 from asr import manifest as manifests
-from asr.batch import targets_of
 from asr.catalogue import find_recipe
 from asr.checkpoint import load_model
 from asr.corpora.finish import TextOptions, prepare
@@ -33,6 +32,7 @@ from asr.header import Header
 from asr.info import describe
 from asr.lm.ngram import parse_arpa
 from asr.prepare import Request
+from asr.targets import targets_of
 from asr.tokenizer import SubwordTokenizer, read_tokenizer
 from asr.train import resume, train
 from asr.transcribe import Recognizer

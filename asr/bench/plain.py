@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from asr import audio
 from asr.augment import Features, spec_augment
-from asr.batch import Batch, TrainingData, extract, load_wave, pad
+from asr.batch import Batch, extract, load_wave, pad
 from asr.config import ModelConfig
 from asr.ctc import disagreement
 from asr.errors import ConfigError
 from asr.model.network import DeepSpeech2, Network
 from asr.model.recurrent import RecurrentLayer
 from asr.tokenizer import BLANK_ID
+from asr.training.data import TrainingData
 
 
 class PlainNetwork(nn.Module):

@@ -218,11 +218,11 @@ class _Ours:
         self.clock.forget()
         self.operations = self.audio_s = 0.0
         self.utterances = 0
-        self._features_before = sum(self.trial.data.features_s.values())
+        self._features_before = sum(self.trial.data.views.seconds.values())
 
     @property
     def features_s(self) -> float:
-        return sum(self.trial.data.features_s.values()) - self._features_before
+        return sum(self.trial.data.views.seconds.values()) - self._features_before
 
     def step(self) -> float:
         """One update; seconds of audio."""

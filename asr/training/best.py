@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr.batch import TrainingData
 from asr.checkpoint import TrainableModel, model_tensors, save_model
 from asr.config import TrainConfig
 from asr.progress import Progress
 from asr.run import RunFolder
 from asr.runtime import stable_seed
+from asr.training.data import TrainingData
 from asr.training.watchdog import diagnosis
 from asr.validate import Validation
 from asr.wer import Score

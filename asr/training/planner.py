@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from asr.batch import Batch, Planned, TrainingData
+from asr.batch import Batch
 from asr.errors import ConfigError
 from asr.files import write_json
 from asr.model import Network
 from asr.model.norm import Reduce
+from asr.training.data import Planned, TrainingData
 from asr.training.distributed import Group
 from asr.training.step import gradients, halves, is_out_of_memory
 

@@ -10,13 +10,14 @@ import torch
 
 from asr import header as headers
 from asr import manifest as manifests
-from asr.batch import Batch, TrainingData
+from asr.batch import Batch
 from asr.checkpoint import build_model
 from asr.config import RunConfig
 from asr.model import Network
 from asr.runtime import find_device, find_precision, keep_freed_memory, stable_seed, use_threads
 from asr.text import normalize
 from asr.tokenizer import CharTokenizer
+from asr.training.data import TrainingData
 from asr.training.distributed import Group
 from asr.training.optim import Average
 from asr.training.step import Done, Stepper, Timed
@@ -49,7 +50,7 @@ class Trial:
         self.network: Network = model.network
         self.data = TrainingData(train_set, tokenizer, model.extractor, self.network, cfg)
         if cfg.features.normalization == "corpus":
-            self.data.fit_normalization()
+            self.data.views.fit_normalization(self.data.kept)
         self.network.to(self.device).train()
         optimizer = torch.optim.AdamW(
             self.network.parameters(), cfg.optim.lr, cfg.optim.betas, weight_decay=cfg.optim.weight_decay, fused=True
