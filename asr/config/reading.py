@@ -1,0 +1,163 @@
+"""Configs from YAML and from ``--set key=value``, with errors that name the nearest key; and back to YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from asr.config.stages import RunConfig, Stage
+from asr.errors import ConfigError, nearest, os_reason
+
+S = TypeVar("S", bound=Stage)
+
+
+def parse(kind: type[S], data: Any, source: str) -> S:
+    """The config of a kind from plain values.
+
+    Raises:
+        ConfigError: an unknown key (the nearest is named) or a value that does not fit; ``source`` says where from.
+    """
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: expected a mapping of stages, got {type(data).__name__}")
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        if first["type"] == "extra_forbidden":
+            message = f"unknown key '{key}'{_nearest_key(kind, [str(p) for p in first['loc']])}"
+        else:
+            reason = first["msg"].removeprefix("Value error, ")
+            if first["type"] in ("model_type", "model_attributes_type"):
+                reason = "expected a mapping of keys to values"
+            got = first["input"]
+            shown = "" if isinstance(got, dict | list) else f", got {got!r}"
+            message = f"{key}{': ' if key else ''}{reason[:1].lower()}{reason[1:]}{shown}"
+        raise ConfigError(f"{source}: {message}{more}", key=key) from error
+
+
+def _nearest_key(kind: type[Stage], loc: list[str]) -> str:
+    """The hint for an unknown key: its neighbours first, then any key of the whole config."""
+    *parents, leaf = loc
+    prefix = "".join(part + "." for part in parents)
+    stage = _stage_at(kind, parents)
+    own = list(stage.model_fields) if stage else []
+    hint = nearest(leaf, own)
+    if hint:
+        return hint.replace("mean '", f"mean '{prefix}")
+    elsewhere = {key.rpartition(".")[2]: key for key in reversed(all_keys(kind))}
+    hint = nearest(leaf, elsewhere)
+    if hint:
+        return f"; did you mean '{elsewhere[hint.split(chr(39))[1]]}'?"
+    return f" (keys here: {', '.join(own)})"
+
+
+def _stage_at(kind: type[Stage], loc: list[str]) -> type[Stage] | None:
+    for part in loc:
+        if part.isdigit():
+            continue
+        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, Stage)]
+        if not inner:
+            return None
+        kind = inner[0]
+    return kind
+
+
+def all_keys(kind: type[Stage], prefix: str = "") -> list[str]:
+    """Dotted names of every key of a config, stages before their fields."""
+    keys = []
+    for name, info in kind.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Stage):
+            keys.extend(all_keys(info.annotation, prefix + name + "."))
+    return keys
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run config in a YAML file, with ``key=value`` overrides applied.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or holds an unknown key or a bad value.
+    """
+    path = Path(path)
+    try:
+        data = _read_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the config: {os_reason(error)}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{where}: not valid YAML ({reason})") from error
+    config = parse(RunConfig, data, str(path))
+    return override(config, overrides) if overrides else config
+
+
+def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The config with dotted ``key=value`` settings applied; values are read as YAML.
+
+    >>> override(RunConfig(), ["optim.lr=0.002"]).optim.lr
+    0.002
+
+    Raises:
+        ConfigError: no ``=``, an unknown key, or a value that does not fit.
+    """
+    data = config.model_dump(mode="json")
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {item}: expected key=value, for example optim.lr=0.001")
+        try:
+            value = _read_yaml(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"--set {item}: the value is not valid YAML", key=key) from error
+        node: Any = data
+        *parents, leaf = key.strip().split(".")
+        for depth, part in enumerate(parents):
+            child = node.get(part)
+            if not isinstance(child, dict):
+                where = ".".join(parents[: depth + 1])
+                if part in node:
+                    raise ConfigError(f"--set {item}: '{where}' has no keys of its own; set it whole, as YAML", key=key)
+                hint = _nearest_key(RunConfig, parents[: depth + 1])
+                raise ConfigError(f"--set {item}: unknown key '{where}'{hint}", key=key)
+            node = child
+        node[leaf] = value
+    return parse(RunConfig, data, "--set " + " ".join(overrides))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 3e-4 is a number (YAML 1.1 wants 3.0e-4), and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
+
+
+def to_yaml(config: Stage) -> str:
+    """The config as YAML, every value written out."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
