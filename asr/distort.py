@@ -13,7 +13,7 @@ import numpy as np
 from asr import audio
 from asr.audio import Wave
 from asr.config import AugmentConfig
-from asr.errors import ConfigError
+from asr.errors import ConfigError, DataError
 
 _SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph")
 #: noises and impulse responses kept in memory
@@ -59,7 +59,10 @@ class Distorter:
     def _noise(self, size: int, random: np.random.Generator) -> Wave:
         if not self._noises:
             return colored_noise(size, random.uniform(0, 2), random)
-        noise_n = _load(self._noises[int(random.integers(len(self._noises)))], self.rate)
+        path = self._noises[int(random.integers(len(self._noises)))]
+        noise_n = _load(path, self.rate)
+        if not len(noise_n):
+            raise DataError(f"too short for a noise: no sample is left at {self.rate} Hz; take it away", path)
         start = int(random.integers(len(noise_n)))
         return np.resize(np.roll(noise_n, -start), size)  # a short one again and again
 

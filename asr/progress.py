@@ -24,6 +24,11 @@ class Progress:
     validations_since_best: int = 0
     seconds: float = 0.0
     done: bool = False
+    #: (utterance, why) of those that were left out after the start
+    late: list[tuple[str, str]] = field(default_factory=list)
+    #: those of them that do not fit into memory alone, and the padded frames from which on batches are halved
+    too_large: list[str] = field(default_factory=list)
+    too_many_frames: float | None = None
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,14 @@ class RunFolder:
         """Makes the folder of a new run; it keeps the tokenizer, so that resuming needs no other. None: characters.
 
         Raises:
-            ConfigError: it holds a run already, or cannot be written.
+            ConfigError: it holds a run already, or something else that a run would mix with, or cannot be written.
         """
         if self.config.exists():
             raise ConfigError(
                 f"{self.path} holds a run already; go on with 'asr train --resume {self.path}' or choose another --out"
             )
+        if other := self._of_others():
+            raise ConfigError(f"{self.path} holds {other}; choose another --out")
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             write_json(self.path / "data.json", data_record(data))
@@ -62,6 +64,18 @@ class RunFolder:
             write_text(self.config, configs.to_yaml(cfg))
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot write the run folder: {os_reason(error)}") from error
+
+    def _of_others(self) -> str:
+        """What is in the folder and not of a run that could not begin: it would be lost, or taken for this run's."""
+        if any((self.path / name).exists() for name in ("config.json", "model.safetensors")):
+            return "a model"
+        if any((self.path / name).exists() for name in ("prepared.json", "train.jsonl")):
+            return "prepared data"
+        if self.best.exists() or any(self.checkpoints.glob("step-*")):
+            return "models or checkpoints of an earlier run"
+        if self.tokenizer.exists() and not (self.path / "data.json").exists():
+            return "a tokenizer.json of its own"
+        return ""
 
     def write_config(self, cfg: RunConfig) -> None:
         """The config again, with what was found out when the run started.
@@ -158,13 +172,14 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for raw in self.metrics.read_bytes().splitlines():
             try:
+                line = raw.decode("utf-8")
                 row = json.loads(line)
                 # A checkpoint of an epoch's last step can be from before the validation that has the same step.
                 if row["step"] <= step and not (row["kind"] == "valid" and row["epoch"] > epoch):
                     kept.append(line)
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 break  # a line cut short by a kill; what follows is later still
         with open_atomic(self.metrics) as file:
             file.writelines(line + "\n" for line in kept)

@@ -34,7 +34,7 @@ from asr.checkpoint import (
 )  # fmt: skip
 from asr.config import RunConfig
 from asr.doctor.start import check_start
-from asr.errors import AsrError, CheckpointError
+from asr.errors import AsrError, CheckpointError, DataError
 from asr.manifest import Manifest
 from asr.pretrained import start_from
 from asr.progress import Progress, Report, Watcher
@@ -190,6 +190,7 @@ class Trainer:
         )
         if saved is not None:
             self.progress = group.everywhere(lambda: restore(saved, self.model, self.optimizer, self.average))
+            self._resume_from(self.progress)
         self.stepper = Stepper(
             self.network, self.optimizer, self.average, cfg, self.device, self.precision, group, self._timed
         )
@@ -201,6 +202,19 @@ class Trainer:
             "hardware": f"{size} processes: {place}" if size > 1 else place, **self.source,
         }  # fmt: skip
         self.best = Best(self.run, self.model, self.data, cfg.train, facts)
+
+    def _resume_from(self, p: Progress) -> None:
+        """What was left out, is again; and what was complete, may not be by the config as it is now."""
+        self.data.late = [Dropped(*row) for row in p.late]
+        self.data.too_large.update(p.too_large)
+        patience = self.cfg.train.early_stop
+        p.done = p.done and (self._is_over or (patience is not None and p.validations_since_best >= patience))
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether there were as many epochs, or steps, as there are to be; with a changed config more, perhaps."""
+        p, cfg = self.progress, self.cfg.train
+        return p.epoch >= cfg.epochs or (cfg.max_steps is not None and p.step >= cfg.max_steps)
 
     def _likeness(self) -> dict[str, str]:
         """What must be alike in all processes."""
@@ -243,7 +257,7 @@ class Trainer:
             while not (p.done or group.any(self.interrupt.asked)):
                 self._epoch(watch if group.is_first else lambda values: None)
             self._checkpoint()
-            interrupted = group.any(self.interrupt.asked)
+            interrupted = group.any(self.interrupt.asked) and not p.done
             plan = self.data.plan(max(0, p.epoch - 1))
             padding = padding_fraction(plan, self.data.manifest)
             self._share_dropped()
@@ -269,21 +283,30 @@ class Trainer:
             else:
                 self.data.too_large.add(id_)
         too_many, lines = plan_memory(self.planner, self.group)
+        # As it was, however much memory is free today; less, where that is necessary.
+        begun = self.progress.too_many_frames
+        known = min(known, begun or math.inf)
         self.stepper.too_many = min(known, too_many)
+        if self.progress.step and too_many < known:
+            log.warning(
+                "less memory is free than when the run began: batches of %s padded frames are halved from here on, "
+                "each half with batch norm statistics of its own; the result is not what it would have been",
+                f"{too_many:,.0f}",
+            )  # fmt: skip
         if known < math.inf:
             lines.append(f"memory: batches of {known:,.0f} padded frames ran out of it before and are halved")
         for line in lines:
             log.info("%s", line)
 
-    def _say_too_large(self, large: TooLarge) -> None:
+    def _say_too_large(self, large: TooLarge) -> bool:
+        """Whether a run that is resumed will know of it."""
         names, shape = ", ".join(large.batch.ids), large.batch.features_btf.shape
         if len(large.batch.ids) > 1:
             log.warning(
                 "out of memory at a batch of %d x %d frames (%s): %s; it is computed in halves, each with batch norm "
                 "statistics of its own, and so are others as large", *shape[:2], large.reason, names,
             )  # fmt: skip
-        if self.group.size > 1:
-            remember(self.run.path, large.batch)
+        return self.group.size == 1 or remember(self.run.path, large.batch)
 
     def _leave_out(self, id_: str) -> None:
         self.data.drop_large(id_, "it does not fit into memory, even alone")
@@ -295,7 +318,7 @@ class Trainer:
         self.network.train()
         asked = False
         with closing(self.data.batches(plan[p.batch :])) as batches:
-            while p.batch < len(plan):
+            while p.batch < len(plan) and not self._is_over:
                 some = self._next(batches)
                 batch = min(p.batch + cfg.accumulate, len(plan))
                 lr = learning_rate(self.cfg.optim, (p.epoch + batch / len(plan)) / cfg.epochs)
@@ -315,12 +338,12 @@ class Trainer:
                 due = self.group.is_first and now - saved_at > cfg.checkpoint_every_s
                 answers = self.group.agree(self.interrupt.asked, due, error=failure)
                 asked, is_due = any(row[0] for row in answers), any(row[1] for row in answers)
-                if asked or p.step == cfg.max_steps:
+                if asked:
                     break
                 if is_due:
                     self._checkpoint()
                     saved_at = time.perf_counter()
-        if asked and p.batch < len(plan) and p.step != cfg.max_steps:
+        if asked and p.batch < len(plan) and not self._is_over:
             return
         self._end_epoch(len(plan), watch)
         p.seconds += time.perf_counter() - began
@@ -331,10 +354,16 @@ class Trainer:
         # Before the validation, so that nothing that goes wrong in it costs a step. It is not in this checkpoint: a run
         # resumed from it validates (again), with the same result.
         self._checkpoint()
-        p.epoch_losses_nats.append(p.loss_sum_nats / max(1, p.loss_count))
-        p.epoch, p.batch, p.loss_sum_nats, p.loss_count = p.epoch + 1, 0, 0.0, 0
-        p.done = p.epoch == cfg.epochs or p.step == cfg.max_steps
-        if p.epoch % cfg.validate_every_epochs == 0 or p.done:
+        if p.batch and not p.loss_count:
+            why = f"; the first: {self.data.late[0].id}: {self.data.late[0].why}" if self.data.late else ""
+            nothing = DataError(f"nothing of epoch {p.epoch + 1} could be trained on{why}", self.data.manifest.path)
+            self.group.agree(error=nothing)
+        if p.batch:  # none: resumed with fewer epochs than there were
+            p.epoch_losses_nats.append(p.loss_sum_nats / p.loss_count)
+            p.epoch, p.batch, p.loss_sum_nats, p.loss_count = p.epoch + 1, 0, 0.0, 0
+        p.done = self._is_over
+        validated = any(row[2] == p.epoch for row in p.best)
+        if (p.epoch % cfg.validate_every_epochs == 0 or p.done) and not validated:
             lr, steps = learning_rate(self.cfg.optim, p.epoch / cfg.epochs), -(-batches // cfg.accumulate) * cfg.epochs
             vars(p).update(self.group.from_first(lambda: self._validate(lr, steps, watch)))
             if cfg.early_stop is not None and p.validations_since_best >= cfg.early_stop:
@@ -376,9 +405,15 @@ class Trainer:
         return vars(p)
 
     def _checkpoint(self) -> None:
+        p = self.progress
+        p.late = [(one.id, one.why) for one in self.data.late]
+        p.too_large = sorted(self.data.too_large)
+        if math.isfinite(self.stepper.too_many):
+            p.too_many_frames = self.stepper.too_many
+
         def save() -> None:
             tensors = state_tensors(self.model, self.optimizer, self.average)
-            save_state(self.run.checkpoints, self.progress.step, tensors, vars(self.progress))
+            save_state(self.run.checkpoints, p.step, tensors, vars(p))
 
         self.group.from_first(lambda: self._save(save))
 

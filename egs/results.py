@@ -17,6 +17,7 @@ from pathlib import Path
 from asr import manifest
 from asr.checkpoint import find_model, load_model
 from asr.decode.choose import decoder_for
+from asr.errors import AsrError
 from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
 from asr.scoring.bootstrap import bootstrap_interval
 
@@ -48,4 +49,7 @@ if __name__ == "__main__":
     given = [argument for argument in sys.argv[1:] if argument != "--greedy"]
     if len(given) < 2:
         sys.exit(__doc__)
-    main(*given, greedy="--greedy" in sys.argv)
+    try:
+        main(*given, greedy="--greedy" in sys.argv)
+    except AsrError as error:
+        sys.exit(f"results.py: {error}")

@@ -10,9 +10,11 @@ import pytest
 import torch
 import yaml
 
+from asr import manifest as manifests
 from asr.bench.transcription import PARTS, made_up
 from asr.cli import run
-from tests.builders import build_corpus, tiny_config, write_wav
+from asr.manifest import Utterance
+from tests.builders import build_corpus, noise, tiny_config, write_wav
 from tests.models import save_random_model
 
 
@@ -52,6 +54,14 @@ def test_a_manifest_is_measured_both_ways_and_scored(bench, model, tmp_path, thr
     (compared,) = document["compared"]
     assert compared["ratio"] == pytest.approx(document["rows"][0]["seconds"] / document["rows"][1]["seconds"], rel=0.05)
     assert compared["wer"]["a"]["utterances"] == 5
+
+
+def test_parts_of_a_recording_are_measured_as_parts(bench, model, tmp_path):
+    write_wav(tmp_path / "long.wav", noise(10))
+    rows = [Utterance(f"u{i}", "long.wav", 1.0, "ab", offset_s=float(i)) for i in range(2)]
+    manifests.write(tmp_path / "two.jsonl", rows)
+    code, out, _ = bench(model, tmp_path / "two.jsonl", "--json")
+    assert code == 0 and json.loads(out)["audio_s"] == 2.0
 
 
 def test_for_people_it_says_what_ran_where_the_time_goes_and_what_is_gained(bench, model, tmp_path):

@@ -137,6 +137,12 @@ def test_a_damaged_noise_names_its_file(tmp_path):
         distorted(sine(0.1), noise={"probability": 1, "folder": str(tmp_path)})
 
 
+def test_a_noise_of_which_no_sample_is_left_names_its_file(tmp_path):
+    write_wav(tmp_path / "n.wav", noise(1)[:1], 48000)
+    with pytest.raises(DataError, match=r"n\.wav: too short for a noise: no sample is left at 16000 Hz"):
+        distorted(sine(0.1), noise={"probability": 1, "folder": str(tmp_path)})
+
+
 def test_a_range_the_wrong_way_round_is_refused():
     for cfg in ({"gain_db": (3, -3)}, {"noise": {"snr_db": (20, 5)}}, {"reverb": {"rt60_s": (0.5, 0.2)}}):
         with pytest.raises(ValueError, match=r"lower number first|two rising numbers"):

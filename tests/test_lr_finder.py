@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import closing
 
 import pytest
 import yaml
 
 from asr.cli import run
+from asr.errors import AsrError
 from asr.training.lr_finder import HIGHEST, LOWEST, Found, Tried, find_lr, steepest
 from tests.builders import build_corpus, tiny_config
 
@@ -33,6 +35,26 @@ def test_it_climbs_from_the_lowest_rate_and_ends_at_the_explosion(data):
 def test_it_is_the_same_every_time(data):
     first, second = (find_lr(tiny_config("model.dropout=0.2"), data, steps=8) for _ in range(2))
     assert first == second
+
+
+def test_it_takes_the_weights_the_batches_and_the_dropout_of_the_config(data, tmp_path, monkeypatch):
+    import asr.training.trial as trials
+    from asr.train import train
+
+    build_corpus(data, 3, seed=2, name="dev", longest=4)
+    train(tiny_config("train.epochs=3", "optim.lr=0.02"), data, tmp_path / "run")
+    known = find_lr(tiny_config(f"train.init={tmp_path / 'run'}"), data, steps=6)
+    assert known.tried[0].loss < find_lr(tiny_config(), data, steps=6).tried[0].loss
+    with pytest.raises(AsrError, match="/nonexistent"):
+        find_lr(tiny_config("train.init=/nonexistent"), data, steps=6)
+    cfg = tiny_config("train.accumulate=3", "batch.max_utterances=2", "train.dropout_schedule=[[0, 0.5], [1, 0.5]]")
+    trial = trials.Trial(cfg, data)
+    with closing(trial.steps()) as steps:
+        sizes = [[len(batch.ids) for batch in next(steps)] for _ in range(4)]
+    assert sizes == [[2, 2, 2], [2], [2, 2, 2], [2]]
+    assert {m.p for m in trial.network.modules() if type(m).__name__ == "Dropout"} == {0.5}
+    monkeypatch.setattr(trials, "resolve_max_batch_s", lambda planner, group: 5)
+    assert trials.Trial(tiny_config("batch.max_batch_s=auto"), data).data.max_batch_s == 5
 
 
 def test_the_steepest_fall_is_of_the_smoothed_loss_and_the_first_steps_do_not_count():

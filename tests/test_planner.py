@@ -21,7 +21,7 @@ import asr.training.planner
 import asr.training.step
 from asr import config as configs
 from asr.batch import Batch
-from asr.errors import ConfigError
+from asr.errors import ConfigError, DataError
 from asr.train import resume, train
 from asr.training.planner import Planner, find_largest, total_bytes
 from asr.training.step import is_out_of_memory
@@ -169,10 +169,49 @@ def test_an_utterance_that_does_not_fit_alone_is_left_out_and_named_once(data, t
     assert all(torch.equal(left[name], right[name]) for name in right)
 
 
+def test_resumed_with_more_memory_the_batches_stay_halved_and_the_run_is_the_same(data, tmp_path, monkeypatch, caplog):
+    cfg = tiny_config("train.epochs=2", "batch.max_utterances=4")
+    with monkeypatch.context() as patch:
+        _limit(patch, 150)
+        train(cfg, data, tmp_path / "never-stopped")
+        train(cfg, data, tmp_path / "run", _stop_at(3))
+    with caplog.at_level(logging.INFO, "asr"):
+        resume(tmp_path / "run")
+    assert "ran out of it before and are halved" in caplog.text
+    left, right = _weights(tmp_path / "run"), _weights(tmp_path / "never-stopped")
+    assert all(torch.equal(left[name], right[name]) for name in right)
+
+
+def test_resumed_with_less_memory_it_says_that_the_result_is_another(data, tmp_path, monkeypatch, caplog):
+    cfg = tiny_config("train.epochs=2", "batch.max_utterances=4")
+    train(cfg, data, tmp_path / "run", _stop_at(3))
+    _limit(monkeypatch, 150)
+    with caplog.at_level(logging.WARNING, "asr"):
+        resume(tmp_path / "run")
+    assert re.search(
+        r"less memory is free than when the run began: batches of \d+ padded frames are halved", caplog.text
+    )
+
+
+def test_what_was_left_out_for_want_of_memory_stays_out_when_there_is_more(data, tmp_path, monkeypatch):
+    longest = max(asr.manifest.read(data / "train.jsonl"), key=lambda u: u.duration_s)
+    cfg = tiny_config("train.epochs=2", "batch.max_utterances=2")
+    with monkeypatch.context() as patch:
+        _limit(patch, math.floor(longest.duration_s * 100))
+        train(cfg, data, tmp_path / "never-stopped")
+        whole = (tmp_path / "never-stopped" / "dropped.jsonl").read_text()
+        train(cfg, data, tmp_path / "run", _stop_at(len(_rows(tmp_path / "never-stopped")) // 2 + 1))
+    report = resume(tmp_path / "run")
+    assert (tmp_path / "run" / "dropped.jsonl").read_text() == whole and report.num_dropped == whole.count("\n")
+    left, right = _weights(tmp_path / "run"), _weights(tmp_path / "never-stopped")
+    assert all(torch.equal(left[name], right[name]) for name in right)
+
+
 def test_a_step_of_which_nothing_fits_changes_nothing(data, tmp_path, monkeypatch):
     _limit(monkeypatch, 1)
-    report = train(tiny_config("train.max_steps=3"), data, tmp_path / "run")
-    assert report.progress.step == 3 and not _rows(tmp_path / "run") and report.num_dropped > 0
+    with pytest.raises(DataError, match=r"nothing of epoch 1 could be trained on; the first: train-\d+: it does not"):
+        train(tiny_config("train.epochs=3"), data, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_errors_that_mean_no_memory_are_told_from_others():

@@ -31,15 +31,16 @@ import asr.validate
 from asr import config as configs
 from asr import manifest as manifests
 from asr.checkpoint import load_model
-from asr.config import OptimConfig, RunConfig
+from asr.config import OptimConfig, RunConfig, override, to_yaml
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError
 from asr.evaluate import evaluate
+from asr.manifest import Utterance
 from asr.progress import Report
 from asr.run import RunFolder
 from asr.train import resume, train
 from asr.training.optim import learning_rate
 from asr.training.trial import Trial
-from tests.builders import build_corpus, tiny_config
+from tests.builders import build_corpus, noise, tiny_config, write_wav
 
 # Everything that is random or has a memory: what a resumed run could get wrong.
 EVERYTHING = (
@@ -387,7 +388,60 @@ def test_what_is_left_out_is_named_in_the_log(data, tmp_path):
     assert load_model(tmp_path / "run").training["dropped"] == 1
 
 
+def test_an_utterance_that_is_too_short_after_all_never_ends_a_run_and_stays_in_its_records(data, tmp_path):
+    # 15 ms less than the manifest says is within its slack, but one output step less (2 frames a step).
+    folder = shutil.copytree(data, tmp_path / "data")
+    write_wav(folder / "short.wav", noise(0.185))
+    rows = list(manifests.read(folder / "train.jsonl"))
+    manifests.write(folder / "train.jsonl", [Utterance("short", "short.wav", 0.2, "abcdabcdabc"), *rows[:4]])
+    cfg = tiny_config("train.epochs=4", "batch.max_utterances=1", "train.sortagrad=true")  # alone in the first batch
+    cfg_each = override(cfg, ["train.checkpoint_every_s=1e-9"])
+    whole = train(cfg, folder, tmp_path / "whole")
+    assert whole.progress.step == 20 and whole.num_dropped == 1
+    assert len(_rows(tmp_path / "whole", "train")) == 16  # of the others
+    run = tmp_path / "run"
+    train(cfg_each, folder, run, _at_step(7, _send(signal.SIGINT)))
+    report = resume(run)
+    assert report.num_dropped == 1 and '"short"' in (run / "dropped.jsonl").read_text()
+    assert load_model(run).training["dropped"] == load_model(tmp_path / "whole").training["dropped"] == 1
+    left, right = (load_file(_newest(folder) / "state.safetensors") for folder in (run, tmp_path / "whole"))
+    assert all(torch.equal(left[name], right[name]) for name in right)
+    assert resume(run).num_dropped == 1  # complete, and asked again
+
+
+def test_a_checkpoint_before_the_first_update_can_be_resumed(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    write_wav(folder / "short.wav", noise(0.185))
+    rows = list(manifests.read(folder / "train.jsonl"))
+    manifests.write(folder / "train.jsonl", [Utterance("short", "short.wav", 0.2, "abcdabcdabc"), *rows[:2]])
+    cfg = tiny_config("train.epochs=2", "batch.max_utterances=1", "train.sortagrad=true", "batch.workers=0")
+    steps = iter([False, True])  # asked when the empty batch is done
+    train(cfg, folder, tmp_path / "run", lambda values: next(steps, None) and _send(signal.SIGINT)())
+    assert resume(tmp_path / "run").progress.step == 6
+
+
 # What cannot be trained
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("config.json", "a model"),
+        ("model.safetensors", "a model"),
+        ("train.jsonl", "prepared data"),
+        ("prepared.json", "prepared data"),
+        ("best/config.json", "models or checkpoints of an earlier run"),
+        ("checkpoints/step-00000004/state.json", "models or checkpoints of an earlier run"),
+        ("tokenizer.json", "a tokenizer.json of its own"),
+    ],
+)
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(data, tmp_path, name, what):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}/out holds {what}; choose another --out$"):
+        train(tiny_config(), data, tmp_path / "out")
+    assert path.read_text() == "precious" and [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [path]
 
 
 def test_a_folder_that_holds_a_run_is_refused(data, reference):
@@ -551,12 +605,12 @@ def test_a_foreign_checkpoint_is_one_line(data, reference, tmp_path, file, chang
     assert expected in message and str(_newest(run)) in message and "\n" not in message
 
 
-def test_a_last_line_cut_by_a_kill_and_rows_to_be_done_again_leave_the_metrics(data, reference, tmp_path):
+@pytest.mark.parametrize("damage", [b'{"kind": "train", "step": 8, "lo', b"7\n", b'{"step": "\xff"}\n', b"[]\n"])
+def test_a_last_line_cut_by_a_kill_and_rows_to_be_done_again_leave_the_metrics(data, reference, tmp_path, damage):
     run = tmp_path / "run"
     train(tiny_config(*EVERYTHING), data, run, _at_step(6, _send(signal.SIGINT)))
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"kind": "train", "step": 7, "epoch": 2, "loss_nats": 1.0}) + "\n")
-        file.write('{"kind": "train", "step": 8, "lo')
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(json.dumps({"kind": "train", "step": 7, "epoch": 2, "loss_nats": 1.0}).encode() + b"\n" + damage)
     resume(run)
     _assert_same_run(run, reference)
 
@@ -568,10 +622,11 @@ def test_an_interrupted_run_saves_its_step_and_resumes_exactly(data, reference, 
     run = tmp_path / "run"
     before = signal.getsignal(number)
     report = train(tiny_config(*EVERYTHING), data, run, _at_step(step, _send(number)))
-    assert report.interrupted and report.progress.step == step
+    is_cut = step < 12
+    assert report.interrupted == is_cut and report.progress.step == step
     assert signal.getsignal(number) is before
     assert _newest(run).name == f"step-{step:08d}"
-    assert f"go on with: asr train --resume {run}" in (run / "train.log").read_text()
+    assert (f"go on with: asr train --resume {run}" in (run / "train.log").read_text()) == is_cut
     assert not resume(run).interrupted
     _assert_same_run(run, reference)
 
@@ -587,6 +642,70 @@ def test_a_second_interrupt_stops_at_once_and_the_run_still_resumes(data, refere
     assert _newest(run).name == "step-00000005"
     resume(run)
     _assert_same_run(run, reference)
+
+
+def _stop_once(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Ends a run in its first validation, as a kill would."""
+    with monkeypatch.context() as patch:
+        patch.setattr("asr.train.DevSet.validate", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            work()
+
+
+def test_killed_in_the_validation_after_max_steps_it_does_not_train_past_them(data, tmp_path, monkeypatch):
+    cfg = tiny_config("train.max_steps=2", "train.epochs=5")
+    _stop_once(monkeypatch, lambda: train(cfg, data, tmp_path / "run"))
+    whole = train(cfg, data, tmp_path / "whole").progress
+    p = resume(tmp_path / "run").progress
+    assert (p.step, p.epoch, p.done, p.best) == (2, 1, True, whole.best)
+    assert (tmp_path / "run" / "best").exists()
+
+
+def _change(run: Path, key: str, value: object) -> None:
+    write_text = (run / "config.yaml").write_text
+    write_text(to_yaml(override(configs.load(run / "config.yaml"), [f"{key}={value}"])))
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_resumed_with_fewer_epochs_than_there_were_it_ends_and_has_a_model(data, tmp_path, monkeypatch, decay):
+    run = tmp_path / "run"
+    settings = ("train.epochs=10", f"optim.decay={decay}", "train.validate_every_epochs=10")
+    assert train(tiny_config(*settings), data, run, _at_step(10, _send(signal.SIGINT))).interrupted
+    _change(run, "train.epochs", 2)
+    p = resume(run).progress
+    assert p.done and p.step == 10 and len(p.best) == 1 and (run / "best").exists()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(row.get("lr", 0) >= 0 for row in rows)
+    assert resume(run).progress == p  # and is complete
+
+
+def test_at_the_end_of_an_epoch_fewer_epochs_end_it_with_a_validation_and_without_an_empty_epoch(data, tmp_path):
+    run = tmp_path / "run"
+    cfg = tiny_config("train.epochs=10", "train.validate_every_epochs=10")
+    train(cfg, data, run, _at_step(6, _send(signal.SIGINT)))  # the last of the second
+    _change(run, "train.epochs", 2)
+    p = resume(run).progress
+    assert p.done and p.epoch == 2 and len(p.epoch_losses_nats) == 2 and [row[2] for row in p.best] == [2]
+
+
+@pytest.mark.parametrize(("key", "less", "more", "steps"), [("epochs", 2, 3, 9), ("max_steps", 2, 5, 5)])
+def test_a_complete_run_goes_on_with_more_epochs_or_steps(data, tmp_path, key, less, more, steps):
+    run = tmp_path / "run"
+    train(tiny_config("train.epochs=9", f"train.{key}={less}"), data, run)
+    _change(run, f"train.{key}", more)
+    p = resume(run).progress
+    assert p.done and p.step == steps
+
+
+def test_a_run_that_stopped_early_goes_on_with_more_patience_only(data, tmp_path):
+    run = tmp_path / "run"
+    # At this rate nothing changes, so the first validation is the best.
+    cfg = tiny_config("train.epochs=5", "train.early_stop=1", "optim.lr=1e-30", "model.norm=false")
+    stopped = train(cfg, data, run).progress
+    assert stopped.done and stopped.epoch == 2
+    assert resume(run).progress == stopped
+    _change(run, "train.early_stop", 2)
+    assert resume(run).progress.epoch == 3
 
 
 def test_an_interrupt_at_the_last_of_max_steps_does_not_lead_past_it(data, tmp_path):

@@ -206,7 +206,7 @@ class _Ours:
     def __init__(self, cfg: RunConfig, data: Path) -> None:
         self.trial = Trial(cfg, data, self._timed)
         self.clock = _Clock(self.trial.device)
-        self._loading = self.trial.batches()
+        self._loading = self.trial.steps()
         self.forget()
 
     @contextmanager
@@ -227,13 +227,13 @@ class _Ours:
     def step(self) -> float:
         """One update; seconds of audio."""
         self.clock.start()
-        batch = next(self._loading)
+        batches = next(self._loading)
         self.clock.until("data")
-        done = self.trial.step(batch, self.trial.cfg.optim.lr)
+        done = self.trial.step(batches, self.trial.cfg.optim.lr)
         self.clock.until("optimiser")
-        self.operations += training_operations(self.trial.network, batch.num_frames_b) * (
-            1 if batch.twin_btf is None else 2
-        )
+        for batch in batches:
+            views = 1 if batch.twin_btf is None else 2
+            self.operations += views * training_operations(self.trial.network, batch.num_frames_b)
         self.utterances += done.utterances
         self.audio_s += done.audio_s
         return done.audio_s

@@ -253,5 +253,8 @@ def _read(model: AcousticModel, item: Item) -> Wave:
     assert item.path is not None  # an item has samples or a path
     part = {"offset_s": item.offset_s, "duration_s": item.duration_s} if item.offset_s else {}
     wave_n, rate_hz = audio.load(item.path, **part)  # type: ignore[arg-type]
+    # As in load_wave: a part of a recording ends where it ends, a rounded duration cuts no samples.
+    if item.duration_s is not None and len(wave_n) > (item.duration_s + 0.02) * rate_hz:
+        wave_n = wave_n[: round(item.duration_s * rate_hz)]
     remedy = "convert it, or use --resample"
     return audio.at_rate(wave_n, rate_hz, model.audio.sample_rate_hz, model.audio.resample, item.path, remedy)

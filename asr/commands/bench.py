@@ -90,6 +90,7 @@ def train(
     settings = [*(set_ or ())]
     settings += [] if threads is None else [f"train.threads={threads}"]
     settings += [] if device is None else [f"train.device={device}"]
+    settings += [] if data is not None else ["batch.max_utterance_s=null"]  # of what is made as long as was asked
     cfg = configs.load(find_config(config), settings)
     with tempfile.TemporaryDirectory() as folder, bar() as advance:
         words = shown(data) if data is not None else bench_train.made_up_data(cfg, Path(folder), seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -44,11 +45,7 @@ def train(
     elif find_lr:
         if config is None or data is None or out is not None:
             raise ConfigError("train --find-lr needs CONFIG and --data DIR, and no --out: it keeps nothing")
-        if init is not None or max_batch_seconds is not None:
-            raise ConfigError(
-                "train --find-lr takes random weights and the config's batches; leave out --init, --max-batch-seconds"
-            )
-        _find_lr(config, data, set_ or [])
+        _find_lr(config, data, _settings(set_, init, max_batch_seconds))
         return
     elif config is None or data is None or out is None:
         raise ConfigError("train needs CONFIG, --data DIR and --out RUN; or --resume RUN")
@@ -64,11 +61,7 @@ def train(
                 report = training.resume(resume, data, watch)
             else:
                 assert config is not None and data is not None and out is not None  # checked above
-                settings = [*(set_ or ())]
-                if init is not None:
-                    settings.append(f"train.init={init.resolve()}")
-                if max_batch_seconds is not None:
-                    settings.append(f"batch.max_batch_s={max_batch_seconds}")
+                settings = _settings(set_, init, max_batch_seconds)
                 report = training.train(configs.load(find_config(config), settings), data, out, watch)
     except AsrError as error:
         if not has_others():
@@ -83,6 +76,16 @@ def train(
     if report.interrupted:
         raise typer.Exit(130)
     _print_model(report)
+
+
+def _settings(set_: list[str] | None, init: Path | None, max_batch_seconds: str | None) -> list[str]:
+    """What the options change in the config."""
+    settings = [*(set_ or ())]
+    if init is not None:  # quoted, as a path may hold what YAML takes for a comment or a mapping
+        settings.append(f"train.init={json.dumps(str(init.resolve()))}")
+    if max_batch_seconds is not None:
+        settings.append(f"batch.max_batch_s={max_batch_seconds}")
+    return settings
 
 
 def _find_lr(config: str, data: Path, settings: list[str]) -> None:

@@ -178,10 +178,10 @@ class TrainingData:
         return 1.0 if index in self.unhurried else speeds[drawn]
 
     def load(self, planned: Planned) -> Batch:
-        """The planned batch, ready for the network (features augmented, targets padded).
+        """The planned batch, ready for the network (features augmented, targets padded), of what of it can be used.
 
         Raises:
-            DataError: an audio file cannot be used; or none of the batch is as long as its manifest row says.
+            DataError: an audio file cannot be used.
         """
         features, twins, items = [], [], []
         self.views.read_ahead(planned.items)
@@ -200,13 +200,8 @@ class TrainingData:
             if self.cfg.train.consistency:
                 twins.append(self.views.view(one_tf, index, planned.epoch, "twin"))
         utterances = self.manifest.utterances
-        if not items and (self.share[1] > 1 or self.too_large):
-            return empty_batch(self.extractor.num_bins)
         if not items:
-            names = ", ".join(utterances[index].id for index, _ in planned.items)
-            raise DataError(
-                f"a whole batch is too short for its labels ({names}): correct duration_s", self.manifest.path
-            )
+            return empty_batch(self.extractor.num_bins)
         features_btf, num_frames_b = pad(features)
         targets = [self.targets[index] for index, _ in items]
         num_targets_b = torch.tensor([len(t) for t in targets])

@@ -252,16 +252,18 @@ def joined() -> Iterator[Group]:
     Raises:
         ConfigError: the environment is not whole, or the processes do not meet.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+    if (os.environ.get("WORLD_SIZE") or "1") == "1":
         yield Group()
         return
     try:
         numbers = [int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")]
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise ConfigError(
             f"WORLD_SIZE says {os.environ['WORLD_SIZE']} processes, but {error} is not in the environment; "
             "start them with torchrun"
         ) from error
+    except ValueError as error:
+        raise ConfigError(f"WORLD_SIZE, RANK and the like must be whole numbers ({error}); start torchrun") from error
     ranks = Ranks(*numbers)
     ranks.start()
     library = logging.getLogger("asr")

@@ -66,7 +66,7 @@ def find_lr(
     """
     trial, tried = Trial(cfg, data), list[Tried]()
     smoothed, weight, exploded = 0.0, 0.0, None
-    with closing(trial.batches()) as batches:
+    with closing(trial.steps()) as batches:
         for number in range(steps):
             lr = LOWEST * (HIGHEST / LOWEST) ** (number / max(1, steps - 1))
             try:

@@ -13,11 +13,12 @@ from asr.config import OptimConfig
 
 
 def learning_rate(cfg: OptimConfig, done: float) -> float:
-    """The rate when a share ``done`` in [0, 1] of all steps is behind.
+    """The rate when a share ``done`` of all steps is behind; beyond 1 it is that of 1.
 
     >>> [learning_rate(OptimConfig(lr=1.0, warmup_fraction=0.5), x) for x in (0.25, 0.5, 1.0)]
     [0.5, 1.0, 0.0]
     """
+    done = min(done, 1.0)
     if done < cfg.warmup_fraction:
         return cfg.lr * done / cfg.warmup_fraction
     after = (done - cfg.warmup_fraction) / max(1e-9, 1 - cfg.warmup_fraction)

@@ -196,7 +196,10 @@ def plan_memory(planner: Planner, group: Group) -> tuple[float, list[str]]:
         batch = halves(batch)[1]  # the longer ones
     too_many = min(row[0] for row in group.agree(too_many))
     if measured is None:
-        return too_many, [f"memory: utterance {batch.ids[0]} may not fit, even alone"]
+        line = f"memory: utterance {batch.ids[0]} may not fit, even alone"
+        if too_many < math.inf:
+            line += "; batches are computed in halves, each with batch norm statistics of its own"
+        return too_many, [line]
     # What AdamW keeps is there from the first step on.
     peak, total = measured + 2 * planner.weight_bytes, total_bytes(planner.device)
     possible = planner.possible_s(planner.data.max_batch_s) / planner.data.cfg.features.hop_s
@@ -240,17 +243,22 @@ def known_limits(run: Path) -> tuple[float, list[str]]:
         return math.inf, []
 
 
-def remember(run: Path, batch: Batch) -> None:
-    """Writes into ``memory.json``, which a run that is resumed goes by, that a batch ran out of memory."""
+def remember(run: Path, batch: Batch) -> bool:
+    """Writes into ``memory.json``, which a run that is resumed goes by, that a batch ran out of memory.
+
+    False: it cannot, on a machine that does not see the run's folder.
+    """
     too_many, left_out = known_limits(run)
     if len(batch.ids) > 1:
         too_many = min(too_many, batch.area)
     else:
         left_out = sorted({*left_out, *batch.ids})
     known = {"too_many_frames": None if too_many == math.inf else int(too_many), "left_out": left_out}
-    with suppress(OSError):  # on a machine that does not see the run's folder
+    with suppress(OSError):
         if run.is_dir():
             write_json(run / "memory.json", known)
+            return True
+    return False
 
 
 def _shape(batch: Batch) -> str:

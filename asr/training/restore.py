@@ -50,7 +50,9 @@ def restore(
         if prefix not in by_prefix:
             raise CheckpointError(f"holds a tensor '{name}' that no run of this version writes", saved.path)
         by_prefix[prefix][rest] = tensor
-    expected = _state_names(saved.state.get("step", 0), model, average)
+    # An update, not a step, makes the optimiser's tensors: a batch of which nothing could be used is a step, too.
+    updated = bool(saved.state.get("loss_count") or saved.state.get("epoch_losses_nats"))
+    expected = _state_names(updated, model, average)
     wrong = expected.symmetric_difference(n for n in saved.tensors if not n.startswith("model."))
     if wrong:
         raise CheckpointError(
@@ -66,15 +68,16 @@ def restore(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     average.load(by_prefix["average"])
     try:
-        return Progress(**{**saved.state, "best": [tuple(row) for row in saved.state["best"]]})
+        rows = {key: [tuple(row) for row in saved.state.get(key, [])] for key in ("best", "late")}
+        return Progress(**{**saved.state, **rows})
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"not the progress of a run ({error})", saved.path / "state.json") from error
 
 
-def _state_names(step: int, model: TrainableModel, average: Average) -> set[str]:
-    """Names of the tensors, beside the model's, that a checkpoint at a step holds."""
+def _state_names(updated: bool, model: TrainableModel, average: Average) -> set[str]:
+    """Names of the tensors, beside the model's, that a checkpoint holds, before and after the first update."""
     names = {f"average.{k}" for k in average.tensors}
-    if step:
+    if updated:
         count = sum(1 for _ in model.network.parameters())
         names |= {f"optimizer.{i}.{k}" for i in range(count) for k in ("step", "exp_avg", "exp_avg_sq")}
     return names

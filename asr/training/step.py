@@ -67,8 +67,8 @@ class Stepper:
         self.joined: nn.Module = network
         #: padded frames that did not fit into memory at once: as many or more are halved beforehand
         self.too_many = math.inf
-        #: told of a batch that ran out of memory, whole
-        self.said: Callable[[TooLarge], None] = lambda large: None
+        #: told of a batch that ran out of memory, whole; whether a run that is resumed will know of it
+        self.said: Callable[[TooLarge], bool] = lambda large: True
         #: told of an utterance that alone does not fit
         self.left_out: Callable[[str], None] = lambda id_: None
 
@@ -140,17 +140,20 @@ class Stepper:
 
     def _smaller(self, large: TooLarge) -> list[Batch]:
         """What is tried in place of what was too large."""
+        known = False
         if large.batch.ids:
             self.too_many = min(self.too_many, large.batch.area)
-            self.said(large)
+            known = self.said(large)
         if self.group.size > 1:
             # The others are in the middle of this batch, and cannot be asked to begin it again.
             names = ", ".join(large.batch.ids) or "a batch without utterances"
+            then = f"resumed, {'such batches are halved' if len(large.batch.ids) > 1 else 'it is left out'}"
+            if not known:
+                then = "lower batch.max_batch_s or batch.max_utterance_s, as here nothing could be written into the run"
             raise self.group.alone(
                 TrainingError(
                     f"process {self.group.rank} ran out of memory ({large.reason}) at {names}; "
-                    f"resumed, {'such batches are halved' if len(large.batch.ids) > 1 else 'it is left out'}"
-                    f"{self.group.way_on}"
+                    f"{then}{self.group.way_on}"
                 )
             )
         if len(large.batch.ids) > 1:

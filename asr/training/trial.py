@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from asr.batch import Batch
 from asr.checkpoint import build_model
 from asr.config import RunConfig
 from asr.model import Network
+from asr.pretrained import start_from
 from asr.runtime import find_device, find_precision, keep_freed_memory, stable_seed, use_threads
 from asr.text import normalize
 from asr.tokenizer import CharTokenizer
 from asr.training.data import TrainingData
 from asr.training.distributed import Group
-from asr.training.optim import Average
+from asr.training.optim import Average, dropout
+from asr.training.planner import Planner, resolve_max_batch_s
 from asr.training.step import Done, Stepper, Timed
 
 
@@ -49,30 +53,39 @@ class Trial:
         self.parameters = model.num_parameters
         self.network: Network = model.network
         self.data = TrainingData(train_set, tokenizer, model.extractor, self.network, cfg)
-        if cfg.features.normalization == "corpus":
+        if cfg.train.init is not None:
+            start_from(model, Path(cfg.train.init))
+        elif cfg.features.normalization == "corpus":
             self.data.views.fit_normalization(self.data.kept)
         self.network.to(self.device).train()
         optimizer = torch.optim.AdamW(
             self.network.parameters(), cfg.optim.lr, cfg.optim.betas, weight_decay=cfg.optim.weight_decay, fused=True
         )
+        if cfg.batch.max_batch_s == "auto":
+            planner = Planner(self.network, self.data, self.device, self.precision)
+            self.data.max_batch_s = float(resolve_max_batch_s(planner, Group()))
+        if cfg.train.dropout_schedule:  # as where the rate is at its highest
+            self.network.set_dropout(dropout(cfg.train.dropout_schedule, cfg.optim.warmup_fraction))
         average = Average(self.network, cfg.train.ema_decay)
         self.stepper = Stepper(self.network, optimizer, average, cfg, self.device, self.precision, Group(), timed)
         #: steps that are done
         self.number = 0
 
-    def step(self, batch: Batch, lr: float) -> Done:
+    def step(self, batches: Sequence[Batch], lr: float) -> Done:
         """One update.
 
         Raises:
             TrainingError: the loss or the gradient is not finite.
         """
-        done = self.stepper.step([batch], self.number, lr)
+        done = self.stepper.step(batches, self.number, lr)
         self.number += 1
         return done
 
-    def batches(self) -> Generator[Batch, None, None]:
-        """For ever. It is to be closed, as its loaders are threads."""
+    def steps(self) -> Generator[list[Batch], None, None]:
+        """The batches of each step, for ever. It is to be closed, as its loaders are threads."""
         epoch = 1  # the first, 0, may be in order of duration
         while True:
-            yield from self.data.batches(self.data.plan(epoch))
+            with closing(self.data.batches(self.data.plan(epoch))) as batches:
+                while some := list(islice(batches, self.cfg.train.accumulate)):
+                    yield some
             epoch += 1
