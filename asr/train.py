@@ -358,12 +358,13 @@ class Trainer:
             why = f"; the first: {self.data.late[0].id}: {self.data.late[0].why}" if self.data.late else ""
             nothing = DataError(f"nothing of epoch {p.epoch + 1} could be trained on{why}", self.data.manifest.path)
             self.group.agree(error=nothing)
-        if p.batch:  # none: resumed with fewer epochs than there were
+        is_new = p.batch > 0  # not: resumed with fewer epochs than there were, at the end of one
+        if is_new:
             p.epoch_losses_nats.append(p.loss_sum_nats / p.loss_count)
             p.epoch, p.batch, p.loss_sum_nats, p.loss_count = p.epoch + 1, 0, 0.0, 0
         p.done = self._is_over
-        validated = any(row[2] == p.epoch for row in p.best)
-        if (p.epoch % cfg.validate_every_epochs == 0 or p.done) and not validated:
+        is_due = p.epoch % cfg.validate_every_epochs == 0
+        if (is_due and is_new) or (p.done and not is_due):
             lr, steps = learning_rate(self.cfg.optim, p.epoch / cfg.epochs), -(-batches // cfg.accumulate) * cfg.epochs
             vars(p).update(self.group.from_first(lambda: self._validate(lr, steps, watch)))
             if cfg.early_stop is not None and p.validations_since_best >= cfg.early_stop:

@@ -686,6 +686,7 @@ def test_at_the_end_of_an_epoch_fewer_epochs_end_it_with_a_validation_and_withou
     _change(run, "train.epochs", 2)
     p = resume(run).progress
     assert p.done and p.epoch == 2 and len(p.epoch_losses_nats) == 2 and [row[2] for row in p.best] == [2]
+    assert [row["epoch"] for row in _rows(run, "valid")] == [2]
 
 
 @pytest.mark.parametrize(("key", "less", "more", "steps"), [("epochs", 2, 3, 9), ("max_steps", 2, 5, 5)])
