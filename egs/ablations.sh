@@ -3,7 +3,7 @@
 # dev set. To sort ideas, not to settle them: one seed, and on few words most differences are chance, which the table says.
 # Usage: egs/ablations.sh DATA OUT [NAME ...]
 #   DATA     a folder that 'asr prepare' made
-#   OUT      where the runs go; what is done already is kept, and killed runs go on
+#   OUT      where the runs go, by config, epochs and seed; what is done already is kept, and killed runs go on
 #   NAME     of the changes below; all when none is named. 'as-it-is' is the config itself, and always made
 # and in the environment:
 #   CONFIG   an4/default
@@ -48,7 +48,7 @@ done
 
 runs=()
 for name in as-it-is "${names[@]}"; do
-    run=$out/$name
+    run=$out/${config//\//-}-$epochs-seed$seed/$name
     [[ " ${runs[*]-} " != *" $run "* ]] || continue
     echo "== $name" >&2
     set=(--set "train.epochs=$epochs" --set "train.seed=$seed" ${THREADS:+--set "train.threads=$THREADS"})

@@ -3,6 +3,11 @@
 #     source egs/stages.sh
 #     run_stages "prepare train evaluate" "$@"
 
+# A file that was named must be there: it is never made. Arguments: what it is called, its path or nothing.
+named_file() {
+    [ -z "$2" ] || [ -f "$2" ] || { echo "$1=$2: no such file" >&2; exit 2; }
+}
+
 run_stages() {
     local stages=$1 stage
     shift

@@ -56,3 +56,25 @@ def test_a_training_goes_on_where_it_was_cut(tmp_path, begun, written):
     script = f"set -euo pipefail\nsource '{EGS}/stages.sh'\nasr() {{ echo \"$*\"; }}\nstart_or_resume run c --data d"
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == f"{written}\n"
+
+
+@pytest.mark.parametrize("name", ["librispeech", "mini_librispeech", "pretrained"])
+def test_a_language_model_that_was_named_is_never_made(tmp_path, name):
+    env = {"PATH": "/usr/bin:/bin", "WORK": str(tmp_path / "work"), "LM": "typo.bin"}
+    done = subprocess.run(["bash", EGS / name / "run.sh", "lm"], cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (2, f"LM={tmp_path}/typo.bin: no such file\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_targets_never_share_a_run(tmp_path):
+    script = (EGS / "pretrained" / "run.sh").read_text(encoding="utf-8")
+    begun = script[: script.index("source egs/stages.sh")].replace('cd "$(dirname "$0")/../.."', "")
+    runs = []
+    for target in ("work/an4/data", "/corpora/a", "/corpora/b", "a/data"):
+        env = {"PATH": "/usr/bin:/bin", "TARGET": target}
+        done = subprocess.run(
+            ["bash", "-c", f"{begun}\necho $run"], capture_output=True, text=True, env=env, check=True
+        )
+        runs.append(done.stdout.strip())
+    expected = ["an4", "corpora-a", "corpora-b", "a"]
+    assert runs == [f"work/pretrained/{name}-seed1" for name in expected]

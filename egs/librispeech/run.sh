@@ -17,8 +17,8 @@
 #   MIRROR=http://127.0.0.1:8000 SUBSETS=lj-train,lj-dev,lj-test LM_TEXT=text.gz CONFIG=an4/default egs/librispeech/run.sh
 set -euo pipefail
 archive=${ARCHIVE:+$(realpath "$ARCHIVE")}
-lm_text=${LM_TEXT:+$(realpath "$LM_TEXT")}
-lm=${LM:+$(realpath "$LM")}
+lm_text=${LM_TEXT:+$(realpath -m "$LM_TEXT")}
+given_lm=${LM:+$(realpath -m "$LM")}
 config=${CONFIG:-librispeech/small}
 [ ! -f "$config" ] || config=$(realpath "$config")
 cd "$(dirname "$0")/../.."
@@ -30,10 +30,12 @@ subsets=${SUBSETS:-$default}
 seed=${SEED:-1}
 work=${WORK:-work/librispeech}
 data=$work/data-${SUBSETS:-$name}
-lm=${lm:-$work/lm/3-gram.bin}
+lm=${given_lm:-$work/lm/3-gram.bin}
 run=$work/$(basename "$config" .yaml)-seed$seed
 export PATH="$PWD/.venv/bin:$PATH"
 source egs/stages.sh
+named_file LM "$given_lm"
+named_file LM_TEXT "$lm_text"
 
 prepare() {
     [ -f "$data/prepared.json" ] || asr prepare librispeech --subsets "$subsets" ${MIRROR:+--mirror "$MIRROR"} \

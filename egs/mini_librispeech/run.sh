@@ -12,17 +12,18 @@
 #   SEED, WORK   1, work/mini_librispeech
 set -euo pipefail
 archive=${ARCHIVE:+$(realpath "$ARCHIVE")}
-lm=${LM:+$(realpath "$LM")}
+given_lm=${LM:+$(realpath -m "$LM")}
 config=${CONFIG:-mini_librispeech/default}
 [ ! -f "$config" ] || config=$(realpath "$config")
 cd "$(dirname "$0")/../.."
 seed=${SEED:-1}
 work=${WORK:-work/mini_librispeech}
 data=$work/data
-lm=${lm:-$work/lm/3-gram.bin}
+lm=${given_lm:-$work/lm/3-gram.bin}
 run=$work/$(basename "$config" .yaml)-seed$seed
 export PATH="$PWD/.venv/bin:$PATH"
 source egs/stages.sh
+named_file LM "$given_lm"
 
 prepare() {
     [ -f "$data/prepared.json" ] || asr prepare mini_librispeech ${MIRROR:+--mirror "$MIRROR"} \

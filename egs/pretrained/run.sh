@@ -10,17 +10,23 @@
 #   SET, FINAL_SET   further settings of the first and of the second training: "train.threads=1"
 #   SEED, WORK   1 (of the second training; the first is the same for all), work/pretrained
 set -euo pipefail
-lm_text=${LM_TEXT:+$(realpath "$LM_TEXT")}
+lm_text=${LM_TEXT:+$(realpath -m "$LM_TEXT")}
+given_lm=${LM:+$(realpath -m "$LM")}
 cd "$(dirname "$0")/../.."
 read -ra data <<< "${DATA:-work/an4/data work/speechocean762/data}"
 target=${TARGET:-${data[0]}}
 seed=${SEED:-1}
 work=${WORK:-work/pretrained}
-name=$(basename "$(dirname "$target")")
+name=${target#work/}
+name=${name%/data}
+name=${name//\//-} # of the whole path, so that two targets never share a run: an4, -corpora-mine
+name=${name#-}
 run=$work/$name-seed$seed
-lm=${LM:-$work/$name-3gram.bin}
+lm=${given_lm:-$work/$name-3gram.bin}
 export PATH="$PWD/.venv/bin:$PATH"
 source egs/stages.sh
+named_file LM "$given_lm"
+named_file LM_TEXT "$lm_text"
 
 combine() {
     [ -f "$work/data/prepared.json" ] ||
