@@ -7,14 +7,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from asr.errors import AsrError, os_reason
+from asr.errors import AsrError, ConfigError, os_reason
 from asr.files import open_atomic
 
 
@@ -60,6 +60,21 @@ def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Non
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows])
     print_result("\n".join(line.rstrip() for line in lines))
+
+
+def check_apart(targets: Iterable[Path | None], sources: Iterable[Path | None]) -> None:
+    """Refuses to write over what is read, and two files into one.
+
+    Raises:
+        ConfigError: a target is a source, or another target.
+    """
+    taken = {os.path.realpath(path) for path in sources if path is not None}
+    for path in targets:
+        if path is None or (path.exists() and not path.is_file()):  # /dev/stdout takes several
+            continue
+        if os.path.realpath(path) in taken:
+            raise ConfigError(f"{path}: read or written by this command already; choose another file to write")
+        taken.add(os.path.realpath(path))
 
 
 def check_target(path: Path) -> None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
+
+from asr.errors import ConfigError
+
+if sys.platform != "win32":  # there, two processes in one folder are not prevented
+    import fcntl
 
 
 @contextmanager
@@ -115,3 +121,23 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def held(path: Path, busy: str) -> Iterator[None]:
+    """Holds a file for this process; the system lets go of it however the process ends.
+
+    Nothing is written: it only has to be a file that is never replaced.
+
+    Raises:
+        ConfigError: another process holds it; ``busy`` says so.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(busy) from error
+        yield

@@ -125,7 +125,10 @@ def parse_line(raw: bytes, path: Path, number: int) -> Utterance:
         row = _loads(raw.rstrip(b"\r\n").decode("utf-8"))
         if b"\\u" in raw:
             json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is not text
-        return _utterance(row, path, number)
+        utterance = _utterance(row, path, number)
+        if utterance.meta and (b"NaN" in raw or b"Infinity" in raw):
+            json.dumps(utterance.meta, allow_nan=False)  # no other program would read it, nor could we write it
+        return utterance
     except UnicodeEncodeError as error:
         raise DataError(
             "holds half of a surrogate pair (\\ud800 to \\udfff), which is not text", path, number

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from asr.config import parse
 from asr.decode import choose
 from asr.decode.choose import NO_LM, Decoder, short
 from asr.decode.confidence import word_shares
@@ -118,7 +119,7 @@ def decoder_for(
     Raises:
         As there; CheckpointError also when there is no neural language model; ConfigError when it does not fit.
     """
-    tuned = read_tuned(folder)
+    tuned = None if name == "greedy" else read_tuned(folder)  # which greedy decoding does not need whole
     how = tuned.rescore if tuned else None
     if name == "greedy" or rescore == NO_LM or (rescore is None and how is None):
         if weight is not None or (name == "greedy" and rescore not in (None, NO_LM)):
@@ -134,7 +135,7 @@ def decoder_for(
         how = Rescore(model=str(path))
     if weight is not None:
         how = how.model_copy(update={"weight": weight})
-    how = Rescore.model_validate(how.model_dump() | {"nbest": max(how.nbest, keep)})
+    how = parse(Rescore, how.model_dump() | {"nbest": max(how.nbest, keep)}, "rescoring")
     model = load_rnn(path)
     check_fits(model, tokenizer, path)
     inner = choose.decoder_for(folder, tokenizer, "beam", {**pruned, **asked, "nbest": how.nbest}, lm, backend)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,13 +19,10 @@ from typing import Any
 from asr import config as configs
 from asr.config import RunConfig
 from asr.errors import CheckpointError, ConfigError, DataError, os_reason
-from asr.files import open_atomic, write_json, write_text
+from asr.files import held, open_atomic, write_json, write_text
 from asr.tokenizer import FILE as TOKENIZER_FILE
 from asr.tokenizer import Tokenizer, read_tokenizer
 from asr.training.data import Dropped
-
-if sys.platform != "win32":  # there, two processes in one run are not prevented
-    import fcntl
 
 log = logging.getLogger(__name__)
 
@@ -209,14 +205,7 @@ class RunFolder:
         Raises:
             ConfigError: another process is training this run.
         """
-        if sys.platform == "win32":
-            yield
-            return
-        with self.config.open("r+") as file:  # nothing is written: the lock needs some file that is never replaced
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(f"{self.path}: another process is training this run; stop it first") from error
+        with held(self.config, f"{self.path}: another process is training this run; stop it first"):
             yield
 
     @contextmanager

@@ -22,6 +22,7 @@ from asr import manifest as manifests
 from asr import shards
 from asr.errors import ConfigError, DataError, os_reason
 from asr.files import open_atomic
+from asr.header import Header
 from asr.manifest import Manifest, Utterance
 
 MIB = 2**20
@@ -77,12 +78,13 @@ def write_shards(
         advance: called after each tar file.
 
     Raises:
-        ConfigError: ``out`` is the manifest's own folder.
+        ConfigError: ``out`` is the manifest's own folder, or holds data with another text normalization or tokenizer.
         DataError: an audio file is missing, or a tar file cannot be written; run again, it goes on where it was.
     """
     if out.resolve() == manifest.path.parent.resolve():
         raise ConfigError(f"--out {out} is the manifest's own folder, and its manifest would be written over")
     header = headers.read(manifest.path.parent)
+    _check_alike(manifest.path.parent, header, out)
     stem = manifest.path.name.removesuffix(".jsonl")
     parts = list(_cut(_items(manifest), shard_mib * MIB))
     tars, kept, places = [], 0, dict[str, str]()
@@ -105,6 +107,25 @@ def write_shards(
             shutil.copyfile(manifest.path.parent / header.tokenizer, out / header.tokenizer)
         headers.write(out, header)
     return Sharded(path, tars, kept, sum(map(len, parts)))
+
+
+def _check_alike(folder: Path, header: Header | None, out: Path) -> None:
+    """One header describes all manifests of ``out``: they must have gone through the same."""
+    there = headers.read(out)
+    if there is None:
+        return
+    profiles = [one.normalization if one else "none" for one in (there, header)]
+    if profiles[0] != profiles[1]:
+        raise ConfigError(
+            f"--out {out} holds data prepared with text normalization {profiles[0]}, these have {profiles[1]}; "
+            "choose another"
+        )
+    tokenizers = [
+        (place / one.tokenizer).read_bytes() if one and one.tokenizer else b""
+        for place, one in ((out, there), (folder, header))
+    ]
+    if tokenizers[0] != tokenizers[1]:
+        raise ConfigError(f"--out {out} holds data with another tokenizer than these; choose another")
 
 
 def _items(manifest: Manifest) -> list[_Item]:

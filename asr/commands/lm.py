@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asr.console import check_target, print_json, print_result, say, shown
+from asr.console import check_apart, check_target, print_json, print_result, say, shown
 from asr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def train(
         thresholds = [int(n) for n in prune.split(",")]
     except ValueError as error:
         raise ConfigError(f"--prune takes whole numbers with commas between, got '{prune}'", key="prune") from error
+    check_apart([out], [*texts, vocab])
     check_target(out)
     words = None if vocab is None else {word for line in ngram.read_lines([vocab]) for word in line.split()}
     with _text_bar() as progress:
@@ -172,6 +173,7 @@ def build(
 
     if lm.is_dir():
         raise ConfigError(f"{lm}: is a folder; only n-gram models have two forms")
+    check_apart([out], [lm])
     check_target(out)
     model = ngram.load(lm)
     ngram.write(model, out)

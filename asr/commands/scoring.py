@@ -28,7 +28,17 @@ from asr.commands.options import (
     Threads,
     naming_failures,
 )  # fmt: skip
-from asr.console import audio_bar, check_target, file_bar, print_json, print_result, say, shown, write_lines
+from asr.console import (
+    audio_bar,
+    check_apart,
+    check_target,
+    file_bar,
+    print_json,
+    print_result,
+    say,
+    shown,
+    write_lines,
+)
 from asr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,7 +107,7 @@ def evaluate(
         raise ConfigError("--markdown states results of fp32; leave --precision out")
     how = find_alignment(alignment)
     _check_report(report, worst)
-    _check_apart([hypotheses, references, report], [manifest])
+    check_apart([hypotheses, references, report], [manifest])
     rows = manifests.read(manifest)
     check_fields(by or [], (Facts(u.speaker, u.duration_s, u.meta) for u in rows))
     _check_targets(hypotheses, references, [u.id for u in rows])
@@ -153,7 +163,7 @@ def score(
 
     how = find_alignment(alignment)
     _check_report(report, worst)
-    _check_apart([report], [reference, hypothesis])
+    check_apart([report], [reference, hypothesis])
     result, no_hypothesis, no_reference = score_files(reference, hypothesis, normalization, how)
     check_fields(by or [], (one.facts for one in result.per_utterance))
     if as_json:
@@ -270,19 +280,6 @@ def _check_report(report: Path | None, worst: int | None) -> None:
         check_target(report)
     elif worst is not None:
         raise ConfigError("--worst is about the report; add --report")
-
-
-def _check_apart(targets: Iterable[Path | None], sources: Iterable[Path]) -> None:
-    """Refuses to write over what is read, and two files into one."""
-    import os
-
-    taken = {os.path.realpath(path) for path in sources}
-    for path in targets:
-        if path is None or (path.exists() and not path.is_file()):  # /dev/stdout takes several
-            continue
-        if os.path.realpath(path) in taken:
-            raise ConfigError(f"{path}: read or written by this command already; choose another file to write")
-        taken.add(os.path.realpath(path))
 
 
 def _name_missing(missing: Iterable[tuple[Path, str, Sequence[str]]]) -> None:

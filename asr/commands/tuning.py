@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +15,7 @@ from asr.errors import AsrError
 from asr.files import cache_folder
 
 if TYPE_CHECKING:
+    from asr.decode.settings import BeamConfig
     from asr.decode.tuned import Rescore
     from asr.lm.rnn import RnnModel
     from asr.rescore import Rescoring
@@ -75,14 +75,16 @@ def tune(
             loaded.tokenizer, emitted.log_probs, references, language_model,
             threads=threads, decoder=decoder, progress=watch,
         )  # fmt: skip
-    found = None if neural is None else _rescoring(decoder, tuning, emitted.log_probs, references, neural, threads)
+    found = config = None
+    if neural is not None:
+        found, config = _rescoring(decoder, tuning, emitted.log_probs, references, neural, threads)
     if as_json:
         print_json(tuning.to_json() | ({"rescoring": found.to_json()} if found else {}))
     else:
         print_result("\n".join([*_report(tuning), *(_report_rescoring(found) if found else ())]))
     with naming_failures(emitted.failed):
         if not dry_run:
-            saved = _save(folder, tuning, lm, manifest, found)
+            saved = _save(folder, tuning, lm, manifest, found, config)
             say(f"asr: saved in {shown(saved)}; evaluate and transcribe will use it")
 
 
@@ -105,34 +107,39 @@ def _place(path: Path, folder: Path) -> str:
 def _rescoring(
     decoder: Any, tuning: Tuning, log_probs: Any, references: list[str], neural: tuple[RnnModel, Rescore],
     threads: int | None,
-) -> Rescoring:  # fmt: skip
+) -> tuple[Rescoring, BeamConfig]:  # fmt: skip
+    """What rescoring gives, and the search whose texts it looks at."""
     from asr.rescore import tune_rescoring, wider
 
     assert tuning.best is not None  # a finished search has one
     config = tuning.best.config.model_copy(update=wider(tuning.best.config))
     lists = decoder.with_config(config.model_copy(update={"nbest": neural[1].nbest})).decode_all(log_probs, threads)
     say("asr: weighing the best texts of the beam by the neural language model")
-    found = tune_rescoring(lists, references, *neural)
-    if found.helps:  # what is saved is what was measured
-        tuning.best = replace(tuning.best, config=config, rate=found.rate, low=found.low, high=found.high)
-    return found
+    return tune_rescoring(lists, references, *neural), config
 
 
-def _save(folder: Path, tuning: Tuning, lm: Path, manifest: Path, found: Rescoring | None = None) -> Path:
+def _save(
+    folder: Path, tuning: Tuning, lm: Path, manifest: Path, found: Rescoring | None, wider: BeamConfig | None
+) -> Path:
+    """Saves what was measured: the best search; or, where rescoring helps, the wider one before it, and its weights."""
     from asr.decode.tuned import Tuned, write_tuned
 
     assert tuning.best is not None  # a finished search has one
+    best: Point | Rescoring = tuning.best
+    config, rescore = tuning.best.config, None
+    if found is not None and wider is not None and found.helps:
+        best, config, rescore = found, wider, found.how
     facts: dict[str, Any] = {
         "manifest": str(manifest), "utterances": tuning.utterances, "words": tuning.words,
-        "wer": tuning.best.rate, "low": tuning.best.low, "high": tuning.best.high, "greedy_wer": tuning.greedy.rate,
+        "wer": best.rate, "low": best.low, "high": best.high, "greedy_wer": tuning.greedy.rate,
     }  # fmt: skip
     return write_tuned(
         folder,
         Tuned(
-            config=tuning.best.config,
+            config=config,
             lm=_place(lm, folder),
             lm_bytes=lm.stat().st_size,
-            rescore=found.how if found is not None and found.helps else None,
+            rescore=rescore,
             tuning=facts,
         ),
     )

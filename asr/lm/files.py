@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import sys
@@ -35,6 +36,8 @@ def read_lines(paths: Iterable[str | Path]) -> Iterator[str]:
         try:
             with _open(path) as file:
                 for number, line in enumerate(file, start=1):
+                    if number == 1:
+                        line = line.removeprefix(codecs.BOM_UTF8)  # Windows editors write it
                     try:
                         text = line.decode()
                     except UnicodeDecodeError as error:

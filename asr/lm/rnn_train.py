@@ -30,9 +30,9 @@ from torch import Tensor
 from asr.checkpoint import has_state, load_state, read_json, save_state
 from asr.config import OptimConfig, Stage, parse
 from asr.errors import CheckpointError, ConfigError, DataError, TrainingError, nearest, os_reason
-from asr.files import open_atomic, write_json
+from asr.files import held, open_atomic, write_json
 from asr.lm.rnn import RnnConfig, RnnModel, RnnNetwork, bits
-from asr.lm.rnn_folder import CONFIG, save_rnn, set_tensors, tensors_of
+from asr.lm.rnn_folder import save_rnn, set_tensors, tensors_of
 from asr.lm.rnn_text import NO_TARGET, Corpus, Reading, Streams
 from asr.runtime import (
     Interrupt,
@@ -191,11 +191,17 @@ class Trainer:
         self.source = commit()
         if known and has_state(out / "checkpoints"):
             self._load()
-        self._cut_metrics()
 
     def run_to_end(self, watch: Watcher) -> Report:
+        """Trains until it is over, or until it is asked to stop.
+
+        Raises:
+            ConfigError: another process is training this model.
+        """
         p = self.progress
-        with self.interrupt:
+        busy = f"{self.out}: another process is training this model; stop it first"
+        with held(self.out / "training.json", busy), self.interrupt:
+            self._cut_metrics()
             self._say_hello()
             while not (p.done or self.interrupt.asked):
                 self._epoch(watch)
@@ -227,12 +233,13 @@ class Trainer:
                                   grad_norm=round(norm, 4), seconds=round(p.seconds, 2))  # fmt: skip
             watch({"epochs": how.epochs, "epoch": p.epoch + p.window / len(streams), "bits": bits_now,
                    "tokens": float(count), "held_out": p.best_bits or math.nan})  # fmt: skip
-            if self.interrupt.asked and p.window < len(streams):
-                return
             if p.step % how.validate_every == 0 and p.window < len(streams):
                 self._validate(ratio)
                 if p.done:
                     return
+            # After the measurement, which a training that goes on from here would not make.
+            if self.interrupt.asked and p.window < len(streams):
+                return
             if now - saved_at > how.checkpoint_every_s:
                 self._checkpoint()
                 saved_at = time.perf_counter()
@@ -271,6 +278,12 @@ class Trainer:
         self.model.forget_tables()
         measured = held_out_bits(self.model, self.reading.held_out)
         self.network.train()
+        if not math.isfinite(measured):
+            lr = self.optimizer.param_groups[0]["lr"]
+            raise TrainingError(
+                f"update {p.step}: the held-out text has no finite probability at learning rate {lr:.2e}; "
+                "the model saved before is whole: lower lr (--set lr=0.001)"
+            )
         p.measured += 1
         better = p.best_bits is None or measured < p.best_bits
         p.since_best = 0 if better else p.since_best + 1
@@ -422,7 +435,7 @@ def _open(out: Path, reading: Reading, cfg: RnnConfig, how: RnnTrainConfig) -> b
             what = "text" if text != reading.sha256 else "tokenizer"
             raise DataError(f"{out} holds a training on another {what}, which this would not continue; {elsewhere}")
         return True
-    if (out / CONFIG).exists() or (out / "config.yaml").exists() or out.is_file():
+    if out.is_file() or (out.is_dir() and not _is_unbegun(out)):
         raise ConfigError(f"{out} holds something else; {elsewhere}")
     try:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -431,3 +444,11 @@ def _open(out: Path, reading: Reading, cfg: RnnConfig, how: RnnTrainConfig) -> b
     except OSError as error:
         raise CheckpointError(f"cannot write: {os_reason(error)}", out) from error
     return False
+
+
+def _is_unbegun(out: Path) -> bool:
+    """Whether a folder is empty, or as a kill leaves it before the record of the training is written."""
+    names = {path.name for path in out.iterdir()}
+    return not names or (
+        "checkpoints" in names and names <= {"checkpoints", TOKENIZER} and not any((out / "checkpoints").iterdir())
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import struct
@@ -23,6 +24,8 @@ SUFFIXES = frozenset(
         *("mov", "mp4", "mpeg", "mpg", "mts", "ogv", "spx", "webm", "wma", "wmv", "wv"),
     )
 )
+#: of what ffmpeg says, so many bytes from the beginning are looked at, and as many from the end
+_MUCH = 500_000
 INSTALL = "install ffmpeg (apt install ffmpeg, brew install ffmpeg, winget install ffmpeg), or convert the file to WAV"
 
 
@@ -43,7 +46,7 @@ class Decoder:
     frames: int | None = None
 
     def __init__(self, program: str, path: Path, where: str | Path) -> None:
-        self._where = where
+        self._where, self._path = where, path
         # Its messages go to a file, which nobody must empty as a pipe; opened anew to be read, since a handle that
         # both sides share has one position: reading would move the place where ffmpeg writes on.
         self._folder = tempfile.TemporaryDirectory(prefix="asr-ffmpeg-")
@@ -118,25 +121,35 @@ class Decoder:
         return rate_hz, channels
 
     def _said(self) -> str:
-        # A damaged file can give a line a packet: the first of them say what is wrong.
+        # A damaged file can give a line a packet: the first of them say what is wrong, the last how it ended.
         with self._errors.open("rb") as errors:
-            return errors.read(1_000_000).decode("utf-8", "replace")
+            said = errors.read(_MUCH)
+            if left := max(0, self._errors.stat().st_size - errors.tell()):
+                errors.seek(max(0, left - _MUCH), os.SEEK_CUR)
+                said += b"\n" + errors.read(_MUCH)
+        return said.decode("utf-8", "replace")
+
+    def _complaints(self, said: str) -> str:
+        """What ffmpeg says is wrong; without the path, and without tags: both may say anything."""
+        lines = [line for line in said.splitlines() if re.search(r"\[(warning|error|fatal)\]", line)]
+        return "\n".join(lines).replace(str(self._path), "")
 
     def _check_end(self) -> None:
         status = self._process.wait()
         said = self._said()
-        if "matches no streams" in said or "does not contain any stream" in said:
+        wrong = self._complaints(said)
+        if "matches no streams" in wrong or "does not contain any stream" in wrong:
             raise DataError("holds no sound: ffmpeg finds no audio track in it (a video without sound?)", self._where)
-        if "misdetection possible" in said:
+        if "misdetection possible" in wrong:
             raise DataError("not audio that can be read: ffmpeg only guesses what it is", self._where)
-        if "partial file" in said or "ended prematurely" in said:
+        if "partial file" in wrong or "ended prematurely" in wrong:
             raise DataError("truncated: ffmpeg meets the end of the file too early; fetch it again", self._where)
         if status:
             raise DataError(f"ffmpeg cannot decode it ({_reason(said)})", self._where)
 
 
 def _duration_s(said: str) -> float | None:
-    found = re.search(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)", said)
+    found = re.search(r"^ *(?:\[[^]]*\] *)*Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)", said, re.MULTILINE)
     return None if found is None else int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -40,9 +41,14 @@ def prepare(request: Request) -> Prepared:
     names = numbered(_name(folder, header) for folder, header in zip(folders, found, strict=True))
     rows = {name: _rows(folder, name, request.out) for name, folder in zip(names, folders, strict=True)}
     profiles = {name: header.normalization if header else "none" for name, header in zip(names, found, strict=True)}
-    if len(set(profiles.values())) > 1 and not request.normalization:
-        said = ", ".join(f"{name} {profile}" for name, profile in profiles.items())
+    said = ", ".join(f"{name} {profile}" for name, profile in profiles.items())
+    if len(set(profiles.values())) > 1 and request.normalization in ("", "none"):
         raise ConfigError(f"the texts went through different normalizations ({said}): choose one for all, --normalize")
+    if request.normalization == "none" and set(profiles.values()) != {"none"}:
+        raise ConfigError(
+            f"the texts went through a normalization already ({said}), of which 'none' would say nothing: "
+            "leave out --normalize, or take an --out that was not prepared with none"
+        )
     id_of = _distinct(rows, lambda u: u.id, "utterances have the id of one")
     speaker_of = _distinct(rows, lambda u: u.speaker, "speakers have the name of one")
     splits: dict[str, list[Utterance]] = defaultdict(list)
@@ -103,7 +109,15 @@ def _distinct(
     shared = {label for label, names in corpora.items() if label and len(names) > 1}
     if shared:
         log.info("%s %s in another corpus, and get their corpus in front", f"{len(shared):,}", said)
-    return lambda corpus, label: f"{corpus}-{label}" if label in shared else label
+    new: dict[tuple[str, str], str] = {}
+    taken = set(corpora)
+    for label in sorted(shared):
+        for corpus in (name for name in rows if name in corpora[label]):
+            wanted = f"{corpus}-{label}"  # which may be another's own
+            free = (f"{wanted}-{number}" for number in itertools.count(2))
+            new[corpus, label] = wanted if wanted not in taken else next(one for one in free if one not in taken)
+            taken.add(new[corpus, label])
+    return lambda corpus, label: new.get((corpus, label), label)
 
 
 def _labels(splits: Iterable[list[Utterance]], key: Callable[[Utterance], str]) -> set[str]:

@@ -6,7 +6,6 @@ Source: https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,6 +45,10 @@ def read(path: Path) -> Found:
     return Found(rows, {}, path)
 
 
+#: no recording is longer than a thousand years, and a float can count its milliseconds
+_LONGEST_S = 4e10
+
+
 def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line, parse_constant=_no_number)
@@ -65,8 +68,8 @@ def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
         value = entry.get(key)
         if value is None:
             continue
-        number_like = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number_like or value < 0 or (key == "duration" and value == 0):
+        number_like = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LONGEST_S
+        if not number_like or (key == "duration" and value == 0):
             raise DataError(f"'{key}' must be a number of seconds, finite and {lowest}, got {value!r}", path, number)
     return entry
 
