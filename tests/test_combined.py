@@ -109,6 +109,31 @@ def test_texts_of_different_profiles_need_one_that_is_asked_for(two, tmp_path):
     assert combined(tmp_path / "all", *two, other).header.normalization == "lower"  # as the folder has one now
 
 
+def test_none_says_nothing_of_texts_that_went_through_something(two, tmp_path):
+    plain = corpus(tmp_path / "c", "calls", {"train": [("6", "", "Six")]}, "none")
+    more = corpus(tmp_path / "d", "cries", {"train": [("7", "", "Ah")]}, "none")
+    with pytest.raises(ConfigError, match="different normalizations"):
+        combined(tmp_path / "all", plain, two[0], normalization="none")
+    with pytest.raises(ConfigError, match=r"went through a normalization already \(bells upper, birds upper\)"):
+        combined(tmp_path / "all", *two, normalization="none")
+    combined(tmp_path / "none", plain, more)
+    before = (tmp_path / "none" / "train.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="different normalizations"):
+        combined(tmp_path / "none", plain, two[0])  # the folder is one of none already
+    assert (tmp_path / "none" / "train.jsonl").read_bytes() == before
+
+
+def test_a_label_with_its_corpus_in_front_is_nobody_elses(tmp_path):
+    a = corpus(tmp_path / "A", "kaldi", {"train": [("1", "1", "ONE"), ("A-1", "A-1", "TWO"), ("A-1-2", "y", "NO")]})
+    b = corpus(tmp_path / "B", "kaldi", {"train": [("1", "1", "THREE")], "dev": [("2", "1", "FOUR")]})
+    found = combined(tmp_path / "all", a, b).prepared.utterances
+    rows = {u.text: (u.id, u.speaker) for split in found.values() for u in split}
+    assert rows == {
+        "ONE": ("A-1-3", "A-1-2"), "TWO": ("A-1", "A-1"), "NO": ("A-1-2", "y"), "THREE": ("B-1", "B-1"),
+        "FOUR": ("2", "B-1"),
+    }  # fmt: skip
+
+
 def test_two_of_one_recipe_are_told_apart_and_imported_data_are_named_by_folder(two, tmp_path):
     second = corpus(tmp_path / "second", "bells", {"train": [("6", "x", "A")]})
     calls = corpus(tmp_path / "calls" / "data", "kaldi", {"train": [("7", "x", "A")]})

@@ -384,6 +384,14 @@ def test_a_nemo_manifest_keeps_offsets_and_other_fields(tmp_path):
         ('{"audio_filepath": "a.wav", "duration": 0}', "'duration' must be a number of seconds, finite and positive"),
         ('{"audio_filepath": "a.wav", "offset": "1"}', "'offset' must be a number of seconds, finite and not negative"),
         (
+            '{"audio_filepath": "a.wav", "offset": 1e308}',
+            "'offset' must be a number of seconds, finite and not negative",
+        ),
+        (
+            '{"audio_filepath": "a.wav", "offset": 1' + "0" * 400 + "}",
+            "'offset' must be a number of seconds, finite and not negative",
+        ),
+        (
             '{"audio_filepath": "a.wav", "duration": NaN}',
             "not valid JSON (NaN is not JSON); expected one object a line",
         ),

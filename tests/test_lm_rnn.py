@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from asr import info
 from asr.checkpoint import load_state
 from asr.commands.lm import app
-from asr.errors import AsrError, CheckpointError, ConfigError, DataError
+from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError
 from asr.lm.rnn import BOUNDARY, RnnConfig, RnnModel, RnnNetwork, sample
 from asr.lm.rnn_folder import describe, find_rnn, is_rnn, load_rnn, save_rnn
 from asr.lm.rnn_perplexity import perplexity
@@ -248,9 +248,9 @@ class Stop:
             self.trainer.interrupt.asked = True
 
 
-@pytest.mark.parametrize("after", [1, 4, 7, 13])
-def test_a_training_that_was_stopped_ends_as_one_that_was_not(tmp_path, after):
-    cfg, how = small("dropout=0.3", "layers=2", "cell=gru")
+@pytest.mark.parametrize(("after", "every"), [(1, 5000), (4, 5000), (7, 5000), (13, 5000), (4, 4), (5, 4)])
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(tmp_path, after, every):
+    cfg, how = small("dropout=0.3", "layers=2", "cell=gru", f"validate_every={every}", "early_stop=100")
     reading = read(LINES, held_out=0.2)
     whole = train(reading, cfg, how, tmp_path / "whole")
     trainer = Trainer(reading, cfg, how, tmp_path / "cut")
@@ -282,6 +282,42 @@ def test_the_same_command_again_does_nothing_and_another_one_is_refused(tmp_path
     save_random_model(tmp_path / "acoustic")
     with pytest.raises(ConfigError, match="holds something else"):
         train(reading, cfg, how, tmp_path / "acoustic")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "train.jsonl", "checkpoints/step-00000001/state.json", "x"])
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path, name):
+    path = tmp_path / "m" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    with pytest.raises(ConfigError, match="holds something else; choose another --out"):
+        train(read(LINES, held_out=0.2), *small("epochs=1"), tmp_path / "m")
+    assert path.read_text() == "precious" and [p for p in (tmp_path / "m").rglob("*") if p.is_file()] == [path]
+
+
+def test_a_folder_as_a_kill_leaves_it_before_the_first_record_is_taken(tmp_path):
+    (tmp_path / "m" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "m" / "tokenizer.json").write_text("{")
+    assert train(read(LINES, held_out=0.2), *small("epochs=1"), tmp_path / "m").progress.done
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path):
+    reading = read(LINES, held_out=0.2)
+    cfg, how = small("epochs=1")
+
+    def second(values) -> None:
+        with pytest.raises(ConfigError, match=r"m: another process is training this model; stop it first"):
+            train(reading, cfg, how, tmp_path / "m")
+        seen.append(values)
+
+    seen: list = []
+    assert train(reading, cfg, how, tmp_path / "m", second).progress.done and seen
+
+
+def test_a_held_out_text_without_a_probability_ends_it_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("asr.lm.rnn_train.held_out_bits", lambda model, corpus: math.nan)
+    with pytest.raises(TrainingError, match=r"update \d+: the held-out text has no finite probability.*lower lr"):
+        train(read(LINES, held_out=0.2), *small("epochs=1"), tmp_path / "m")
+    assert not (tmp_path / "m" / "best").exists()
 
 
 def test_early_stopping_ends_a_training_that_no_longer_helps(tmp_path):

@@ -111,6 +111,17 @@ def test_an_unknown_field_names_the_nearest_and_where_free_values_go(tmp_path):
     assert _message(path) == (f"{path}:1: unknown field 'speakr'; did you mean 'speaker'?; free values go under 'meta'")
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_is_none_is_refused_in_meta_too_but_not_in_a_text(tmp_path, number):
+    text = _row(id="first", text=f"{number} AND NaN", meta={"note": "NaN"})
+    bad = _row(meta={"deep": [{"snr": 0}]}).replace(": 0}]", f": {number}}}]")
+    path = tmp_path / "m.jsonl"
+    path.write_text(f"{text}\n{bad}\n")
+    assert _message(path).startswith(f"{path}:2: not JSON that can be read (Out of range float values")
+    path.write_text(f"{text}\n")
+    assert len(read(path)) == 1
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

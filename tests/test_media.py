@@ -378,12 +378,38 @@ def test_what_ffmpeg_writes_is_read_to_its_end(tmp_path, monkeypatch):
         ),
         (float_wav(noise(1)) + "\nsys.exit('[error] broken')", "ffmpeg cannot decode it (broken)"),
         (float_wav(noise(0.1)[:0]), "the audio has no samples"),
+        (
+            "sys.stderr.write('[warning] a packet is odd\\n' * 60_000)\n"
+            + float_wav(noise(1))
+            + "\nsys.exit('[error] stream 0, offset 0xeb8c: partial file')",
+            "truncated: ffmpeg meets the end of the file too early; fetch it again",
+        ),
     ],
 )
 def test_what_ffmpeg_cannot_decode_is_an_error_in_one_line(tmp_path, monkeypatch, script, expected):
     fake(tmp_path, monkeypatch, script)
     (tmp_path / "x.mp4").write_bytes(b"video")
     assert message(tmp_path / "x.mp4") == expected
+
+
+@posix
+def test_names_and_tags_are_not_taken_for_what_is_wrong(tmp_path, monkeypatch):
+    said = (
+        "[info] Input #0, from 'file:{path}':\n[info]     comment : partial file, ended prematurely\n"
+        "[info]             : Duration: 00:00:09.00\n[info]   Duration: 00:00:01.00, start: 0\n"
+        "[warning] {path}: odd\n"
+    )
+    folder = tmp_path / "partial file" / "matches no streams"
+    folder.mkdir(parents=True)
+    path = folder / "x.mp4"
+    path.write_bytes(b"video")
+    fake(
+        tmp_path,
+        monkeypatch,
+        f"sys.stderr.write({said.format(path=path)!r})\nsys.stderr.flush()\n" + float_wav(noise(1)),
+    )
+    stream = open_stream(path, 16000)
+    assert stream.duration_s == 1.0 and len(whole(stream)) == 16000
 
 
 @posix

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from asr.commands.lm import app
-from asr.errors import AsrError
+from asr.errors import AsrError, ConfigError
 from asr.lm import ngram
 from asr.lm.files import read_lines
 from asr.manifest import Utterance, write
@@ -35,6 +35,32 @@ def test_train_writes_the_model_that_the_library_estimates(text, tmp_path):
     expected = ngram.train(random_text(3), 2)
     assert ngram.load(out).counts == expected.counts
     assert ngram.load(out).score(["w1", "w2"]) == pytest.approx(expected.score(["w1", "w2"]))
+
+
+@pytest.mark.parametrize(
+    "arguments", [("train", "{text}"), ("train", "{other}", "--vocab", "{text}"), ("build", "{lm}")]
+)
+def test_nothing_that_is_read_is_written_over(arguments, text, tmp_path):
+    other, model = tmp_path / "other.txt", tmp_path / "m.arpa"
+    other.write_text("w1 w2\n")
+    run("train", text, "--order", 2, "--out", model)
+    target = model if arguments[0] == "build" else text
+    before = target.read_bytes()
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    paths = [one.format(text=text, other=other, lm=model) for one in arguments]
+    for out in (target, link):
+        with pytest.raises(ConfigError, match="read or written by this command already; choose another file"):
+            run(*paths, "--out", out)
+        assert target.read_bytes() == before
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_word(text, tmp_path):
+    marked = tmp_path / "marked.txt"
+    marked.write_bytes(b"\xef\xbb\xbf" + text.read_bytes())
+    assert list(read_lines([marked, marked])) == 2 * list(read_lines([text]))
+    run("train", text, "--order", 1, "--vocab", marked, "--out", tmp_path / "m.arpa")
+    assert set(ngram.load(tmp_path / "m.arpa").words[3:]) == set(text.read_text().split())
 
 
 def test_train_takes_several_texts_pruning_and_a_word_list(text, tmp_path):

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr import manifest as manifests
 from asr.cli import app
 from asr.decode.choose import NO_LM
 from asr.decode.decoder import BeamDecoder
@@ -22,7 +23,16 @@ from asr.errors import CheckpointError, ConfigError, DataError
 from asr.lm import ngram
 from asr.lm.rnn import NumpyTokens, RnnConfig, RnnModel, RnnNetwork
 from asr.lm.rnn_folder import save_rnn
-from asr.rescore import BONUSES_TRIED, SCALES_TRIED, WEIGHTS_TRIED, check_fits, decoder_for, rescored, tune_rescoring
+from asr.rescore import (
+    BONUSES_TRIED,
+    SCALES_TRIED,
+    WEIGHTS_TRIED,
+    Rescoring,
+    check_fits,
+    decoder_for,
+    rescored,
+    tune_rescoring,
+)
 from asr.tokenizer import CharTokenizer
 from asr.wer import word_counts
 from tests.builders import build_corpus
@@ -246,6 +256,12 @@ def test_a_decoder_rescores_where_it_is_asked_to_or_tuned(parts, tmp_path):
     assert "x 0.9, words +1" in decoder_for(tuned_am, tokenizer, weight=0.9).name
     assert decoder_for(tuned_am, tokenizer, rescore=NO_LM).name == "beam 30"
     assert decoder_for(tuned_am, tokenizer, "greedy").name == "greedy"
+    (tuned_am / "decoder.json").write_text("{broken")  # greedy decoding, and tuning anew, need nothing of it
+    assert decoder_for(tuned_am, tokenizer, "greedy").name == "greedy"
+    with pytest.raises(CheckpointError, match="asr tune"):
+        decoder_for(tuned_am, tokenizer)
+    with pytest.raises(ConfigError, match=r"rescoring: nbest: .*less than or equal to 10000, got 20000"):
+        decoder_for(am, tokenizer, "beam", {"nbest": 20_000}, rescore=rnn)
 
 
 def test_what_cannot_be_rescored_is_said(parts, tmp_path, caplog):
@@ -272,6 +288,30 @@ def test_what_cannot_be_rescored_is_said(parts, tmp_path, caplog):
 def run(capsys, *arguments) -> str:
     app(list(map(str, arguments)), standalone_mode=False)
     return capsys.readouterr().out
+
+
+def test_where_rescoring_helps_the_search_is_reported_as_it_was_and_saved_as_it_is_used(
+    parts, tmp_path, capsys, monkeypatch
+):
+    folder, manifest = parts
+    am = save_random_model(tmp_path / "am")
+
+    def helps(lists, references, model, how):
+        return Rescoring(how, rate=0.01, low=0.0, high=0.02, before=0.5, oracle=0.0, texts=3.0, surface={}, helps=True)
+
+    monkeypatch.setattr("asr.rescore.tune_rescoring", helps)
+    where = ("--cache", tmp_path / "cache", "--device", "cpu", "--threads", 1)
+    tune = ("tune", am, manifest, "--lm", folder / "lm.arpa", "--rescore", folder / "rnn", *where)
+    document = json.loads(run(capsys, *tune, "--json"))
+    best = document["best"]
+    words = sum(len(u.text.split()) for u in manifests.read(manifest))
+    assert best["wer"] == pytest.approx(best["errors"] / words) and best in document["searches"]
+    assert document["rescoring"]["wer"] == 0.01
+    tuned = read_tuned(am)
+    assert tuned is not None and tuned.tuning["wer"] == 0.01 and tuned.rescore is not None
+    assert tuned.config.beam_width == max(200, best["beam_width"])
+    said = run(capsys, *tune)
+    assert said.count("<- chosen") == 1 and f"beam {best['beam_width']}: WER {100 * best['wer']:.2f} %" in said
 
 
 def test_the_commands_tune_evaluate_and_transcribe_with_it(parts, tmp_path, capsys):
