@@ -12,6 +12,7 @@ import torch
 
 from asr import manifest as manifests
 from asr.checkpoint import build_model, load_model
+from asr.config import RunConfig, override
 from asr.errors import CheckpointError, ConfigError
 from asr.manifest import write
 from asr.pretrained import start_from
@@ -96,3 +97,10 @@ def test_a_start_that_is_no_model_is_one_line_and_begins_no_run(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
         train(tiny_config("train.init=/nowhere"), tmp_path / "data", tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["run", "run #2", "a: b", "ü '\"\\", "- 1", "😀", "null", "{x}"])
+def test_any_path_can_be_the_start(tmp_path, name):
+    from asr.commands.training import _settings
+
+    assert override(RunConfig(), _settings(None, tmp_path / name, None)).train.init == str(tmp_path / name)

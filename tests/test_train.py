@@ -415,8 +415,9 @@ def test_a_checkpoint_before_the_first_update_can_be_resumed(data, tmp_path):
     rows = list(manifests.read(folder / "train.jsonl"))
     manifests.write(folder / "train.jsonl", [Utterance("short", "short.wav", 0.2, "abcdabcdabc"), *rows[:2]])
     cfg = tiny_config("train.epochs=2", "batch.max_utterances=1", "train.sortagrad=true", "batch.workers=0")
-    steps = iter([False, True])  # asked when the empty batch is done
-    train(cfg, folder, tmp_path / "run", lambda values: next(steps, None) and _send(signal.SIGINT)())
+    report = train(cfg, folder, tmp_path / "run", _at_step(1, _send(signal.SIGINT)))
+    assert report.interrupted and report.progress.step == 1 and report.progress.loss_count == 0
+    assert not any(name.startswith("optimizer.") for name in load_file(_newest(tmp_path / "run") / "state.safetensors"))
     assert resume(tmp_path / "run").progress.step == 6
 
 

@@ -82,7 +82,7 @@ def _settings(set_: list[str] | None, init: Path | None, max_batch_seconds: str 
     """What the options change in the config."""
     settings = [*(set_ or ())]
     if init is not None:  # quoted, as a path may hold what YAML takes for a comment or a mapping
-        settings.append(f"train.init={json.dumps(str(init.resolve()))}")
+        settings.append(f"train.init={json.dumps(str(init.resolve()), ensure_ascii=False)}")
     if max_batch_seconds is not None:
         settings.append(f"batch.max_batch_s={max_batch_seconds}")
     return settings

@@ -15,8 +15,8 @@ from asr.config import OptimConfig
 def learning_rate(cfg: OptimConfig, done: float) -> float:
     """The rate when a share ``done`` of all steps is behind; beyond 1 it is that of 1.
 
-    >>> [learning_rate(OptimConfig(lr=1.0, warmup_fraction=0.5), x) for x in (0.25, 0.5, 1.0)]
-    [0.5, 1.0, 0.0]
+    >>> [learning_rate(OptimConfig(lr=1.0, warmup_fraction=0.5), x) for x in (0.25, 0.5, 1.0, 1.5)]
+    [0.5, 1.0, 0.0, 0.0]
     """
     done = min(done, 1.0)
     if done < cfg.warmup_fraction:
