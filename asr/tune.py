@@ -1,9 +1,9 @@
 """Decoder settings for a model and a language model, by the word error rate on a dev set.
 
 The order: the weights alpha and beta on a grid that grows while its best point lies on its edge, then on a finer grid
-around that point; the price of unknown words; then width and pruning. Weights go by the lowest error rate, ties by the
-neighbours'. Width and pruning are judged by the texts, which say more than a few errors: the fastest search is taken
-that finds nearly the same words as the widest.
+around that point; the price of unknown words; then width and pruning. Of the weights whose error rate is not surely
+above the lowest one, those nearest to the usual ones are taken. Width and pruning are judged by the texts, which say
+more than a few errors: the fastest search is taken that finds nearly the same words as the widest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +36,8 @@ ALPHA_RANGE, BETA_RANGE = (0.0, 4.0), (-4.5, 12.0)
 MOST_DIFFERENT = 0.001
 #: another price of unknown words is taken when it saves more errors than this many deviations of the difference
 SURE = 1.0
+#: weights are as good as the best unless they have more errors by over so many deviations of the difference
+AS_GOOD = 0.7
 UNKNOWNS = (-30.0, -20.0, -15.0, -10.0, -7.0, -5.0, -3.0)
 #: (width, token floor, beam pruning); the first is the widest, against which the others are held
 SEARCHES: tuple[tuple[int, float | None, float | None], ...] = (
@@ -188,7 +190,7 @@ def _deviations(worse: Point, better: Point) -> float:
 def _tune_weights(
     surface: dict[tuple[float, float], Point], measure: _Measure, base: BeamConfig
 ) -> tuple[float, float]:
-    """Fills the surface; its lowest point."""
+    """Fills the surface; the point of it that is taken."""
 
     def look(alphas: Sequence[float], betas: Sequence[float]) -> None:
         for alpha, beta in itertools.product(alphas, betas):
@@ -204,7 +206,7 @@ def _tune_weights(
             break
     near = [alpha + i * ALPHA_STEP / 2 for i in range(-2, 3)]
     look([a for a in near if a >= ALPHA_RANGE[0]], [beta + i * BETA_STEP / 2 for i in range(-2, 3)])
-    return lowest(surface, ALPHA_STEP / 2, BETA_STEP / 2)
+    return nearest_usual(surface, lowest(surface, ALPHA_STEP / 2, BETA_STEP / 2))
 
 
 def _grow(values: list[float], best: float, step: float, limits: tuple[float, float]) -> bool:
@@ -219,10 +221,7 @@ def _grow(values: list[float], best: float, step: float, limits: tuple[float, fl
 
 
 def lowest(surface: dict[tuple[float, float], Point], alpha_step: float, beta_step: float) -> tuple[float, float]:
-    """The point with the fewest errors; of several, the one with the fewest in its neighbourhood, then the smallest.
-
-    Means over neighbours, a fitted parabola and weighted means were tried instead: ``docs/log.md``.
-    """
+    """The point with the fewest errors; of several, the one with the fewest in its neighbourhood, then the smallest."""
 
     def judged(key: tuple[float, float]) -> tuple[int, float, float, float]:
         alpha, beta = key
@@ -231,6 +230,24 @@ def lowest(surface: dict[tuple[float, float], Point], alpha_step: float, beta_st
         return surface[key].errors, sum(errors) / len(errors), alpha, abs(beta)
 
     return min(surface, key=judged)
+
+
+def nearest_usual(
+    surface: Mapping[tuple[float, float], Point], best: tuple[float, float], usual: BeamConfig | None = None
+) -> tuple[float, float]:
+    """Of the points that are not surely worse than the best, the nearest to the usual weights, in steps of the grid.
+
+    On few words the lowest point is partly luck; on many, few others are as good. What else was tried: ``docs/log.md``.
+
+    Source: Breiman et al. 1984, "Classification and regression trees", section 3.4.3, the one-standard-error rule.
+    """
+    usual = usual or BeamConfig()
+
+    def far(key: tuple[float, float]) -> tuple[float, int]:
+        alpha_steps, beta_steps = (key[0] - usual.alpha) / ALPHA_STEP, (key[1] - usual.beta) / BETA_STEP
+        return alpha_steps**2 + beta_steps**2, surface[key].errors
+
+    return min((key for key in surface if _deviations(surface[key], surface[best]) <= AS_GOOD), key=far)
 
 
 class _Measure:
