@@ -34,10 +34,8 @@ BETAS = tuple(BETA_STEP * i for i in range(-1, 6))
 ALPHA_RANGE, BETA_RANGE = (0.0, 4.0), (-4.5, 12.0)
 #: of the words that the widest search finds, as many may be others
 MOST_DIFFERENT = 0.001
-#: another price of unknown words is taken when it saves more errors than this many deviations of the difference
+#: a setting is surely better than another one when it saves more errors than this many deviations of the difference
 SURE = 1.0
-#: weights are as good as the best unless they have more errors by over so many deviations of the difference
-AS_GOOD = 0.7
 UNKNOWNS = (-30.0, -20.0, -15.0, -10.0, -7.0, -5.0, -3.0)
 #: (width, token floor, beam pruning); the first is the widest, against which the others are held
 SEARCHES: tuple[tuple[int, float | None, float | None], ...] = (
@@ -247,7 +245,7 @@ def nearest_usual(
         alpha_steps, beta_steps = (key[0] - usual.alpha) / ALPHA_STEP, (key[1] - usual.beta) / BETA_STEP
         return alpha_steps**2 + beta_steps**2, surface[key].errors
 
-    return min((key for key in surface if _deviations(surface[key], surface[best]) <= AS_GOOD), key=far)
+    return min((key for key in surface if _deviations(surface[key], surface[best]) <= SURE), key=far)
 
 
 class _Measure:
