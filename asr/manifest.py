@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import gc
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from typing import Any
 from asr.errors import DataError, nearest, os_reason
 from asr.files import open_atomic
 
-_LARGEST = sys.float_info.max  # JSON has integers beyond every float
+#: a sum over any number of rows stays finite
+LONGEST_S = 1e300
 _loads = json.JSONDecoder().decode
 _FIELDS = ("id", "audio_path", "duration_s", "text", "speaker", "offset_s", "meta")
 
@@ -168,8 +168,8 @@ def _utterance(row: Any, path: Path, line: int) -> Utterance:
     if not (
         type(id_) is str and id_ and type(audio_path) is str and audio_path
         and type(text) is str and type(speaker) is str
-        and type(duration_s) in (float, int) and 0 < duration_s <= _LARGEST
-        and type(offset_s) in (float, int) and 0 <= offset_s <= _LARGEST
+        and type(duration_s) in (float, int) and 0 < duration_s <= LONGEST_S
+        and type(offset_s) in (float, int) and 0 <= offset_s <= LONGEST_S
         and (meta is None or type(meta) is dict)
     ):  # fmt: skip
         raise DataError(_problem(row), path, line)
@@ -214,7 +214,7 @@ def _problem(row: dict[str, Any]) -> str:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not (0 <= value <= _LARGEST)
+            or not (0 <= value <= LONGEST_S)
             or (key == "duration_s" and value == 0)
         ):
             return f"{who}'{key}' must be a number of seconds, finite and {low}, got {value!r}"

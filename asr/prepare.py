@@ -98,13 +98,18 @@ class Prepared:
             count = len({u.speaker for u in rows} - {""})
             speakers = f"{count:,} speaker{'s' if count > 1 else ''}" if count else "speakers not known"
             lines.append(f"{name}: {len(rows):,} utterances, {hours:.2f} h, {speakers}")
-        # by id: a split can be the union of others
-        kept = len({u.id for rows in self.utterances.values() for u in rows})
+        # a split can be the union of others; two can have the same ids for different ones
+        kept = len({same(u) for rows in self.utterances.values() for u in rows})
         lines.append(f"kept {kept:,} of {kept + len(self.dropped):,}")
         lines += [f"dropped {id_}: {why}" for id_, why in list(self.dropped.items())[:10]]
         if len(self.dropped) > 10:
             lines.append(f"… and {len(self.dropped) - 10} more")
         return lines
+
+
+def same(utterance: Utterance) -> tuple[str, str, float]:
+    """What two rows have in common that are of one utterance, in whatever manifests."""
+    return utterance.id, utterance.audio_path, utterance.offset_s
 
 
 def perform(recipe: Recipe, request: Request) -> Prepared:

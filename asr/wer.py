@@ -21,7 +21,7 @@ from asr.errors import ConfigError, DataError, nearest
 from asr.scoring.bootstrap import Ends, Interval, bootstrap_intervals, unit_of
 from asr.scoring.bootstrap import bootstrap_interval as bootstrap_interval
 from asr.scoring.sclite import Aligned, align_words
-from asr.scoring.transcripts import NOTHING_KNOWN, Facts, read
+from asr.scoring.transcripts import NOTHING_KNOWN, Facts, read, together
 from asr.text import normalize
 
 Alignment = Literal["levenshtein", "sclite"]
@@ -258,7 +258,7 @@ def score_files(
         raise DataError(f"no id in common with {ref_path}: for example '{here}' here, '{there}' there", hyp_path)
     missing_in_hyp = hypotheses.complete(references.texts)
     missing_in_ref = references.complete(hypotheses.texts)
-    facts = hypotheses.facts | references.facts
+    facts = together(references.facts, hypotheses.facts)
     rows = (
         (id_, normalize(text, normalization), normalize(hypotheses.texts[id_], normalization))
         for id_, text in references.texts.items()

@@ -217,7 +217,7 @@ def test_without_a_model_the_odd_rate_out_is_a_warning(tmp_path):
 
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize(
-    "changes", [{"offset_s": 1e308}, {"offset_s": 0.5, "duration_s": 1e308}, {"duration_s": 1e308}]
+    "changes", [{"offset_s": 1e299}, {"offset_s": 0.5, "duration_s": 1e299}, {"duration_s": 1e299}]
 )
 def test_times_beyond_all_files_are_findings(tmp_path, changes, deep):
     write_wav(tmp_path / "u.wav", noise(1.0))
@@ -519,6 +519,16 @@ def test_what_the_data_say_of_themselves_comes_along(tmp_path):
         assert found_ is not None and (found_.normalization, found_.tokenizer) == ("upper", "bpe.json")
         assert {name: facts["utterances"] for name, facts in found_.splits.items()} == {"train": 1, "dev": 1}
     assert examine([clean / "train.jsonl"], of_config(RunConfig(text={"tokenizer": "char"}), clean)).errors == 0
+
+
+def test_what_is_left_out_is_not_written_over_what_was_given_or_another_target(tmp_path):
+    path = corpus(tmp_path / "d", utterance("a"), utterance("gone", audio_path="gone.wav"), name="x.dropped")
+    with pytest.raises(DataError, match="--fix would write there what it leaves out; choose another place"):
+        fixing.targets([path], tmp_path / "d" / "x.jsonl")
+    paths = [path, corpus(tmp_path / "d", utterance("b"), name="x")]
+    with pytest.raises(DataError, match="what it leaves out"):
+        fixing.targets(paths, tmp_path / "clean")
+    assert set(fixing.targets(paths[1:], tmp_path / "clean.jsonl").values()) == {tmp_path / "clean.jsonl"}
 
 
 @pytest.mark.parametrize("other", ["header", "subwords", "damaged"])

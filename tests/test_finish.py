@@ -103,6 +103,36 @@ def test_split_by_split_the_header_describes_all_that_is_there(tmp_path):
     assert read_tokenizer(tmp_path / "tokenizer.json").kind == "unigram"  # on the train.jsonl that was there
 
 
+def test_what_was_prepared_before_and_is_now_in_train_too_is_said(tmp_path, caplog):
+    def recipe(**splits: range) -> Recipe:
+        def write(request: Request) -> Prepared:
+            rows = {n: [Utterance(f"u{i}", f"{i}.wav", 1.0, "ONE") for i in ids] for n, ids in splits.items()}
+            return write_splits(request.out, rows, {})
+
+        return Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
+
+    prepare(recipe(train=range(8), dev=range(8, 10)), Request(tmp_path), TextOptions())
+    prepare(recipe(test=range(20, 25), other=range(8)), Request(tmp_path), TextOptions())
+    assert not caplog.messages
+    prepare(recipe(train=range(10)), Request(tmp_path), TextOptions())
+    assert caplog.messages == [
+        f"{tmp_path}/train.jsonl: 2 of its utterances are in dev.jsonl, too, which was prepared before: "
+        "prepare both together, or remove it"
+    ]
+
+
+def test_splits_with_the_same_ids_for_different_utterances_are_counted_apart(tmp_path):
+    def write(request: Request) -> Prepared:
+        rows = {n: [Utterance(f"u{i}", f"{n}/{i}.wav", 1.0, "one 1") for i in range(2)] for n in ("train", "test")}
+        rows["all"] = [*rows["train"]]  # the same ones
+        return write_splits(request.out, rows, {"x": "bad"})
+
+    recipe = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
+    finished = prepare(recipe, Request(tmp_path), TextOptions("upper"))
+    assert "kept 4 of 5" in finished.summary() and finished.header.flagged_numbers == 4
+    assert "normalized: 4 texts changed" in finished.notes
+
+
 def test_a_folder_keeps_one_profile(tmp_path):
     prepare(recipe_of(), Request(tmp_path), TextOptions("lower"))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}

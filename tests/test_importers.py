@@ -345,6 +345,55 @@ def test_a_source_is_never_overwritten(tmp_path):
     with pytest.raises(ConfigError, match="would overwrite what it is made from; give another --out or --name"):
         run("nemo", source, tmp_path)
     assert "audio_filepath" in source.read_text()
+    two = write(tmp_path / "dev.jsonl", '{"audio_filepath": "a.wav", "text": "HI"}\n' * 2)
+    with pytest.raises(ConfigError, match=r"dev\.jsonl would overwrite what it is made from"):
+        run("nemo", two, tmp_path, dev="0.5")
+    assert "audio_filepath" in two.read_text()
+
+
+def test_a_row_without_a_speaker_does_not_split_the_others(tmp_path, caplog):
+    write_wav(tmp_path / "a.wav", TONE)
+    lines = [f"{tmp_path}/a.wav,T{i},{'' if i % 9 == 0 else f's{i % 6}'}\n" for i in range(36)]
+    source = write(tmp_path / "t.csv", "audio_path,text,speaker\n" + "".join(lines))
+    prepared = run("csv", source, tmp_path / "out", dev="0.34")
+    train, dev = (prepared.utterances[name] for name in ("train", "dev"))
+    speakers = [{u.speaker for u in rows} - {""} for rows in (train, dev)]
+    assert len(speakers[1]) == 2 and not speakers[0] & speakers[1]
+    assert sum(not u.speaker for u in dev) == 1
+    assert "4 utterances have no speaker: 1 are in dev, whoever speaks them" in caplog.messages
+
+
+def test_an_id_that_a_table_gives_stays_and_made_ones_make_way(tmp_path):
+    for name in ("a", "b"):
+        write_wav(tmp_path / f"{name}.wav", TONE)
+    rows = "".join(f"{tmp_path}/{name}.wav,T,{id_}\n" for name, id_ in (("a", ""), ("b", "a"), ("b", "")))
+    source = write(tmp_path / "t.csv", f"audio_path,text,id\n{rows}")
+    found = run("csv", source, tmp_path / "out").utterances["t"]
+    assert {u.id: Path(u.audio_path).stem for u in found} == {"a-2": "a", "a": "b", "b": "b"}
+
+
+def test_two_further_columns_of_one_name_are_an_error(tmp_path):
+    source = write(tmp_path / "t.csv", "audio_path,text,m,m\na.wav,T,1,2\n")
+    with pytest.raises(DataError, match="has 2 columns 'm': which one is meant"):
+        run("csv", source, tmp_path / "out")
+
+
+def test_a_carriage_return_inside_a_line_is_a_space(tmp_path):
+    write_wav(tmp_path / "a.wav", TONE)
+    for number, newline in enumerate(("\n", "\r\n")):
+        lines = [f"{tmp_path}/a.wav\the\rllo {i}" for i in range(2)]
+        source = write(tmp_path / f"{number}.tsv", newline.join(["audio_path\ttext", *lines, ""]).encode())
+        found = run("csv", source, tmp_path / "out").utterances[str(number)]
+        assert [u.text for u in found] == ["he llo 0", "he llo 1"]
+
+
+def test_of_two_texts_of_one_name_one_is_taken_and_the_other_named(tmp_path):
+    write_wav(tmp_path / "f" / "a.wav", TONE)
+    write(tmp_path / "f" / "a.txt", "one")
+    write(tmp_path / "f" / "a.TXT", "two")
+    prepared = run("folder", tmp_path / "f", tmp_path / "out")
+    assert [u.text for rows in prepared.utterances.values() for u in rows] == ["one"]
+    assert prepared.dropped == {"a.TXT": "a.txt beside it has the same name"}
 
 
 # NeMo

@@ -182,10 +182,10 @@ UTTERANCES = st.builds(
     Utterance,
     id=TEXT.filter(bool),
     audio_path=TEXT.filter(bool),
-    duration_s=st.floats(min_value=0, exclude_min=True, allow_infinity=False) | st.integers(1, 10**6),
+    duration_s=st.floats(min_value=0, max_value=1e300, exclude_min=True) | st.integers(1, 10**6),
     text=TEXT,
     speaker=TEXT,
-    offset_s=st.floats(min_value=0, allow_infinity=False),
+    offset_s=st.floats(min_value=0, max_value=1e300),
     meta=st.none() | st.dictionaries(TEXT, JSON_VALUES, min_size=1, max_size=3),
 )
 

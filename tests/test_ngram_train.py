@@ -98,12 +98,13 @@ def test_a_text_too_small_for_discounts_says_so(caplog):
         ngram.train(["a b", "a c"], 2, discount_fallback=None)
 
 
-@pytest.mark.parametrize("word", ["<s>", "</s>", "<unk>"])
+@pytest.mark.parametrize("word", ["<s>", "</s>", "<unk>", "<UNK>"])
 def test_the_models_own_words_in_the_text_are_an_error_that_names_the_line(word):
     with pytest.raises(DataError, match=f"line 2 of the text has the word {word}"):
         ngram.train(["a", f"b {word} c"], 2)
     skipped = ngram.train(["a", f"b {word} c"], 2, skip_symbols=True)
     np.testing.assert_array_equal(skipped.score_words(["b", "c"]), ngram.train(["a", "b c"], 2).score_words(["b", "c"]))
+    assert set(skipped.words[3:]) == {"a", "b", "c"}
 
 
 def test_no_text_is_an_error():

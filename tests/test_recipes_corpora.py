@@ -144,6 +144,25 @@ def yesno(path: Path) -> Path:
     return build(path, {"waves_yesno/README": "yes no"} | {f"waves_yesno/{name}.wav": wave for name in names})
 
 
+def test_an_archive_that_was_packed_again_is_read_or_refused_in_one_line(tmp_path):
+    wave = encoded("WAV", 8000)
+    names = ["_".join(f"{i:08b}") for i in range(60)]
+    flat = build(tmp_path / "flat.tgz", {"README": "yes no"} | {f"{name}.wav": wave for name in names})
+    with pytest.raises(DataError, match=r"flat\.tgz: its files are in no folder: is this the archive as"):
+        run("yesno", tmp_path / "flat", flat)
+    assert not (tmp_path / "flat" / "README").exists()
+    apple = tmp_path / "apple.tgz"
+    with tarfile.open(apple, "w:gz") as tar:
+        for name, content in {
+            "._waves_yesno": b"x", "notes.txt": b"x", "waves_yesno/README": b"yes no",
+            **{f"waves_yesno/{name}.wav": wave for name in names},
+        }.items():  # fmt: skip
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert len(run("yesno", tmp_path / "out", apple).utterances["train"]) > 20
+
+
 def test_yesno_has_kaldis_splits(tmp_path):
     prepared = run("yesno", tmp_path / "out", yesno(tmp_path / "y.tar.gz"))
     found = ids(prepared)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from asr import wer
 from asr.errors import ConfigError, DataError
 from asr.scoring.bootstrap import Interval
+from asr.scoring.compare import compare_files
 from asr.scoring.transcripts import Facts
 from asr.wer import Counts, Rate
 from tests.reference.edit_distance import edit_distance
@@ -431,3 +432,17 @@ def test_format_score_gives_rates_intervals_and_counts() -> None:
 def test_format_score_says_undefined_for_errors_without_reference() -> None:
     first = wer.format_score(wer.score([("u1", "", "uh um")])).splitlines()[0]
     assert first == "WER undefined  (2 errors: 0 sub, 0 del, 2 ins; 0 words, 1 utterance)"
+
+
+def test_what_either_file_knows_of_an_utterance_counts(tmp_path: Path) -> None:
+    speakers = [f"s{i % 6}" for i in range(12)]
+    hyps = [{"id": f"u{i}", "hypothesis": "a", "speaker": s, "meta": {"n": i, "x": 1}} for i, s in enumerate(speakers)]
+    refs = [{"id": f"u{i}", "text": "a b", "duration_s": 1.5, "meta": {"x": 2}} for i in range(12)]
+    refs[0]["speaker"] = "other"
+    files = jsonl(tmp_path / "ref.jsonl", *refs), jsonl(tmp_path / "hyp.jsonl", *hyps)
+    found, _, _ = wer.score_files(*files)
+    assert found.interval.drawn == "7 speakers"
+    first, second = (one.facts for one in found.per_utterance[:2])
+    assert first == Facts("other", 1.5, {"n": 0, "x": 2}) and second == Facts("s1", 1.5, {"n": 1, "x": 2})
+    result, _ = compare_files(files[0], files[1], files[1])
+    assert result.interval.drawn == "7 speakers"

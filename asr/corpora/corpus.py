@@ -55,13 +55,21 @@ def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable
 
 
 def _top(archive: Path) -> str:
-    """The folder that an archive fills; empty when that cannot be read (to unpack it is an error then)."""
+    """The folder that an archive fills; empty when that cannot be read (to unpack it is an error then).
+
+    Raises:
+        DataError: its files are in no folder.
+    """
     try:
         with tarfile.open(archive) as tar:
-            first = tar.next()
+            for member in tar:
+                name, slash, _ = member.name.removeprefix("./").partition("/")
+                # What macOS knows of a file beside it, and files beside the folder, say nothing.
+                if name and name != "." and (slash or member.isdir()) and not name.startswith("._"):
+                    return name
     except (tarfile.TarError, OSError, EOFError):
         return ""
-    return "" if first is None else first.name.removeprefix("./").partition("/")[0]
+    raise DataError("its files are in no folder: is this the archive as it was published?", archive)
 
 
 def _holding(folder: Path, pattern: str) -> Path | None:

@@ -20,7 +20,7 @@ from asr.errors import CheckpointError, ConfigError, DataError, os_reason
 from asr.files import write_json
 from asr.header import Header
 from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, perform
+from asr.prepare import Prepared, Recipe, Request, perform, same
 from asr.text import check_profile, has_digits, normalize, spoken_signs_lost
 from asr.tokenizer import FILE as TOKENIZER_FILE
 from asr.tokenizer import SubwordKind, SubwordTokenizer, read_tokenizer
@@ -111,13 +111,14 @@ def finish(
     if before is not None and before.recipe != recipe.name and replaced:
         log.warning("%s: %s of %s is replaced", request.out, ", ".join(replaced), before.title)
     splits |= {name: facts for name, facts in kept.items() if name not in splits and _path(request, name).is_file()}
+    _warn_of_shared(request, prepared, kept)
     tokenizer, line = _tokenizer(request, prepared, options, before)
     if tokenizer:
         prepared = replace(prepared, files=prepared.files | {"tokenizer": request.out / tokenizer})
     flagged = {name: int(facts.get("with_digits", 0)) for name, facts in splits.items() if facts.get("with_digits")}
     # An utterance may be in several manifests: of a subset, and of train.
-    ids = {u.id for rows in prepared.utterances.values() for u in rows if has_digits(u.text)}
-    flagged_numbers = len(ids) + sum(count for name, count in flagged.items() if name not in prepared.utterances)
+    texts = {same(u) for rows in prepared.utterances.values() for u in rows if has_digits(u.text)}
+    flagged_numbers = len(texts) + sum(count for name, count in flagged.items() if name not in prepared.utterances)
     if flagged:
         where = ", ".join(f"{name} {count:,}" for name, count in flagged.items())
         notes.append(f"numbers: {flagged_numbers:,} texts hold digits ({where}); write them as they are spoken")
@@ -138,6 +139,19 @@ def finish(
     if prepared.utterances:
         notes.insert(0, f"text normalization: {profile}")
     return Finished(prepared, header, (*notes, *line))
+
+
+def _warn_of_shared(request: Request, prepared: Prepared, before: Iterable[str]) -> None:
+    """Says where train and dev or test, one prepared now and the other before, hold the same utterances."""
+    for old in (name for name in before if name not in prepared.utterances and _path(request, name).is_file()):
+        pairs = [name for name in prepared.utterances if {name, old} in ({"train", "dev"}, {"train", "test"})]
+        there = {same(u) for u in manifests.read(_path(request, old))} if pairs else set()
+        for new in pairs:
+            if count := sum(same(u) in there for u in prepared.utterances[new]):
+                log.warning(
+                    "%s: %s of its utterances are in %s.jsonl, too, which was prepared before: prepare both together, "
+                    "or remove it", _path(request, new), f"{count:,}", old,
+                )  # fmt: skip
 
 
 def _header_before(out: Path) -> Header | None:
@@ -182,19 +196,19 @@ def _normalized(prepared: Prepared, profile: str) -> tuple[Prepared, list[str]]:
     emptied: dict[str, None] = {}
     signs: Counter[str] = Counter()
     foreign: Counter[str] = Counter()
-    seen: set[str] = set()
-    changed: set[str] = set()  # an utterance may be in several manifests, and counts once
+    seen: set[tuple[str, str, float]] = set()
+    changed: set[tuple[str, str, float]] = set()  # an utterance may be in several manifests, and counts once
     for name, rows in prepared.utterances.items():
         utterances[name] = []
         for row in rows:
             text = normalize(row.text, profile)
-            if text != row.text and row.id not in changed:
-                changed.add(row.id)
+            if text != row.text and same(row) not in changed:
+                changed.add(same(row))
                 signs.update(spoken_signs_lost(row.text, profile))
             if row.text.strip() and not text:
                 emptied[row.id] = None
-            if profile == "librispeech" and not text.isascii() and row.id not in seen:
-                seen.add(row.id)
+            if profile == "librispeech" and not text.isascii() and same(row) not in seen:
+                seen.add(same(row))
                 foreign.update({c for c in text if not c.isascii()})
             utterances[name].append(row if text == row.text else replace(row, text=text))
         if utterances[name] != rows:

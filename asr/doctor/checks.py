@@ -146,7 +146,7 @@ def num_samples(
 
 
 def samples_in(seconds: float, rate_hz: int) -> int:
-    """Samples in that time, however absurd: a manifest may say 1e308 seconds."""
+    """Samples in that time, however absurd: a manifest may say 1e300 seconds."""
     return round(min(seconds * rate_hz, _MOST_SAMPLES))
 
 

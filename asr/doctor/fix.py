@@ -59,10 +59,19 @@ def targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
         found = {path: out / path.name for path in given}
     if len(set(found.values())) < len(found):
         raise DataError("two manifests have the same name; fix them one by one", out)
+    taken = {os.path.realpath(path) for path in given}
     for source, target in found.items():
-        if any(os.path.realpath(target) == os.path.realpath(path) for path in given):
+        if os.path.realpath(target) in taken:
             raise DataError(f"--fix would overwrite {source}; choose another place", target)
+    taken |= {os.path.realpath(target) for target in found.values()}
+    for target in map(_dropped_beside, found.values()):
+        if os.path.realpath(target) in taken:
+            raise DataError("--fix would write there what it leaves out; choose another place", target)
     return found
+
+
+def _dropped_beside(target: Path) -> Path:
+    return target.with_suffix(".dropped.jsonl")
 
 
 def fix(report: Report, where: dict[Path, Path]) -> Fixed:
@@ -85,7 +94,7 @@ def fix(report: Report, where: dict[Path, Path]) -> Fixed:
         written[str(one.path)] = str(out)
         facts = headers.split_facts(rows) | {"with_digits": headers.count_with_digits(rows)}
         splits.setdefault((one.path.parent, out.parent), {})[out.stem] = facts
-        _write_dropped(report, index, one, out.with_suffix(".dropped.jsonl"))
+        _write_dropped(report, index, one, _dropped_beside(out))
     told = [line for (before, after), facts in splits.items() for line in _carry_header(before, after, facts)]
     return Fixed(written, kept, len(report.bad), report.reasons(), nothing_left, told)
 

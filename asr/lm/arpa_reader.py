@@ -29,7 +29,7 @@ from asr.lm.model import (
 GZIP_MAGIC = b"\x1f\x8b"
 _KENLM = b"mmap lm http://kheafield.com/code"
 _TEXT = re.compile(rb"\S")
-_COUNT = re.compile(rb"ngram +(\d+) *= *(\d+)")
+_COUNT = re.compile(rb"ngram +(\d{1,18}) *= *(\d{1,18})")
 
 
 def read_arpa(path: str | Path) -> NgramModel:

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 #: lmplz's --discount_fallback, for counts 1, 2, and 3 or more
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 #: characters turned into ids at a time; their words take ten times the room
+#: readers of ARPA files take it for UNK
+_UNK_TOO = "<UNK>"
 _CHUNK = 2_000_000
 
 #: called with lines and words so far
@@ -137,8 +139,9 @@ def _token_blocks(lines: Iterable[str], ids: _Ids, skip_symbols: bool, progress:
 
     def flush() -> Ints:
         nonlocal num_lines, num_words
-        tokens = _tokens(block, ids)
-        if (tokens < 3).sum() != 2 * len(block):
+        is_plain = not any(_UNK_TOO in line for line in block)  # before it gets an id
+        tokens = _tokens(block if is_plain else [], ids)
+        if not is_plain or (tokens < 3).sum() != 2 * len(block):
             tokens = _tokens([_without_symbols(line, num_lines + i, skip_symbols) for i, line in enumerate(block)], ids)
         num_lines, num_words = num_lines + len(block), num_words + len(tokens) - 2 * len(block)
         if progress:
@@ -163,7 +166,7 @@ def _tokens(block: Sequence[str], ids: _Ids) -> Ints:
 
 def _without_symbols(line: str, number: int, skip_symbols: bool) -> str:
     words = line.split()
-    symbols = [word for word in words if word in (UNK, BEGIN, END)]
+    symbols = [word for word in words if word in (UNK, _UNK_TOO, BEGIN, END)]
     if symbols and not skip_symbols:
         raise DataError(
             f"line {number + 1:,} of the text has the word {symbols[0]}, which the model keeps for itself; "

@@ -16,7 +16,7 @@ from asr.errors import DataError
 from asr.lines import one_line
 from asr.scoring.bootstrap import Ends, Interval, percentile_ends, pooled, resampled_sums, unit_of
 from asr.scoring.matched_pairs import ENOUGH_SEGMENTS, MatchedPairs, matched_pairs
-from asr.scoring.transcripts import Facts, Transcripts, read
+from asr.scoring.transcripts import Facts, Transcripts, read, together
 from asr.text import normalize
 from asr.wer import Alignment, Score, align_all, format_ends, percent, score
 
@@ -161,7 +161,7 @@ def compare_files(
     common = [id_ for id_ in ids if all(id_ in source.texts for source in sources)]
     if not common:
         raise DataError(f"no id in common with {path_b}" + (f" and {ref_path}" if ref_path else ""), path_a)
-    facts = b.facts | a.facts | references.facts
+    facts = together(references.facts, a.facts, b.facts)
     rows = ((id_, *(normalize(source.texts[id_], normalization) for source in (references, a, b))) for id_ in common)
     return compare(rows, facts, alignment, normalization), [(path, lacks) for path, lacks in missing if lacks]  # type: ignore[arg-type]
 

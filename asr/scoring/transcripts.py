@@ -24,6 +24,12 @@ class Facts:
     duration_s: float | None = None
     meta: Mapping[str, Any] | None = None
 
+    def over(self, other: Facts) -> Facts:
+        """Both, field by field; where they differ, this one's."""
+        meta = {**(other.meta or {}), **(self.meta or {})}
+        duration_s = other.duration_s if self.duration_s is None else self.duration_s
+        return Facts(self.speaker or other.speaker, duration_s, meta or None)
+
     def to_json(self) -> dict[str, Any]:
         """What is known, under the names of a manifest."""
         row = {"speaker": self.speaker, "duration_s": self.duration_s, "meta": self.meta}
@@ -149,3 +155,12 @@ def _is_duration(value: object) -> bool:
     return (
         isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1e300 and math.isfinite(value)
     )
+
+
+def together(*sources: Mapping[str, Facts]) -> dict[str, Facts]:
+    """What several files know of each utterance, field by field; the first that knows a field is right."""
+    found: dict[str, Facts] = {}
+    for source in sources:
+        for id_, facts in source.items():
+            found[id_] = found[id_].over(facts) if id_ in found else facts
+    return found

@@ -39,7 +39,12 @@ def read(folder: Path) -> Found:
     for path in _files(folder):
         suffix, id_ = path.suffix.lower(), path.relative_to(folder).with_suffix("").as_posix()
         if suffix == ".txt":
-            texts[id_] = path
+            if id_ in texts:
+                first, path = sorted((texts[id_], path), key=lambda p: (p.suffix != ".txt", p.name))
+                texts[id_] = first
+                dropped[path.relative_to(folder).as_posix()] = f"{first.name} beside it has the same name"
+            else:
+                texts[id_] = path
         elif suffix in SUFFIXES:
             if id_ in audio:
                 first, path = sorted((audio[id_], path), key=lambda p: SUFFIXES.index(p.suffix.lower()))

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from asr.corpora.importers.rows import Found, Row, ids_of, located, numbered, read_lines, write_rows
 from asr.errors import DataError, nearest
+from asr.manifest import LONGEST_S
 from asr.prepare import Prepared, Recipe, Request
 
 _FIELDS = ("audio_filepath", "text", "duration", "offset", "speaker")
@@ -45,10 +46,6 @@ def read(path: Path) -> Found:
     return Found(rows, {}, path)
 
 
-#: no recording is longer than a thousand years, and a float can count its milliseconds
-_LONGEST_S = 4e10
-
-
 def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line, parse_constant=_no_number)
@@ -68,7 +65,7 @@ def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
         value = entry.get(key)
         if value is None:
             continue
-        number_like = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LONGEST_S
+        number_like = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_S
         if not number_like or (key == "duration" and value == 0):
             raise DataError(f"'{key}' must be a number of seconds, finite and {lowest}, got {value!r}", path, number)
     return entry

@@ -6,6 +6,7 @@ left out with the reason; and the manifests are written. The audio stays where i
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -64,8 +65,8 @@ def write_rows(request: Request, splits: Mapping[str, Found]) -> Prepared:
     """
     fraction = _fraction(request.options.get("dev", ""))
     found = _named(request, splits, with_dev=fraction is not None)
-    for name, one in found.items():
-        target = request.out / f"{name}.jsonl"
+    targets = [request.out / f"{name}.jsonl" for name in {**found, **({"dev": None} if fraction is not None else {})}]
+    for target, one in itertools.product(targets, found.values()):
         if target.exists() and one.source.exists() and target.samefile(one.source):
             raise ConfigError(f"{target} would overwrite what it is made from; give another --out or --name")
     utterances: dict[str, list[Utterance]] = {}
@@ -112,20 +113,26 @@ def _named(request: Request, splits: Mapping[str, Found], with_dev: bool) -> dic
 def hold_out(utterances: Sequence[Utterance], fraction: float) -> tuple[list[Utterance], list[Utterance]]:
     """The utterances without, and those of, a share of the speakers; of the utterances when speakers are unknown.
 
+    Where some have a speaker and others have not, each of the others is drawn by itself.
+
     Raises:
         ConfigError: nothing is left for train.
         DataError: there is only one utterance.
     """
     if len(utterances) < 2:
         raise DataError("one utterance cannot be shared out between train and dev")
-    speakers = {u.speaker for u in utterances}
-    if "" not in speakers and len(speakers) > 1:
+    speakers = {u.speaker for u in utterances} - {""}
+    alone = [u.id for u in utterances if not u.speaker]
+    if len(speakers) > 1:
         held = held_out_speakers(speakers, fraction, salt="dev")
-        dev = {u.id for u in utterances if u.speaker in held}
+        also = held_out_speakers(alone, fraction, salt="dev") if len(alone) > 1 else set()
+        dev = {u.id for u in utterances if u.speaker in held} | also
         log.info("dev: %d of %d speakers", len(held), len(speakers))
+        if alone:
+            log.warning("%d utterances have no speaker: %d are in dev, whoever speaks them", len(alone), len(also))
     else:
         dev = held_out_speakers([u.id for u in utterances], fraction, salt="dev")
-        why = "one speaker" if speakers - {""} else "speakers are not known"
+        why = "one speaker" if speakers else "speakers are not known"
         log.info("dev: %d of %d utterances (%s)", len(dev), len(utterances), why)
     if len(dev) == len(utterances):
         raise ConfigError(f"--dev {fraction:g} takes all {len(dev)} utterances; nothing is left to train on")
@@ -223,7 +230,10 @@ def located(paths: Sequence[str], folder: Path, source: Path) -> list[Path]:
 
 def _absolute(path: Path) -> Path:
     """Links are resolved only where ``..`` asks for it: a link may be the name that is meant to last."""
-    return path.resolve() if ".." in path.parts else path.absolute()
+    try:
+        return path.resolve() if ".." in path.parts else path.absolute()
+    except ValueError:  # a NUL in it: no file has such a name
+        return path.absolute()
 
 
 def _is_file(path: Path) -> bool:
@@ -247,13 +257,15 @@ def ids_of(paths: Sequence[str]) -> list[str]:
     return [name.removeprefix(f"{top}/") for name in bare]
 
 
-def numbered(ids: Iterable[str]) -> list[str]:
-    """The ids, where one that comes again gets a number.
+def numbered(ids: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """The ids, where one that comes again, or is taken, gets a number.
 
     >>> numbered(["a", "b", "a", "a-2", "a"])
     ['a', 'b', 'a-2', 'a-2-2', 'a-3']
+    >>> numbered(["a", "b"], taken=["a"])
+    ['a-2', 'b']
     """
-    taken: set[str] = set()
+    taken = set(taken)
     last: dict[str, int] = {}  # the number to go on from, else many of one name take for ever
     found = []
     for id_ in ids:

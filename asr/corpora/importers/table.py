@@ -48,6 +48,8 @@ def read(path: Path, audio_column: str = "", text_column: str = "", speaker_colu
         at_speaker = None
     at_id = column(header, ID, path) if ID in header else None
     used = {at_audio, at_text, at_speaker, at_id}
+    for name in (name for i, name in enumerate(header) if name and i not in used):
+        column(header, name, path)  # into meta: two of one name are an error
     new_id = unique_ids(path)
     kept, dropped = [], {}
     for number, record in records:
@@ -62,11 +64,11 @@ def read(path: Path, audio_column: str = "", text_column: str = "", speaker_colu
     if not kept:
         raise DataError(f"no row has an audio path in column '{header[at_audio]}'", path)
     paths = [record[at_audio] for record in kept]
-    ids = ids_of(paths)
-    if at_id is not None:
-        ids = [record[at_id] or name for record, name in zip(kept, ids, strict=True)]
+    given = [record[at_id] if at_id is not None else "" for record in kept]  # no two alike: new_id has seen to it
+    made = iter(numbered((name for name, own in zip(ids_of(paths), given, strict=True) if not own), taken=given))
+    ids = [own or next(made) for own in given]
     rows = []
-    for id_, file, record in zip(numbered(ids), located(paths, path.parent, path), kept, strict=True):
+    for id_, file, record in zip(ids, located(paths, path.parent, path), kept, strict=True):
         meta = {header[i]: value for i, value in enumerate(record) if i not in used and value and header[i]}
         speaker = "" if at_speaker is None else record[at_speaker]
         rows.append(Row(id_, file, record[at_text], speaker, meta=meta or None))
@@ -106,7 +108,10 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise DataError(
             f"not UTF-8 text ({error.reason}); save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')", path, line
         ) from error
-    lines = text.splitlines(keepends=True) if "\n" not in text else text.split("\n")
+    if "\n" in text:  # then a carriage return ends no line; inside one it is a space
+        lines = [line.removesuffix("\r").replace("\r", " ") for line in text.split("\n")]
+    else:
+        lines = text.splitlines(keepends=True)
     if not text.strip() or not lines[0].strip():
         raise DataError("has no header line that names the columns", path)
     records: list[tuple[int, list[str]]] = []
