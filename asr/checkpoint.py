@@ -140,8 +140,8 @@ def save_model(
         training=model.training,
     )
     with writing(path), replace_folder(path) as part:
-        save_file(dict(tensors), part / "model.safetensors")
         write_json(part / "config.json", config.model_dump(mode="json"))
+        write_tensors(part / "model.safetensors", tensors)
         write_json(part / "tokenizer.json", model.tokenizer.to_json())
         if results is not None:
             write_json(part / "results.json", results)
@@ -211,11 +211,22 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
         model = build_model(config.audio, config.text, config.features, config.model, tokenizer)
     except ConfigError as error:
         raise CheckpointError(str(error), folder / "config.json") from error
+    except (RuntimeError, MemoryError, OverflowError) as error:  # sizes that no machine has: the file is damaged
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"no network can be made of it ({reason})", folder / "config.json") from error
     set_model_tensors(model, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
     model.training.update(config.training)
     model.network.to(device).eval()
     model.extractor.eval()  # stays on the CPU: features are made one utterance at a time
     return model
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file with the permissions that files get here; the library's own are the writer's alone."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path)
+    path.chmod(mode)
 
 
 def read_model_config(folder: Path) -> ModelFolderConfig:
@@ -303,8 +314,8 @@ def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Ma
     """
     path = folder / f"step-{step:08d}"
     with writing(path), replace_folder(path) as part:
-        save_file(dict(tensors), part / "state.safetensors")
         write_json(part / "state.json", dict(state))
+        write_tensors(part / "state.safetensors", tensors)
     # Only now: the newest of those before may be a damaged one, and the next the only one to go on from.
     for gone in [*_states(folder)[keep:], *folder.glob("step-*.part")]:
         if gone != path:

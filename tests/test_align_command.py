@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from asr.align import align_manifest, align_recording
 from asr.checkpoint import load_model
 from asr.cli import app
 from asr.decode.greedy import greedy, words_with_times
-from asr.errors import AsrError, DataError
+from asr.errors import AsrError, ConfigError, DataError
 from asr.infer import of_manifest
 from asr.manifest import Utterance
 from tests.builders import build_corpus, noise, write_wav
@@ -112,6 +113,7 @@ def test_files_are_written_for_each_utterance_and_format(model, corpus, tmp_path
     ("arguments", "said"),
     [
         (["-f", "srt"], "srt: several files; add -o DIR"),
+        (["-f", "txt"], "txt: several files; add -o DIR"),
         (["-f", "ctm", "--json"], "both go to stdout; add -o DIR"),
         (["-f", "ctm", "--worst", "3"], "both go to stdout; add -o DIR"),
         (["-f", "cmt"], "unknown format 'cmt'; did you mean 'ctm'?"),
@@ -122,6 +124,30 @@ def test_files_are_written_for_each_utterance_and_format(model, corpus, tmp_path
 def test_what_cannot_be_meant_is_refused(model, corpus, arguments, said):
     with pytest.raises(AsrError, match=said.replace("?", r"\?")):
         run(model, corpus, *(str(corpus) if a == "CORPUS" else a for a in arguments))
+
+
+def test_neither_the_text_nor_the_audio_is_written_over(model, tmp_path):
+    wav, text = write_wav(tmp_path / "a.wav", noise(1.0)), tmp_path / "a.txt"
+    text.write_text("ab,\nba")
+    with pytest.raises(ConfigError, match=r"a\.txt: is an input, and would be written over"):
+        run(model, wav, "--text", text, "-f", "txt", "-o", tmp_path)
+    assert text.read_text() == "ab,\nba"
+    manifests.write(tmp_path / "m.jsonl", [Utterance("u", "u.txt", 1.0, "ab")])
+    (tmp_path / "u.txt").write_bytes(wav.read_bytes())
+    with pytest.raises(ConfigError, match=r"u\.txt: is an input"):
+        run(model, tmp_path / "m.jsonl", "-f", "txt", "-o", tmp_path)
+
+
+def test_an_id_stays_as_it_is(model, tmp_path):
+    corpus = build_corpus(tmp_path, 2, seed=1)
+    rows = [replace(u, id=f"{u.id}.wav") for u in manifests.read(corpus)]
+    manifests.write(corpus, rows)
+    for format, id_of in (("jsonl", lambda line: json.loads(line)["id"]), ("ctm", lambda line: line.split()[0])):
+        lines = run(model, corpus, "-f", format).stdout.splitlines()
+        assert {id_of(line) for line in lines} == {u.id for u in rows}
+        assert run(model, corpus, "-f", format, "-o", tmp_path / "out").exit_code == 0
+        written = [line for path in (tmp_path / "out").glob(f"*.{format}") for line in path.read_text().splitlines()]
+        assert {id_of(line) for line in written} == {u.id for u in rows}
 
 
 def test_a_recording_needs_its_text(model, tmp_path):

@@ -214,6 +214,23 @@ def test_a_typo_in_the_config_names_file_key_and_the_nearest(folder):
     assert "unknown key 'model.hiden'; did you mean 'model.hidden'?" in message
 
 
+def test_sizes_that_no_machine_has_are_one_line_that_names_the_config(folder):
+    _edit(folder / "config.json", lambda data: data["model"].update(hidden=10**9))
+    assert "no network can be made of it (" in _error(lambda: load_model(folder), folder / "config.json")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as on POSIX")
+def test_all_files_of_a_model_can_be_read_by_whom_the_others_can(tmp_path):
+    before = os.umask(0o027)
+    try:
+        _save(tmp_path / "m", _model())
+        save_state(tmp_path / "c", 1, {"a": torch.zeros(1)}, {})
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 5 and {path.stat().st_mode & 0o777 for path in files} == {0o640}
+
+
 def test_a_config_that_cannot_be_built_names_the_file(folder):
     _edit(folder / "config.json", lambda data: data["features"].update(num_mels=400, fft_samples=512))
     assert "mel filters" in _error(lambda: load_model(folder), folder / "config.json")

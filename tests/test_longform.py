@@ -204,3 +204,5 @@ def test_a_recording_no_longer_than_the_training_utterances_is_taken_whole(tmp_p
 def test_the_limit_is_the_longest_training_utterance():
     assert longest_piece_s(SimpleNamespace(training={"longest_s": 7.5})) == 7.5
     assert longest_piece_s(SimpleNamespace(training={})) == 20.0
+    said = {0.001: 0.5, 1e9: 3600.0, float("inf"): 20.0, float("nan"): 20.0, -1: 20.0, "x": 20.0}
+    assert {one: longest_piece_s(SimpleNamespace(training={"longest_s": one})) for one in said} == said

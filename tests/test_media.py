@@ -178,6 +178,50 @@ def test_standard_input_without_audio_is_an_error(monkeypatch, tmp_path):
     assert message(None, name="stdin") == "no audio comes in: pipe a file into it (… < a.wav)"
 
 
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
+def test_such_a_wav_is_read_as_a_file_too(tmp_path, size):
+    wave_n = noise(25)
+    path = tmp_path / "killed.wav"
+    path.write_bytes(pipe_wav(wave_n, size))
+    expected = whole(open_stream(wav_bytes(wave_n), 16000))
+    np.testing.assert_array_equal(whole(open_stream(path, 16000)), expected)
+    part = whole(open_stream(path, 16000, Part(start_s=12.5, end_s=24)))
+    np.testing.assert_array_equal(part, expected[200_000:384_000])
+
+
+def test_a_wav_without_samples_but_with_something_after_them_has_none(tmp_path):
+    content = bytearray(wav_bytes(noise(0.1)[:0])) + b"LIST" + (4).to_bytes(4, "little") + b"INFO"
+    content[4:8] = (len(content) - 8).to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    assert message(tmp_path / "a.wav") == "the audio has no samples"
+
+
+@pytest.mark.parametrize("seconds", [0.5, 35.0])
+def test_a_flac_of_unknown_length_is_read_to_its_end(tmp_path, seconds):
+    wave_n = noise(seconds)
+    soundfile.write(tmp_path / "whole.flac", wave_n, 16000)
+    content = bytearray((tmp_path / "whole.flac").read_bytes())
+    content[21] &= 0xF0  # of STREAMINFO: how many samples there are, 0 where it is not known
+    content[22:26] = bytes(4)
+    path = tmp_path / "piped.flac"
+    path.write_bytes(content)
+    expected = whole(open_stream(tmp_path / "whole.flac", 16000))
+    stream = open_stream(path, 16000)
+    assert stream.duration_s is None
+    np.testing.assert_array_equal(whole(stream), expected)
+    assert stream.duration_s == seconds
+    np.testing.assert_array_equal(whole(open_stream(bytes(content), 16000)), expected)
+    part = whole(open_stream(path, 16000, Part(start_s=seconds / 2)))
+    np.testing.assert_array_equal(part, expected[len(expected) // 2 :])
+    assert message(path, Part(start_s=seconds + 1)).startswith("the part starts at")
+
+
+def test_a_part_that_no_recording_has_is_one_line(tmp_path):
+    path = write_wav(tmp_path / "a.wav", noise(0.5))
+    assert message(path, Part(start_s=1e305)) == "a part from 1e+305 to inf s: no recording is so long"
+    assert message(path, Part(end_s=1e305)) == "a part from 0 to 1e+305 s: no recording is so long"
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 def test_a_named_pipe_is_read_to_its_end(tmp_path):
     pipe = tmp_path / "pipe.wav"

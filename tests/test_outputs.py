@@ -102,7 +102,7 @@ def test_an_unknown_format_names_the_nearest(asked, message):
 
 
 def test_only_formats_that_can_be_joined_are_printed_for_several_recordings():
-    assert [format for format in FORMATS if on_stdout(format, 2)] == ["txt", "jsonl", "ctm"]
+    assert [format for format in FORMATS if on_stdout(format, 2)] == ["jsonl", "ctm"]
     assert all(on_stdout(format, 1) for format in FORMATS)
 
 

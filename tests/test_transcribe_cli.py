@@ -75,6 +75,53 @@ def test_one_recording_and_several_on_stdout(transcribe, recordings):
     assert len(lines) == 2 and all(json.loads(line)["text"] for line in lines)
 
 
+def test_what_is_printed_says_whose_it_is(transcribe, recordings, tmp_path):
+    for name in ("x.wav", "x.flac", "y.wav"):
+        soundfile.write(tmp_path / name, tones(TEXT, np.random.default_rng(1)), 16000)
+    rows = [json.loads(line)["id"] for line in transcribe(tmp_path, "-f", "jsonl").out.splitlines()]
+    assert rows == ["x.flac", "x.wav", "y"]
+    assert {line.split()[0] for line in transcribe(tmp_path, "-f", "ctm").out.splitlines()} == set(rows)
+    assert "txt of 3 recordings does not go on stdout" in transcribe(tmp_path, "--word-times").error
+    assert transcribe(tmp_path / "x.wav", "--word-times").code == 0
+    row = {"id": "a.wav", "audio_path": str(tmp_path / "x.wav"), "duration_s": 1.0, "text": "a"}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n")
+    assert json.loads(transcribe(tmp_path / "m.jsonl", "-f", "jsonl").out)["id"] == "a.wav"
+    assert transcribe(tmp_path / "m.jsonl", "-f", "jsonl", "-o", tmp_path / "out").code == 0
+    assert json.loads((tmp_path / "out" / "a.jsonl").read_text())["id"] == "a.wav"
+
+
+def test_nothing_that_is_read_is_written_over(transcribe, model, recordings, tmp_path):
+    row = {"id": "m", "audio_path": str(recordings / "one.wav"), "duration_s": 1.0, "text": "a"}
+    (tmp_path / "m.jsonl").write_text(before := json.dumps(row) + "\n")
+    refused = transcribe(tmp_path / "m.jsonl", "-f", "jsonl", "-o", tmp_path)
+    assert refused.code == 2 and "is an input, and would be written over" in refused.error
+    assert (tmp_path / "m.jsonl").read_text() == before
+    row["id"] = "config"
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n")
+    assert "is an input" in transcribe(tmp_path / "m.jsonl", "-f", "json", "-o", model).error
+
+
+def test_one_bad_name_does_not_stop_the_others_and_no_name_is_not_the_whole_folder(transcribe, recordings, monkeypatch):
+    result = transcribe(recordings / "one.wav", "n" * 300 + ".wav")
+    assert result.code == 1 and result.out.count("\n") == 1 and "file name too long" in result.err.lower()
+    monkeypatch.chdir(recordings)
+    empty = transcribe("")
+    assert empty.code == 2 and empty.out == "" and "an empty name; give a file" in empty.error
+
+
+def test_a_picture_of_what_can_be_read_only_once_is_refused(transcribe, recordings, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((recordings / "one.wav").read_bytes())))
+        refused = transcribe("-", "--picture", tmp_path / "p.png")
+    assert refused.code == 2 and "--picture draws from a file, and stdin can be read only once" in refused.error
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert "can be read only once" in transcribe(tmp_path / "pipe.wav", "--picture", tmp_path / "p.png").error
+    out = ("-o", tmp_path / "out", "--skip-existing")
+    assert transcribe(recordings / "one.wav", *out).code == 0
+    assert "p.png is not written" in transcribe(recordings / "one.wav", *out, "--picture", tmp_path / "p.png").err
+
+
 def test_the_same_from_standard_input_a_pattern_and_a_manifest(transcribe, recordings, tmp_path, monkeypatch):
     expected = transcribe(recordings / "one.wav").out
     content = (recordings / "one.wav").read_bytes()

@@ -58,7 +58,12 @@ def align(
         if len(names) > 1 or not on_stdout(names[0], 1 if manifest is None else len(manifest)):
             raise ConfigError(f"{', '.join(names)}: several files; add -o DIR")
     ids = [source.name] if manifest is None else [u.id for u in manifest]
-    targets = Targets(ids, names or ("json",), out, inputs=[source]) if out is not None else None
+    read = [
+        source,
+        *([] if text is None else [text]),
+        *([] if manifest is None else map(manifest.audio_path, manifest)),
+    ]
+    targets = Targets(ids, names or ("json",), out, inputs=read) if out is not None else None
     loaded = _load(model, device, threads, resample)
     failed: dict[str, str] = {}
     with naming_failures(failed):
@@ -67,12 +72,13 @@ def align(
             rows = iter([(source.name, _recording(loaded, source, words, normalization))])
         else:
             rows = _utterances(loaded, manifest, normalization)
-        done = _written(rows, failed, targets)
+        done = _written(rows, failed, targets, are_ids=manifest is not None)
         if as_json or worst is not None:
             _print_all(done, model, failed, worst, as_json)
         elif targets is None:
             for name, one in done:
-                print_result(_line(one) if not names else _rendered(one, names[0], name))
+                id_ = None if manifest is None else name
+                print_result(_line(one) if not names else _rendered(one, names[0], name, id_))
         else:
             for _ in done:
                 pass
@@ -123,7 +129,9 @@ def _utterances(model: AcousticModel, manifest: Manifest, normalization: str | N
             yield utterance.id, one
 
 
-def _written(rows: Iterable[Row], failed: dict[str, str], targets: Targets | None) -> Iterator[tuple[str, Aligned]]:
+def _written(
+    rows: Iterable[Row], failed: dict[str, str], targets: Targets | None, *, are_ids: bool
+) -> Iterator[tuple[str, Aligned]]:
     """What could be aligned, its files written; the rest is noted in ``failed``."""
     for name, one in rows:
         if isinstance(one, DataError):
@@ -131,7 +139,7 @@ def _written(rows: Iterable[Row], failed: dict[str, str], targets: Targets | Non
             continue
         if targets is not None:
             try:
-                targets.write(one.transcript, name)
+                targets.write(one.transcript, name, id_=name if are_ids else None)
             except AsrError as error:
                 failed[name] = str(error)
         for note in one.transcript.notes:
@@ -169,10 +177,10 @@ def _line(one: Aligned) -> str:
     return json.dumps(_row(one), ensure_ascii=False, allow_nan=False)
 
 
-def _rendered(one: Aligned, format: str, name: str) -> str:
+def _rendered(one: Aligned, format: str, name: str, id_: str | None) -> str:
     from asr.outputs import render
 
-    return render(one.transcript, format, name=name).removesuffix("\n")
+    return render(one.transcript, format, name=name, id_=id_).removesuffix("\n")
 
 
 def _listed(one: Aligned) -> str:

@@ -106,12 +106,17 @@ def transcribe(
         check(picture)
         check_target(picture)
     found = find_inputs(inputs, Part(channel, start, end))
-    output = _Output(found, kinds or ("txt",), out, Layout(word_times, max_line_width, max_line_count), as_json)
+    layout = Layout(word_times, max_line_width, max_line_count)
+    output = _Output(found, kinds or ("txt",), out, layout, as_json, _read_besides(inputs, Path(model)))
     todo = [one for one in found if not (skip_existing and output.done(one))]
     if len(todo) < len(found):
         say(f"asr: {len(found) - len(todo):,} of {len(found):,} are done already")
         if not todo:
+            if picture is not None:
+                say(f"asr: nothing is left to draw: {shown(picture)} is not written")
             return
+    if picture is not None:
+        _check_drawn(todo)
     search = {"beam_width": beam, "nbest": nbest, "alpha": alpha, "beta": beta}
     confident = as_json or word_times or bool(set(kinds) - {"txt", "srt", "vtt", "tsv"})
     recognizer = options.recognizer(
@@ -154,24 +159,50 @@ def transcribe(
             say(f"picture: {shown(picture)}")
 
 
+def _read_besides(inputs: Sequence[str], model: Path) -> list[Path]:
+    """What is read beside the audio: manifests and the model's files."""
+    from asr.errors import AsrError
+
+    read = [path for path in map(Path, inputs) if path.suffix.lower() == ".jsonl"]
+    try:
+        from asr.checkpoint import find_model
+
+        read += find_model(model).iterdir()
+    except (AsrError, OSError):
+        pass  # said when it is loaded
+    return read
+
+
+def _check_drawn(inputs: Sequence[Input]) -> None:
+    """A picture is of audio that is read a second time."""
+    for one in inputs:
+        if one.source is None or one.source.is_fifo():
+            raise ConfigError(f"--picture draws from a file, and {_label(one)} can be read only once; save it first")
+
+
 class _Output:
     """Where transcripts go: files in a folder, or stdout."""
 
     def __init__(
-        self, inputs: Sequence[Input], formats: Sequence[str], out: Path | None, layout: Layout, as_json: bool
-    ) -> None:
-        from asr.outputs import Targets, on_stdout
+        self, inputs: Sequence[Input], formats: Sequence[str], out: Path | None, layout: Layout, as_json: bool,
+        read: Sequence[Path],
+    ) -> None:  # fmt: skip
+        """``read``: files beside the audio that are read, and must not be written over."""
+        from asr.outputs import Targets, on_stdout, recording_ids
 
         self.documents: list[dict[str, Any]] = []
         self._formats, self._layout, self._as_json, self._alone = formats, layout, as_json, len(inputs) == 1
+        files = [one.name for one in inputs if one.text is None]
+        self._ids = dict(zip(files, recording_ids(files), strict=True))  # of a manifest's rows: as they are
         self._targets: Targets | None = None
         if out is not None:
-            sources = [one.source for one in inputs if one.source is not None]
+            sources = [*read, *(one.source for one in inputs if one.source is not None)]
             self._targets = Targets([one.name for one in inputs], formats, out, inputs=sources)
         elif not as_json:
             if len(formats) > 1:
                 raise ConfigError(f"stdout takes one format, got {', '.join(formats)}; add -o DIR")
-            if not on_stdout(formats[0], len(inputs)):
+            by_name = formats[0] == "txt" and not layout.word_times  # a line each, the name in front
+            if not by_name and not on_stdout(formats[0], len(inputs)):
                 raise ConfigError(f"{formats[0]} of {len(inputs):,} recordings does not go on stdout; add -o DIR")
 
     def done(self, one: Input) -> bool:
@@ -184,11 +215,14 @@ class _Output:
             ours = {} if one.text is None else {"id": one.name}
             self.documents.append(ours | document(transcript))
         elif self._targets is not None:
-            self._targets.write(transcript, one.name, self._layout)
+            self._targets.write(transcript, one.name, self._layout, self._id(one))
         elif self._formats == ("txt",) and not self._layout.word_times:
             print_result(transcript.text if self._alone else f"{shown(_label(one))}\t{transcript.text}")
         else:
-            print_result(render(transcript, self._formats[0], self._layout, one.name).removesuffix("\n"))
+            print_result(render(transcript, self._formats[0], self._layout, id_=self._id(one)).removesuffix("\n"))
+
+    def _id(self, one: Input) -> str:
+        return one.name if one.text is not None else self._ids[one.name]
 
 
 class _Notes:

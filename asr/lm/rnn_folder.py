@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor
 
-from asr.checkpoint import read_json, read_tensors, writing
+from asr.checkpoint import read_json, read_tensors, write_tensors, writing
 from asr.config import Stage, parse
 from asr.errors import CheckpointError, ConfigError
 from asr.files import replace_folder, write_json
@@ -129,7 +128,7 @@ def save_rnn(path: Path, network: RnnNetwork, tokenizer: Tokenizer, training: di
     """
     config = RnnFolderConfig(format_version=FORMAT_VERSION, type=TYPE, network=network.cfg, training=training)
     with writing(path), replace_folder(path) as part:
-        save_file(tensors_of(network), part / WEIGHTS)
+        write_tensors(part / WEIGHTS, tensors_of(network))
         write_json(part / CONFIG, config.model_dump(mode="json"))
         write_json(part / TOKENIZER, tokenizer.to_json())
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from asr.outputs.formats import FORMATS, on_stdout, parse_formats, render
 from asr.outputs.layout import Layout
-from asr.outputs.names import recording_id
+from asr.outputs.names import recording_id, recording_ids
 from asr.outputs.targets import Target, Targets
 from asr.outputs.whisper import document
 
 __all__ = [
-    "FORMATS", "Layout", "Target", "Targets", "document", "on_stdout", "parse_formats", "recording_id", "render",
+    "FORMATS", "Layout", "Target", "Targets", "document", "on_stdout", "parse_formats", "recording_id", "recording_ids",
+    "render",
 ]  # fmt: skip

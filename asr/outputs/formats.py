@@ -12,8 +12,8 @@ from asr.transcript import Transcript
 
 #: what a transcript can be written as; each is also the end of its file's name
 FORMATS = ("txt", "srt", "vtt", "tsv", "json", "jsonl", "ctm", "TextGrid")
-#: those in which several recordings, one after the other, are still a file of the format
-_MANY = ("txt", "jsonl", "ctm")
+#: those in which several recordings, one after the other, are still a file of the format, and say which is which
+_MANY = ("jsonl", "ctm")
 
 _WRITERS: dict[str, Callable[[Transcript, Layout, str], str]] = {
     "txt": lambda transcript, layout, id_: plain.txt(transcript, layout.word_times),
@@ -51,22 +51,26 @@ def parse_formats(asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def render(transcript: Transcript, format: str, layout: Layout = Layout(), name: str = "") -> str:
+def render(
+    transcript: Transcript, format: str, layout: Layout = Layout(), name: str = "", id_: str | None = None
+) -> str:
     """The content of the file of one format.
 
     Args:
         format: one of ``FORMATS``.
         name: what ``jsonl`` and ``ctm`` call the recording, less an audio suffix; by default its file's name.
+        id_: the same, as it is: an id may end like a file.
     """
     if format not in _WRITERS:
         raise ConfigError(f"unknown format '{format}'{nearest(format, FORMATS)} (known: {', '.join(FORMATS)})")
-    return _WRITERS[format](transcript, layout, recording_id(name or transcript.path.rpartition("/")[2]))
+    own = recording_id(name or transcript.path.rpartition("/")[2]) if id_ is None else id_
+    return _WRITERS[format](transcript, layout, own)
 
 
 def on_stdout(format: str, inputs: int) -> bool:
     """Whether so many recordings can be printed one after the other, and what comes is of the format.
 
-    >>> on_stdout("ctm", 3), on_stdout("srt", 3), on_stdout("srt", 1)
+    >>> on_stdout("ctm", 3), on_stdout("txt", 3), on_stdout("txt", 1)
     (True, False, True)
     """
     return inputs <= 1 or format in _MANY

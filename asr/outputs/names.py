@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from asr.recordings.inputs import SUFFIXES
@@ -23,6 +25,17 @@ def recording_id(name: str) -> str:
     """
     suffix = PurePosixPath(name).suffix
     return name[: -len(suffix)] if suffix.lower() in SUFFIXES else name
+
+
+def recording_ids(names: Sequence[str]) -> list[str]:
+    """The ids of recordings by their names, no two alike: the suffix stays where it alone tells them apart.
+
+    >>> recording_ids(["a.wav", "b.wav", "b.flac"])
+    ['a', 'b.wav', 'b.flac']
+    """
+    short = [recording_id(name) for name in names]
+    count = Counter([*short, *names])
+    return [own if count[own] == 1 + (own == name) else name for own, name in zip(short, names, strict=True)]
 
 
 def relative_stem(name: str) -> str:

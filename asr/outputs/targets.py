@@ -76,15 +76,15 @@ class Targets:
         """Whether all its files are there and whole, so that the work need not be done again."""
         return all(_is_whole(target) for target in self.of(name))
 
-    def write(self, transcript: Transcript, name: str, layout: Layout = Layout()) -> list[Path]:
-        """Writes all its files, each atomically, and returns their paths.
+    def write(self, transcript: Transcript, name: str, layout: Layout = Layout(), id_: str | None = None) -> list[Path]:
+        """Writes all its files, each atomically, and returns their paths; ``id_`` as in ``render``.
 
         Raises:
             DataError: one cannot be written; those before it are there.
         """
         for target in self.of(name):
             try:
-                write_text(target.path, render(transcript, target.format, layout, name))
+                write_text(target.path, render(transcript, target.format, layout, name, id_))
             except OSError as error:
                 raise DataError(f"cannot write: {os_reason(error)}", target.path) from error
         return [target.path for target in self.of(name)]

@@ -69,6 +69,8 @@ _Found = tuple[object, Input, list[str]]
 
 
 def _expanded(text: str, part: Part) -> Iterator[_Found]:
+    if not text:  # as a variable that is not set gives it; as a path it would be the folder one stands in
+        raise DataError("an empty name; give a file, a folder, a pattern, a manifest or -")
     if text == "-":
         yield "-", Input("stdin", None, part), ["stdin"]
         return
@@ -84,7 +86,7 @@ def _expanded(text: str, part: Part) -> Iterator[_Found]:
 
 
 def _of_path(path: Path, part: Part) -> Iterator[_Found]:
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (a name that cannot be looked at fails by itself, later)
         files = sorted(_audio_below(path), key=lambda file: file.relative_to(path).parts)
         if not files:
             raise DataError("the folder holds no audio (WAV, FLAC, MP3, Ogg, M4A, MP4, … here or below)", path)

@@ -11,6 +11,7 @@ length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -36,6 +37,8 @@ PASSAGE_S = 120.0
 LONGEST_PASSAGE_S = 600.0
 #: what a model without a stated limit is given at a time
 DEFAULT_LONGEST_S = 20.0
+#: what a model may say of it
+SHORTEST_S, LONGEST_S = 0.5, 3600.0
 #: the probability of the space (or of the blank) in the step that stands for a pause
 _SURE = 0.999
 #: what two parts must gain (in log-probability of blank) to meet where they differ in the token before, or after
@@ -78,9 +81,11 @@ class Emissions:
 
 
 def longest_piece_s(model: AcousticModel) -> float:
-    """What the network is given at most at a time: the longest utterance that it was trained on."""
+    """What the network is given at most at a time: the longest utterance that it was trained on, within reason."""
     longest = model.training.get("longest_s")
-    return float(longest) if isinstance(longest, int | float) and longest > 0 else DEFAULT_LONGEST_S
+    if not isinstance(longest, int | float) or not 0 < longest < math.inf:
+        return DEFAULT_LONGEST_S
+    return min(max(float(longest), SHORTEST_S), LONGEST_S)
 
 
 def pieces_of(

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from asr import audio, shards
+from asr import audio, manifest, shards
 from asr.audio import Wave
 from asr.errors import DataError, os_reason
 from asr.recordings import ffmpeg
@@ -257,6 +257,8 @@ def _check(part: Part, where: str | Path) -> None:
         raise DataError(
             f"a part from {part.start_s:g} to {end_s:g} s; seconds from the start of the file are wanted", where
         )
+    if max(part.start_s, end_s if part.end_s is not None else 0.0) > manifest.LONGEST_S:
+        raise DataError(f"a part from {part.start_s:g} to {end_s:g} s: no recording is so long", where)
     if end_s <= part.start_s:
         raise DataError(f"the part would end at {end_s:g} s, not after its start at {part.start_s:g} s", where)
     if math.isinf(end_s) and part.end_s is not None:
@@ -335,18 +337,32 @@ class _Sndfile:
     def __init__(self, content: Path | bytes, where: str | Path, closing: ExitStack) -> None:
         self._where = where
         if isinstance(content, bytes):
-            content = _with_size(content)
-            audio.check_whole(io.BytesIO(content), len(content), Path(where))
-        source = closing.enter_context(audio.opened(content)) if isinstance(content, Path) else io.BytesIO(content)
+            raw: BinaryIO = io.BytesIO(content)
+            size = len(content)
+        else:
+            raw, size = closing.enter_context(shards.open_bytes(content)), shards.num_bytes(content)
+        source: Any
+        if (head := _head_with_size(raw, size)) is not None:
+            source = _Headed(raw, head)
+        else:
+            source = closing.enter_context(audio.opened(content)) if isinstance(content, Path) else io.BytesIO(content)
         self._file: Any = closing.enter_context(audio._soundfile().SoundFile(source))
-        if isinstance(content, Path):
-            audio._check_whole(content)
+        if head is None:
+            raw.seek(0)
+            audio.check_whole(raw, size, Path(where))
         self.rate_hz, self.channels = int(self._file.samplerate), int(self._file.channels)
         # A FLAC stream from a pipe does not say how long it is.
         self.frames: int | None = int(self._file.frames) if self._file.frames < 1 << 60 else None
+        if self.frames is None:
+            self._file.seekable = lambda: False  # or soundfile seeks after each read, which fails at an unknown end
 
     def skip(self, frames: int) -> int:
         soundfile = audio._soundfile()
+        if self.frames is None:
+            left = frames
+            while left and (got := len(self.read(min(left, round(BLOCK_S * self.rate_hz))))):
+                left -= got
+            return frames - left
         try:
             return int(self._file.seek(frames))
         except soundfile.SoundFileError as error:
@@ -366,15 +382,49 @@ class _Sndfile:
         )
 
 
-def _with_size(content: bytes) -> bytes:
-    """A WAV whose data was said to have 0 bytes, since it was not known yet, as one that goes on to its end."""
-    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
-        return content
-    start, promised = audio._wav_data(io.BytesIO(content))
-    if promised or start >= len(content):
-        return content
-    unknown = b"\xff" * 4
-    return b"RIFF" + unknown + content[8 : start - 4] + unknown + content[start:]
+def _head_with_size(file: BinaryIO, num_bytes: int) -> bytes | None:
+    """What a WAV should begin with whose data were said to have 0 bytes, since it was not known yet, and go on to its
+    end: written to a pipe, or by a recorder that was killed. None: it is no such file."""
+    head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return None
+    start, promised = audio._wav_data(file)
+    if promised or start >= num_bytes:
+        return None
+    file.seek(start)
+    name, _, size = (after := file.read(8))[:4], after[4:], int.from_bytes(after[4:8], "little")
+    if name.isalnum() and start + 8 + size + size % 2 == num_bytes:
+        return None  # no samples indeed, and a chunk that says who made it
+    file.seek(0)
+    head, unknown = file.read(start), b"\xff" * 4
+    return b"RIFF" + unknown + head[8 : start - 4] + unknown
+
+
+class _Headed(io.RawIOBase):
+    """A file with other first bytes."""
+
+    def __init__(self, file: BinaryIO, head: bytes) -> None:
+        self._file, self._head = file, head
+        file.seek(0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        at = self._file.tell()
+        content = self._file.read(len(buffer))
+        own = self._head[at : at + len(content)]
+        buffer[: len(content)] = own + content[len(own) :]
+        return len(content)
 
 
 class _Array:
