@@ -64,8 +64,8 @@ def _top(archive: Path) -> str:
         with tarfile.open(archive) as tar:
             for member in tar:
                 name, slash, _ = member.name.removeprefix("./").partition("/")
-                # What macOS knows of a file beside it, and files beside the folder, say nothing.
-                if name and name != "." and (slash or member.isdir()) and not name.startswith("._"):
+                # A file beside the folder says nothing: a note, or what macOS knows of the folder.
+                if name and name != "." and (slash or member.isdir()):
                     return name
     except (tarfile.TarError, OSError, EOFError):
         return ""
