@@ -1,4 +1,4 @@
-"""Atomic file and folder writes: a name either holds the whole content or does not exist."""
+"""Atomic file and folder writes: a name either holds the whole content or does not exist. And who may write."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from asr.errors import ConfigError
+from asr.errors import ConfigError, os_reason
 
 if sys.platform != "win32":  # there, two processes in one folder are not prevented
     import fcntl
@@ -130,14 +130,17 @@ def held(path: Path, busy: str) -> Iterator[None]:
     Nothing is written: it only has to be a file that is never replaced.
 
     Raises:
-        ConfigError: another process holds it; ``busy`` says so.
+        ConfigError: another process holds it, which ``busy`` says; or this one may not write it.
     """
     if sys.platform == "win32":
         yield
         return
-    with path.open("r+") as file:
+    with ExitStack() as opened:
         try:
+            file = opened.enter_context(path.open("r+"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(busy) from error
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot write: {os_reason(error)}") from error
         yield

@@ -120,10 +120,13 @@ def _check_alike(folder: Path, header: Header | None, out: Path) -> None:
             f"--out {out} holds data prepared with text normalization {profiles[0]}, these have {profiles[1]}; "
             "choose another"
         )
-    tokenizers = [
-        (place / one.tokenizer).read_bytes() if one and one.tokenizer else b""
-        for place, one in ((out, there), (folder, header))
-    ]
+    try:
+        tokenizers = [
+            (place / one.tokenizer).read_bytes() if one and one.tokenizer else b""
+            for place, one in ((out, there), (folder, header))
+        ]
+    except OSError as error:
+        raise DataError(f"the tokenizer that the data speak of cannot be read: {os_reason(error)}", out) from error
     if tokenizers[0] != tokenizers[1]:
         raise ConfigError(f"--out {out} holds data with another tokenizer than these; choose another")
 

@@ -230,16 +230,14 @@ def lowest(surface: dict[tuple[float, float], Point], alpha_step: float, beta_st
     return min(surface, key=judged)
 
 
-def nearest_usual(
-    surface: Mapping[tuple[float, float], Point], best: tuple[float, float], usual: BeamConfig | None = None
-) -> tuple[float, float]:
+def nearest_usual(surface: Mapping[tuple[float, float], Point], best: tuple[float, float]) -> tuple[float, float]:
     """Of the points that are not surely worse than the best, the nearest to the usual weights, in steps of the grid.
 
     On few words the lowest point is partly luck; on many, few others are as good. What else was tried: ``docs/log.md``.
 
     Source: Breiman et al. 1984, "Classification and regression trees", section 3.4.3, the one-standard-error rule.
     """
-    usual = usual or BeamConfig()
+    usual = BeamConfig()
 
     def far(key: tuple[float, float]) -> tuple[float, int]:
         alpha_steps, beta_steps = (key[0] - usual.alpha) / ALPHA_STEP, (key[1] - usual.beta) / BETA_STEP

@@ -1,13 +1,8 @@
 # shellcheck shell=bash
-# The end of every run.sh: runs the stages that were named, or all, in their order. Sourced, after the functions:
-#     source egs/stages.sh
+# What the run.sh have in common; sourced.
+
+# The end of every run.sh: runs the stages that were named, each a function, or all, in their order:
 #     run_stages "prepare train evaluate" "$@"
-
-# A file that was named must be there: it is never made. Arguments: what it is called, its path or nothing.
-named_file() {
-    [ -z "$2" ] || [ -f "$2" ] || { echo "$1=$2: no such file" >&2; exit 2; }
-}
-
 run_stages() {
     local stages=$1 stage
     shift
@@ -23,6 +18,11 @@ run_stages() {
         echo "== $stage" >&2
         "$stage"
     done
+}
+
+# A file that was named must be there: it is never made. Arguments: what it is called, its path or nothing.
+named_file() {
+    [ -z "$2" ] || [ -f "$2" ] || { echo "$1=$2: no such file" >&2; exit 2; }
 }
 
 # A training from its start, or on from where it was cut: RUN, then what 'asr train' takes besides --out and --resume.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from asr import files
-from asr.errors import DataError
+from asr.errors import ConfigError, DataError
 from asr.manifest import Utterance, write
 
 
@@ -171,3 +171,17 @@ def test_a_failing_second_rename_puts_the_old_folder_back(tmp_path, monkeypatch)
         _fill(model, "new")
     assert (model / "weights").read_text() == "old"
     assert _names(tmp_path) == ["best"]
+
+
+def test_what_cannot_be_held_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r": cannot write: is a (directory|folder)"), files.held(tmp_path, "busy"):
+        pass
+    (tmp_path / "f").touch()
+    with (
+        files.held(tmp_path / "f", "busy"),
+        pytest.raises(ConfigError, match=r"^busy$"),
+        files.held(tmp_path / "f", "busy"),
+    ):
+        pass
+    with files.held(tmp_path / "f", "busy"):  # let go of
+        pass

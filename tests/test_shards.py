@@ -267,36 +267,37 @@ def test_what_cannot_be_sharded_is_one_line(folder):
         write_shards(source, folder.parent / "out")
 
 
+HEADER = headers.Header(
+    recipe="r", title="t", licence="l", homepage="h", normalization="lower", tokenizer="subwords.json", splits={},
+    dropped=0, flagged_numbers=0, asr_version="0",
+)  # fmt: skip
+
+
 def test_the_header_and_its_tokenizer_come_along(folder, tmp_path):
     (folder / "subwords.json").write_text("{}")
-    header = headers.Header(
-        recipe="r", title="t", licence="l", homepage="h", normalization="lower", tokenizer="subwords.json", splits={},
-        dropped=0, flagged_numbers=0, asr_version="0",
-    )  # fmt: skip
-    headers.write(folder, header)
+    headers.write(folder, HEADER)
     _shard(folder, tmp_path / "out")
-    assert headers.read(tmp_path / "out") == header and (tmp_path / "out" / "subwords.json").exists()
+    assert headers.read(tmp_path / "out") == HEADER and (tmp_path / "out" / "subwords.json").exists()
     again = _shard(tmp_path / "out", tmp_path / "again")  # shards of shards
     assert audio.info(again.audio_path(next(iter(again)))).num_samples
 
 
 def test_shards_of_other_texts_or_another_tokenizer_do_not_share_a_header(folder, tmp_path):
     (folder / "subwords.json").write_text("{}")
-    header = headers.Header(
-        recipe="r", title="t", licence="l", homepage="h", normalization="lower", tokenizer="subwords.json", splits={},
-        dropped=0, flagged_numbers=0, asr_version="0",
-    )  # fmt: skip
-    headers.write(folder, header)
+    headers.write(folder, HEADER)
     _shard(folder, tmp_path / "out")
     _shard(folder, tmp_path / "out")  # again is allowed
-    headers.write(folder, replace(header, normalization="upper"))
+    headers.write(folder, replace(HEADER, normalization="upper"))
     with pytest.raises(ConfigError, match="prepared with text normalization lower, these have upper; choose another"):
         _shard(folder, tmp_path / "out")
-    headers.write(folder, header)
+    headers.write(folder, HEADER)
     (folder / "subwords.json").write_text("[]")
     with pytest.raises(ConfigError, match="another tokenizer than these; choose another"):
+        _shard(folder, tmp_path / "out")
+    (folder / "subwords.json").unlink()
+    with pytest.raises(DataError, match="the tokenizer that the data speak of cannot be read: no such file"):
         _shard(folder, tmp_path / "out")
     (folder / "prepared.json").unlink()
     with pytest.raises(ConfigError, match="normalization lower, these have none"):
         _shard(folder, tmp_path / "out")
-    assert (tmp_path / "out" / "subwords.json").read_text() == "{}" and headers.read(tmp_path / "out") == header
+    assert (tmp_path / "out" / "subwords.json").read_text() == "{}" and headers.read(tmp_path / "out") == HEADER

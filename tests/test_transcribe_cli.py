@@ -115,6 +115,8 @@ def test_a_picture_of_what_can_be_read_only_once_is_refused(transcribe, recordin
         patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((recordings / "one.wav").read_bytes())))
         refused = transcribe("-", "--picture", tmp_path / "p.png")
     assert refused.code == 2 and "--picture draws from a file, and stdin can be read only once" in refused.error
+    long = transcribe("n" * 300 + ".wav", "--picture", tmp_path / "p.png")
+    assert long.code == 1 and "file name too long" in long.err.lower()
     os.mkfifo(tmp_path / "pipe.wav")
     assert "can be read only once" in transcribe(tmp_path / "pipe.wav", "--picture", tmp_path / "p.png").error
     out = ("-o", tmp_path / "out", "--skip-existing")

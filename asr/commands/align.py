@@ -58,12 +58,10 @@ def align(
         if len(names) > 1 or not on_stdout(names[0], 1 if manifest is None else len(manifest)):
             raise ConfigError(f"{', '.join(names)}: several files; add -o DIR")
     ids = [source.name] if manifest is None else [u.id for u in manifest]
-    read = [
-        source,
-        *([] if text is None else [text]),
-        *([] if manifest is None else map(manifest.audio_path, manifest)),
-    ]
-    targets = Targets(ids, names or ("json",), out, inputs=read) if out is not None else None
+    targets = None
+    if out is not None:
+        audio = [] if manifest is None else map(manifest.audio_path, manifest)
+        targets = Targets(ids, names or ("json",), out, inputs=[source, *([text] if text else []), *audio])
     loaded = _load(model, device, threads, resample)
     failed: dict[str, str] = {}
     with naming_failures(failed):

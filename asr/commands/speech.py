@@ -107,7 +107,7 @@ def transcribe(
         check_target(picture)
     found = find_inputs(inputs, Part(channel, start, end))
     layout = Layout(word_times, max_line_width, max_line_count)
-    output = _Output(found, kinds or ("txt",), out, layout, as_json, _read_besides(inputs, Path(model)))
+    output = _Output(found, kinds or ("txt",), out, layout, as_json, _read_besides(inputs, Path(model)) if out else [])
     todo = [one for one in found if not (skip_existing and output.done(one))]
     if len(todo) < len(found):
         say(f"asr: {len(found) - len(todo):,} of {len(found):,} are done already")
@@ -161,22 +161,18 @@ def transcribe(
 
 def _read_besides(inputs: Sequence[str], model: Path) -> list[Path]:
     """What is read beside the audio: manifests and the model's files."""
-    from asr.errors import AsrError
-
-    read = [path for path in map(Path, inputs) if path.suffix.lower() == ".jsonl"]
-    try:
-        from asr.checkpoint import find_model
-
-        read += find_model(model).iterdir()
-    except (AsrError, OSError):
-        pass  # said when it is loaded
-    return read
+    manifests = [path for path in map(Path, inputs) if path.suffix.lower() == ".jsonl"]
+    return [*manifests, *model.glob("*"), *(model / "best").glob("*")]
 
 
 def _check_drawn(inputs: Sequence[Input]) -> None:
     """A picture is of audio that is read a second time."""
     for one in inputs:
-        if one.source is None or one.source.is_fifo():
+        try:
+            only_once = one.source is None or one.source.is_fifo()
+        except OSError:  # a name that cannot be looked at fails by itself, later
+            continue
+        if only_once:
             raise ConfigError(f"--picture draws from a file, and {_label(one)} can be read only once; save it first")
 
 

@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -32,6 +33,14 @@ INSTALL = "install ffmpeg (apt install ffmpeg, brew install ffmpeg, winget insta
 def available() -> str | None:
     """The path of the program, if there is one."""
     return shutil.which("ffmpeg")
+
+
+def pass_over(read: Callable[[int], npt.NDArray[np.float32]], frames: int, block: int) -> int:
+    """Reads so many frames, a block at a time, and forgets them; how many there were."""
+    left = frames
+    while left and (got := len(read(min(left, block)))):
+        left -= got
+    return frames - left
 
 
 class Decoder:
@@ -80,10 +89,7 @@ class Decoder:
 
     def skip(self, frames: int) -> int:
         """Passes over frames, decoding them, as seeking is not exact in every format; how many there were."""
-        left = frames
-        while left and (got := len(self.read(min(left, 10 * self.rate_hz)))):
-            left -= got
-        return frames - left
+        return pass_over(self.read, frames, 10 * self.rate_hz)
 
     def read(self, frames: int) -> npt.NDArray[np.float32]:
         """The next frames, fewer only at the end. Shapes: (n, channels).

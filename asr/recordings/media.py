@@ -359,10 +359,7 @@ class _Sndfile:
     def skip(self, frames: int) -> int:
         soundfile = audio._soundfile()
         if self.frames is None:
-            left = frames
-            while left and (got := len(self.read(min(left, round(BLOCK_S * self.rate_hz))))):
-                left -= got
-            return frames - left
+            return ffmpeg.pass_over(self.read, frames, round(BLOCK_S * self.rate_hz))
         try:
             return int(self._file.seek(frames))
         except soundfile.SoundFileError as error:
@@ -392,7 +389,7 @@ def _head_with_size(file: BinaryIO, num_bytes: int) -> bytes | None:
     if promised or start >= num_bytes:
         return None
     file.seek(start)
-    name, _, size = (after := file.read(8))[:4], after[4:], int.from_bytes(after[4:8], "little")
+    name, size = file.read(4), int.from_bytes(file.read(4), "little")
     if name.isalnum() and start + 8 + size + size % 2 == num_bytes:
         return None  # no samples indeed, and a chunk that says who made it
     file.seek(0)

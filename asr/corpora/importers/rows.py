@@ -65,7 +65,7 @@ def write_rows(request: Request, splits: Mapping[str, Found]) -> Prepared:
     """
     fraction = _fraction(request.options.get("dev", ""))
     found = _named(request, splits, with_dev=fraction is not None)
-    targets = [request.out / f"{name}.jsonl" for name in {**found, **({"dev": None} if fraction is not None else {})}]
+    targets = [request.out / f"{name}.jsonl" for name in (*found, *(["dev"] if fraction is not None else []))]
     for target, one in itertools.product(targets, found.values()):
         if target.exists() and one.source.exists() and target.samefile(one.source):
             raise ConfigError(f"{target} would overwrite what it is made from; give another --out or --name")
