@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from asr.lm.estimate import Watcher
     from asr.lm.model import NgramModel
 
-app = typer.Typer(help="Language models, n-gram and neural: train, measure, build, sample.")
+app = typer.Typer(help="Language models, n-gram and neural: train, mix, measure, build, sample.")
 
 Texts = Annotated[list[Path], typer.Argument(metavar="TEXT...", help="Plain, gzip, a manifest, or - for stdin.")]
 Model = Annotated[Path, typer.Argument(metavar="LM", help="ARPA, ARPA as gzip, or the binary form.")]
@@ -178,6 +178,58 @@ def build(
     model = ngram.load(lm)
     ngram.write(model, out)
     _print_model(model, out, as_json)
+
+
+@app.command()
+def mix(
+    lms: Annotated[list[Path], typer.Argument(metavar="LM LM...", help="ARPA, ARPA as gzip, or the binary form.")],
+    out: Annotated[Path, typer.Option(help="Where to write: .arpa, .arpa.gz, or another name for the binary form.")],
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--text", metavar="TEXT", help="Choose the weights by this: a dev set's manifest; may be repeated."
+        ),
+    ] = None,
+    weights: Annotated[str | None, typer.Option(metavar="W,W,...", help="The weights, one a model.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Interpolate n-gram models: a small one of the task with a large one of any text."""
+    from asr.lm import mix as mixing
+    from asr.lm import ngram
+
+    if len(lms) < 2:
+        raise ConfigError(f"{shown(lms[0])} alone is no mixture; name two models or more")
+    if (texts is None) == (weights is None):
+        raise ConfigError("give either --text TEXT, to choose the weights by it, or --weights W,W,...", key="weights")
+    for lm in lms:
+        if lm.is_dir():
+            raise ConfigError(f"{lm}: is a folder; only n-gram models can be mixed")
+    try:
+        given = None if weights is None else [float(weight) for weight in weights.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--weights takes numbers with commas between, got '{weights}'", key="weights") from error
+    check_apart([out], [*lms, *(texts or [])])
+    check_target(out)
+    models = [ngram.load(lm) for lm in lms]
+    lines = list(ngram.read_lines(texts or []))
+    given = mixing.scaled(mixing.best_weights(models, lines) if given is None else given, len(models))
+    model = mixing.mix(models, given)
+    ngram.write(model, out)
+    names = [*map(str, lms), str(out)]
+    measured = {name: ngram.perplexity(one, lines) for name, one in zip(names, [*models, model], strict=True) if lines}
+    weight_of = dict(zip(names, given, strict=False))
+    if as_json:
+        facts: dict[str, Any] = {"weights": weight_of}
+        if measured:
+            facts["perplexity"] = {name: one.to_json() for name, one in measured.items()}
+        print_json({"lm": str(out), "ngrams": list(model.counts)} | facts)
+        return
+    for name in names:
+        weight = f"{weight_of[name]:8.4f}" if name in weight_of else " " * 8
+        told = measured.get(name)
+        known = f"  perplexity {told.without_unknown:,.2f}, {told.unknown_words:,} words unknown" if told else ""
+        print_result(f"{weight}  {shown(name)}{known}")
+    _print_model(model, out, False)
 
 
 @app.command()

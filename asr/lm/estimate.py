@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import ConfigError, DataError
-from asr.lm.model import BEGIN, END, MAX_ORDER, UNK, Doubles, Ints, Longs, NgramArrays, NgramModel, table_slots
+from asr.lm.model import BEGIN, END, MAX_ORDER, UNK, Doubles, Ints, Longs, NgramModel, assemble
 
 logger = logging.getLogger(__name__)
 
@@ -280,7 +280,7 @@ def _assemble(
     log_probs_n: Doubles, backoffs_n: Doubles, unk_log_prob: float,
 ) -> NgramModel:  # fmt: skip
     """The model of the n-grams that stay, renumbered: unigrams by word, then order by order as they were met."""
-    from asr.lm._ngram_numba import insert_all, resolve_suffixes
+    from asr.lm._ngram_numba import resolve_suffixes
 
     new_word = np.zeros(len(words), np.int64)
     new_word[kept_words] = np.arange(len(kept_words))
@@ -292,22 +292,14 @@ def _assemble(
     new_node[unigrams] = 1 + new_word[trie.words[unigrams]]
     new_node[longer] = first + np.arange(len(longer))
     num_nodes = first + len(longer)
-    slots = table_slots(len(longer))
-    arrays = NgramArrays(
-        np.full(slots, -1, np.int64), np.zeros(slots, np.int32), np.zeros(num_nodes, np.float32),
-        np.zeros(num_nodes, np.float32), np.zeros(num_nodes, np.int32), np.zeros(num_nodes, np.uint8),
-        np.array([len(kept_words)]), np.array([order]),
-    )  # fmt: skip
-    contexts = new_node[trie.contexts[longer]]
-    keys = contexts.astype(np.int64) * len(kept_words) + new_word[trie.words[longer]]
-    insert_all(arrays.table_keys, arrays.table_nodes, keys, new_node[longer])
-    arrays.log_probs[1] = unk_log_prob
-    arrays.log_probs[new_node[kept]] = log_probs_n[kept]
-    arrays.backoffs[new_node[kept]] = backoffs_n[kept]
-    arrays.suffixes[new_node[kept]] = new_node[trie.suffixes[kept]]
-    arrays.is_context[:] = arrays.backoffs != 0
-    arrays.is_context[contexts] = 1
-    arrays.is_context[0] = 1
+    contexts, last, suffixes = (np.zeros(num_nodes, np.int32) for _ in range(3))
+    log_probs, backoffs = (np.zeros(num_nodes, np.float32) for _ in range(2))
+    log_probs[1] = unk_log_prob
+    to = new_node[kept]
+    contexts[to], suffixes[to] = new_node[trie.contexts[kept]], new_node[trie.suffixes[kept]]
+    last[to] = new_word[trie.words[kept]]
+    log_probs[to], backoffs[to] = log_probs_n[kept], backoffs_n[kept]
+    arrays = assemble(len(kept_words), order, contexts, last, suffixes, log_probs, backoffs)
     resolve_suffixes(arrays.suffixes, arrays.is_context)
     counts = np.bincount(trie.orders[longer], minlength=order + 1)[2:]
     return NgramModel([words[i] for i in kept_words.tolist()], arrays, [len(kept_words), *counts.tolist()])

@@ -122,3 +122,29 @@ def discounts(counts: Sequence[int], fallback: Sequence[float]) -> list[float]:
         if all(0 <= d <= k for k, d in enumerate(found, start=1)):
             return [0.0, *found]
     return [0.0, *fallback]
+
+
+def mix(models: Sequence[Model], weights: Sequence[float]) -> Model:
+    """The interpolated model: the n-grams of all, each with the weighted sum of its probabilities, and the back-off
+    weights with which every context sums to one. A word that a model does not know has probability 0 in it."""
+
+    def prob(ngram: Ngram) -> float:
+        total = 0.0
+        for model, weight in zip(models, weights, strict=True):
+            if ngram[-1:] in model:
+                history = tuple(w if (w,) in model else "<unk>" for w in ngram[:-1])
+                total += weight * 10 ** log10_prob(model, history, ngram[-1])
+        return total
+
+    grams = sorted({gram for model in models for gram in model}, key=len)
+    followers: dict[Ngram, list[str]] = defaultdict(list)
+    for gram in grams:
+        followers[gram[:-1]].append(gram[-1])
+    mixed: Model = {}
+    for gram in grams:
+        mixed[gram] = (math.log10(min(1.0, prob(gram))), 0.0)
+    for context in [gram for gram in grams if gram in followers]:  # shorter ones first
+        left = 1.0 - sum(10 ** mixed[(*context, w)][0] for w in followers[context])
+        below = 1.0 - sum(10 ** log10_prob(mixed, context[1:], w) for w in followers[context])
+        mixed[context] = (mixed[context][0], math.log10(left / below))
+    return mixed
