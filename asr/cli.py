@@ -73,7 +73,7 @@ def run() -> None:
 
 def _run() -> int:
     try:
-        code: int | None = app(standalone_mode=False)
+        code: int | None = app(prog_name="asr", standalone_mode=False)
     except AsrError as error:
         say(f"asr: {error}")
         return 2

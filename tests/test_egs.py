@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -56,6 +57,38 @@ def test_a_training_goes_on_where_it_was_cut(tmp_path, begun, written):
     script = f"set -euo pipefail\nsource '{EGS}/stages.sh'\nasr() {{ echo \"$*\"; }}\nstart_or_resume run c --data d"
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == f"{written}\n"
+
+
+def with_fake_asr(tmp_path: Path, script: str) -> str:
+    """What a script does with the commands: 'asr' prints its arguments, and makes what --out names."""
+    asr = 'asr() { echo "$*"; while [ $# -gt 0 ]; do [ "$1" != --out ] || touch "$2"; shift; done; }'
+    script = f"set -euo pipefail\nsource '{EGS}/stages.sh'\n{asr}\n{script}"
+    return subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_language_model_is_made_once_and_mixed_where_there_is_more_text(tmp_path):
+    assert (
+        with_fake_asr(tmp_path, "ngram own.arpa t.jsonl dev.jsonl ''") == "lm train t.jsonl --order 3 --out own.arpa\n"
+    )
+    assert with_fake_asr(tmp_path, "ngram own.arpa t.jsonl dev.jsonl ''") == ""
+    assert with_fake_asr(tmp_path, "ngram m.bin t.jsonl dev.jsonl 'more text.gz'").splitlines() == [
+        "lm train t.jsonl --order 3 --out m.bin.own.bin",
+        "lm train more text.gz --order 3 --out m.bin.more.bin",
+        "lm mix m.bin.own.bin m.bin.more.bin --text dev.jsonl --out m.bin",
+    ]
+
+
+def test_a_decoder_is_tuned_again_for_another_language_model(tmp_path):
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    tuned = tmp_path / "run" / "tune.txt"
+    with_fake_asr(tmp_path, "tune_once run dev.jsonl lm.bin --cache c")
+    assert tuned.read_text() == f"tune run dev.jsonl --lm {tmp_path}/lm.bin --cache c\n"
+    decoder = tmp_path / "run" / "best" / "decoder.json"
+    for lm, again in (("lm.bin", False), ("other.bin", True)):
+        decoder.write_text(json.dumps({"format_version": 1, "lm": str(tmp_path / lm)}, indent=2))
+        tuned.unlink(missing_ok=True)
+        with_fake_asr(tmp_path, "tune_once run dev.jsonl lm.bin")
+        assert tuned.exists() == again
 
 
 @pytest.mark.parametrize("name", ["librispeech", "mini_librispeech", "pretrained"])

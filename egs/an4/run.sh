@@ -5,17 +5,20 @@
 # and in the environment:
 #   ARCHIVE  an4_sphere.tar.gz; downloaded when not given
 #   CONFIG   an4/default or an4/smoke
+#   MORE_TEXT   sentences of anything in capitals, for words that the transcripts lack; of 'asr prepare librispeech-lm', say
 #   SEED, WORK   1, work/an4
 set -euo pipefail
 archive=${ARCHIVE:+$(realpath "$ARCHIVE")}
+more_text=${MORE_TEXT:+$(realpath -m "$MORE_TEXT")}
 cd "$(dirname "$0")/../.."
 config=${CONFIG:-an4/default}
 seed=${SEED:-1}
 work=${WORK:-work/an4}
 run=$work/$(basename "$config")-seed$seed
-lm=$work/3gram.arpa
+lm=$work/3gram${more_text:+-more}.arpa
 export PATH="$PWD/.venv/bin:$PATH"
 source egs/stages.sh
+named_file MORE_TEXT "$more_text"
 
 prepare() {
     [ -f "$work/data/prepared.json" ] || asr prepare an4 ${archive:+--archive "$archive"} --out "$work/data"
@@ -32,11 +35,11 @@ evaluate() {
 
 # The training transcripts are all the text there is for this task.
 lm() {
-    [ -f "$lm" ] || asr lm train "$work/data/train.jsonl" --order 3 --out "$lm"
+    ngram "$lm" "$work/data/train.jsonl" "$work/data/dev.jsonl" "$more_text"
 }
 
 tune() {
-    [ -f "$run/best/decoder.json" ] || asr tune "$run" "$work/data/dev.jsonl" --lm "$lm" > "$run/tune.txt"
+    tune_once "$run" "$work/data/dev.jsonl" "$lm"
 }
 
 # With what was tuned on dev, which the command finds in the model folder.

@@ -47,7 +47,7 @@ train() {
 
 # On dev; the weights are saved with the model, and evaluation uses them.
 tune() {
-    [ -f "$run/best/decoder.json" ] || asr tune "$run" "$data/dev.jsonl" --lm "$lm" --cache "$work/log-probs"
+    tune_once "$run" "$data/dev.jsonl" "$lm" --cache "$work/log-probs"
 }
 
 # LibriSpeech's test-clean once, without a language model and with it: rows for RESULTS.md.

@@ -7,10 +7,12 @@
 #   TARGET   the one to train on in the end, and to be scored on; default: the first
 #   NORMALIZE   for all texts while they are together; default: librispeech
 #   LM       a language model; LM_TEXT: a text to estimate a 3-gram of; default: one of the target's training texts
+#   MORE_TEXT   a text to mix with that 3-gram, weighted by the target's dev set: for words that the first one lacks
 #   SET, FINAL_SET   further settings of the first and of the second training: "train.threads=1"
 #   SEED, WORK   1 (of the second training; the first is the same for all), work/pretrained
 set -euo pipefail
 lm_text=${LM_TEXT:+$(realpath -m "$LM_TEXT")}
+more_text=${MORE_TEXT:+$(realpath -m "$MORE_TEXT")}
 given_lm=${LM:+$(realpath -m "$LM")}
 cd "$(dirname "$0")/../.."
 read -ra data <<< "${DATA:-work/an4/data work/speechocean762/data}"
@@ -22,11 +24,12 @@ name=${name%/data}
 name=${name//\//-} # of the whole path, so that two targets never share a run: an4, -corpora-mine
 name=${name#-}
 run=$work/$name-seed$seed
-lm=${given_lm:-$work/$name-3gram.bin}
+lm=${given_lm:-$work/$name-3gram${more_text:+-more}.bin}
 export PATH="$PWD/.venv/bin:$PATH"
 source egs/stages.sh
 named_file LM "$given_lm"
 named_file LM_TEXT "$lm_text"
+named_file MORE_TEXT "$more_text"
 
 combine() {
     [ -f "$work/data/prepared.json" ] ||
@@ -51,11 +54,11 @@ evaluate() {
 }
 
 lm() {
-    [ -f "$lm" ] || asr lm train "${lm_text:-$target/train.jsonl}" --order 3 --out "$lm"
+    ngram "$lm" "${lm_text:-$target/train.jsonl}" "$target/dev.jsonl" "$more_text"
 }
 
 tune() {
-    [ -f "$run/best/decoder.json" ] || asr tune "$run" "$target/dev.jsonl" --lm "$lm" > "$run/tune.txt"
+    tune_once "$run" "$target/dev.jsonl" "$lm"
 }
 
 # With what was tuned on dev, which the command finds in the model folder.
