@@ -227,7 +227,7 @@ def mix(
     for name in names:
         weight = f"{weight_of[name]:8.4f}" if name in weight_of else " " * 8
         told = measured.get(name)
-        known = f"  perplexity {told.without_unknown:,.2f}, {told.unknown_words:,} words unknown" if told else ""
+        known = f"  perplexity {told.without_unknown:,.2f}, {told.unknown_words:,} unknown" if told else ""
         print_result(f"{weight}  {shown(name)}{known}")
     _print_model(model, out, False)
 
