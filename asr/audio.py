@@ -115,7 +115,7 @@ def load(
             f"the manifest says {offset_s + duration_s:.2f} s, but the file ends at {total / rate:.2f} s", path
         )
     if channels > 1:
-        raise DataError(f"{channels} channels, expected 1; mix it down or choose a channel first", path)
+        raise DataError(f"{channels} channels, expected 1; mix it down first (ffmpeg -i IN -ac 1 OUT.wav)", path)
     wave: Wave = samples[:, 0]
     if not np.isfinite(wave).all():
         bad = int(np.flatnonzero(~np.isfinite(wave))[0])

@@ -11,26 +11,45 @@ Features = npt.NDArray[np.float32]
 
 
 def spec_augment(
-    features_tf: Features, cfg: SpecAugmentConfig, hop_s: float, generator: np.random.Generator
+    features_tf: Features,
+    cfg: SpecAugmentConfig,
+    hop_s: float,
+    generator: np.random.Generator,
+    *,
+    bins: int = 0,
+    context: int = 0,
+    fill_f: Features | None = None,
 ) -> Features:
-    """Features with random bands of bins and stretches of frames set to zero, the mean of normalised features.
+    """Features with random bands of bins and stretches of frames hidden.
+
+    A band is hidden in derivatives and neighbouring frames too, a frame wherever it stands as a neighbour. (Derivatives
+    beside a hidden stretch still know a little of it.)
+
+    Args:
+        bins: values of a frame before derivatives and neighbours; 0: there are neither.
+        context: neighbouring frames on each side (``features.context_frames``).
+        fill_f: what takes their place; default 0, the mean of normalised features.
 
     Shapes: (t, f) -> (t, f).
 
     Source: Park et al. 2019, "SpecAugment", section 2 (without time warping).
     """
-    frames, bins = features_tf.shape
-    out = features_tf.copy()
+    frames, values = features_tf.shape
+    bins = bins or values
+    hidden_tf = np.zeros((frames, 2 * context + 1, values // bins // (2 * context + 1), bins), np.bool_)
     for _ in range(cfg.freq_masks):
         width = int(generator.integers(0, min(cfg.freq_width_bins, bins) + 1))
         start = int(generator.integers(0, bins - width + 1))
-        out[:, start : start + width] = 0.0
+        hidden_tf[..., start : start + width] = True
     widest = min(round(cfg.time_width_s / hop_s), int(cfg.time_width_fraction * frames))
     for _ in range(cfg.time_masks):
         width = int(generator.integers(0, widest + 1))
         start = int(generator.integers(0, frames - width + 1))
-        out[start : start + width] = 0.0
-    return out
+        for place in range(2 * context + 1):
+            shift = place - context  # what stands there is the frame so many later
+            hidden_tf[max(0, start - shift) : max(0, start + width - shift), place] = True
+    fill: Features | float = 0.0 if fill_f is None else fill_f
+    return np.where(hidden_tf.reshape(frames, values), fill, features_tf).astype(np.float32, copy=False)
 
 
 def bin_centres_hz(cfg: FeatureConfig, sample_rate_hz: int, bins: int) -> npt.NDArray[np.float64]:

@@ -5,7 +5,8 @@ Axes: n samples, r samples of an impulse response.
 
 from __future__ import annotations
 
-from functools import lru_cache
+import threading
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from asr.config import AugmentConfig
 from asr.errors import ConfigError, DataError
 
 _SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph")
-#: noises and impulse responses kept in memory
-_KEPT = 256
+#: noises and impulse responses kept in memory by each run, in bytes
+_KEPT_BYTES = 512 * 2**20
 
 
 class Distorter:
@@ -31,6 +32,8 @@ class Distorter:
         self.cfg, self.rate = cfg, sample_rate_hz
         self._noises = _files(cfg.noise.folder, "augment.noise.folder")
         self._rooms = _files(cfg.reverb.folder, "augment.reverb.folder")
+        self._loaded: OrderedDict[Path, Wave] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def active(self) -> bool:
@@ -60,17 +63,31 @@ class Distorter:
         if not self._noises:
             return colored_noise(size, random.uniform(0, 2), random)
         path = self._noises[int(random.integers(len(self._noises)))]
-        noise_n = _load(path, self.rate)
-        if not len(noise_n):
-            raise DataError(f"too short for a noise: no sample is left at {self.rate} Hz; take it away", path)
+        noise_n = self._load(path)
         start = int(random.integers(len(noise_n)))
-        return np.resize(np.roll(noise_n, -start), size)  # a short one again and again
+        return np.take(noise_n, np.arange(start, start + size), mode="wrap")  # a short one again and again
 
     def _room(self, random: np.random.Generator) -> Wave:
         if not self._rooms:
             cfg = self.cfg.reverb
             return room_response(random.uniform(*cfg.rt60_s), random.uniform(*cfg.direct_db), self.rate, random)
-        return _load(self._rooms[int(random.integers(len(self._rooms)))], self.rate)
+        return self._load(self._rooms[int(random.integers(len(self._rooms)))])
+
+    def _load(self, path: Path) -> Wave:
+        """A noise or an impulse response at the rate of training; those asked for lately are in memory."""
+        with self._lock:
+            if path in self._loaded:
+                self._loaded.move_to_end(path)
+                return self._loaded[path]
+        wave_n, rate = audio.load(path)
+        wave_n = audio.resampled(wave_n, rate, self.rate)
+        if not len(wave_n):
+            raise DataError(f"too short: no sample is left at {self.rate} Hz; take it away", path)
+        with self._lock:
+            self._loaded[path] = wave_n
+            while len(self._loaded) > 1 and sum(one.nbytes for one in self._loaded.values()) > _KEPT_BYTES:
+                self._loaded.popitem(last=False)
+        return wave_n
 
 
 def add_noise(wave_n: Wave, noise_n: Wave, snr_db: float) -> Wave:
@@ -132,9 +149,3 @@ def _files(folder: str | None, key: str) -> tuple[Path, ...]:
     if not found:
         raise ConfigError(f"{folder}: no audio in it ({' '.join(_SUFFIXES)})", key=key)
     return found
-
-
-@lru_cache(maxsize=_KEPT)
-def _load(path: Path, rate_hz: int) -> Wave:
-    wave_n, rate = audio.load(path)
-    return audio.resampled(wave_n, rate, rate_hz)

@@ -201,7 +201,8 @@ def _mask(num_b: Tensor, length: int) -> Tensor:
 
 
 def _with_neighbours(features_btf: Tensor, num_frames_b: Tensor, deltas: int, context: int) -> Tensor:
-    """Appends derivatives and neighbouring frames; beyond an end, the end's own frame is repeated.
+    """Appends derivatives and neighbouring frames; beyond an end, the end's own static values are repeated, and
+    derivatives are those of what is repeated.
 
     The padding is filled with the last valid frame first, so the end of a padded utterance is as if it stood alone.
     """

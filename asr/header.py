@@ -184,14 +184,23 @@ def resolve_normalization(configured: str, header: Header | None) -> str:
     return configured
 
 
-def tokenizer_for(choice: str, folder: Path, header: Header | None) -> Tokenizer | None:
-    """The tokenizer of a data folder, as ``text.tokenizer`` asks for it; None: characters.
+def tokenizer_for(choice: str, folder: Path, header: Header | None, init: str | None = None) -> Tokenizer | None:
+    """The tokenizer to train with on a data folder, as ``text.tokenizer`` asks for it; None: characters.
+
+    Args:
+        init: the model or run that training starts from, if any.
 
     Raises:
         CheckpointError: the header names one that is not there, or it is damaged.
+        ConfigError: that of the first model is asked for, and there is none.
     """
     if choice == "char":
         return None
+    if choice == "init":
+        if init is None:
+            raise ConfigError("text.tokenizer is init, which needs a model: --init MODEL", key="text.tokenizer")
+        of_run = Path(init) / "best" / TOKENIZER_FILE
+        return read_tokenizer(of_run if of_run.is_file() else Path(init) / TOKENIZER_FILE)
     path = folder / ((header and header.tokenizer) or TOKENIZER_FILE)
     named = header is not None and bool(header.tokenizer)
     return read_tokenizer(path) if named or path.exists() else None

@@ -98,6 +98,24 @@ def read(path: str | Path) -> Manifest:
     return Manifest(path, utterances)
 
 
+def read_split(folder: Path, split: str) -> Manifest:
+    """The manifest of a split in a data folder, ``<split>.jsonl``.
+
+    Raises:
+        DataError: it is not there, which says what is; or as ``read``.
+    """
+    path = folder / f"{split}.jsonl"
+    if path.exists():
+        return read(path)
+    wanted = "training takes a folder with train.jsonl and dev.jsonl ('asr prepare' writes them)"
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "no such folder"
+        raise DataError(f"{what}; {wanted}", folder)
+    others = sorted(one.name for one in folder.glob("*.jsonl") if one.stem not in ("train", "dev"))
+    named = f"; {', '.join(others[:3])} there: prepare again with --dev 0.1, or --name {split}" if others else ""
+    raise DataError(f"no such file; {wanted}{named}", path)
+
+
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a manifest that are not blank, with their numbers, as they stand.
 

@@ -5,6 +5,7 @@ Axes: v vocabulary, h hidden units.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -12,12 +13,14 @@ import torch
 from asr.checkpoint import TrainableModel, load_trainable
 from asr.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 
 def start_from(model: TrainableModel, path: Path) -> str:
     """Copies the weights of the model at ``path`` into a new one; one line on what was taken.
 
     The networks must be alike but for their last layer. There, tokens that both models have keep their weights; the
-    others keep the random ones they were made with.
+    others keep the random ones they were made with. Tokens of the given model that the new one lacks are a warning.
 
     Raises:
         CheckpointError: there is no whole model at ``path``.
@@ -38,8 +41,24 @@ def start_from(model: TrainableModel, path: Path) -> str:
         model.extractor.load_state_dict(source.extractor.state_dict())
     total = model.tokenizer.vocabulary_size
     missing = [s for s in model.tokenizer.symbols if s not in rows_of]
-    begun = f", {len(missing)} of them new: {' '.join(map(repr, missing[:10]))}" if missing else ""
+    begun = f", {len(missing)} of them new: {_shown(missing)}" if missing else ""
+    known = set(model.tokenizer.symbols)
+    lost = [s for s in source.tokenizer.symbols if s not in known]
+    if lost:
+        log.warning(
+            "%d of the %d tokens of %s are not in these training texts, and lost: %s; text.tokenizer=init keeps them",
+            len(lost), source.tokenizer.vocabulary_size - 1, path, _shown(lost),
+        )  # fmt: skip
+    if len(missing) > total // 2:
+        log.warning(
+            "most tokens are new to %s, so its last layer is of little use: is the case the same? (text.normalization)",
+            path,
+        )  # fmt: skip
     return f"started from {path}: {model.num_parameters:,} parameters, {total} tokens{begun}"
+
+
+def _shown(symbols: list[str]) -> str:
+    return " ".join(map(repr, symbols[:10])) + (" …" if len(symbols) > 10 else "")
 
 
 def _check_alike(model: TrainableModel, source: TrainableModel, path: Path) -> None:
@@ -53,8 +72,13 @@ def _check_alike(model: TrainableModel, source: TrainableModel, path: Path) -> N
         theirs_of = theirs.model_dump()
         for key, value in mine.model_dump().items():
             if key not in free and theirs_of[key] != value:
+                own = next((one for one in (path / "config.yaml", path.parent / "config.yaml") if one.is_file()), None)
+                use = "use the same" if own is None else f"train with its config, {own}"
+                if key == "sample_rate_hz":
+                    use += " (audio.resample=true for recordings of another rate)"
+                both = f"is {theirs_of[key]!r} and the config's {value!r}"
+                if len(both) > 100:
+                    both = "is not the config's"
                 raise ConfigError(
-                    f"{path}: its {stage}.{key} is {theirs_of[key]!r} and the config's {value!r}; "
-                    f"to start from this model, use the same",
-                    key=f"{stage}.{key}",
+                    f"{path}: its {stage}.{key} {both}; to start from this model, {use}", key=f"{stage}.{key}"
                 )

@@ -77,11 +77,11 @@ def train(cfg: RunConfig, data: Path, out: Path, watch: Watcher = lambda values:
     """
 
     def look() -> tuple[tuple[Manifest, Manifest], RunConfig, Tokenizer | None]:
-        read = manifests.read(data / "train.jsonl"), manifests.read(data / "dev.jsonl")
+        read = manifests.read_split(data, "train"), manifests.read_split(data, "dev")
         header = headers.read(data)
         profile = headers.resolve_normalization(cfg.text.normalization, header)
         resolved = cfg.model_copy(update={"text": cfg.text.model_copy(update={"normalization": profile})})
-        return read, resolved, headers.tokenizer_for(cfg.text.tokenizer, data, header)
+        return read, resolved, headers.tokenizer_for(cfg.text.tokenizer, data, header, cfg.train.init)
 
     run = RunFolder(out)
     with joined() as group, ExitStack() as held:
@@ -109,7 +109,7 @@ def resume(out: Path, data: Path | None = None, watch: Watcher = lambda values: 
         # Only the first process must see the run's folder; the manifests and the audio all of them.
         cfg, folder = group.from_first(lambda: run.open(data))
         read = group.everywhere(
-            lambda: (manifests.read(folder / "train.jsonl"), manifests.read(folder / "dev.jsonl"))
+            lambda: (manifests.read_split(folder, "train"), manifests.read_split(folder, "dev"))
         )  # fmt: skip
         group.from_first(lambda: held.enter_context(run.locked()))
         tokenizer = group.from_first(run.read_tokenizer)
@@ -321,10 +321,10 @@ class Trainer:
             while p.batch < len(plan) and not self._is_over:
                 some = self._next(batches)
                 batch = min(p.batch + cfg.accumulate, len(plan))
-                lr = learning_rate(self.cfg.optim, (p.epoch + batch / len(plan)) / cfg.epochs)
+                before, after = ((p.epoch + done / len(plan)) / cfg.epochs for done in (p.batch, batch))
+                lr = learning_rate(self.cfg.optim, before, after)
                 if cfg.dropout_schedule:
-                    done_fraction = (p.epoch + p.batch / len(plan)) / cfg.epochs
-                    self.network.set_dropout(dropout(cfg.dropout_schedule, done_fraction))
+                    self.network.set_dropout(dropout(cfg.dropout_schedule, before))
                 done = self._step(some, lr)
                 p.batch, p.step = batch, p.step + 1
                 p.loss_sum_nats += done.loss_nats * done.utterances
@@ -365,7 +365,8 @@ class Trainer:
         p.done = self._is_over
         is_due = p.epoch % cfg.validate_every_epochs == 0
         if (is_due and is_new) or (p.done and not is_due):
-            lr, steps = learning_rate(self.cfg.optim, p.epoch / cfg.epochs), -(-batches // cfg.accumulate) * cfg.epochs
+            done, steps = p.epoch / cfg.epochs, -(-batches // cfg.accumulate) * cfg.epochs
+            lr = learning_rate(self.cfg.optim, done, done)
             vars(p).update(self.group.from_first(lambda: self._validate(lr, steps, watch)))
             if cfg.early_stop is not None and p.validations_since_best >= cfg.early_stop:
                 log.info("stopping early: no better dev WER for %d validations", p.validations_since_best)
@@ -397,8 +398,10 @@ class Trainer:
         p = self.progress
         with self.average.in_place():
             found: Validation = self._timed("validate", self.dev.validate)
+            # CER decides between epochs of one WER which is kept, but is no progress to be patient for
+            lower = not p.best or found.wer < p.best[0][0]
             p.best = sorted([*p.best, (found.wer, found.cer, p.epoch)])
-            p.validations_since_best = 0 if p.best[0][2] == p.epoch else p.validations_since_best + 1
+            p.validations_since_best = 0 if lower else p.validations_since_best + 1
             lost_case = self.dev.lost_case
             report_validation(found, p, self.run, lr=lr, total_steps=total_steps, lost_case=lost_case)
             watch({"epochs": self.cfg.train.epochs, "epoch": float(p.epoch), "wer": found.wer, "audio_s": self.audio_s})

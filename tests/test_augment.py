@@ -53,6 +53,35 @@ def test_one_frequency_mask_is_one_band_over_all_frames_no_wider_than_configured
     assert sum(widths) <= min(width, bins)
 
 
+@given(st.integers(0, 10**6), st.integers(0, 3), st.integers(0, 2))
+def test_what_is_hidden_is_hidden_in_derivatives_and_neighbours_too(seed, context, deltas):
+    """A frame's number and a bin's number stand in every value: wherever they stand, they are hidden or none is."""
+    frames, bins, width = 30, 7, (2 * context + 1) * (1 + deltas)
+    frame_t = np.clip(np.arange(frames)[:, None] + np.arange(-context, context + 1), 0, frames - 1)
+    numbers = 1 + frame_t[:, :, None, None] * bins + np.arange(bins)  # place, derivative, bin
+    features_tf = np.broadcast_to(numbers, (frames, 2 * context + 1, 1 + deltas, bins)).reshape(frames, width * bins)
+    cfg = SpecAugmentConfig(freq_masks=1, freq_width_bins=4, time_masks=1, time_width_s=0.1, time_width_fraction=0.3)
+    random = np.random.default_rng(seed)
+    out_tf = spec_augment(features_tf.astype(np.float32), cfg, HOP_S, random, bins=bins, context=context)
+    hidden = set(features_tf[out_tf == 0].tolist())
+    inside = slice(context, frames - context)  # the ends are repeated
+    shown = set(out_tf[inside][out_tf[inside] != 0].tolist())
+    assert not hidden & shown
+    alone_tf = spec_augment(ones(frames, bins), cfg, HOP_S, np.random.default_rng(seed))
+    middle = out_tf.reshape(frames, 2 * context + 1, 1 + deltas, bins)[:, context, 0]
+    np.testing.assert_array_equal(middle == 0, alone_tf == 0)
+
+
+def test_what_is_hidden_can_be_filled_with_another_value():
+    fill_f = np.arange(40, dtype=np.float32) - 10
+    settings = SpecAugmentConfig(freq_masks=2, time_masks=2)
+    features_tf = np.full((100, 40), 99, np.float32)
+    out_tf = spec_augment(features_tf, settings, HOP_S, np.random.default_rng(3), fill_f=fill_f)
+    zero_tf = spec_augment(features_tf, settings, HOP_S, np.random.default_rng(3))
+    assert (zero_tf == 0).any()
+    np.testing.assert_array_equal(out_tf, np.where(zero_tf == 0, fill_f, features_tf))
+
+
 @given(st.integers(0, 10**6), st.integers(0, 120), st.floats(0, 1), st.floats(0, 1))
 def test_one_time_mask_is_one_stretch_over_all_bins_within_both_limits(seed, frames, width_s, fraction):
     out_tf = augment(ones(frames, 3), seed, time_masks=1, time_width_s=width_s, time_width_fraction=fraction)

@@ -100,7 +100,9 @@ def test_the_last_epochs_or_the_best_are_chosen(run, tmp_path):
 
 
 def test_more_than_are_kept_are_refused_with_what_to_do(run):
-    with pytest.raises(ConfigError, match=r"keeps 3 models of the last epochs, not 5: train with train.keep_last=5"):
+    with pytest.raises(
+        ConfigError, match=r"keeps 3 models of the last epochs to average, not 5: train with train.keep_last=5"
+    ):
         models_of(run, last=5)
     (run / "checkpoints" / "epoch-0003" / "results.json").write_text("{}")
     with pytest.raises(CheckpointError, match="no dev WER"):

@@ -20,10 +20,11 @@ from asr.decode.confidence import word_shares
 from asr.decode.decoder import BeamDecoder
 from asr.decode.greedy import words_with_times
 from asr.decode.settings import BeamConfig, parse_hotword
+from asr.decode.tables import fusion_of
 from asr.decode.types import TimedWord
 from asr.errors import ConfigError
 from asr.lm.ngram import parse_arpa
-from asr.tokenizer import CharTokenizer
+from asr.tokenizer import CharTokenizer, SubwordTokenizer
 from tests.reference.beam import BackoffModel
 
 BACKENDS = ("numpy", "numba")
@@ -99,6 +100,36 @@ def test_words_that_cannot_be_written_are_refused_or_counted(backend, caplog):
     with caplog.at_level(logging.INFO):
         BeamDecoder(LETTERS, lm=model("cab Cab ä"), backend=backend)
     assert "kept 1 of 3 words of the language model (2 have letters that the tokenizer cannot write)" in caplog.text
+
+
+def test_what_a_language_model_is_of_is_seen_in_its_words():
+    """Tokens: all of its words are some, and the space is among them where the tokenizer writes spaces."""
+    unspaced = CharTokenizer(("a", "b", "c"))
+    subwords = SubwordTokenizer.train(["cab a cab", "a back", "abba cab"], 12)
+    pieces = " ".join(subwords.symbols)
+    of_tokens, of_words = ("c a b ▁ a", LETTERS), ("cab a", LETTERS)
+    for (sentence, tokenizer), expected in (
+        (of_tokens, "token"), (of_words, "word"), (("a b c", LETTERS), "word"), (("a b c", unspaced), "token"),
+        (("ab c", unspaced), "word"), (("a b x", unspaced), "word"), (("", unspaced), "word"),
+        ((pieces, subwords), "token"), (("cab a", subwords), "word"),
+    ):  # fmt: skip
+        assert fusion_of(tokenizer, BeamConfig(), model(sentence)) == expected, sentence
+        assert BeamDecoder(tokenizer, lm=model(sentence)).config.fusion == expected
+    assert fusion_of(LETTERS, BeamConfig(), None) == "word"
+    assert fusion_of(LETTERS, BeamConfig(fusion="word"), model("c a b ▁ a")) == "word"
+    decoder = BeamDecoder(LETTERS, lm=model("c a b ▁ a"))
+    assert decoder.with_config(BeamConfig(alpha=0.1)).config.fusion == "token"
+    with pytest.raises(ConfigError, match="fusion cannot be changed"):
+        decoder.with_config(BeamConfig(fusion="word"))
+
+
+def test_that_a_text_without_spaces_is_one_word_is_said(caplog):
+    with caplog.at_level(logging.INFO):
+        BeamDecoder(LETTERS, lm=model("cab"))
+        BeamDecoder(CharTokenizer(("a", "b", "c")), lm=model("a b"))
+        assert "writes no spaces" not in caplog.text
+        BeamDecoder(CharTokenizer(("a", "b", "c")), lm=model("cab"))
+    assert "the model writes no spaces: each of its texts is one word to the language model" in caplog.text
 
 
 def test_a_model_of_words_is_refused_as_one_of_tokens():

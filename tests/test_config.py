@@ -45,8 +45,15 @@ def _set_message(*overrides: str) -> str:
     return str(caught.value)
 
 
-def test_an_empty_file_is_the_default_config(tmp_path):
-    assert _load(tmp_path, "# nothing\n") == RunConfig()
+@pytest.mark.parametrize("text", ["# nothing\n", "{}\n"])
+def test_a_file_that_names_nothing_is_the_default_config(tmp_path, text):
+    assert _load(tmp_path, text) == RunConfig()
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_an_empty_file_is_refused(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"the config is empty; for the defaults alone write \{\}"):
+        _load(tmp_path, text)
 
 
 def test_a_file_changes_only_what_it_names(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr import audio
 from asr.config import AugmentConfig
 from asr.distort import Distorter, add_noise, colored_noise, reverberate, room_response
 from asr.errors import ConfigError, DataError
@@ -137,10 +138,38 @@ def test_a_damaged_noise_names_its_file(tmp_path):
         distorted(sine(0.1), noise={"probability": 1, "folder": str(tmp_path)})
 
 
-def test_a_noise_of_which_no_sample_is_left_names_its_file(tmp_path):
+@pytest.mark.parametrize("kind", ["noise", "reverb"])
+def test_a_file_of_which_no_sample_is_left_is_named(tmp_path, kind):
     write_wav(tmp_path / "n.wav", noise(1)[:1], 48000)
-    with pytest.raises(DataError, match=r"n\.wav: too short for a noise: no sample is left at 16000 Hz"):
-        distorted(sine(0.1), noise={"probability": 1, "folder": str(tmp_path)})
+    with pytest.raises(DataError, match=r"n\.wav: too short: no sample is left at 16000 Hz"):
+        distorted(sine(0.1), **{kind: {"probability": 1, "folder": str(tmp_path)}})
+
+
+def test_a_noise_begins_anywhere_and_a_short_one_is_repeated(tmp_path):
+    write_wav(tmp_path / "n.wav", np.arange(1, 9001, dtype=np.float32) / 10000)
+    written_n, _ = audio.load(tmp_path / "n.wav")
+    cfg = AugmentConfig.model_validate({"noise": {"probability": 1, "folder": str(tmp_path)}})
+    distorter = Distorter(cfg, RATE)
+    starts = set()
+    for seed in range(5):
+        for size in (100, 20_000):
+            got_n = distorter._noise(size, np.random.default_rng(seed))
+            starts.add(start := int(np.flatnonzero(written_n == got_n[0])[0]))
+            np.testing.assert_array_equal(got_n, np.resize(np.roll(written_n, -start), size))
+    assert len(starts) == 5
+
+
+def test_noises_in_memory_keep_to_their_bytes(tmp_path, monkeypatch):
+    for i in range(4):
+        write_wav(tmp_path / f"{i}.wav", noise(0.1, seed=i))  # 6,400 bytes each
+    monkeypatch.setattr("asr.distort._KEPT_BYTES", 13_000)
+    distorter = Distorter(AugmentConfig.model_validate({"noise": {"folder": str(tmp_path)}}), RATE)
+    paths = [tmp_path / f"{i}.wav" for i in range(4)]
+    for path in (paths[0], paths[1], paths[0], paths[2]):
+        distorter._load(path)
+    assert list(distorter._loaded) == [paths[0], paths[2]], "what was not asked for lately goes"
+    monkeypatch.setattr("asr.distort._KEPT_BYTES", 10)
+    assert len(distorter._load(paths[3])) == 1600 and list(distorter._loaded) == [paths[3]]
 
 
 def test_a_range_the_wrong_way_round_is_refused():

@@ -661,6 +661,18 @@ def test_training_stops_before_the_first_step_at_audio_that_would_stop_it_later(
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+def test_training_says_how_another_rate_is_resampled_and_how_the_doctor_finds_it(data, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("audio:\n  sample_rate_hz: 8000\n")
+    with pytest.raises(DataError, match=r"16000 Hz, .*; audio\.resample=true resamples it; all: asr doctor ") as caught:
+        train(tiny_config("train.epochs=1", "audio.sample_rate_hz=8000"), data, tmp_path / "run")
+    command = str(caught.value).rpartition("all: asr ")[2].replace("CONFIG", str(config)).split()
+    assert command[0] == "doctor" and command[3:] == ["--config", str(config)]
+    report = examine([Path(one) for one in command[1:3]], of_config(load(config), data))
+    assert "rate" in {finding.code for finding in report.findings}
+    assert any("no row of the training manifest is without an error" in line for line in report.skipped)
+
+
 def test_training_says_in_a_few_lines_what_the_doctor_found(data, tmp_path, caplog):
     shutil.copy(data / "wav" / "train-0001.wav", data / "wav" / "train-0002.wav")
     rows = list(manifests.read(data / "train.jsonl"))

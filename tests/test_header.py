@@ -119,6 +119,18 @@ def test_the_tokenizer_of_a_folder_is_its_file_or_characters(tmp_path):
         assert header.tokenizer_for("char", tmp_path, head) is None
 
 
+@pytest.mark.parametrize("place", ["", "best"])
+def test_the_tokenizer_of_the_model_to_start_from_is_taken_where_asked_for(tmp_path, place):
+    trained = SubwordTokenizer.train(["a cab", "a cabin"], 9)
+    folder = tmp_path / "model" / place
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text(json.dumps(trained.to_json()), encoding="utf-8")
+    assert header.tokenizer_for("init", tmp_path, HEADER, str(tmp_path / "model")) == trained
+    assert header.tokenizer_for("data", tmp_path, None, str(tmp_path / "model")) is None
+    with pytest.raises(ConfigError, match=r"text\.tokenizer is init, which needs a model: --init MODEL"):
+        header.tokenizer_for("init", tmp_path, HEADER)
+
+
 def test_a_manifest_under_another_profile_than_the_models_is_said(tmp_path):
     manifest = tmp_path / "train.jsonl"
     assert header.disagreement(manifest, "lower") is None

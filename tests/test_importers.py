@@ -187,7 +187,7 @@ def test_what_cannot_be_used_is_dropped_each_with_its_reason(tmp_path):
         "missing": f"{wav / 'missing.wav'}: cannot read the audio: no such file or directory",
         "empty": f"{wav / 'empty.wav'}: the file is empty (0 bytes)",
         "noise": prepared.dropped["noise"],
-        "stereo": f"{wav / 'stereo.wav'}: 2 channels, expected 1; mix it down or choose a channel first",
+        "stereo": f"{wav / 'stereo.wav'}: 2 channels, expected 1; mix it down first (ffmpeg -i IN -ac 1 OUT.wav)",
     }
     assert "not audio that can be read" in prepared.dropped["noise"]
 
@@ -569,6 +569,8 @@ def test_orphans_on_both_sides_are_dropped_with_the_reason(tmp_path):
     write(folder / "c.txt", b"caf\xe9")
     write(folder / "d.txt", "no audio")
     write(folder / "e.txt", "\n")
+    write(folder / "f.txt", "from a telephone")
+    write(folder / "f.m4a", "no matter what")
     prepared = run("folder", folder, tmp_path / "out")
     assert [u.audio_path for u in prepared.utterances["speech"]] == [str(folder / "a.wav")]
     assert prepared.dropped == {
@@ -576,6 +578,7 @@ def test_orphans_on_both_sides_are_dropped_with_the_reason(tmp_path):
         "b.wav": "no b.txt beside it",
         "c": prepared.dropped["c"],
         "d.txt": "no audio file of that name beside it",
+        "f.txt": "f.m4a beside it is not in a format that is read here; ffmpeg -i IN -ac 1 OUT.wav makes one",
         "e": "no text",
     }
     assert prepared.dropped["c"].startswith(f"{folder / 'c.txt'}:1: not UTF-8 text (unexpected end of data at byte 3)")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.errors import DataError
-from asr.manifest import Utterance, read, write
+from asr.manifest import Utterance, read, read_split, write
 from tests.builders import build_corpus
 
 GOOD = {"id": "u", "audio_path": "u.wav", "duration_s": 1.5, "text": "a", "speaker": "s"}
@@ -159,6 +159,16 @@ def test_a_manifest_without_rows_is_an_error(tmp_path, content):
 def test_a_missing_manifest_is_named(tmp_path):
     path = tmp_path / "none.jsonl"
     assert _message(path) == f"{path}: cannot read the manifest: no such file or directory"
+
+
+def test_a_folder_without_the_split_says_what_is_wanted_and_what_is_there(tmp_path):
+    with pytest.raises(DataError, match=r"/nowhere: no such folder; training takes a folder with train\.jsonl and dev"):
+        read_split(tmp_path / "nowhere", "train")
+    (tmp_path / "rec.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"train\.jsonl: no such file; .*; rec\.jsonl there: prepare again with --dev"):
+        read_split(tmp_path, "train")
+    with pytest.raises(DataError, match=r"rec\.jsonl: is a file; training takes a folder"):
+        read_split(tmp_path / "rec.jsonl", "dev")
 
 
 def test_a_folder_in_place_of_a_manifest_is_named(tmp_path):

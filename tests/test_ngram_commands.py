@@ -9,10 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from asr.commands.lm import app
-from asr.errors import AsrError, ConfigError
+from asr.errors import AsrError, ConfigError, DataError
 from asr.lm import ngram
 from asr.lm.files import read_lines
 from asr.manifest import Utterance, write
+from asr.tokenizer import CharTokenizer
 from tests.test_ngram import random_text
 
 
@@ -53,6 +54,30 @@ def test_nothing_that_is_read_is_written_over(arguments, text, tmp_path):
         with pytest.raises(ConfigError, match="read or written by this command already; choose another file"):
             run(*paths, "--out", out)
         assert target.read_bytes() == before
+
+
+def test_a_model_of_tokens_is_estimated_measured_and_mixed_by_the_tokenizer_of_a_model(tmp_path):
+    folder = tmp_path / "run" / "best"
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text(json.dumps(CharTokenizer(tuple(" abc")).to_json()))
+    (tmp_path / "t.txt").write_text("a cab\n\nab  ba\ncaf\u00e9\n", encoding="utf-8")
+    for place in (tmp_path / "run", folder, folder / "tokenizer.json"):
+        result = CliRunner().invoke(
+            app, ["train", str(tmp_path / "t.txt"), "--order", "2", "--tokenizer", str(place), "--out",
+                  str(tmp_path / "lm.bin")], catch_exceptions=False)  # fmt: skip
+        assert result.exit_code == 0
+        assert "lines left out for characters that the tokenizer does not know: 'f' in 1, 'é' in 1" in result.stderr
+    lm = ngram.load(tmp_path / "lm.bin")
+    assert set(lm.words[3:]) == set("abc▁")
+    assert ngram.load(tmp_path / "lm.bin").counts == ngram.train(["a ▁ c a b", "", "a b ▁ b a"], 2).counts
+    out = json.loads(run("perplexity", tmp_path / "lm.bin", tmp_path / "t.txt", "--tokenizer", folder, "--json"))
+    assert (out["sentences"], out["words"], out["unknown_words"]) == (3, 10, 0)
+    mixed = ("mix", tmp_path / "lm.bin", tmp_path / "lm.bin", "--text", tmp_path / "t.txt", "--out", tmp_path / "m.bin")
+    assert ", 0 unknown" in run(*mixed, "--tokenizer", folder)
+    (tmp_path / "upper.txt").write_text("A CAB\n")
+    with pytest.raises(DataError, match=r"no line of the text can be written by the tokenizer: .* is the case right"):
+        run("train", tmp_path / "upper.txt", "--tokenizer", folder, "--out", tmp_path / "u.bin")
+    assert not (tmp_path / "u.bin").exists()
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_word(text, tmp_path):

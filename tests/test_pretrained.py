@@ -52,6 +52,43 @@ def test_tokens_keep_their_weights_wherever_they_stand_and_new_ones_are_random(s
     assert torch.equal(after[1], random[1]) and "1 of them new: 'x'" in said
 
 
+def test_tokens_that_are_lost_are_a_warning_with_the_cure(source, caplog):
+    start_from(new_model("".join(sorted(ALPHABET))), source)
+    assert not caplog.text
+    start_from(new_model("abc"), source)
+    assert f"2 of the 5 tokens of {source} are not in these training texts, and lost: ' ' 'd'; " in caplog.text
+    assert "text.tokenizer=init keeps them" in caplog.text and "most tokens" not in caplog.text
+    start_from(new_model("ABCD"), source)
+    assert "most tokens are new" in caplog.text
+
+
+def test_training_keeps_the_tokens_of_the_first_model_where_asked_for(source, tmp_path):
+    for split in ("train", "dev"):
+        build_corpus(tmp_path / "data", 4, seed=1, name=split, longest=6)
+        rows = manifests.read(tmp_path / "data" / f"{split}.jsonl").utterances
+        write(tmp_path / "data" / f"{split}.jsonl", [replace(row, text="aab") for row in rows])
+    settings = (f"train.init={source}", "train.epochs=1", "text.tokenizer=init")
+    report = train(tiny_config(*settings), tmp_path / "data", tmp_path / "run")
+    assert load_model(report.run / "best").tokenizer == load_model(source).tokenizer
+    resume(tmp_path / "run")
+
+
+def test_a_config_that_differs_is_told_where_the_right_one_is(source, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(source, run / "best")
+    with pytest.raises(ConfigError, match="to start from this model, use the same"):
+        start_from(new_model(ALPHABET, "model.hidden=9"), run)
+    (run / "config.yaml").write_text("{}")
+    for path in (run, run / "best"):
+        with pytest.raises(ConfigError, match=rf"train with its config, {run}/config\.yaml"):
+            start_from(new_model(ALPHABET, "model.hidden=9"), path)
+    with pytest.raises(ConfigError, match=r"config\.yaml \(audio\.resample=true for recordings of another rate\)"):
+        start_from(new_model(ALPHABET, "audio.sample_rate_hz=8000"), run)
+    with pytest.raises(ConfigError, match=r"its model\.conv is not the config's; to start"):
+        layer = "{channels: 4, kernel_tf: [5, 5], stride_tf: [1, 2]}"
+        start_from(new_model(ALPHABET, f"model.conv=[{layer}, {layer}]"), run)
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [("model.hidden=9", "model.hidden"), ("features.num_mels=11", "features.num_mels"),

@@ -573,6 +573,37 @@ def test_a_warp_moves_frequencies_but_leaves_the_cache_and_time_alone(corpus):
     assert not torch.equal(other.features_btf, warped.load(Planned(planned.items, 2)).features_btf)
 
 
+def test_a_warp_comes_before_the_corpus_mean_is_taken_away(corpus):
+    settings = ("augment.warp=0.2", "batch.workers=0")
+    raw, normal = (_data(corpus, tiny_config(*settings, f"features.normalization={how}")) for how in ("none", "corpus"))
+    normal.views.fit_normalization(normal.kept)
+    planned = raw.plan(1)[0]
+    one, other = raw.load(planned), normal.load(planned)
+    for b, frames in enumerate(one.num_frames_b.tolist()):
+        expected = (one.features_btf[b, :frames] - normal.extractor.mean_f) / normal.extractor.std_f
+        torch.testing.assert_close(other.features_btf[b, :frames], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_masks_of_features_that_are_not_normalised_are_the_utterances_mean(corpus):
+    masks = "augment.spec={freq_masks: 1, freq_width_bins: 16, time_masks: 1, time_width_s: 0.2}"
+    plain, masked = (_data(corpus, tiny_config("features.normalization=none", one)) for one in ("train.seed=1", masks))
+    hidden = 0
+    for planned in plain.plan(1):
+        one, other = plain.load(planned), masked.load(planned)
+        for b, frames in enumerate(one.num_frames_b.tolist()):
+            own, changed = one.features_btf[b, :frames], other.features_btf[b, :frames]
+            at = changed != own
+            hidden += int(at.sum())
+            torch.testing.assert_close(changed[at], own.mean(0).expand_as(own)[at])
+    assert hidden > 100
+
+
+def test_an_utterance_that_fits_exactly_is_kept_whatever_its_duration_was_rounded_to():
+    # 4.02 * 16000 is 64319.999…: a frame, and with it a step, would be missing
+    data = _data(_paper([4.02], text="ab" * 101), tiny_config())
+    assert data.dropped == [] and int(data._step_counts()[1, 0]) == 202
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

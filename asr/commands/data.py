@@ -13,7 +13,7 @@ from asr.errors import AsrError, ConfigError, os_reason
 
 
 def recipes(as_json: Json = False) -> None:
-    """List the recipes: dataset, hours, licence, subsets, configs; and the importers."""
+    """List the recipes: dataset, hours, licence, configs, subsets; and the importers."""
     from asr.catalogue import find_recipe, recipe_configs, recipe_names
     from asr.corpora.importers import IMPORTERS
 
@@ -28,12 +28,12 @@ def recipes(as_json: Json = False) -> None:
         rows += [{k: getattr(r, k) for k in keys} | {"configs": [], "importer": True} for r in IMPORTERS.values()]
         print_json(rows)
         return
-    table = [
-        (r.name, r.title, f"{r.hours:g}" if r.hours else "", " ".join(recipe_configs(folder)), r.licence)
-        for r, folder in found
-    ]
-    table += [(r.name, r.title, "", "", "importer") for r in IMPORTERS.values()]
-    print_table(("recipe", "dataset", "hours", "configs", "licence"), table)
+    table = [(r.name, r.title, f"{r.hours:g}" if r.hours else "", r.licence) for r, _ in found]
+    table += [(r.name, r.title, "", "importer") for r in IMPORTERS.values()]
+    print_table(("recipe", "dataset", "hours", "licence"), table)
+    for r, folder in found:
+        if configs := recipe_configs(folder):
+            print_result(f"{r.name} configs: {', '.join(f'{r.name}/{config}' for config in configs)}")
     for r, _ in found:
         if r.subsets:
             names = (f"{name}*" if name in (r.default_subsets or r.subsets) else name for name in r.subsets)

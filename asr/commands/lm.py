@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from asr.errors import ConfigError
 if TYPE_CHECKING:
     from asr.lm.estimate import Watcher
     from asr.lm.model import NgramModel
+    from asr.tokenizer import Tokenizer
 
 app = typer.Typer(help="Language models, n-gram and neural: train, mix, measure, build, sample.")
 
@@ -24,10 +26,14 @@ AnyModel = Annotated[Path, typer.Argument(metavar="LM", help="An n-gram model's 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
+Tokens = Annotated[
+    Path | None, typer.Option("--tokenizer", help="For a model of tokens: the tokenizer, or a model folder with it.")
+]
+
 #: options of one type only
 _NGRAM = ("order", "prune", "vocab", "discount_fallback", "skip_symbols")
 _RNN = (
-    "tokenizer", "subwords", "cell", "layers", "hidden", "dropout", "epochs", "seed", "settings", "device", "threads",
+    "subwords", "cell", "layers", "hidden", "dropout", "epochs", "seed", "settings", "device", "threads",
 )  # fmt: skip
 
 
@@ -52,7 +58,7 @@ def train(
     ] = False,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="rnn: a tokenizer.json, or a model or data folder with one; default: characters."),
+        typer.Option(help="Model its tokens, not words: a tokenizer.json, or a model or data folder with one."),
     ] = None,
     subwords: Annotated[int | None, typer.Option(min=3, help="rnn: train a BPE tokenizer of this size.")] = None,
     cell: Annotated[str | None, typer.Option(metavar="lstm|gru", help="rnn: default lstm.")] = None,
@@ -81,12 +87,12 @@ def train(
         thresholds = [int(n) for n in prune.split(",")]
     except ValueError as error:
         raise ConfigError(f"--prune takes whole numbers with commas between, got '{prune}'", key="prune") from error
-    check_apart([out], [*texts, vocab])
+    check_apart([out], [*texts, vocab, tokenizer])
     check_target(out)
     words = None if vocab is None else {word for line in ngram.read_lines([vocab]) for word in line.split()}
-    with _text_bar() as progress:
+    with _text_bar() as progress, _lines(texts, tokenizer) as lines:
         model = ngram.train(
-            ngram.read_lines(texts), order, prune=thresholds, vocab=words, skip_symbols=skip_symbols, progress=progress,
+            lines, order, prune=thresholds, vocab=words, skip_symbols=skip_symbols, progress=progress,
             discount_fallback=ngram.FALLBACK_DISCOUNTS if discount_fallback else None,
         )  # fmt: skip
     ngram.write(model, out)
@@ -116,14 +122,10 @@ def _train_rnn(
     as_json: bool,
 ) -> None:
     from asr.lm.files import read_lines
-    from asr.tokenizer import FILE, read_tokenizer
 
     if tokenizer is not None and subwords is not None:
         raise ConfigError("--tokenizer and --subwords are two ways to come to tokens; choose one")
-    known = None
-    if tokenizer is not None:
-        folder = tokenizer / "best" if (tokenizer / "best").is_dir() else tokenizer
-        known = read_tokenizer(folder / FILE if folder.is_dir() else folder)
+    known = None if tokenizer is None else _tokenizer(tokenizer)
     from asr.lm import rnn_text, rnn_train
 
     shape, how = rnn_train.configs(settings, **given)
@@ -143,7 +145,7 @@ def _train_rnn(
 
 
 @app.command()
-def perplexity(lm: AnyModel, texts: Texts, as_json: Json = False) -> None:
+def perplexity(lm: AnyModel, texts: Texts, tokenizer: Tokens = None, as_json: Json = False) -> None:
     """Measure how well a model predicts a text."""
     from asr.lm import ngram
 
@@ -152,10 +154,13 @@ def perplexity(lm: AnyModel, texts: Texts, as_json: Json = False) -> None:
         from asr.lm import rnn_perplexity
         from asr.lm.rnn_folder import load_rnn
 
+        if tokenizer is not None:
+            raise ConfigError("a neural model has a tokenizer of its own; leave out --tokenizer", key="tokenizer")
         with _reading_bar() as read:
             result = rnn_perplexity.perplexity(load_rnn(lm), ngram.read_lines(texts), read)
     else:
-        result = ngram.perplexity(ngram.load(lm), ngram.read_lines(texts))
+        with _lines(texts, tokenizer) as lines:
+            result = ngram.perplexity(ngram.load(lm), lines)
     if as_json:
         print_json(result.to_json())
     else:
@@ -191,6 +196,7 @@ def mix(
         ),
     ] = None,
     weights: Annotated[str | None, typer.Option(metavar="W,W,...", help="The weights, one a model.")] = None,
+    tokenizer: Tokens = None,
     as_json: Json = False,
 ) -> None:
     """Interpolate n-gram models: a small one of the task with a large one of any text."""
@@ -211,7 +217,8 @@ def mix(
     check_apart([out], [*lms, *(texts or [])])
     check_target(out)
     models = [ngram.load(lm) for lm in lms]
-    lines = list(ngram.read_lines(texts or []))
+    with _lines(texts or [], tokenizer) as read:
+        lines = list(read)
     given = mixing.scaled(mixing.best_weights(models, lines) if given is None else given, len(models))
     model = mixing.mix(models, given)
     ngram.write(model, out)
@@ -261,6 +268,29 @@ def _print_model(model: NgramModel, out: Path, as_json: bool) -> None:
         print_json({"lm": str(out), "ngrams": list(counts.values())})
     else:
         print_result(f"{shown(out)}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in a file, or in a folder of a model, a run, or data."""
+    from asr.tokenizer import FILE, read_tokenizer
+
+    folder = path / "best" if (path / "best").is_dir() else path
+    return read_tokenizer(folder / FILE if folder.is_dir() else folder)
+
+
+@contextmanager
+def _lines(texts: Sequence[Path], tokenizer: Path | None) -> Iterator[Iterator[str]]:
+    """The lines of texts; of their tokens, where there is a tokenizer, and what that leaves out is said at the end."""
+    from asr.lm.files import as_tokens, read_lines
+
+    if tokenizer is None:
+        yield read_lines(texts)
+        return
+    left_out: Counter[str] = Counter()
+    yield as_tokens(read_lines(texts), _tokenizer(tokenizer), left_out)
+    if left_out:
+        shown_most = ", ".join(f"{c!r} in {n:,}" for c, n in left_out.most_common(5))
+        say(f"asr: lines left out for characters that the tokenizer does not know: {shown_most}")
 
 
 @contextmanager

@@ -41,7 +41,8 @@ def train(
         given = [n for n, v in (("CONFIG", config), ("--out", out), ("--set", set_), ("--init", init),
                                 ("--max-batch-seconds", max_batch_seconds), ("--find-lr", find_lr)) if v]  # fmt: skip
         if given:
-            raise ConfigError(f"--resume continues the run as it was configured; leave out {', '.join(given)}")
+            how = f" (what may change is changed in {resume / 'config.yaml'})" if set_ else ""
+            raise ConfigError(f"--resume continues the run as it was configured; leave out {', '.join(given)}{how}")
     elif find_lr:
         if config is None or data is None or out is not None:
             raise ConfigError("train --find-lr needs CONFIG and --data DIR, and no --out: it keeps nothing")

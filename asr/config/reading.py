@@ -90,7 +90,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = Path(path)
     try:
-        data = _read_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = _read_yaml(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config: {os_reason(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
@@ -98,6 +99,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ConfigError(f"{where}: not valid YAML ({reason})") from error
+    if not text.strip():  # cut short, or written by mistake: it would train the defaults, which are large
+        raise ConfigError(f"{path}: the config is empty; for the defaults alone write {{}}")
     config = parse(RunConfig, data, str(path))
     return override(config, overrides) if overrides else config
 

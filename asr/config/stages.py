@@ -34,8 +34,9 @@ class TextConfig(Stage):
     #: applied to transcripts before they become tokens and before scoring; data: the profile that the data folder's
     #: prepared.json names, or none where there is none
     normalization: str = AS_PREPARED
-    #: data: the data folder's tokenizer.json, or characters where there is none; char: characters of the training texts
-    tokenizer: Literal["data", "char"] = "data"
+    #: data: the data folder's tokenizer.json, or characters where there is none; char: characters of the training
+    #: texts; init: that of the model that train.init names
+    tokenizer: Literal["data", "char", "init"] = "data"
 
     @field_validator("normalization")
     @classmethod
@@ -346,9 +347,11 @@ class RunConfig(Stage):
 
     @model_validator(mode="after")
     def _two_views_differ(self) -> RunConfig:
-        spec = self.augment.spec
-        masks = spec.freq_masks or spec.time_masks or self.augment.warp
-        if self.train.consistency and not (masks or self.model.dropout or self.train.dropout_schedule):
+        spec, schedule = self.augment.spec, self.train.dropout_schedule
+        bands = spec.freq_masks and spec.freq_width_bins
+        stretches = spec.time_masks and spec.time_width_s and spec.time_width_fraction
+        drops = any(dropout for _, dropout in schedule) if schedule else self.model.dropout
+        if self.train.consistency and not (bands or stretches or self.augment.warp or drops):
             raise ValueError(
                 "train.consistency compares two views of an utterance, which are the same without augment.spec, "
                 "augment.warp and dropout: set one of them, or consistency to 0"

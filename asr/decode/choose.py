@@ -56,7 +56,7 @@ def beam_decoder(
     lm = None if lm_path is None else ngram.load(lm_path)
     search = BeamDecoder(tokenizer, config, lm, backend)
     lm_name = None if lm_path is None else short(lm_path)
-    return Decoder(name_of(config, with_lm=lm is not None), lm_name, search.decode, source)
+    return Decoder(name_of(search.config, with_lm=lm is not None), lm_name, search.decode, source)
 
 
 def decoder_for(
@@ -90,6 +90,8 @@ def decoder_for(
     if not (name or settings or lm or tuned or backend != "auto"):
         return greedy_decoder(tokenizer)
     base = tuned.config.model_dump() if tuned else {}
+    if lm is not None and "fusion" in base:
+        base["fusion"] = "auto"  # what was tuned was of another language model
     config = parse(BeamConfig, base | dict(settings or {}), "decoder options")
     if confidence:
         config = config.model_copy(update={"confidence": True})
@@ -115,8 +117,8 @@ def name_of(config: BeamConfig, with_lm: bool) -> str:
         parts.append(f"alpha {config.alpha:g}, beta {config.beta:g}")
         if config.unknown_log_prob != usual.unknown_log_prob:
             parts.append(f"unknown {config.unknown_log_prob:g}")
-        if config.fusion != usual.fusion:
-            parts.append(f"LM of {config.fusion}s")
+        if config.fusion == "token":
+            parts.append("LM of tokens")
     if config.hotwords:
         listed = [f"{word}:{weight:g}" for word, weight in config.hotwords.items()]
         parts.append(f"{len(listed):,} hotwords" if len(listed) > 5 else f"hotwords {' '.join(listed)}")

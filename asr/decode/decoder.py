@@ -19,7 +19,7 @@ from asr.decode.beam import Final, NumpySearch
 from asr.decode.confidence import word_shares
 from asr.decode.fusion import FusionSearch, TokenModel
 from asr.decode.settings import BeamConfig
-from asr.decode.tables import TOKEN_FUSION, LanguageModel, build_tables, pieces_of, reweighted
+from asr.decode.tables import TOKEN_FUSION, LanguageModel, build_tables, fusion_of, pieces_of, reweighted
 from asr.decode.types import Hypothesis, LogProbs, Span, SpanColumns, check_log_probs
 from asr.errors import ConfigError, nearest
 from asr.tokenizer import Tokenizer
@@ -71,7 +71,8 @@ class BeamDecoder:
             )
         if fused is not None and (backend == "numba" or fused[1] < 0):
             raise ConfigError("a neural model inside the search needs the numpy backend and a weight of at least 0")
-        self.config = config or BeamConfig()
+        config = config or BeamConfig()
+        self.config = config.model_copy(update={"fusion": fusion_of(tokenizer, config, lm)})
         self.fused = fused
         self.backend: Literal["numpy", "numba"] = "numpy" if backend == "numpy" or fused is not None else "numba"
         self.pieces = pieces_of(tokenizer)
@@ -105,6 +106,8 @@ class BeamDecoder:
         Raises:
             ConfigError: hotwords, lexicon or fusion differ; those need a decoder of their own.
         """
+        if config.fusion == "auto":
+            config = config.model_copy(update={"fusion": self.config.fusion})
         other = copy.copy(self)
         other.tables, other.config = reweighted(self.tables, self.config, config), config
         other._set_searches()

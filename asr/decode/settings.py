@@ -38,8 +38,8 @@ class BeamConfig(Stage):
     hotwords: dict[str, float] = Field(default_factory=dict)
     #: only these words can come out; null: any
     lexicon: tuple[str, ...] | None = None
-    #: what the language model's words are: words, or the tokens of the acoustic model
-    fusion: Literal["word", "token"] = "word"
+    #: what the language model's words are: words, or the tokens of the acoustic model; auto: as its vocabulary says
+    fusion: Literal["auto", "word", "token"] = "auto"
     #: how a token-level language model writes the space
     space_symbol: str = "▁"
 

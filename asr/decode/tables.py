@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -113,7 +113,13 @@ def build_tables(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | N
     letters_vl = np.full((len(pieces), max(longest, 1)), -1, np.int32)
     for token, ids in enumerate(spelled):
         letters_vl[token, : len(ids)] = ids
-    fusion = NO_FUSION if lm is None else WORD_FUSION if config.fusion == "word" else TOKEN_FUSION
+    by_word = fusion_of(tokenizer, config, lm) == "word"
+    fusion = NO_FUSION if lm is None else WORD_FUSION if by_word else TOKEN_FUSION
+    if fusion == WORD_FUSION and not any(" " in piece for piece in pieces):
+        logger.info(
+            "the model writes no spaces: each of its texts is one word to the language model; for a language without "
+            "spaces take a model of tokens (asr lm train TEXT --tokenizer MODEL)"
+        )
     trie = _trie(letters, config, lm if fusion == WORD_FUSION else None)
     return SearchTables(
         delimiter=pieces.index(" ") if " " in pieces else -1,
@@ -136,6 +142,19 @@ def build_tables(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | N
         lm_token_v=_lm_tokens(pieces, config, lm) if fusion == TOKEN_FUSION and lm else np.zeros(len(pieces), np.int32),
         lm=lm.arrays if lm is not None else no_ngrams(),
     )
+
+
+def fusion_of(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | None) -> Literal["word", "token"]:
+    """What the language model's words are. Where the config leaves it open: tokens, if all of them are some, with the
+    space among them where the tokenizer has one; else words."""
+    if config.fusion != "auto":
+        return config.fusion
+    tokens = {piece.replace(" ", config.space_symbol) for piece in pieces_of(tokenizer)[1:]}
+    if lm is None or len(lm.words) > len(tokens) + 4:  # <unk>, <s>, </s>, <UNK>
+        return "word"
+    words = set(lm.words) - {"<s>", "</s>", "<unk>", "<UNK>"}
+    spaced = {token for token in tokens if token.startswith(config.space_symbol)}
+    return "token" if words and words <= tokens and (words & spaced or not spaced) else "word"
 
 
 def reweighted(tables: SearchTables, before: BeamConfig, after: BeamConfig) -> SearchTables:

@@ -78,9 +78,10 @@ def _check_texts(
             for one, of_row in zip(loaded, files.of_row, strict=True)
         ]
         if tokenizer is None:
-            skipped.append(
-                "vocabulary and output steps: a config takes the vocabulary from a training manifest, give one"
-            )
+            why = "a config takes the vocabulary from a training manifest, give one"
+            if any(one.is_training for one in loaded):
+                why = "no row of the training manifest is without an error; mend those first"
+            skipped.append(f"vocabulary and output steps: {why}")
     first, then = list(range(len(loaded))), []
     if expected is not None and expected.tokenizer is None:
         first = [i for i, one in enumerate(loaded) if one.is_training]

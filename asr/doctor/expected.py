@@ -56,7 +56,7 @@ def of_config(cfg: RunConfig, folder: Path) -> Expected:
     header = headers.read(folder)
     profile = headers.resolve_normalization(cfg.text.normalization, header)
     text = cfg.text.model_copy(update={"normalization": profile})
-    tokenizer = headers.tokenizer_for(cfg.text.tokenizer, folder, header)
+    tokenizer = headers.tokenizer_for(cfg.text.tokenizer, folder, header, cfg.train.init)
     return _expected(cfg.audio, text, cfg.features, cfg.model, tokenizer, cfg.batch.max_utterance_s)
 
 

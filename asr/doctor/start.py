@@ -37,13 +37,16 @@ def check_start(
     findings = Findings(loaded, num_examples=1)
     files = checks.files_of(loaded)
     headers = _some_headers(files.paths)
-    command = f"asr doctor {train.path} {dev.path}"
+    command = f"asr doctor {train.path} {dev.path} --config CONFIG"
     checks.check_headers(loaded, files, headers, wanted, findings)
     bad = len(findings.bad)
     if bad:
-        first = min(findings.sorted(), key=lambda f: f.severity != "error").examples[0]
+        found = min(findings.sorted(), key=lambda f: f.severity != "error")
+        first = found.examples[0]
+        remedy = "; audio.resample=true resamples it" if found.code == "rate" else ""
         raise DataError(
-            f"the audio of {bad:,} utterances cannot be used; first utt '{first.id}': {first.value}; all: {command}",
+            f"the audio of {bad:,} utterances cannot be used; first utt '{first.id}': {first.value}{remedy}; "
+            f"all: {command}",
             first.manifest,
         )
     keys = [

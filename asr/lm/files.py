@@ -7,6 +7,7 @@ import gzip
 import os
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -14,6 +15,7 @@ from typing import IO, BinaryIO, cast
 from asr import manifest
 from asr.errors import AsrError, DataError, os_reason
 from asr.files import open_atomic
+from asr.tokenizer import WORD_START, Tokenizer
 
 STDIN = Path("-")
 
@@ -47,6 +49,31 @@ def read_lines(paths: Iterable[str | Path]) -> Iterator[str]:
             raise DataError(f"the gzip file is damaged ({error}); copy it again", path) from error
         except OSError as error:
             raise AsrError(f"{path}: cannot read: {os_reason(error)}") from error
+
+
+def as_tokens(lines: Iterable[str], tokenizer: Tokenizer, left_out: Counter[str]) -> Iterator[str]:
+    """Each line as the tokens that write it, apart by spaces; a space among them is ``WORD_START``.
+
+    Args:
+        left_out: counts, for each character that the tokenizer does not know, the lines that are left out for it.
+
+    Raises:
+        DataError: there are lines, but none that the tokenizer can write.
+    """
+    some = any_left = False
+    for line in lines:
+        text = " ".join(line.split())
+        if unknown := tokenizer.unknown(text):
+            left_out.update(unknown)
+            any_left = True
+            continue
+        some = True
+        yield " ".join(tokenizer.symbols[i - 1].replace(" ", WORD_START) for i in tokenizer.encode(text))
+    if any_left and not some:
+        shown = ", ".join(repr(c) for c, _ in left_out.most_common(5))
+        raise DataError(
+            f"no line of the text can be written by the tokenizer: it does not know {shown}; is the case right?"
+        )
 
 
 def _open(path: Path) -> BinaryIO:

@@ -221,8 +221,9 @@ class Trainer:
         saved_at = began = time.perf_counter()
         self.network.train()
         while p.window < len(streams):
-            done = (p.epoch + (p.window + 1) / len(streams)) / how.epochs
-            loss, count, norm = self.update(*streams[p.window], learning_rate(self.schedule, done), len(streams))
+            before, after = ((p.epoch + done / len(streams)) / how.epochs for done in (p.window, p.window + 1))
+            lr = learning_rate(self.schedule, before, after)
+            loss, count, norm = self.update(*streams[p.window], lr, len(streams))
             p.window, p.step = p.window + 1, p.step + 1
             p.loss_sum_nats, p.loss_count = p.loss_sum_nats + loss, p.loss_count + count
             now = time.perf_counter()

@@ -37,15 +37,16 @@ class RowNorm(nn.BatchNorm1d):
     reduce: Reduce | None = None
 
     def forward(self, rows_rc: Tensor) -> Tensor:
-        if self.reduce is None or not self.training:
+        if not self.training or (self.reduce is None and len(rows_rc) > 1):
             return super().forward(rows_rc)
+        reduce = self.reduce or (lambda sums: sums)  # one row alone: torch's own refuses to train on it
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         wide_rc = rows_rc.to(torch.promote_types(rows_rc.dtype, torch.float32))
         count = wide_rc.new_tensor([len(wide_rc)])
-        sum_c, rows = torch.split(self.reduce(torch.cat([wide_rc.sum(0), count])), [self.num_features, 1])
+        sum_c, rows = torch.split(reduce(torch.cat([wide_rc.sum(0), count])), [self.num_features, 1])
         mean_c = sum_c / rows
         # In two sweeps: a difference of large squares would lose what torch's own norm keeps.
-        var_c = self.reduce((wide_rc - mean_c).square().sum(0)) / rows
+        var_c = reduce((wide_rc - mean_c).square().sum(0)) / rows
         with torch.no_grad():
             momentum = 0.1 if self.momentum is None else self.momentum
             self.num_batches_tracked.add_(1)

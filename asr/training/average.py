@@ -80,9 +80,10 @@ def models_of(run: Path, *, last: int | None = None, best: int | None = None) ->
     assert wanted is not None  # one of the two is given
     if len(folders) < wanted:
         what = "of the best or the last epochs" if best is not None else "of the last epochs"
+        most = max(wanted, 2)  # one best model is kept in any case, as best/: there is nothing to average
         raise ConfigError(
-            f"{run} keeps {len(folders)} models {what}, not {wanted}: train with train.keep_last={wanted}"
-            + (f" or train.keep_best={wanted}" if best is not None else "")
+            f"{run} keeps {len(folders)} models {what} to average, not {wanted}: train with train.keep_last={most}"
+            + (f" or train.keep_best={most}" if best is not None else "")
         )
     epochs = sorted(folders)
     if best is not None:

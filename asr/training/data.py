@@ -81,11 +81,15 @@ class TrainingData:
         self._filter(self._step_counts())
 
     def _step_counts(self) -> npt.NDArray[np.int64]:
-        """Output steps of every utterance at the fastest speed and at its own. Shapes: (2, utterances)."""
-        rate = self.extractor.sample_rate_hz
-        durations_s = np.array([u.duration_s for u in self.manifest])
-        samples = [torch.from_numpy(np.floor(durations_s * rate / s).astype(np.int64)) for s in (self._fastest, 1.0)]
-        return np.stack([self._num_steps(self.extractor.num_frames(n)).numpy() for n in samples])
+        """Output steps of every utterance at the fastest speed and at its own. Shapes: (2, utterances).
+
+        Durations have four decimals: at its own speed rather a sample too many than an utterance that fits left out, as
+        what is loaded is counted exactly.
+        """
+        samples_n = np.array([u.duration_s for u in self.manifest]) * self.extractor.sample_rate_hz
+        slack = 0.5e-4 * self.extractor.sample_rate_hz + 1e-6
+        both = [np.floor(n).astype(np.int64) for n in (samples_n / self._fastest, samples_n + slack)]
+        return np.stack([self._num_steps(self.extractor.num_frames(torch.from_numpy(n))).numpy() for n in both])
 
     @property
     def _fastest(self) -> float:

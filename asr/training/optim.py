@@ -12,17 +12,19 @@ from torch import Tensor, nn
 from asr.config import OptimConfig
 
 
-def learning_rate(cfg: OptimConfig, done: float) -> float:
-    """The rate when a share ``done`` of all steps is behind; beyond 1 it is that of 1.
+def learning_rate(cfg: OptimConfig, before: float, after: float) -> float:
+    """The rate of the step that takes the share of steps that are done from ``before`` to ``after``.
 
-    >>> [learning_rate(OptimConfig(lr=1.0, warmup_fraction=0.5), x) for x in (0.25, 0.5, 1.0, 1.5)]
-    [0.5, 1.0, 0.0, 0.0]
+    It warms up by the share after the step and decays by the one before: neither the first nor the last step is at 0.
+    Beyond 1 the rate is 0 (or constant).
+
+    >>> [learning_rate(OptimConfig(lr=1.0, warmup_fraction=0.5), x, x + 0.25) for x in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
     """
-    done = min(done, 1.0)
-    if done < cfg.warmup_fraction:
-        return cfg.lr * done / cfg.warmup_fraction
-    after = (done - cfg.warmup_fraction) / max(1e-9, 1 - cfg.warmup_fraction)
-    factor = {"cosine": 0.5 * (1 + math.cos(math.pi * after)), "linear": 1 - after, "constant": 1.0}[cfg.decay]
+    if after < cfg.warmup_fraction:
+        return cfg.lr * after / cfg.warmup_fraction
+    done = min(1.0, max(0.0, before - cfg.warmup_fraction) / max(1e-9, 1 - cfg.warmup_fraction))
+    factor = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[cfg.decay]
     return cfg.lr * factor
 
 

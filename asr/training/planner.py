@@ -104,7 +104,7 @@ class Planner:
     def zeros(self, planned: Planned) -> Batch:
         """A batch of the shape of a planned one; nothing is read for it."""
         rate, rows = self.data.extractor.sample_rate_hz, self.data.manifest.utterances
-        samples = [math.floor(rows[index].duration_s * rate / speed) for index, speed in planned.items]
+        samples = [round(rows[index].duration_s * rate / speed) for index, speed in planned.items]
         num_frames_b = self.data.extractor.num_frames(torch.tensor(samples, dtype=torch.int64))
         targets = [self.data.targets[index] for index, _ in planned.items]
         num_targets_b = torch.tensor([len(one) for one in targets], dtype=torch.int64)

@@ -72,10 +72,25 @@ class Views:
         seed, spec, id_ = self.cfg.train.seed, self.cfg.augment.spec, self.manifest.utterances[index].id
         if self._centres_hz is not None:
             factor = 1 + self.cfg.augment.warp * generator(seed, "warp", epoch, id_, *which).uniform(-1, 1)
-            one_tf = warp_frequencies(one_tf, factor, self._centres_hz)
+            one_tf = self._warped(one_tf, factor, self._centres_hz)
         if spec.freq_masks or spec.time_masks:
-            one_tf = spec_augment(one_tf, spec, self.cfg.features.hop_s, generator(seed, "spec", epoch, id_, *which))
+            features = self.cfg.features
+            context = features.context_frames
+            one_tf = spec_augment(
+                one_tf, spec, features.hop_s, generator(seed, "spec", epoch, id_, *which),
+                bins=self.extractor.num_bins // (1 + features.deltas) // (1 + 2 * context), context=context,
+                # zero is the mean of normalised features only
+                fill_f=one_tf.mean(0) if features.normalization == "none" and len(one_tf) else None,
+            )  # fmt: skip
         return one_tf
+
+    def _warped(self, one_tf: Features, factor: float, centres_f: npt.NDArray[np.float64]) -> Features:
+        if self.cfg.features.normalization != "corpus":
+            return warp_frequencies(one_tf, factor, centres_f)
+        # the corpus's mean is that of a bin, not of what another vocal tract puts there
+        mean_f, std_f = self.extractor.mean_f.numpy(), self.extractor.std_f.numpy()
+        warped_tf: Features = (warp_frequencies(one_tf * std_f + mean_f, factor, centres_f) - mean_f) / std_f
+        return warped_tf
 
     def read_ahead(self, items: Iterable[tuple[int, float]]) -> None:
         """Tells the shards what is wanted next."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 
 #: in the order in which they are taken where two have one name
 SUFFIXES = (".wav", ".flac", ".sph", ".ogg", ".opus", ".mp3")
+_CONVERT = "ffmpeg -i IN -ac 1 OUT.wav makes one"
 
 
 def prepare(request: Request) -> Prepared:
@@ -53,7 +55,7 @@ def read(folder: Path) -> Found:
             else:
                 audio[id_] = path
     if not audio:
-        raise DataError(f"holds no audio file ({', '.join(SUFFIXES)})", folder)
+        raise DataError(f"holds no audio file ({', '.join(SUFFIXES)}); of another format, {_CONVERT}", folder)
     rows = []
     for id_, path in audio.items():
         if id_ not in texts:
@@ -65,8 +67,13 @@ def read(folder: Path) -> Found:
             dropped[id_] = str(error)
             continue
         rows.append(Row(id_, path, text))
-    for id_ in texts.keys() - audio.keys():
-        dropped[texts[id_].relative_to(folder).as_posix()] = "no audio file of that name beside it"
+    for id_ in sorted(texts.keys() - audio.keys()):
+        beside = sorted(texts[id_].parent.glob(f"{glob.escape(texts[id_].stem)}.*"))
+        others = [path.name for path in beside if path != texts[id_]]
+        why = "no audio file of that name beside it"
+        if others:
+            why = f"{others[0]} beside it is not in a format that is read here; {_CONVERT}"
+        dropped[texts[id_].relative_to(folder).as_posix()] = why
     return Found(rows, dropped, folder)
 
 

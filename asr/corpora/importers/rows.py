@@ -182,7 +182,7 @@ def _header(path: Path) -> audio.AudioInfo | str:
     except DataError as error:
         return str(error)
     if header.channels != 1:
-        return f"{path}: {header.channels} channels, expected 1; mix it down or choose a channel first"
+        return f"{path}: {header.channels} channels, expected 1; mix it down first (ffmpeg -i IN -ac 1 OUT.wav)"
     return header
 
 
