@@ -24,6 +24,10 @@ from asr.errors import DataError, os_reason
 from asr.files import write_bytes
 
 Wave = npt.NDArray[np.float32]
+#: more samples than any file has: of one that does not say how many (FLAC from a pipe) libsndfile tells 2 ** 63 - 1
+UNKNOWN = 1 << 60
+#: samples decoded at once where nobody knows how many there are
+_BLOCK = 1 << 16
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +55,8 @@ def _soundfile() -> Any:
 def info(path: str | Path) -> AudioInfo:
     """What the header of an audio file says, without decoding it.
 
+    The samples of a FLAC file that was written to a pipe are counted: its header does not know them.
+
     Raises:
         DataError: the file is missing, empty, shorter than its header says (WAV, SPHERE), or not audio that libsndfile
             reads.
@@ -58,13 +64,16 @@ def info(path: str | Path) -> AudioInfo:
     path = Path(path)
     _check_present(path)
     soundfile = _soundfile()
+    rate = 0
     try:
-        with opened(path) as source:
-            header = soundfile.info(source)
+        with opened(path) as source, soundfile.SoundFile(source) as file:
+            rate, channels, num_samples, kind = int(file.samplerate), int(file.channels), int(file.frames), file.format
+            if not knows_end(file):
+                num_samples = skip(file, UNKNOWN)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a name in .raw, which states no rate
-        raise DataError(_unreadable(path, error), path) from error
+        raise DataError(_damaged(error) if rate else _unreadable(path, error), path) from error
     _check_whole(path)
-    return AudioInfo(int(header.samplerate), int(header.channels), int(header.frames), str(header.format))
+    return AudioInfo(rate, channels, num_samples, str(kind))
 
 
 def load(
@@ -90,17 +99,19 @@ def load(
             rate, channels, total = int(file.samplerate), int(file.channels), int(file.frames)
             start = round(offset_s * rate)
             wanted = max(0, total - start) if duration_s is None else round(duration_s * rate)
+            if not knows_end(file):
+                total = skip(file, start)
+                parts = [np.zeros((0, channels), np.float32), *blocks(file, wanted)]
+                total += sum(map(len, parts))  # where the file ends, if it ends before the part does
             if start and start >= total:
                 raise DataError(f"starts at {offset_s:g} s, but the file ends at {total / rate:.2f} s", path)
-            if start:
-                file.seek(start)
-            samples = file.read(wanted, dtype="float32", always_2d=True)
+            if knows_end(file):
+                skip(file, start)
+                samples = file.read(wanted, dtype="float32", always_2d=True)
+            else:
+                samples = np.concatenate(parts)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a name in .raw, which states no rate
-        if rate:
-            raise DataError(
-                f"truncated or damaged: cannot be decoded ({_reason(error)}); fetch it again", path
-            ) from error
-        raise DataError(_unreadable(path, error), path) from error
+        raise DataError(_damaged(error) if rate else _unreadable(path, error), path) from error
     _check_whole(path)
     available = min(wanted, total - start)
     if len(samples) < available:
@@ -190,6 +201,31 @@ def opened(path: str | Path) -> Iterator[Any]:
         yield file
 
 
+def knows_end(file: Any) -> bool:
+    """Whether an open sound file knows how long it is; one that does not is read with ``blocks`` until none comes."""
+    if file.frames < UNKNOWN:
+        return True
+    file.seekable = lambda: False  # or soundfile seeks after each read, which fails at an unknown end
+    return False
+
+
+def blocks(file: Any, count: int, size: int = _BLOCK) -> Iterator[npt.NDArray[np.float32]]:
+    """The next samples of an open sound file, up to ``count`` of them, fewer only where it ends.
+
+    Shapes: (n, channels), n = ``size`` in all but the last.
+    """
+    while count > 0 and len(block := file.read(min(size, count), dtype="float32", always_2d=True)):
+        yield block
+        count -= len(block)
+
+
+def skip(file: Any, count: int) -> int:
+    """Passes over samples of a sound file that was just opened; how many there were."""
+    if knows_end(file):
+        return int(file.seek(count)) if count else 0
+    return sum(map(len, blocks(file, count)))
+
+
 def _check_present(path: Path) -> None:
     if shards.is_member(path):
         if not shards.num_bytes(path):
@@ -221,6 +257,10 @@ def _unreadable(path: Path, error: Exception) -> str:
     except OSError as reason:
         return f"cannot read the audio: {os_reason(reason)}"
     return f"not audio that can be read ({_reason(error)}); WAV, FLAC, SPHERE, MP3 and Ogg are"
+
+
+def _damaged(error: Exception) -> str:
+    return f"truncated or damaged: cannot be decoded ({_reason(error)}); fetch it again"
 
 
 def _reason(error: Exception) -> str:

@@ -45,6 +45,15 @@ def write_wav(path: Path, wave_n: Wave | None = None, rate_hz: int = 16000) -> P
     return path
 
 
+def without_length(path: Path) -> Path:
+    """A FLAC file as a program writes it to a pipe: it does not say how many samples it has."""
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # of STREAMINFO: how many samples there are, 0 where it is not known
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    return path
+
+
 def sphere_bytes(wave_n: Wave, rate_hz: int = 16000) -> bytes:
     """A NIST SPHERE file by hand: a 1,024-byte text header, then 16-bit little-endian PCM."""
     fields = [

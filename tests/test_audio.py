@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from asr import audio
 from asr.errors import DataError
-from tests.builders import dominant_hz, noise, sine, sphere_bytes, write_wav
+from tests.builders import dominant_hz, noise, sine, sphere_bytes, without_length, write_wav
 
 INT16_STEP = 1 / 32768
 
@@ -232,6 +232,30 @@ def test_a_wav_written_to_a_pipe_is_read_though_its_header_knows_no_size(tmp_pat
     content[4:8] = content[40:44] = b"\xff" * 4
     path.write_bytes(content)
     assert len(audio.load(path)[0]) == 16000
+
+
+@pytest.mark.parametrize("count", [8000, 160_000])
+def test_a_flac_written_to_a_pipe_is_read_and_counted_though_its_header_knows_no_length(tmp_path, count):
+    wave_n = audio.load(write_wav(tmp_path / "whole.flac", noise(count / 16000)))[0]
+    path = without_length(write_wav(tmp_path / "x.flac", noise(count / 16000)))
+    assert audio.info(path) == audio.AudioInfo(16000, 1, count, "FLAC")
+    np.testing.assert_array_equal(audio.load(path)[0], wave_n)
+    np.testing.assert_array_equal(audio.load(path, offset_s=0.1)[0], wave_n[1600:])
+    np.testing.assert_array_equal(audio.load(path, offset_s=0.1, duration_s=0.3)[0], wave_n[1600:6400])
+    end_s = count / 16000
+    assert _message(path, duration_s=99.0) == f"the manifest says 99.00 s, but the file ends at {end_s:.2f} s"
+    assert _message(path, offset_s=end_s) == f"starts at {end_s:g} s, but the file ends at {end_s:.2f} s"
+
+
+def test_damage_in_a_flac_written_to_a_pipe_is_an_error(tmp_path):
+    path = without_length(write_wav(tmp_path / "x.flac", noise(10.0)))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 5000] = bytes(5000)
+    path.write_bytes(content)
+    assert _message(path).startswith("truncated or damaged: cannot be decoded (")
+    with pytest.raises(DataError, match="truncated or damaged: cannot be decoded"):
+        audio.info(path)
 
 
 def test_a_truncated_flac_is_an_error(tmp_path):

@@ -36,7 +36,7 @@ from asr.manifest import Utterance
 from asr.model.conv import ConvFrontEnd
 from asr.prepare import Request
 from asr.train import train
-from tests.builders import build_corpus, noise, sine, tiny_config, write_wav
+from tests.builders import build_corpus, noise, sine, tiny_config, without_length, write_wav
 from tests.models import save_random_model
 
 SENTENCE = "she had your dark suit in greasy wash water"
@@ -201,6 +201,18 @@ def test_every_kind_of_file_that_training_reads_is_well(tmp_path, suffix, subtyp
     soundfile.write(audio_path, 0.3 * sine(1.0) + noise(1.0), 16000, subtype=subtype)
     path = corpus(tmp_path, utterance("u", audio_path=f"u.{suffix}"))
     assert codes(examine([path], of_config(RunConfig(), tmp_path), deep=True)) == {}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_file_that_does_not_say_its_length_is_well(tmp_path, deep):
+    rows = [utterance(id_, audio_path=f"{id_}.flac", duration_s=9.0, speaker=id_) for id_ in ("a", "b")]
+    part = utterance("c", audio_path="b.flac", duration_s=2.01, offset_s=7.0, speaker="c")
+    path = corpus(tmp_path, *rows, part)
+    for name in "ab":
+        without_length(tmp_path / f"{name}.flac")
+    assert codes(examine([path], deep=deep)) == {}
+    span = sound.measure(str(tmp_path / "a.flac"), 16000, -1)
+    assert span.num_samples == 8 * 16000 and not span.code
 
 
 def test_without_a_model_the_odd_rate_out_is_a_warning(tmp_path):

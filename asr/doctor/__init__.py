@@ -110,8 +110,9 @@ def _decode(
             start = checks.samples_in(u.offset_s, header.rate_hz)
             if start >= header.frames:
                 continue
-            whole = overlap.means_whole_file(u, header)
-            count = -1 if whole else checks.samples_in(u.duration_s, header.rate_hz)
+            count = header.frames - start
+            if not overlap.means_whole_file(u, header):
+                count = min(count, checks.samples_in(u.duration_s, header.rate_hz))
             spans.append((files.paths[file], start, count))
             whose.append((index, i))
     for (index, i), sound in zip(whose, measure_all(spans, progress("samples", len(spans))), strict=True):

@@ -100,6 +100,8 @@ def _check_end(path: str) -> None:
     soundfile = _soundfile()
     try:
         with audio.opened(path) as source, soundfile.SoundFile(source) as file:
+            if not audio.knows_end(file):  # then all of it was decoded to count its samples
+                return
             file.seek(file.frames - 1)
             if len(file.read(1)):
                 return
@@ -117,19 +119,16 @@ def measure(path: str, start: int, count: int) -> Sound:
             wanted = file.frames - start if count < 0 else min(count, file.frames - start)
             frame = max(1, round(_FRAME_S * file.samplerate))
             block = frame * round(_BLOCK_S / _FRAME_S)
-            if start:
-                file.seek(start)
-            while tally.num_samples < wanted:
-                wave_n = file.read(min(block, wanted - tally.num_samples), dtype="float32", always_2d=True)[:, 0]
-                if not len(wave_n):
-                    break
-                tally.add(wave_n, frame)
+            is_known = count >= 0 or audio.knows_end(file)
+            audio.skip(file, start)
+            for samples in audio.blocks(file, wanted, block):
+                tally.add(samples[:, 0], frame)
                 if not tally.is_finite:
                     return Sound(code="audio-not-finite", why="holds NaN or infinity")
     except soundfile.SoundFileError as error:
         reason = str(getattr(error, "error_string", None) or error).rstrip(".") or "the decoder gives up"
         return Sound(code="audio-truncated", why=f"cannot be decoded ({reason})")
-    if tally.num_samples < wanted:
+    if tally.num_samples < wanted and is_known:
         return Sound(code="audio-truncated", why=f"{tally.num_samples:,} of {wanted:,} samples can be decoded")
     return tally.sound()
 

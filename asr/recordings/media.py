@@ -351,10 +351,7 @@ class _Sndfile:
             raw.seek(0)
             audio.check_whole(raw, size, Path(where))
         self.rate_hz, self.channels = int(self._file.samplerate), int(self._file.channels)
-        # A FLAC stream from a pipe does not say how long it is.
-        self.frames: int | None = int(self._file.frames) if self._file.frames < 1 << 60 else None
-        if self.frames is None:
-            self._file.seekable = lambda: False  # or soundfile seeks after each read, which fails at an unknown end
+        self.frames: int | None = int(self._file.frames) if audio.knows_end(self._file) else None
 
     def skip(self, frames: int) -> int:
         soundfile = audio._soundfile()
@@ -374,9 +371,7 @@ class _Sndfile:
         return samples
 
     def _damaged(self, error: Exception) -> DataError:
-        return DataError(
-            f"truncated or damaged: cannot be decoded ({audio._reason(error)}); fetch it again", self._where
-        )
+        return DataError(audio._damaged(error), self._where)
 
 
 def _head_with_size(file: BinaryIO, num_bytes: int) -> bytes | None:
