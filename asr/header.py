@@ -24,7 +24,7 @@ from asr.tokenizer import Tokenizer, read_tokenizer
 log = logging.getLogger(__name__)
 
 FILE = "prepared.json"
-#: in its place while manifests are written, with what it said of those that stay
+#: in its place while manifests are written: what it said of those that stay, and ``pending``, the files of the others
 UNFINISHED = FILE + ".unfinished"
 
 
@@ -98,21 +98,49 @@ def read_last(folder: Path) -> Header | None:
     return _read(folder / FILE) or _read(folder / UNFINISHED)
 
 
-def set_aside(folder: Path, splits: Iterable[str]) -> None:
+def is_own(folder: Path, name: str) -> bool:
+    """Whether a file of a data folder is a preparation's: its header names it, or one that did not finish began it."""
+    try:
+        last = read_last(folder)
+    except DataError:  # damaged: there was one, and nobody knows of what
+        return True
+    named = last is not None and (name == last.tokenizer or name.removesuffix(".jsonl") in last.splits)
+    return named or name in _pending(folder)
+
+
+def set_aside(folder: Path, splits: Iterable[str], tokenizer: bool = False) -> None:
     """Takes the header away, as some splits are to be written anew; what it says of the others waits for ``write``.
 
     A preparation that fails then leaves a folder that does not look whole, and the next one still knows the profile of
-    the other splits.
+    the other splits, and which files are not whole.
+
+    Args:
+        tokenizer: it is to be written, too.
     """
     anew = set(splits)
     try:
-        last = read_last(folder)
+        last, pending = read_last(folder), _pending(folder)
     except DataError:
-        last = None
+        last, pending = None, set()
+    pending |= {f"{name}.jsonl" for name in anew}
+    if tokenizer or (last is not None and last.tokenizer == TOKENIZER_FILE):
+        pending.add(TOKENIZER_FILE)
     old = {} if last is None else last.splits
     stay = {name: facts for name, facts in old.items() if name not in anew and (folder / f"{name}.jsonl").is_file()}
-    write_json(folder / UNFINISHED, asdict(replace(last, splits=stay)) if last is not None and stay else {})
+    kept = asdict(replace(last, splits=stay)) if last is not None and stay else {}
+    write_json(folder / UNFINISHED, kept | {"pending": sorted(pending)})
     (folder / FILE).unlink(missing_ok=True)
+
+
+def _pending(folder: Path) -> set[str]:
+    """The files that a preparation began and did not finish."""
+    if (folder / FILE).exists():  # it did: only what was set aside could not be removed
+        return set()
+    try:
+        data = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))
+        return set(map(str, data.get("pending", [])))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return set()
 
 
 def _read(path: Path) -> Header | None:
@@ -125,7 +153,8 @@ def _read(path: Path) -> Header | None:
         raise DataError(f"cannot read: {reason}", path) from error
     try:
         data = json.loads(text)
-        return None if data == {} and path.name == UNFINISHED else _parse(data)
+        begun = path.name == UNFINISHED and isinstance(data, dict) and set(data) <= {"pending"}
+        return None if begun else _parse(data)
     except RecursionError:
         reason = "not valid JSON (nested too deeply)"
     except json.JSONDecodeError as error:
@@ -158,10 +187,21 @@ def _parse(data: Any) -> Header:
 def write(folder: Path, header: Header) -> None:
     """Writes the header atomically; what was set aside is in it, or gone.
 
+    While another manifest is there that a preparation did not finish, the folder stays unfinished, and that is said.
+
     Raises:
         DataError: it cannot be written.
     """
+    whole = {f"{name}.jsonl" for name in header.splits}
+    left = sorted(n for n in _pending(folder) - whole if n.endswith(".jsonl") and (folder / n).exists())
     try:
+        if left:
+            write_json(folder / UNFINISHED, asdict(header) | {"pending": left})
+            log.warning(
+                "%s: stays unfinished: the 'asr prepare' of %s did not finish; run that one again, or remove what it "
+                "left", folder, ", ".join(left),
+            )  # fmt: skip
+            return
         write_json(folder / FILE, asdict(header))
         (folder / UNFINISHED).unlink(missing_ok=True)
     except OSError as error:
@@ -184,6 +224,16 @@ def resolve_normalization(configured: str, header: Header | None) -> str:
     return configured
 
 
+def tokenizer_path(folder: Path, header: Header | None) -> Path | None:
+    """Where the tokenizer of a data folder is: the one that the header names; without a header, the file that is there.
+
+    None: its tokens are characters.
+    """
+    if header is not None:
+        return folder / header.tokenizer if header.tokenizer else None
+    return folder / TOKENIZER_FILE if (folder / TOKENIZER_FILE).exists() else None
+
+
 def tokenizer_for(choice: str, folder: Path, header: Header | None, init: str | None = None) -> Tokenizer | None:
     """The tokenizer to train with on a data folder, as ``text.tokenizer`` asks for it; None: characters.
 
@@ -201,9 +251,11 @@ def tokenizer_for(choice: str, folder: Path, header: Header | None, init: str | 
             raise ConfigError("text.tokenizer is init, which needs a model: --init MODEL", key="text.tokenizer")
         of_run = Path(init) / "best" / TOKENIZER_FILE
         return read_tokenizer(of_run if of_run.is_file() else Path(init) / TOKENIZER_FILE)
-    path = folder / ((header and header.tokenizer) or TOKENIZER_FILE)
-    named = header is not None and bool(header.tokenizer)
-    return read_tokenizer(path) if named or path.exists() else None
+    path = tokenizer_path(folder, header)
+    if path is None and (folder / TOKENIZER_FILE).exists():
+        where = folder / TOKENIZER_FILE
+        log.warning("%s: not used, as %s names no tokenizer; to train with it, write its name there", where, FILE)
+    return read_tokenizer(path) if path is not None else None
 
 
 def disagreement(manifest: Path, normalization: str) -> str | None:

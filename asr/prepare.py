@@ -7,6 +7,7 @@ A recipe is a folder with ``recipe.py`` (a ``RECIPE`` of facts and a ``prepare``
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,19 +143,40 @@ def perform(recipe: Recipe, request: Request) -> Prepared:
 
 
 def write_splits(out: Path, splits: Mapping[str, Iterable[Utterance]], dropped: Mapping[str, str]) -> Prepared:
-    """Writes ``<split>.jsonl`` for each split under ``out``, sorted by id."""
+    """Writes ``<split>.jsonl`` for each split under ``out``, sorted by id.
+
+    Raises:
+        ConfigError: there is a manifest of that name that no preparation made.
+        DataError: a split is empty, or has two utterances of one id; before anything is written.
+    """
     rows = {name: sorted(utterances, key=lambda u: u.id) for name, utterances in splits.items()}
     empty = [name for name, utterances in rows.items() if not utterances]
     if empty:
         raise DataError(f"nothing left for {', '.join(empty)}: is this the right archive?", out)
-    # a header says that the folder is whole, and describes what is there now
-    if any((out / name).exists() for name in (headers.FILE, headers.UNFINISHED)):
-        headers.set_aside(out, rows)
+    for name, utterances in rows.items():
+        for one, next_one in itertools.pairwise(utterances):
+            if one.id == next_one.id:
+                paths = " and ".join(dict.fromkeys([one.audio_path, next_one.audio_path]))
+                raise DataError(f"two utterances of {name} have the id '{one.id}' ({paths}); ids must be unique", out)
+    check_own(out, rows)
+    # Until the header is written, the folder is not whole; one from before describes what is there now.
+    headers.set_aside(out, rows)
     manifests = {}
     for name, utterances in rows.items():
         manifests[name] = out / f"{name}.jsonl"
         write(manifests[name], utterances)
     return Prepared(manifests, rows, dict(dropped))
+
+
+def check_own(out: Path, splits: Iterable[str]) -> None:
+    """Refuses to write over a manifest that was not prepared here.
+
+    Raises:
+        ConfigError: one is there that is in no header.
+    """
+    for path in (out / f"{name}.jsonl" for name in splits):
+        if path.exists() and not headers.is_own(out, path.name):
+            raise ConfigError(f"{path} is there, and no 'asr prepare' made it; give another --out, or remove it")
 
 
 def stable_hash(text: str) -> float:

@@ -139,7 +139,8 @@ def test_a_folder_keeps_one_profile(tmp_path):
     with pytest.raises(ConfigError, match=r"was prepared with text normalization lower, not upper; take another --out"):
         prepare(recipe_of(), Request(tmp_path), TextOptions("upper"))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-    (tmp_path / "prepared.json").unlink()
+    for name in ("prepared.json", "train.jsonl", "dev.jsonl"):
+        (tmp_path / name).unlink()
     prepare(recipe_of(), Request(tmp_path), TextOptions("upper"))
     assert texts_of(tmp_path, "train")[2] == "HELLO HELLO"
 
@@ -168,7 +169,7 @@ def test_after_a_failure_the_folder_still_has_its_profile_and_its_other_splits(t
             prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path), TextOptions(tokenizer="bpe", vocab_size=999))
         with pytest.raises(DataError, match=r"unfinished: the last 'asr prepare' into this folder did not finish; run"):
             header.read(tmp_path)
-    with pytest.raises(ConfigError, match=r"or remove .*prepared\.json\.unfinished to prepare"):
+    with pytest.raises(ConfigError, match=r"or remove .*prepared\.json\.unfinished and the manifests to prepare"):
         prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path), TextOptions("upper"))
     finished = prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path), TextOptions())
     assert texts_of(tmp_path, "dev") == ["two"]
@@ -182,6 +183,81 @@ def test_a_failure_in_all_that_there_is_leaves_nothing_to_keep_to(tmp_path):
     with pytest.raises(ConfigError, match="at most"):
         prepare(recipe_of(), Request(tmp_path), TextOptions(tokenizer="bpe", vocab_size=10_000))
     assert prepare(recipe_of(), Request(tmp_path), TextOptions("upper")).header.normalization == "upper"
+
+
+def test_a_failure_is_not_forgotten_when_another_split_is_prepared(tmp_path, caplog):
+    train, dev = recipe_of({"train": ["One two"]}), recipe_of({"dev": ["Two"]})
+    with pytest.raises(ConfigError, match="at most"):
+        prepare(train, Request(tmp_path), TextOptions("lower", "bpe", 999))
+    prepare(dev, Request(tmp_path), TextOptions("lower"))
+    assert f"{tmp_path}: stays unfinished: the 'asr prepare' of train.jsonl did not finish" in caplog.text
+    with pytest.raises(DataError, match="did not finish"):
+        header.read(tmp_path)
+    finished = prepare(train, Request(tmp_path), TextOptions("lower", "bpe", 9))
+    assert header.read(tmp_path) == finished.header
+    assert set(finished.header.splits) == {"train", "dev"}
+    assert not (tmp_path / header.UNFINISHED).exists()
+
+
+def test_a_manifest_that_is_left_of_a_failure_can_be_removed_instead(tmp_path):
+    with pytest.raises(ConfigError, match="at most"):
+        prepare(recipe_of({"train": ["One two"]}), Request(tmp_path), TextOptions("lower", "bpe", 999))
+    (tmp_path / "train.jsonl").unlink()
+    assert prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path), TextOptions()).header == header.read(tmp_path)
+
+
+def test_the_first_preparation_of_a_folder_does_not_look_whole_when_it_fails(tmp_path, monkeypatch):
+    def full(path, rows):
+        raise DataError("cannot write the manifest: no space left on device", path)
+
+    monkeypatch.setattr("asr.prepare.write", full)
+    with pytest.raises(DataError, match="no space left"):
+        prepare(recipe_of(), Request(tmp_path), TextOptions("lower"))
+    with pytest.raises(DataError, match="did not finish"):
+        header.read(tmp_path)
+
+
+def test_two_utterances_of_one_id_are_an_error_before_anything_is_written(tmp_path):
+    def write(request: Request) -> Prepared:
+        rows = [Utterance("u", path, 1.0, "one") for path in ("a.wav", "b.wav")]
+        return write_splits(request.out, {"train": rows[:1], "test": rows}, {})
+
+    recipe = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
+    with pytest.raises(DataError) as caught:
+        prepare(recipe, Request(tmp_path / "out"), TextOptions())
+    expected = "two utterances of test have the id 'u' (a.wav and b.wav); ids must be unique"
+    assert str(caught.value) == f"{tmp_path / 'out'}: {expected}"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["dev.jsonl", "tokenizer.json"])
+def test_what_no_preparation_made_is_not_written_over(tmp_path, name):
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(ConfigError) as caught:
+            prepare(recipe_of(), Request(tmp_path), TextOptions("lower", "bpe", 32))
+        said = "is there, and no 'asr prepare' made it; give another --out, or remove it"
+        assert str(caught.value) == f"{tmp_path / name} {said}"
+        assert {p.name: p.read_text(encoding="utf-8") for p in tmp_path.iterdir()} == {name: "mine"}
+
+
+def test_a_tokenizer_that_no_preparation_made_stays_and_is_not_used(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("mine", encoding="utf-8")
+    for _ in range(2):
+        finished = prepare(recipe_of(), Request(tmp_path), TextOptions())
+        assert (tmp_path / "tokenizer.json").read_text(encoding="utf-8") == "mine"
+        assert finished.notes[-1].endswith("the tokenizer.json that is there was not made here, and is not used")
+        assert header.tokenizer_for("data", tmp_path, header.read(tmp_path)) is None
+
+
+def test_a_tokenizer_of_a_preparation_that_failed_after_it_is_written_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(header, "write", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(recipe_of(), Request(tmp_path), TextOptions("lower", "bpe", 32))
+    assert (tmp_path / "tokenizer.json").exists()
+    prepare(recipe_of(), Request(tmp_path), TextOptions("lower", "bpe", 30))
+    assert read_tokenizer(tmp_path / "tokenizer.json").vocabulary_size == 30
 
 
 def test_manifests_of_another_recipe_are_not_replaced_without_a_word(tmp_path, caplog):

@@ -108,7 +108,7 @@ def test_the_profile_of_a_run_is_the_datas_unless_the_config_names_another(
         assert "the data were prepared with upper" in caplog.text
 
 
-def test_the_tokenizer_of_a_folder_is_its_file_or_characters(tmp_path):
+def test_the_tokenizer_of_a_folder_is_its_file_or_characters(tmp_path, caplog):
     trained = SubwordTokenizer.train(["a cab", "a cabin"], 9)
     assert header.tokenizer_for("data", tmp_path, None) is None
     with pytest.raises(CheckpointError, match=r"own\.json: cannot read: no such file"):
@@ -117,6 +117,8 @@ def test_the_tokenizer_of_a_folder_is_its_file_or_characters(tmp_path):
         (tmp_path / name).write_text(json.dumps(trained.to_json()), encoding="utf-8")
         assert header.tokenizer_for("data", tmp_path, head) == trained
         assert header.tokenizer_for("char", tmp_path, head) is None
+    assert header.tokenizer_for("data", tmp_path, HEADER) is None
+    assert f"{tmp_path / 'tokenizer.json'}: not used, as prepared.json names no tokenizer" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["", "best"])
@@ -144,7 +146,7 @@ def test_a_manifest_under_another_profile_than_the_models_is_said(tmp_path):
     assert header.disagreement(manifest, "lower") is None  # raw text takes every profile
 
 
-def test_what_was_set_aside_says_nothing_of_the_splits_that_are_written_anew(tmp_path):
+def test_what_was_set_aside_says_nothing_of_the_splits_that_are_written_anew(tmp_path, caplog):
     splits = {name: {"utterances": 1} for name in ("train", "dev", "gone")}
     for name in ("train", "dev"):
         (tmp_path / f"{name}.jsonl").touch()
@@ -156,5 +158,11 @@ def test_what_was_set_aside_says_nothing_of_the_splits_that_are_written_anew(tmp
     with pytest.raises(DataError, match="did not finish"):
         header.read(tmp_path)
     header.write(tmp_path, HEADER)
-    assert header.read(tmp_path) == header.read_last(tmp_path) == HEADER
+    with pytest.raises(DataError, match="did not finish"):  # dev
+        header.read(tmp_path)
+    assert header.read_last(tmp_path) == HEADER
+    assert f"{tmp_path}: stays unfinished: the 'asr prepare' of dev.jsonl did not finish" in caplog.text
+    whole = replace(HEADER, splits={name: {"utterances": 1} for name in ("train", "dev")})
+    header.write(tmp_path, whole)
+    assert header.read(tmp_path) == header.read_last(tmp_path) == whole
     assert not (tmp_path / header.UNFINISHED).exists()

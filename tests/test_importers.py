@@ -351,6 +351,17 @@ def test_a_source_is_never_overwritten(tmp_path):
     assert "audio_filepath" in two.read_text()
 
 
+def test_a_manifest_that_no_preparation_made_is_never_overwritten(tmp_path):
+    for name in "ab":
+        write_wav(tmp_path / f"{name}.wav", TONE)
+    lines = "".join(f'{{"audio_filepath": "{name}.wav", "text": "HI"}}\n' for name in "ab")
+    source, other = write(tmp_path / "all.jsonl", lines), write(tmp_path / "dev.jsonl", "mine")
+    with pytest.raises(ConfigError, match=r"dev\.jsonl is there, and no 'asr prepare' made it; give another --out"):
+        run("nemo", source, tmp_path, dev="0.5")
+    assert other.read_text() == "mine"
+    assert not (tmp_path / "train.jsonl").exists()
+
+
 def test_a_row_without_a_speaker_does_not_split_the_others(tmp_path, caplog):
     write_wav(tmp_path / "a.wav", TONE)
     lines = [f"{tmp_path}/a.wav,T{i},{'' if i % 9 == 0 else f's{i % 6}'}\n" for i in range(36)]

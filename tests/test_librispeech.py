@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 import asr.corpora.remote
+from asr import header as headers
 from asr import manifest
 from asr.catalogue import find_recipe
 from asr.corpora import librispeech
@@ -162,7 +163,7 @@ def test_a_corpus_that_is_extracted_already_is_used_where_it_is(folder, tmp_path
     request = Request(out, archive=(tmp_path / "corpus" / level,), subsets=("a-train",))
     prepared = perform(recipe(), request)
     assert files(tmp_path / "corpus") == before
-    assert sorted(p.name for p in out.iterdir()) == ["a-train.jsonl", "train.jsonl"]
+    assert sorted(p.name for p in out.iterdir()) == ["a-train.jsonl", headers.UNFINISHED, "train.jsonl"]
     train = manifest.read(prepared.manifests["train"])
     assert len(train) == 3 and all(train.audio_path(u).is_file() for u in train)
 

@@ -76,18 +76,21 @@ def prepare(recipe: Recipe, request: Request, options: TextOptions, run: Perform
     """Prepares a dataset, texts, tokenizer and header included.
 
     Raises:
-        ConfigError: the folder was prepared under another profile, or an option does not fit the recipe or the texts.
+        ConfigError: the folder was prepared under another profile, or holds files of these names that no preparation
+            made; or an option does not fit the recipe or the texts.
         DataError: what the recipe's own preparation raises.
     """
     if not recipe.speech and (options.normalization or options.tokenizer):
         raise ConfigError(f"{recipe.name} takes no --normalize and no --tokenizer: it makes no manifests")
     _check_folder(request.out)
+    _check_tokenizer(request.out, options)
     before = _header_before(request.out)
     profile = options.normalization or ("" if before is None else before.normalization)
     if before is not None and profile != before.normalization:
         raise ConfigError(
             f"{request.out} was prepared with text normalization {before.normalization}, not {profile}; take another "
-            f"--out, leave out --normalize, or remove {_header_path(request.out)} to prepare all of it anew"
+            f"--out, leave out --normalize, or remove {_header_path(request.out)} and the "
+            "manifests to prepare all of it anew"
         )
     prepared = run(recipe, replace(request, normalization=profile))
     return finish(recipe, request, prepared, replace(options, normalization=profile), before)
@@ -103,7 +106,7 @@ def finish(
     """
     profile = options.normalization or prepared.normalization or recipe.normalization
     if prepared.manifests:  # which look whole, but are not before their texts are normalised
-        headers.set_aside(request.out, prepared.manifests)
+        headers.set_aside(request.out, prepared.manifests, tokenizer=options.tokenizer in get_args(SubwordKind))
     prepared, notes = _normalized(prepared, profile)
     splits = {name: _facts(rows) for name, rows in prepared.utterances.items()}
     kept = {} if before is None else before.splits
@@ -181,6 +184,17 @@ def _check_folder(out: Path) -> None:
         raise ConfigError(f"--out {out}: cannot write in {there}: no permission, or a read-only file system")
 
 
+def _check_tokenizer(out: Path, options: TextOptions) -> None:
+    """Refuses, before the work, to write over a tokenizer that was not made here.
+
+    Raises:
+        ConfigError: one is to be trained, and another is there that is in no header.
+    """
+    path = out / TOKENIZER_FILE
+    if options.tokenizer in get_args(SubwordKind) and path.exists() and not headers.is_own(out, path.name):
+        raise ConfigError(f"{path} is there, and no 'asr prepare' made it; give another --out, or remove it")
+
+
 def _path(request: Request, split: str) -> Path:
     return request.out / f"{split}.jsonl"
 
@@ -252,6 +266,8 @@ def _tokenizer(
         return TOKENIZER_FILE, [f"tokenizer: {kind}, {trained.vocabulary_size:,} tokens, the blank included"]
     new_texts = "train" in prepared.utterances
     if path.exists() and (options.tokenizer == "char" or new_texts):
+        if not headers.is_own(request.out, path.name):
+            return "", [f"tokenizer: characters; the {TOKENIZER_FILE} that is there was not made here, and is not used"]
         path.unlink()
         return "", [f"tokenizer: characters; the {TOKENIZER_FILE} that was there is removed"]
     if path.exists() and before is not None and before.tokenizer:

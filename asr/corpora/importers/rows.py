@@ -20,7 +20,7 @@ from asr import audio
 from asr.errors import ConfigError, DataError, os_reason
 from asr.lines import numbered_lines
 from asr.manifest import Utterance
-from asr.prepare import Prepared, Request, held_out_speakers, write_splits
+from asr.prepare import Prepared, Request, check_own, held_out_speakers, write_splits
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +60,18 @@ def write_rows(request: Request, splits: Mapping[str, Found]) -> Prepared:
     """A manifest for each split; with ``dev``, that share of train's speakers goes into ``dev``.
 
     Raises:
-        ConfigError: ``name`` or ``dev`` does not fit what is there, or a manifest would overwrite its source.
+        ConfigError: ``name`` or ``dev`` does not fit what is there, or a manifest would overwrite its source, or one
+            that was not prepared.
         DataError: nothing of a split can be used.
     """
     fraction = _fraction(request.options.get("dev", ""))
     found = _named(request, splits, with_dev=fraction is not None)
-    targets = [request.out / f"{name}.jsonl" for name in (*found, *(["dev"] if fraction is not None else []))]
+    names = [*found, *(["dev"] if fraction is not None else [])]
+    targets = [request.out / f"{name}.jsonl" for name in names]
     for target, one in itertools.product(targets, found.values()):
         if target.exists() and one.source.exists() and target.samefile(one.source):
             raise ConfigError(f"{target} would overwrite what it is made from; give another --out or --name")
+    check_own(request.out, names)
     utterances: dict[str, list[Utterance]] = {}
     dropped: dict[str, str] = {}
     for name, one in found.items():
