@@ -562,6 +562,21 @@ def test_what_other_data_say_of_themselves_is_left_as_it_is(tmp_path, other):
     assert done.kept == 1
 
 
+def test_subwords_that_the_data_no_longer_have_are_not_taken_for_theirs(tmp_path):
+    path, clean = corpus(tmp_path / "d", utterance("a")), tmp_path / "clean"
+    headers.write(tmp_path / "d", header(tokenizer="tokenizer.json"))
+    (tmp_path / "d" / "tokenizer.json").write_text("subwords")
+    assert fixing.fix(examine([path]), fixing.targets([path], clean / "train.jsonl")).notes == []
+    (tmp_path / "d" / "tokenizer.json").unlink()
+    headers.write(tmp_path / "d", header())  # prepared again, with characters
+    (said,) = fixing.fix(examine([path]), fixing.targets([path], clean / "train.jsonl")).notes
+    assert said.startswith(f"{clean}: has the prepared.json or tokenizer.json of other data") and "remove them" in said
+    for name in ("prepared.json", "tokenizer.json"):
+        (clean / name).unlink()
+    assert fixing.fix(examine([path]), fixing.targets([path], clean / "train.jsonl")).notes == []
+    assert headers.tokenizer_for("data", clean, headers.read(clean)) is None
+
+
 def test_several_manifests_are_fixed_into_a_folder_and_of_a_hopeless_one_nothing_is_written(tmp_path):
     paths = [corpus(tmp_path, utterance("a")), corpus(tmp_path, utterance("x", speaker="t"), name="dev")]
     (tmp_path / "wav" / "x.wav").unlink()

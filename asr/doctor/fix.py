@@ -105,11 +105,17 @@ def _carry_header(before: Path, after: Path, splits: dict[str, dict[str, float |
         return []
     try:
         header, there = headers.read(before), headers.read(after)
-        name = (header and header.tokenizer) or TOKENIZER_FILE
-        subwords = (before / name).read_bytes() if (before / name).is_file() else None
-        other_subwords = subwords is not None and (after / name).exists() and (after / name).read_bytes() != subwords
+        source, present = headers.tokenizer_path(before, header), headers.tokenizer_path(after, there)
+        name = source.name if source is not None else TOKENIZER_FILE
+        subwords = source.read_bytes() if source is not None and source.is_file() else None
+        # what training takes there, and what would be written over
+        kept = [path for path in (present, after / name if subwords is not None else None) if path and path.exists()]
+        other_subwords = any(path.read_bytes() != subwords for path in kept)
         if other_subwords or (header and there and header.normalization != there.normalization):
-            return [f"{after}: has the {headers.FILE} or {name} of other data than {before}, which stay as they are"]
+            return [
+                f"{after}: has the {headers.FILE} or {name} of other data than {before}, which stay as they are; "
+                "remove them and run it again, or choose another place"
+            ]
         if subwords is not None:
             write_bytes(after / name, subwords)
         if header is not None:
