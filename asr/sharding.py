@@ -72,20 +72,23 @@ def write_shards(
     """Writes tar files of about ``shard_mib`` under ``out``/shards, then ``out``/<name>.jsonl with their members.
 
     A tar file has its name only when it is whole; one that is there from an earlier call, of the same audio and rows,
-    is kept. ``prepared.json`` and the tokenizer that it names are copied too.
+    is kept. ``prepared.json`` and the tokenizer come along; of a folder that is there already, the other splits stay.
 
     Args:
         advance: called after each tar file.
 
     Raises:
-        ConfigError: ``out`` is the manifest's own folder, or holds data with another text normalization or tokenizer.
+        ConfigError: ``out`` is the manifest's own folder, or holds data with another text normalization or tokenizer,
+            or another manifest of this name.
         DataError: an audio file is missing, or a tar file cannot be written; run again, it goes on where it was.
     """
     if out.resolve() == manifest.path.parent.resolve():
         raise ConfigError(f"--out {out} is the manifest's own folder, and its manifest would be written over")
-    header = headers.read(manifest.path.parent)
-    _check_alike(manifest.path.parent, header, out)
+    header, there = headers.read(manifest.path.parent), headers.read(out)
     stem = manifest.path.name.removesuffix(".jsonl")
+    path = out / f"{stem}.jsonl"
+    _check_alike(manifest.path.parent, header, out, there)
+    _check_same(manifest, header, path, there)
     parts = list(_cut(_items(manifest), shard_mib * MIB))
     tars, kept, places = [], 0, dict[str, str]()
     for number, items in enumerate(parts):
@@ -100,19 +103,28 @@ def write_shards(
         tars.append(tar)
         advance()
     _remove_more(out / "shards", stem, len(parts))
-    path = out / f"{stem}.jsonl"
     manifests.write(path, (replace(row, audio_path=places[row.id]) for row in manifest))
+    if (tokenizer := headers.tokenizer_path(manifest.path.parent, header)) is not None:
+        shutil.copyfile(tokenizer, out / tokenizer.name)
     if header is not None:
-        if header.tokenizer:
-            shutil.copyfile(manifest.path.parent / header.tokenizer, out / header.tokenizer)
-        headers.write(out, header)
+        own = {name: facts for name, facts in header.splits.items() if name == stem}
+        headers.write(out, replace(header, splits={**(there.splits if there else {}), **own}))
     return Sharded(path, tars, kept, sum(map(len, parts)))
 
 
-def _check_alike(folder: Path, header: Header | None, out: Path) -> None:
+def _check_same(manifest: Manifest, header: Header | None, path: Path, there: Header | None) -> None:
+    """Of two corpora in one folder, each with a ``train.jsonl``, the second would take the place of the first."""
+    if not path.exists():
+        return
+    recipes = [one.recipe for one in (there, header) if one is not None]
+    if len(set(recipes)) > 1 or {u.id for u in manifests.read(path)} != {u.id for u in manifest}:
+        raise ConfigError(f"{path} is of other utterances than {manifest.path}; choose another --out, or remove it")
+
+
+def _check_alike(folder: Path, header: Header | None, out: Path, there: Header | None) -> None:
     """One header describes all manifests of ``out``: they must have gone through the same."""
-    there = headers.read(out)
-    if there is None:
+    places = [headers.tokenizer_path(out, there), headers.tokenizer_path(folder, header)]
+    if there is None and places[0] is None and not any(out.glob("*.jsonl")):
         return
     profiles = [one.normalization if one else "none" for one in (there, header)]
     if profiles[0] != profiles[1]:
@@ -121,10 +133,7 @@ def _check_alike(folder: Path, header: Header | None, out: Path) -> None:
             "choose another"
         )
     try:
-        tokenizers = [
-            (place / one.tokenizer).read_bytes() if one and one.tokenizer else b""
-            for place, one in ((out, there), (folder, header))
-        ]
+        tokenizers = [place.read_bytes() if place is not None else b"" for place in places]
     except OSError as error:
         raise DataError(f"the tokenizer that the data speak of cannot be read: {os_reason(error)}", out) from error
     if tokenizers[0] != tokenizers[1]:
@@ -136,6 +145,7 @@ def _items(manifest: Manifest) -> list[_Item]:
     for row in manifest:
         rows_of.setdefault(row.audio_path, []).append(row)
     items, used = [], set()
+    last: dict[str, int] = {}  # the number to go on from, else many ids of one key take for ever
     for rows in rows_of.values():
         path = manifest.audio_path(rows[0])
         try:
@@ -144,11 +154,14 @@ def _items(manifest: Manifest) -> list[_Item]:
             reason = os_reason(error) if isinstance(error, OSError) else str(error)
             raise DataError(f"utt '{rows[0].id}': cannot read the audio: {reason}", path) from error
         key = base = _key(rows[0].id)
-        number = 2
+        number = last.get(base, 1)
         while key in used:
-            key, number = f"{base}-{number}", number + 1
+            number += 1
+            key = f"{base}-{number}"
         used.add(key)
-        items.append(_Item(path, key, PurePosixPath(path.name).suffix.lower(), num_bytes, mtime_ns, tuple(rows)))
+        last[base] = number
+        name = shards.split(path)[1] if shards.is_member(path) else path.name
+        items.append(_Item(path, key, PurePosixPath(name).suffix.lower(), num_bytes, mtime_ns, tuple(rows)))
     return items
 
 

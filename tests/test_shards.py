@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import tarfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import asr.sharding
 from asr import audio, shards
 from asr import header as headers
 from asr import manifest as manifests
@@ -212,6 +214,28 @@ def test_ids_that_become_one_key_stay_apart(folder, tmp_path):
     assert [u.audio_path.partition("#")[2] for u in out] == ["a_b.wav", "a_b-2.wav", "a_b-3.wav"]
 
 
+def test_a_member_without_a_suffix_is_sharded_again(tmp_path):
+    (tmp_path / "noext").write_bytes(write_wav(tmp_path / "a.wav").read_bytes())
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "noext", "noext")
+    manifests.write(tmp_path / "train.jsonl", [Utterance("u", "a.tar#noext", 1.0, "a")])
+    (row,) = (out := _shard(tmp_path, tmp_path / "out"))
+    assert row.audio_path == "shards/train-000000.tar#u"
+    assert len(audio.load(out.audio_path(row))[0]) == 16000
+
+
+def test_many_ids_of_one_key_take_no_time(tmp_path):
+    write_wav(tmp_path / "a.wav", noise(0.01))
+    rows = []
+    for i in range(20_000):  # one by one from the start that is 200 million tries
+        (tmp_path / f"{i}.wav").hardlink_to(tmp_path / "a.wav")
+        rows.append(Utterance(chr(0x4E00 + i % 100) + chr(0x4E00 + i // 100), f"{i}.wav", 0.01, "a"))
+    started = time.monotonic()
+    items = asr.sharding._items(manifests.Manifest(tmp_path / "train.jsonl", rows))
+    assert len({item.key for item in items}) == 20_000
+    assert time.monotonic() - started < 10
+
+
 def test_a_call_that_was_cut_goes_on_and_leaves_the_same_bytes(folder, tmp_path, monkeypatch):
     for seed in range(4):
         write_wav(folder / "wav" / f"long-{seed}.wav", noise(20, seed=seed))
@@ -247,8 +271,6 @@ def test_a_call_that_was_cut_goes_on_and_leaves_the_same_bytes(folder, tmp_path,
 
 
 def test_a_full_disk_keeps_the_shards_that_are_whole(folder, tmp_path, monkeypatch):
-    import asr.sharding
-
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -278,8 +300,35 @@ def test_the_header_and_its_tokenizer_come_along(folder, tmp_path):
     headers.write(folder, HEADER)
     _shard(folder, tmp_path / "out")
     assert headers.read(tmp_path / "out") == HEADER and (tmp_path / "out" / "subwords.json").exists()
+    (folder / "prepared.json").unlink()
+    (folder / "subwords.json").rename(folder / "tokenizer.json")  # as training takes it without a header
+    _shard(folder, tmp_path / "without")
+    assert (tmp_path / "without" / "tokenizer.json").read_text() == "{}"
     again = _shard(tmp_path / "out", tmp_path / "again")  # shards of shards
     assert audio.info(again.audio_path(next(iter(again)))).num_samples
+
+
+def test_split_by_split_the_header_describes_all_that_is_sharded(folder, tmp_path):
+    facts = {name: {"utterances": 1, "hours": 1.0, "speakers": 1} for name in ("train", "dev")}
+    headers.write(folder, replace(HEADER, tokenizer="", splits=facts))
+    _shard(folder, tmp_path / "out")
+    assert headers.read(tmp_path / "out").splits == {"train": facts["train"]}
+    _shard(folder, tmp_path / "out", name="dev")
+    assert headers.read(tmp_path / "out").splits == facts
+
+
+@pytest.mark.parametrize("other", ["ids", "recipe"])
+def test_another_corpus_is_not_sharded_over_the_first(folder, tmp_path, other):
+    headers.write(folder, replace(HEADER, tokenizer=""))
+    before = _shard(folder, tmp_path / "out").path.read_bytes()
+    rows = list(manifests.read(folder / "train.jsonl"))
+    headers.write(folder, replace(HEADER, tokenizer="", recipe="other" if other == "recipe" else "r"))
+    manifests.write(folder / "train.jsonl", rows if other == "recipe" else [replace(u, id=f"x{u.id}") for u in rows])
+    with pytest.raises(ConfigError) as caught:
+        _shard(folder, tmp_path / "out")
+    said = f"is of other utterances than {folder / 'train.jsonl'}; choose another --out, or remove it"
+    assert str(caught.value) == f"{tmp_path / 'out' / 'train.jsonl'} {said}"
+    assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
 
 
 def test_shards_of_other_texts_or_another_tokenizer_do_not_share_a_header(folder, tmp_path):
