@@ -22,7 +22,8 @@ from asr.errors import DataError, os_reason
 
 #: between the tar file's name and the member's, the end of the first included
 MARK = ".tar#"
-INDEX_VERSION = 1
+#: 2: with hard links
+INDEX_VERSION = 2
 #: tar files held open, with their indexes: 512 of 512 MiB are a corpus of 256 GiB
 _OPEN = 512
 #: bytes read ahead: a few seconds of FLAC
@@ -175,7 +176,9 @@ def _opened(path: str, num_bytes: int, mtime_ns: int) -> Tar:
 
 
 def scan(tar: Path) -> dict[str, tuple[int, int]]:
-    """Where every regular file in a tar file is; of two with one name the later, as tar has it.
+    """Where every regular file in a tar file is; a hard link is the file that it leads to.
+
+    Of two with one name the later counts, as tar has it.
 
     Raises:
         DataError: it is no tar file, compressed, or cut short.
@@ -185,8 +188,11 @@ def scan(tar: Path) -> dict[str, tuple[int, int]]:
     try:
         with tarfile.open(tar, "r:") as file:
             for member in file:
-                if member.isreg() and not member.issparse():
-                    members[member.name.removeprefix("./")] = (member.offset_data, member.size)
+                place = (member.offset_data, member.size) if member.isreg() and not member.issparse() else None
+                if member.islnk():
+                    place = members.get(member.linkname.removeprefix("./"))
+                if place is not None:
+                    members[member.name.removeprefix("./")] = place
     except tarfile.TarError as error:
         raise DataError(
             f"not a whole tar file ({error}); a compressed one must be unpacked, a cut one fetched again", tar

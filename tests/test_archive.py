@@ -3,8 +3,10 @@ from __future__ import annotations
 import gzip
 import io
 import random
+import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -145,18 +147,45 @@ def test_a_folder_that_is_a_symlink_out_of_the_target_is_refused(tmp_path):
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", ["w:", "w:gz"])
+def test_a_hard_link_is_the_file_that_it_leads_to(tmp_path, mode, caplog):
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, mode) as tar:
+        for name in ("a", "unwanted"):
+            _add(tar, name, name.encode() * 400)
+        _add(tar, "b", type=tarfile.LNKTYPE, linkname="a")
+        _add(tar, "c", type=tarfile.LNKTYPE, linkname="./b")
+        _add(tar, "d", type=tarfile.LNKTYPE, linkname="unwanted")
+        _add(tar, "last", b"x")
+    for _ in range(2):
+        extract(archive, tmp_path / "out", lambda name: name != "unwanted")
+        a, d = b"a" * 400, b"unwanted" * 400
+        assert _files(tmp_path / "out") == {"a": a, "b": a, "c": a, "d": d, "last": b"x"}
+    assert not caplog.records
+
+
+def test_of_two_members_with_one_name_the_later_counts_whatever_their_sizes(tmp_path):
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        for content in (b"one", b"two"):
+            _add(tar, "a", content)
+    for _ in range(2):
+        assert extract(archive, tmp_path / "out") == [tmp_path / "out" / "a"]
+        assert _files(tmp_path / "out") == {"a": b"two"}
+
+
 def test_links_inside_the_archive_are_left_out_and_said(tmp_path, caplog):
     archive = tmp_path / "a.tar"
     with tarfile.open(archive, "w") as tar:
         _add(tar, "a", b"content")
         _add(tar, "b", type=tarfile.SYMTYPE, linkname="a")
-        _add(tar, "c", type=tarfile.LNKTYPE, linkname="a")
+        _add(tar, "c", type=tarfile.LNKTYPE, linkname="nowhere")
         _add(tar, "unwanted", type=tarfile.SYMTYPE, linkname="a")
     written = extract(archive, tmp_path / "out", lambda name: name != "unwanted")
     assert [p.name for p in written] == ["a"]
     assert [r.getMessage() for r in caplog.records] == [
         f"{archive}: left out 'b', a link to 'a'",
-        f"{archive}: left out 'c', a link to 'a'",
+        f"{archive}: left out 'c', a link to 'nowhere'",
     ]
 
 
@@ -301,6 +330,48 @@ def test_another_archive_is_not_mixed_into_a_folder_that_is_filled(tmp_path):
     assert not (out / "corpus" / "x").exists()
 
 
+@pytest.mark.parametrize("how", ["killed", "a file removed"])
+def test_two_versions_of_an_archive_are_not_mixed(tmp_path, monkeypatch, how):
+    out = tmp_path / "out"
+    first = _archive(tmp_path / "a.tar.gz", CONTENTS)
+    other = _archive(tmp_path / "b.tar.gz", {name: bytes(len(content)) for name, content in CONTENTS.items()})
+    assert first.stat().st_size != other.stat().st_size
+    if how == "killed":
+        _kill_after(monkeypatch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            unpack(first, out, "corpus")
+        monkeypatch.undo()
+    else:
+        unpack(first, out, "corpus")
+        (out / "corpus" / "03.bin").unlink()
+    with pytest.raises(DataError, match=r"corpus: was extracted from another archive .*; delete that folder"):
+        unpack(other, out, "corpus")
+    kept = (out / "corpus" / "00.bin").stat().st_ino
+    unpack(first, out, "corpus")
+    assert _files(out).items() >= CONTENTS.items()
+    assert (out / "corpus" / "00.bin").stat().st_ino == kept
+
+
+def test_files_of_an_archive_that_nobody_knows_are_written_again(tmp_path):
+    out = tmp_path / "out"
+    extract(_archive(tmp_path / "a.tar.gz", {name: bytes(len(content)) for name, content in CONTENTS.items()}), out)
+    unpack(_archive(tmp_path / "b.tar.gz", CONTENTS), out, "corpus")
+    assert _files(out).items() >= CONTENTS.items()
+
+
+def _kill_after(monkeypatch, files):
+    count = 0
+
+    def killed(*args: object) -> None:
+        nonlocal count
+        count += 1
+        if count > files:
+            raise KeyboardInterrupt
+        shutil.copyfileobj(*args)
+
+    monkeypatch.setattr(asr.corpora.archive, "shutil", SimpleNamespace(copyfileobj=killed))
+
+
 def test_an_archive_of_something_else_is_refused_with_what_it_holds(tmp_path):
     archive = _archive(tmp_path / "a.tar.gz", {"LibriSpeech/dev-clean/1/x": b"x"})
     with pytest.raises(DataError) as caught:
@@ -308,6 +379,7 @@ def test_an_archive_of_something_else_is_refused_with_what_it_holds(tmp_path):
     assert str(caught.value) == (
         f"{archive}: holds no LibriSpeech/train-clean-100/: is this the right archive? (it has LibriSpeech/dev-clean)"
     )
+    assert not (tmp_path / "out" / "LibriSpeech" / "train-clean-100").exists()
 
 
 def test_an_archive_without_what_is_needed_does_not_deny_its_folder(tmp_path):

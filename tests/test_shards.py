@@ -214,6 +214,16 @@ def test_ids_that_become_one_key_stay_apart(folder, tmp_path):
     assert [u.audio_path.partition("#")[2] for u in out] == ["a_b.wav", "a_b-2.wav", "a_b-3.wav"]
 
 
+def test_a_hard_link_in_a_tar_file_is_the_file_that_it_leads_to(tmp_path):
+    write_wav(tmp_path / "a.wav")
+    (tmp_path / "b.wav").hardlink_to(tmp_path / "a.wav")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("a.wav", "b.wav"):
+            tar.add(tmp_path / name, name)
+        assert tar.getmembers()[1].islnk()
+    assert len(audio.load(tmp_path / "a.tar#b.wav")[0]) == 16000
+
+
 def test_a_member_without_a_suffix_is_sharded_again(tmp_path):
     (tmp_path / "noext").write_bytes(write_wav(tmp_path / "a.wav").read_bytes())
     with tarfile.open(tmp_path / "a.tar", "w") as tar:

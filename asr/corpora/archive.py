@@ -11,7 +11,9 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from asr.corpora.remote import byte_bar, check_space, gigabytes
 from asr.errors import DataError, os_reason
@@ -19,7 +21,7 @@ from asr.files import write_json
 
 log = logging.getLogger(__name__)
 
-#: written into the folder that an archive fills, when all of it is there
+#: written into the folder that an archive fills: first which archive that is, then how many files, when all are there
 MARK = ".extracted.json"
 
 
@@ -31,19 +33,23 @@ def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] 
     """Extracts an archive that fills ``out/folder``, once: a mark says that all of it is there.
 
     Raises:
-        DataError: as ``extract``; there is no such folder in the archive; or another archive was extracted there.
+        DataError: as ``extract``; there is no such folder in the archive; or another archive was extracted there, or
+            begun to be.
     """
     target, size = out / folder, archive.stat().st_size
-    if is_unpacked(target):
-        before = json.loads((target / MARK).read_text(encoding="utf-8"))["archive_bytes"]
-        if before == size:
-            return
+    mark = _read_mark(target)
+    before = mark.get("archive_bytes")
+    if isinstance(before, int) and before != size:
         raise DataError(
             f"was extracted from another archive ({before:,} bytes; {archive} has {size:,}); delete that folder, or "
             "give another --out",
             target,
         )
-    (target / MARK).unlink(missing_ok=True)
+    if is_unpacked(target):
+        return
+    identity = {"archive": archive.name, "archive_bytes": size}
+    # files of an unknown archive, or of another one of that size, may be as long and not the same
+    is_same = {key: mark.get(key) for key in identity} == identity
     # FLAC does not compress: the files of a corpus are a little larger than its archive (block sizes)
     check_space(out, round(1.1 * size) - bytes_in(target), f"extracting {archive.name} takes")
     tops: set[str] = set()
@@ -52,23 +58,46 @@ def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] 
         tops.add("/".join(PurePosixPath(name).parts[:2]))
         return wanted(name)
 
-    written = extract(archive, out, noted)
+    try:
+        write_json(target / MARK, identity)
+    except OSError as error:
+        raise DataError(f"cannot extract to {out}: {os_reason(error)}", archive) from error
+    try:
+        written = extract(archive, out, noted, keep=is_same)
+    except BaseException as error:
+        _take_back(target, isinstance(error, DamagedArchive))
+        raise
     if not any(path.is_relative_to(target) for path in written):
+        _take_back(target, True)
         there = ", ".join(sorted(tops - {folder})[:5])
         found = any(f"{top}/".startswith(f"{folder}/") for top in tops)
         what = f"no file that is needed in {folder}/" if found else f"no {folder}/"
         raise DataError(f"holds {what}: is this the right archive? (it has {there})", archive)
-    write_json(target / MARK, {"archive": archive.name, "archive_bytes": size, "files": _count_files(target)})
+    write_json(target / MARK, identity | {"files": _count_files(target)})
     log.info("%s: extracted to %s (%s)", archive, target, gigabytes(size))
 
 
 def is_unpacked(target: Path) -> bool:
     """Whether ``unpack`` has filled a folder, and as many files are there as it wrote."""
+    mark = _read_mark(target)
+    return bool("files" in mark and mark["files"] == _count_files(target) and mark.get("archive_bytes"))
+
+
+def _read_mark(target: Path) -> dict[str, Any]:
+    """What the mark says; nothing where there is none, or it is damaged."""
     try:
         mark = json.loads((target / MARK).read_text(encoding="utf-8"))
-        return bool(mark["files"] == _count_files(target) and mark["archive_bytes"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
+    except (OSError, ValueError):
+        return {}
+    return mark if isinstance(mark, dict) else {}
+
+
+def _take_back(target: Path, is_of_nothing: bool) -> None:
+    """Removes the mark of an archive that gave nothing, and the folder if it was made for the mark."""
+    with suppress(OSError):  # there is none, or it is not empty
+        if is_of_nothing or not _count_files(target):
+            (target / MARK).unlink(missing_ok=True)
+            target.rmdir()
 
 
 def bytes_in(folder: Path) -> int:
@@ -80,17 +109,21 @@ def _count_files(folder: Path) -> int:
     return sum(name != MARK for _, _, names in os.walk(folder) for name in names)
 
 
-def extract(archive: Path, out: Path, wanted: Callable[[str], bool] = lambda name: True) -> list[Path]:
+def extract(
+    archive: Path, out: Path, wanted: Callable[[str], bool] = lambda name: True, keep: bool = True
+) -> list[Path]:
     """Extracts the wanted regular files of a tar archive under ``out``; the paths written.
 
-    Each file takes its name only when it is whole, and one that is there already with its full size is kept, so a
-    broken extraction can be run again. Of what a damaged archive gave nothing is kept; what was there before is.
+    Each file takes its name only when it is whole, and with ``keep`` one that is there already with its full size is
+    kept, so a broken extraction can be run again. Of what a damaged archive gave nothing is kept; what was there before
+    is. A hard link is the file that it leads to; of two members with one name the later counts, as tar has it.
 
     Raises:
         DataError: not a readable archive, cut short, no space, or a member that would land outside ``out``.
     """
-    written: list[Path] = []
+    written: dict[Path, None] = {}
     new: list[Path] = []
+    regular: dict[str, tarfile.TarInfo] = {}
     try:
         raw = archive.open("rb")
     except OSError as error:
@@ -104,17 +137,24 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool] = lambda nam
         ):
             for member in tar:
                 bar(raw.tell())
+                content = regular.get(_plain(member.linkname)) if member.islnk() else member
+                if content is not None and content.isfile():
+                    regular[_plain(member.name)] = content
                 if not wanted(member.name):
                     continue
                 path = _safe_path(archive, out, member)
-                if member.issym() or member.islnk():
+                if member.issym() or content is None:
                     log.warning("%s: left out '%s', a link to '%s'", archive, member.name, member.linkname)
-                if not member.isfile():
+                if content is None or not content.isfile():
                     continue
-                written.append(path)
-                if path.is_file() and path.stat().st_size == member.size:
+                is_here = path.is_file() and path.stat().st_size == content.size
+                is_kept = keep and is_here and path not in written
+                written[path] = None
+                if is_kept:
                     continue
-                source = tar.extractfile(member)
+                target = _safe_path(archive, out, content)
+                # from the disk where it can be: to go back in a compressed archive is to decompress it from its start
+                source = target.open("rb") if content is not member and target in written else tar.extractfile(content)
                 assert source is not None  # a regular file always has content
                 part = path.with_name(path.name + ".part")
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +175,11 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool] = lambda nam
         # of a file that is none of the kinds tarfile tells the story of each kind, on five lines
         reason = "not tar, gzip, bzip2 or xz" if "\n" in str(error) else str(error)
         raise DamagedArchive(f"not a whole tar archive ({reason}); fetch it again", archive) from error
-    return written
+    return [*written]
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("./")
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
