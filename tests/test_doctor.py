@@ -176,6 +176,17 @@ def test_broken_audio_is_found_by_its_header(tmp_path, code, suffix, harm):
     assert report.findings[0].audio_s == 1.0 and found(report, code)[0].startswith(f"{path}:1 u: ")
 
 
+def test_a_path_that_the_system_refuses_is_a_finding_and_not_the_end(tmp_path):
+    long = utterance("long", audio_path="a" * 300 + ".wav", duration_s=1.0)
+    path = tmp_path / "train.jsonl"
+    write_wav(tmp_path / "wav" / "a.wav", noise(1.0))
+    manifests.write(path, [utterance("a"), long, utterance("b", audio_path="wav/a.wav/b.wav"), utterance("c")])
+    report = examine([path])
+    assert codes(report) == {"audio-missing": 2, "audio-unreadable": 1}
+    (said,) = found(report, "audio-unreadable")
+    assert said.startswith(f"{path}:2 long: ") and said.endswith(": cannot read the audio: file name too long")
+
+
 def test_damage_inside_a_file_is_found_when_it_is_decoded(tmp_path):
     path, audio_path = with_header(tmp_path, "flac", duration_s=9.0)
     content = bytearray(audio_path.read_bytes())

@@ -86,8 +86,12 @@ def read_header(path: str) -> Header:
             _check_end(path)
     except DataError as error:
         why = str(error).removeprefix(f"{path}: ")
-        if not shards.container(path).exists():
+        try:
+            shards.container(path).stat()
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
             return Header(code="audio-missing", why="no such file")
+        except OSError:  # a name that is too long, a folder without permission
+            return Header(code="audio-unreadable", why=why)
         return Header(code="audio-truncated" if why.startswith("truncated") else "audio-unreadable", why=why)
     except OSError as error:  # gone since
         return Header(code="audio-missing", why=str(error.strerror).lower())
