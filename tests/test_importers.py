@@ -17,7 +17,7 @@ from asr.corpora.importers import folder as folder_importer
 from asr.errors import AsrError, ConfigError, DataError
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Request, perform
-from tests.builders import sphere_bytes, write_wav
+from tests.builders import noise, sphere_bytes, write_wav
 
 TONE = np.sin(np.arange(8000) / 20).astype(np.float32) / 4  # half a second at 16 kHz
 
@@ -495,6 +495,29 @@ def test_the_columns_of_a_manifest_need_no_options(tmp_path):
     run("csv", source, tmp_path / "out")
     (found,) = by_id(tmp_path / "out" / "dev.jsonl").values()
     assert (found.id, found.text, found.speaker) == ("x1", "hello", "me")
+
+
+def test_the_times_of_a_table_say_which_part_of_its_file_a_row_is(tmp_path):
+    write_wav(tmp_path / "a.wav", noise(2.0))
+    lines = ["audio_path,text,offset_s,duration_s,note", "a.wav,ONE,0.5,0.75,x", "a.wav,TWO,1.25,,", "a.wav,ALL,,,"]
+    source = write(tmp_path / "t.csv", "\n".join(lines))
+    rows = by_id(run("csv", source, tmp_path / "out").manifests["t"])
+    assert [(u.text, u.offset_s, u.duration_s, u.meta) for u in rows.values()] == [
+        ("ONE", 0.5, 0.75, {"note": "x"}), ("TWO", 1.25, 0.75, None), ("ALL", 0.0, 2.0, None)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("offset_s", "1:30"), ("offset_s", "-1"), ("duration_s", "0"), ("duration_s", "nan")]
+)
+def test_a_time_that_is_no_number_is_one_line_with_its_place(tmp_path, name, value):
+    write_wav(tmp_path / "a.wav", TONE)
+    source = write(tmp_path / "t.csv", f"audio_path,text,{name}\na.wav,ONE,\na.wav,ONE,{value}\n")
+    with pytest.raises(DataError) as caught:
+        run("csv", source, tmp_path / "out")
+    said = "positive" if name == "duration_s" else "not negative"
+    expected = f"'{name}' must be a number of seconds, finite and {said}, got '{value}'"
+    assert one_line(caught) == f"{source}:3: {expected}"
 
 
 def test_quotes_in_a_tab_separated_table_are_characters(tmp_path):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from asr.corpora.importers.rows import Found, Row, ids_of, located, numbered, write_rows
 from asr.errors import ConfigError, DataError, nearest, os_reason
 from asr.lines import unique_ids
+from asr.manifest import LONGEST_S
 from asr.prepare import Prepared, Recipe, Request
 
 DELIMITERS = ",\t;|"
 AUDIO, TEXT, SPEAKER, ID = "audio_path", "text", "speaker", "id"
+OFFSET, DURATION = "offset_s", "duration_s"
 
 
 def prepare(request: Request) -> Prepared:
@@ -28,6 +31,8 @@ def prepare(request: Request) -> Prepared:
 def read(path: Path, audio_column: str = "", text_column: str = "", speaker_column: str = "") -> Found:
     """The utterances of a table; columns that are not asked for go into ``meta``.
 
+    ``offset_s`` and ``duration_s``, where there are such columns, say which part of its file a row is.
+
     Args:
         audio_column: of the audio's path; empty: ``audio_path``.
         text_column: empty: ``text``.
@@ -35,7 +40,8 @@ def read(path: Path, audio_column: str = "", text_column: str = "", speaker_colu
 
     Raises:
         ConfigError: audio and text are of one column.
-        DataError: the file cannot be read, has no such column, or a row does not fit the header; the line is named.
+        DataError: the file cannot be read, has no such column, a row does not fit the header, or a time is no number;
+            the line is named.
     """
     header, records = read_table(path)
     at_audio = column(header, audio_column or AUDIO, path, "--audio-column")
@@ -47,7 +53,8 @@ def read(path: Path, audio_column: str = "", text_column: str = "", speaker_colu
     else:
         at_speaker = None
     at_id = column(header, ID, path) if ID in header else None
-    used = {at_audio, at_text, at_speaker, at_id}
+    at_offset, at_duration = (column(header, name, path) if name in header else None for name in (OFFSET, DURATION))
+    used = {at_audio, at_text, at_speaker, at_id, at_offset, at_duration}
     for name in (name for i, name in enumerate(header) if name and i not in used):
         column(header, name, path)  # into meta: two of one name are an error
     new_id = unique_ids(path)
@@ -56,23 +63,43 @@ def read(path: Path, audio_column: str = "", text_column: str = "", speaker_colu
         if at_id is not None and record[at_id]:
             new_id(record[at_id], number)
         if record[at_audio]:
-            kept.append(record)
+            kept.append((number, record))
         else:
             dropped[f"{path.name}:{number}"] = f"no audio path in column '{header[at_audio]}'"
     if not records:
         raise DataError("has a header line, but no rows", path)
     if not kept:
         raise DataError(f"no row has an audio path in column '{header[at_audio]}'", path)
-    paths = [record[at_audio] for record in kept]
-    given = [record[at_id] if at_id is not None else "" for record in kept]  # no two alike: new_id has seen to it
+    paths = [record[at_audio] for _, record in kept]
+    given = [record[at_id] if at_id is not None else "" for _, record in kept]  # no two alike: new_id has seen to it
     made = iter(numbered((name for name, own in zip(ids_of(paths), given, strict=True) if not own), taken=given))
     ids = [own or next(made) for own in given]
     rows = []
-    for id_, file, record in zip(ids, located(paths, path.parent, path), kept, strict=True):
+    for id_, file, (number, record) in zip(ids, located(paths, path.parent, path), kept, strict=True):
         meta = {header[i]: value for i, value in enumerate(record) if i not in used and value and header[i]}
         speaker = "" if at_speaker is None else record[at_speaker]
-        rows.append(Row(id_, file, record[at_text], speaker, meta=meta or None))
+        offset_s = 0.0 if at_offset is None else _seconds(record[at_offset], OFFSET, path, number)
+        duration_s = None if at_duration is None else _seconds(record[at_duration], DURATION, path, number)
+        rows.append(Row(id_, file, record[at_text], speaker, offset_s or 0.0, duration_s, meta or None))
     return Found(rows, dropped, path)
+
+
+def _seconds(text: str, name: str, path: Path, line: int) -> float | None:
+    """The time in a field; None when it is empty.
+
+    Raises:
+        DataError: it is no time.
+    """
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= LONGEST_S or (name == DURATION and not value):
+        kind = "positive" if name == DURATION else "not negative"
+        raise DataError(f"'{name}' must be a number of seconds, finite and {kind}, got '{text}'", path, line)
+    return value
 
 
 def column(header: Sequence[str], name: str, path: Path, option: str = "") -> int:
