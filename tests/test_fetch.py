@@ -362,7 +362,9 @@ def test_a_mirror_that_is_a_folder_is_read_where_it_is(tmp_path):
         fetch(other, tmp_path / "out", str(tmp_path / "mirror"))
 
 
-@pytest.mark.parametrize("mirror", ["ftp://host/x", "file://host/x", "file:///no/such/folder", "no-such-folder"])
+@pytest.mark.parametrize(
+    "mirror", ["ftp://host/x", "file://host/x", "file:///no/such/folder", "no-such-folder", "http://[x", "[x"]
+)
 def test_a_mirror_that_is_none_is_refused_with_what_is_expected(mirror):
     with pytest.raises(DataError, match=r"expected http://…, https://… or file:///FOLDER"):
         mirror_folder(mirror)

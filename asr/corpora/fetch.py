@@ -127,7 +127,12 @@ def mirror_folder(mirror: str) -> Path | None:
     Raises:
         DataError: neither http, https nor file, or the folder is not there.
     """
-    parts = urlsplit(mirror)
+    try:
+        parts = urlsplit(mirror)
+    except ValueError as error:
+        raise DataError(
+            f"--mirror '{mirror}': no URL ({error}); expected http://…, https://… or file:///FOLDER"
+        ) from error
     if not mirror or parts.scheme in ("http", "https"):
         return None
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
