@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from asr.corpora.archive import is_unpacked, unpack
-from asr.corpora.remote import verify
+from asr.corpora.remote import Remote, verify
 from asr.corpora.sources import check_room, obtain, removed_if_damaged
 from asr.errors import ConfigError, DataError
 from asr.prepare import Recipe, Request
+
+log = logging.getLogger(__name__)
 
 
 def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable[[str], bool]) -> Path:
@@ -43,8 +46,8 @@ def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable
                 raise ConfigError(f"{recipe.name} needs --archive FILE: {recipe.archive}")
             check_room(request, [remote])
             given = obtain(recipe, request, remote)
-        elif remote is not None and given.name == remote.name and given.is_file():
-            verify(given, remote)
+        elif remote is not None and given.is_file():
+            _check_published(given, remote)
         top = _top(given)
         with removed_if_damaged(request, given):
             unpack(given, request.out, top, wanted)
@@ -52,6 +55,20 @@ def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable
     if found is None:
         raise DataError(f"holds no {holds}: is this {recipe.title}? ({recipe.homepage})", given)
     return found
+
+
+def _check_published(archive: Path, remote: Remote) -> None:
+    """Says where an archive differs from the published one: under another name it may be another version, on purpose.
+
+    Raises:
+        DataError: it differs under the published name.
+    """
+    try:
+        verify(archive, remote)
+    except DataError as error:
+        if archive.name == remote.name:
+            raise
+        log.warning("%s; used all the same, as it has another name than %s", error, remote.name)
 
 
 def _top(archive: Path) -> str:
