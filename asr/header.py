@@ -72,9 +72,10 @@ def read(folder: Path) -> Header | None:
     """
     header = _read(folder / FILE)
     if header is None and (folder / UNFINISHED).exists():
+        began = ", ".join(sorted(_pending(folder)))
         raise DataError(
-            "the last 'asr prepare' into this folder did not finish; run it again, or remove this file to use the "
-            "manifests as they are",
+            f"the 'asr prepare' of {began or 'this folder'} did not finish; run it again, or remove this file to use "
+            "the manifests as they are",
             folder / UNFINISHED,
         )
     return header

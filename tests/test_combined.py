@@ -167,7 +167,7 @@ def test_folders_that_cannot_be_combined_are_named(two, tmp_path):
     ):
         combined(tmp_path / "all", a, tmp_path / "empty")
     (b / headers.FILE).rename(b / headers.UNFINISHED)
-    with pytest.raises(DataError, match=r"the last 'asr prepare' into this folder did not finish"):
+    with pytest.raises(DataError, match=r"the 'asr prepare' of this folder did not finish"):
         combined(tmp_path / "all", a, b)
     with pytest.raises(ConfigError, match=r"^combined wants a source: asr prepare combined DIR DIR --out DIR"):
         prepare(COMBINED, Request(tmp_path / "all"), TextOptions())

@@ -167,7 +167,7 @@ def test_after_a_failure_the_folder_still_has_its_profile_and_its_other_splits(t
     for _ in range(2):
         with pytest.raises(ConfigError, match="at most"):
             prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path), TextOptions(tokenizer="bpe", vocab_size=999))
-        with pytest.raises(DataError, match=r"unfinished: the last 'asr prepare' into this folder did not finish; run"):
+        with pytest.raises(DataError, match=r"unfinished: the 'asr prepare' of dev\.jsonl, tokenizer\.json did not"):
             header.read(tmp_path)
     with pytest.raises(ConfigError, match=r"or remove .*prepared\.json\.unfinished and the manifests to prepare"):
         prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path), TextOptions("upper"))
