@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import ConfigError, DataError
-from asr.lm.model import BEGIN, END, MAX_ORDER, UNK, Doubles, Ints, Longs, NgramModel, assemble
+from asr.lm.model import BEGIN, END, MAX_ORDER, UNK, Doubles, Ints, Longs, NgramModel
 
 logger = logging.getLogger(__name__)
 
@@ -281,6 +281,7 @@ def _assemble(
 ) -> NgramModel:  # fmt: skip
     """The model of the n-grams that stay, renumbered: unigrams by word, then order by order as they were met."""
     from asr.lm._ngram_numba import resolve_suffixes
+    from asr.lm.automaton import assemble
 
     new_word = np.zeros(len(words), np.int64)
     new_word[kept_words] = np.arange(len(kept_words))

@@ -32,7 +32,6 @@ from asr.lm.model import (
     NgramArrays,
     NgramModel,
     advance_many,
-    assemble,
     find_many,
 )
 
@@ -58,6 +57,8 @@ def mix(models: Sequence[NgramModel], weights: Sequence[float]) -> NgramModel:
     Raises:
         ConfigError: the weights are no such numbers.
     """
+    from asr.lm.automaton import assemble  # compiles
+
     weight_m = scaled(weights, len(models))
     words, own_ids, new_ids = _vocabularies(models)
     contexts_n, words_n, counts = _union(models, new_ids, len(words))

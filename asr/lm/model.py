@@ -65,33 +65,6 @@ def table_slots(num_entries: int) -> int:
     return 1 << max(3, (num_entries * 4 // 3).bit_length())
 
 
-def assemble(
-    num_words: int, order: int, contexts_n: Ints, words_n: Ints, suffixes_n: Ints, log_probs_n: Floats,
-    backoffs_n: Floats,
-) -> NgramArrays:  # fmt: skip
-    """The arrays of the n-grams whose nodes are given: the empty one, the unigrams by word, then order by order.
-
-    Suffixes are taken as they are: ``resolve_suffixes`` makes them states.
-
-    Shapes: n nodes, all.
-    """
-    from asr.lm._ngram_numba import insert_all
-
-    first = 1 + num_words
-    slots = table_slots(len(words_n) - first)
-    arrays = NgramArrays(
-        np.full(slots, -1, np.int64), np.zeros(slots, np.int32), log_probs_n, backoffs_n, suffixes_n,
-        (backoffs_n != 0).astype(np.uint8),
-        np.array([num_words]), np.array([order]),
-    )  # fmt: skip
-    contexts = contexts_n[first:]
-    keys = contexts.astype(np.int64) * num_words + words_n[first:]
-    insert_all(arrays.table_keys, arrays.table_nodes, keys, np.arange(first, len(words_n), dtype=np.int32))
-    arrays.is_context[contexts] = 1
-    arrays.is_context[0] = 1
-    return arrays
-
-
 def find_many(arrays: NgramArrays, nodes_n: npt.ArrayLike, words_n: npt.ArrayLike) -> Longs:
     """The node of each n-gram ``(node, word)``, -1 where the model does not have it.
 
