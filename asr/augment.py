@@ -46,8 +46,9 @@ def spec_augment(
         width = int(generator.integers(0, widest + 1))
         start = int(generator.integers(0, frames - width + 1))
         for place in range(2 * context + 1):
-            shift = place - context  # what stands there is the frame so many later
-            hidden_tf[max(0, start - shift) : max(0, start + width - shift), place] = True
+            # what stands there is the frame so many later; beyond an end, the end's
+            frame_t = np.clip(np.arange(frames) + place - context, 0, frames - 1)
+            hidden_tf[(start <= frame_t) & (frame_t < start + width), place] = True
     fill: Features | float = 0.0 if fill_f is None else fill_f
     return np.where(hidden_tf.reshape(frames, values), fill, features_tf).astype(np.float32, copy=False)
 

@@ -72,7 +72,10 @@ def read(folder: Path) -> Header | None:
     """
     header = _read(folder / FILE)
     if header is None and (folder / UNFINISHED).exists():
-        began = ", ".join(sorted(_pending(folder)))
+        pending, rest = _pending(folder), _read(folder / UNFINISHED)
+        if rest is not None and pending and not any((folder / name).exists() for name in pending):
+            return rest  # what was begun is gone again; the others are as they were
+        began = ", ".join(sorted(pending))
         raise DataError(
             f"the 'asr prepare' of {began or 'this folder'} did not finish; run it again, or remove this file to use "
             "the manifests as they are",
@@ -105,6 +108,9 @@ def is_own(folder: Path, name: str) -> bool:
         last = read_last(folder)
     except DataError:  # damaged: there was one, and nobody knows of what
         return True
+    begun = _begun(folder)
+    if begun is not None and "pending" not in begun:  # of a version that did not write down which
+        return True
     named = last is not None and (name == last.tokenizer or name.removesuffix(".jsonl") in last.splits)
     return named or name in _pending(folder)
 
@@ -135,13 +141,18 @@ def set_aside(folder: Path, splits: Iterable[str], tokenizer: bool = False) -> N
 
 def _pending(folder: Path) -> set[str]:
     """The files that a preparation began and did not finish."""
-    if (folder / FILE).exists():  # it did: only what was set aside could not be removed
-        return set()
+    return set(map(str, (_begun(folder) or {}).get("pending", [])))
+
+
+def _begun(folder: Path) -> dict[str, Any] | None:
+    """What stands in place of the header while a preparation is not finished; None where none is."""
+    if (folder / FILE).exists():  # it did finish: only what was set aside could not be removed
+        return None
     try:
         data = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))
-        return set(map(str, data.get("pending", [])))
-    except (OSError, ValueError, AttributeError, TypeError):
-        return set()
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) and isinstance(data.get("pending", []), list) else None
 
 
 def _read(path: Path) -> Header | None:
@@ -249,7 +260,11 @@ def tokenizer_for(choice: str, folder: Path, header: Header | None, init: str | 
         return None
     if choice == "init":
         if init is None:
-            raise ConfigError("text.tokenizer is init, which needs a model: --init MODEL", key="text.tokenizer")
+            raise ConfigError(
+                "text.tokenizer is init, which needs a model: train.init (asr train --init MODEL)", key="text.tokenizer"
+            )
+        if not Path(init).is_dir():
+            raise ConfigError(f"train.init: {init}: no such model folder or run folder", key="train.init")
         of_run = Path(init) / "best" / TOKENIZER_FILE
         return read_tokenizer(of_run if of_run.is_file() else Path(init) / TOKENIZER_FILE)
     path = tokenizer_path(folder, header)

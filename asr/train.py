@@ -398,10 +398,9 @@ class Trainer:
         p = self.progress
         with self.average.in_place():
             found: Validation = self._timed("validate", self.dev.validate)
-            # CER decides between epochs of one WER which is kept, but is no progress to be patient for
-            lower = not p.best or found.wer < p.best[0][0]
+            # CER decides where WER is the same: it falls long before the first word is right
             p.best = sorted([*p.best, (found.wer, found.cer, p.epoch)])
-            p.validations_since_best = 0 if lower else p.validations_since_best + 1
+            p.validations_since_best = 0 if p.best[0][2] == p.epoch else p.validations_since_best + 1
             lost_case = self.dev.lost_case
             report_validation(found, p, self.run, lr=lr, total_steps=total_steps, lost_case=lost_case)
             watch({"epochs": self.cfg.train.epochs, "epoch": float(p.epoch), "wer": found.wer, "audio_s": self.audio_s})

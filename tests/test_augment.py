@@ -64,9 +64,7 @@ def test_what_is_hidden_is_hidden_in_derivatives_and_neighbours_too(seed, contex
     random = np.random.default_rng(seed)
     out_tf = spec_augment(features_tf.astype(np.float32), cfg, HOP_S, random, bins=bins, context=context)
     hidden = set(features_tf[out_tf == 0].tolist())
-    inside = slice(context, frames - context)  # the ends are repeated
-    shown = set(out_tf[inside][out_tf[inside] != 0].tolist())
-    assert not hidden & shown
+    assert not hidden & set(out_tf[out_tf != 0].tolist())
     alone_tf = spec_augment(ones(frames, bins), cfg, HOP_S, np.random.default_rng(seed))
     middle = out_tf.reshape(frames, 2 * context + 1, 1 + deltas, bins)[:, context, 0]
     np.testing.assert_array_equal(middle == 0, alone_tf == 0)

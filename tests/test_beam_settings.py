@@ -123,6 +123,36 @@ def test_what_a_language_model_is_of_is_seen_in_its_words():
         decoder.with_config(BeamConfig(fusion="word"))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("alpha", [3.0, 3.1, 3.15, 3.2])
+def test_a_step_that_costs_nearly_all_that_a_number_can_hold_loses_nothing(backend, alpha):
+    """A word without <unk> costs e^(-230 alpha) at once; one over such a mass is infinite."""
+    lm = parse_arpa(b"\\data\\\nngram 1=4\n\n\\1-grams:\n-1 </s>\n-99 <s>\n-0.5 aa\n-0.5 ab\n\n\\end\\\n", "m.arpa")
+    tokenizer = CharTokenizer((" ", "a", "b"))
+    probs_sv = np.full((16, 4), 1e-4)
+    for i, token in enumerate(tokenizer.encode("bb aa ab")):
+        probs_sv[2 * i, token] = probs_sv[2 * i + 1, 0] = 1
+    log_probs_sv = np.log(probs_sv / probs_sv.sum(1, keepdims=True)).astype(np.float32)
+    (found,) = BeamDecoder(tokenizer, BeamConfig(alpha=alpha), lm, backend).decode(log_probs_sv)
+    assert found.text == "bb aa ab" and math.isfinite(found.log_prob)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_white_space_of_another_kind_is_a_letter(backend):
+    tokenizer = CharTokenizer((" ", "a", "\u00a0"))
+    probs_sv = np.full((5, 4), 1e-3)
+    probs_sv[np.arange(5), [2, 3, 2, 1, 2]] = 1
+    decoder = BeamDecoder(tokenizer, BeamConfig(confidence=True), backend=backend)
+    (found,) = decoder.decode(np.log(probs_sv / probs_sv.sum(1, keepdims=True)).astype(np.float32))
+    assert [word.word for word in words_with_times(found, tokenizer, 0.04)] == ["a\u00a0a", "a"]
+
+
+def test_letters_without_the_space_are_words_where_there_are_spaces_and_that_is_said(caplog):
+    with caplog.at_level(logging.INFO):
+        assert fusion_of(LETTERS, BeamConfig(), model("a b c")) == "word"
+    assert "the space is not among them: taken as a model of words" in caplog.text
+
+
 def test_that_a_text_without_spaces_is_one_word_is_said(caplog):
     with caplog.at_level(logging.INFO):
         BeamDecoder(LETTERS, lm=model("cab"))

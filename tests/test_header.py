@@ -129,8 +129,38 @@ def test_the_tokenizer_of_the_model_to_start_from_is_taken_where_asked_for(tmp_p
     (folder / "tokenizer.json").write_text(json.dumps(trained.to_json()), encoding="utf-8")
     assert header.tokenizer_for("init", tmp_path, HEADER, str(tmp_path / "model")) == trained
     assert header.tokenizer_for("data", tmp_path, None, str(tmp_path / "model")) is None
-    with pytest.raises(ConfigError, match=r"text\.tokenizer is init, which needs a model: --init MODEL"):
+    with pytest.raises(ConfigError, match=r"tokenizer is init, which needs a model: train\.init \(asr train"):
         header.tokenizer_for("init", tmp_path, HEADER)
+    with pytest.raises(ConfigError, match=r"/none: no such model folder or run folder"):
+        header.tokenizer_for("init", tmp_path, HEADER, str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("content", ["{}", json.dumps({"title": "damaged"})])
+def test_what_a_version_left_that_did_not_say_which_files_is_a_preparations(tmp_path, content):
+    for name in ("train.jsonl", "tokenizer.json"):
+        (tmp_path / name).write_text("")
+    assert not header.is_own(tmp_path, "train.jsonl")
+    (tmp_path / header.UNFINISHED).write_text(content)
+    assert header.is_own(tmp_path, "train.jsonl") and header.is_own(tmp_path, "tokenizer.json")
+    (tmp_path / header.UNFINISHED).write_text(json.dumps({"pending": ["train.jsonl"]}))
+    assert header.is_own(tmp_path, "train.jsonl") and not header.is_own(tmp_path, "tokenizer.json")
+
+
+def test_a_folder_is_whole_again_when_what_was_begun_is_removed(tmp_path):
+    header.write(tmp_path, HEADER)
+    for name in HEADER.splits:
+        (tmp_path / f"{name}.jsonl").write_text("x")
+    header.set_aside(tmp_path, ["new"])
+    (tmp_path / "new.jsonl").write_text("x")
+    with pytest.raises(DataError, match=r"the 'asr prepare' of new\.jsonl did not finish"):
+        header.read(tmp_path)
+    (tmp_path / "new.jsonl").unlink()
+    assert header.read(tmp_path) == HEADER
+    header.set_aside(tmp_path, HEADER.splits)  # all of them: nothing is left to go back to
+    for name in HEADER.splits:
+        (tmp_path / f"{name}.jsonl").unlink()
+    with pytest.raises(DataError, match="did not finish"):
+        header.read(tmp_path)
 
 
 def test_a_manifest_under_another_profile_than_the_models_is_said(tmp_path):

@@ -507,12 +507,23 @@ def test_the_times_of_a_table_say_which_part_of_its_file_a_row_is(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_duration_without_a_beginning_is_what_somebody_knew_of_the_file(tmp_path):
+    write_wav(tmp_path / "a.wav", noise(2.0))
+    source = write(tmp_path / "t.csv", "audio_path,text,duration_s\na.wav,ONE,1.9\na.wav,TWO,2000\na.wav,NO,0\n")
+    rows = by_id(run("csv", source, tmp_path / "out").manifests["t"])
+    assert [(u.duration_s, u.meta) for u in rows.values()] == [
+        (2.0, {"duration_s": "1.9"}), (2.0, {"duration_s": "2000"}), (2.0, {"duration_s": "0"})
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("offset_s", "1:30"), ("offset_s", "-1"), ("duration_s", "0"), ("duration_s", "nan")]
 )
 def test_a_time_that_is_no_number_is_one_line_with_its_place(tmp_path, name, value):
     write_wav(tmp_path / "a.wav", TONE)
-    source = write(tmp_path / "t.csv", f"audio_path,text,{name}\na.wav,ONE,\na.wav,ONE,{value}\n")
+    times = "0,1" if name == "duration_s" else "1,"
+    times = times.replace("1", value)
+    source = write(tmp_path / "t.csv", f"audio_path,text,offset_s,duration_s\na.wav,ONE,,\na.wav,ONE,{times}\n")
     with pytest.raises(DataError) as caught:
         run("csv", source, tmp_path / "out")
     said = "positive" if name == "duration_s" else "not negative"

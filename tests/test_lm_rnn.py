@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -342,6 +343,27 @@ def test_samples_follow_from_the_seed_whatever_their_number(trained):
     assert all(text.startswith("A D") for text in sample(made, 3, prefix="A D"))
     assert len(set(sample(made, 3, temperature=0))) == 1
     assert all(len(text) <= 2 for text in sample(made, 3, longest=2))
+
+
+def test_a_space_at_the_end_of_a_prefix_belongs_to_the_next_word():
+    tokenizer = SubwordTokenizer.train(["ab cd", "ab ef", "cd ab"], 12)
+    made = RnnModel(network(SHAPES[0], tokenizer.vocabulary_size), tokenizer)
+    assert sample(made, 5, prefix="ab ", seed=2) == sample(made, 5, prefix="ab", seed=2)
+
+
+def test_scoring_on_threads_leaves_torch_the_threads_it_had():
+    made = model(SHAPES[0], "ab")
+    before: int = torch.get_num_threads()
+    found: list[int] = []
+    torch.set_num_threads(2)
+    try:
+        made.score([[1, 2] * (1 + i % 7) for i in range(3000)])
+        thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert found == [2] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_samples_are_drawn_from_the_models_distribution():

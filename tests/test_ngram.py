@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import random
 
 import numpy as np
@@ -164,6 +165,17 @@ def test_a_mapped_model_does_not_change_its_file(tmp_path):
     before = (tmp_path / "m.bin").read_bytes()
     ngram.load(tmp_path / "m.bin").arrays.log_probs[:] = 0
     assert (tmp_path / "m.bin").read_bytes() == before
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 100.0])
+@pytest.mark.parametrize("name", ["log_probs", "backoffs"])
+def test_a_binary_file_with_impossible_numbers_is_refused(tmp_path, name, value):
+    """A beam search takes e to their power: one of them spoils all masses."""
+    model = ngram.train(random_text(3), 2)
+    getattr(model.arrays, name)[5] = value
+    ngram.save_binary(model, tmp_path / "m.bin")
+    with pytest.raises(DataError, match="out of range"):
+        ngram.load(tmp_path / "m.bin")
 
 
 @given(data=st.data())

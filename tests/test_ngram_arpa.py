@@ -159,6 +159,7 @@ MALFORMED = {
     "unk-twice": (replaced("-0.8\tb", "-0.8\t<UNK>"), r"m\.arpa:11: .* second time"),
     "too-few-words": (replaced("-0.1\t<s> a b", "-0.1\t<s> a"), r"m\.arpa:20: wrong number of fields"),
     "too-many-words": (replaced("-0.3\t<s> a\t-0.75", "-0.3\t<s> a -0.7 b"), r"m\.arpa:14: wrong number of fields"),
+    "large-backoff": (replaced("-0.0625", "30.5"), r"m\.arpa:15: a log10 back-off weight above 30 in"),
     "backoff-on-top": (replaced("<s> a b", "<s> a b -0.5"), r"m\.arpa:20: wrong number of fields"),
     "word-without-word": (replaced("-0.8\tb\t-0.125", "-0.8 "), r"m\.arpa:11: wrong number of fields"),
     "no-end": (replaced("\\end\\\n", ""), r"m\.arpa:23: the file ends here.*Expected \\end\\"),

@@ -157,6 +157,29 @@ def test_weights_that_are_none(weights):
         mix.mix([model, model], weights)
 
 
+def test_a_model_of_no_weight_is_left_out_with_its_words():
+    models = [ngram.train(random_text(1), 2), ngram.train(["other words"], 2)]
+    for order in (models, models[::-1]):
+        mixed = mix.mix(order, [1.0 if model is models[0] else 0.0 for model in order])
+        assert mixed.words == models[0].words and mixed.score(["w1"]) == models[0].score(["w1"])
+
+
+def test_a_text_of_words_that_nobody_knows_chooses_nothing(caplog):
+    models = [ngram.train(random_text(seed), 2) for seed in (1, 2)]
+    with pytest.raises(DataError, match="none of the models knows a word of the text"):
+        mix.best_weights(models, ["W1 W2", "W3"])
+    assert "unknown to all models" not in caplog.text
+    mix.best_weights(models, ["W1 W2", "w3"])
+    assert "2 of the 3 words of the text are unknown to all models" in caplog.text
+    assert mix.best_weights(models, ["", ""])  # ends of sentences alone
+
+
+def test_a_weight_of_next_to_nothing_is_said(caplog):
+    lines = random_text(1)
+    mix.best_weights([ngram.train(lines, 4), ngram.train(["x y z"], 1)], lines)
+    assert "model 2 gets a weight of " in caplog.text and "model 1" not in caplog.text
+
+
 def test_no_text_to_choose_by():
     model = ngram.train(["a b"], 1)
     with pytest.raises(DataError, match="there is not one line"):

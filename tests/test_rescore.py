@@ -108,6 +108,33 @@ def test_rescored_words_have_the_confidence_of_the_rescored_list():
     assert found[0].word_shares == pytest.approx((1, share), abs=1e-4)
 
 
+def test_a_neural_model_of_other_tokens_is_refused_in_the_search():
+    for symbols, said in (("a b", "others"), ("abc ", "4, not 3")):
+        with pytest.raises(ConfigError, match=f"needs the acoustic model's own tokens; it has {said}"):
+            BeamDecoder(TOKENIZER, fused=(NumpyTokens(neural(CharTokenizer(tuple(symbols)))), 0.5))
+
+
+@pytest.mark.parametrize(("backend", "weight"), [("numpy", 0.0), ("numba", 0.0), ("numpy", 0.6)])
+def test_a_text_whose_open_word_was_cut_has_the_score_of_what_is_left(backend, weight):
+    """With a language model of tokens, the tokens that are cut off were scored; and the neural model scored them."""
+    token_lm = ngram.train(["a b", "b ▁ a", "a ▁ b a"] * 3, 2)
+    config = BeamConfig(lexicon=("ab", "bbb"), alpha=1, beta=1.5, nbest=5, unknown_log_prob=0)
+    probs_sv = np.full((5, 4), 1e-6)
+    probs_sv[np.arange(5), [2, 3, 1, 3, 3]] = 1  # "ab bb": the last word is not listed
+    log_probs_sv = np.log(probs_sv / probs_sv.sum(1, keepdims=True)).astype(np.float32)
+    model = neural()
+    fused = (NumpyTokens(model), weight) if weight else None
+    found = BeamDecoder(TOKENIZER, config, token_lm, backend, fused).decode(log_probs_sv)
+    expected, state = 0.0, token_lm.begin_state
+    for word in ("a", "b"):
+        log_prob, state = token_lm.advance(state, token_lm.word_id(word))
+        expected += log_prob + 1.5
+    expected += token_lm.advance(state, token_lm.end_id)[0]
+    expected += weight * float(model.score_texts(["ab"])[0])
+    assert found[0].text == "ab"
+    assert found[0].lm_score == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize("with_lm", [False, True])
 @pytest.mark.parametrize("weight", [0.0, 0.6])
 @pytest.mark.parametrize("seed", range(3))

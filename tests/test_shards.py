@@ -120,6 +120,22 @@ def test_the_index_is_made_once_and_anew_when_the_tar_file_changes(folder, tmp_p
     assert index["bytes"] == tar.stat().st_size and set(index["members"]) == {"junk.bin", member.name.partition("#")[2]}
 
 
+def test_tar_files_of_an_earlier_version_are_kept(folder, tmp_path):
+    """Their indexes have no hard links: what was packed here has none."""
+    out = tmp_path / "out"
+    _shard(folder, out)
+    tar = next((out / "shards").glob("*.tar"))
+    index = json.loads(shards.index_path(tar).read_text())
+    shards.index_path(tar).write_text(json.dumps(index | {"format_version": 1}))
+    before = tar.stat().st_mtime_ns
+    _shard(folder, out)
+    assert tar.stat().st_mtime_ns == before
+    stat = tar.stat()
+    del index["source"]  # of a tar file that another program made, it may lack some
+    shards.index_path(tar).write_text(json.dumps(index | {"format_version": 1}))
+    assert shards.read_index(tar, stat.st_size, stat.st_mtime_ns) is None
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format_version": 1, "bytes": 1, "mtime_ns": 2, "members": 3}'])
 def test_a_damaged_index_is_made_anew(folder, tmp_path, content):
     out = _shard(folder, tmp_path / "out")

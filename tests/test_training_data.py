@@ -598,6 +598,19 @@ def test_masks_of_features_that_are_not_normalised_are_the_utterances_mean(corpu
     assert hidden > 100
 
 
+def test_a_band_is_hidden_in_derivatives_and_neighbours_of_the_features_of_training(corpus):
+    settings = ("features.deltas=1", "features.context_frames=2")
+    masks = "augment.spec={freq_masks: 1, freq_width_bins: 16}"
+    plain, masked = (_data(corpus, tiny_config(*settings, *more)) for more in ((), (masks,)))
+    hidden = 0
+    for planned in plain.plan(1):
+        one, other = plain.load(planned).features_btf, masked.load(planned).features_btf
+        copies = (one != other).reshape(*one.shape[:2], 5, 2, 16).any(1)  # utterance, place, derivative, bin
+        assert (copies == copies[:, :1, :1]).all()
+        hidden += int(copies.sum())
+    assert hidden
+
+
 def test_an_utterance_that_fits_exactly_is_kept_whatever_its_duration_was_rounded_to():
     # 4.02 * 16000 is 64319.999…: a frame, and with it a step, would be missing
     data = _data(_paper([4.02], text="ab" * 101), tiny_config())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import asr.recordings.emissions
 from asr import manifest as manifests
 from asr.checkpoint import load_model
 from asr.decode.choose import NO_LM, decoder_for, name_of
@@ -192,9 +195,31 @@ def test_other_audio_or_other_weights_are_computed_anew_and_another_text_is_not(
     emissions(model, rows, cache)
     retold = manifests.Manifest(rows.path, [manifests.Utterance(u.id, u.audio_path, u.duration_s, "b") for u in rows])
     assert emissions(model, retold, cache).found
-    os.utime(rows.audio_path(rows.utterances[0]), (1, 1))
+    path = rows.audio_path(rows.utterances[0])
+    os.utime(path, (1, 1))
+    assert not emissions(model, rows, cache).found
+    path.write_bytes(path.read_bytes()[:-2] + b"\x01\x01")  # as long as it was
+    os.utime(path, (1, 1))
     assert not emissions(model, rows, cache).found
     assert not emissions(load_model(save_random_model(tmp_path / "other", seed=4)), rows, cache).found
+
+
+def test_two_that_fill_one_cache_at_once_both_get_theirs(model_folder, corpus, tmp_path, monkeypatch):
+    model, rows = load_model(model_folder), manifests.read(corpus)
+    together = threading.Barrier(2)
+    before = asr.recordings.emissions._compute
+
+    def compute(*args):
+        together.wait(30)  # both have seen that nothing is there
+        before(*args)
+        together.wait(30)  # both are done before either gives its folder the name
+
+    monkeypatch.setattr(asr.recordings.emissions, "_compute", compute)
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: emissions(model, rows, tmp_path / "cache"), range(2)))
+    assert [len(one.log_probs) for one in both] == [6, 6] and not any(one.found for one in both)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [both[0].folder.name]
+    assert emissions(model, rows, tmp_path / "cache").found
 
 
 def test_a_file_that_cannot_be_read_is_named_each_time_and_stops_nothing(model_folder, corpus, tmp_path):

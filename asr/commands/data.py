@@ -13,7 +13,7 @@ from asr.errors import AsrError, ConfigError, os_reason
 
 
 def recipes(as_json: Json = False) -> None:
-    """List the recipes: dataset, hours, licence, configs, subsets; and the importers."""
+    """List the recipes and importers: dataset, hours, licence; then the configs and subsets of each."""
     from asr.catalogue import find_recipe, recipe_configs, recipe_names
     from asr.corpora.importers import IMPORTERS
 

@@ -34,8 +34,8 @@ class TextConfig(Stage):
     #: applied to transcripts before they become tokens and before scoring; data: the profile that the data folder's
     #: prepared.json names, or none where there is none
     normalization: str = AS_PREPARED
-    #: data: the data folder's tokenizer.json, or characters where there is none; char: characters of the training
-    #: texts; init: that of the model that train.init names
+    #: data: the tokenizer that the data folder's prepared.json names, or is there without one, or characters; char:
+    #: characters of the training texts; init: that of the model that train.init names
     tokenizer: Literal["data", "char", "init"] = "data"
 
     @field_validator("normalization")

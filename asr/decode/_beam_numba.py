@@ -38,7 +38,7 @@ from asr.decode._scores_numba import (
     spell,
     weights_of,
 )  # fmt: skip
-from asr.decode.tables import NO_FUSION, TOKEN_FUSION, Floats, Ints, SearchTables
+from asr.decode.tables import LEAST_SCALE, NO_FUSION, TOKEN_FUSION, Floats, Ints, SearchTables
 from asr.decode.types import LogProbs
 
 
@@ -275,7 +275,8 @@ def _keep(
         kept += 1
     for c in range(count):
         mass = candidates[c].mass
-        if mass < least:
+        # The second can only be with masses that are no numbers: then nothing is written beyond the beam at least.
+        if mass < least or kept == limits.beam_width:
             continue
         if mass == least:
             ties -= 1
@@ -360,7 +361,7 @@ def search_steps(own_tables: SearchTables, limits: Limits, own_work: Work, first
                 num_prefixes, count, limits, best, num_nodes,
             )  # fmt: skip
             log_scale += math.log(scale)
-            scale = best
+            scale = max(best, LEAST_SCALE)
         else:
             num_prefixes = 0
         now = 1 - now

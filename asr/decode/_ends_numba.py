@@ -45,7 +45,13 @@ def end_all(own_tables: SearchTables, own_work: Work) -> tuple[Ints, Floats, Flo
             if scored and nodes[n].letters > 0 and math.isnan(scores[n].end_score):
                 end_word(weights, lm, word_n, known_n, bonus_n, nodes, scores, n)
             if cut:
-                node, fusion = cut_prefix(weights, lm, opens_v, nodes, scores, n)
+                node = cut_to(opens_v, nodes, n)
+                if weights.fusion == TOKEN_FUSION:  # the tokens that are cut off were scored
+                    if nodes[node].letters > 0 and math.isnan(scores[node].end_score):
+                        end_word(weights, lm, word_n, known_n, bonus_n, nodes, scores, node)
+                    node, fusion = end_prefix(weights, lm, lm_token_v, nodes, scores, node)
+                else:
+                    fusion = scores[n].fusion + _sentence_end(weights, lm, nodes[n].state)
             elif scored:
                 node, fusion = end_prefix(weights, lm, lm_token_v, nodes, scores, n)
             else:
@@ -113,10 +119,9 @@ def end_prefix(weights: Weights, lm: Any, lm_token_v: Ints, nodes: Any, scores: 
 
 
 @compiled
-def cut_prefix(weights: Weights, lm: Any, opens_v: Flags, nodes: Any, scores: Any, n: int) -> tuple[int, float]:
-    """A prefix without its open word, and its score."""
+def cut_to(opens_v: Flags, nodes: Any, n: int) -> int:
+    """A prefix without its open word."""
     node = n
     while node != 0 and not opens_v[nodes[node].token]:
         node = nodes[node].parent
-    node = nodes[node].parent if node != 0 else node
-    return node, scores[n].fusion + _sentence_end(weights, lm, nodes[n].state)
+    return nodes[node].parent if node != 0 else node

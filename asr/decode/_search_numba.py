@@ -22,6 +22,7 @@ from asr.decode.settings import BeamConfig
 from asr.decode.tables import TOKEN_FUSION, SearchTables
 from asr.decode.types import LogProbs, Span, SpanColumns
 from asr.decode.viterbi import states_of
+from asr.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -169,24 +170,31 @@ def _decoded(found: _whole_numba.Found, limit: int) -> list[list[Decoded] | None
 def _new_work(beam_width: int, vocabulary_size: int) -> Work:
     """Memory for a search; pages that are never written cost nothing."""
     most = beam_width * max(vocabulary_size - 1, 1)
-    return Work(
-        nodes=np.empty(max(4096, 4 * beam_width), NODE),
-        scores=np.empty(max(4096, 4 * beam_width), SCORES),
-        node_2b=np.empty((2, beam_width), np.int32),
-        blank_2b=np.empty((2, beam_width)),
-        token_2b=np.empty((2, beam_width)),
-        candidates=np.empty(most, CANDIDATE),
-        masses=np.empty(most + beam_width + 1),
-        buckets=np.empty(256, np.int64),
-        merged_bk=np.zeros(most, np.bool_),
-        tokens_k=np.empty(vocabulary_size, np.int32),
-        place_v=np.empty(vocabulary_size, np.int32),
-        chosen_v=np.empty(vocabulary_size),
-        fall_l=np.empty(32),
-        counts=np.zeros(3, np.int64),
-        scales=np.zeros(2),
-        rows_sv=np.empty((0, vocabulary_size), np.float32),
-    )
+    try:
+        return Work(
+            nodes=np.empty(max(4096, 4 * beam_width), NODE),
+            scores=np.empty(max(4096, 4 * beam_width), SCORES),
+            node_2b=np.empty((2, beam_width), np.int32),
+            blank_2b=np.empty((2, beam_width)),
+            token_2b=np.empty((2, beam_width)),
+            candidates=np.empty(most, CANDIDATE),
+            masses=np.empty(most + beam_width + 1),
+            buckets=np.empty(256, np.int64),
+            merged_bk=np.zeros(most, np.bool_),
+            tokens_k=np.empty(vocabulary_size, np.int32),
+            place_v=np.empty(vocabulary_size, np.int32),
+            chosen_v=np.empty(vocabulary_size),
+            fall_l=np.empty(32),
+            counts=np.zeros(3, np.int64),
+            scales=np.zeros(2),
+            rows_sv=np.empty((0, vocabulary_size), np.float32),
+        )
+    except MemoryError as error:
+        raise ConfigError(
+            f"no memory for a beam of {beam_width:,} over {vocabulary_size:,} tokens; narrow it, or take the numpy "
+            "backend",
+            key="beam_width",
+        ) from error
 
 
 def compile_once(searches: NumbaSearches) -> None:

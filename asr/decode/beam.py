@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from asr.decode.prefixes import PrefixTree
 from asr.decode.settings import BeamConfig
-from asr.decode.tables import TOKEN_FUSION, Floats, SearchTables
+from asr.decode.tables import LEAST_SCALE, TOKEN_FUSION, Floats, SearchTables
 from asr.decode.types import LogProbs, Span
 from asr.decode.viterbi import allowed, spans_of
 from asr.tokenizer import BLANK_ID
@@ -147,7 +147,7 @@ class NumpySearch:
         np.maximum.at(best_n, n_c, mass_c)
 
         self.log_scale_n += np.log(np.where(best_n > 0, self.scale_n, 1.0))
-        self.scale_n = np.where(best_n > 0, best_n, self.scale_n)
+        self.scale_n = np.where(best_n > 0, np.maximum(best_n, LEAST_SCALE), self.scale_n)
         least_n = np.maximum(best_n * self.prune, LEAST)
         kept = self._widest(np.concatenate([mass_b, mass_c]), np.concatenate([n_b, n_c]), least_n)
         stays = kept[: np.searchsorted(kept, len(beam))]

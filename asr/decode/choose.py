@@ -90,7 +90,7 @@ def decoder_for(
     if not (name or settings or lm or tuned or backend != "auto"):
         return greedy_decoder(tokenizer)
     base = tuned.config.model_dump() if tuned else {}
-    if lm is not None and "fusion" in base:
+    if lm is not None and tuned and (tuned.lm is None or (folder / tuned.lm).resolve() != lm.resolve()):
         base["fusion"] = "auto"  # what was tuned was of another language model
     config = parse(BeamConfig, base | dict(settings or {}), "decoder options")
     if confidence:

@@ -18,10 +18,10 @@ def word_shares(text: str, texts: Sequence[str], scores: Sequence[float]) -> tup
     (0.6667, 0.6667, 1.0)
     """
     weights = np.exp(np.asarray(scores, np.float64) - max(scores))
-    words = text.split()
+    words = _words(text)
     agreed = np.zeros(len(words))
     for other, weight in zip(texts, weights / weights.sum(), strict=True):
-        for start, end in _common(words, other.split()):
+        for start, end in _common(words, _words(other)):
             agreed[start:end] += weight
     return tuple(round(min(float(share), 1.0), 4) for share in agreed)
 
@@ -38,3 +38,8 @@ def _common(words: Sequence[str], others: Sequence[str]) -> list[tuple[int, int]
         blocks = SequenceMatcher(None, middle, other_middle, autojunk=False).get_matching_blocks()
         stretches += [(lead + block.a, lead + block.a + block.size) for block in blocks]
     return stretches
+
+
+def _words(text: str) -> list[str]:
+    """As ``words_with_times`` has them: other white space is a letter."""
+    return [word for word in text.split(" ") if word]

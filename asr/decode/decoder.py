@@ -40,6 +40,19 @@ class Search(Protocol):
     def close(self) -> None: ...
 
 
+def _check_tokens(model: TokenModel, tokenizer: Tokenizer) -> None:
+    """Refuses a neural model of other tokens than the acoustic model's.
+
+    Raises:
+        ConfigError: their number differs, or where the model knows its symbols, one of them does.
+    """
+    size = np.shape(model.begin()[0])[-1]
+    theirs = getattr(getattr(getattr(model, "model", None), "tokenizer", None), "symbols", tokenizer.symbols)
+    if size != tokenizer.vocabulary_size or theirs != tokenizer.symbols:
+        what = f"{size - 1:,}, not {tokenizer.vocabulary_size - 1:,}" if size != tokenizer.vocabulary_size else "others"
+        raise ConfigError(f"a neural model inside the search needs the acoustic model's own tokens; it has {what}")
+
+
 class BeamDecoder:
     """A CTC prefix beam search with its tables built once; used for any number of utterances, from any thread.
 
@@ -73,6 +86,8 @@ class BeamDecoder:
             raise ConfigError("a neural model inside the search needs the numpy backend and a weight of at least 0")
         config = config or BeamConfig()
         self.config = config.model_copy(update={"fusion": fusion_of(tokenizer, config, lm)})
+        if fused is not None:
+            _check_tokens(fused[0], tokenizer)
         self.fused = fused
         self.backend: Literal["numpy", "numba"] = "numpy" if backend == "numpy" or fused is not None else "numba"
         self.pieces = pieces_of(tokenizer)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from asr.decode.beam import NumpySearch
 from asr.decode.prefixes import Nodes, Places, PrefixTree
 from asr.decode.settings import BeamConfig
-from asr.decode.tables import Floats, Ints, SearchTables
+from asr.decode.tables import TOKEN_FUSION, Floats, Ints, SearchTables
 from asr.tokenizer import BLANK_ID
 
 #: the end of a sentence among a token model's ids: the blank's, which no text has
@@ -92,6 +92,8 @@ class FusionTree(PrefixTree):
         return self._ended(node_b, *super().end(node_b))
 
     def cut(self, node_b: Places) -> tuple[Places, Floats]:
+        if self.tables.fusion == TOKEN_FUSION:
+            return super().cut(node_b)  # by ``end``, from what is left
         return self._ended(node_b, *super().cut(node_b))
 
     def _ended(self, node_b: Places, after_b: Places, score_b: Floats) -> tuple[Places, Floats]:

@@ -184,6 +184,8 @@ class PrefixTree:
         while len(inside := np.flatnonzero((parents[cut_b] >= 0) & ~self.tables.opens_v[lasts[cut_b]])):
             cut_b[inside] = parents[cut_b[inside]]
         cut_b = np.where(parents[cut_b] >= 0, parents[cut_b], cut_b)
+        if self.tables.fusion == TOKEN_FUSION:  # the tokens that are cut off were scored
+            return self.end(cut_b)
         return cut_b, self.nodes["fusion"][node_b] + self._sentence_ends(self.nodes["state"][node_b])
 
     def _sentence_ends(self, state_b: Ints) -> Floats:

@@ -24,6 +24,8 @@ Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
 NO_FUSION, WORD_FUSION, TOKEN_FUSION = 0, 1, 2
+#: by no less are masses divided: one over a number below 1e-308 is infinite
+LEAST_SCALE = 1e-290
 
 
 class LanguageModel(Protocol):
@@ -108,7 +110,8 @@ def build_tables(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | N
     """
     pieces = pieces_of(tokenizer)
     letters = sorted(set("".join(pieces)) - {" "})
-    spelled = [[letters.index(c) for c in piece.replace(" ", "")] for piece in pieces]
+    place = {letter: i for i, letter in enumerate(letters)}
+    spelled = [[place[c] for c in piece.replace(" ", "")] for piece in pieces]
     longest = max(len(s) for s in spelled)
     letters_vl = np.full((len(pieces), max(longest, 1)), -1, np.int32)
     for token, ids in enumerate(spelled):
@@ -154,7 +157,15 @@ def fusion_of(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | None
         return "word"
     words = set(lm.words) - {"<s>", "</s>", "<unk>", "<UNK>"}
     spaced = {token for token in tokens if token.startswith(config.space_symbol)}
-    return "token" if words and words <= tokens and (words & spaced or not spaced) else "word"
+    if not words or not words <= tokens:
+        return "word"
+    if spaced and not words & spaced:
+        logger.info(
+            "all words of the language model are tokens, but the space is not among them: taken as a model of words "
+            "(fusion: token where it is not)"
+        )
+        return "word"
+    return "token"
 
 
 def reweighted(tables: SearchTables, before: BeamConfig, after: BeamConfig) -> SearchTables:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from asr.lm._ngram_numba import MISSING, Int, _compile, find, first_slot, insert
-from asr.lm.model import Floats, Ints, Longs, NgramArrays
+from asr.lm.model import MOST_BACKOFF_LOG10, Floats, Ints, Longs, NgramArrays
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 #: n-grams read before they are looked up: their words stay in the first-level cache
 _BLOCK = 1024
 #: what can be wrong with a line
-OK, BAD_NUMBER, POSITIVE, BAD_BACKOFF, FIELDS, UNKNOWN_WORD, NO_CONTEXT, TWICE, TOO_FEW = range(9)
+OK, BAD_NUMBER, POSITIVE, BAD_BACKOFF, FIELDS, UNKNOWN_WORD, NO_CONTEXT, TWICE, TOO_FEW, LARGE_BACKOFF = range(10)
 
 _TAB, _NEWLINE, _RETURN, _SPACE, _BACKSLASH = 9, 10, 13, 32, 92
 _PLUS, _MINUS, _DOT, _ZERO, _NINE = 43, 45, 46, 48, 57
@@ -185,6 +185,8 @@ def _read_backoff(data: Bytes, at: Int, highest: bool) -> tuple[Int, float, Int]
     at = _skip_blanks(data, at)
     if data[at] != _NEWLINE or (highest and value != 0.0):
         return FIELDS, 0.0, at
+    if value > MOST_BACKOFF_LOG10:
+        return LARGE_BACKOFF, 0.0, at
     return OK, value, at + 1
 
 

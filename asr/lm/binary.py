@@ -7,6 +7,7 @@ multiple of 64 bytes. Little-endian only.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from asr.errors import AsrError, DataError, os_reason
 from asr.lm.files import write_parts
-from asr.lm.model import MAX_ORDER, NgramArrays, NgramModel, no_ngrams
+from asr.lm.model import LN10, MAX_ORDER, MOST_BACKOFF_LOG10, NgramArrays, NgramModel, no_ngrams
 
 MAGIC = b"asr n-gram 1\n\0\0\0"
 _ALIGNMENT = 64
@@ -110,6 +111,11 @@ def _check(arrays: NgramArrays, counts: Any, vocabulary: bytes) -> None:
     if not 0 <= arrays.table_nodes.min() <= arrays.table_nodes.max() < num_nodes:
         raise ValueError("nodes out of range")
     vocabulary.decode()
+    # Not-a-number is in no range. A search takes e to the power of what is within these bounds, times alpha.
+    if not -math.inf < arrays.log_probs.min() <= arrays.log_probs.max() <= 0:
+        raise ValueError("log-probabilities out of range")
+    if not -math.inf < arrays.backoffs.min() <= arrays.backoffs.max() <= MOST_BACKOFF_LOG10 * LN10:
+        raise ValueError("back-off weights out of range")
     suffixes = arrays.suffixes
     if suffixes.min() < 0 or suffixes[0] != 0 or not (suffixes[1:] < np.arange(1, num_nodes, dtype=np.int32)).all():
         raise ValueError("suffixes out of range")

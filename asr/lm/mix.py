@@ -43,6 +43,8 @@ _NEVER = 1e-99
 _ROUNDING = 1e-6
 #: of the smaller vocabulary; below it the models are probably not of one spelling
 _LEAST_SHARED = 0.05
+#: below it an unknown word's usual price is less than what such a model makes of a word
+_LEAST_WEIGHT = 1e-4
 
 
 def mix(models: Sequence[NgramModel], weights: Sequence[float]) -> NgramModel:
@@ -60,6 +62,11 @@ def mix(models: Sequence[NgramModel], weights: Sequence[float]) -> NgramModel:
     from asr.lm.automaton import assemble  # compiles
 
     weight_m = scaled(weights, len(models))
+    # One of no weight has no say in which words there are, either.
+    models = [model for model, weight in zip(models, weight_m, strict=True) if weight]
+    weight_m = [weight for weight in weight_m if weight]
+    if len(models) == 1:
+        return models[0]
     words, own_ids, new_ids = _vocabularies(models)
     contexts_n, words_n, counts = _union(models, new_ids, len(words))
     log_probs_n = _interpolated(models, weight_m, own_ids, contexts_n, words_n, counts)
@@ -195,10 +202,10 @@ def _set_backoffs(arrays: NgramArrays, contexts_n: Ints, words_n: Ints, counts: 
 def best_weights(models: Sequence[NgramModel], lines: Iterable[str]) -> list[float]:
     """The weights with which the interpolated models find a text likeliest; by expectation maximisation.
 
-    Words that no model knows have no say.
+    Words that no model knows have no say; many of them are a warning.
 
     Raises:
-        DataError: the text has no sentence.
+        DataError: the text has no sentence, or no word that any of the models knows.
     """
     probs_mt = _token_probs(models, lines)
     weight_m = np.full(len(models), 1.0 / len(models))
@@ -208,6 +215,12 @@ def best_weights(models: Sequence[NgramModel], lines: Iterable[str]) -> list[flo
         before, weight_m = weight_m, shares_mt.mean(1)
         if np.abs(weight_m - before).max() < 1e-7:
             break
+    for number, weight in enumerate(weight_m.tolist(), start=1):
+        if weight < _LEAST_WEIGHT:
+            logger.warning(
+                "model %d gets a weight of %.1g by this text: what only it knows counts as known, but as next to "
+                "impossible; is it of use, and has the text been trained on?", number, weight,
+            )  # fmt: skip
     return [float(weight) for weight in weight_m]
 
 
@@ -224,6 +237,14 @@ def _token_probs(models: Sequence[NgramModel], lines: Iterable[str]) -> Doubles:
             ids += [*(i if i > NgramModel.end_id else NgramModel.unk_id for i in known), NgramModel.end_id]
     if not ids_m[0]:
         raise DataError("no text to choose weights by: there is not one line")
+    ids_mt = np.array(ids_m)
+    total = int((ids_mt[0] != NgramModel.end_id).sum())
+    strange = int((ids_mt == NgramModel.unk_id).all(0).sum())
+    hint = "is it in the models' case, and in tokens where they are models of tokens (--tokenizer)?"
+    if total and strange == total:
+        raise DataError(f"none of the models knows a word of the text to choose weights by; {hint}")
+    if strange > total / 2:
+        logger.warning("%d of the %d words of the text are unknown to all models; %s", strange, total, hint)
     probs_mt = np.zeros((len(models), len(ids_m[0])))
     for model, ids, probs_t in zip(models, ids_m, probs_mt, strict=True):
         ids_t = np.array(ids, np.int32)

@@ -26,6 +26,8 @@ MAX_ORDER = 6
 LN10 = float(np.log(10.0))
 #: what kenlm gives an unknown word where the file lists no <unk>
 MISSING_UNK_LOG10_PROB = -100.0
+#: larger back-off weights are damage: those of any text are near or below 1
+MOST_BACKOFF_LOG10 = 30.0
 
 _HASH = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: Knuth, TAOCP 3, section 6.4
 _UINT64 = 2**64 - 1

@@ -238,6 +238,7 @@ class RnnModel:
         self._first_gates_vg  # noqa: B018  # made once, before the threads ask for it
         with ThreadPoolExecutor(threads, "asr-lm", initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(alone, parts))
+        torch.set_num_threads(torch.get_num_threads())  # what a thread of the pool set is the default of later ones
         return scores_n
 
     def _score(self, sentences: Sequence[Sequence[int]]) -> Doubles:
@@ -316,12 +317,14 @@ def sample(
 
     Args:
         temperature: log-probabilities are divided by it; 0 takes the most probable token.
-        prefix: how each text begins.
+        prefix: how each text begins; with subwords, spaces at its end have no say.
         longest: tokens after which a text is cut.
 
     Raises:
         DataError: the prefix has a character that the model does not know.
     """
+    if model.tokenizer.kind != "char":
+        prefix = prefix.rstrip(" ")  # it belongs to the word after it, which is not there yet
     tokens = model.tokenizer.encode(prefix)
     log_probs, states = model.begin()
     for token in tokens:

@@ -37,7 +37,7 @@ class RowNorm(nn.BatchNorm1d):
     reduce: Reduce | None = None
 
     def forward(self, rows_rc: Tensor) -> Tensor:
-        if not self.training or (self.reduce is None and len(rows_rc) > 1):
+        if not self.training or (self.reduce is None and len(rows_rc) != 1):
             return super().forward(rows_rc)
         reduce = self.reduce or (lambda sums: sums)  # one row alone: torch's own refuses to train on it
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None

@@ -29,7 +29,7 @@ class Dropout(nn.Module):
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
         # Not scaled before: 256 / (256 - dropped) in bfloat16 is off by up to a 256th, and with it every mean.
-        return (x * kept).mul_(256 / (256 - dropped))
+        return (x * kept.to(x.dtype)).mul_(256 / (256 - dropped))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from asr import __version__, shards
 from asr.checkpoint import AcousticModel, model_tensors
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, DataError, os_reason
-from asr.files import replace_folder, write_json
+from asr.files import write_json
 from asr.infer import of_manifest
 from asr.manifest import Manifest, Utterance
 
@@ -88,22 +90,39 @@ def _kept(folder: Path, vocabulary_size: int) -> tuple[dict[str, Any], LogProbs]
 
 
 def _fill(folder: Path, model: AcousticModel, manifest: Manifest, progress: Callable[[float], None]) -> None:
+    """Each process fills a folder of its own; the first that is done gives it its name."""
+    size = model.tokenizer.vocabulary_size
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(".part", f"{folder.name}.", folder.parent))
+    try:
+        _compute(part, model, manifest, progress)
+        if _kept(folder, size) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                part.rename(folder)
+            except OSError:  # another process was faster by a moment
+                if _kept(folder, size) is None:
+                    raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _compute(part: Path, model: AcousticModel, manifest: Manifest, progress: Callable[[float], None]) -> None:
     ids: list[str] = []
     steps: list[int] = []
     failed: dict[str, str] = {}
-    with replace_folder(folder) as part:
-        with (part / "log_probs.raw").open("wb") as file:
-            for utterance, one_sv in of_manifest(model, manifest):
-                if isinstance(one_sv, DataError):
-                    failed[utterance.id] = str(one_sv)
-                else:
-                    ids.append(utterance.id)
-                    steps.append(len(one_sv))
-                    file.write(np.ascontiguousarray(one_sv, np.float32).tobytes())
-                progress(utterance.duration_s)
-        shape = (sum(steps), model.tokenizer.vocabulary_size)
-        _as_npy(part / "log_probs.raw", part / "log_probs.npy", shape)
-        write_json(part / "index.json", {"ids": ids, "steps": steps, "failed": failed})
+    with (part / "log_probs.raw").open("wb") as file:
+        for utterance, one_sv in of_manifest(model, manifest):
+            if isinstance(one_sv, DataError):
+                failed[utterance.id] = str(one_sv)
+            else:
+                ids.append(utterance.id)
+                steps.append(len(one_sv))
+                file.write(np.ascontiguousarray(one_sv, np.float32).tobytes())
+            progress(utterance.duration_s)
+    shape = (sum(steps), model.tokenizer.vocabulary_size)
+    _as_npy(part / "log_probs.raw", part / "log_probs.npy", shape)
+    write_json(part / "index.json", {"ids": ids, "steps": steps, "failed": failed})
 
 
 def _as_npy(raw: Path, path: Path, shape: tuple[int, int]) -> None:
@@ -131,8 +150,8 @@ def _key(model: AcousticModel, manifest: Manifest) -> str:
         try:
             status = shards.container(path).stat()
             # a permission that was given later changes neither size nor time
-            stamp = (status.st_size, status.st_mtime_ns, os.access(shards.container(path), os.R_OK))
+            stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, os.access(shards.container(path), os.R_OK))
         except OSError:
-            stamp = (-1, 0, False)
+            stamp = (-1, 0, 0, False)
         digest.update(repr((utterance.id, str(path), utterance.offset_s, utterance.duration_s, stamp)).encode())
     return digest.hexdigest()[:24]

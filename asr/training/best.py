@@ -34,7 +34,7 @@ def report(
     log.info(
         "epoch %d: loss %.3f nats, dev WER %.2f %% CER %.2f %%, blank %.0f %%, emitted/reference %.2f%s",
         p.epoch, loss_nats, 100 * found.wer, 100 * found.cer, 100 * now.blank_fraction, now.emitted_ratio,
-        " (best)" if p.best[0][2] == p.epoch else "",
+        " (best)" if p.validations_since_best == 0 else "",
     )  # fmt: skip
     log.info("  %s: '%s' for '%s'", sample.id, sample.hypothesis, sample.reference)
     warning = diagnosis(

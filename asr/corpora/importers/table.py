@@ -31,7 +31,7 @@ def prepare(request: Request) -> Prepared:
 def read(path: Path, audio_column: str = "", text_column: str = "", speaker_column: str = "") -> Found:
     """The utterances of a table; columns that are not asked for go into ``meta``.
 
-    ``offset_s`` and ``duration_s``, where there are such columns, say which part of its file a row is.
+    A column ``offset_s``, and with it ``duration_s``, say which part of its file a row is.
 
     Args:
         audio_column: of the audio's path; empty: ``audio_path``.
@@ -53,7 +53,9 @@ def read(path: Path, audio_column: str = "", text_column: str = "", speaker_colu
     else:
         at_speaker = None
     at_id = column(header, ID, path) if ID in header else None
-    at_offset, at_duration = (column(header, name, path) if name in header else None for name in (OFFSET, DURATION))
+    at_offset = column(header, OFFSET, path) if OFFSET in header else None
+    # without a place where it begins it is no part, but what somebody knew of the file
+    at_duration = column(header, DURATION, path) if DURATION in header and at_offset is not None else None
     used = {at_audio, at_text, at_speaker, at_id, at_offset, at_duration}
     for name in (name for i, name in enumerate(header) if name and i not in used):
         column(header, name, path)  # into meta: two of one name are an error
