@@ -22,6 +22,7 @@ from asr import manifest as manifests
 from asr.catalogue import find_config, find_recipe
 from asr.cli import run
 from asr.config import RunConfig, load, override
+from asr.corpora.finish import TextOptions, prepare
 from asr.ctc import min_steps
 from asr.doctor import Report, examine, sound
 from asr.doctor import fix as fixing
@@ -750,7 +751,7 @@ def test_an4_has_no_errors_and_a_few_shared_sentences(shared_data, tmp_path):
     if not archive.is_file():
         pytest.skip(f"needs {archive}")
     recipe, _ = find_recipe("an4")
-    recipe.prepare(Request(tmp_path, (archive,)))
+    prepare(recipe, Request(tmp_path, (archive,)), TextOptions())
     paths = [tmp_path / f"{name}.jsonl" for name in ("train", "dev", "test")]
     report = examine(paths, of_config(load(find_config("an4")), tmp_path), deep=True)
     assert codes(report) == {"overlap-text": 14, "dc-offset": 3} and report.errors == 0
