@@ -19,7 +19,7 @@ from asr.files import write_json
 from asr.manifest import Utterance
 from asr.text import AS_PREPARED, check_profile, has_digits
 from asr.tokenizer import FILE as TOKENIZER_FILE
-from asr.tokenizer import Tokenizer, read_tokenizer
+from asr.tokenizer import Tokenizer, find_tokenizer, read_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -265,8 +265,7 @@ def tokenizer_for(choice: str, folder: Path, header: Header | None, init: str | 
             )
         if not Path(init).is_dir():
             raise ConfigError(f"train.init: {init}: no such model folder or run folder", key="train.init")
-        of_run = Path(init) / "best" / TOKENIZER_FILE
-        return read_tokenizer(of_run if of_run.is_file() else Path(init) / TOKENIZER_FILE)
+        return read_tokenizer(find_tokenizer(Path(init)))
     path = tokenizer_path(folder, header)
     if path is None and (folder / TOKENIZER_FILE).exists():
         where = folder / TOKENIZER_FILE

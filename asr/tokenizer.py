@@ -313,6 +313,12 @@ def tokenizer_from_json(data: Any, path: Path) -> Tokenizer:
         raise CheckpointError(str(error), path) from error
 
 
+def find_tokenizer(path: Path) -> Path:
+    """The file of a tokenizer: itself, or that of a model or data folder, or of a run's best model."""
+    folder = path / "best" if (path / "best" / FILE).is_file() else path
+    return folder / FILE if folder.is_dir() else folder
+
+
 def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in a ``tokenizer.json`` file.
 

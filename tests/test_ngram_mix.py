@@ -238,6 +238,7 @@ def test_the_command_takes_weights(files):
     [
         (["a.arpa", "--weights", "1"], "a.arpa alone is no mixture"),
         (["a.arpa", "b.bin"], "either --text TEXT"),
+        (["a.arpa", "./a.arpa", "--weights", "1,1"], "a model is named twice"),
         (["a.arpa", "b.bin", "--weights", "1,1", "--text", "dev.txt"], "either --text TEXT"),
         (["a.arpa", "b.bin", "--weights", "1,x"], "numbers with commas between, got '1,x'"),
         (["a.arpa", "b.bin", "--weights", "1"], "2 models need as many weights, got 1"),

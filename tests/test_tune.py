@@ -170,6 +170,18 @@ def model_folder(tmp_path_factory) -> Path:
     return save_random_model(tmp_path_factory.mktemp("model") / "m")
 
 
+def test_another_language_model_than_the_tuned_one_is_judged_by_its_own_words(tmp_path):
+    tokenizer = CharTokenizer(("a", "b"))
+    for name, text in (("words.bin", "ab ba"), ("tokens.bin", "a b")):
+        ngram.write(ngram.train([text] * 3, 2), tmp_path / name)
+    tuned = Tuned(config=BeamConfig(fusion="word"), lm="tokens.bin", lm_bytes=(tmp_path / "tokens.bin").stat().st_size)
+    write_tuned(tmp_path, tuned)
+    assert "LM of tokens" not in decoder_for(tmp_path, tokenizer).name, "as it was tuned"
+    assert "LM of tokens" not in decoder_for(tmp_path, tokenizer, lm=tmp_path / "tokens.bin").name, "the same one"
+    write_tuned(tmp_path, tuned.model_copy(update={"lm": "words.bin"}))
+    assert "LM of tokens" in decoder_for(tmp_path, tokenizer, lm=tmp_path / "tokens.bin").name
+
+
 @pytest.fixture
 def corpus(tmp_path) -> Path:
     build_corpus(tmp_path / "corpus", 6, seed=1)

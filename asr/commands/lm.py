@@ -16,7 +16,6 @@ from asr.errors import ConfigError
 if TYPE_CHECKING:
     from asr.lm.estimate import Watcher
     from asr.lm.model import NgramModel
-    from asr.tokenizer import Tokenizer
 
 app = typer.Typer(help="Language models, n-gram and neural: train, mix, measure, build, sample.")
 
@@ -122,10 +121,11 @@ def _train_rnn(
     as_json: bool,
 ) -> None:
     from asr.lm.files import read_lines
+    from asr.tokenizer import find_tokenizer, read_tokenizer
 
     if tokenizer is not None and subwords is not None:
         raise ConfigError("--tokenizer and --subwords are two ways to come to tokens; choose one")
-    known = None if tokenizer is None else _tokenizer(tokenizer)
+    known = None if tokenizer is None else read_tokenizer(find_tokenizer(tokenizer))
     from asr.lm import rnn_text, rnn_train
 
     shape, how = rnn_train.configs(settings, **given)
@@ -214,7 +214,9 @@ def mix(
         given = None if weights is None else [float(weight) for weight in weights.split(",")]
     except ValueError as error:
         raise ConfigError(f"--weights takes numbers with commas between, got '{weights}'", key="weights") from error
-    check_apart([out], [*lms, *(texts or [])])
+    if len({lm.resolve() for lm in lms}) < len(lms):
+        raise ConfigError("a model is named twice; its weight is one number")
+    check_apart([out], [*lms, *(texts or []), tokenizer])
     check_target(out)
     models = [ngram.load(lm) for lm in lms]
     with _lines(texts or [], tokenizer) as read:
@@ -270,24 +272,17 @@ def _print_model(model: NgramModel, out: Path, as_json: bool) -> None:
         print_result(f"{shown(out)}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
 
 
-def _tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a file, or in a folder of a model, a run, or data."""
-    from asr.tokenizer import FILE, read_tokenizer
-
-    folder = path / "best" if (path / "best").is_dir() else path
-    return read_tokenizer(folder / FILE if folder.is_dir() else folder)
-
-
 @contextmanager
 def _lines(texts: Sequence[Path], tokenizer: Path | None) -> Iterator[Iterator[str]]:
     """The lines of texts; of their tokens, where there is a tokenizer, and what that leaves out is said at the end."""
     from asr.lm.files import as_tokens, read_lines
+    from asr.tokenizer import find_tokenizer, read_tokenizer
 
     if tokenizer is None:
         yield read_lines(texts)
         return
     left_out: Counter[str] = Counter()
-    yield as_tokens(read_lines(texts), _tokenizer(tokenizer), left_out)
+    yield as_tokens(read_lines(texts), read_tokenizer(find_tokenizer(tokenizer)), left_out)
     if left_out:
         shown_most = ", ".join(f"{c!r} in {n:,}" for c, n in left_out.most_common(5))
         say(f"asr: lines left out for characters that the tokenizer does not know: {shown_most}")

@@ -47,7 +47,7 @@ def _check_tokens(model: TokenModel, tokenizer: Tokenizer) -> None:
         ConfigError: their number differs, or where the model knows its symbols, one of them does.
     """
     size = np.shape(model.begin()[0])[-1]
-    theirs = getattr(getattr(getattr(model, "model", None), "tokenizer", None), "symbols", tokenizer.symbols)
+    theirs = getattr(model, "symbols", tokenizer.symbols)
     if size != tokenizer.vocabulary_size or theirs != tokenizer.symbols:
         what = f"{size - 1:,}, not {tokenizer.vocabulary_size - 1:,}" if size != tokenizer.vocabulary_size else "others"
         raise ConfigError(f"a neural model inside the search needs the acoustic model's own tokens; it has {what}")

@@ -124,22 +124,22 @@ def _vocabularies(models: Sequence[NgramModel]) -> tuple[list[str], list[Longs],
 def _union(models: Sequence[NgramModel], new_ids: Sequence[Longs], num_words: int) -> tuple[Ints, Ints, list[int]]:
     """The n-grams of all models as nodes: context and last word of each, and how many there are of each order."""
     made = [model.contexts_and_words() for model in models]
-    ends = [[1, *(1 + total for total in accumulate(model.counts))] for model in models]
-    node_of = [np.zeros(end[-1], np.int64) for end in ends]  # of a model's node in the mixture
+    places = [_by_order(model.counts) for model in models]
+    node_of = [np.zeros(place[-1].stop, np.int64) for place in places]  # of a model's node in the mixture
     for nodes, new in zip(node_of, new_ids, strict=True):
         nodes[1 : 1 + len(new)] = 1 + new
     contexts = [np.zeros(1 + num_words, np.int64)]
     words = [np.concatenate([[0], np.arange(num_words)])]
     counts, first = [num_words], 1 + num_words
     for order in range(2, max(model.order for model in models) + 1):
-        keys_m = []
-        for (own_contexts, own_words), end, nodes, new in zip(made, ends, node_of, new_ids, strict=True):
-            at = slice(end[order - 1], end[order]) if order < len(end) else slice(0)
-            keys_m.append(nodes[own_contexts[at]] * num_words + new[own_words[at]])
+        at_m = [place[order - 1] if order <= len(place) else slice(0) for place in places]
+        keys_m = [
+            nodes[own_contexts[at]] * num_words + new[own_words[at]]
+            for (own_contexts, own_words), at, nodes, new in zip(made, at_m, node_of, new_ids, strict=True)
+        ]
         keys = np.unique(np.concatenate(keys_m))
-        for end, nodes, own_keys in zip(ends, node_of, keys_m, strict=True):
-            if len(own_keys):
-                nodes[end[order - 1] : end[order]] = first + np.searchsorted(keys, own_keys)
+        for at, nodes, own_keys in zip(at_m, node_of, keys_m, strict=True):
+            nodes[at] = first + np.searchsorted(keys, own_keys)
         context, word = np.divmod(keys, num_words)
         contexts.append(context)
         words.append(word)

@@ -282,6 +282,10 @@ class NumpyTokens:
 
     model: RnnModel
 
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        return self.model.tokenizer.symbols
+
     def begin(self) -> tuple[Floats, Floats]:
         log_probs_1v, states_1s = self.model.begin()
         return log_probs_1v.cpu().numpy(), states_1s.cpu().numpy()
