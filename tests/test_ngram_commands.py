@@ -73,7 +73,8 @@ def test_a_model_of_tokens_is_estimated_measured_and_mixed_by_the_tokenizer_of_a
     out = json.loads(run("perplexity", tmp_path / "lm.bin", tmp_path / "t.txt", "--tokenizer", folder, "--json"))
     assert (out["sentences"], out["words"], out["unknown_words"]) == (3, 10, 0)
     ngram.write(ngram.train(["a b", "c ▁ a"], 2), tmp_path / "other.bin")
-    mixed = ("mix", tmp_path / "lm.bin", tmp_path / "other.bin", "--text", tmp_path / "t.txt", "--out", tmp_path / "m.bin")
+    both = tmp_path / "lm.bin", tmp_path / "other.bin"
+    mixed = ("mix", *both, "--text", tmp_path / "t.txt", "--out", tmp_path / "m.bin")
     assert ", 0 unknown" in run(*mixed, "--tokenizer", folder)
     (tmp_path / "upper.txt").write_text("A CAB\n")
     with pytest.raises(DataError, match=r"no line of the text can be written by the tokenizer: .* is the case right"):
