@@ -22,6 +22,7 @@ import numpy.typing as npt
 from asr import shards
 from asr.errors import DataError, os_reason
 from asr.files import write_bytes
+from asr.manifest import Channel
 
 Wave = npt.NDArray[np.float32]
 #: more samples than any file has: of one that does not say how many (FLAC from a pipe) libsndfile tells 2 ** 63 - 1
@@ -81,13 +82,17 @@ def load(
     *,
     offset_s: float = 0.0,
     duration_s: float | None = None,
+    channel: Channel | None = None,
 ) -> tuple[Wave, int]:
     """The samples of a file, or of a part of it, and their rate.
+
+    Args:
+        channel: what to take of several: one, counted from 1, or "mix", their average; None: there must be one.
 
     Shapes: (n,) float32 in [-1, 1].
 
     Raises:
-        DataError: missing, empty, not audio, truncated, not finite, several channels, or a part that lies outside
+        DataError: missing, empty, not audio, truncated, not finite, without that channel, or a part that lies outside
             the file.
     """
     path = Path(path)
@@ -125,13 +130,31 @@ def load(
         raise DataError(
             f"the manifest says {offset_s + duration_s:.2f} s, but the file ends at {total / rate:.2f} s", path
         )
-    if channels > 1:
-        raise DataError(f"{channels} channels, expected 1; mix it down first (ffmpeg -i IN -ac 1 OUT.wav)", path)
-    wave: Wave = samples[:, 0]
+    wave = one_channel(samples, channel, path)
     if not np.isfinite(wave).all():
         bad = int(np.flatnonzero(~np.isfinite(wave))[0])
         raise DataError(f"sample {bad:,} is not a finite number; the file is damaged, write it again", path)
     return wave, rate
+
+
+def one_channel(samples_nc: npt.NDArray[np.float32], channel: Channel | None, path: str | Path) -> Wave:
+    """What is asked for of the channels: one, counted from 1, or "mix", their average. Shapes: (n, c) -> (n,).
+
+    Raises:
+        DataError: there is no such channel, or there are several and none is asked for.
+    """
+    channels = samples_nc.shape[1]
+    if channel is None and channels > 1:
+        raise DataError(
+            f"{channels} channels, expected 1; 'asr prepare' takes --mix or --channel N, a manifest row \"channel\"",
+            path,
+        )
+    if isinstance(channel, int) and channel > channels:
+        raise DataError(f"channel {channel} is wanted, the audio has {channels}", path)
+    if channel == "mix" and channels > 1:
+        mixed: Wave = samples_nc.mean(axis=1, dtype=np.float32)
+        return mixed
+    return np.ascontiguousarray(samples_nc[:, channel - 1 if isinstance(channel, int) else 0])
 
 
 def at_rate(wave_n: Wave, rate_hz: int, wanted_hz: int, resample: bool, path: Path, remedy: str) -> Wave:

@@ -77,7 +77,7 @@ def load_wave(
     try:
         header = None if not utterance.offset_s else utterance.duration_s
         path = manifest.audio_path(utterance)
-        wave, rate = audio.load(path, offset_s=utterance.offset_s, duration_s=header)
+        wave, rate = audio.load(path, offset_s=utterance.offset_s, duration_s=header, channel=utterance.channel)
         limit = round(utterance.duration_s * rate)
         # 20 ms of slack, as in audio.load: less audio than planned for, and the labels may no longer fit it.
         if len(wave) < limit - 0.02 * rate:

@@ -1,7 +1,7 @@
 """Manifests: one utterance a line, as JSON. ``docs/formats.md`` defines the format.
 
-A row is ``{"id", "audio_path", "duration_s", "text", "speaker"}`` with optional ``offset_s`` and ``meta``. The audio
-path is relative to the manifest's folder (or absolute). Reading keeps it as written, and resolves it on use.
+A row is ``{"id", "audio_path", "duration_s", "text", "speaker"}`` with optional ``offset_s``, ``channel`` and ``meta``.
+The audio path is relative to the manifest's folder (or absolute). Reading keeps it as written, and resolves it on use.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from asr.errors import DataError, nearest, os_reason
 from asr.files import open_atomic
@@ -21,7 +21,9 @@ from asr.files import open_atomic
 #: a sum over any number of rows stays finite
 LONGEST_S = 1e300
 _loads = json.JSONDecoder().decode
-_FIELDS = ("id", "audio_path", "duration_s", "text", "speaker", "offset_s", "meta")
+#: a channel, counted from 1, or all of them averaged
+Channel = int | Literal["mix"]
+_FIELDS = ("id", "audio_path", "duration_s", "text", "speaker", "offset_s", "channel", "meta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Utterance:
     """One utterance: where its audio is and what is said in it.
 
     Units: ``duration_s`` and ``offset_s`` in seconds; ``offset_s`` is where the utterance starts inside the file.
+    ``channel`` says what is read of a file with several channels: one of them, counted from 1, or ``"mix"``, their
+    average; None: the file must have one channel.
     """
 
     id: str
@@ -38,6 +42,7 @@ class Utterance:
     speaker: str = ""
     offset_s: float = 0.0
     meta: dict[str, Any] | None = None
+    channel: Channel | None = None
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -49,6 +54,8 @@ class Utterance:
         }
         if self.offset_s:
             row["offset_s"] = self.offset_s
+        if self.channel is not None:
+            row["channel"] = self.channel
         if self.meta:
             row["meta"] = self.meta
         return row
@@ -182,6 +189,7 @@ def _utterance(row: Any, path: Path, line: int) -> Utterance:
         missing = error.args[0]
         raise DataError(f"missing field '{missing}'{_near(missing, row)}", path, line) from None
     speaker, offset_s, meta = row.get("speaker", ""), row.get("offset_s", 0.0), row.get("meta")
+    channel = row.get("channel")
     # The common case is checked in one expression: 300,000 rows must read in seconds.
     if not (
         type(id_) is str and id_ and type(audio_path) is str and audio_path
@@ -189,12 +197,13 @@ def _utterance(row: Any, path: Path, line: int) -> Utterance:
         and type(duration_s) in (float, int) and 0 < duration_s <= LONGEST_S
         and type(offset_s) in (float, int) and 0 <= offset_s <= LONGEST_S
         and (meta is None or type(meta) is dict)
+        and (channel is None or channel == "mix" or (type(channel) is int and channel > 0))
     ):  # fmt: skip
         raise DataError(_problem(row), path, line)
-    if len(row) > 4 + ("speaker" in row) + ("offset_s" in row) + ("meta" in row):
+    if len(row) > 4 + ("speaker" in row) + ("offset_s" in row) + ("channel" in row) + ("meta" in row):
         extra = next(k for k in row if k not in _FIELDS)
         raise DataError(f"unknown field '{extra}'{nearest(extra, _FIELDS)}; free values go under 'meta'", path, line)
-    return Utterance(id_, audio_path, duration_s, text, speaker, offset_s, meta)
+    return Utterance(id_, audio_path, duration_s, text, speaker, offset_s, meta, channel)
 
 
 def _line(utterance: Utterance, path: Path, line: int) -> str:
@@ -236,6 +245,9 @@ def _problem(row: dict[str, Any]) -> str:
             or (key == "duration_s" and value == 0)
         ):
             return f"{who}'{key}' must be a number of seconds, finite and {low}, got {value!r}"
+    channel = row.get("channel")
+    if channel not in (None, "mix") and (type(channel) is not int or channel < 1):
+        return f"{who}'channel' must be a number from 1 on, or \"mix\" (all channels averaged), got {channel!r}"
     return f"{who}'meta' must be an object, got {row.get('meta')!r}"
 
 

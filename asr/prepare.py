@@ -108,9 +108,9 @@ class Prepared:
         return lines
 
 
-def same(utterance: Utterance) -> tuple[str, str, float]:
+def same(utterance: Utterance) -> tuple[object, ...]:
     """What two rows have in common that are of one utterance, in whatever manifests."""
-    return utterance.id, utterance.audio_path, utterance.offset_s
+    return utterance.id, utterance.audio_path, utterance.offset_s, utterance.channel
 
 
 def perform(recipe: Recipe, request: Request) -> Prepared:

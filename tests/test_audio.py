@@ -150,7 +150,9 @@ def test_stereo_is_an_error(tmp_path):
     left, right = sine(0.5, 300.0), sine(0.5, 500.0)
     path = tmp_path / "x.wav"
     soundfile.write(path, np.stack([left, right], axis=1), 16000, subtype="FLOAT")
-    assert _message(path) == "2 channels, expected 1; mix it down first (ffmpeg -i IN -ac 1 OUT.wav)"
+    assert _message(path) == (
+        "2 channels, expected 1; 'asr prepare' takes --mix or --channel N, a manifest row \"channel\""
+    )
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

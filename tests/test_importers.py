@@ -187,7 +187,7 @@ def test_what_cannot_be_used_is_dropped_each_with_its_reason(tmp_path):
         "missing": f"{wav / 'missing.wav'}: cannot read the audio: no such file or directory",
         "empty": f"{wav / 'empty.wav'}: the file is empty (0 bytes)",
         "noise": prepared.dropped["noise"],
-        "stereo": f"{wav / 'stereo.wav'}: 2 channels, expected 1; mix it down first (ffmpeg -i IN -ac 1 OUT.wav)",
+        "stereo": f"{wav / 'stereo.wav'}: 2 channels, expected 1; add --mix (their average) or --channel N",
     }
     assert "not audio that can be read" in prepared.dropped["noise"]
 
@@ -726,7 +726,7 @@ def test_ids_are_short_names_unless_folders_tell_them_apart(paths, ids):
 
 def test_all_importers_are_found_by_name():
     assert list(IMPORTERS) == ["kaldi", "nemo", "csv", "folder", "combined"]
-    assert folder_importer.FOLDER.options == ("dev", "name")
+    assert folder_importer.FOLDER.options == ("dev", "name", "mix", "channel")
     for recipe in IMPORTERS.values():
         with pytest.raises(ConfigError, match=f"asr prepare {recipe.name} {recipe.source} --out DIR"):
             perform(recipe, Request(Path("out")))

@@ -59,6 +59,8 @@ def prepare(
     text_column: Annotated[str, typer.Option(metavar="C", help="Importers: column of the text.")] = "",
     speaker_column: Annotated[str, typer.Option(metavar="C", help="Importers: column of the speaker.")] = "",
     name: Annotated[str, typer.Option(metavar="SPLIT", help="Importers: the manifest's name.")] = "",
+    mix: Annotated[bool, typer.Option("--mix", help="Importers: average the channels of stereo files.")] = False,
+    channel: Annotated[str, typer.Option(metavar="N", help="Importers: take this channel, from 1.")] = "",
     normalize: Annotated[str, typer.Option(metavar="PROFILE", help="Text normalization: none, upper, …")] = "",
     tokenizer: Annotated[str, typer.Option(metavar="KIND", help="char, bpe or unigram, trained on train.")] = "",
     vocab_size: Annotated[int, typer.Option(metavar="N", help="Tokens of a bpe or unigram tokenizer.")] = 0,
@@ -79,6 +81,8 @@ def prepare(
         "text_column": text_column,
         "speaker_column": speaker_column,
         "name": name,
+        "mix": "yes" if mix else "",
+        "channel": channel,
     }
     names = tuple(part.strip() for part in subsets.split(",")) if subsets else ()
     if "" in names:

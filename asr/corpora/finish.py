@@ -210,8 +210,8 @@ def _normalized(prepared: Prepared, profile: str) -> tuple[Prepared, list[str]]:
     emptied: dict[str, None] = {}
     signs: Counter[str] = Counter()
     foreign: Counter[str] = Counter()
-    seen: set[tuple[str, str, float]] = set()
-    changed: set[tuple[str, str, float]] = set()  # an utterance may be in several manifests, and counts once
+    seen: set[tuple[object, ...]] = set()
+    changed: set[tuple[object, ...]] = set()  # an utterance may be in several manifests, and counts once
     for name, rows in prepared.utterances.items():
         utterances[name] = []
         for row in rows:

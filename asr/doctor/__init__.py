@@ -113,7 +113,9 @@ def _decode(
             count = header.frames - start
             if not overlap.means_whole_file(u, header):
                 count = min(count, checks.samples_in(u.duration_s, header.rate_hz))
-            spans.append((files.paths[file], start, count))
+            if isinstance(u.channel, int) and u.channel > header.channels:
+                continue
+            spans.append((files.paths[file], start, count, u.channel))
             whose.append((index, i))
     for (index, i), sound in zip(whose, measure_all(spans, progress("samples", len(spans))), strict=True):
         row = loaded[index].rows[i]

@@ -105,8 +105,11 @@ def check_headers(
         if header.code:
             findings.add(header.code, row, f"{row.utterance.audio_path}: {header.why}")
             continue
-        if header.channels > 1:
+        channel = row.utterance.channel
+        if header.channels > 1 and channel is None:
             findings.add("channels", row, f"{header.channels} channels")
+        if isinstance(channel, int) and channel > header.channels:
+            findings.add("channels", row, f"channel {channel} of {header.channels}")
         if header.rate_hz != usual_hz:
             if wanted is None:
                 findings.add("rate", row, f"{header.rate_hz} Hz, most files have {usual_hz} Hz", "warning")

@@ -31,7 +31,10 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "audio-empty": ("error", "the file has no samples", "use --fix"),
     "audio-not-finite": ("error", "samples are not finite numbers", "write the file again, or use --fix"),
     "rate": ("error", "another sample rate than the model's", "set audio.resample=true, or resample the corpus"),
-    "channels": ("error", "more than one channel", "write one file for each channel, or mix them down"),
+    "channels": (
+        "error", "several channels, of which the row takes none, or one that is not there",
+        "prepare again with --mix or --channel N, or set 'channel' in the manifest",
+    ),
     "duration": (
         "error", "the manifest and the file disagree on where the utterance ends",
         "measure duration_s (and offset_s) again; the table and the audio may not belong together",

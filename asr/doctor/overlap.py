@@ -117,5 +117,5 @@ def audio_key(row: Row, header: Header | None, content: int) -> object:
         return None
     u = row.utterance
     if header is not None and means_whole_file(u, header):
-        return (content,)
-    return content, round(u.offset_s, 2), round(u.duration_s, 2)
+        return content, u.channel
+    return content, u.channel, round(u.offset_s, 2), round(u.duration_s, 2)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from asr import audio, shards
 from asr.errors import DataError
+from asr.manifest import Channel
 
 #: a header is 70 to 120 microseconds of computing, most of it under Python's lock; four threads hide a slow disk
 _HEADER_THREADS = 4
@@ -72,8 +73,11 @@ def read_headers(paths: Sequence[str], advance: Advance) -> list[Header]:
     return list(_in_threads(read_header, paths, _CHUNK, _HEADER_THREADS, advance))
 
 
-def measure_all(spans: Sequence[tuple[str, int, int]], advance: Advance) -> Iterator[Sound]:
-    """What the samples of (path, first sample, number of samples) are like, in order; decoded in a thread a core."""
+def measure_all(spans: Sequence[tuple[str, int, int, Channel | None]], advance: Advance) -> Iterator[Sound]:
+    """What the samples of (path, first sample, number of samples, channel) are like, in order.
+
+    They are decoded in one thread per core.
+    """
     return _in_threads(lambda span: measure(*span), spans, 8, os.cpu_count() or 1, advance)
 
 
@@ -114,8 +118,11 @@ def _check_end(path: str) -> None:
     raise DataError("truncated: the header promises more samples than the file holds; fetch it again", path)
 
 
-def measure(path: str, start: int, count: int) -> Sound:
-    """What the samples are like, from ``start`` on, ``count`` of them or up to the end when it is negative."""
+def measure(path: str, start: int, count: int, channel: Channel | None = None) -> Sound:
+    """What the samples are like, from ``start`` on, ``count`` of them or up to the end when it is negative.
+
+    Of several channels that no manifest row chose from the first is taken.
+    """
     soundfile = _soundfile()
     tally = _Tally()
     try:
@@ -126,7 +133,7 @@ def measure(path: str, start: int, count: int) -> Sound:
             is_known = count >= 0 or audio.knows_end(file)
             audio.skip(file, start)
             for samples in audio.blocks(file, wanted, block):
-                tally.add(samples[:, 0], frame)
+                tally.add(audio.one_channel(samples, channel or 1, path), frame)
                 if not tally.is_finite:
                     return Sound(code="audio-not-finite", why="holds NaN or infinity")
     except soundfile.SoundFileError as error:

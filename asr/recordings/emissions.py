@@ -153,5 +153,6 @@ def _key(model: AcousticModel, manifest: Manifest) -> str:
             stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, os.access(shards.container(path), os.R_OK))
         except OSError:
             stamp = (-1, 0, 0, False)
-        digest.update(repr((utterance.id, str(path), utterance.offset_s, utterance.duration_s, stamp)).encode())
+        part = (utterance.offset_s, utterance.duration_s, utterance.channel)
+        digest.update(repr((utterance.id, str(path), *part, stamp)).encode())
     return digest.hexdigest()[:24]

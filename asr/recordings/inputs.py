@@ -127,7 +127,8 @@ def _of_manifest(path: Path, part: Part) -> Iterator[_Found]:
     rows = manifest.read(path)
     where = os.path.realpath(path)
     for u in rows:
-        stretch = Part(part.channel, u.offset_s, u.offset_s + u.duration_s)
+        channel = u.channel if isinstance(u.channel, int) else part.channel if u.channel is None else None
+        stretch = Part(channel, u.offset_s, u.offset_s + u.duration_s)
         names = [u.id, f"{path.stem}/{u.id}"]
         yield (where, u.id), Input(u.id, rows.audio_path(u), stretch, u.text), names
 

@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from asr.corpora.importers.rows import Found, Row, read_lines, unreadable, write_rows
+from asr.corpora.importers.rows import OPTIONS, Found, Row, read_lines, unreadable, write_rows
 from asr.errors import DataError
 from asr.prepare import Prepared, Recipe, Request
 
@@ -96,6 +96,6 @@ FOLDER = Recipe(
     licence="that of the data",
     homepage="",
     prepare=prepare,
-    options=("dev", "name"),
+    options=OPTIONS,
     source="DIR",
 )

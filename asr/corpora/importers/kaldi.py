@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from asr.corpora.importers.rows import Found, Row, located, read_lines, write_rows
+from asr.corpora.importers.rows import OPTIONS, Found, Row, located, read_lines, write_rows
 from asr.errors import DataError
 from asr.prepare import Prepared, Recipe, Request
 
@@ -159,6 +159,6 @@ KALDI = Recipe(
     licence="that of the data",
     homepage="https://kaldi-asr.org/doc/data_prep.html",
     prepare=prepare,
-    options=("dev", "name"),
+    options=OPTIONS,
     source="DIR",
 )

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from asr.corpora.importers.rows import Found, Row, ids_of, located, numbered, read_lines, write_rows
+from asr.corpora.importers.rows import OPTIONS, Found, Row, ids_of, located, numbered, read_lines, write_rows
 from asr.errors import DataError, nearest
 from asr.manifest import LONGEST_S
 from asr.prepare import Prepared, Recipe, Request
@@ -83,6 +83,6 @@ NEMO = Recipe(
     licence="that of the data",
     homepage="https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr/datasets.html",
     prepare=prepare,
-    options=("dev", "name"),
+    options=OPTIONS,
     source="FILE",
 )

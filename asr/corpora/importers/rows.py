@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from asr import audio
 from asr.errors import ConfigError, DataError, os_reason
 from asr.lines import numbered_lines
-from asr.manifest import Utterance
+from asr.manifest import Channel, Utterance
 from asr.prepare import Prepared, Request, check_own, held_out_speakers, write_splits
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,16 @@ log = logging.getLogger(__name__)
 THREADS = 8
 #: as in audio.load: durations in tables are rounded, and a codec's padding moves the end
 SLACK_S = 0.02
+#: what every importer takes
+OPTIONS = ("dev", "name", "mix", "channel")
 
 
 @dataclass(frozen=True)
 class Row:
     """One utterance as its source has it, before its audio was looked at.
 
-    Units: seconds; ``duration_s`` is None when it goes on to the end of the file.
+    Units: seconds; ``duration_s`` is None when it goes on to the end of the file. ``channel``: what the source takes of
+    a recording with several; None: as ``--mix`` or ``--channel`` says.
     """
 
     id: str
@@ -44,6 +47,7 @@ class Row:
     offset_s: float = 0.0
     duration_s: float | None = None
     meta: dict[str, Any] | None = None
+    channel: Channel | None = None
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,12 @@ def write_rows(request: Request, splits: Mapping[str, Found]) -> Prepared:
     """A manifest for each split; with ``dev``, that share of train's speakers goes into ``dev``.
 
     Raises:
-        ConfigError: ``name`` or ``dev`` does not fit what is there, or a manifest would overwrite its source, or one
-            that was not prepared.
+        ConfigError: an option does not fit what is there, or a manifest would overwrite its source, or one that was
+            not prepared.
         DataError: nothing of a split can be used.
     """
     fraction = _fraction(request.options.get("dev", ""))
+    channel = _channel(request.options)
     found = _named(request, splits, with_dev=fraction is not None)
     names = [*found, *(["dev"] if fraction is not None else [])]
     targets = [request.out / f"{name}.jsonl" for name in names]
@@ -76,7 +81,7 @@ def write_rows(request: Request, splits: Mapping[str, Found]) -> Prepared:
     dropped: dict[str, str] = {}
     for name, one in found.items():
         lost = dict(one.dropped)
-        utterances[name] = measure(one.rows, request.out, lost)
+        utterances[name] = measure(one.rows, request.out, lost, channel)
         if not utterances[name]:
             first = "there are none" if not lost else "; ".join(f"{id_}: {why}" for id_, why in [*lost.items()][:1])
             raise DataError(f"no utterance can be used ({len(lost):,} left out; the first: {first})", one.source)
@@ -96,6 +101,16 @@ def _fraction(text: str) -> float | None:
     if not 0 < value < 1:
         raise ConfigError(f"--dev '{text}': expected a share between 0 and 1, for example 0.1")
     return value
+
+
+def _channel(options: Mapping[str, str]) -> Channel | None:
+    """What ``--mix`` or ``--channel`` asks for; None: neither is given."""
+    mix, channel = options.get("mix", ""), options.get("channel", "")
+    if mix and channel:
+        raise ConfigError("--mix averages all channels, --channel takes one of them: give one of the two")
+    if channel and not (channel.isdecimal() and int(channel) > 0):
+        raise ConfigError(f"--channel '{channel}': expected a number from 1 on")
+    return "mix" if mix else int(channel) if channel else None
 
 
 def _named(request: Request, splits: Mapping[str, Found], with_dev: bool) -> dict[str, Found]:
@@ -142,8 +157,11 @@ def hold_out(utterances: Sequence[Utterance], fraction: float) -> tuple[list[Utt
     return [u for u in utterances if u.id not in dev], [u for u in utterances if u.id in dev]
 
 
-def measure(rows: Sequence[Row], out: Path, dropped: dict[str, str]) -> list[Utterance]:
+def measure(rows: Sequence[Row], out: Path, dropped: dict[str, str], channel: Channel | None = None) -> list[Utterance]:
     """The utterances of the rows whose audio can be used; the others go into ``dropped`` with the reason.
+
+    Args:
+        channel: what to read of files with several channels where a row does not say.
 
     Units: durations in seconds, from the headers; audio paths are absolute, or relative when below ``out``.
     """
@@ -151,7 +169,10 @@ def measure(rows: Sequence[Row], out: Path, dropped: dict[str, str]) -> list[Utt
     utterances = []
     for row in rows:
         header = headers.get(row.audio, "no text")
-        why = "no text" if not row.text.strip() else header if isinstance(header, str) else _problem(row, header)
+        wanted = row.channel or channel
+        why = (
+            "no text" if not row.text.strip() else header if isinstance(header, str) else _problem(row, header, wanted)
+        )
         if why:
             dropped[row.id] = why
             continue
@@ -159,7 +180,10 @@ def measure(rows: Sequence[Row], out: Path, dropped: dict[str, str]) -> list[Utt
         left_s = header.duration_s - row.offset_s
         duration_s = round(left_s if row.duration_s is None else min(row.duration_s, left_s), 4)
         path, text = reference(row.audio, out), " ".join(row.text.split())
-        utterances.append(Utterance(row.id, path, duration_s, text, row.speaker, row.offset_s, row.meta))
+        recorded = wanted if header.channels > 1 else None
+        utterances.append(
+            Utterance(row.id, path, duration_s, text, row.speaker, row.offset_s, row.meta, channel=recorded)
+        )
     return utterances
 
 
@@ -181,16 +205,17 @@ def _header(path: Path) -> audio.AudioInfo | str:
     except UnicodeEncodeError:
         return "the file's name is not UTF-8, so no manifest can hold it; rename it"
     try:
-        header = audio.info(path)
+        return audio.info(path)
     except DataError as error:
         return str(error)
-    if header.channels != 1:
-        return f"{path}: {header.channels} channels, expected 1; mix it down first (ffmpeg -i IN -ac 1 OUT.wav)"
-    return header
 
 
-def _problem(row: Row, header: audio.AudioInfo) -> str:
+def _problem(row: Row, header: audio.AudioInfo, channel: Channel | None) -> str:
     """Why the row's part of its file cannot be used; empty when it can."""
+    if header.channels > 1 and channel is None:
+        return f"{row.audio}: {header.channels} channels, expected 1; add --mix (their average) or --channel N"
+    if isinstance(channel, int) and channel > header.channels:
+        return f"{row.audio}: channel {channel} is wanted, the audio has {header.channels}"
     if not header.num_samples:
         return f"{row.audio}: no samples"
     if row.offset_s and row.offset_s >= header.duration_s:

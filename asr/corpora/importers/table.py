@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr.corpora.importers.rows import Found, Row, ids_of, located, numbered, write_rows
+from asr.corpora.importers.rows import OPTIONS, Found, Row, ids_of, located, numbered, write_rows
 from asr.errors import ConfigError, DataError, nearest, os_reason
 from asr.lines import unique_ids
 from asr.manifest import LONGEST_S
@@ -186,6 +186,6 @@ CSV = Recipe(
     licence="that of the data",
     homepage="https://www.rfc-editor.org/rfc/rfc4180",
     prepare=prepare,
-    options=("dev", "name", "audio_column", "text_column", "speaker_column"),
+    options=(*OPTIONS, "audio_column", "text_column", "speaker_column"),
     source="FILE",
 )
