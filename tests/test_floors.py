@@ -26,6 +26,7 @@ FLOORS = {
     "header": 0,
     "manifest": 0,
     "lines": 0,
+    "heartbeat": 0,
     "wer": 0,
     "scoring": 0,
     "config": 0,

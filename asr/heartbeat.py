@@ -1,0 +1,102 @@
+"""Signs of life of long work: a progress bar on a terminal, and without one a line in the log about every minute."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
+
+#: seconds between two lines
+EVERY_S = 60.0
+
+
+def stderr_is_terminal() -> bool:
+    """Whether a bar on stderr is seen: it is a terminal, and one that can move its cursor."""
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    return is_terminal and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
+@contextmanager
+def heartbeat(line: Callable[[], str]) -> Iterator[None]:
+    """While the block runs, logs ``line()`` every minute, from a thread; on a terminal, where a bar is seen, nothing.
+
+    The thread speaks also while the block is inside one long call, if that call releases Python's lock.
+
+    >>> done = 0
+    >>> with heartbeat(lambda: f"counting: {done:,} lines"):
+    ...     done += 1
+    """
+    if stderr_is_terminal():
+        yield
+        return
+    over = threading.Event()
+
+    def speak() -> None:
+        while not over.wait(EVERY_S):
+            log.info("%s", line())
+
+    thread = threading.Thread(target=speak, name="asr-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def counted(
+    what: str, total: float | None, shown: Callable[[float], str] = "{:,.0f}".format
+) -> Iterator[Callable[[float], None]]:
+    """A bar over work that can be counted, or a line about every minute; yields a function that takes what was done.
+
+    Args:
+        total: how much there is to do; None where nobody knows.
+        shown: an amount as people read it.
+    """
+    began, done = time.monotonic(), 0.0
+
+    def line() -> str:
+        if not total:
+            return f"{what}: {shown(done)}"
+        left = f", {time_left(time.monotonic() - began, done, total)}" if done else ""
+        return f"{what}: {shown(done)} of {shown(total)}{left}"
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}"),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not stderr_is_terminal())
+    with heartbeat(line), bar:
+        task = bar.add_task(what, total=total, amount="")
+
+        def advance(more: float) -> None:
+            nonlocal done
+            done += more
+            bar.update(task, completed=done, amount=f"{shown(done)}{f'/{shown(total)}' if total else ''}")
+
+        yield advance
+
+
+def time_left(spent_s: float, done: float, total: float) -> str:
+    """How long the rest takes at the speed so far, for people.
+
+    >>> time_left(60, 10, 40), time_left(60, 1, 1000), time_left(9, 9, 10)
+    ('3 min left', '16 h 39 min left', '1 s left')
+    """
+    left_s = spent_s * max(0.0, total - done) / done
+    minutes = round(left_s / 60)
+    if left_s < 60:
+        return f"{left_s:.0f} s left"
+    return f"{minutes} min left" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min left"

@@ -1,0 +1,78 @@
+"""A long piece of work without a terminal says about every minute where it is."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pytest
+
+from asr import heartbeat
+from asr.heartbeat import counted
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The log, with a line every hundredth of a second instead of every minute."""
+    monkeypatch.setattr(heartbeat, "EVERY_S", 0.01)
+    caplog.set_level(logging.INFO, "asr")
+    return caplog
+
+
+def wait_for(log: pytest.LogCaptureFixture, text: str) -> None:
+    end = time.monotonic() + 10
+    while text not in log.text:
+        assert time.monotonic() < end, log.text
+        time.sleep(0.005)
+
+
+def test_a_line_comes_while_one_long_call_runs_and_none_after_it(often: pytest.LogCaptureFixture) -> None:
+    with heartbeat.heartbeat(lambda: "trying the largest batch"):
+        wait_for(often, "trying the largest batch")
+    often.clear()
+    time.sleep(0.05)
+    assert not often.records
+    assert "asr-heartbeat" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_thread_ends_where_the_work_fails(often: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match="broken"), heartbeat.heartbeat(lambda: "work"):
+        raise ValueError("broken")
+    assert "asr-heartbeat" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_counted_work_says_how_much_is_done_of_how_much_and_the_time_left(often: pytest.LogCaptureFixture) -> None:
+    with counted("reading headers", 4000) as advance:
+        wait_for(often, "reading headers: 0 of 4,000")
+        advance(1000)
+        wait_for(often, "reading headers: 1,000 of 4,000, ")
+        assert " left" in often.text
+
+
+def test_counted_work_of_unknown_size_says_what_is_done(often: pytest.LogCaptureFixture) -> None:
+    with counted("counting", None, lambda n: f"{n:g} lines") as advance:
+        advance(7)
+        wait_for(often, "counting: 7 lines")
+    assert "left" not in often.text
+
+
+def test_on_a_terminal_the_bar_speaks_and_the_log_does_not(
+    often: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "stderr_is_terminal", lambda: True)
+    with heartbeat.heartbeat(lambda: "work"):
+        time.sleep(0.05)
+    assert not often.records
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert heartbeat.stderr_is_terminal()
+    monkeypatch.setenv("TERM", "dumb")
+    assert not heartbeat.stderr_is_terminal()
+
+
+def test_a_line_a_minute_is_what_people_get() -> None:
+    assert heartbeat.EVERY_S == 60
