@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from asr.config import AudioConfig, Stage, TextConfig
 from asr.errors import AsrError, CheckpointError, ConfigError, nearest
 from asr.files import cache_folder
+from asr.runtime import package_version
 from asr.tokenizer import CharTokenizer
 
 if TYPE_CHECKING:  # torchaudio takes a second to load: only where a bundle is meant
@@ -36,6 +38,9 @@ PREFIX = "torchaudio:"
 _HOST = "https://download.pytorch.org/torchaudio/models/"
 #: torchaudio's label for the space between two words
 _SPACE = "|"
+_INSTALL = "pip install 'asr-ctc[bundles]'"
+#: The two pairs that are tested. Forced, since builds for a CPU and for CUDA do not fit each other either.
+_INSTALL_PAIR = "pip install --force-reinstall torch==2.14.1 torchaudio==2.11.1 (or torch==2.11.0 torchaudio==2.11.0)"
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,38 @@ def is_bundle(model: str | Path) -> bool:
 
 
 def names() -> list[str]:
-    """The bundles of the installed torchaudio that write text, by name."""
-    from torchaudio import pipelines
+    """List the bundles of the installed torchaudio that write text, by name.
 
+    Raises:
+        AsrError: torchaudio is not installed, or does not load.
+    """
+    pipelines = load_torchaudio().pipelines
     return sorted(name for name, bundle in vars(pipelines).items() if _writes_text(bundle))
+
+
+def load_torchaudio() -> ModuleType:
+    """Import torchaudio, which only bundles need.
+
+    Raises:
+        AsrError: it is not installed, or does not load with the installed torch; with the command that mends it.
+    """
+    try:
+        import torchaudio.pipelines
+    except ModuleNotFoundError as error:
+        if error.name != "torchaudio":
+            raise
+        raise AsrError(f"{PREFIX}NAME needs torchaudio, which is not installed: {_INSTALL}") from error
+    # A library that does not fit raises OSError; a build for another version of CUDA RuntimeError.
+    except (ImportError, OSError, RuntimeError) as error:
+        pair = f"torchaudio {package_version('torchaudio')} does not load with torch {torch.__version__}"
+        raise AsrError(f"{pair} ({_root_cause(error)}); install a pair that does: {_INSTALL_PAIR}") from error
+    return torchaudio
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
 
 
 def settings_folder(model: str | Path) -> Path:
@@ -210,8 +243,7 @@ def describe(model: str | Path) -> Described:
     Raises:
         ConfigError: no such bundle.
     """
-    import torchaudio
-
+    torchaudio = load_torchaudio()
     name, bundle = _find(model)
     facts, weights = facts_of(model), weights_of(model)
     training: dict[str, Any] = {
@@ -282,9 +314,9 @@ def parts(model: str | Path) -> list[tuple[str, str, int]]:
     Raises:
         ConfigError: no such bundle.
     """
+    _, bundle = _find(model)
     from torchaudio.models import wav2vec2_model
 
-    _, bundle = _find(model)
     params = bundle._params
     with torch.device("meta"):
         network = wav2vec2_model(**params)
@@ -314,8 +346,9 @@ def _find(model: str | Path) -> tuple[str, Wav2Vec2ASRBundle]:
 
     Raises:
         ConfigError: there is none.
+        AsrError: as ``load_torchaudio``.
     """
-    import torchaudio
+    torchaudio = load_torchaudio()
     from torchaudio.pipelines import Wav2Vec2ASRBundle
 
     name = str(model).removeprefix(PREFIX)

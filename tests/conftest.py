@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -37,3 +38,20 @@ def shared_data(request: pytest.FixtureRequest) -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real speech: {folder} is not a folder")
     return folder
+
+
+def torchaudio_or_skip() -> ModuleType:
+    """Import torchaudio; skip where it is not installed or does not load (which fails in test_install.py)."""
+    from asr import bundles
+    from asr.errors import AsrError
+
+    try:
+        return bundles.load_torchaudio()
+    except AsrError as error:
+        pytest.skip(str(error), allow_module_level=True)
+
+
+@pytest.fixture(scope="session")
+def torchaudio() -> ModuleType:
+    """torchaudio as the reference; tests that ask for it are skipped where it is absent."""
+    return torchaudio_or_skip()

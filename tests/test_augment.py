@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torchaudio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -121,7 +120,7 @@ def test_masked_values_are_zero_and_all_others_are_kept():
 CENTRES_HZ = bin_centres_hz(FeatureConfig(), 16000, 80)
 
 
-def test_bins_lie_where_the_filters_of_the_features_have_their_peaks():
+def test_bins_lie_where_the_filters_of_the_features_have_their_peaks(torchaudio):
     filters_mf = torchaudio.functional.melscale_fbanks(2049, 20.0, 8000.0, 80, 16000).numpy()
     peaks_hz = filters_mf.argmax(axis=0) * 8000 / 2048
     np.testing.assert_allclose(CENTRES_HZ, peaks_hz, atol=8000 / 2048)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -16,11 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchaudio.pipelines
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchaudio.models import wav2vec2_model
-from torchaudio.pipelines import Wav2Vec2ASRBundle
 
 from asr import bundles
 from asr import manifest as manifests
@@ -35,8 +33,13 @@ from asr.text import normalize
 from asr.tokenizer import BLANK_ID
 from asr.transcribe import Recognizer
 from tests.builders import build_corpus, noise, sine, tones, write_wav
+from tests.conftest import torchaudio_or_skip
 from tests.models import save_random_model
 from tests.test_cli import command  # noqa: F401  # the fixture
+
+torchaudio = torchaudio_or_skip()
+wav2vec2_model = torchaudio.models.wav2vec2_model
+Wav2Vec2ASRBundle = torchaudio.pipelines.Wav2Vec2ASRBundle
 
 LABELS = ("|", "A", "B", "C", "D")
 
@@ -191,6 +194,49 @@ def test_a_model_of_our_own_loads_no_torchaudio(tmp_path):
     script += "sys.exit('torchaudio.pipelines' in sys.modules and 'loaded')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        (
+            "raise OSError('Could not load this library: x.so') from OSError('x.so: undefined symbol: y')",
+            r"torchaudio \S+ does not load with torch \S+ \(x\.so: undefined symbol: y\); "
+            r"install a pair that does: pip install .*torch==\S+ torchaudio==\S+",
+        ),
+        (
+            "raise RuntimeError('compiled with different CUDA versions')",
+            r"does not load with torch \S+ \(compiled with different CUDA versions\)",
+        ),
+        (
+            "raise ModuleNotFoundError('No module', name='torchaudio')",
+            r"needs torchaudio, which is not installed: pip install 'asr-ctc\[bundles\]'$",
+        ),
+    ],
+)
+def test_a_torchaudio_that_does_not_load_is_one_line_with_the_remedy(
+    tmp_path,
+    monkeypatch,
+    command,  # noqa: F811  # the fixture
+    statement,
+    expected,
+):
+    (tmp_path / "torchaudio").mkdir()
+    (tmp_path / "torchaudio" / "__init__.py").write_text(statement + "\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    wave = write_wav(tmp_path / "a.wav")
+
+    for words in (["info", "torchaudio:HUBERT_ASR_LARGE"], ["transcribe", "torchaudio:HUBERT_ASR_LARGE", wave]):
+        done = command(*words)
+        assert (done.code, done.out) == (2, "")
+        assert len(done.err.splitlines()) == 1
+        assert re.search(expected, done.err.strip())
+
+    # Nothing else may need it.
+    done = command("transcribe", save_random_model(tmp_path / "m"), wave)
+    assert done.code == 0, done.err
 
 
 # The network

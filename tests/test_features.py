@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
-import torchaudio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -409,13 +408,13 @@ def test_half_the_sample_rate_itself_is_allowed():
 @pytest.mark.parametrize(
     "arguments", [(257, 20.0, 8000.0, 80, 16000), (129, 0.0, 3800.0, 23, 8000), (513, 60.0, 11025.0, 128, 22050)]
 )
-def test_filters_and_cosines_are_torchaudios_bit_for_bit(arguments):
+def test_filters_and_cosines_are_torchaudios_bit_for_bit(torchaudio, arguments):
     assert torch.equal(mel_filters(*arguments), torchaudio.functional.melscale_fbanks(*arguments))
     assert torch.equal(cosines(13, arguments[3]), torchaudio.functional.create_dct(13, arguments[3], norm="ortho"))
 
 
 @pytest.mark.parametrize("window", ["hann", "hamming"])
-def test_the_power_spectrogram_is_torchaudios(window):
+def test_the_power_spectrogram_is_torchaudios(torchaudio, window):
     cfg = FeatureConfig(kind="spectrogram", normalization="none", window=window, power_floor=1e-30)
     wave_n = speech_like()
     theirs = torchaudio.transforms.Spectrogram(
@@ -427,7 +426,7 @@ def test_the_power_spectrogram_is_torchaudios(window):
 
 
 @given(st.integers(1, 30), st.integers(0, 2**31))
-def test_derivatives_are_torchaudios(length, seed):
+def test_derivatives_are_torchaudios(torchaudio, length, seed):
     values_btf = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, length, 3)).astype(np.float32))
     theirs = torchaudio.functional.compute_deltas(values_btf.transpose(1, 2)).transpose(1, 2)
     assert torch.equal(_deltas(values_btf), theirs)
