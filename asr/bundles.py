@@ -89,7 +89,8 @@ def load_torchaudio() -> ModuleType:
     except (ImportError, OSError, RuntimeError) as error:
         pair = f"torchaudio {package_version('torchaudio')} does not load with torch {torch.__version__}"
         raise AsrError(f"{pair} ({_root_cause(error)}); install a pair that does: {_INSTALL_PAIR}") from error
-    return torchaudio
+    module: ModuleType = torchaudio
+    return module
 
 
 def _root_cause(error: BaseException) -> str:

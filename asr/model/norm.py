@@ -56,7 +56,7 @@ class InputNorm(nn.Module):
     def gates(self, x_sbi: Tensor, w_gi: Tensor, bias_g: Tensor, num_valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(scale_g, shift_g, gates_sbg) in training, with gates = scale W x + shift + bias carrying the gradient."""
         inputs = (x_sbi, w_gi, self.weight_g, bias_g, num_valid, self.reduce)
-        gates_sbg, mean_g, var_g = _NormedProjection.apply(*inputs)  # type: ignore[no-untyped-call]
+        gates_sbg, mean_g, var_g = _NormedProjection.apply(*inputs)
         self.remember(mean_g, var_g)
         scale_g = self.weight_g * (var_g + EPS).rsqrt()
         return scale_g, -scale_g * mean_g, gates_sbg

@@ -119,7 +119,7 @@ class RecurrentLayer(nn.Module):
             inputs, weights = [x.to(dtype) for x in inputs], [[w.to(dtype) for w in ws] for ws in weights]
         if by_hand:
             flat = [t for x, ws, g in zip(inputs, weights, gates, strict=True) for t in (x, *ws, g)]
-            outs = _BY_HAND[self.cell].apply(*flat)  # type: ignore[no-untyped-call]
+            outs = _BY_HAND[self.cell].apply(*flat)
         else:
             outs = [d(x, ws) for d, x, ws in zip(directions, inputs, weights, strict=True)]
         out_bsh: Tensor = outs[0].transpose(0, 1)
@@ -137,7 +137,7 @@ class RecurrentLayer(nn.Module):
             mask_bs.sum(1).numpy(), x_bsi.shape[1], self.hidden, len(ways), self.merge == "sum",
             torch.get_num_threads(),
         )  # fmt: skip
-        out_bsh, means_wg, vars_wg = gru_layer.GruLayer.apply(  # type: ignore[no-untyped-call]
+        out_bsh, means_wg, vars_wg = gru_layer.GruLayer.apply(
             x_bsi,
             torch.stack([d.w_input_gi.to(x_bsi.dtype) for d in ways]),
             torch.stack([d.w_hidden_gh.to(x_bsi.dtype) for d in ways]),

@@ -204,10 +204,11 @@ class Ranks(Group):
     def from_first(self, work: Callable[[], T]) -> T:
         import torch.distributed as dist
 
-        result = self.everywhere(lambda: [work()] if self.is_first else [None])
+        result: list[Any] = self.everywhere(lambda: [work()] if self.is_first else [None])
         with self.guarded():
             dist.broadcast_object_list(result, src=0)
-        return result[0]  # type: ignore[return-value]
+        value: T = result[0]
+        return value
 
     def any(self, value: bool) -> bool:
         return self.sum(float(value))[0] > 0
@@ -215,7 +216,7 @@ class Ranks(Group):
     def join(self, network: nn.Module) -> nn.Module:
         for module in network.modules():
             if hasattr(module, "reduce"):
-                module.reduce = _Sum.apply  # type: ignore[assignment]
+                module.reduce = _Sum.apply
         with self.guarded():
             # The norms' running statistics are alike already: each is of the whole batch.
             return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
