@@ -15,6 +15,12 @@ from torch import Tensor
 
 from asr.tokenizer import BLANK_ID
 
+#: From this many steps on the loss is computed in float64. In float32 torch's loss is right, but the rounding of its
+#: forward and backward sums grows with the steps, and is exponentiated in the gradient: 0.3 % of the gradient's norm at
+#: 1,000 steps, 0.6 % at 3,000, 5 % at 6,000, 32 % at 12,000 (random outputs, 30 tokens). Below, float32 saves a third
+#: to a half of the loss's time, and half of its memory.
+LONG_STEPS = 1000
+
 
 def min_steps(targets_u: Sequence[int]) -> int:
     """The fewest steps in which these labels can be emitted: one each, and a blank between equal neighbours.
@@ -30,16 +36,23 @@ def min_steps(targets_u: Sequence[int]) -> int:
 def ctc_loss(log_probs_bsv: Tensor, num_steps_b: Tensor, targets_bu: Tensor, num_targets_b: Tensor) -> Tensor:
     """The negative log-likelihood of each utterance's labels, in nats: -ln of the summed probability of all paths.
 
-    Shapes: (b, s, v) float32 log-probabilities, (b,), (b, u), (b,) -> (b,).
+    Shapes: (b, s, v) log-probabilities, (b,), (b, u), (b,) -> (b,) float32.
 
     Infinite where ``min_steps`` exceeds the steps: callers sort such pairs out before; nothing is zeroed here.
 
     Source: Graves et al. 2006, equations 5-8.
     """
-    return F.ctc_loss(
-        log_probs_bsv.float().transpose(0, 1), targets_bu, num_steps_b, num_targets_b,
-        blank=BLANK_ID, reduction="none", zero_infinity=False,
-    )  # fmt: skip
+    computed_in = torch.float64 if log_probs_bsv.shape[1] >= LONG_STEPS else torch.float32
+    loss_b = F.ctc_loss(
+        log_probs_bsv.to(computed_in).transpose(0, 1),
+        targets_bu,
+        num_steps_b,
+        num_targets_b,
+        blank=BLANK_ID,
+        reduction="none",
+        zero_infinity=False,
+    )
+    return loss_b.float()
 
 
 def disagreement(first_bsv: Tensor, second_bsv: Tensor, num_steps_b: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from asr.ctc import confidence_penalty, ctc_loss, disagreement, min_steps
+from asr.ctc import LONG_STEPS, confidence_penalty, ctc_loss, disagreement, min_steps
 from tests.reference import ctc_paths
 
 # Float32 sums of a few log-probabilities of size 10: a few times 1e-6.
@@ -178,3 +178,29 @@ def test_each_output_is_drawn_to_the_other_as_to_a_given_distribution():
     inside = (torch.arange(5)[None, :] < torch.tensor([5, 3])[:, None])[:, :, None]
     for own, other, one in ((first, second, logits[0]), (second, first, logits[1])):
         torch.testing.assert_close(one.grad, (own - other) / 2 * inside, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [LONG_STEPS, 3000])
+def test_the_gradient_of_a_long_utterance_is_exact(steps):
+    # Sure of the wrong tokens, as a network early on: some 10 nats a step, which is where float32 sums are worst.
+    logits_bsv = 3 * torch.randn(1, steps, 5, generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([steps]), torch.randint(1, 5, (1, steps // 10)), torch.tensor([steps // 10])
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        logits = logits_bsv.clone().to(dtype).requires_grad_()
+        loss_b = ctc_loss(logits.log_softmax(2), *lengths)
+        assert loss_b.dtype == torch.float32
+        loss_b.sum().backward()
+        gradients.append(logits.grad.double())
+    # What remains is the rounding of the float32 log-softmax.
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[1].norm()
+
+
+def test_the_posteriors_behind_the_gradient_sum_to_one_at_every_step_of_a_long_utterance():
+    steps = 3000
+    log_probs_bsv = (3 * torch.randn(1, steps, 5, generator=torch.Generator().manual_seed(2))).log_softmax(2)
+    log_probs_bsv.requires_grad_()
+    targets_bu = torch.randint(1, 5, (1, 300))
+    ctc_loss(log_probs_bsv, torch.tensor([steps]), targets_bu, torch.tensor([300])).sum().backward()
+    # torch hands back probability minus posterior, so each step's sum is the difference of two sums that are 1
+    assert log_probs_bsv.grad.sum(2).abs().max() < 1e-4

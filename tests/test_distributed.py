@@ -49,7 +49,8 @@ def _do(data: Path, *jobs: dict[str, Any]) -> list[dict[str, Any]]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results: list[dict[str, Any]] = json.loads(done.stdout)
-    assert not [said for one in results for said in one["said"] if "Traceback" in said], results
+    raw = ("Traceback", "Warning:")
+    assert not [said for one in results for said in one["said"] if any(word in said for word in raw)], results
     return results
 
 

@@ -218,8 +218,11 @@ class Ranks(Group):
             if hasattr(module, "reduce"):
                 module.reduce = _Sum.apply
         with self.guarded():
-            # The norms' running statistics are alike already: each is of the whole batch.
-            return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+            joined = nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
+        # The norms' running statistics are alike already: each is of the whole batch. Set here, because torch 2.14
+        # warns of the argument with this name, and torch 2.11 has no other.
+        joined.broadcast_buffers = False
+        return joined
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
