@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Validated(NamedTuple):
+    """What a model does on the dev set, after which epoch; epoch 0 is the model that training starts from.
+
+    ``loss_nats``: mean CTC loss of an utterance; None where it is not known.
+    """
+
+    wer: float
+    cer: float
+    loss_nats: float | None
+    epoch: int
+
+    @property
+    def rank(self) -> tuple[float, float, float, int]:
+        """Sorts the best first.
+
+        Among equal WERs the lower CER is better, which falls long before the first word is right; then the lower loss,
+        which still falls when all is right; then the later epoch.
+
+        >>> later, sooner = Validated(0.0, 0.0, 1.5, epoch=9), Validated(0.0, 0.0, 2.5, epoch=3)
+        >>> min(sooner, later, key=lambda one: one.rank).epoch
+        9
+        """
+        return self.wer, self.cer, math.inf if self.loss_nats is None else self.loss_nats, -self.epoch
 
 
 @dataclass
@@ -19,8 +46,9 @@ class Progress:
     loss_sum_nats: float = 0.0
     loss_count: int = 0
     epoch_losses_nats: list[float] = field(default_factory=list)
-    #: (dev WER, dev CER, epoch), best first
-    best: list[tuple[float, float, int]] = field(default_factory=list)
+    #: the best validations, best first
+    best: list[Validated] = field(default_factory=list)
+    #: validations since WER, or CER at the same WER, was last bettered
     validations_since_best: int = 0
     seconds: float = 0.0
     done: bool = False
@@ -69,7 +97,9 @@ class Report:
         if self.num_dropped:
             lines.append(f"left out {self.num_dropped:,} utterances: {self.run / 'dropped.jsonl'}")
         if p.best:
-            lines.append(f"best dev WER {p.best[0][0]:.2%} after epoch {p.best[0][2]}: {self.run / 'best'}")
+            best = p.best[0]
+            when = f"after epoch {best.epoch}" if best.epoch else "before the first epoch"
+            lines.append(f"best dev WER {best.wer:.2%} {when}: {self.run / 'best'}")
         return lines
 
 

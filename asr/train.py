@@ -52,7 +52,7 @@ from asr.runtime import (
 )
 from asr.text import normalize
 from asr.tokenizer import CharTokenizer, Tokenizer
-from asr.training.best import Best
+from asr.training.best import Best, enter, not_bettered
 from asr.training.best import report as report_validation
 from asr.training.data import Dropped, TrainingData, padding_fraction
 from asr.training.distributed import Group, joined
@@ -249,11 +249,12 @@ class Trainer:
         p, group = self.progress, self.group
         with self._recording(), self.interrupt:
             if group.is_first:
-                self.run.cut_metrics(p.step, p.epoch)
+                self.run.cut_metrics(p.step, p.epoch if p.best else -1)
                 self._say_hello()
             if not p.done:
                 self.stepper.joined = group.join(self.network)
                 self._plan_memory()
+                self._validate_start(watch)
             while not (p.done or group.any(self.interrupt.asked)):
                 self._epoch(watch if group.is_first else lambda values: None)
             self._checkpoint()
@@ -267,6 +268,8 @@ class Trainer:
             )  # fmt: skip
             for line in report.lines():
                 log.info("%s", line)
+            if warning := not_bettered(p, self.cfg):
+                log.warning("%s", warning)
             self.stepper.joined = self.network
             if interrupted:
                 log.info("stopped; go on with: asr train --resume %s", self.run.path)
@@ -365,9 +368,7 @@ class Trainer:
         p.done = self._is_over
         is_due = p.epoch % cfg.validate_every_epochs == 0
         if (is_due and is_new) or (p.done and not is_due):
-            done, steps = p.epoch / cfg.epochs, -(-batches // cfg.accumulate) * cfg.epochs
-            lr = learning_rate(self.cfg.optim, done, done)
-            vars(p).update(self.group.from_first(lambda: self._validate(lr, steps, watch)))
+            vars(p).update(self.group.from_first(lambda: self._validate(batches, watch)))
             if cfg.early_stop is not None and p.validations_since_best >= cfg.early_stop:
                 log.info("stopping early: no better dev WER for %d validations", p.validations_since_best)
                 p.done = True
@@ -393,18 +394,24 @@ class Trainer:
             return error
         return None
 
-    def _validate(self, lr: float, total_steps: int, watch: Watcher) -> dict[str, Any]:
-        """The progress with this validation in it."""
+    def _validate_start(self, watch: Watcher) -> None:
+        """A model that training starts from is validated as epoch 0: what comes of it is measured against it."""
         p = self.progress
+        if self.cfg.train.init is not None and not p.step and not p.best:
+            batches = len(self.data.plan(0))
+            vars(p).update(self.group.from_first(lambda: self._validate(batches, watch)))
+
+    def _validate(self, batches: int, watch: Watcher) -> dict[str, Any]:
+        """The progress with this validation in it; an epoch has so many batches."""
+        p, cfg = self.progress, self.cfg.train
+        done, steps = p.epoch / cfg.epochs, -(-batches // cfg.accumulate) * cfg.epochs
+        lr = learning_rate(self.cfg.optim, done, done)
         with self.average.in_place():
             found: Validation = self._timed("validate", self.dev.validate)
-            # CER decides where WER is the same: it falls long before the first word is right
-            p.best = sorted([*p.best, (found.wer, found.cer, p.epoch)])
-            p.validations_since_best = 0 if p.best[0][2] == p.epoch else p.validations_since_best + 1
-            lost_case = self.dev.lost_case
-            report_validation(found, p, self.run, lr=lr, total_steps=total_steps, lost_case=lost_case)
-            watch({"epochs": self.cfg.train.epochs, "epoch": float(p.epoch), "wer": found.wer, "audio_s": self.audio_s})
-            self._save(lambda: self.best.keep(found.score, p))
+            enter(found, p)
+            report_validation(found, p, self.run, lr=lr, total_steps=steps, lost_case=self.dev.lost_case)
+            watch({"epochs": cfg.epochs, "epoch": float(p.epoch), "wer": found.wer, "audio_s": self.audio_s})
+            self._save(lambda: self.best.keep(found, p))
         return vars(p)
 
     def _checkpoint(self) -> None:

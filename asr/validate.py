@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from asr.batch import Features, extract, load_wave
 from asr.checkpoint import AcousticModel
+from asr.ctc import ctc_loss, min_steps
 from asr.decode.greedy import greedy
+from asr.decode.types import LogProbs
 from asr.errors import DataError
 from asr.infer import all_log_probs
 from asr.manifest import Manifest
@@ -19,12 +23,16 @@ from asr.wer import Score, score
 
 @dataclass(frozen=True)
 class Validation:
-    """What a model does on the dev set. The rates are numbers: a dev set has words."""
+    """What a model does on the dev set. The rates are numbers: a dev set has words.
+
+    ``loss_nats``: mean CTC loss of the utterances whose text fits into their steps; None where none does.
+    """
 
     score: Score
     health: Health
     wer: float
     cer: float
+    loss_nats: float | None
 
 
 class DevSet:
@@ -36,10 +44,9 @@ class DevSet:
 
     def __init__(self, manifest: Manifest, model: AcousticModel, train_texts: Sequence[str]) -> None:
         self.manifest, self.model = manifest, model
-        targets = targets_of(manifest, model.tokenizer, model.text.normalization)
-        if not any(targets):
+        self.targets = targets_of(manifest, model.tokenizer, model.text.normalization)
+        if not any(self.targets):
             raise DataError("has no words to validate on: every text is empty", manifest.path)
-        self.num_tokens = [len(one) for one in targets]
         self.texts = [normalize(u.text, model.text.normalization) for u in manifest]
         #: the text is in another letter case than what the model is trained on
         self.lost_case = cases_differ(train_texts, self.texts)
@@ -60,6 +67,19 @@ class DevSet:
         )
         assert result.wer.rate is not None and result.cer.rate is not None  # there are words
         tally = Tally()
-        for one_sv, hypothesis, num_tokens in zip(all_sv, hypotheses, self.num_tokens, strict=True):
-            tally.add(one_sv, len(hypothesis.spans), num_tokens)
-        return Validation(result, tally.health(), result.wer.rate, result.cer.rate)
+        for one_sv, hypothesis, target in zip(all_sv, hypotheses, self.targets, strict=True):
+            tally.add(one_sv, len(hypothesis.spans), len(target))
+        return Validation(result, tally.health(), result.wer.rate, result.cer.rate, self._loss_nats(all_sv))
+
+    def _loss_nats(self, all_sv: Sequence[LogProbs]) -> float | None:
+        losses = [
+            ctc_loss(
+                torch.from_numpy(one_sv)[None],
+                torch.tensor([len(one_sv)]),
+                torch.tensor(target, dtype=torch.int64)[None],
+                torch.tensor([len(target)]),
+            ).item()
+            for one_sv, target in zip(all_sv, self.targets, strict=True)
+            if max(1, min_steps(target)) <= len(one_sv)
+        ]
+        return sum(losses) / len(losses) if losses else None

@@ -95,7 +95,7 @@ def test_the_last_epochs_or_the_best_are_chosen(run, tmp_path):
     for folder in run.joinpath("checkpoints").glob("best-epoch-*"):
         if int(folder.name[-4:]) == 1:
             path = folder / "results.json"
-            path.write_text(json.dumps({"dev": {"wer": {"rate": 0.9}}}))
+            path.write_text(json.dumps({"dev": {"wer": {"rate": 0.9}, "cer": {"rate": 0.9}}}))
     assert [folder.name for folder in models_of(run, best=2)] == ["epoch-0002", "epoch-0004"]
 
 

@@ -175,7 +175,8 @@ def test_metrics_have_a_row_a_step_and_a_row_a_validation(reference):
         assert row["loss_nats"] > 0 and row["grad_norm"] > 0 and row["audio_s"] > 0
     for row in valid_rows:
         assert set(row) == {
-            "kind", "step", "epoch", "loss_nats", "wer", "cer", "blank_fraction", "emitted_ratio", "seconds",
+            "kind", "step", "epoch", "loss_nats", "dev_loss_nats", "wer", "cer", "blank_fraction", "emitted_ratio",
+            "seconds",
         }  # fmt: skip
         assert 0 <= row["blank_fraction"] <= 1
     seconds = [row["seconds"] for row in _rows(reference)]
@@ -258,10 +259,12 @@ def test_another_seed_gives_another_run(data, reference, tmp_path):
 def test_dev_wer_in_training_is_what_evaluate_finds_for_the_saved_model(data, tmp_path, ema_decay):
     cfg = tiny_config("train.epochs=14", "optim.lr=0.02", f"train.ema_decay={ema_decay}")
     report = train(cfg, data, tmp_path / "run")
-    best = min(_rows(tmp_path / "run", "valid"), key=lambda row: (row["wer"], row["cer"], row["epoch"]))
+    best = min(_rows(tmp_path / "run", "valid"), key=lambda row: (row["wer"], row["cer"], row["dev_loss_nats"]))
     result = evaluate(load_model(tmp_path / "run"), manifests.read(data / "dev.jsonl"))
     assert (result.score.wer.rate, result.score.cer.rate) == (best["wer"], best["cer"])
-    assert report.progress.best[0] == (best["wer"], best["cer"], best["epoch"])
+    first = report.progress.best[0]
+    assert (first.wer, first.cer, first.epoch) == (best["wer"], best["cer"], best["epoch"])
+    assert first.loss_nats == pytest.approx(best["dev_loss_nats"], abs=1e-4)
     assert 0 < best["cer"] < 1, "neither all right nor empty: the comparison must mean something"
     results = json.loads((tmp_path / "run" / "best" / "results.json").read_text())
     assert results["dev"]["wer"] == result.score.wer.to_json()
@@ -302,7 +305,7 @@ def test_the_best_models_are_kept_and_the_others_removed(data, tmp_path, monkeyp
     report = train(tiny_config("train.epochs=5", "train.keep_best=2"), data, tmp_path / "run")
     kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("best-*"))
     assert kept == ["best-epoch-0002", "best-epoch-0004"]
-    assert [row[2] for row in report.progress.best] == [4, 2]
+    assert [one.epoch for one in report.progress.best] == [4, 2]
     assert load_model(tmp_path / "run").training["epoch"] == 4
     assert load_model(tmp_path / "run" / "checkpoints" / "best-epoch-0002").training["epoch"] == 2
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from asr.checkpoint import TrainableModel, find_model, load_trainable, model_tensors, save_model, set_model_tensors
 from asr.errors import CheckpointError, ConfigError
+from asr.progress import Validated
 
 _EPOCH = re.compile(r"(?:best-)?epoch-(\d+)")
 
@@ -87,14 +88,21 @@ def models_of(run: Path, *, last: int | None = None, best: int | None = None) ->
         )
     epochs = sorted(folders)
     if best is not None:
-        epochs = sorted(sorted(epochs, key=lambda epoch: (_dev_wer(folders[epoch]), epoch))[:best])
+        epochs = sorted(sorted(epochs, key=lambda epoch: _validated(folders[epoch], epoch).rank)[:best])
     return [folders[epoch] for epoch in epochs[-wanted:]]
 
 
-def _dev_wer(folder: Path) -> float:
+def _validated(folder: Path, epoch: int) -> Validated:
     path = folder / "results.json"
     try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["dev"]["wer"]["rate"])
+        dev = json.loads(path.read_text(encoding="utf-8"))["dev"]
+        loss_nats = dev.get("loss_nats")  # not of earlier versions
+        return Validated(
+            wer=float(dev["wer"]["rate"]),
+            cer=float(dev["cer"]["rate"]),
+            loss_nats=None if loss_nats is None else float(loss_nats),
+            epoch=epoch,
+        )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError("holds no dev WER, which --best goes by", path) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from asr.checkpoint import TrainableModel, TrainingState, model_tensors, set_mod
 from asr.config import RunConfig
 from asr.errors import CheckpointError, ConfigError
 from asr.files import write_json
-from asr.progress import Progress
+from asr.progress import Progress, Validated
 from asr.tokenizer import Tokenizer
 from asr.training.optim import Average
 
@@ -68,10 +69,18 @@ def restore(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     average.load(by_prefix["average"])
     try:
-        rows = {key: [tuple(row) for row in saved.state.get(key, [])] for key in ("best", "late")}
-        return Progress(**{**saved.state, **rows})
+        best = [_validated(row) for row in saved.state.get("best", [])]
+        late = [tuple(row) for row in saved.state.get("late", [])]
+        return Progress(**{**saved.state, "best": best, "late": late})
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"not the progress of a run ({error})", saved.path / "state.json") from error
+
+
+def _validated(row: Sequence[Any]) -> Validated:
+    if len(row) == 3:  # of a version that kept no dev loss
+        wer, cer, epoch = row
+        return Validated(wer, cer, None, epoch)
+    return Validated(*row)
 
 
 def _state_names(updated: bool, model: TrainableModel, average: Average) -> set[str]:
