@@ -40,6 +40,24 @@ ngram 3=2
 
 \\end\\
 """
+#: what the CMU toolkit writes before the model: the format explained, in the format's own words
+CMU_PREAMBLE = """#############################
+This file is in the ARPA-standard format introduced by Doug Paul.
+
+Data formats:
+
+Beginning of data mark: \\data\\
+ngram 1=nr            # number of 1-grams
+ngram 2=nr            # number of 2-grams
+
+\\1-grams:
+p_1     wd_1 bo_wt_1
+\\2-grams:
+p_2     wd_1 wd_2
+
+end of data mark: \\end\\
+
+"""
 LINES = ARPA.splitlines()
 WITHOUT_UNK = ARPA.replace("-1.5\t<unk>\n", "").replace("ngram 1=5", "ngram 1=4")
 WITHOUT_SUFFIX = ARPA.replace("-0.5\tb </s>\n", "").replace("ngram 2=4", "ngram 2=3")
@@ -81,18 +99,55 @@ def test_a_model_by_hand():
         lambda t: t + "\n\n",
         lambda t: t.replace("\n\n", "\n\n\n"),
         lambda t: t.replace("\n\n", "\n"),
+        lambda t: t.replace("-grams:\n", "-grams:\n\n"),
+        lambda t: t.replace("-0.8\tb", "\n\n-0.8\tb").replace("-0.5\tb", "\r\n-0.5\tb"),
+        lambda t: t.replace("-0.8\tb", "   \t\n-0.8\tb").replace("-0.2\ta b", "\t \n-0.2\ta b"),
+        lambda t: t.replace("-0.8\tb", "\x0b\n-0.8\tb").replace("\\2-grams", "\x0c\n\\2-grams"),
+        lambda t: t.replace("ngram", "\n \nngram"),
+        lambda t: t.replace("\n", " \t\n"),
+        lambda t: t.replace("\n", "\n \t"),
+        lambda t: t.replace("ngram 1=5", "ngram\t1 = 5").replace("ngram 2=4", "ngram  2=   4"),
+        lambda t: t.replace("1-grams:", "1-grams :").replace("\\2-grams:", "\\ 2-grams").replace("3-grams", "3-gram"),
+        lambda t: "\ufeff" + t,
+        lambda t: CMU_PREAMBLE + t,
         lambda t: t.replace("-0.3\t", "-3e-1\t").replace("-0.4\t", "-.4\t").replace("-99", "-9.9E+1"),
         lambda t: t.replace("-0.1\t<s> a b", "-0.1\t<s> a b\t0"),
         lambda t: t.replace("-0.5\tb </s>", "-0.5\tb </s>\t-0"),
         lambda t: t.replace("-0.3\t", "-0.30000000000000000000000000001\t"),
     ],
-    ids=["spaces", "crlf", "preamble", "no-newline", "blank-end", "blank-more", "blank-none", "numbers", "backoff-0",
-         "minus-0", "digits"],
+    ids=["spaces", "crlf", "preamble", "no-newline", "blank-end", "blank-more", "blank-none", "blank-after-header",
+         "blank-in-section", "white-in-section", "feeds", "blank-counts", "white-behind", "white-before",
+         "counts-apart", "headers-apart", "byte-order-mark", "cmu", "numbers", "backoff-0", "minus-0", "digits"],
 )  # fmt: skip
 def test_legal_forms_are_read(change):
     model = read(change(ARPA))
     assert model.counts == (5, 4, 2)
     check_scores(model, ARPA)
+
+
+def test_scores_with_blank_lines_are_those_of_kenlm():
+    base = (
+        "\\data\\\nngram 1=5\nngram 2=4\nngram 3=1\n\n\\1-grams:\n-1.0\t<unk>\t0\n-99\t<s>\t-0.3\n-0.8\t</s>\n"
+        "-0.5\tHELLO\t-0.2\n-0.6\tWORLD\t-0.1\n\n\\2-grams:\n-0.2\t<s> HELLO\t-0.15\n-0.3\tHELLO WORLD\t-0.05\n"
+        "-0.4\tWORLD </s>\n-0.9\tHELLO </s>\n\n\\3-grams:\n-0.1\t<s> HELLO WORLD\n\n\\end\\\n"
+    )
+    variants = [
+        base,
+        base.replace("\\1-grams:\n", "\\1-grams:\n\n"),
+        base.replace("-0.5\tHELLO", "\n-0.5\tHELLO"),
+        base.replace("-0.5\tHELLO", "   \t\n-0.5\tHELLO"),
+        base.replace("-99", "-INF"),
+    ]
+    for text in variants:
+        model = read(text)
+        # kenlm 0.3.0: Model(path).score(sentence)
+        scores = [model.score(sentence.split()) / LN10 for sentence in ("HELLO WORLD", "WORLD HELLO", "", "X HELLO")]
+        assert scores == pytest.approx([-0.75, -2.4, -1.1, -2.7], abs=1e-6)
+
+
+def test_minus_infinity_is_srilms_number_for_never():
+    model = read(ARPA.replace("-1.5\t<unk>", "-inf\t<unk>"))
+    assert model.score(["x"], bos=False, eos=False) / LN10 == pytest.approx(-99)
 
 
 def test_gzip_is_read_by_content(tmp_path):
@@ -141,11 +196,23 @@ MALFORMED = {
     "bad-count": (replaced("ngram 2=4", "ngram 2=four"), r"m\.arpa:3: got 'ngram 2=four', expected a count"),
     "order-gap-in-counts": (replaced("ngram 2=4\n", ""), r"m\.arpa:3: the count of 3-grams, expected that of 2-grams"),
     "order-gap": (replaced("\\2-grams:", "\\3-grams:"), r"m\.arpa:13: got '\\3-grams:', expected \\2-grams:"),
-    "count-too-high": (replaced("ngram 2=4", "ngram 2=5"), r"m\.arpa:18: fewer 2-grams than the 5 that"),
+    "count-too-high": (replaced("ngram 2=4", "ngram 2=5"), r"m\.arpa:19: fewer 2-grams than the 5 that"),
     "count-too-low": (replaced("ngram 2=4", "ngram 2=3"), r"m\.arpa:17: more 2-grams than the 3 that"),
-    "words-too-few": (replaced("ngram 1=5", "ngram 1=6"), r"m\.arpa:12: fewer 1-grams than the 6 that"),
+    "words-too-few": (replaced("ngram 1=5", "ngram 1=6"), r"m\.arpa:13: fewer 1-grams than the 6 that"),
     "words-too-many": (replaced("ngram 1=5", "ngram 1=4"), r"m\.arpa:11: more 1-grams than the 4 that"),
     "count-absurd": (replaced("ngram 3=2", "ngram 3=99999999999"), r"m\.arpa:4: 99,999,999,999 3-grams cannot be"),
+    "blank-before-a-bad-one": (replaced("-0.4\ta b", "\n\n-0.4\ta c"), r"m\.arpa:17: the word 'c' in '-0"),
+    "blank-before-no-context": (
+        replaced("-0.4\ta b\t-0.0625", "\n \n-0.4\ta a\t-0.0625").replace("\n-0.2\t", "\n\n-0.2\t"),
+        r"m\.arpa:24: the context of '-0\.2.*2-grams",
+    ),
+    "no-begin-after-a-preamble": (
+        CMU_PREAMBLE + replaced("-99\t<s>\t-0.5\n", "-99\tS\n"), r"m\.arpa:22: no <s> among the 1-grams"
+    ),
+    "only-returns": (ARPA.replace("\n", "\r"), r"m\.arpa:1: .*carriage returns alone.*tr '"),
+    "utf-16": (ARPA.encode("utf-16"), r"m\.arpa:1: .*UTF-16.*iconv"),
+    "plus-infinity": (replaced("-0.4\ta b", "inf\ta b"), r"m\.arpa:15: no number at the start of 'inf"),
+    "backoff-infinity": (replaced("-0.0625", "-inf"), r"m\.arpa:15: what follows the words in .* is no number"),
     "bad-float": (replaced("-0.4\ta b", "-0.4x\ta b"), r"m\.arpa:15: no number at the start of '-0\.4x"),
     "nan": (replaced("-0.4\ta b", "nan\ta b"), r"m\.arpa:15: no number at the start of 'nan"),
     "infinite": (replaced("-0.4\ta b", "-1e99\ta b"), r"m\.arpa:15: no number at the start of '-1e99"),

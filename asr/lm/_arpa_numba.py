@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asr.lm._ngram_numba import MISSING, Int, _compile, find, first_slot, insert
-from asr.lm.model import MOST_BACKOFF_LOG10, Floats, Ints, Longs, NgramArrays
+from asr.lm.model import MOST_BACKOFF_LOG10, NEVER_LOG10_PROB, Floats, Ints, Longs, NgramArrays
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -21,6 +21,7 @@ OK, BAD_NUMBER, POSITIVE, BAD_BACKOFF, FIELDS, UNKNOWN_WORD, NO_CONTEXT, TWICE, 
 
 _TAB, _NEWLINE, _RETURN, _SPACE, _BACKSLASH = 9, 10, 13, 32, 92
 _PLUS, _MINUS, _DOT, _ZERO, _NINE = 43, 45, 46, 48, 57
+_MINUS_INF = np.frombuffer(b"-inf", np.uint8)
 _POWERS = np.array([10.0**i for i in range(39)])
 _LN10 = np.log(10.0)
 # Unsigned, as an index of type int64 costs a test for negative ones; numba makes uint64 and int64 a float64.
@@ -31,6 +32,19 @@ _MIX = np.uint64(0x9FB21C651E98DF25)
 @_compile
 def _skip_blanks(data: Bytes, at: Int) -> Int:
     while data[at] == _SPACE or data[at] == _TAB or data[at] == _RETURN:
+        at += 1
+    return at
+
+
+@_compile
+def _is_space(c: Int) -> Any:
+    return c <= _SPACE and (c == _SPACE or c == _TAB or c == _NEWLINE or c == _RETURN)  # noqa: SIM109, numba is slow
+
+
+@_compile
+def _skip_blank_lines(data: Bytes, at: Int) -> Int:
+    """Where the next line with text on it begins to have some, or the end of the data."""
+    while at < len(data) and (data[at] == _SPACE or _TAB <= data[at] <= _RETURN):  # vertical tab, form feed: as kenlm
         at += 1
     return at
 
@@ -113,11 +127,6 @@ def _read_number(data: Bytes, at: Int) -> tuple[Any, Any, Int]:
 
 
 @_compile
-def _is_space(c: Int) -> Any:
-    return c <= _SPACE and (c == _SPACE or c == _TAB or c == _NEWLINE or c == _RETURN)  # noqa: SIM109, numba is slow
-
-
-@_compile
 def hash_word(data: Bytes, at: Int) -> tuple[Int, Int]:
     """A hash of the word that starts here, and where it ends: bytes gathered by eight, each eight mixed in."""
     start, i = np.uint64(at), np.uint64(at)
@@ -174,6 +183,15 @@ def _find_word(
 
 
 @_compile
+def _is_minus_inf(data: Bytes, at: Int) -> Any:
+    """Whether ``-inf`` stands here, in letters of any case."""
+    for i in range(4):
+        if at + i >= len(data) or (data[at + i] != _MINUS_INF[i] and data[at + i] + 32 != _MINUS_INF[i]):
+            return False
+    return True
+
+
+@_compile
 def _read_backoff(data: Bytes, at: Int, highest: bool) -> tuple[Int, float, Int]:
     """An error code, the back-off weight or 0, and where the next line starts."""
     at = _skip_blanks(data, at)
@@ -192,11 +210,13 @@ def _read_backoff(data: Bytes, at: Int, highest: bool) -> tuple[Int, float, Int]
 
 @_compile
 def _read_log_prob(data: Bytes, at: Int) -> tuple[Int, float, Int]:
-    """An error code, the log10 probability, and where the first word starts."""
-    at = _skip_blanks(data, at)
-    if data[at] == _NEWLINE or data[at] == _BACKSLASH:
+    """An error code, the log10 probability that starts here, and where the first word does."""
+    if data[at] == _BACKSLASH:
         return TOO_FEW, 0.0, at
+    start = at
     good, value, at = _read_number(data, at)
+    if not good and _is_minus_inf(data, start):
+        good, value, at = True, NEVER_LOG10_PROB, start + 4
     if not good or not _is_space(data[at]):
         return BAD_NUMBER, 0.0, at
     if value > 0.0:
@@ -216,9 +236,9 @@ def read_unigrams(
     """
     num_words, shared = 3, 0
     for _ in range(count):
+        line = at = _skip_blank_lines(data, at)
         if at >= len(data):
             return TOO_FEW, at, num_words, shared
-        line = at
         code, log_prob, at = _read_log_prob(data, at)
         if code != OK:
             return code, line, num_words, shared
@@ -283,9 +303,9 @@ def _read_block(
     """Reads the numbers of some lines into the arrays, and their words. Returns an error code and where it stopped."""
     order = words_bu.shape[1]
     for b in range(lines):
+        line = at = _skip_blank_lines(data, at)
         if at >= len(data):
             return TOO_FEW, at
-        line = at
         code, log_prob, at = _read_log_prob(data, at)
         if code != OK:
             return code, line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import mmap
@@ -30,7 +31,11 @@ from asr.lm.model import (
 GZIP_MAGIC = b"\x1f\x8b"
 _KENLM = b"mmap lm http://kheafield.com/code"
 _TEXT = re.compile(rb"\S")
-_COUNT = re.compile(rb"ngram +(\d{1,18}) *= *(\d{1,18})")
+#: the line that the counts follow. The CMU toolkit explains the format in a preamble, where this stands inside a line
+_DATA = re.compile(rb"^(?:\xef\xbb\xbf)?[ \t]*\\data\\[ \t\r]*$", re.MULTILINE)
+_COUNT = re.compile(rb"ngram\s*(\d{1,18})\s*=\s*(\d{1,18})")
+#: SRILM's reader asks for no colon, and its manual page has the singular
+_SECTION = re.compile(rb"\\\s*(\d{1,18})\s*-\s*grams?\s*:?")
 
 
 def read_arpa(path: str | Path) -> NgramModel:
@@ -96,10 +101,10 @@ class _Reader:
             )
             if code != kernel.OK:
                 if lines >= 0:
-                    self._skip_lines(section, lines)
+                    self._go_to(section, lines)
                 self._refuse(int(code), order)
             first_node += count
-        self._expect(b"\\end\\", len(self.counts))
+        self._expect_end()
         if self.content[self.at :].strip():
             self._next_line()
             self._error("text after \\end\\, which must be the last line")
@@ -130,10 +135,10 @@ class _Reader:
             self._error("the file is empty, expected an ARPA language model", line=False)
         if self.content[: len(_KENLM)] == _KENLM:
             self._error("a binary model of kenlm, not read here; give the ARPA file it was built from", line=False)
-        start = self.content.find(b"\\data\\")
-        if start < 0 or self.content[self.content.rfind(b"\n", 0, start) + 1 : start].strip():
-            self._error("no line with \\data\\: is it an ARPA language model?")
-        self.at = start
+        start = _DATA.search(self.content)
+        if start is None:
+            self._error(f"no line with \\data\\: {self._seems_to_be()}")
+        self.at = start.start()
         self._next_line()
         while (line := self._next_line()).startswith(b"ngram"):
             found = _COUNT.fullmatch(line)
@@ -149,22 +154,38 @@ class _Reader:
             self._error(f"{len(self.counts)} counts of n-grams after \\data\\, expected 1 to {MAX_ORDER}")
         self.at = self._line_start
 
+    def _seems_to_be(self) -> str:
+        """What a file without ``\\data\\`` may be, and what to do."""
+        if self.content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "it is UTF-16; convert it (iconv -f UTF-16 -t UTF-8)"
+        if b"\\data\\\r" in self.content[:]:
+            return "its line ends are carriage returns alone; convert it (tr '\\r' '\\n')"
+        return "is it an ARPA language model?"
+
     def _expect_header(self, order: int) -> None:
-        self._expect(b"\\%d-grams:" % order, order - 1)
-
-    def _expect(self, header: bytes, order_before: int) -> None:
         line = self._next_line()
-        if line == header:
-            return
-        if line and not line.startswith(b"\\") and order_before and order_before <= len(self.counts):
-            self._error(f"more {order_before}-grams than the {self.counts[order_before - 1]:,} that \\data\\ announces")
-        got = f"got '{_shown(line)}'" if line else "the file ends here: is it cut off?"
-        self._error(f"{got}, expected {header.decode()}" if line else f"{got} Expected {header.decode()}")
+        found = _SECTION.fullmatch(line)
+        if not found or int(found[1]) != order:
+            self._refuse_header(line, f"\\{order}-grams:", order - 1)
 
-    def _skip_lines(self, start: int, lines: int) -> None:
-        self.at = start
-        for _ in range(lines):
-            self.at = self.content.find(b"\n", self.at) + 1
+    def _expect_end(self) -> None:
+        line = self._next_line()
+        if line != b"\\end\\":
+            self._refuse_header(line, "\\end\\", len(self.counts))
+
+    def _refuse_header(self, line: bytes, expected: str, order_before: int) -> NoReturn:
+        if not line:
+            self._error(f"the file ends here: is it cut off? Expected {expected}")
+        if order_before and not line.startswith(b"\\"):
+            self._error(f"more {order_before}-grams than the {self.counts[order_before - 1]:,} that \\data\\ announces")
+        self._error(f"got '{_shown(line)}', expected {expected}")
+
+    def _go_to(self, section: int, lines: int) -> None:
+        """Goes to the line behind so many lines of a section, the blank ones not counted."""
+        self.at = section
+        for _ in range(lines + 1):
+            self._next_line()
+        self.at = self._line_start
 
     def _next_line(self) -> bytes:
         """The next line that is not blank, stripped; empty at the end of the file."""
@@ -178,7 +199,7 @@ class _Reader:
         return b""
 
     def _read_unigrams(self, kernel: Any) -> tuple[Any, ...]:
-        count = self.counts[0]
+        header, count = self._line_start, self.counts[0]
         size, highest = table_slots(count + 3), len(self.counts) == 1
         ids, hashes = np.full(size, -1, np.int32), np.empty(size, np.int64)
         starts, ends = np.full(count + 3, -1, np.int64), np.full(count + 3, -1, np.int64)
@@ -195,7 +216,7 @@ class _Reader:
             self._refuse(int(code), 1)
         for word, name in ((1, BEGIN), (2, END)):
             if starts[word] < 0:
-                self._line_start = self.content.find(b"\\1-grams:")
+                self._line_start = header
                 self._error(f"no {name} among the 1-grams; sentences cannot be scored without it")
         known = ids, hashes, starts[:num_words], shared
         return known, ends[:num_words], log_probs[: num_words + 1], backoffs[: num_words + 1]

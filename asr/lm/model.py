@@ -26,6 +26,8 @@ MAX_ORDER = 6
 LN10 = float(np.log(10.0))
 #: what kenlm gives an unknown word where the file lists no <unk>
 MISSING_UNK_LOG10_PROB = -100.0
+#: SRILM's number for log(0), which it writes for what never is predicted; ``-inf`` is read as this
+NEVER_LOG10_PROB = -99.0
 #: larger back-off weights are damage: those of any text are near or below 1
 MOST_BACKOFF_LOG10 = 30.0
 
