@@ -15,6 +15,7 @@ from asr import audio
 from asr.audio import Wave
 from asr.config import AugmentConfig
 from asr.errors import ConfigError, DataError
+from asr.files import visible
 
 _SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph")
 #: noises and impulse responses kept in memory by each run, in bytes
@@ -145,7 +146,7 @@ def _files(folder: str | None, key: str) -> tuple[Path, ...]:
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(f"{folder}: no such folder of audio files", key=key)
-    found = tuple(sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES))
+    found = tuple(p for p in visible(path, "**/*") if p.suffix.lower() in _SUFFIXES)
     if not found:
         raise ConfigError(f"{folder}: no audio in it ({' '.join(_SUFFIXES)})", key=key)
     return found

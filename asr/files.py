@@ -1,12 +1,13 @@
-"""Atomic file and folder writes: a name either holds the whole content or does not exist. And who may write."""
+"""Atomic writes: a name either holds the whole content or does not exist. Who may write, and what is in a folder."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -15,6 +16,8 @@ from asr.errors import ConfigError, os_reason
 
 if sys.platform != "win32":  # there, two processes in one folder are not prevented
     import fcntl
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -77,6 +80,57 @@ def cache_folder() -> Path:
     """
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "asr"
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is a system's own: ``.DS_Store``, ``._a.wav`` (what a Mac knows of a.wav), ``__MACOSX``.
+
+    >>> [is_hidden(name) for name in ("._a.wav", "__MACOSX", "a.wav", "..")]
+    [True, True, False, False]
+    """
+    return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """What fits a glob pattern in a folder, in order, without what is hidden."""
+    return sorted(path for path in folder.glob(pattern) if not any(map(is_hidden, path.relative_to(folder).parts)))
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders that lie in a folder, in order, without the hidden ones; none where it cannot be read."""
+    return [path for path in visible(folder, "*") if path.is_dir()]
+
+
+def files_below(folder: Path, failed: Callable[[Path, str], None]) -> Iterator[Path]:
+    """The files in a folder and in all folders in it; hidden ones are passed over, links followed, no folder twice.
+
+    A link to a folder above is not followed, which is said.
+
+    Args:
+        failed: called with what cannot be looked at, and why: a link that leads nowhere, a folder without permission.
+    """
+    seen: set[str] = set()
+    top = os.path.realpath(folder)
+
+    def note(error: OSError) -> None:
+        failed(Path(str(error.filename)), f"cannot read the folder: {os_reason(error)}")
+
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=note):
+        place = os.path.realpath(root)
+        is_above = root != str(folder) and Path(top).is_relative_to(place)
+        if is_above:
+            log.warning("%s: a link to a folder above, not followed", root)
+        if is_above or place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for name in sorted(name for name in names if not is_hidden(name)):
+            path = Path(root, name)
+            if path.is_symlink() and not path.exists():
+                failed(path, f"a link to {path.readlink()}, which is not there")
+            else:
+                yield path
 
 
 @contextmanager

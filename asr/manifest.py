@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asr.errors import DataError, nearest, os_reason
-from asr.files import open_atomic
+from asr.files import open_atomic, visible
 
 #: a sum over any number of rows stays finite
 LONGEST_S = 1e300
@@ -118,7 +118,7 @@ def read_split(folder: Path, split: str) -> Manifest:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "no such folder"
         raise DataError(f"{what}; {wanted}", folder)
-    others = sorted(one.name for one in folder.glob("*.jsonl") if one.stem not in ("train", "dev"))
+    others = [one.name for one in visible(folder, "*.jsonl") if one.stem not in ("train", "dev")]
     named = f"; {', '.join(others[:3])} there: prepare again with --dev 0.1, or --name {split}" if others else ""
     raise DataError(f"no such file; {wanted}{named}", path)
 

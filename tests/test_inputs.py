@@ -45,6 +45,8 @@ def test_a_folder_gives_all_audio_below_it_sorted_and_named_by_its_path_there(tm
         "d/sub/deep/d.flac",
         "d/notes.txt",
         "d/.hidden.wav",
+        "d/._a.wav",
+        "d/__MACOSX/a.wav",
         "d/.git/e.wav",
     )
     make(tmp_path, "d/e.sph", "d/f.jsonl")
@@ -68,7 +70,8 @@ def test_links_are_followed_and_a_circle_ends(tmp_path):
     (tmp_path / "d/more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "d/broken.wav").symlink_to(tmp_path / "none")
     (tmp_path / "d/z.wav").symlink_to(tmp_path / "d/a.wav")
-    assert names("d") == ["a.wav", "more/b.wav"]
+    (tmp_path / "d/notes").symlink_to(tmp_path / "none")
+    assert names("d") == ["a.wav", "broken.wav", "more/b.wav"]  # the broken one fails by itself, with its name
 
 
 def test_a_pattern_is_expanded_and_one_without_match_is_an_error(tmp_path):

@@ -17,7 +17,7 @@ from typing import Any
 
 from asr.corpora.remote import byte_bar, check_space, gigabytes
 from asr.errors import DataError, os_reason
-from asr.files import write_json
+from asr.files import is_hidden, write_json
 
 log = logging.getLogger(__name__)
 
@@ -106,13 +106,13 @@ def bytes_in(folder: Path) -> int:
 
 
 def _count_files(folder: Path) -> int:
-    return sum(name != MARK for _, _, names in os.walk(folder) for name in names)
+    return sum(not is_hidden(name) for _, _, names in os.walk(folder) for name in names)
 
 
 def extract(
     archive: Path, out: Path, wanted: Callable[[str], bool] = lambda name: True, keep: bool = True
 ) -> list[Path]:
-    """Extracts the wanted regular files of a tar archive under ``out``; the paths written.
+    """Extracts the wanted regular files of a tar archive under ``out``, none that is hidden; the paths written.
 
     Each file takes its name only when it is whole, and with ``keep`` one that is there already with its full size is
     kept, so a broken extraction can be run again. Of what a damaged archive gave nothing is kept; what was there before
@@ -143,6 +143,8 @@ def extract(
                 if not wanted(member.name):
                     continue
                 path = _safe_path(archive, out, member)
+                if any(map(is_hidden, PurePosixPath(member.name).parts)):
+                    continue
                 if member.issym() or content is None:
                     log.warning("%s: left out '%s', a link to '%s'", archive, member.name, member.linkname)
                 if content is None or not content.isfile():

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from asr.corpora.archive import is_unpacked, unpack
 from asr.corpora.remote import Remote, verify
 from asr.corpora.sources import check_room, obtain, removed_if_damaged
 from asr.errors import ConfigError, DataError
+from asr.files import folders_in, is_hidden, visible
 from asr.prepare import Recipe, Request
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable
             given = given / remote.name  # a folder of archives
     if given is None or not given.is_dir():
         if given is None:
-            for folder in _folders(request.out):
+            for folder in folders_in(request.out):
                 if is_unpacked(folder) and (found := _holding(folder, holds)):
                     return found
             if remote is None:
@@ -81,8 +81,8 @@ def _top(archive: Path) -> str:
         with tarfile.open(archive) as tar:
             for member in tar:
                 name, slash, _ = member.name.removeprefix("./").partition("/")
-                # A file beside the folder says nothing: a note, or what macOS knows of the folder.
-                if name and name != "." and (slash or member.isdir()):
+                # A file beside the folder says nothing: it is a note.
+                if name and name != "." and not is_hidden(name) and (slash or member.isdir()):
                     return name
     except (tarfile.TarError, OSError, EOFError):
         return ""
@@ -91,13 +91,6 @@ def _top(archive: Path) -> str:
 
 def _holding(folder: Path, pattern: str) -> Path | None:
     """The folder itself, or the first of those in it, two deep, in which something fits the pattern."""
-    deeper = [folder, *_folders(folder)]
-    deeper += [inner for outer in deeper[1:] for inner in _folders(outer)]
-    return next((one for one in deeper if next(one.glob(pattern), None) is not None), None)
-
-
-def _folders(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-        yield from (folder / name for name in names)
+    deeper = [folder, *folders_in(folder)]
+    deeper += [inner for outer in deeper[1:] for inner in folders_in(outer)]
+    return next((one for one in deeper if visible(one, pattern)), None)

@@ -14,14 +14,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
 from asr import audio
 from asr.corpora.archive import bytes_in, is_unpacked
-from asr.corpora.importers.rows import unreadable
 from asr.corpora.sources import check_room, chosen_files, local_copy, unpack_file, unpacked_in
 from asr.errors import DataError
+from asr.files import files_below
+from asr.heartbeat import counted
 from asr.lines import numbered_lines
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Recipe, Request, write_splits
@@ -90,19 +88,20 @@ def read_subset(folder: Path, out: Path, dropped: dict[str, str]) -> list[Uttera
     """
     base = folder.relative_to(out) if folder.is_relative_to(out) else folder.absolute()
     sexes = _sexes(folder.parent / "SPEAKERS.TXT")
-    texts, waves = _texts_and_audio(folder)
+    texts, waves = _texts_and_audio(folder, dropped)
     for id_ in sorted(waves.keys() - texts.keys()):
-        dropped[id_] = "no transcript"
+        dropped.setdefault(id_, "no transcript")
     for id_ in sorted(texts.keys() - waves.keys()):
         dropped[id_] = "no audio"
     ids = [id_ for id_ in texts if id_ in waves]
     rows = []
-    console = Console(stderr=True)
-    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:  # mostly waiting, where the disk is slow
+    with (
+        ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool,  # mostly waiting, where the disk is slow
+        counted(f"{folder.name}: headers of audio files", len(ids)) as advance,
+    ):
         durations = pool.map(_duration_s, (folder / waves[id_] for id_ in ids))
-        bar = track(zip(ids, durations, strict=True), f"{folder.name}: durations", len(ids), console=console,
-                    disable=not console.is_terminal, transient=True)  # fmt: skip
-        for id_, duration_s in bar:
+        for id_, duration_s in zip(ids, durations, strict=True):
+            advance(1)
             if isinstance(duration_s, str):
                 dropped[id_] = duration_s
             elif not texts[id_]:
@@ -125,19 +124,35 @@ def _duration_s(path: Path) -> float | str:
     return round(header.duration_s, 4) if header.num_samples else "no samples"
 
 
-def _texts_and_audio(folder: Path) -> tuple[dict[str, str], dict[str, Path]]:
-    """Text by id, and the audio's path in the folder by id."""
+def _texts_and_audio(folder: Path, dropped: dict[str, str]) -> tuple[dict[str, str], dict[str, Path]]:
+    """Text by id, and the audio's path in the folder by id; what cannot be looked at goes to ``dropped``."""
     texts: dict[str, str] = {}
     waves: dict[str, Path] = {}
-    for where, _, names in sorted(os.walk(folder, onerror=unreadable)):
-        for name in sorted(names):
-            if name.endswith(".flac"):
-                waves[name.removesuffix(".flac")] = Path(where, name).relative_to(folder)
-            elif name.endswith(".trans.txt"):
-                for _, line in numbered_lines(Path(where, name)):
-                    id_, _, text = line.strip().partition(" ")
-                    texts[id_] = " ".join(text.split())
+
+    def failed(path: Path, why: str) -> None:
+        dropped[path.relative_to(folder).as_posix()] = why
+
+    for path in files_below(folder, failed):
+        if path.suffix == ".flac":
+            waves[path.stem] = path.relative_to(folder)
+        elif path.name.endswith(".trans.txt"):
+            _add_texts(path, texts, dropped)
     return texts, waves
+
+
+def _add_texts(path: Path, texts: dict[str, str], dropped: dict[str, str]) -> None:
+    """The texts of a chapter, whose ids begin with its name; another first word says that the text above was cut."""
+    chapter = path.name.removesuffix(".trans.txt")
+    last = ""
+    for number, line in numbered_lines(path):
+        id_, _, text = line.strip().partition(" ")
+        if id_.startswith(f"{chapter}-"):
+            texts[id_] = " ".join(text.split())
+            last = id_
+        else:
+            dropped[f"{path.name}:{number}"] = f"'{id_}' is no id of chapter {chapter}"
+            if texts.pop(last, None) is not None:
+                dropped[last] = f"its text may be cut: line {number} of {path.name} is no row"
 
 
 def _sexes(path: Path) -> dict[str, str]:

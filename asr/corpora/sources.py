@@ -13,6 +13,7 @@ from asr.corpora.archive import DamagedArchive, unpack
 from asr.corpora.fetch import fetch, mirror_folder
 from asr.corpora.remote import Remote, check_space, gigabytes, verify
 from asr.errors import ConfigError, DataError, nearest
+from asr.files import visible
 from asr.prepare import Recipe, Request
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def unpacked_in(path: Path, subset: str) -> Path | None:
     """The folder of a subset that is extracted already: a folder itself, in it, or one deeper (``LibriSpeech/…``)."""
     if not subset or not path.is_dir():
         return None
-    folders = [path.absolute(), path / subset, *sorted(path.glob(f"*/{subset}"))]
+    folders = [path.absolute(), path / subset, *visible(path, f"*/{subset}")]
     return next((folder for folder in folders if folder.name == subset and folder.is_dir()), None)
 
 

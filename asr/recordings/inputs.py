@@ -11,6 +11,7 @@ from pathlib import Path
 
 from asr import manifest
 from asr.errors import DataError
+from asr.files import files_below
 from asr.recordings.ffmpeg import SUFFIXES as FFMPEG_SUFFIXES
 
 #: what is looked for in folders: formats that libsndfile reads, and those that ffmpeg does
@@ -98,20 +99,12 @@ def _of_path(path: Path, part: Part) -> Iterator[_Found]:
         yield _file(path, part, 1)
 
 
-def _audio_below(folder: Path) -> Iterator[Path]:
-    """Audio files by suffix; hidden files and folders are passed over, links are followed, none twice."""
-    seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:  # a link to a folder above
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            file = Path(root, name)
-            if not name.startswith(".") and file.suffix.lower() in SUFFIXES and file.is_file():
-                yield file
+def _audio_below(folder: Path) -> list[Path]:
+    """Audio files by suffix; and what cannot be looked at, which fails by itself: a dangling link, a locked folder."""
+    lost: list[Path] = []
+    found = list(files_below(folder, lambda path, why: lost.append(path)))
+    lost = [path for path in lost if not path.is_symlink() or path.suffix.lower() in SUFFIXES]
+    return lost + [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
 
 
 def _file(path: Path, part: Part, least: int) -> _Found:

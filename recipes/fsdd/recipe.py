@@ -7,6 +7,7 @@ import re
 from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers.rows import Row, measure
 from asr.corpora.remote import Remote
+from asr.files import visible
 from asr.prepare import Prepared, Recipe, Request, write_splits
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
@@ -17,7 +18,7 @@ def prepare(request: Request) -> Prepared:
     """Manifests ``train``, ``dev`` and ``test``, by the number of the recording."""
     folder = corpus_folder(RECIPE, request, "recordings/*.wav", lambda name: name.endswith((".wav", "README.md")))
     rows, dropped = [], {}
-    for path in sorted(folder.glob("recordings/*.wav")):
+    for path in visible(folder, "recordings/*.wav"):
         match = _NAME.fullmatch(path.stem)
         if match is None:
             dropped[path.stem] = "its name is not digit_speaker_number"

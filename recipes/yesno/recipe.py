@@ -7,6 +7,7 @@ import re
 from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers.rows import Row, measure
 from asr.corpora.remote import Remote
+from asr.files import visible
 from asr.prepare import Prepared, Recipe, Request, held_out_speakers, write_splits
 
 #: KEN and LO are what is said; YES and NO what Kaldi's recipe, and so everybody, writes
@@ -20,7 +21,7 @@ def prepare(request: Request) -> Prepared:
     """Manifests ``train`` and ``dev`` (together Kaldi's training set), and ``test`` (Kaldi's)."""
     folder = corpus_folder(RECIPE, request, "[01]_[01]_[01]_*.wav", lambda name: name.endswith((".wav", "README")))
     rows, dropped = [], {}
-    for path in sorted(folder.glob("*.wav")):
+    for path in visible(folder, "*.wav"):
         if re.fullmatch(r"[01](_[01]){7}", path.stem) is None:
             dropped[path.stem] = "its name is not eight times 0 or 1"
             continue

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import glob
-import logging
-import os
 from pathlib import Path
 
-from asr.corpora.importers.rows import OPTIONS, Found, Row, read_lines, unreadable, write_rows
+from asr.corpora.importers.rows import OPTIONS, Found, Row, read_lines, write_rows
 from asr.errors import DataError
+from asr.files import files_below, visible
 from asr.prepare import Prepared, Recipe, Request
-
-log = logging.getLogger(__name__)
 
 #: in the order in which they are taken where two have one name
 SUFFIXES = (".wav", ".flac", ".sph", ".ogg", ".opus", ".mp3")
@@ -26,7 +23,7 @@ def prepare(request: Request) -> Prepared:
 
 
 def read(folder: Path) -> Found:
-    """The utterances of a folder and all folders in it; ids are paths without the suffix. Hidden names are passed over.
+    """The utterances of a folder and all folders in it; ids are paths without the suffix.
 
     Raises:
         DataError: it is no folder, or holds no audio.
@@ -38,7 +35,11 @@ def read(folder: Path) -> Found:
     audio: dict[str, Path] = {}
     texts: dict[str, Path] = {}
     dropped: dict[str, str] = {}
-    for path in _files(folder):
+
+    def failed(path: Path, why: str) -> None:
+        dropped[path.relative_to(folder).as_posix()] = why
+
+    for path in files_below(folder, failed):
         suffix, id_ = path.suffix.lower(), path.relative_to(folder).with_suffix("").as_posix()
         if suffix == ".txt":
             if id_ in texts:
@@ -68,24 +69,13 @@ def read(folder: Path) -> Found:
             continue
         rows.append(Row(id_, path, text))
     for id_ in sorted(texts.keys() - audio.keys()):
-        beside = sorted(texts[id_].parent.glob(f"{glob.escape(texts[id_].stem)}.*"))
+        beside = visible(texts[id_].parent, f"{glob.escape(texts[id_].stem)}.*")
         others = [path.name for path in beside if path != texts[id_]]
         why = "no audio file of that name beside it"
         if others:
             why = f"{others[0]} beside it is not in a format that is read here; {_CONVERT}"
         dropped[texts[id_].relative_to(folder).as_posix()] = why
     return Found(rows, dropped, folder)
-
-
-def _files(folder: Path) -> list[Path]:
-    found = []
-    for where, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in folders:
-            if Path(where, name).is_symlink():  # it may lead to a folder above
-                log.warning("%s: a link to a folder, not followed", Path(where, name))
-        found += [Path(where) / name for name in sorted(names) if not name.startswith(".")]
-    return found
 
 
 FOLDER = Recipe(

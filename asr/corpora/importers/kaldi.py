@@ -9,8 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from asr.corpora.importers.rows import OPTIONS, Found, Row, located, read_lines, write_rows
+from asr.corpora.importers.rows import OPTIONS, Found, Row, local_path, located, read_lines, write_rows
 from asr.errors import DataError
+from asr.files import visible
 from asr.prepare import Prepared, Recipe, Request
 
 #: speakers below this age are children in ``meta.group``
@@ -33,7 +34,7 @@ def data_dirs(folder: Path) -> dict[str, Path]:
         raise DataError("no such folder; expected a Kaldi data directory, the folder of wav.scp", folder)
     if (folder / "wav.scp").is_file():
         return {folder.resolve().name or "train": folder}
-    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/wav.scp"))}
+    found = {path.parent.name: path.parent for path in visible(folder, "*/wav.scp")}
     if not found:
         raise DataError("neither it nor a folder in it holds a wav.scp: this is no Kaldi data directory", folder)
     return found
@@ -98,7 +99,7 @@ def _recordings(folder: Path) -> dict[str, Path]:
                 source,
                 number,
             )
-        paths[id_] = path
+        paths[id_] = local_path(path)
     return dict(zip(paths, located(list(paths.values()), folder, source), strict=True))
 
 
