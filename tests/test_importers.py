@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import manifest
+from asr import files, manifest
 from asr.corpora.importers import IMPORTERS, kaldi, nemo, rows, table
 from asr.corpora.importers import folder as folder_importer
 from asr.errors import AsrError, ConfigError, DataError
@@ -544,13 +544,15 @@ def test_quotes_in_a_tab_separated_table_are_characters(tmp_path):
         ("file,sentense\na.wav,hi\n", ": has no column 'audio_path' (columns: file, sentense); name it with --audio-"),
         ("audio_path,txt\na.wav,hi\n", ": has no column 'text' (columns: audio_path, txt); did you mean 'txt'?"),
         ("audio_path,text,text\na.wav,hi,ho\n", ":1: has 2 columns 'text': which one is meant?"),
-        ("audio_path,text\na.wav,yes, please\n", ":2: 3 fields, but the header names 2 columns; is a ',' in a text"),
+        ("audio_path,text\na.wav,yes, please\n", ": no row fits the header (1 left out; the first: train.csv:2: 3 f"),
         ("audio_path,text\na.wav,fine\na.wav,\"open\na.wav,hi\n", ":3: not a table that can be read (unexpected end"),
         ('audio_path,text\na.wav,"shut" up\n', ":2: not a table that can be read (',' expected after '\"')"),
         (b"audio_path,text\na.wav,fine\na.wav,caf\xe9\n", ":3: not UTF-8 text (invalid continuation byte)"),
         ("audio_path,text\na.wav,hi\n".encode("utf-16"), ": UTF-16 text; save it as UTF-8 (in a spreadsheet"),
         ("", ": has no header line that names the columns"),
         ("audio_path,text\n", ": has a header line, but no rows"),
+        (",\n", ": has no header line that names the columns"),
+        ("sep=;\n", ": has no header line that names the columns"),
         ("x" * 200_000, ":1: not a table that can be read (field larger than field limit"),
         ("audio_path,text\na.wav,hi\n".encode("utf-16-le"), ": UTF-16 text; save it as UTF-8 (in a spreadsheet"),
         ("id,audio_path,text\nx,a.wav,hi\ny,a.wav,hi\nx,a.wav,hi\n", ":4: duplicate id 'x' (first on line 2)"),
@@ -579,10 +581,140 @@ def test_rows_of_a_table_without_audio_or_text_are_dropped_with_the_reason(tmp_p
     prepared = run("csv", source, tmp_path / "out")
     assert [u.text for u in prepared.utterances["t"]] == ["two lines"]
     assert prepared.dropped == {
-        "t.csv:6": "no audio path in column 'audio_path'",
+        "t.csv:6": "1 field, the header names 2: is a line feed or a ',' without quotes in a text?",
         "b": "no text",
         "c": f"{tmp_path / 'c.wav'}: cannot read the audio: no such file or directory",
     }
+
+
+@pytest.mark.parametrize(
+    ("content", "texts", "dropped"),
+    [
+        # a line feed in the middle column, as a Common Voice table has it; two of them
+        ("file\ttext\tspeaker\na.wav\tONE\tx\nb.wav\thalf\nrest\tx\nc.wav\tTWO\tx\n", ["ONE", "TWO"], {3: 2, 4: 2}),
+        ("file\ttext\tspeaker\nb.wav\thalf\nmore\nrest\tx\nc.wav\tTWO\tx\n", ["TWO"], {2: 2, 3: 1, 4: 2}),
+        # in the last column: the first piece has all its fields
+        ("file,text\na.wav,ONE\nb.wav,half\nrest\nc.wav,TWO\n", ["ONE", "TWO"], {3: "line 4", 4: 1}),
+        ("file,text\nb.wav,half\nmore\nrest\n", [], {}),
+        # in the first: the second piece has them
+        ("text;file\nONE;a.wav\nhalf\nrest;b.wav\nTWO;c.wav\n", ["ONE", "TWO"], {3: 1, 4: "line 3"}),
+        # a delimiter in a text; a field too few, also an empty one
+        ("file|text|speaker\na.wav|ONE|x\nb.wav|one|two|x\nc.wav|no speaker\n", ["ONE"], {3: 4, 4: 2}),
+        ("file,text\na.wav,ONE\nb.wav,two,\n", ["ONE"], {3: 3}),
+        ("text,file\nHello, you,a.wav\nONE,b.wav\n", ["ONE"], {2: 3}),
+        ("file,text\na.wav,half\nrest, and more\nb.wav,ONE\n", ["ONE"], {2: "line 3"}),
+        # a quote that nobody closes goes on into the next row, on either side of it
+        ('file,text\na.wav,ONE\nb.wav,"Hello\nc.wav,he said"\n', ["ONE"], {3: "line 4"}),
+        ('text,file\nONE,a.wav\n"Hello,b.wav\nhe said",c.wav\n', ["ONE"], {3: "line 3"}),
+        # a line feed inside quotes belongs to the text
+        ('file,text\na.wav,"ONE\nand, more"\nb.wav,TWO\n', ["ONE and, more", "TWO"], {}),
+        # the separators of Unicode end no line, not even where the lines end as on an old Mac
+        ("file,text\ra.wav,ONE\u2028more\x0bstill\x85on\rb.wav,TWO\r", ["ONE more still on", "TWO"], {}),
+    ],
+)  # fmt: skip
+def test_a_row_with_another_number_of_fields_than_the_header_is_no_utterance(tmp_path, content, texts, dropped):
+    for name in "abc":
+        write_wav(tmp_path / f"{name}.wav", TONE)
+    source = write(tmp_path / "t.csv", content)
+    if not texts:
+        with pytest.raises(DataError, match="no row fits the header"):
+            run("csv", source, tmp_path / "out", audio_column="file")
+        return
+    prepared = run("csv", source, tmp_path / "out", audio_column="file")
+    assert [u.text for u in prepared.utterances["t"]] == texts
+    assert [id_ for id_ in prepared.dropped if id_ != "rest"] == [f"t.csv:{line}" for line in dropped]
+    width = len(content.splitlines()[0].replace(";", ",").replace("|", ",").replace("\t", ",").split(","))
+    for (line, why), said in zip(dropped.items(), prepared.dropped.values(), strict=False):
+        plural = "" if why == 1 else "s"
+        expected = f"{why} field{plural}, the header names {width}: " if isinstance(why, int) else f"{why} "
+        assert expected in said, line
+
+
+@pytest.mark.parametrize(
+    ("first", "mark"),
+    [("sep=;", ";"), ("SEP=|", "|"), ("sep=\t", "\t"), ('"sep=;"', ";"), ("sep=;;", ";"), ("sep=^", "^")],
+)
+def test_excels_line_that_names_the_delimiter_is_obeyed(tmp_path, first, mark):
+    write_wav(tmp_path / "a.wav", TONE)
+    header = mark.join(("audio_path", "text", "a,note"))
+    row = mark.join(("a.wav", "Well, yes", "x"))
+    source = write(tmp_path / "t.csv", f"\ufeff{first}\r\n{header}\r\n{row}\r\n")
+    prepared = run("csv", source, tmp_path / "out")
+    assert [(u.text, u.meta) for u in prepared.utterances["t"]] == [("Well, yes", {"a,note": "x"})]
+    source = write(tmp_path / "t.csv", f"{first}\n{header}\n{row}\n{row}{mark}more\n")
+    assert list(run("csv", source, tmp_path / "out2").dropped) == ["t.csv:4"]
+
+
+def test_paths_may_be_file_urls_and_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for name in ("a b", "ä", "c", "d", "~e"):
+        write_wav(tmp_path / f"{name}.wav", TONE)
+    paths = [
+        (tmp_path / "a b.wav").as_uri(),
+        f"FILE://localhost{tmp_path}/%C3%A4.wav",
+        "~/c.wav",
+        f"file:{tmp_path}/d.wav",
+        "~e.wav",
+        "https://example.org/f.wav",
+        "gs://bucket/g.wav",
+        "file://server/share/h.wav",
+    ]
+    source = write(tmp_path / "t.tsv", "audio_path\ttext\n" + "".join(f"{path}\tONE\n" for path in paths))
+    prepared = run("csv", source, tmp_path / "out")
+    assert {u.id: u.audio_path for u in prepared.utterances["t"]} == {
+        name: str(tmp_path / f"{name}.wav") for name in ("a b", "ä", "c", "d", "~e")
+    }
+    why = "a URL, and an import downloads nothing; fetch the file, and name it where it is"
+    assert {id_: said.partition(": ")[2] for id_, said in prepared.dropped.items()} == dict.fromkeys("fgh", why)
+    lines = "".join(json.dumps({"audio_filepath": path, "text": "ONE", "duration": 0.5}) + "\n" for path in paths[:5])
+    prepared = run("nemo", write(tmp_path / "n.jsonl", lines), tmp_path / "out2")
+    assert [Path(u.audio_path).stem for u in prepared.utterances["n"]] == ["a b", "c", "d", "~e", "ä"]
+    write(tmp_path / "k" / "wav.scp", "".join(f"{i} {path}\n" for i, path in enumerate(paths[:5])))
+    write(tmp_path / "k" / "text", "".join(f"{i} ONE\n" for i in range(5)))
+    prepared = run("kaldi", tmp_path / "k", tmp_path / "out3")
+    assert [Path(u.audio_path).stem for u in prepared.utterances["k"]] == ["a b", "ä", "c", "d", "~e"]
+
+
+def test_audio_in_a_folder_beside_the_table_is_found(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for folder in (".clips", "clips", "other"):
+        write_wav(tmp_path / "t" / folder / "a.wav", TONE)
+    source = write(tmp_path / "t" / "t.csv", "audio_path,text\na.wav,ONE\n")
+    prepared = run("csv", source, tmp_path / "out")
+    assert prepared.utterances["t"][0].audio_path == str(tmp_path / "t" / "clips" / "a.wav")
+    assert f"{source}: relative audio paths are taken from {tmp_path / 't' / 'clips'}" in caplog.text
+
+
+def test_a_link_in_a_table_that_leads_nowhere_is_named(tmp_path):
+    write_wav(tmp_path / "a.wav", TONE)
+    (tmp_path / "b.wav").symlink_to(tmp_path / "moved.wav")
+    source = write(tmp_path / "t.csv", "audio_path,text\na.wav,ONE\nb.wav,TWO\n")
+    prepared = run("csv", source, tmp_path / "out")
+    assert prepared.dropped == {"b": f"{tmp_path / 'b.wav'}: a link to {tmp_path / 'moved.wav'}, which is not there"}
+
+
+def test_what_a_mac_writes_beside_files_is_passed_over(tmp_path):
+    folder = tmp_path / "speech"
+    for name in ("a", "in/b"):
+        write_wav(folder / f"{name}.wav", TONE)
+        write(folder / f"{name}.txt", "fine")
+        for suffix in ("wav", "txt"):
+            apple = folder / name
+            write(apple.with_name(f"._{apple.name}.{suffix}"), b"\0\x05\x16\x07\0\x02\0\0Mac OS X")
+    write(folder / ".DS_Store", b"\0\0\0\1Bud1")
+    write_wav(folder / "__MACOSX" / "a.wav", TONE)
+    write(folder / "__MACOSX" / "._a.wav", b"\0\x05\x16\x07")
+    write_wav(folder / ".Trashes" / "t.wav", TONE)
+    write(folder / "c.txt", "no audio")
+    write(folder / "._c.wav", b"\0\x05\x16\x07")
+    prepared = run("folder", folder, tmp_path / "out")
+    assert [u.id for u in prepared.utterances["speech"]] == ["a", "in/b"]
+    assert prepared.dropped == {"c.txt": "no audio file of that name beside it"}
+    data_dir(tmp_path / "kaldi" / "train", ["a"])
+    data_dir(tmp_path / "kaldi" / "__MACOSX", ["a"])
+    write(tmp_path / "kaldi" / "._train" / "wav.scp", "x")
+    assert list(run("kaldi", tmp_path / "kaldi", tmp_path / "out2").manifests) == ["train"]
 
 
 # folders
@@ -647,16 +779,31 @@ def test_what_is_not_looked_into_is_said(tmp_path, monkeypatch, caplog):
     write_wav(folder / "a.wav", TONE)
     write(folder / "a.txt", "fine")
     (folder / "up").symlink_to(tmp_path)
+    write_wav(tmp_path / "disk" / "b.wav", TONE)
+    write(tmp_path / "disk" / "b.txt", "from another disk")
+    (folder / "linked").symlink_to(tmp_path / "disk")
+    (folder / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
     with caplog.at_level(logging.WARNING):
-        assert list(by_id(run("folder", folder, tmp_path / "out").manifests["speech"])) == ["a"]
-    assert f"{folder / 'up'}: a link to a folder, not followed" in caplog.text
+        prepared = run("folder", folder, tmp_path / "out")
+    assert list(by_id(prepared.manifests["speech"])) == ["a", "linked/b"]
+    assert prepared.dropped == {"gone.wav": f"a link to {tmp_path / 'nowhere.wav'}, which is not there"}
+    assert f"{folder / 'up'}: a link to a folder above, not followed" in caplog.text
 
-    def walk(top, onerror):
+
+def test_a_folder_without_permission_is_named_and_the_others_are_read(tmp_path, monkeypatch):
+    folder = tmp_path / "speech"
+    write_wav(folder / "a.wav", TONE)
+    write(folder / "a.txt", "fine")
+    real = files.os.walk
+
+    def walk(top, followlinks, onerror):
         onerror(PermissionError(13, "Permission denied", str(folder / "locked")))
+        return real(top, followlinks=followlinks, onerror=onerror)
 
-    monkeypatch.setattr(folder_importer.os, "walk", walk)
-    with pytest.raises(DataError, match="locked: cannot read the folder: permission denied"):
-        run("folder", folder, tmp_path / "out")
+    monkeypatch.setattr(files.os, "walk", walk)  # root may read every folder
+    prepared = run("folder", folder, tmp_path / "out")
+    assert [u.id for u in prepared.utterances["speech"]] == ["a"]
+    assert prepared.dropped == {"locked": "cannot read the folder: permission denied"}
 
 
 def test_an_empty_or_missing_folder_is_said(tmp_path):

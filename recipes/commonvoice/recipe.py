@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from asr.corpora.corpus import corpus_folder
@@ -12,6 +14,8 @@ from asr.manifest import Utterance
 from asr.prepare import Prepared, Recipe, Request, write_splits
 
 SPLITS = ("train", "dev", "test")
+#: of the archive: the splits, and the table of all clips that people agreed on
+TABLES = (*SPLITS, "validated")
 #: column of the tables -> key in ``meta``; releases before 7 have accent, those since have accents
 META = {"age": "age", "gender": "gender", "accent": "accent", "accents": "accent", "variant": "variant"}
 
@@ -19,30 +23,44 @@ META = {"age": "age", "gender": "gender", "accent": "accent", "accents": "accent
 def prepare(request: Request) -> Prepared:
     """Manifests ``train``, ``dev`` and ``test``, as the release has them; the language is the folder's name."""
     folder = corpus_folder(
-        RECIPE, request, "train.tsv", lambda name: name.endswith((".mp3", *(f"/{split}.tsv" for split in SPLITS)))
+        RECIPE, request, "train.tsv", lambda name: name.endswith((".mp3", *(f"/{table}.tsv" for table in TABLES)))
     )
     splits: dict[str, list[Utterance]] = {}
     dropped: dict[str, str] = {}
     for name in SPLITS:
         lost: dict[str, str] = {}
-        splits[name] = measure(_rows(folder, name), request.out, lost)
+        splits[name] = measure(_rows(folder, name, lost), request.out, lost)
         if not splits[name]:
-            raise DataError(
-                "no clip can be used; small languages have empty splits: take validated.tsv with 'asr prepare csv' and "
-                f"--dev ({next(iter(lost.values()), 'no rows')})",
-                folder / f"{name}.tsv",
-            )
+            raise DataError(_nothing_left(folder, lost), folder / f"{name}.tsv")
         dropped |= lost
     return write_splits(request.out, splits, dropped)
 
 
-def _rows(folder: Path, split: str) -> list[Row]:
-    table = folder / f"{split}.tsv"
-    header, records = read_table(table)
-    at = {name: column(header, name, table) for name in ("client_id", "path", "sentence")}
+def _nothing_left(folder: Path, lost: Mapping[str, str]) -> str:
+    """Why a split is empty, and for one without rows, as small languages have them, what to do."""
+    if lost:
+        return f"no clip can be used ({len(lost):,} left out; the first: {': '.join(next(iter(lost.items())))})"
+    every_clip = folder / "validated.tsv"
+    if not every_clip.is_file():
+        return "has no rows, as the language is small, and validated.tsv, which has all clips, is not beside it"
+    return (
+        "has no rows, as the language is small; all its clips: "
+        f"asr prepare csv {shlex.quote(str(every_clip))} --audio-column path --text-column sentence "
+        f"--speaker-column client_id --dev 0.1 --normalize {RECIPE.normalization} --out DIR"
+    )
+
+
+def _rows(folder: Path, split: str, dropped: dict[str, str]) -> list[Row]:
+    """The clips of a split; rows that do not fit the header go to ``dropped``, with the reason."""
+    path = folder / f"{split}.tsv"
+    table = read_table(path)
+    header = table.header
+    at = {name: column(header, name, path) for name in ("client_id", "path", "sentence")}
     meta_at = {header.index(name): key for name, key in META.items() if name in header}
+    found, lost = table.rows(at["path"], at["sentence"])
+    dropped |= lost
     rows = []
-    for _, record in records:
+    for _, record in found:
         clip = record[at["path"]]
         clip = clip if clip.endswith(".mp3") else f"{clip}.mp3"  # releases before 2 have no suffix
         meta = {"language": folder.name} | {key: record[i] for i, key in meta_at.items() if record[i]}

@@ -9,6 +9,7 @@ from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers.rows import Row, measure, read_lines
 from asr.corpora.remote import Remote
 from asr.errors import DataError
+from asr.files import visible
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Recipe, Request, write_splits
 
@@ -29,16 +30,17 @@ def prepare(request: Request) -> Prepared:
     )
     splits: dict[str, list[Utterance]] = {}
     dropped: dict[str, str] = {}
+    excluded: dict[str, str] = {}
     for split, part in FOLDERS.items():
         rows: list[Row] = []
-        for path in sorted((folder / part / "stm").glob("*.stm")):
-            rows += _talk(path, split, dropped)
+        for path in visible(folder / part / "stm", "*.stm"):
+            rows += _talk(path, split, dropped, excluded)
         splits[split] = measure(rows, request.out, dropped)
-    return write_splits(request.out, splits, dropped)
+    return write_splits(request.out, splits, dropped, excluded)
 
 
-def _talk(path: Path, split: str, dropped: dict[str, str]) -> list[Row]:
-    """The segments of one talk.
+def _talk(path: Path, split: str, dropped: dict[str, str], excluded: dict[str, str]) -> list[Row]:
+    """The segments of one talk; ``excluded`` gets those that are not for training or scoring.
 
     Source: NIST's STM format: talk, channel, speaker, begin and end in seconds, label, text.
     """
@@ -47,16 +49,20 @@ def _talk(path: Path, split: str, dropped: dict[str, str]) -> list[Row]:
         if line.startswith(";;"):
             continue
         try:
-            talk, _, speaker, begin, end, *rest = line.split(None, 6)
+            talk, _, speaker, begin, end, label, *rest = line.split(None, 6)
             begin_s, end_s = float(begin), float(end)
+            if not label.startswith("<"):  # a line of words, the rest of a text with a line feed in it
+                raise ValueError
         except ValueError as error:
             raise DataError("expected 'talk channel speaker begin end <label> text'", path, number) from error
-        label, text = (*rest, "", "")[:2]
+        text = "".join(rest)
         id_ = f"{talk}-{round(100 * begin_s):07d}-{round(100 * end_s):07d}"
         if text.strip() == IGNORED:
-            dropped[id_] = f"marked {IGNORED}"
+            excluded[id_] = f"marked {IGNORED}"
         elif split == "train" and "<unk>" in text:
-            dropped[id_] = "holds <unk>, a word that nobody wrote down"
+            excluded[id_] = "holds <unk>, a word that nobody wrote down"
+        elif not spoken(text):
+            excluded[id_] = "holds no word"
         elif end_s <= begin_s:
             dropped[id_] = f"ends at {end_s:g} s, but starts at {begin_s:g} s"
         else:

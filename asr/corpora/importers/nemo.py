@@ -9,7 +9,17 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from asr.corpora.importers.rows import OPTIONS, Found, Row, ids_of, located, numbered, read_lines, write_rows
+from asr.corpora.importers.rows import (
+    OPTIONS,
+    Found,
+    Row,
+    ids_of,
+    local_path,
+    located,
+    numbered,
+    read_lines,
+    write_rows,
+)
 from asr.errors import DataError, nearest
 from asr.manifest import LONGEST_S
 from asr.prepare import Prepared, Recipe, Request
@@ -32,7 +42,7 @@ def read(path: Path) -> Found:
     entries = [_entry(path, number, line) for number, line in read_lines(path)]
     if not entries:
         raise DataError("the manifest has no utterances", path)
-    paths = [entry["audio_filepath"] for entry in entries]
+    paths = [local_path(entry["audio_filepath"]) for entry in entries]
     ids = [
         f"{name}-{round(1000 * entry['offset']):07d}" if entry.get("offset") else name
         for name, entry in zip(ids_of(paths), entries, strict=True)

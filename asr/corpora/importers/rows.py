@@ -14,10 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+from urllib.request import url2pathname
 
 from asr import audio
-from asr.errors import ConfigError, DataError, os_reason
+from asr.errors import ConfigError, DataError
+from asr.files import folders_in
+from asr.heartbeat import counted
 from asr.lines import numbered_lines
 from asr.manifest import Channel, Utterance
 from asr.prepare import Prepared, Request, check_own, held_out_speakers, write_splits
@@ -30,6 +33,10 @@ THREADS = 8
 SLACK_S = 0.02
 #: what every importer takes
 OPTIONS = ("dev", "name", "mix", "channel")
+#: of a path that leads to another machine; Path makes one slash of two
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+#: up to the path, of one that does not
+_FILE_URL = re.compile(r"file:(//(localhost)?)?/(?!/)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -192,11 +199,16 @@ def _headers(paths: Iterable[Path]) -> dict[Path, audio.AudioInfo | str]:
     distinct = list(dict.fromkeys(paths))
     if distinct:
         log.info("reading the headers of %s audio files", f"{len(distinct):,}")
+    found: dict[Path, audio.AudioInfo | str] = {}
     pool = ThreadPoolExecutor(THREADS)
     try:
-        return dict(zip(distinct, pool.map(_header, distinct), strict=True))
+        with counted("headers of audio files", len(distinct)) as advance:
+            for path, header in zip(distinct, pool.map(_header, distinct), strict=True):
+                found[path] = header
+                advance(1)
     finally:
         pool.shutdown(cancel_futures=True)
+    return found
 
 
 def _header(path: Path) -> audio.AudioInfo | str:
@@ -204,6 +216,10 @@ def _header(path: Path) -> audio.AudioInfo | str:
         str(path).encode()
     except UnicodeEncodeError:
         return "the file's name is not UTF-8, so no manifest can hold it; rename it"
+    if _URL.match(str(path)):
+        return f"{path}: a URL, and an import downloads nothing; fetch the file, and name it where it is"
+    if path.is_symlink() and not path.exists():
+        return f"{path}: a link to {path.readlink()}, which is not there"
     try:
         return audio.info(path)
     except DataError as error:
@@ -233,27 +249,44 @@ def reference(path: Path, out: Path) -> str:
     return whole.relative_to(folder).as_posix() if whole.is_relative_to(folder) else str(whole)
 
 
-def located(paths: Sequence[str], folder: Path, source: Path) -> list[Path]:
-    """Where the paths of a table lead: relative ones are tried against its folder, that one's parent, and here.
+def local_path(text: str) -> str:
+    """The path in a table as a path of this machine: of a ``file://`` URL, or with ``~`` for a home folder.
 
-    The first of the three under which any file is found holds for all, and is said.
+    >>> local_path("file:///data/a%20b.wav"), local_path("a~b.wav")
+    ('/data/a b.wav', 'a~b.wav')
+    """
+    if url := _FILE_URL.match(text):
+        return url2pathname(text[url.end() - 1 :])
+    return os.path.expanduser(text)  # noqa: PTH111 - Path's is an error for a name like ~a.wav
+
+
+def located(paths: Sequence[str], folder: Path, source: Path) -> list[Path]:
+    """Where the paths of a table lead: relative ones are tried against its folder, that one's parent, here, and the
+    folders in its folder (``clips``, ``wavs``).
+
+    The first of them under which any file is found holds for all, and is said. A URL stays what it is.
 
     Raises:
         DataError: there are relative paths, and none of them leads to a file.
     """
-    relative = [path for path in paths if not Path(path).is_absolute()]
+    relative = [path for path in paths if not Path(path).is_absolute() and not _URL.match(path)]
     bases = [_absolute(base) for base in (folder, _absolute(folder).parent, Path())]
     base = next((b for path in relative for b in bases if _is_file(b / path)), None)
     if relative and base is None:
+        # tables that name their clips alone; few of each, for there may be thousands of folders
+        inner = [one for one in folders_in(folder) if one not in bases]
+        base = next((_absolute(b) for path in relative[:10] for b in inner if _is_file(b / path)), None)
+    if relative and base is None:
         tried = ", ".join(dict.fromkeys(map(str, bases)))
         raise DataError(
-            f"none of {len(relative):,} relative audio paths leads to a file (tried from {tried}; the first: "
-            f"'{relative[0]}'); make them absolute, or run this where they begin",
+            f"none of {len(relative):,} relative audio paths leads to a file (tried from {tried} and the folders in "
+            f"the first; the first path: '{relative[0]}'); make them absolute, or run this where they begin",
             source,
         )
     if base is not None:
         log.info("%s: relative audio paths are taken from %s", source, base)
-    return [_absolute((base or Path()) / path) for path in paths]  # an absolute path stays what it is
+    # an absolute path stays what it is
+    return [Path(path) if _URL.match(path) else _absolute((base or Path()) / path) for path in paths]
 
 
 def _absolute(path: Path) -> Path:
@@ -305,15 +338,6 @@ def numbered(ids: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
         last[id_] = number
         found.append(chosen)
     return found
-
-
-def unreadable(error: OSError) -> NoReturn:
-    """For ``os.walk``, which otherwise passes over a folder that cannot be read without a word.
-
-    Raises:
-        DataError: always.
-    """
-    raise DataError(f"cannot read the folder: {os_reason(error)}", error.filename) from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
