@@ -52,20 +52,22 @@ def heartbeat(line: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def counted(
-    what: str, total: float | None, shown: Callable[[float], str] = "{:,.0f}".format
+    what: str, total: float | None, shown: Callable[[float], str] = "{:,.0f}".format, done: float = 0
 ) -> Iterator[Callable[[float], None]]:
-    """A bar over work that can be counted, or a line about every minute; yields a function that takes what was done.
+    """A bar over work that can be counted, or a line about every minute; yields a function to call with what is done.
 
     Args:
         total: how much there is to do; None where nobody knows.
         shown: an amount as people read it.
+        done: what is done already.
     """
-    began, done = time.monotonic(), 0.0
+    began, before = time.monotonic(), done
 
     def line() -> str:
         if not total:
             return f"{what}: {shown(done)}"
-        left = f", {time_left(time.monotonic() - began, done, total)}" if done else ""
+        new = done - before
+        left = f", {time_left(time.monotonic() - began, new, total - before)}" if new else ""
         return f"{what}: {shown(done)} of {shown(total)}{left}"
 
     from rich.console import Console
@@ -78,13 +80,17 @@ def counted(
         TimeRemainingColumn(),
     )
     bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not stderr_is_terminal())
+    drawn = 0.0
     with heartbeat(line), bar:
         task = bar.add_task(what, total=total, amount="")
 
         def advance(more: float) -> None:
-            nonlocal done
+            nonlocal done, drawn
             done += more
-            bar.update(task, completed=done, amount=f"{shown(done)}{f'/{shown(total)}' if total else ''}")
+            now = time.monotonic()
+            if now - drawn > 0.1:  # it is drawn ten times per second; a call can come for every file
+                drawn = now
+                bar.update(task, completed=done, amount=f"{shown(done)}{f'/{shown(total)}' if total else ''}")
 
         yield advance
 

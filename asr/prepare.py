@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from asr import header as headers
 from asr.corpora.remote import Remote
@@ -70,6 +72,8 @@ class Recipe:
     normalization: str = "none"
     #: whether it makes manifests; without any (a language model) there is nothing to normalise or make tokens of
     speech: bool = True
+    #: how many utterances the published corpus has, by manifest or subset, where that is known
+    utterances: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def subsets(self) -> tuple[str, ...]:
@@ -83,11 +87,14 @@ class Prepared:
 
     manifests: dict[str, Path]
     utterances: dict[str, list[Utterance]]
+    #: what could not be used
     dropped: dict[str, str]
     #: other files that it wrote for a person to use, by name (a language model)
     files: dict[str, Path] = field(default_factory=dict)
     #: the profile that the texts had gone through before; empty: none
     normalization: str = ""
+    #: what the corpus or the recipe leaves out on purpose
+    excluded: dict[str, str] = field(default_factory=dict)
 
     def summary(self) -> list[str]:
         """One line a split: rows, hours, speakers; and one line on what was dropped."""
@@ -102,10 +109,21 @@ class Prepared:
         # a split can be the union of others; two can have the same ids for different ones
         kept = len({same(u) for rows in self.utterances.values() for u in rows})
         lines.append(f"kept {kept:,} of {kept + len(self.dropped):,}")
+        lines += [f"left out on purpose {n:,}: {why}" for why, n in Counter(self.excluded.values()).most_common()]
         lines += [f"dropped {id_}: {why}" for id_, why in list(self.dropped.items())[:10]]
         if len(self.dropped) > 10:
-            lines.append(f"… and {len(self.dropped) - 10} more")
+            lines.append(f"… and {len(self.dropped) - 10:,} more (--json names all)")
         return lines
+
+
+def shortfall(recipe: Recipe, prepared: Prepared) -> list[str]:
+    """A line for each manifest with another number of utterances than the published corpus has."""
+    lines = []
+    for name, published in recipe.utterances.items():
+        found = len(prepared.utterances.get(name, []))
+        if name in prepared.utterances and found != published:
+            lines.append(f"{name}: {found:,} utterances, {published:,} are published: is all of the corpus there?")
+    return lines
 
 
 def same(utterance: Utterance) -> tuple[object, ...]:
@@ -142,7 +160,12 @@ def perform(recipe: Recipe, request: Request) -> Prepared:
     return recipe.prepare(request)
 
 
-def write_splits(out: Path, splits: Mapping[str, Iterable[Utterance]], dropped: Mapping[str, str]) -> Prepared:
+def write_splits(
+    out: Path,
+    splits: Mapping[str, Iterable[Utterance]],
+    dropped: Mapping[str, str],
+    excluded: Mapping[str, str] = MappingProxyType({}),
+) -> Prepared:
     """Writes ``<split>.jsonl`` for each split under ``out``, sorted by id.
 
     Raises:
@@ -165,7 +188,7 @@ def write_splits(out: Path, splits: Mapping[str, Iterable[Utterance]], dropped: 
     for name, utterances in rows.items():
         manifests[name] = out / f"{name}.jsonl"
         write(manifests[name], utterances)
-    return Prepared(manifests, rows, dict(dropped))
+    return Prepared(manifests, rows, dict(dropped), excluded=dict(excluded))
 
 
 def check_own(out: Path, splits: Iterable[str]) -> None:

@@ -19,18 +19,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import asr.corpora.remote
 from asr import header as headers
 from asr import manifest
 from asr.catalogue import find_recipe
+from asr.cli import app
 from asr.corpora import librispeech
 from asr.corpora.fetch import fetch
+from asr.corpora.finish import TextOptions, prepare
 from asr.corpora.librispeech import roles
 from asr.corpora.sources import check_room, chosen_files
 from asr.errors import ConfigError, DataError
 from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, perform
+from asr.prepare import Prepared, Recipe, Request, perform, write_splits
 from tests.builders import noise, write_wav
 from tests.servers import serving
 
@@ -207,6 +210,68 @@ def test_what_cannot_be_used_is_dropped_with_the_reason(tmp_path):
         "11-7-0000": "no transcript",
     }
     assert [u.id for u in prepared.utterances["dev"]] == ["11-5-a-dev0000"]
+
+
+def test_a_text_that_goes_on_in_the_next_line_is_not_half_a_text(tmp_path):
+    lines = b"11-7-0000 ONE\n11-7-0001 HALF OF IT\nAND THE REST\n11-7-0002 TWO\n"
+    audio = {f"{{}}/11/7/11-7-{i:04d}.flac": flac(tmp_path, 0.1) for i in range(3)}
+    content = archive_of(tmp_path, "a-dev", **{"{}/11/7/11-7.trans.txt": lines, **audio})
+    with serving({"/resources/12/a-dev.tar.gz": content}) as host:
+        prepared = perform(recipe(), Request(tmp_path / "out", mirror=host.url, subsets=("a-dev",)))
+    assert [(u.id, u.text) for u in prepared.utterances["dev"]][2:4] == [("11-7-0000", "ONE"), ("11-7-0002", "TWO")]
+    assert prepared.dropped == {
+        "11-7.trans.txt:3": "'AND' is no id of chapter 11-7",
+        "11-7-0001": "its text may be cut: line 3 of 11-7.trans.txt is no row",
+    }
+
+
+def test_a_tree_that_a_mac_has_copied_is_read_as_it_was(tmp_path):
+    chapter = tmp_path / "L" / "LibriSpeech" / "dev-clean" / "84" / "121123"
+    chapter.mkdir(parents=True)
+    for i in range(3):
+        (chapter / f"84-121123-{i:04d}.flac").write_bytes(flac(tmp_path, 0.1))
+    (chapter / "84-121123.trans.txt").write_text("".join(f"84-121123-{i:04d} ONE\n" for i in range(3)))
+    for path in list(chapter.iterdir()):
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X\xff")
+    for folder in (chapter, chapter.parent, chapter.parent.parent):
+        (folder / ".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1\xff")
+    double = tmp_path / "L" / "__MACOSX" / "dev-clean" / "84"
+    double.mkdir(parents=True)
+    (double / "84.trans.txt").write_bytes(b"\xff")
+    prepared = perform(recipe(), Request(tmp_path / "out", archive=(tmp_path / "L",), subsets=("dev-clean",)))
+    assert [u.id for u in prepared.utterances["dev"]] == [f"84-121123-{i:04d}" for i in range(3)]
+    assert prepared.dropped == {}
+
+
+def test_another_number_of_utterances_than_was_published_is_said(tmp_path, caplog):
+    content = archive_of(tmp_path, "dev-clean")
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        tar.extractall(tmp_path / "part", filter="data")
+    command = ["prepare", "librispeech", "--archive", str(tmp_path / "part"), "--subsets", "dev-clean"]
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    said = "dev-clean: 3 utterances, 2,703 are published: is all of the corpus there?"
+    assert said in done.stdout
+    assert said in caplog.messages
+
+
+def test_as_many_utterances_as_were_published_are_worth_no_word(tmp_path, caplog):
+    def write(request: Request) -> Prepared:
+        return write_splits(request.out, {"a": [Utterance("x", "x.wav", 1.0, "ONE")]}, {})
+
+    toy = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write, utterances={"a": 1, "not-asked-for": 5})
+    assert prepare(toy, Request(tmp_path / "1"), TextOptions()).notes == ("text normalization: none",)
+    assert not caplog.messages
+    prepare(replace(toy, utterances={"a": 2}), Request(tmp_path / "2"), TextOptions())
+    assert caplog.messages == ["a: 1 utterances, 2 are published: is all of the corpus there?"]
+
+
+def test_the_published_numbers_are_those_of_the_corpus():
+    # 281,241 is how many utterances others count in the 960 hours for training
+    known = recipe().utterances
+    assert set(known) == set(recipe().subsets)
+    totals = {role: sum(n for name, n in known.items() if name.startswith(role)) for role in ("train", "dev", "test")}
+    assert totals == {"train": 281_241, "dev": 5_567, "test": 5_559}
 
 
 def test_without_speakers_txt_the_sex_is_not_known_and_that_is_said(tmp_path, caplog):

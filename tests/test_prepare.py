@@ -100,7 +100,7 @@ def test_a_summary_of_many_dropped_rows_says_how_many_more():
     lines = Prepared({}, {}, {f"u{i}": "why" for i in range(12)}).summary()
     assert lines[0] == "kept 0 of 12"
     assert len(lines) == 12
-    assert lines[-1] == "… and 2 more"
+    assert lines[-1] == "… and 2 more (--json names all)"
 
 
 # an4, on an archive made here

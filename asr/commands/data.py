@@ -66,7 +66,7 @@ def prepare(
     vocab_size: Annotated[int, typer.Option(metavar="N", help="Tokens of a bpe or unigram tokenizer.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Turn a corpus into manifests: download, check, extract, write."""
+    """Turn a corpus into manifests: download, check, extract, write. Rows that cannot be used: named, exit code 1."""
     from asr.catalogue import find_recipe
     from asr.corpora.finish import TextOptions
     from asr.corpora.finish import prepare as prepare_data
@@ -100,6 +100,7 @@ def prepare(
             "manifests": {name: str(path) for name, path in prepared.manifests.items()},
             "utterances": {name: len(rows) for name, rows in prepared.utterances.items()},
             "dropped": prepared.dropped,
+            "excluded": prepared.excluded,
             "normalization": header.normalization,
             "tokenizer": header.tokenizer,
             "flagged_numbers": header.flagged_numbers,
@@ -111,3 +112,5 @@ def prepare(
     else:
         paths = [*prepared.manifests.values(), *prepared.files.values()]
         print_result("\n".join(map(shown, [*finished.summary(), *paths])))
+    if prepared.dropped:
+        raise typer.Exit(1)

@@ -20,7 +20,7 @@ from asr.errors import CheckpointError, ConfigError, DataError, os_reason
 from asr.files import write_json
 from asr.header import Header
 from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, perform, same
+from asr.prepare import Prepared, Recipe, Request, perform, same, shortfall
 from asr.text import check_profile, has_digits, normalize, spoken_signs_lost
 from asr.tokenizer import FILE as TOKENIZER_FILE
 from asr.tokenizer import SubwordKind, SubwordTokenizer, read_tokenizer
@@ -107,7 +107,11 @@ def finish(
     profile = options.normalization or prepared.normalization or recipe.normalization
     if prepared.manifests:  # which look whole, but are not before their texts are normalised
         headers.set_aside(request.out, prepared.manifests, tokenizer=options.tokenizer in get_args(SubwordKind))
+    missing = shortfall(recipe, prepared)
+    for line_ in missing:
+        log.warning("%s", line_)
     prepared, notes = _normalized(prepared, profile)
+    notes = [*missing, *notes]
     splits = {name: _facts(rows) for name, rows in prepared.utterances.items()}
     kept = {} if before is None else before.splits
     replaced = [name for name in kept if name in splits]

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import logging
 import shutil
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
 from asr.errors import DataError, os_reason
+from asr.heartbeat import counted
 
 log = logging.getLogger(__name__)
 
@@ -124,26 +121,17 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 
 @contextmanager
 def byte_bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A progress bar over bytes, on stderr when that is a terminal, else a line in the log every half minute.
+    """A progress bar over bytes, on stderr when that is a terminal, else a line in the log about every minute.
 
     What it gives is called with the number of bytes that are done.
     """
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    shown = told = time.monotonic()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total or None, completed=done)
+    with counted(what, total or None, gigabytes, done) as advance:
+        now = done
 
         def show(count: int) -> None:
-            nonlocal shown, told
-            now = time.monotonic()
-            if now - shown > 0.1:
-                shown = now
-                progress.update(task, completed=count)
-            if not console.is_terminal and now - told > 30:
-                told = now
-                log.info("%s: %s%s", what, gigabytes(count), f" of {gigabytes(total)}" if total else "")
+            nonlocal now
+            advance(count - now)
+            now = count
 
         yield show
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from asr import audio
+from asr.heartbeat import counted
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Recipe, Request, stable_hash, write_splits
 
@@ -47,15 +46,16 @@ def prepare(request: Request, per_voice: Mapping[str, int] = PER_VOICE) -> Prepa
     """Audio and manifests of ``train``, ``dev`` and ``test``: the same bytes at every run on a machine."""
     espeak = Espeak()
     plans = [plan for split, count in per_voice.items() for plan in plan_split(split, count)]
-    console = Console(stderr=True)
     rows: dict[str, list[Utterance]] = {split: [] for split in per_voice}
-    for plan in track(plans, "synthesising", console=console, disable=not console.is_terminal, transient=True):
-        wave = render(espeak, plan)
-        path = Path("audio") / plan.split / f"{plan.id}.wav"
-        audio.save(request.out / path, wave, SAMPLE_RATE_HZ)
-        duration_s = round(len(wave) / SAMPLE_RATE_HZ, 4)
-        meta = {"rate_wpm": plan.rate_wpm, "pitch": plan.pitch, "snr_db": round(plan.snr_db, 1)}
-        rows[plan.split].append(Utterance(plan.id, path.as_posix(), duration_s, plan.text, plan.voice, meta=meta))
+    with counted("synthesising utterances", len(plans)) as advance:
+        for plan in plans:
+            wave = render(espeak, plan)
+            path = Path("audio") / plan.split / f"{plan.id}.wav"
+            audio.save(request.out / path, wave, SAMPLE_RATE_HZ)
+            duration_s = round(len(wave) / SAMPLE_RATE_HZ, 4)
+            meta = {"rate_wpm": plan.rate_wpm, "pitch": plan.pitch, "snr_db": round(plan.snr_db, 1)}
+            rows[plan.split].append(Utterance(plan.id, path.as_posix(), duration_s, plan.text, plan.voice, meta=meta))
+            advance(1)
     return write_splits(request.out, rows, dropped={})
 
 

@@ -23,6 +23,17 @@ _FILES = (
     ("test-other", 328_757_843, "fb5a50374b501bb3bac4815ee91d3135"),
 )
 
+#: how many utterances there are; also in the dataset card of Hugging Face's librispeech_asr
+UTTERANCES = {
+    "train-clean-100": 28_539,
+    "train-clean-360": 104_014,
+    "train-other-500": 148_688,
+    "dev-clean": 2_703,
+    "dev-other": 2_864,
+    "test-clean": 2_620,
+    "test-other": 2_939,
+}
+
 
 def prepare(request: Request) -> Prepared:
     """A manifest for each subset; ``train`` (all training subsets), ``dev`` and ``test`` (the clean ones)."""
@@ -46,4 +57,5 @@ RECIPE = Recipe(
     files=tuple(_remote(*file) for file in _FILES),
     default_subsets=("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other"),
     normalization="librispeech",
+    utterances=UTTERANCES,
 )
