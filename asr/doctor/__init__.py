@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from asr.doctor import checks, overlap
+from asr.doctor import checks, overlap, pairs
+from asr.doctor.characters import check_characters
 from asr.doctor.checks import Expected, Files
 from asr.doctor.findings import Findings, Loaded
 from asr.doctor.report import Report
@@ -69,6 +70,8 @@ def _check_texts(
 ) -> list[str]:  # fmt: skip
     tokenizer = steps = None
     skipped = []
+    check_characters(loaded, findings)
+    pairs.check_pairs(loaded, findings)
     if expected is None:
         skipped.append("sample rate, vocabulary and output steps of a model: give --config or --model")
     else:
@@ -93,7 +96,8 @@ def _check_texts(
         tokenizer = checks.vocabulary(loaded, expected, findings)
     checks.check_texts(loaded, then, steps, expected, tokenizer, findings)
     checks.check_rare_characters(loaded, findings)
-    checks.check_rate_of_speech(loaded, findings)
+    pairs.check_rate_of_speech(loaded, findings)
+    pairs.check_speed(loaded, findings)
     return skipped + overlap.check_overlap(loaded, findings)
 
 

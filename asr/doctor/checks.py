@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import statistics
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.config import AudioConfig
+from asr.doctor.characters import shown
 from asr.doctor.findings import Findings, Loaded, Row
 from asr.doctor.sound import Header, Sound
 from asr.text import has_digits
@@ -22,17 +20,6 @@ from asr.tokenizer import CharTokenizer, Tokenizer
 
 #: what ``asr.audio`` and ``asr.batch`` allow a rounded duration and a codec's padding
 SLACK_S = 0.02
-#: Robust deviations of log(characters a second) from a manifest's median that are suspicious. On real corpora of short
-#: commands and of read sentences 5 finds at most one row in a thousand; a wrong text is often beyond it.
-_SUSPICIOUS_DEVIATIONS = 5.0
-#: a median over fewer rows says too little
-_ENOUGH_ROWS = 30
-#: Corpora that are all alike must not make a row suspicious that is 1.6 times as fast: 5 x 0.1.
-_SMALLEST_DEVIATION = 0.1
-#: Nobody speaks faster: the fastest readers reach 25 characters (300 words a minute) for a moment.
-_FASTEST = 30.0
-#: slower than this, in an utterance of 5 s or more, is silence or a missing text in any script
-_SLOWEST, _SLOW_FROM_S = 0.5, 5.0
 _RARE_ROWS, _RARE_FROM_ROWS = 3, 500
 #: more than any file has, and still a whole number of 64 bits
 _MOST_SAMPLES = 2**62
@@ -165,7 +152,7 @@ def check_texts(
     loaded: Sequence[Loaded], which: Iterable[int], steps: Sequence[npt.NDArray[np.int64]] | None,
     expected: Expected | None, tokenizer: Tokenizer | None, findings: Findings,
 ) -> None:  # fmt: skip
-    """What the texts of some manifests say: empty, damaged, with digits; with a vocabulary: characters, labels."""
+    """What the texts of some manifests say: empty, with digits; with a vocabulary: characters, labels."""
     unknown: Counter[str] = Counter()
     for index in which:
         one = loaded[index]
@@ -174,9 +161,6 @@ def check_texts(
             if not text:
                 findings.add("text-empty", row, "''")
                 continue
-            damage = _damage(text)
-            if damage:
-                findings.add("text-unicode", row, damage)
             if expected and expected.longest_s and one.is_training and row.utterance.duration_s > expected.longest_s:
                 findings.add("too-long", row, f"{row.utterance.duration_s:.1f} s, over {expected.longest_s:g} s")
             if has_digits(text):
@@ -207,25 +191,6 @@ def _tell_unknown(unknown: Counter[str], tokenizer: Tokenizer, findings: Finding
             details.append(f"the vocabulary has the {other}-case forms: set text.normalization={other}")
 
 
-def _damage(text: str) -> str:
-    """What is wrong with the characters of a text, or an empty string."""
-    if text.isascii() and text.isprintable():
-        return ""
-    if "\ufffd" in text:
-        return f"U+FFFD in {shown(text, text.index(chr(0xFFFD)))}"
-    # Cc control, Co private, Cn unassigned; other characters that do not print have their place in some scripts
-    odd = next((i for i, c in enumerate(text) if unicodedata.category(c) in ("Cc", "Co", "Cn")), None)
-    if odd is not None:
-        return f"U+{ord(text[odd]):04X} in {shown(text, odd)}"
-    return "" if unicodedata.is_normalized("NFC", text) else f"not NFC: {shown(text, 0)}"
-
-
-def shown(text: str, at: int) -> str:
-    """The text around a place, quoted."""
-    start = max(0, at - 20)
-    return f"{'…' if start else ''}{text[start : start + 40]!r}{'…' if text[start + 40 :] else ''}"
-
-
 def check_rare_characters(loaded: Sequence[Loaded], findings: Findings) -> None:
     """Characters of very few training rows (of all rows where no manifest is for training)."""
     chosen = [one for one in loaded if one.is_training] or loaded
@@ -244,29 +209,6 @@ def check_rare_characters(loaded: Sequence[Loaded], findings: Findings) -> None:
             if found:
                 value = f"{found[0]!r} (U+{ord(found[0]):04X}) in {shown(row.text, row.text.index(found[0]))}"
                 findings.add("character-rare", row, value)
-
-
-def check_rate_of_speech(loaded: Sequence[Loaded], findings: Findings) -> None:
-    """Rows with far more or fewer characters a second than the median of their manifest, or than anybody speaks."""
-    for one in loaded:
-        rows = [row for row in one.rows if not findings.has_error(row)]
-        lengths = [len(row.text) for row in rows]
-        logs = [math.log(n / row.utterance.duration_s) for n, row in zip(lengths, rows, strict=True) if n]
-        median = statistics.median(logs) if len(logs) >= _ENOUGH_ROWS else None
-        deviation = 0.0
-        if median is not None:
-            around = 1.4826 * statistics.median(abs(x - median) for x in logs)  # as large as a normal's deviation
-            deviation = max(_SMALLEST_DEVIATION, around)
-        for n, row in zip(lengths, rows, strict=True):
-            seconds = row.utterance.duration_s
-            rate = n / seconds
-            odd = rate > _FASTEST or (rate < _SLOWEST and seconds >= _SLOW_FROM_S)
-            if median is not None and n:
-                odd = odd or abs(math.log(rate) - median) > _SUSPICIOUS_DEVIATIONS * deviation
-            if odd and n:
-                usual = f", the median is {math.exp(median):.1f}" if median is not None else ""
-                value = f"{rate:.1f} characters a second ({n} in {seconds:.2f} s){usual}: {shown(row.text, 0)}"
-                findings.add("rate-of-speech", row, value)
 
 
 def check_sound(row: Row, sound: Sound, has_text: bool, findings: Findings) -> None:

@@ -47,6 +47,9 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "error", "the labels need more steps than the model makes of the audio",
         "most likely a wrong pair; else lower the time strides in model (conv, tdnn, mlp)",
     ),
+    "wrong-pairs": (
+        "error", "texts that belong to other audio", "a row too many or too few in a table of texts: pair them again",
+    ),
     "overlap-audio": ("error", "audio of another set is in the training set", "take it out of training, or use --fix"),
     "overlap-speaker": ("warning", "a speaker is in two sets", "split by speaker, or say so beside the result"),
     "overlap-text": (
@@ -56,14 +59,29 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "duplicate-audio": ("warning", "the same audio again", "keep one row; with two texts at most one is right"),
     "text-empty": ("warning", "no text", "training leaves it out; in a test set all output counts as errors"),
     "text-unicode": (
-        "warning", "control characters, U+FFFD, or letters in pieces (not NFC)",
+        "warning", "control characters, U+FFFD, UTF-8 read as something else, or letters in pieces (not NFC)",
         "decode the texts in their own encoding; text.normalization upper or lower composes letters",
+    ),
+    "text-lookalike": (
+        "warning", "characters that look like others, say of another alphabet inside a word",
+        "write the letter that is meant: each is a token of its own",
+    ),
+    "text-invisible": (
+        "warning", "characters that nobody sees: zero-width spaces, byte-order marks, no-break spaces",
+        "take them out (--fix does with those that are no word's border), or a text.normalization that does",
+    ),
+    "text-markup": (
+        "warning", "what is written and not spoken: entities, escapes, markers of noise",
+        "decode entities and escapes; take markers out, or leave such rows out of training",
     ),
     "digits-in-text": ("warning", "digits", "write numbers as they are spoken"),
     "character-rare": ("note", "a character of three rows or fewer", "a slip? each is a token of the model"),
     "rate-of-speech": (
         "warning", "far more or fewer characters a second than the rest",
         "listen to the first ones: a wrong text, a part of one, or much silence",
+    ),
+    "speed": (
+        "warning", "audio that seems to play at another speed", "listen to it: most likely a wrong sample rate",
     ),
     "too-long": ("warning", "longer than batch.max_utterance_s", "training leaves it out: cut it, or raise the limit"),
     "silence": ("warning", "next to nothing to hear", "listen to it; cut the silence, or leave it out"),
@@ -153,10 +171,10 @@ class Findings:
         """Counts a row."""
         self._count(code, severity, row.manifest, row.line, row.utterance.id, value, row.utterance.duration_s, 1)
 
-    def add_group(self, code: str, rows: Sequence[Row], value: str) -> None:
+    def add_group(self, code: str, rows: Sequence[Row], value: str, severity: Severity | None = None) -> None:
         """Counts rows that have the same trouble; the first is the example."""
         audio_s = sum(row.utterance.duration_s for row in rows)
-        self._count(code, None, rows[0].manifest, rows[0].line, rows[0].utterance.id, value, audio_s, len(rows))
+        self._count(code, severity, rows[0].manifest, rows[0].line, rows[0].utterance.id, value, audio_s, len(rows))
 
     def add_line(self, code: str, manifest: int, line: int | None, value: str, id_: str | None = None) -> None:
         """Counts a line that is no utterance, or a whole manifest."""

@@ -1,4 +1,4 @@
-"""Manifests without the rows that have an error."""
+"""Manifests without the rows that have an error, and with the texts that can be mended without a doubt mended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 from asr import header as headers
 from asr import manifest as manifests
-from asr.doctor.findings import Loaded
+from asr.doctor.characters import check_characters, mended
+from asr.doctor.findings import Findings, Loaded, Row
 from asr.doctor.report import Report
 from asr.errors import DataError, os_reason
 from asr.files import open_atomic, write_bytes
@@ -31,12 +32,18 @@ class Fixed:
     reasons: dict[str, int]
     #: manifests of which nothing was left
     nothing_left: list[str]
+    #: rows whose text was mended
+    mended: int = 0
     #: what else there is to say
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         why = ", ".join(f"{code} {n:,}" for code, n in self.reasons.items())
         lines = [f"kept {self.kept:,} rows, left out {self.left_out:,}{f' ({why})' if why else ''}"]
+        if self.mended:
+            lines.append(
+                f"mended {self.mended:,} texts: no-break spaces to spaces, byte-order marks and their like out"
+            )
         lines += [f"{path}: no row without an error, nothing written" for path in self.nothing_left]
         return lines + [f"wrote {path}" for path in self.written.values()] + self.notes
 
@@ -77,26 +84,42 @@ def _dropped_beside(target: Path) -> Path:
 def fix(report: Report, where: dict[Path, Path]) -> Fixed:
     """Writes each manifest without its rows that have an error, and ``<name>.dropped.jsonl`` beside it (id, line, why).
 
-    Audio paths lead to the same files as before. ``prepared.json`` and the subwords come along into another folder.
+    Of what texts hide, that which can be mended without a doubt is (``characters.mended``); the rest is left, and
+    named. Audio paths lead to the same files as before. ``prepared.json`` and the subwords come along into another
+    folder.
 
     Raises:
         DataError: a file cannot be written.
     """
-    written, nothing_left, kept = {}, [], 0
+    written, nothing_left, kept, num_mended = {}, [], 0, 0
+    after: list[Loaded] = []
     splits: dict[tuple[Path, Path], dict[str, dict[str, float | int]]] = {}
     for index, one in enumerate(report.manifests):
         out = where[one.path]
-        rows = [row.utterance for row in one.rows if (index, row.line) not in report.bad]
-        if not rows:
+        kept_rows = [row for row in one.rows if (index, row.line) not in report.bad]
+        if not kept_rows:
             nothing_left.append(str(one.path))
             continue
+        rows = [replace(row.utterance, text=mended(row.utterance.text)) for row in kept_rows]
+        num_mended += sum(new.text != row.utterance.text for new, row in zip(rows, kept_rows, strict=True))
+        moved = [Row(len(after), row.line, u, mended(row.text)) for u, row in zip(rows, kept_rows, strict=True)]
+        after.append(Loaded(out, one.role, moved))
         kept += manifests.write(out, _moved(rows, one.path.parent, out.parent))
         written[str(one.path)] = str(out)
         facts = headers.split_facts(rows) | {"with_digits": headers.count_with_digits(rows)}
         splits.setdefault((one.path.parent, out.parent), {})[out.stem] = facts
         _write_dropped(report, index, one, _dropped_beside(out))
     told = [line for (before, after), facts in splits.items() for line in _carry_header(before, after, facts)]
-    return Fixed(written, kept, len(report.bad), report.reasons(), nothing_left, told)
+    told += _still_hidden(after)
+    return Fixed(written, kept, len(report.bad), report.reasons(), nothing_left, num_mended, told)
+
+
+def _still_hidden(loaded: list[Loaded]) -> list[str]:
+    """A line on what the texts still hide: only a person knows what is meant."""
+    findings = Findings(loaded, num_examples=0)
+    check_characters(loaded, findings)
+    listed = ", ".join(f"{found.code} {found.count:,}" for found in findings.sorted())
+    return [f"left in the texts, for only a person knows what is meant: {listed}"] if listed else []
 
 
 def _carry_header(before: Path, after: Path, splits: dict[str, dict[str, float | int]]) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from asr.doctor.checks import SLACK_S, shown
+from asr.doctor.characters import shown
+from asr.doctor.checks import SLACK_S
 from asr.doctor.findings import Findings, Loaded, Row
 from asr.doctor.sound import Header
 from asr.manifest import Utterance

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 
 from asr.config import AudioConfig
-from asr.doctor import checks, overlap
+from asr.doctor import checks, overlap, pairs
+from asr.doctor.characters import check_characters
 from asr.doctor.findings import Findings
 from asr.doctor.rows import from_manifest
 from asr.doctor.sound import Header, read_headers
@@ -19,7 +20,10 @@ MOST_HEADERS, SOME_HEADERS = 20_000, 2_000
 _LONGEST_S = 4.0
 _PIECE = 256
 #: said when the run starts; the rest of what the doctor finds is for the command
-_CODES = ("overlap-speaker", "overlap-text", "duplicate-audio", "rate-of-speech", "digits-in-text")
+_CODES = (
+    "overlap-speaker", "overlap-text", "duplicate-audio", "rate-of-speech", "speed", "digits-in-text",
+    "text-unicode", "text-lookalike", "text-invisible", "text-markup",
+)  # fmt: skip
 
 
 def check_start(
@@ -55,7 +59,10 @@ def check_start(
     ]
     overlap.check_same_audio(loaded, keys, findings)
     checks.check_texts(loaded, range(len(loaded)), None, None, None, findings)
-    checks.check_rate_of_speech(loaded, findings)
+    check_characters(loaded, findings)
+    pairs.check_pairs(loaded, findings)
+    pairs.check_rate_of_speech(loaded, findings)
+    pairs.check_speed(loaded, findings)
     overlap.check_overlap(loaded, findings)
     lines = []
     for finding in findings.sorted():

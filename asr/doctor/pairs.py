@@ -1,0 +1,238 @@
+"""Texts against durations: rows out of line, texts that belong to other rows, audio at another speed.
+
+Axes: r rows.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.doctor.characters import shown
+from asr.doctor.findings import Findings, Loaded, Row
+
+Values = npt.NDArray[np.float64]
+
+#: Robust deviations of log(characters a second) from a manifest's median that are suspicious. On real corpora of short
+#: commands and of read sentences 5 finds at most one row in a thousand; a wrong text is often beyond it.
+_SUSPICIOUS_DEVIATIONS = 5.0
+#: a median over fewer rows says too little
+_ENOUGH_ROWS = 30
+#: Corpora that are all alike must not make a row suspicious that is 1.6 times as fast: 5 x 0.1.
+_SMALLEST_DEVIATION = 0.1
+#: Nobody speaks faster: the fastest readers reach 25 characters (300 words a minute) for a moment.
+_FASTEST = 30.0
+#: slower than this, in an utterance of 5 s or more, is silence or a missing text in any script
+_SLOWEST, _SLOW_FROM_S = 0.5, 5.0
+
+#: Rows that texts may be off by. A line lost or too many in a table makes it one.
+_SHIFTS = (-1, 1, -2, 2, -3, 3)
+#: Nats by which texts of other rows must fit better, all together, and at most those of one row. Of AN4, LJ Speech,
+#: speechocean762, FSDD and synthetic digits, in their order and in 60 random ones each, no set reached 19; with its
+#: texts one row off from the middle on, each but FSDD had 60 or more.
+_ENOUGH_NATS, _MOST_NATS = 25.0, 4.0
+#: correlation with the right texts, the least gain (sets sorted by length correlate with their neighbours, too)
+_LEAST_CORRELATION, _LEAST_GAIN = 0.3, 0.25
+#: Texts of sentences, and durations, that vary at least so much (deviation over mean) correlate where they are pairs.
+_UNRELATED_ROWS, _SENTENCE, _VARIED_TEXT, _VARIED_AUDIO, _UNRELATED = 100, 20.0, 0.25, 0.2, 0.2
+
+#: A median over a whole set that nobody reaches: read and spontaneous corpora have 7 to 18.
+_FASTEST_SET = 24.0
+#: times as fast: what a wrong rate makes of 8 and 16, 22.05 and 44.1, 24 and 48 kHz
+_DOUBLE = (1.7, 2.4)
+#: Means of two groups, in deviations within them: one normal distribution cut in two has 2.7, LJ Speech with half of it
+#: at double speed 6.4, the digits 3.7, AN4 and speechocean762 as they are up to 3.1.
+_TWO_GROUPS, _TWO_GROUPS_ROWS, _SMALLEST_SHARE = 3.6, 100, 0.05
+_SPEAKERS, _SPEAKER_ROWS = 6, 10
+#: Letters that one character of a script is worth, about: so many as Chinese, Korean and Japanese need fewer of them.
+_HEAVY = (
+    (re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"), 2.0),
+    (re.compile("[\uac00-\ud7a3]"), 1.5),
+    (re.compile("[\u3040-\u30ff]"), 1.0),
+)
+
+
+def letters_in(text: str) -> float:
+    """How long a text is, in letters: a character of scripts that write syllables or words counts for several.
+
+    >>> letters_in("two words"), letters_in("你好")
+    (9.0, 6.0)
+    """
+    length = float(len(text))
+    if text.isascii():
+        return length
+    return length + sum(more * len(pattern.findall(text)) for pattern, more in _HEAVY)
+
+
+def check_pairs(loaded: Sequence[Loaded], findings: Findings) -> None:
+    """Texts that belong to the audio of other rows, by the correlation of their lengths with the durations."""
+    for one in loaded:
+        rows = one.rows
+        if len(rows) < _ENOUGH_ROWS:
+            continue
+        letters_r = np.array([letters_in(row.text) for row in rows])
+        seconds_r = np.array([row.utterance.duration_s for row in rows])
+        if not (moved := find_shift(letters_r, seconds_r)):
+            _check_unrelated(one, letters_r, seconds_r, findings)
+            continue
+        first, last = rows[moved.start], rows[moved.stop - 1]
+        count = f"{abs(moved.by)} row{'s' if abs(moved.by) > 1 else ''} {'before' if moved.by < 0 else 'after'}"
+        findings.of("wrong-pairs").details.append(
+            f"{one.path}: from line {first.line} to {last.line} ({moved.stop - moved.start:,} of {len(rows):,} rows) "
+            f"the audio fits the text of {count} its own: text length and duration correlate with "
+            f"{moved.then:.2f}, as they stand with {moved.now:.2f}"
+        )
+        for i in range(moved.start, moved.stop):
+            text, other = shown(rows[i].text, 0), shown(rows[i + moved.by].text, 0)
+            findings.add("wrong-pairs", rows[i], f"{seconds_r[i]:.2f} s with {text}, better with {other}")
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Rows whose audio fits the text of the row ``by`` further on; correlations as they stand (now), and then."""
+
+    start: int
+    stop: int
+    by: int
+    now: float
+    then: float
+
+
+def find_shift(letters_r: Values, seconds_r: Values) -> Shift | None:
+    """The rows, all or a part in one piece, whose texts are those of rows before or after; None where they are right.
+
+    By ranks, as a normal distribution: how much better, in nats, do texts some rows on explain the durations? The piece
+    of the largest sum is taken.
+    """
+    x_r, y_r = _ranks(letters_r), _ranks(seconds_r)
+    best, found = _ENOUGH_NATS, None
+    for by in _SHIFTS:
+        at_r = np.arange(max(0, -by), len(x_r) - max(0, by))
+        own_r, other_r, then_r = x_r[at_r], x_r[at_r + by], y_r[at_r]
+        # Where a part of the rows is moved, each of the two has its part of the correlation.
+        rho = min(0.95, max(0.0, float(np.mean(own_r * then_r) + np.mean(other_r * then_r))))
+        gain_r = ((then_r - rho * own_r) ** 2 - (then_r - rho * other_r) ** 2) / (2 * (1 - rho**2))
+        sums = np.concatenate([[0.0], np.cumsum(np.clip(gain_r, -_MOST_NATS, _MOST_NATS))])
+        lowest = np.minimum.accumulate(sums)
+        end = int(np.argmax(sums - lowest))
+        start = int(np.flatnonzero(sums[: end + 1] == lowest[end])[-1])
+        if sums[end] - sums[start] <= best:
+            continue
+        now, then = (_correlation(one[start:end], then_r[start:end]) for one in (own_r, other_r))
+        if then >= _LEAST_CORRELATION and now <= then / 2 and then - now >= _LEAST_GAIN:
+            best = sums[end] - sums[start]
+            found = Shift(int(at_r[start]), int(at_r[end - 1]) + 1, by, now, then)
+    return found
+
+
+def _check_unrelated(one: Loaded, letters_r: Values, seconds_r: Values, findings: Findings) -> None:
+    """Sentences whose lengths say nothing of the durations: the pairs are in disorder."""
+    varied = [values.std() / values.mean() if values.mean() else 0.0 for values in (letters_r, seconds_r)]
+    if len(one.rows) < _UNRELATED_ROWS or letters_r.mean() < _SENTENCE:
+        return
+    if varied[0] < _VARIED_TEXT or varied[1] < _VARIED_AUDIO:
+        return
+    correlation = _correlation(_ranks(letters_r), _ranks(seconds_r))
+    if correlation + 3 / math.sqrt(len(one.rows)) < _UNRELATED:
+        value = f"text length and duration of its {len(one.rows):,} rows correlate with {correlation:.2f} only"
+        findings.add_group("wrong-pairs", one.rows, value, "warning")
+
+
+def _ranks(values_r: Values) -> Values:
+    """Ranks, equal ones shared, with mean 0 and deviation 1 (0 where all are equal)."""
+    _, place_r, counts = np.unique(values_r, return_inverse=True, return_counts=True)
+    ranks_r = (np.cumsum(counts) - (counts - 1) / 2)[place_r]
+    centred_r: Values = ranks_r - ranks_r.mean()
+    return centred_r / (centred_r.std() or 1.0)
+
+
+def _correlation(a_r: Values, b_r: Values) -> float:
+    deviations = a_r.std() * b_r.std()
+    return float(((a_r - a_r.mean()) * (b_r - b_r.mean())).mean() / deviations) if deviations else 0.0
+
+
+def check_speed(loaded: Sequence[Loaded], findings: Findings) -> None:
+    """Audio that plays too fast or too slowly, as with a wrong sample rate: all of a set, a speaker's, or a part."""
+    for one in loaded:
+        rows = [row for row in one.rows if row.text and not findings.has_error(row)]
+        if len(rows) < _ENOUGH_ROWS:
+            continue
+        speeds_r = np.array([math.log(letters_in(row.text) / row.utterance.duration_s) for row in rows])
+        median = math.exp(float(np.median(speeds_r)))
+        if median > _FASTEST_SET:
+            value = f"half of the {len(rows):,} rows have over {median:.1f} letters a second, faster than anybody reads"
+            findings.add_group("speed", rows, value)
+        elif not _check_two_speeds(rows, speeds_r, findings):
+            _check_speakers(rows, speeds_r, findings)
+
+
+def _check_two_speeds(rows: Sequence[Row], speeds_r: Values, findings: Findings) -> bool:
+    """Whether the rows are two groups, one about twice as fast as the other (by Otsu's threshold)."""
+    n = len(rows)
+    if n < _TWO_GROUPS_ROWS:
+        return False
+    order = np.argsort(speeds_r, kind="stable")
+    sums = np.cumsum(speeds_r[order])
+    slow_k = np.arange(1, n)
+    low_k, high_k = sums[:-1] / slow_k, (sums[-1] - sums[:-1]) / (n - slow_k)
+    cut = int(np.argmax(slow_k * (n - slow_k) * (high_k - low_k) ** 2))
+    low, high, slow = float(low_k[cut]), float(high_k[cut]), cut + 1
+    sorted_r = speeds_r[order]
+    within = math.sqrt((np.sum((sorted_r[:slow] - low) ** 2) + np.sum((sorted_r[slow:] - high) ** 2)) / n)
+    times = math.exp(high - low)
+    share = min(slow, n - slow) / n
+    if not (_DOUBLE[0] <= times <= _DOUBLE[1] and share >= _SMALLEST_SHARE and high - low >= _TWO_GROUPS * within):
+        return False
+    value = (
+        f"{n - slow:,} of {n:,} rows are {times:.1f} times as fast as the others "
+        f"({math.exp(high):.1f} and {math.exp(low):.1f} letters a second)"
+    )
+    findings.add_group("speed", [rows[i] for i in sorted(order[slow:])], value)
+    return True
+
+
+def _check_speakers(rows: Sequence[Row], speeds_r: Values, findings: Findings) -> None:
+    """Speakers who are far from all the others, by what speakers of this set differ."""
+    rows_of: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row.utterance.speaker:
+            rows_of.setdefault(row.utterance.speaker, []).append(i)
+    medians = {s: float(np.median(speeds_r[places])) for s, places in rows_of.items() if len(places) >= _SPEAKER_ROWS}
+    if len(medians) < _SPEAKERS:
+        return
+    usual = statistics.median(medians.values())
+    deviation = 1.4826 * statistics.median(abs(x - usual) for x in medians.values())
+    least = max(math.log(_DOUBLE[0]), _SUSPICIOUS_DEVIATIONS * deviation)
+    for speaker, median in medians.items():
+        if abs(median - usual) > least:
+            value = f"speaker '{speaker}': {math.exp(median):.1f} letters a second, the others {math.exp(usual):.1f}"
+            findings.add_group("speed", [rows[i] for i in rows_of[speaker]], value)
+
+
+def check_rate_of_speech(loaded: Sequence[Loaded], findings: Findings) -> None:
+    """Rows with far more or fewer characters a second than the median of their manifest, or than anybody speaks."""
+    for one in loaded:
+        rows = [row for row in one.rows if not findings.has_error(row)]
+        lengths = [len(row.text) for row in rows]
+        logs = [math.log(n / row.utterance.duration_s) for n, row in zip(lengths, rows, strict=True) if n]
+        median = statistics.median(logs) if len(logs) >= _ENOUGH_ROWS else None
+        deviation = 0.0
+        if median is not None:
+            around = 1.4826 * statistics.median(abs(x - median) for x in logs)  # as large as a normal's deviation
+            deviation = max(_SMALLEST_DEVIATION, around)
+        for n, row in zip(lengths, rows, strict=True):
+            seconds = row.utterance.duration_s
+            rate = n / seconds
+            odd = rate > _FASTEST or (rate < _SLOWEST and seconds >= _SLOW_FROM_S)
+            if median is not None and n:
+                odd = odd or abs(math.log(rate) - median) > _SUSPICIOUS_DEVIATIONS * deviation
+            if odd and n:
+                usual = f", the median is {math.exp(median):.1f}" if median is not None else ""
+                value = f"{rate:.1f} characters a second ({n} in {seconds:.2f} s){usual}: {shown(row.text, 0)}"
+                findings.add("rate-of-speech", row, value)
