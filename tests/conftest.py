@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 # Before anything imports numpy or torch: many small tests on few cores lose more by waiting threads than they win.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -26,6 +27,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="folder of real speech for tests that need it (or set ASR_TEST_DATA)",
     )
+
+
+@pytest.fixture(autouse=True)
+def _no_ffmpeg_of_the_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hides the machine's ffmpeg, so that messages do not depend on it, from tests that do not ask for ``real_ffmpeg``.
+
+    A program that a test itself puts on the PATH is found. Tests that start ``python -m asr`` are on their own.
+    """
+    if "real_ffmpeg" in request.fixturenames:
+        return
+    from asr.recordings import ffmpeg
+
+    machine, find = shutil.which("ffmpeg"), ffmpeg.available
+
+    def found() -> str | None:
+        program = find()
+        return None if program == machine else program
+
+    monkeypatch.setattr(ffmpeg, "available", found)
+
+
+@pytest.fixture
+def real_ffmpeg() -> str:
+    """The machine's ffmpeg; tests that ask for it are skipped where there is none."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        pytest.skip("needs ffmpeg on the PATH")
+    return program
 
 
 @pytest.fixture(scope="session")

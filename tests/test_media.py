@@ -486,14 +486,6 @@ def test_closing_ends_an_ffmpeg_that_goes_on(tmp_path, monkeypatch):
     assert len(whole(open_stream(tmp_path / "x.mp4", 16000, Part(end_s=15)))) == 15 * 16000
 
 
-@pytest.fixture
-def real_ffmpeg() -> str:
-    program = shutil.which("ffmpeg")
-    if program is None:
-        pytest.skip("needs ffmpeg on the PATH")
-    return program
-
-
 def convert(program: str, path: Path, *options: str) -> Path:
     """One second at 440 Hz, then one at 880 Hz, in the format of the suffix."""
     wave_n = np.concatenate([sine(3, 440), sine(3, 880)])
