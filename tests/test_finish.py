@@ -60,6 +60,15 @@ def test_texts_go_through_the_profile_and_the_header_tells_all(tmp_path):
     )
 
 
+def test_markup_that_a_profile_makes_words_of_is_said(tmp_path):
+    recipe = recipe_of({"train": ["one [noise] two", "tea &amp; milk", "tea & milk", "so (to speak) three"]})
+    notes = prepare(recipe, Request(tmp_path / "a"), TextOptions("lower-nopunct")).notes
+    said = "markup became words in 2 texts, first a marker of train-0 in 'one [noise] two'; "
+    assert said + "decode entities, and take markers out" in notes
+    # where the texts keep it, the doctor and training find it
+    assert not any("markup" in note for note in prepare(recipe, Request(tmp_path / "b"), TextOptions("lower")).notes)
+
+
 def test_without_options_texts_stay_and_the_recipes_profile_counts(tmp_path):
     assert prepare(recipe_of(), Request(tmp_path / "a"), TextOptions()).header.normalization == "none"
     assert texts_of(tmp_path / "a", "train") == TEXTS["train"]

@@ -16,6 +16,7 @@ from typing import cast, get_args
 
 from asr import header as headers
 from asr import manifest as manifests
+from asr.doctor.characters import find_markup, shown
 from asr.errors import CheckpointError, ConfigError, DataError, os_reason
 from asr.files import write_json
 from asr.header import Header
@@ -213,6 +214,7 @@ def _normalized(prepared: Prepared, profile: str) -> tuple[Prepared, list[str]]:
     utterances: dict[str, list[Utterance]] = {}
     emptied: dict[str, None] = {}
     signs: Counter[str] = Counter()
+    markup: list[str] = []  # what it says of each text whose markup the profile makes words of
     foreign: Counter[str] = Counter()
     seen: set[tuple[object, ...]] = set()
     changed: set[tuple[object, ...]] = set()  # an utterance may be in several manifests, and counts once
@@ -223,6 +225,8 @@ def _normalized(prepared: Prepared, profile: str) -> tuple[Prepared, list[str]]:
             if text != row.text and same(row) not in changed:
                 changed.add(same(row))
                 signs.update(spoken_signs_lost(row.text, profile))
+                if (mark := find_markup(row.text)) and not find_markup(text):
+                    markup.append(f"{mark[0]} of {row.id} in {shown(row.text, mark[1])}")
             if row.text.strip() and not text:
                 emptied[row.id] = None
             if profile == "librispeech" and not text.isascii() and same(row) not in seen:
@@ -234,6 +238,10 @@ def _normalized(prepared: Prepared, profile: str) -> tuple[Prepared, list[str]]:
     notes = [f"normalized: {len(changed):,} texts changed"] if changed else []
     if signs:
         notes.append(f"signs that people read aloud were removed: {_shown(signs)}; write them as they are spoken")
+    if markup:
+        notes.append(
+            f"markup became words in {len(markup):,} texts, first {markup[0]}; decode entities, and take markers out"
+        )
     if foreign:
         notes.append(f"characters that {profile} leaves as they are: {_shown(foreign)}")
     if emptied:
