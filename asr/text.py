@@ -15,9 +15,10 @@ from asr.errors import ConfigError, nearest
 #: in a training config: the profile that the data were prepared with; as a profile by itself it is ``none``
 AS_PREPARED = "data"
 
-#: name -> what it does; all collapse white space, and leave digits and letters of other scripts alone
+#: name -> what it does; all collapse white space, remove invisible marks, and leave digits and letters of other
+#: scripts alone
 NORMALIZATIONS = {
-    "none": "text is used as it stands, surrounding and repeated white space apart",
+    "none": "text is used as it stands, invisible marks and surrounding or repeated white space apart",
     "upper": "upper case, Unicode NFC",
     "lower": "lower case, Unicode NFC",
     "upper-nopunct": "upper case, NFC, no punctuation or symbols but apostrophes inside words",
@@ -34,8 +35,16 @@ _IN_NUMBERS = frozenset(".,:/-\u2010\u2011\u2013\u2044\u00b7\u066b\u066c")
 _SIGNS = frozenset("%‰#№°+±−×÷=")
 #: signs that are read aloud wherever they stand; removing one removes a word
 _SPOKEN = frozenset("&@%‰#№°+±×÷=§")
-#: written, but neither seen nor heard: soft hyphen, zero width space, word joiner, byte order mark
-_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+#: written, but neither seen nor heard: controls, soft hyphens, zero width spaces, marks of direction, byte order marks,
+#: fillers, variation selectors, tags. Source: Default_Ignorable_Code_Point in Unicode's DerivedCoreProperties.txt.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+#: zero width joiner and non-joiner: spelling between letters of these scripts, from Arabic to Myanmar and Khmer
+_JOINERS = "\u200c\u200d"
+_JOINING = re.compile("[\u0600-\u109f\u1780-\u18af\ua800-\uaadf\uabc0-\uabff]")
 #: what a look is due at: anything but letters, digits and white space (\w leaves out most marks, hence the look)
 _CANDIDATE = re.compile(r"[^\w\s]|[_\u02bc]")
 _ASCII_DIGIT = re.compile(r"[0-9]")
@@ -71,18 +80,17 @@ def normalize(text: str, profile: str) -> str:
     if profile == AS_PREPARED:
         profile = "none"
     check_profile(profile)
+    text = _visible(text)
     if profile == "none":
         return " ".join(text.split())
     plain = profile in ("upper", "lower")
-    if not plain:
-        text = text.translate(_INVISIBLE)
     text = unicodedata.normalize("NFC", text)
     text = text.lower() if profile.startswith("lower") else text.upper()
     text = unicodedata.normalize("NFC", text)  # changing case can decompose: U+0390 has no upper-case form
     if profile == "librispeech":
         text = _fold(text)
     if not plain:
-        text = _without_punctuation(text, final_apostrophes=profile == "librispeech")
+        text = _without_punctuation(_without_stray_marks(text), final_apostrophes=profile == "librispeech")
     return " ".join(text.split())
 
 
@@ -105,6 +113,36 @@ def spoken_signs_lost(text: str, profile: str) -> set[str]:
     """
     before = {c for c in text if c in _SPOKEN or unicodedata.category(c) == "Sc"}
     return before - set(normalize(text, profile)) if before else before
+
+
+def _visible(text: str) -> str:
+    """The text without invisible characters; a joiner stays where it is spelling."""
+
+    def joins(c: str) -> bool:
+        return _JOINING.match(c) is not None and unicodedata.category(c)[0] in "LM"
+
+    def kept(match: re.Match[str]) -> str:
+        c, at = match[0], match.start()
+        spelled = c in _JOINERS and at and joins(text[at - 1]) and joins(text[at + 1 : at + 2])
+        return c if spelled else ""
+
+    return _INVISIBLE.sub(kept, text).replace("\u2800", " ")  # a Braille cell without dots
+
+
+def _without_stray_marks(text: str) -> str:
+    """The text without marks that are on no letter and no digit, as an emoji's, and without the frames of keycaps."""
+    if text.isascii():
+        return text
+    out = []
+    on_letter = False
+    for c in text:
+        category = unicodedata.category(c)
+        is_mark = category[0] == "M" or c in _JOINERS
+        if is_mark and (not on_letter or category == "Me"):
+            continue
+        on_letter = is_mark or _in_word(c)
+        out.append(c)
+    return "".join(out)
 
 
 def _fold(text: str) -> str:
@@ -135,7 +173,7 @@ def _folded(c: str) -> str:
 
 
 def _without_punctuation(text: str, *, final_apostrophes: bool) -> str:
-    """The text with a space for each character of the categories P and S, but for apostrophes and parts of numbers.
+    """The text with a space for what is no letter, mark or digit, but for apostrophes and parts of numbers.
 
     Always a space: "and/or" is two words. What stays, stays because of a letter or digit beside it, which stays too:
     so a second pass finds nothing more.
@@ -159,7 +197,7 @@ def _without_punctuation(text: str, *, final_apostrophes: bool) -> str:
             quoted = _in_word(after)
             return " "
         category = unicodedata.category(c)
-        if category[0] not in "PS":
+        if category[0] in "LMN" or c in _JOINERS:
             return c
         digits = has_digits(before), has_digits(after)
         is_sign = c in _SIGNS or category == "Sc"

@@ -12,7 +12,10 @@ from asr.text import AS_PREPARED, NORMALIZATIONS, has_digits, normalize, spoken_
 
 # All of Unicode but lone surrogates, which are not text; and, far more often, what the rules are about.
 ANY = st.characters(exclude_categories=["Cs"])
-TRICKY = st.sampled_from(list("aBÉßŉİΣς'’‘ʼʻ`´-–—.,:/%$&#+_ 01½²ⅣЖй我ﬁÆŁ\u0301\u0338\u00ad\u200b\u200d\t\n“”…()"))
+TRICKY = st.sampled_from(
+    list("aBÉßŉİΣς'’‘ʼʻ`´-–—.,:/%$&#+_ 01½²ⅣЖй我ﬁÆŁ\u0301\u0338\u00ad\u200b\u200c\u200d\ufe0f\u20e3\u2066\u3164")
+    + list("بك،❤\t\n“”…()")
+)
 TEXT = st.text(st.one_of(TRICKY, ANY), max_size=30)
 STRIPPING = ("upper-nopunct", "lower-nopunct", "librispeech")
 
@@ -45,9 +48,62 @@ def test_no_letter_of_another_script_and_no_numeral_is_lost(text, profile):
     def others(s: str) -> list[str]:
         # Case and accents aside: letters whose decomposition is Latin are folded by one of the profiles.
         s = unicodedata.normalize("NFC", unicodedata.normalize("NFC", s).upper())
-        return [c for c in s if unicodedata.category(c)[0] in "LN" and not is_latin(c) and c != "ʼ"]
+        return [
+            c
+            for c in s
+            if unicodedata.category(c)[0] in "LN" and not is_latin(c) and c not in "ʼ\u115f\u1160\u3164\uffa0"
+        ]
 
     assert others(normalize(text, profile)) == others(text)
+
+
+@given(TEXT, st.sampled_from(STRIPPING))
+def test_every_word_that_is_left_has_a_letter_or_a_digit(text, profile):
+    for word in normalize(text, profile).split():
+        assert any(unicodedata.category(c)[0] in "LN" for c in word), ascii(word)
+
+
+#: what shows nothing and says nothing, as Unicode lists it (Default_Ignorable_Code_Point), and controls
+INVISIBLE = (
+    "0-8 e-1b 7f-84 86-9f ad 34f 61c 115f-1160 17b4-17b5 180b-180f 200b-200f 202a-202e 2060-206f 3164 fe00-fe0f "
+    "feff ffa0 fff0-fff8 1bca0-1bca3 1d173-1d17a e0000-e0fff"
+)
+
+
+@pytest.mark.parametrize("profile", sorted(NORMALIZATIONS))
+def test_no_invisible_mark_is_left_inside_a_word_or_as_one(profile):
+    plain = normalize("one two", profile)
+    for first, _, last in (span.partition("-") for span in INVISIBLE.split()):
+        for code in range(int(first, 16), int(last or first, 16) + 1):
+            assert normalize(f"on{chr(code)}e {chr(code)} two{chr(code)}", profile) == plain, hex(code)
+
+
+@pytest.mark.parametrize(
+    "emoji",
+    [
+        "❤️",  # a heart and the selector that makes it a picture
+        "👨‍👩‍👧",  # joined by U+200D
+        "👍🏽",  # a skin tone
+        "🇫🇮",  # a flag: two letters of its own kind
+        "🏴\U000e0067\U000e0062\U000e007f",  # a flag: tags
+        "\u20e3",  # a keycap's frame without its key
+        "⠀",  # Braille without dots
+        "\u06dd",  # a sign of a category of its own
+        "\ue000",  # of private use
+    ],
+)
+def test_an_emoji_is_no_word(emoji):
+    for profile in STRIPPING:
+        assert normalize(f"I love you {emoji} so{emoji}", profile) == normalize("I love you so", profile)
+    assert normalize("press 1️⃣ now", "lower-nopunct") == "press 1 now"
+
+
+def test_joiners_stay_where_they_are_spelling():
+    for profile in NORMALIZATIONS:
+        assert normalize("می\u200cخواهم", profile) == "می\u200cخواهم"
+        assert normalize("क्\u200dष", profile) == "क्\u200dष"
+        assert normalize("می\u200c خواهم\u200d", profile) == "می خواهم"
+    assert normalize("shelf\u200cful", "lower") == "shelfful"
 
 
 def is_latin(c: str) -> bool:
