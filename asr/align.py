@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from asr.infer import of_manifest
 from asr.manifest import Manifest, Utterance
 from asr.recordings.longform import emissions_of
 from asr.recordings.media import open_stream
+from asr.scoring.alphabet import unwritable_line
 from asr.text import NORMALIZATIONS, check_profile, normalize
 from asr.tokenizer import WORD_START, Tokenizer
 from asr.transcript import Seam, Transcript, segments_of
@@ -228,10 +229,12 @@ class Spelling(NamedTuple):
 def spell(text: str, tokenizer: Tokenizer, normalization: str) -> Spelling:
     """A text under a normalisation profile, with the way back to its author's words.
 
+    A letter that the tokenizer has in the other case only is taken in that case.
+
     Raises:
         DataError: the tokenizer cannot write it; the characters and their words are named, with what to do.
     """
-    whole = normalize(text, normalization)
+    whole = _in_case_of(tokenizer, normalize(text, normalization))
     if tokenizer.unknown(whole):
         raise DataError(_unknown(text, tokenizer, normalization))
     own = text.split()
@@ -242,11 +245,24 @@ def spell(text: str, tokenizer: Tokenizer, normalization: str) -> Spelling:
     return Spelling(whole, words, [word for word, size in zip(own, sizes, strict=True) if not size])
 
 
+def _in_case_of(tokenizer: Tokenizer, text: str) -> str:
+    """The text with each letter that the tokenizer cannot write in the other case, where it can write that."""
+    other = {c: c.swapcase() for c in tokenizer.unknown(text)}
+    return text.translate({ord(c): swapped for c, swapped in other.items() if not tokenizer.unknown(swapped)})
+
+
+def unwritable(model: AcousticModel, texts: Iterable[str], normalization: str | None = None) -> str:
+    """One line about the characters of texts that the model has in neither case; empty where there are none."""
+    tokenizer, profile = model.tokenizer, _profile(model, normalization)
+    written = {c for symbol in tokenizer.symbols for c in symbol.replace(WORD_START, " ")}
+    return unwritable_line((_in_case_of(tokenizer, normalize(text, profile)) for text in texts), written)
+
+
 def _unknown(text: str, tokenizer: Tokenizer, normalization: str) -> str:
     """One line about the characters of a text that the model cannot write."""
     where: dict[str, str] = {}
     for word in normalize(text, normalization).split():
-        for c in tokenizer.unknown(word):
+        for c in tokenizer.unknown(_in_case_of(tokenizer, word)):
             where.setdefault(c, word)
     if not where:  # words, but no space between them
         return "the text has several words, and the model's vocabulary no space: give one word"
@@ -254,8 +270,9 @@ def _unknown(text: str, tokenizer: Tokenizer, normalization: str) -> str:
     more = f", and {len(where) - 3:,} more" if len(where) > 3 else ""
     known = "".join(dict.fromkeys(c for symbol in tokenizer.symbols for c in symbol if c != WORD_START))
     remedy = "write it as it is spoken, in letters of the model"
-    left = {profile: tokenizer.unknown(normalize(text, profile)) for profile in NORMALIZATIONS}
-    best = min(left, key=lambda profile: len(left[profile]))
+    under = {profile: normalize(text, profile) for profile in NORMALIZATIONS}
+    left = {profile: tokenizer.unknown(_in_case_of(tokenizer, one)) for profile, one in under.items()}
+    best = min(left, key=lambda profile: (len(left[profile]), len(tokenizer.unknown(under[profile]))))
     if len(left[best]) < len(where):
         remedy = f"use --normalization {best} (in Python normalization={best!r})"
         rest = ", ".join(map(repr, left[best][:5])) + (", …" if len(left[best]) > 5 else "")

@@ -338,12 +338,23 @@ def test_an_utterance_without_text_is_aligned_with_silence():
     assert noisy.gap < -1 and noisy.heard == "HELLO WORLD"
 
 
+def test_a_letter_that_the_model_has_in_the_other_case_is_taken_in_that_case():
+    upper = aligned("HELLO WORLD", "HELLO WORLD")[0]
+    lower = aligned("hello World", "HELLO WORLD")[0]
+    assert [(w.start_s, w.end_s) for w in lower.transcript.words] == [
+        (w.start_s, w.end_s) for w in upper.transcript.words
+    ]
+    assert lower.transcript.text == "hello World" and lower.reference == "HELLO WORLD" and lower.gap == upper.gap
+    both = CharTokenizer(tuple(" Helo"))  # a model of both cases: what it writes stays, the rest is folded
+    assert spell("Hello HELLO", both, "none").text == "Hello Hello"
+
+
 @pytest.mark.parametrize(
     ("text", "profile", "parts"),
     [
         ("HELLO 5TH W&S", "none", ["'5' (U+0035) in the word '5TH'", "'&' (U+0026) in the word 'W&S'"]),
-        ("hello world", "none", ["'h' (U+0068) in the word 'hello'", "and 4 more", "--normalization upper (in Python"]),
-        ("hello 5th", "none", ["use --normalization upper (in Python normalization='upper'), and write '5' as it is"]),
+        ("hello 5th", "none", ["unknown character '5' (U+0035) in the word '5th'", "write it as it is spoken"]),
+        ("hello, 5th", "none", ["use --normalization upper-nopunct (in Python", "and write '5' as it is spoken"]),
         ("hello, world", "none", ["--normalization upper-nopunct"]),
         ("HELLO " * 300, "none", ["the text needs 2,", "the audio has", "another recording"]),
     ],

@@ -86,6 +86,18 @@ def test_what_cannot_be_aligned_is_named_at_the_end_and_the_rest_goes_on(model, 
     assert "utt 'train-0003': the text needs 999 steps of the model, the audio has" in result.stderr
 
 
+def test_characters_that_the_model_does_not_have_are_counted_in_one_line_with_the_option(model, corpus):
+    line = "8 of 26 characters of the references are none that the model writes (',', '!'): --normalization"
+    texts = {f"u{i}": "abc" for i in range(6)} | {"u1": "AB,,,, c", "u3": "abc!!!!"}
+    first = run(model, rewritten(corpus, "signs.jsonl", **texts))
+    assert first.exit_code == 1 and f"asr: {line} lower-nopunct mends that\n" in first.stderr
+    option = ["--normalization", "lower-nopunct"]
+    second = run(model, rewritten(corpus, "signs.jsonl", **texts), *option)
+    assert second.exit_code == 0 and "characters of the references" not in second.stderr
+    upper = run(model, rewritten(corpus, "upper.jsonl", **{f"u{i}": "ABC" for i in range(6)}))
+    assert upper.exit_code == 0 and upper.stderr == ""
+
+
 def test_the_worst_come_first_and_no_more_than_asked(model, corpus):
     rows = {u.id: one for u, one in align_manifest(load_model(model), manifests.read(corpus))}
     order = sorted(rows, key=lambda id_: rows[id_].score)

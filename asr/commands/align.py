@@ -120,8 +120,10 @@ def _recording(model: AcousticModel, path: Path, text: str, normalization: str |
 
 
 def _utterances(model: AcousticModel, manifest: Manifest, normalization: str | None) -> Iterator[Row]:
-    from asr.align import align_manifest
+    from asr.align import align_manifest, unwritable
 
+    if line := unwritable(model, (u.text for u in manifest), normalization):
+        say(f"asr: {shown(line)}")
     with audio_bar(manifest.duration_s) as advance:
         for utterance, one in align_manifest(model, manifest, advance, normalization=normalization):
             yield utterance.id, one
