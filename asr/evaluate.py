@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,25 +12,26 @@ from asr.decode.choose import Decoder, greedy_decoder
 from asr.decode.greedy import words_with_times
 from asr.decode.types import TimedWord
 from asr.errors import DataError
-from asr.header import disagreement
 from asr.infer import of_manifest
 from asr.manifest import Manifest
 from asr.runtime import commit
+from asr.scoring.alphabet import under, unwritable_line
 from asr.scoring.reliability import Reliability, outcomes, reliability
 from asr.scoring.tables import commonest_errors, tables
 from asr.scoring.transcripts import Facts
 from asr.text import normalize
+from asr.tokenizer import WORD_START
 from asr.training.watchdog import Health, Tally
 from asr.wer import Alignment, Score, format_ends, percent, score
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The score of a model on a manifest, and the conditions. ``failed``: id -> why it could not be transcribed.
 
-    ``words``: id -> the words with their times, where they were asked for.
+    ``words``: id -> the words with their times, where they were asked for. ``both_sides``: what the model
+    writes went through the normalisation too. ``unwritable``: one line about characters of the references that the
+    model never writes; empty where it writes them all.
     """
 
     score: Score
@@ -43,6 +43,8 @@ class Evaluation:
     health: Health
     failed: dict[str, str]
     words: dict[str, list[TimedWord]] = field(default_factory=dict)
+    both_sides: bool = False
+    unwritable: str = ""
 
     @property
     def rtf(self) -> float:
@@ -73,9 +75,13 @@ class Evaluation:
         for one in self.score.per_utterance:
             timed = self.words.get(one.id, [])
             if timed and all(word.confidence is not None for word in timed):
-                confidences = [word.confidence or 0.0 for word in timed]
-                rows += outcomes(one.reference, " ".join(word.word for word in timed), confidences)
+                # under a profile a word may be several, or none
+                said = [(part, w.confidence or 0.0) for w in timed for part in self._scored(w.word).split()]
+                rows += outcomes(one.reference, " ".join(part for part, _ in said), [sure for _, sure in said])
         return reliability(rows)
+
+    def _scored(self, word: str) -> str:
+        return normalize(word, self.normalization) if self.both_sides else word
 
     def conditions(self) -> dict[str, str]:
         """What the score was measured with, for people: name and value."""
@@ -98,6 +104,7 @@ def evaluate(
     *,
     alignment: Alignment = "levenshtein",
     with_words: bool = False,
+    normalization: str | None = None,
 ) -> Evaluation:
     """The score of transcripts (default: greedy) against the manifest's texts, under the model's text normalisation.
 
@@ -105,13 +112,17 @@ def evaluate(
 
     Args:
         with_words: keep the words of the transcripts with their times.
+        normalization: the profile that references and transcripts go through; None: the model's own, which is done to
+            the references alone.
 
     Raises:
         DataError: not one utterance could be transcribed.
+        ConfigError: the normalisation is unknown.
     """
     began = time.perf_counter()
-    if line := disagreement(manifest.path, model.text.normalization):
-        log.warning("%s", line)
+    both_sides = normalization is not None
+    profile = model.text.normalization if normalization is None else normalization
+    normalize("", profile)  # an unknown one is refused before the work
     rows, failed = manifest.utterances, {}
     texts: dict[str, str] = {}
     words: dict[str, list[TimedWord]] = {}
@@ -123,35 +134,37 @@ def evaluate(
             failed[utterance.id] = str(one_sv)
             continue
         hypothesis = decoder.decode(one_sv)[0]
-        texts[utterance.id] = " ".join(hypothesis.text.split())
+        texts[utterance.id] = normalize(hypothesis.text, profile) if both_sides else " ".join(hypothesis.text.split())
         if with_words:
             timed = words_with_times(hypothesis, model.tokenizer, model.step_s)
             # The last step may reach beyond the last sample by part of a step.
             words[utterance.id] = [replace(w, end_s=min(w.end_s, utterance.duration_s)) for w in timed]
         # In characters, not tokens: a reference may have some that no token of a subword model writes.
-        tally.add(one_sv, len(texts[utterance.id]), len(normalize(utterance.text, model.text.normalization)))
+        tally.add(one_sv, len(texts[utterance.id]), len(normalize(utterance.text, profile)))
     failed = {u.id: failed[u.id] for u in rows if u.id in failed}
     if not texts:
         raise DataError(f"no utterance could be read; the first: {next(iter(failed.values()))}", manifest.path)
     seconds = time.perf_counter() - began
-    normalization = model.text.normalization
     done = [u for u in rows if u.id in texts]
+    written = {c for symbol in model.tokenizer.symbols for c in symbol.replace(WORD_START, " ")}
     scored = score(
-        ((u.id, normalize(u.text, normalization), texts[u.id]) for u in done),
+        ((u.id, normalize(u.text, profile), texts[u.id]) for u in done),
         {u.id: Facts(u.speaker, u.duration_s, u.meta) for u in done},
         alignment,
-        normalization,
+        profile,
     )
     return Evaluation(
         scored,
         sum(u.duration_s for u in done),
         seconds,
-        normalization,
+        profile,
         decoder.name,
         decoder.lm,
         tally.health(),
         failed,
         {u.id: words[u.id] for u in done if u.id in words},
+        both_sides,
+        unwritable_line((u.text for u in done), under(written, profile) if both_sides else written, profile),
     )
 
 

@@ -271,22 +271,3 @@ def tokenizer_for(choice: str, folder: Path, header: Header | None, init: str | 
         where = folder / TOKENIZER_FILE
         log.warning("%s: not used, as %s names no tokenizer; to train with it, write its name there", where, FILE)
     return read_tokenizer(path) if path is not None else None
-
-
-def disagreement(manifest: Path, normalization: str) -> str | None:
-    """One line when a manifest's texts went through another profile than a model's, else None.
-
-    Texts as they came (``none``, or no header) fit every profile: it is applied to them now.
-
-    Raises:
-        DataError: the header is damaged.
-    """
-    header = read(manifest.parent)
-    if header is None or header.normalization in ("none", normalization):
-        return None
-    if manifest.stem not in header.splits:
-        return None
-    return (
-        f"{manifest}: prepared with text normalization {header.normalization}, the model's is {normalization}: "
-        "it is applied on top, and the references may differ from what the model writes"
-    )

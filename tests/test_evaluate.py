@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,26 @@ def test_evaluate_is_the_pipeline_made_by_hand(corpus, model):
         assert result.failed == {}
         assert result.audio_s == pytest.approx(corpus.duration_s)
         assert result.seconds > 0 and result.rtf == pytest.approx(result.seconds / result.audio_s)
+
+
+def test_a_normalization_is_done_to_both_sides_and_what_cannot_be_written_is_counted(corpus, model):
+    plain = AcousticModel(**{f.name: getattr(model, f.name) for f in fields(model)})
+    object.__setattr__(plain, "text", model.text.model_copy(update={"normalization": "none"}))
+    upper = Manifest(corpus.path, [replace(u, text=u.text.upper()) for u in corpus])
+    expected = evaluate(plain, corpus)
+    assert expected.unwritable == "" and not expected.both_sides
+    lost = evaluate(plain, upper)
+    assert lost.score.wer.errors > expected.score.wer.errors
+    letters = sum(not c.isspace() for u in corpus for c in u.text)
+    assert lost.unwritable.startswith(
+        f"{letters:,} of {letters:,} characters of the references are none that the model"
+    )
+    assert lost.unwritable.endswith(": --normalization lower mends that")
+    for profile in ("lower", "upper"):
+        mended = evaluate(plain, upper, normalization=profile, with_words=True)
+        assert mended.score.wer == expected.score.wer and mended.score.normalization == profile
+        assert mended.unwritable == "" and mended.to_json("m")["normalization"] == profile
+        assert mended.reliability() == evaluate(plain, corpus, with_words=True).reliability()
 
 
 @pytest.mark.parametrize("batch_s", [0.001, 2.0, 1000.0])

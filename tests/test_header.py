@@ -163,19 +163,6 @@ def test_a_folder_is_whole_again_when_what_was_begun_is_removed(tmp_path):
         header.read(tmp_path)
 
 
-def test_a_manifest_under_another_profile_than_the_models_is_said(tmp_path):
-    manifest = tmp_path / "train.jsonl"
-    assert header.disagreement(manifest, "lower") is None
-    header.write(tmp_path, HEADER)
-    assert header.disagreement(manifest, "upper") is None
-    line = header.disagreement(manifest, "lower")
-    assert line is not None
-    assert "prepared with text normalization upper, the model's is lower" in line
-    assert header.disagreement(tmp_path / "other.jsonl", "lower") is None  # not of this preparation
-    header.write(tmp_path, replace(HEADER, normalization="none"))
-    assert header.disagreement(manifest, "lower") is None  # raw text takes every profile
-
-
 def test_what_was_set_aside_says_nothing_of_the_splits_that_are_written_anew(tmp_path, caplog):
     splits = {name: {"utterances": 1} for name in ("train", "dev", "gone")}
     for name in ("train", "dev"):

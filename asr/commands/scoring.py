@@ -73,6 +73,10 @@ def evaluate(
     report: Report = None,
     worst: Worst = None,
     alignment: Alignment = "levenshtein",
+    normalization: Annotated[
+        str | None,
+        typer.Option("--normalization", metavar="PROFILE", help="Done to both sides; default the model's, to one."),
+    ] = None,
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Also how often words of each confidence are right.")
     ] = False,
@@ -95,6 +99,7 @@ def evaluate(
     from asr import manifest as manifests
     from asr.scoring.tables import check_fields
     from asr.scoring.transcripts import Facts
+    from asr.text import check_profile
     from asr.wer import find_alignment
 
     if as_json and markdown:
@@ -106,6 +111,8 @@ def evaluate(
     if markdown and precision != "fp32":
         raise ConfigError("--markdown states results of fp32; leave --precision out")
     how = find_alignment(alignment)
+    if normalization is not None:
+        check_profile(normalization)
     _check_report(report, worst)
     check_apart([hypotheses, references, report], [manifest])
     rows = manifests.read(manifest)
@@ -125,7 +132,17 @@ def evaluate(
     timed = hypotheses is not None and hypotheses.suffix.lower() == ".ctm"
     with audio_bar(rows.duration_s) as advance:
         with_words = timed or confidence
-        result = measure(recognizer.model, rows, recognizer.decoder, advance, alignment=how, with_words=with_words)
+        result = measure(
+            recognizer.model,
+            rows,
+            recognizer.decoder,
+            advance,
+            alignment=how,
+            with_words=with_words,
+            normalization=normalization,
+        )
+    if result.unwritable:
+        say(f"asr: {shown(result.unwritable)}")
     used = getattr(recognizer.model.network, "precision", "fp32")
     reliability = result.reliability() if confidence else None
     # The result first: it must not be lost when the file cannot be written.

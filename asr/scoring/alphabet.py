@@ -50,17 +50,21 @@ def unlike_line(references: Iterable[str], hypotheses: Iterable[str]) -> str:
     """
     sides = {"references": _kinds(references), "hypotheses": _kinds(hypotheses)}
     said: list[str] = []
-    lacks: set[tuple[str, str]] = set()
+    unlike: set[str] = set()
     for name, other in (("references", "hypotheses"), ("hypotheses", "references")):
         (has, total), (there, size) = sides[name], sides[other]
         only = {kind: n for kind, n in has.items() if not there[kind]}
-        if only and sum(only.values()) * size >= _EXPECTED * total:
-            kinds = " or ".join(only)
+        count = sum(only.values())
+        if count and count * size >= _EXPECTED * total:
             said.append(
-                f"{sum(only.values()):,} of {total:,} characters of the {name} are {kinds}, the {other} have none"
+                f"{count:,} of {total:,} characters of the {name} are {' or '.join(only)}, the {other} have none"
             )
-            lacks |= {(other, kind) for kind in only}
-    return f"{'; '.join(said)}: --normalization {_mending(lacks)} mends that" if said else ""
+            unlike.update(only)
+    if not unlike:
+        return ""
+    case = "lower" if sides["hypotheses"][0][LOWER] else "upper"  # where either does: the hypotheses stay as they are
+    profile = "librispeech" if ACCENTS in unlike else f"{case}-nopunct" if PUNCTUATION in unlike else case
+    return f"{'; '.join(said)}: --normalization {profile} mends that"
 
 
 def under(written: Iterable[str], profile: str) -> set[str]:
@@ -70,15 +74,6 @@ def under(written: Iterable[str], profile: str) -> set[str]:
         kept = normalize(f"a{c}a", profile)[1:-1] + normalize(f"1{c}1", profile)[1:-1]
         found.update(kept)
     return found
-
-
-def _mending(lacks: set[tuple[str, str]]) -> str:
-    """The profile that mends what a side lacks; where either case does, the one that leaves the hypotheses alone."""
-    kinds = {kind for _, kind in lacks}
-    if ACCENTS in kinds:
-        return "librispeech"
-    upper = ("hypotheses", LOWER) in lacks or (("references", LOWER) in lacks and ("hypotheses", UPPER) not in lacks)
-    return f"{'upper' if upper else 'lower'}{'-nopunct' if PUNCTUATION in kinds else ''}"
 
 
 def _missing(texts: Iterable[str], known: Collection[str], profile: str) -> Counter[str]:
