@@ -28,7 +28,7 @@ from asr.recordings.longform import Emissions, Joiner, Place, pieces_of
 from asr.recordings.media import Input, Part, Stream, open_array, open_stream
 from asr.rescore import decoder_for
 from asr.runtime import find_device
-from asr.transcript import Seam, Segment, Transcript, segments_of
+from asr.transcript import Alternative, Seam, Segment, Transcript, segments_of
 
 #: passages that wait for the decoder, at most
 _WAITING = 64
@@ -53,7 +53,7 @@ class _Passage:
     text: str
     score: float
     segments: list[Segment]
-    others: tuple[tuple[str, float], ...]
+    others: tuple[Alternative, ...]
 
 
 @dataclass
@@ -63,6 +63,7 @@ class _Recording:
     path: str
     joiner: Joiner
     offset_s: float
+    channel: int | None = None
     pieces_read: int = 0
     pieces_done: int = 0
     num_samples: int = 0
@@ -214,7 +215,7 @@ class Recognizer:
     ) -> Iterator[tuple[tuple[_Recording, Place], Features]]:
         for source in sources:
             offset_s = _offset_s(source)
-            recording = _Recording(_path(source), Joiner(self.model, offset_s=offset_s), offset_s)
+            recording = _Recording(_path(source), Joiner(self.model, offset_s=offset_s), offset_s, _channel(source))
             waiting.append(recording)
 
             def counted(blocks: Iterable[Wave], recording: _Recording = recording) -> Iterator[Wave]:
@@ -271,16 +272,24 @@ class Recognizer:
             tuple(recording.seams),
             recording.notes,
             passages[0].others if len(passages) == 1 else (),
+            recording.channel,
         )
 
     def _decode(self, passage: Emissions) -> _Passage:
         hypotheses = self.decoder.decode(passage.log_probs_sv)
         best = hypotheses[0]
-        words = words_with_times(best, self.model.tokenizer, (passage.start_s, passage.end_s))
-        segments = segments_of(words)
+        clock = passage.start_s, passage.end_s
+        segments = segments_of(words_with_times(best, self.model.tokenizer, clock))
         if len(segments) == 1:
             segments = [replace(segments[0], log_prob=best.score)]
-        others = tuple((" ".join(other.text.split()), other.score) for other in hypotheses[1:])
+        others = tuple(
+            Alternative(
+                " ".join(other.text.split()),
+                other.score,
+                tuple(words_with_times(other, self.model.tokenizer, clock)),
+            )
+            for other in hypotheses[1:]
+        )
         return _Passage(" ".join(best.text.split()), best.score, segments, others)
 
 
@@ -297,6 +306,11 @@ def _same(log_probs_sv: LogProbs) -> LogProbs:
 def _offset_s(source: Source) -> float:
     """Where a recording begins for its listener: a part of a file at its start, a manifest's utterance at 0."""
     return source.part.start_s if isinstance(source, Input) and source.text is None else 0.0
+
+
+def _channel(source: Source) -> int | None:
+    """The channel that was asked for; None of a manifest's utterance, whose id says which it is."""
+    return source.part.channel if isinstance(source, Input) and source.text is None else None
 
 
 def _path(source: Source) -> str:

@@ -42,13 +42,23 @@ class Seam:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """Another text of the same recording, with its score (a natural log, as the transcript's) and its own words."""
+
+    text: str
+    log_prob: float
+    words: tuple[TimedWord, ...] = ()
+
+
+@dataclass(frozen=True)
 class Transcript:
     """What was said in a recording, and when.
 
     ``log_prob`` is the decoder's score, a natural log: greedy, the best path's; beam search, that of all paths in the
     beam and of the language model; of a long recording the sum over its parts. ``duration_s``: where what was
     transcribed ends. ``others``: the next best texts, only where the recording was decoded as one. ``notes``: what was
-    done to the audio, in words (resampled, mixed down).
+    done to the audio, in words (resampled, mixed down). ``channel``: the one that was taken, from 1; None: all of them,
+    or the recording is known by an id that says which.
     """
 
     path: str
@@ -58,7 +68,8 @@ class Transcript:
     segments: tuple[Segment, ...] = ()
     seams: tuple[Seam, ...] = ()
     notes: tuple[str, ...] = ()
-    others: tuple[tuple[str, float], ...] = ()
+    others: tuple[Alternative, ...] = ()
+    channel: int | None = None
 
     @property
     def words(self) -> tuple[TimedWord, ...]:

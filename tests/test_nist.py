@@ -86,6 +86,15 @@ def test_ctm_is_read_by_file_and_channel_in_the_order_of_time(tmp_path: Path) ->
     }
 
 
+@pytest.mark.parametrize(("first", "second"), ["AB", "ab", "12", "Ab"])
+def test_channels_are_the_same_in_every_spelling(tmp_path: Path, first: str, second: str) -> None:
+    content = (
+        f"call {first} 0 1 one\ncall {second} 0 1 two\ncall {second.upper()} 1 1 six\ncall 3 0 1 ten\ncall x1 0 1 no\n"
+    )
+    texts = read(write(tmp_path / "x.ctm", content)).texts
+    assert texts == {"call": "one", "call:B": "two six", "call:C": "ten", "call:X1": "no"}
+
+
 @pytest.mark.parametrize(
     ("content", "line", "message"),
     [
@@ -98,6 +107,8 @@ def test_ctm_is_read_by_file_and_channel_in_the_order_of_time(tmp_path: Path) ->
         ("a A 0 1 w high\n", 1, "expected 'file"),
         ("a A 0 1 w\na A * * <ALT_BEGIN>\n", 2, "alternatives"),
         ("a A 0 1 w\na 1 2 1 v\n", 2, "'a' has channels 'A' and '1'"),
+        ("a B 0 1 w\na 2 2 1 v\n", 2, "'a' has channels 'B' and '2'"),
+        ("a 0 0 1 w\na 1 2 1 v\n", 2, "'a' has channels '0' and '1'; NIST counts A, B or 1, 2"),
         (";; nothing\n", None, "the file has no words"),
     ],
 )

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from asr.outputs import FORMATS, Layout, document, on_stdout, parse_formats, ren
 from asr.outputs.timing import in_order, one_line, segments, stamp, to_ms
 from asr.scoring import nist
 from asr.scoring.transcripts import read
-from asr.transcript import Seam, Segment, Transcript, segments_of
+from asr.transcript import Alternative, Seam, Segment, Transcript, segments_of
 from tests.test_transcripts import write
 
 #: spaces, control characters and halves of surrogate pairs included
@@ -330,8 +331,17 @@ def test_json_joins_to_the_text_as_readers_of_whisper_join_it(one):
 def test_json_has_whispers_fields_and_ours_at_the_top():
     characters = (TimedWord("G", 0.3, 0.4, 0.5),)
     segment = Segment(0.3, 0.6, "GO", (TimedWord("GO", 0.3, 0.6, 0.9),), -1.0, characters)
+    other = Alternative("NO", -2.0, (TimedWord("NO", 0.25, 0.5, 0.1),))
     one = Transcript(
-        "b\udce9.wav", "GO", 2.0, -math.inf, (segment,), (Seam(1.5, "pause", 0.31),), ("resampled",), (("NO", -2.0),)
+        "b\udce9.wav",
+        "GO",
+        2.0,
+        -math.inf,
+        (segment,),
+        seams=(Seam(1.5, "pause", 0.31),),
+        notes=("resampled",),
+        others=(other,),
+        channel=2,
     )
     assert document(one) == {
         "path": "b\ufffd.wav",
@@ -356,9 +366,28 @@ def test_json_has_whispers_fields_and_ours_at_the_top():
         ],
         "seams": [{"at": 1.5, "kind": "pause", "length": 0.31}],
         "notes": ["resampled"],
-        "nbest": [{"text": "NO", "log_prob": -2.0}],
+        "channel": 2,
+        "nbest": [
+            {
+                "text": "NO",
+                "log_prob": -2.0,
+                "words": [{"word": " NO", "start": 0.25, "end": 0.5, "probability": 0.1}],
+            }
+        ],
         "characters": [{"segment": 0, "character": "G", "start": 0.3, "end": 0.4, "probability": 0.5}],
     }
+
+
+@pytest.mark.parametrize(
+    ("channel", "name", "id_"), [(None, "A", "a"), (1, "A", "a"), (2, "B", "a:B"), (27, "27", "a:27")]
+)
+def test_a_channel_is_named_in_ctm_and_in_ids(channel, name, id_, tmp_path):
+    one = replace(GO, channel=channel)
+    assert render(one, "ctm", name="a.wav").splitlines()[0] == f"a {name} 0.320 0.280 GO 0.9713"
+    assert render(replace(NOTHING, channel=channel), "ctm", name="a.wav") == f";; a {name}: no words\n"
+    assert json.loads(render(one, "jsonl", name="a.wav"))["id"] == id_
+    assert list(read(write(tmp_path / "a.ctm", render(one, "ctm", name="a.wav"))).texts) == [id_]
+    assert document(one).get("channel") == channel
 
 
 def test_json_lines_are_scored_by_their_id(tmp_path):

@@ -156,6 +156,14 @@ def test_a_part_and_a_channel(transcribe, tmp_path):
     assert one["text"] == other["text"]
     starts = [[w["start"] for s in d["segments"] for w in s["words"]] for d in (one, other)]
     np.testing.assert_allclose(starts[0], np.array(starts[1]) + 1, atol=0.0015)  # of the whole file
+    for channel, name, id_ in ((1, "A", "two"), (2, "B", "two:B")):
+        words = transcribe(tmp_path / "two.wav", "--channel", channel, "-f", "ctm").out.splitlines()
+        assert words and all(line.startswith(f"two {name} ") for line in words)
+        row = json.loads(transcribe(tmp_path / "two.wav", "--channel", channel, "-f", "jsonl").out)
+        assert (row["id"], row["channel"]) == (id_, channel)
+    manifest = {"id": "u", "audio_path": "two.wav", "duration_s": size / 16000, "text": "a", "channel": 2}
+    (tmp_path / "m.jsonl").write_text(json.dumps(manifest) + "\n")
+    assert transcribe(tmp_path / "m.jsonl", "-f", "ctm").out.startswith("u A ")  # an id says which it is
     assert transcribe(tmp_path / "two.wav", "--channel", 3).code == 1
     assert transcribe(tmp_path / "two.wav", "--start", 99).code == 1
 
@@ -266,6 +274,11 @@ def test_nbest_is_in_the_json(transcribe, recordings):
     result = transcribe(recordings / "one.wav", "--decoder", "beam", "--nbest", 3, "-f", "json")
     document = json.loads(result.out)
     assert 1 <= len(document["nbest"]) <= 3
+    for other in document["nbest"]:
+        words = other["words"]
+        assert " ".join(word["word"].strip() for word in words) == other["text"]
+        assert all(0 <= word["start"] <= word["end"] <= document["duration"] for word in words)
+        assert all(0 < word["probability"] <= 1 for word in words)
 
 
 def test_a_long_recording_has_no_nbest_and_it_is_said(transcribe, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from asr.outputs.timing import one_line, segments, spoken
-from asr.scoring.nist import FIRST_CHANNELS
+from asr.scoring.nist import channel_name
 from asr.transcript import Transcript
 
 #: what sclite takes for a mark, not for a word
@@ -34,7 +34,7 @@ def ctm(transcript: Transcript, id_: str) -> str:
     A recording without words cannot be said in the format: a comment names it.
     """
     file = re.sub(r"[()\s]|^;;", "_", one_line(id_)) or "_"
-    channel = FIRST_CHANNELS[0]
+    channel = channel_name(transcript.channel or 1)
     lines = []
     for segment in segments(transcript):
         for word in spoken(segment.words):

@@ -18,10 +18,12 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 from asr.outputs.timing import Timed, Word, in_order, segments, whole_characters
-from asr.transcript import Transcript
+from asr.scoring.nist import utterance_id
+from asr.transcript import Alternative, Transcript
 
 
 def document(transcript: Transcript) -> dict[str, Any]:
@@ -29,9 +31,10 @@ def document(transcript: Transcript) -> dict[str, Any]:
     marks = [(i, each) for i, segment in enumerate(transcript.segments) for each in segment.characters]
     characters = zip((i for i, _ in marks), in_order(each for _, each in marks), strict=True)
     ours: dict[str, Any] = {
+        "channel": transcript.channel,
         "seams": [{"at": round(s.at_s, 3), "kind": s.kind, "length": round(s.length_s, 3)} for s in transcript.seams],
         "notes": [whole_characters(note) for note in transcript.notes],
-        "nbest": [{"text": whole_characters(text), "log_prob": _log(score)} for text, score in transcript.others],
+        "nbest": [_alternative(other) for other in transcript.others],
         "characters": [{"segment": i, "character": whole_characters(c.text), **_times(c)} for i, c in characters],
     }
     return {
@@ -50,8 +53,8 @@ def as_json(transcript: Transcript) -> str:
 
 
 def as_line(transcript: Transcript, id_: str) -> str:
-    """The document on one line, with an ``id`` by which ``asr score`` pairs it."""
-    row = {"id": whole_characters(id_), **document(transcript)}
+    """The document on one line, with an ``id`` by which ``asr score`` pairs it; it names a channel but the first."""
+    row = {"id": whole_characters(utterance_id(id_, transcript.channel)), **document(transcript)}
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -70,8 +73,17 @@ def _segment(number: int, segment: Timed) -> dict[str, Any]:
         "avg_logprob": average,
         "compression_ratio": round(len(content) / len(zlib.compress(content)), 4),
         "no_speech_prob": None,
-        "words": [{"word": _spaced(word.text), **_times(word)} for word in segment.words],
+        "words": _words(segment.words),
     }
+
+
+def _alternative(other: Alternative) -> dict[str, Any]:
+    words = _words(in_order(other.words))
+    return {"text": whole_characters(other.text), "log_prob": _log(other.log_prob), "words": words}
+
+
+def _words(words: Iterable[Word]) -> list[dict[str, Any]]:
+    return [{"word": _spaced(word.text), **_times(word)} for word in words]
 
 
 def _times(word: Word) -> dict[str, Any]:

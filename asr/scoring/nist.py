@@ -15,14 +15,13 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from typing import NamedTuple, Protocol
 
 from asr.errors import DataError, os_reason
 from asr.files import open_atomic
 from asr.lines import numbered_lines, unique_ids
 
-#: The first channel; its utterances are known by the file's name alone.
-FIRST_CHANNELS = ("A", "1")
 _ALTERNATIVES = ("<ALT_BEGIN>", "<ALT>", "<ALT_END>")
 
 
@@ -33,6 +32,30 @@ class CtmWord(NamedTuple):
     start_s: float
     duration_s: float
     confidence: float | None = None
+
+
+def channel_name(channel: int) -> str:
+    """What NIST calls a channel, counted from 1.
+
+    >>> channel_name(1), channel_name(2), channel_name(27)
+    ('A', 'B', '27')
+    """
+    return ascii_uppercase[channel - 1] if 1 <= channel <= len(ascii_uppercase) else str(channel)
+
+
+def utterance_id(name: str, channel: int | str | None) -> str:
+    """The id of what is said in one channel of a file: the file's name for the first one, else ``name:C``.
+
+    A channel is called A, a or 1, the next B, b or 2, and so on.
+
+    >>> utterance_id("call", "1"), utterance_id("call", 2), utterance_id("call", "b")
+    ('call', 'call:B', 'call:B')
+    """
+    if channel is None:
+        return name
+    said = str(channel).upper()
+    said = channel_name(int(said)) if said.isdecimal() else said
+    return name if said == channel_name(1) else f"{name}:{said}"
 
 
 class Timed(Protocol):
@@ -98,22 +121,19 @@ def write_trn(path: str | Path, texts: Mapping[str, str] | Iterable[tuple[str, s
 def read_ctm(path: str | Path) -> dict[str, list[CtmWord]]:
     """The words of each utterance, in the order of their start: those with one file and channel.
 
-    The id is the file's name, for the first channel (A or 1); for another channel C it is ``name:C``.
+    The id is that of ``utterance_id``.
 
     Raises:
         DataError: the file cannot be read or has no words, or a line is not a timed word.
     """
     path = Path(path)
     words: dict[str, list[CtmWord]] = {}
-    channel_of: dict[str, str] = {}
+    new = Channels(path)
     for number, line in numbered_lines(path):
         if line.lstrip().startswith(";;"):
             continue
         name, channel, word = _ctm_word(line, path, number)
-        id_ = name if channel in FIRST_CHANNELS else f"{name}:{channel}"
-        other = channel_of.setdefault(id_, channel)
-        if other != channel:
-            raise DataError(f"'{name}' has channels '{other}' and '{channel}': which is the first?", path, number)
+        id_ = new(name, channel, number)
         words.setdefault(id_, []).append(word)
     if not words:
         raise DataError("the file has no words", path)
@@ -143,6 +163,23 @@ def write_ctm(path: str | Path, utterances: Mapping[str, Sequence[Timed]], chann
                     file.write(f"{id_} {channel} {word.start_s:.3f} {duration_s:.3f} {word.word}{confidence}\n")
     except OSError as error:
         raise DataError(f"cannot write: {os_reason(error)}", path) from error
+
+
+class Channels:
+    """Called with each file and channel of a NIST file; returns the id, and refuses two spellings of one channel."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._spelled: dict[str, str] = {}
+
+    def __call__(self, name: str, channel: str, number: int) -> str:
+        id_ = utterance_id(name, channel)
+        first = self._spelled.setdefault(id_, channel)
+        if first.upper() != channel.upper():
+            raise DataError(f"'{name}' has channels '{first}' and '{channel}': which is the first?", self._path, number)
+        if {f"{name}:0", name} <= self._spelled.keys() and self._spelled[name] == "1":
+            raise DataError(f"'{name}' has channels '0' and '1'; NIST counts A, B or 1, 2", self._path, number)
+        return id_
 
 
 def check_id(id_: str, path: Path) -> None:
