@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from asr.heartbeat import time_left
 
 
 class Validated(NamedTuple):
@@ -105,3 +108,37 @@ class Report:
 
 #: called after every step with what a progress bar shows
 Watcher = Callable[[dict[str, float]], None]
+
+
+class Pace:
+    """A watcher that hands on what it is told, and makes a line of the log of it: where a run is, and how fast."""
+
+    def __init__(self, watch: Watcher) -> None:
+        self._watch = watch
+        self._values: dict[str, float] = {}
+        self._began_s = time.perf_counter()
+        #: when the first step was done, and the share of the run that was done then
+        self._first: tuple[float, float] | None = None
+
+    def __call__(self, values: dict[str, float]) -> None:
+        self._values = {**self._values, **values}
+        if self._first is None and "share" in values:
+            self._first = time.perf_counter(), values["share"]
+        self._watch(values)
+
+    def line(self) -> str:
+        """Epoch, step, loss, seconds of audio per second, and how long the rest takes at this speed."""
+        now, values = time.perf_counter(), self._values
+        if self._first is None:
+            return f"the first step is not done after {now - self._began_s:.0f} s"
+        parts = [
+            f"epoch {values['epoch']:.2f} of {values['epochs']:g}",
+            f"step {values['step']:,.0f}",
+            f"loss {values['loss']:.3f} nats",
+            f"{values['audio_s'] / (now - self._began_s):.1f} audio-s/s",
+        ]
+        first_s, first_share = self._first
+        done = values["share"] - first_share
+        if done > 0:
+            parts.append(time_left(now - first_s, done, 1 - first_share))
+        return ", ".join(parts)

@@ -35,9 +35,10 @@ from asr.checkpoint import (
 from asr.config import RunConfig
 from asr.doctor.start import check_start
 from asr.errors import AsrError, CheckpointError, DataError
+from asr.heartbeat import heartbeat
 from asr.manifest import Manifest
 from asr.pretrained import start_from
-from asr.progress import Progress, Report, Watcher
+from asr.progress import Pace, Progress, Report, Watcher
 from asr.run import RunFolder, data_record
 from asr.runtime import (
     commit,
@@ -156,6 +157,8 @@ class Trainer:
         self.source = commit()
         self.corpus = headers.corpus(train_set.path.parent)
         self.phases_s: dict[str, float] = {}
+        #: what is being done
+        self.phase = ""
         self.audio_s = 0.0
         self.interrupt = group.interrupt()
 
@@ -254,9 +257,12 @@ class Trainer:
             if not p.done:
                 self.stepper.joined = group.join(self.network)
                 self._plan_memory()
-                self._validate_start(watch)
-            while not (p.done or group.any(self.interrupt.asked)):
-                self._epoch(watch if group.is_first else lambda values: None)
+            pace = Pace(watch if group.is_first else lambda values: None)
+            with heartbeat(lambda: f"validating epoch {p.epoch}" if self.phase == "validate" else pace.line()):
+                if not p.done:
+                    self._validate_start(pace)
+                while not (p.done or group.any(self.interrupt.asked)):
+                    self._epoch(pace)
             self._checkpoint()
             interrupted = group.any(self.interrupt.asked) and not p.done
             plan = self.data.plan(max(0, p.epoch - 1))
@@ -337,7 +343,9 @@ class Trainer:
                 p.seconds, began = p.seconds + now - began, now
                 failure = self._record(done, lr) if self.group.is_first and done.utterances else None
                 at_epoch = p.epoch + p.batch / len(plan)
-                watch({"epochs": cfg.epochs, "epoch": at_epoch, "loss": done.loss_nats, "audio_s": self.audio_s})
+                share = max(at_epoch / cfg.epochs, p.step / (cfg.max_steps or math.inf))
+                watch({"epochs": cfg.epochs, "epoch": at_epoch, "step": p.step, "share": share,
+                       "loss": done.loss_nats, "audio_s": self.audio_s})  # fmt: skip
                 due = self.group.is_first and now - saved_at > cfg.checkpoint_every_s
                 answers = self.group.agree(self.interrupt.asked, due, error=failure)
                 asked, is_due = any(row[0] for row in answers), any(row[1] for row in answers)
@@ -468,7 +476,9 @@ class Trainer:
 
     def _timed(self, phase: str, work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
+        self.phase = phase
         try:
             return work()
         finally:
+            self.phase = ""
             self.phases_s[phase] = self.phases_s.get(phase, 0.0) + time.perf_counter() - began

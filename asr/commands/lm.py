@@ -303,7 +303,10 @@ def _reading_bar() -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def _training_bar() -> Iterator[Callable[[dict[str, float]], None]]:
-    """A progress bar over epochs with bits a character, tokens a second and time left; the log goes above it."""
+    """A progress bar over epochs with bits a character, tokens a second and time left; the log goes above it.
+
+    Without a terminal, a line of the log about every minute.
+    """
     import logging
     import time
 
@@ -313,7 +316,8 @@ def _training_bar() -> Iterator[Callable[[dict[str, float]], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda values: None
+        with _training_lines() as watch:
+            yield watch
         return
     columns = (
         TextColumn("epoch {task.completed:.2f}/{task.fields[epochs]}"),
@@ -343,6 +347,38 @@ def _training_bar() -> Iterator[Callable[[dict[str, float]], None]]:
             yield watch
         finally:
             root.handlers[:] = before
+
+
+@contextmanager
+def _training_lines() -> Iterator[Callable[[dict[str, float]], None]]:
+    import time
+
+    from asr.heartbeat import heartbeat, time_left
+
+    began, tokens = time.perf_counter(), 0.0
+    first: tuple[float, float] | None = None
+    latest: dict[str, float] = {}
+
+    def watch(values: dict[str, float]) -> None:
+        nonlocal tokens, first, latest
+        tokens, latest = tokens + values["tokens"], values
+        first = first or (time.perf_counter(), values["epoch"])
+
+    def line() -> str:
+        now = time.perf_counter()
+        if first is None:
+            return f"the first step is not done after {now - began:.0f} s"
+        first_s, first_epoch = first
+        done, left = latest["epoch"] - first_epoch, ""
+        if done > 0:
+            left = f", {time_left(now - first_s, done, latest['epochs'] - first_epoch)}"
+        return (
+            f"epoch {latest['epoch']:.2f} of {latest['epochs']:g}, {latest['bits']:.3f} bits a character, "
+            f"{tokens / (now - began):,.0f} tokens/s{left}"
+        )
+
+    with heartbeat(line):
+        yield watch
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from asr.batch import Batch
 from asr.errors import ConfigError
 from asr.files import write_json
+from asr.heartbeat import heartbeat
 from asr.model import Network
 from asr.model.norm import Reduce
 from asr.training.data import Planned, TrainingData
@@ -48,8 +50,12 @@ class Planner:
         total = total_bytes(self.device)
         if self.device.type == "cpu" and total and self.predicted(batch.area) > total:
             return None  # Linux does not refuse: it ends the process
-        measured = None
-        with self._undone():
+        measured, began = None, time.perf_counter()
+
+        def trying() -> str:
+            return f"memory: a batch of {_shape(batch)} is tried, for {time.perf_counter() - began:.0f} s so far"
+
+        with heartbeat(trying), self._undone():
             reset_peak(self.device)
             try:
                 gradients(self.network, batch, len(batch.ids), self.device, self.precision, lambda phase, work: work())
