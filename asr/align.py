@@ -6,19 +6,18 @@ Axes: s steps, v vocabulary.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from asr.checkpoint import AcousticModel
-from asr.decode.align import Alignment, Backend, force_align, min_steps
+from asr.decode.align import Backend, min_steps
 from asr.decode.greedy import Clock, greedy
 from asr.decode.tables import Ints
-from asr.decode.types import LogProbs, Span, TimedWord
+from asr.decode.types import LogProbs, TimedWord
 from asr.errors import DataError, os_reason
 from asr.infer import of_manifest
 from asr.manifest import Manifest, Utterance
@@ -27,7 +26,9 @@ from asr.recordings.media import open_stream
 from asr.scoring.alphabet import unwritable_line
 from asr.text import NORMALIZATIONS, check_profile, normalize
 from asr.tokenizer import WORD_START, Tokenizer
-from asr.transcript import Seam, Transcript, segments_of
+from asr.transcript import Seam, Transcript
+from asr.unmatched import Stretch, Unmatched, describe, find_unmatched, stretches, tokens_of_words
+from asr.word_times import align_parts, timed_segments
 
 #: utterances of a manifest that are computed before the first of them is given out: sorted by length, given in order
 _AT_ONCE = 2000
@@ -54,6 +55,8 @@ class Aligned:
     gap: float
     gap_per_step: float
     local_gap: float
+    #: where text and audio do not belong together; with ``allow_gaps`` the times are those of the rest
+    unmatched: tuple[Unmatched, ...] = ()
 
     @property
     def score(self) -> float:
@@ -75,6 +78,7 @@ class Aligned:
             "token_log_prob": None if self.token_log_prob is None else round(self.token_log_prob, 4),
             "reference": self.reference,
             "heard": self.heard,
+            "unmatched": [each.to_json() for each in self.unmatched],
         }
 
 
@@ -84,6 +88,7 @@ def align_manifest(
     progress: Callable[[float], None] = lambda audio_s: None,
     *,
     normalization: str | None = None,
+    allow_gaps: bool = False,
 ) -> Iterator[tuple[Utterance, Aligned | DataError]]:
     """Each utterance of a manifest, in order, aligned with its text, or with why it cannot be.
 
@@ -91,34 +96,54 @@ def align_manifest(
 
     Args:
         normalization: the profile that the texts go through; None: the model's own.
+        allow_gaps: align what fits, and leave the rest of the text and of the audio out.
     """
     profile = _profile(model, normalization)
     rows = manifest.utterances
     for first in range(0, len(rows), _AT_ONCE):
         some, done = rows[first : first + _AT_ONCE], {}
         for utterance, one_sv in of_manifest(model, Manifest(manifest.path, some)):
-            done[utterance.id] = _aligned_utterance(model, manifest, utterance, one_sv, profile)
+            done[utterance.id] = _aligned_utterance(model, manifest, utterance, one_sv, profile, allow_gaps)
             progress(utterance.duration_s)
         yield from ((utterance, done.pop(utterance.id)) for utterance in some)
 
 
 def _aligned_utterance(
-    model: AcousticModel, manifest: Manifest, utterance: Utterance, one_sv: LogProbs | DataError, profile: str
+    model: AcousticModel,
+    manifest: Manifest,
+    utterance: Utterance,
+    one_sv: LogProbs | DataError,
+    profile: str,
+    allow_gaps: bool,
 ) -> Aligned | DataError:
     if isinstance(one_sv, DataError):
         return one_sv
     step_s = np.arange(len(one_sv) + 1, dtype=np.float64) * model.step_s
     try:
         return align_text(
-            utterance.text, one_sv, (step_s[:-1], step_s[1:]), model.tokenizer, profile, id_=utterance.id,
-            path=utterance.audio_path, duration_s=utterance.duration_s,
-        )  # fmt: skip
+            utterance.text,
+            one_sv,
+            (step_s[:-1], step_s[1:]),
+            model.tokenizer,
+            profile,
+            id_=utterance.id,
+            path=utterance.audio_path,
+            duration_s=utterance.duration_s,
+            allow_gaps=allow_gaps,
+        )
     except DataError as error:
         return DataError(f"utt '{utterance.id}': {error}", manifest.path)
 
 
-def align_recording(model: AcousticModel, path: str | Path, text: str, *, normalization: str | None = None) -> Aligned:
-    """A recording of any length aligned with its text.
+def align_recording(
+    model: AcousticModel,
+    path: str | Path,
+    text: str,
+    *,
+    normalization: str | None = None,
+    allow_gaps: bool = False,
+) -> Aligned:
+    """A recording of any length aligned with its text; with ``allow_gaps``, what fits of both.
 
     Raises:
         DataError: the recording cannot be read, the text holds no words or characters that the model does not know, or
@@ -135,9 +160,18 @@ def align_recording(model: AcousticModel, path: str | Path, text: str, *, normal
         duration_s, notes = stream.duration_s or 0.0, stream.notes
     try:
         return align_text(
-            text, emissions.log_probs_sv, (emissions.start_s, emissions.end_s), model.tokenizer, profile,
-            id_=str(path), path=str(path), duration_s=duration_s, seams=emissions.seams, notes=notes,
-        )  # fmt: skip
+            text,
+            emissions.log_probs_sv,
+            (emissions.start_s, emissions.end_s),
+            model.tokenizer,
+            profile,
+            id_=str(path),
+            path=str(path),
+            duration_s=duration_s,
+            seams=emissions.seams,
+            notes=notes,
+            allow_gaps=allow_gaps,
+        )
     except DataError as error:
         raise DataError(str(error), path) from error
 
@@ -157,50 +191,78 @@ def read_text(path: str | Path) -> str:
 
 
 def align_text(
-    text: str, log_probs_sv: LogProbs, clock: Clock, tokenizer: Tokenizer, normalization: str, *, id_: str, path: str,
-    duration_s: float, seams: tuple[Seam, ...] = (), notes: tuple[str, ...] = (), backend: Backend = "auto",
-) -> Aligned:  # fmt: skip
+    text: str,
+    log_probs_sv: LogProbs,
+    clock: Clock,
+    tokenizer: Tokenizer,
+    normalization: str,
+    *,
+    id_: str,
+    path: str,
+    duration_s: float,
+    seams: tuple[Seam, ...] = (),
+    notes: tuple[str, ...] = (),
+    allow_gaps: bool = False,
+    backend: Backend = "auto",
+) -> Aligned:
     """A text aligned with the log-probabilities of what is said, and with the time of each step.
 
+    Args:
+        allow_gaps: align what fits, and leave the rest of the text and of the audio out.
+
     Raises:
-        DataError: the text has characters that the tokenizer does not know, or does not fit in the steps.
+        DataError: the text has characters that the tokenizer does not know, or does not fit in the steps; with
+            ``allow_gaps``, none of it fits.
     """
     spelling = spell(text, tokenizer, normalization)
     tokens_u = tokenizer.encode(spelling.text)
     # The model's own text may have more spaces than ours; and a pause is a step in which it says nothing else.
     delimiter = tokenizer.symbols.index(" ") + 1 if " " in tokenizer.symbols else -1
-    if (needed := min_steps(tokens_u)) > len(log_probs_sv):
+    words = tokens_of_words(tokens_u, [size for _, size in spelling.words], tokenizer)
+    gaps = find_unmatched(log_probs_sv, words, tokenizer, delimiter)
+    own_words = [word for word, _ in spelling.words]
+    unmatched = tuple(describe(gap, own_words, log_probs_sv, tokenizer, clock) for gap in gaps)
+    heard_text = " ".join(greedy(log_probs_sv, tokenizer).text.split())
+
+    parts = [Stretch(slice(0, len(log_probs_sv)), slice(0, len(words)))]
+    if allow_gaps and gaps:
+        parts = stretches(gaps, len(log_probs_sv), len(words))
+        if not parts:
+            raise DataError(
+                f"nothing of the text fits the audio, in which the model hears '{heard_text[:60]}': "
+                "is it the text of another recording?"
+            )
+    elif (needed := min_steps(tokens_u)) > len(log_probs_sv):
         raise DataError(
             f"the text needs {needed:,} steps of the model, the audio has {len(log_probs_sv):,} ({duration_s:.2f} s): "
-            "is it the text of another recording?"
+            "is it the text of another recording? To align what fits: --allow-gaps (in Python allow_gaps=True)"
         )
-    try:
-        alignment = force_align(log_probs_sv, tokens_u, delimiter=delimiter, backend=backend)
-    except ValueError as error:
-        raise DataError(f"the text cannot be aligned: {error}") from error
-    words, characters = _timed(spelling, alignment, tokenizer, clock, duration_s)
-    segments, first = [], 0
-    for segment in segments_of(words):
-        inside = characters[first : first + len(segment.words)]
-        segments.append(replace(segment, characters=tuple(itertools.chain.from_iterable(inside))))
-        first += len(segment.words)
+    best = align_parts(log_probs_sv, words, parts, tokenizer, delimiter, backend)
+
+    kept = [word for part in parts for word in spelling.words[part.words]]
+    segments = timed_segments(kept, best.pieces, clock, duration_s)
     if spelling.unsaid:
         some = " ".join(spelling.unsaid[:5]) + (" …" if len(spelling.unsaid) > 5 else "")
         notes = (*notes, f"{len(spelling.unsaid):,} of the text's marks that are no words have no time: {some}")
-    heard = greedy(log_probs_sv, tokenizer)
-    heard_text = " ".join(heard.text.split())
-    gap, local_gap = _gaps(log_probs_sv, alignment.path_s, clock)
+    gap, local_gap = _gaps(log_probs_sv, best.path_s, clock)
     return Aligned(
-        id_,
-        Transcript(
-            path, " ".join(word.word for word in words), duration_s, alignment.log_prob, tuple(segments), seams, notes
+        id=id_,
+        transcript=Transcript(
+            path=path,
+            text=" ".join(word for word, _ in kept),
+            duration_s=duration_s,
+            log_prob=best.log_prob,
+            segments=segments,
+            seams=seams,
+            notes=notes,
         ),
-        spelling.text,
-        heard_text,
-        float(alignment.mean_log_prob_u.mean()) if tokens_u else None,
-        gap / max(len(spelling.text), len(heard_text), 1),
-        gap / max(len(log_probs_sv), 1),
-        local_gap,
+        reference=spelling.text,
+        heard=heard_text,
+        token_log_prob=float(best.log_prob_u.mean()) if len(best.log_prob_u) else None,
+        gap=gap / max(len(spelling.text), len(heard_text), 1),
+        gap_per_step=gap / max(len(log_probs_sv), 1),
+        local_gap=local_gap,
+        unmatched=unmatched,
     )
 
 
@@ -285,56 +347,3 @@ def _profile(model: AcousticModel, normalization: str | None) -> str:
         return model.text.normalization
     check_profile(normalization)
     return normalization
-
-
-def _timed(
-    spelling: Spelling, alignment: Alignment, tokenizer: Tokenizer, clock: Clock, duration_s: float
-) -> tuple[list[TimedWord], list[list[TimedWord]]]:
-    """The words with their times, and the characters of each."""
-    groups = iter(_by_word(alignment.spans, tokenizer))
-    words, characters = [], []
-    for word, size in spelling.words:
-        pieces = [piece for group in itertools.islice(groups, size) for piece in group]
-        start_s, end_s = _times(pieces[0][1], pieces[-1][1], clock, duration_s)
-        mean = sum(_log_prob(span) for _, span in pieces) / len(pieces)
-        words.append(TimedWord(word, round(start_s, 3), round(end_s, 3), _probability(mean)))
-        characters.append([c for piece, span in pieces for c in _characters(piece, span, clock, duration_s)])
-    assert next(groups, None) is None
-    return words, characters
-
-
-def _by_word(spans: Sequence[Span], tokenizer: Tokenizer) -> list[list[tuple[str, Span]]]:
-    """What each token writes, with its span, by words; the spaces are left out."""
-    groups: list[list[tuple[str, Span]]] = [[]]
-    for span in spans:
-        piece = tokenizer.symbols[span.token - 1].replace(WORD_START, " ")
-        if piece.startswith(" ") and groups[-1]:
-            groups.append([])
-        if piece != " ":
-            groups[-1].append((piece.removeprefix(" "), span))
-    return [group for group in groups if group]
-
-
-def _characters(piece: str, span: Span, clock: Clock, duration_s: float) -> list[TimedWord]:
-    """The characters that a token writes: they share its time evenly."""
-    start_s, end_s = _times(span, span, clock, duration_s)
-    edges = [start_s + (end_s - start_s) * i / len(piece) for i in range(len(piece) + 1)]
-    probability = _probability(_log_prob(span))
-    return [
-        TimedWord(c, round(low, 3), round(high, 3), probability)
-        for c, low, high in zip(piece, edges[:-1], edges[1:], strict=True)
-    ]
-
-
-def _times(first: Span, last: Span, clock: Clock, duration_s: float) -> tuple[float, float]:
-    # The last step may reach beyond the last sample by part of a step.
-    return min(float(clock[0][first.start]), duration_s), min(float(clock[1][last.end - 1]), duration_s)
-
-
-def _log_prob(span: Span) -> float:
-    assert span.log_prob is not None
-    return span.log_prob
-
-
-def _probability(log_prob: float) -> float:
-    return round(min(math.exp(log_prob), 1.0), 4)

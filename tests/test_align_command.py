@@ -19,8 +19,11 @@ from asr.decode.greedy import greedy, words_with_times
 from asr.errors import AsrError, ConfigError, DataError
 from asr.infer import of_manifest
 from asr.manifest import Utterance
-from tests.builders import build_corpus, noise, write_wav
+from tests.builders import build_corpus, noise, tones, write_wav
 from tests.models import save_random_model
+
+#: what the tones of a recording are made from; the model hears something else in them
+TEXTS = ("ab cd", "dc a bb", "cab dad", "bad cab a")
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +190,7 @@ def test_a_recording_of_many_pieces_is_aligned_as_one(model, corpus, tmp_path):
     text = tmp_path / "long.txt"
     text.write_text("\r\n".join(u.text for u in list(rows) * 5), encoding="utf-8-sig")
     result = run(model, wav, "--text", text)
-    assert result.exit_code == 0
+    assert result.exit_code == 1 and "the text does not fit the audio" in result.stderr  # the model knows nothing
     (row,) = map(json.loads, result.stdout.splitlines())
     words = [word for segment in row["segments"] for word in segment["words"]]
     assert [w["word"].strip() for w in words] == text.read_text(encoding="utf-8-sig").split()
@@ -196,7 +199,7 @@ def test_a_recording_of_many_pieces_is_aligned_as_one(model, corpus, tmp_path):
         sum(map(len, waves)) * 5 / 16000
     )
     srt = run(model, wav, "--text", text, "-f", "srt", "-o", tmp_path / "out")
-    assert srt.exit_code == 0 and (tmp_path / "out" / "long.srt").read_text().startswith("1\n00:00:")
+    assert srt.exit_code == 1 and (tmp_path / "out" / "long.srt").read_text().startswith("1\n00:00:")
 
 
 def test_a_short_recording_has_the_times_that_a_manifest_gives(model, corpus):
@@ -207,3 +210,85 @@ def test_a_short_recording_has_the_times_that_a_manifest_gives(model, corpus):
         for word, other in zip(alone.transcript.words, one.transcript.words, strict=True):
             assert (word.word, word.start_s, word.end_s) == (other.word, other.start_s, other.end_s)
         assert alone.score == pytest.approx(one.score, abs=1e-3)  # the batch changes the last digits
+
+
+def what_is_heard(model: Path, wav: Path, tmp_path: Path) -> str:
+    """What the model itself writes; its only text that fits."""
+    (tmp_path / "any.txt").write_text("a")
+    return str(json.loads(run(model, wav, "--text", tmp_path / "any.txt").stdout)["heard"])
+
+
+def starts_of(row: dict) -> list[float]:
+    return [word["start"] for segment in row["segments"] for word in segment["words"]]
+
+
+def test_a_text_of_part_of_a_recording(model, tmp_path):
+    wav = write_wav(tmp_path / "long.wav", np.concatenate([tones(text, np.random.default_rng(7)) for text in TEXTS]))
+    heard = what_is_heard(model, wav, tmp_path).split()
+    (tmp_path / "all.txt").write_text(" ".join(heard))
+    whole = run(model, wav, "--text", tmp_path / "all.txt")
+    assert whole.exit_code == 0 and whole.stderr == ""
+    starts = starts_of(json.loads(whole.stdout))
+    assert json.loads(whole.stdout)["unmatched"] == []
+
+    first = len(heard) // 2
+    (tmp_path / "part.txt").write_text(" ".join(heard[:first]))
+    forced = run(model, wav, "--text", tmp_path / "part.txt", "-f", "ctm")
+    assert forced.exit_code == 1 and len(forced.stdout.splitlines()) == first
+    assert "asr: long.wav: the text does not fit the audio (score -" in forced.stderr
+    assert "s: the text has nothing, the model hears '" in forced.stderr
+    assert "doubted words: " in forced.stderr and "--allow-gaps" in forced.stderr
+
+    loose = run(model, wav, "--text", tmp_path / "part.txt", "--allow-gaps")
+    assert loose.exit_code == 0 and "asr: long.wav: left out" in loose.stderr
+    row = json.loads(loose.stdout)
+    assert starts_of(row) == pytest.approx(starts[:first], abs=0.05)
+    (unmatched,) = row["unmatched"]
+    assert unmatched["words"] == [] and unmatched["heard"].split() == heard[first:]
+    assert unmatched["end"] == pytest.approx(row["duration"], abs=0.05)
+
+
+def test_a_text_with_more_than_is_said(model, tmp_path):
+    wav = write_wav(tmp_path / "a.wav", np.concatenate([tones(text, np.random.default_rng(7)) for text in TEXTS]))
+    heard = what_is_heard(model, wav, tmp_path)
+    more = " ".join(["dcbd bdcb"] * 6)
+    (tmp_path / "more.txt").write_text(f"{more} {heard} {more}")
+    result = run(model, wav, "--text", tmp_path / "more.txt", "--allow-gaps")
+    assert result.exit_code == 0 and "the text has 'dcbd bdcb dcbd" in result.stderr
+    row = json.loads(result.stdout)
+    assert row["text"] == heard and row["reference"] == f"{more} {heard} {more}"
+    assert [len(each["words"]) for each in row["unmatched"]] == [12, 12]
+
+    (tmp_path / "other.txt").write_text(more)
+    with pytest.raises(DataError, match=r"a\.wav: nothing of the text fits .* the model hears '.*another recording"):
+        run(model, wav, "--text", tmp_path / "other.txt", "--allow-gaps")
+
+
+def test_a_text_too_long_for_its_audio_is_aligned_as_far_as_it_goes(model, tmp_path):
+    wav = write_wav(tmp_path / "a.wav", np.concatenate([tones(text, np.random.default_rng(7)) for text in TEXTS]))
+    heard = what_is_heard(model, wav, tmp_path)
+    (tmp_path / "long.txt").write_text(heard + " dcba" * 500)
+    with pytest.raises(DataError, match=r"To align what fits: --allow-gaps"):
+        run(model, wav, "--text", tmp_path / "long.txt")
+    result = run(model, wav, "--text", tmp_path / "long.txt", "--allow-gaps")
+    assert result.exit_code == 0 and json.loads(result.stdout)["text"] == heard
+
+
+def test_the_texts_of_a_manifest_that_fit_in_part_are_counted_and_named(model, corpus):
+    loaded, rows = load_model(model), manifests.read(corpus)
+    heard = {u.id: greedy(one_sv, loaded.tokenizer).text for u, one_sv in of_manifest(loaded, rows)}
+    texts = [" ".join(heard[u.id].split()) for u in rows]
+    whole = texts[2].split()
+    fits = whole[: len(whole) // 2]
+    texts[2] = " ".join([*fits, "dcbd", "bdcb"])
+    mixed = corpus.with_name("mixed.jsonl")
+    pairs = zip(rows, texts, strict=True)
+    manifests.write(mixed, [Utterance(u.id, u.audio_path, u.duration_s, text) for u, text in pairs])
+    forced = run(model, mixed)
+    assert forced.exit_code == 0
+    assert "asr: 1 of 6 texts do not fit their audio everywhere" in forced.stderr and "train-0002" in forced.stderr
+    loose = run(model, mixed, "--allow-gaps")
+    assert loose.exit_code == 0 and "asr: 1 of 6 texts were aligned in part" in loose.stderr
+    found = [json.loads(line) for line in loose.stdout.splitlines()]
+    texts[2] = " ".join(fits)
+    assert [row["text"] for row in found] == texts

@@ -33,6 +33,8 @@ FLOORS = {
     "targets": 0,
     # 1: no torch; numpy, soundfile, numba
     "transcript": 1,
+    "unmatched": 1,
+    "word_times": 1,
     "recordings": 1,
     "outputs": 1,
     "audio": 1,

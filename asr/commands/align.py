@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 Row = tuple[str, "Aligned | DataError"]
 #: of a likely wrong transcript: words that are listed, and characters of each text
 _DOUBTED, _SHOWN = 5, 500
+#: a word of which the model is less sure than this is doubted, where its text does not fit
+_DOUBTFUL = 0.1
+#: parts that do not fit, and utterances with such parts, that are named
+_PARTS, _NAMED = 10, 5
 
 
 def align(
@@ -43,6 +47,9 @@ def align(
         str | None,
         typer.Option("--normalization", metavar="PROFILE", help="Done to the text first; default the model's."),
     ] = None,
+    allow_gaps: Annotated[
+        bool, typer.Option("--allow-gaps", help="Align what fits; leave the rest of the text and the audio out.")
+    ] = False,
     resample: Annotated[bool, typer.Option("--resample", help="Resample a manifest's audio of another rate.")] = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -64,13 +71,14 @@ def align(
         targets = Targets(ids, names or ("json",), out, inputs=[source, *([text] if text else []), *audio])
     loaded = _load(model, device, threads, resample)
     failed: dict[str, str] = {}
+    misfits: list[tuple[str, Aligned]] = []
     with naming_failures(failed):
         rows: Iterator[Row]
         if manifest is None:
-            rows = iter([(source.name, _recording(loaded, source, words, normalization))])
+            rows = iter([(source.name, _recording(loaded, source, words, normalization, allow_gaps))])
         else:
-            rows = _utterances(loaded, manifest, normalization)
-        done = _written(rows, failed, targets, are_ids=manifest is not None)
+            rows = _utterances(loaded, manifest, normalization, allow_gaps)
+        done = _written(rows, failed, misfits, targets, are_ids=manifest is not None)
         if as_json or worst is not None:
             _print_all(done, model, failed, worst, as_json)
         elif targets is None:
@@ -80,6 +88,12 @@ def align(
         else:
             for _ in done:
                 pass
+        if misfits and manifest is not None:
+            _say_misfits(misfits, len(manifest), allow_gaps)
+    if misfits and manifest is None:
+        say(_misfit(*misfits[0], allow_gaps=allow_gaps))
+        if not allow_gaps:
+            raise typer.Exit(1)
 
 
 def _inputs(source: Path, text: Path | None) -> tuple[str, Manifest | None]:
@@ -113,26 +127,33 @@ def _load(model: Path, device: str, threads: int | None, resample: bool) -> Acou
     return loaded
 
 
-def _recording(model: AcousticModel, path: Path, text: str, normalization: str | None) -> Aligned:
+def _recording(model: AcousticModel, path: Path, text: str, normalization: str | None, allow_gaps: bool) -> Aligned:
     from asr.align import align_recording
 
-    return align_recording(model, path, text, normalization=normalization)
+    return align_recording(model, path, text, normalization=normalization, allow_gaps=allow_gaps)
 
 
-def _utterances(model: AcousticModel, manifest: Manifest, normalization: str | None) -> Iterator[Row]:
+def _utterances(model: AcousticModel, manifest: Manifest, normalization: str | None, allow_gaps: bool) -> Iterator[Row]:
     from asr.align import align_manifest, unwritable
 
     if line := unwritable(model, (u.text for u in manifest), normalization):
         say(f"asr: {shown(line)}")
     with audio_bar(manifest.duration_s) as advance:
-        for utterance, one in align_manifest(model, manifest, advance, normalization=normalization):
+        for utterance, one in align_manifest(
+            model, manifest, advance, normalization=normalization, allow_gaps=allow_gaps
+        ):
             yield utterance.id, one
 
 
 def _written(
-    rows: Iterable[Row], failed: dict[str, str], targets: Targets | None, *, are_ids: bool
+    rows: Iterable[Row],
+    failed: dict[str, str],
+    misfits: list[tuple[str, Aligned]],
+    targets: Targets | None,
+    *,
+    are_ids: bool,
 ) -> Iterator[tuple[str, Aligned]]:
-    """What could be aligned, its files written; the rest is noted in ``failed``."""
+    """What could be aligned, its files written; the rest is noted in ``failed``, what fits in part in ``misfits``."""
     for name, one in rows:
         if isinstance(one, DataError):
             failed[name] = str(one)
@@ -144,7 +165,37 @@ def _written(
                 failed[name] = str(error)
         for note in one.transcript.notes:
             say(f"{shown(name)}: {shown(note)}")
+        if one.unmatched:
+            misfits.append((name, one))
         yield name, one
+
+
+def _misfit(name: str, one: Aligned, *, allow_gaps: bool) -> str:
+    """What is said of a recording whose text fits in part: where it does not, and which words are doubted."""
+    parts = [f"  {part}" for part in one.unmatched[:_PARTS]]
+    if len(one.unmatched) > _PARTS:
+        parts.append(f"  and {len(one.unmatched) - _PARTS:,} more")
+    if allow_gaps:
+        return "\n".join(map(shown, [f"asr: {name}: left out, as text and audio do not fit there:", *parts]))
+    lines = [f"asr: {name}: the text does not fit the audio (score {one.score:.1f}), so its times may be wrong", *parts]
+    doubted = [word for word in one.weakest(len(one.transcript.words)) if (word.confidence or 0.0) < _DOUBTFUL]
+    if doubted:
+        listed = ", ".join(f"{w.word} {w.start_s:.2f} s ({w.confidence:.4f})" for w in doubted[:_DOUBTED])
+        more = f", and {len(doubted) - _DOUBTED:,} more" if len(doubted) > _DOUBTED else ""
+        lines.append(f"  doubted words: {listed}{more}")
+    return "\n".join(map(shown, [*lines, "  --allow-gaps aligns what fits and leaves out the rest"]))
+
+
+def _say_misfits(misfits: list[tuple[str, Aligned]], utterances: int, allow_gaps: bool) -> None:
+    """One line about the utterances of a manifest whose texts fit in part."""
+    lowest = [shown(name) for name, _ in sorted(misfits, key=lambda row: row[1].score)]
+    more = ", …" if len(lowest) > _NAMED else ""
+    what = "were aligned in part" if allow_gaps else "do not fit their audio everywhere"
+    then = "" if allow_gaps else "; --worst lists them, --allow-gaps aligns what fits"
+    say(
+        f"asr: {len(misfits):,} of {utterances:,} texts {what} ('unmatched' in the JSON says where): "
+        f"{', '.join(lowest[:_NAMED])}{more}{then}"
+    )
 
 
 def _print_all(

@@ -94,7 +94,7 @@ def force_align(
     labels_k = states_of(tokens_u, delimiter)
     if not len(log_probs_sv):
         return Alignment(np.zeros(0, np.int32), (), 0.0, np.zeros(0))
-    state_s, log_prob = _best_path(log_probs_sv, _text_of(labels_k, delimiter), _pass_of(backend))
+    state_s, log_prob = _best_path(log_probs_sv, text_of(labels_k, delimiter), _pass_of(backend))
     if log_prob == -math.inf:
         raise ValueError("no path of positive probability writes the text")
     lead = 1 if delimiter >= 0 else 0
@@ -135,7 +135,7 @@ def _check(log_probs_sv: LogProbs, tokens_u: Sequence[int]) -> None:
             raise ValueError(f"token {token} (the text's token {place + 1:,}) is impossible in every step")
 
 
-def _text_of(labels_k: Ints, delimiter: int) -> _Text:
+def text_of(labels_k: Ints, delimiter: int) -> _Text:
     label_j = labels_k[1::2].copy()
     skip_j, back_j = np.full(len(label_j), -np.inf), np.full(len(label_j), -np.inf)
     skip_j[1:][label_j[1:] != label_j[:-1]] = 0.0

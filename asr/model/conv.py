@@ -112,7 +112,5 @@ class ConvFrontEnd(nn.Module):
         assert isinstance(conv, nn.Conv2d)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_bcsf.dtype
         bias = None if conv.bias is None else conv.bias.to(dtype)
-        out: Tensor = Convolution.apply(
-            x_bcsf.to(dtype), conv.weight.to(dtype), bias, layer.stride_tf
-        )
+        out: Tensor = Convolution.apply(x_bcsf.to(dtype), conv.weight.to(dtype), bias, layer.stride_tf)
         return out
