@@ -69,7 +69,7 @@ HIDDEN = {
     "text-lookalike": ["f\u043eur", "\u0455ix", "thre\u0435", "n\u03bfne", "\ufb01ve"],
     "text-invisible": ["one\u200btwo", "\ufeffone", "o\u00adne", "tw\u2060o", "\u202aone\u202c"],
     "text-markup": ["one&nbsp;two", "one [noise]", "<unk> one", "one (laughs) two", r"one\ntwo"],
-    "text-unicode": ["one\u0007", "caf\u00c3\u00a9", "don\u00e2\u20ac\u2122t", "\u00d0\u2022\u00d1\u2030",
+    "text-unicode": ["one\u0007", "caf\u00c3\u00a9", "don\u00e2\u20ac\u2122t", "\u00d0\u2022\u00d1\u2030\u00d1\u2018",
                      "\ufffd"],
 }  # fmt: skip
 
@@ -148,6 +148,9 @@ def test_training_says_at_its_start_what_the_texts_hide(tmp_path, num_rows):
         ("text-markup", r"say \"hi\""),
         ("text-markup", "hello%20world"),
         ("text-unicode", "\u0420\u045f\u0421\u0402\u0420\u0451\u0420\u0406\u0420\u00b5\u0421\u201a"),  # cp1251
+        ("text-unicode", "\u0627\u0653\u062c"),  # Urdu alef and madda in pieces
+        ("text-unicode", "o\u0308l"),
+        ("text-unicode", "kilo\u2126"),  # the ohm sign, not omega
         ("text-unicode", "H\u00c3\u00a4user"),
         ("text-unicode", "\u00e2\u20ac\u0153Hi\u00e2\u20ac\u009d".replace("\u009d", "\u2122")),
     ],
@@ -157,9 +160,15 @@ def test_it_is_found_in_a_single_row(tmp_path, code, text):
 
 
 SOUND = {
-    "English": ["salt & pepper", "R&D at AT&T", "(if you will) he said", "a < b and c > d", "the naïve café",
-                "rock 'n' roll",
+    "English": ["salt & pepper", "R&D at AT&T", "(if you will) he said", "so ( ) it", "the naïve café",
+                "a < b and c > d", "rock 'n' roll",
                 "arts (music and dance) & more", "x * y * z", "it's o'clock"],
+    "Bengali": ["\u09aa\u09cd\u09b0\u09df\u09cb\u0997"],
+    "Punjabi": ["\u0a39\u0a48\u0a36 \u0a2a\u0a4d\u0a30\u0a38\u0a3c\u0a3e"],
+    "Burmese": ["ထည့်ပါ"],
+    "Slovak": ["VÝŠKA TÝŽDŇA"],
+    "Sorbian": ["ZMÓŽNJENY"],
+    "Portuguese": ["AMANHÃ… NÃO", "ação e pão"],
     "French": ["l'été où il naît", "À CÔTÉ DE LA MAISON", "« CAFÉ »", "œuvre et cœur"],
     "German": ["Größe und Maß", "ÜBER ÖL", "„Grüße“ sagt er"],
     "Swedish": ["DET GÅ…", "på ön"],
@@ -168,14 +177,14 @@ SOUND = {
     "Russian": ["мама мыла раму", "он купил iPhone и MacBook Air в МТС", "пришла SMSка от VIPа", "это PDF и DVDшка",
                 "план B",
                 "витамин C", "смотрит YouTube на TV", "IT-отдел, e-mail и Wi-Fi", "PCки стоят", "СССР», КПСС… РФ”"],
-    "Ukrainian": ["привіт друзі, її ім'я", "з'їзд і п'ять", "купив iPad"],
+    "Ukrainian": ["ні", "дії", "привіт друзі, її ім'я", "з'їзд і п'ять", "купив iPad"],
     "Serbian": ["Љубав и њежност је ту", "Ljubav i nježnost", "иде у IKEA"],
     "Greek": ["καλημέρα κόσμε", "αγόρασε iPhone στο Public", "το Internet είναι", "ΑΥΤΟ ΕΙΝΑΙ DVD"],
     "Hindi": ["क्‍या हाल है", "श्रीमान्‌ जी", "वह iPhone लाया"],
     "Malayalam": ["അവന്‍ പറഞ്ഞു"],
     "Sinhala": ["ශ්‍රී ලංකා"],
     "Persian": ["می‌خواهم بروم", "خانه‌ها", "این iPhone است"],
-    "Arabic": ["السلام عليكم", "هذا كتابٌ"],
+    "Arabic": ["السلام عليكم", "المُعَرِّفْ", "هذا كتابٌ"],
     "Hebrew": ["שלום עולם", "צה\"ל"],
     "Thai": ["สวัสดี\u200bครับ"],
     "Khmer": ["សួស្តី\u200bពិភពលោក"],

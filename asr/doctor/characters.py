@@ -89,8 +89,12 @@ _MARKUP = (
     ("a marker", re.compile(r"[(（]\s*([^()（）]{1,40}?)\s*[)）]")),
 )
 _MARKUP_SIGN = re.compile(r"[&\\%<\[{+!♪♫♬*(（]")
-#: capitals before typographic marks, "CAFÉ’S" say: their bytes can be UTF-8 by chance
-_MISREAD_BY_CHANCE = re.compile("(?:[^\u0080-\uffff]|[^\\W\\d_][\u2018-\u201e\u2026\u2013\u2014\u00ab\u00bb])*")
+#: capitals before typographic marks or letters, "CAFÉ’S" and "VÝŠKA": their bytes can be UTF-8 by chance
+_MISREAD_BY_CHANCE = re.compile(
+    "(?:[\\0-\x7f]|[^\\W\\d_][\u2018-\u201e\u2026\u2013\u2014\u00ab\u00bb\u00a0]|(?!\u00c3)[^\\W\\d_][ŠšŒœŽžŸƒªºµ])*"
+)
+#: what one misread character may be; of others there must be several
+_WESTERN = re.compile("[\0-\u017f\u2010-\u2044\u20ac\u2122]*")
 
 
 def shown(text: str, at: int) -> str:
@@ -138,7 +142,7 @@ def find_markup(text: str) -> tuple[str, int] | None:
             if kind == "an entity" and match[0][1] != "#" and match[0][1:] not in html5:
                 continue
             inside = match[1] if match.re.groups else None
-            if inside is not None and not set(inside.casefold().split()) <= _NOISES:
+            if inside is not None and not (inside.strip() and set(inside.casefold().split()) <= _NOISES):
                 continue
             return kind, match.start()
     return None
@@ -152,14 +156,33 @@ def _damage(text: str) -> str:
     odd = next((i for i, c in enumerate(text) if unicodedata.category(c) in ("Cc", "Co", "Cn")), None)
     if odd is not None:
         return f"U+{ord(text[odd]):04X} in {shown(text, odd)}"
+    if misread := _misread(text):
+        return f"UTF-8 read as {misread[0]}: {shown(text, 0)} is {shown(misread[1], 0)}"
+    return f"not NFC: {shown(text, 0)}" if _is_in_pieces(text) else ""
+
+
+def _misread(text: str) -> tuple[str, str] | None:
+    """The encoding that a text in UTF-8 was read in, and what it says."""
     for encoding in ("cp1252", "cp1251"):
         try:
             meant = text.encode(encoding).decode("utf-8")
         except UnicodeError:
             continue
-        if meant != text and not _MISREAD_BY_CHANCE.fullmatch(text):
-            return f"UTF-8 read as {encoding}: {shown(text, 0)} is {shown(meant, 0)}"
-    return "" if unicodedata.is_normalized("NFC", text) else f"not NFC: {shown(text, 0)}"
+        enough = sum(not c.isascii() for c in meant) >= 3 or (encoding == "cp1252" and _WESTERN.fullmatch(meant))
+        if meant != text and enough and not _MISREAD_BY_CHANCE.fullmatch(text):
+            return encoding, meant
+    return None
+
+
+def _is_in_pieces(text: str) -> bool:
+    """Whether letters are written in other code points than NFC has.
+
+    Another order of marks is left alone, and so are letters that NFC itself takes apart (Bengali, Gurmukhi, Hebrew).
+    """
+    if unicodedata.is_normalized("NFC", text):
+        return False
+    apart = "".join(whole if len(whole := unicodedata.normalize("NFC", c)) > 1 else c for c in text)
+    return sorted(unicodedata.normalize("NFC", apart)) != sorted(apart)
 
 
 def _check_invisible(row: Row, findings: Findings) -> None:
