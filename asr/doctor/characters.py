@@ -153,9 +153,10 @@ def _damage(text: str) -> str:
     if "\ufffd" in text:
         return f"U+FFFD in {shown(text, text.index(chr(0xFFFD)))}"
     # Cc control, Co private, Cn unassigned; other characters that do not print have their place in some scripts
-    odd = next((i for i, c in enumerate(text) if unicodedata.category(c) in ("Cc", "Co", "Cn")), None)
-    if odd is not None:
-        return f"U+{ord(text[odd]):04X} in {shown(text, odd)}"
+    if not text.isprintable():
+        odd = next((i for i, c in enumerate(text) if unicodedata.category(c) in ("Cc", "Co", "Cn")), None)
+        if odd is not None:
+            return f"U+{ord(text[odd]):04X} in {shown(text, odd)}"
     if misread := _misread(text):
         return f"UTF-8 read as {misread[0]}: {shown(text, 0)} is {shown(misread[1], 0)}"
     return f"not NFC: {shown(text, 0)}" if _is_in_pieces(text) else ""
@@ -196,8 +197,6 @@ def _check_invisible(row: Row, findings: Findings) -> None:
 
 def _is_joined(text: str, at: int) -> bool:
     """Whether a joiner, or a space of no width, stands where its script wants it."""
-    if text[at] in "\ufe0e\ufe0f":
-        return False
     beside = text[max(0, at - 1) : at] + text[at + 1 : at + 2]
     return _JOINING.match(text[at]) is not None and _JOINED.search(beside) is not None
 
