@@ -34,13 +34,13 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from error
 
 
-def unique_ids(path: Path) -> Callable[[str, int], None]:
+def unique_ids(path: Path, remedy: str = "ids must be unique") -> Callable[[str, int], None]:
     """A function to call with each id and its line; it raises a DataError when the id was there before."""
     line_of_id: dict[str, int] = {}
 
     def new(id_: str, number: int) -> None:
         first = line_of_id.setdefault(id_, number)
         if first != number:
-            raise DataError(f"duplicate id '{id_}' (first on line {first}); ids must be unique", path, number)
+            raise DataError(f"duplicate id '{id_}' (first on line {first}); {remedy}", path, number)
 
     return new

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asr.errors import ConfigError, DataError, nearest
+from asr.scoring.alphabet import unlike_line
 from asr.scoring.bootstrap import Ends, Interval, bootstrap_intervals, unit_of
 from asr.scoring.bootstrap import bootstrap_interval as bootstrap_interval
+from asr.scoring.pairing import Pair, Say, check_common, read_together
 from asr.scoring.sclite import Aligned, align_words
-from asr.scoring.transcripts import NOTHING_KNOWN, Facts, read, together
+from asr.scoring.transcripts import HYPOTHESES, NOTHING_KNOWN, REFERENCES, Facts, together
 from asr.text import normalize
 
 Alignment = Literal["levenshtein", "sclite"]
@@ -239,31 +241,42 @@ def score(
 
 
 def score_files(
-    ref_path: str | Path, hyp_path: str | Path, normalization: str = "none", alignment: Alignment = "levenshtein"
+    ref_path: str | Path,
+    hyp_path: str | Path,
+    normalization: str = "none",
+    alignment: Alignment = "levenshtein",
+    pair: Pair = "auto",
+    say: Say = lambda line: None,
 ) -> tuple[Score, list[str], list[str]]:
     """The score of the ids in both files, the ids missing in the hypotheses, and those missing in the references.
 
     Missing ids are not scored, so a caller must say them. References are read from ``reference`` or else ``text``. An
     id that is missing in a file of timed words (``.ctm``) has no words there: its text is empty, and it is scored.
 
+    Args:
+        pair: by id, line by line, or as the files look (``asr.scoring.pairing``).
+        say: told in one line what is not sure, or makes the rate say little.
+
     Raises:
         DataError: a file cannot be used (see ``asr.scoring.transcripts.read``), or the files have no id in common.
         ConfigError: the normalisation is unknown.
     """
     normalize("", normalization)
-    references = read(ref_path, prefer=("reference", "text"))
-    hypotheses = read(hyp_path)
-    if not any(id_ in hypotheses.texts for id_ in references.texts):
-        here, there = next(iter(hypotheses.texts)), next(iter(references.texts))
-        raise DataError(f"no id in common with {ref_path}: for example '{here}' here, '{there}' there", hyp_path)
+    references, hypotheses = read_together([(ref_path, REFERENCES), (hyp_path, HYPOTHESES)], pair, say)
+    check_common(references, hypotheses)
+    for one, ids in ((hypotheses, references.texts), (references, hypotheses.texts)):
+        if line := one.silent_line(ids):
+            say(line)
     missing_in_hyp = hypotheses.complete(references.texts)
     missing_in_ref = references.complete(hypotheses.texts)
     facts = together(references.facts, hypotheses.facts)
-    rows = (
+    rows = [
         (id_, normalize(text, normalization), normalize(hypotheses.texts[id_], normalization))
         for id_, text in references.texts.items()
         if id_ in hypotheses.texts
-    )
+    ]
+    if line := unlike_line((row[1] for row in rows), (row[2] for row in rows)):
+        say(line)
     return score(rows, facts, alignment, normalization), missing_in_hyp, missing_in_ref
 
 

@@ -88,7 +88,7 @@ def test_a_file_that_cannot_be_opened_is_an_error_that_names_it(tmp_path: Path) 
     with pytest.raises(DataError, match="no such file") as caught:
         read_texts(tmp_path / "none.txt")
     assert caught.value.path == tmp_path / "none.txt"
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="the folder holds no transcripts"):
         read_texts(tmp_path)
 
 

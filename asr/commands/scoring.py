@@ -56,6 +56,10 @@ Alignment = Annotated[
     str,
     typer.Option("--alignment", metavar="levenshtein|sclite", help="How words are paired; fewest errors, or NIST's."),
 ]
+Pairing = Annotated[
+    str,
+    typer.Option("--pair", metavar="auto|lines|ids", help="Texts by their ids, or line by line; default: as it looks."),
+]
 Normalization = Annotated[str, typer.Option("--normalization", metavar="PROFILE", help="Done to all texts first.")]
 WORST = 20
 
@@ -165,23 +169,25 @@ def evaluate(
 
 
 def score(
-    reference: Annotated[Path, typer.Argument(help="Manifest, lines of 'id text', .trn or .ctm.")],
-    hypothesis: Annotated[Path, typer.Argument(help="Hypotheses: JSON Lines, lines of 'id text', .trn or .ctm.")],
+    reference: Annotated[Path, typer.Argument(help="Manifest, table, .trn, .ctm, .stm, subtitles, plain lines, …")],
+    hypothesis: Annotated[Path, typer.Argument(help="Hypotheses in any of these, or the folder of asr transcribe.")],
     as_json: Json = False,
     by: By = None,
     report: Report = None,
     worst: Worst = None,
     alignment: Alignment = "levenshtein",
     normalization: Normalization = "none",
+    pair: Pairing = "auto",
 ) -> None:
-    """Score hypotheses against references, paired by utterance id; no model needed."""
+    """Score hypotheses against references, paired by utterance id or line by line; no model needed."""
+    from asr.scoring.pairing import find_pair
     from asr.scoring.tables import check_fields, commonest_errors, tables
     from asr.wer import find_alignment, score_files
 
     how = find_alignment(alignment)
     _check_report(report, worst)
     check_apart([report], [reference, hypothesis])
-    result, no_hypothesis, no_reference = score_files(reference, hypothesis, normalization, how)
+    result, no_hypothesis, no_reference = score_files(reference, hypothesis, normalization, how, find_pair(pair), _told)
     check_fields(by or [], (one.facts for one in result.per_utterance))
     if as_json:
         groups = {table.field: [group.to_json() for group in table.groups] for table in tables(result, by or [])}
@@ -211,16 +217,19 @@ def compare(
     show: Annotated[int, typer.Option(min=0, help="Utterances shown, those that differ most.")] = 10,
     alignment: Alignment = "levenshtein",
     normalization: Normalization = "none",
+    pair: Pairing = "auto",
 ) -> None:
     """Compare two systems on the same references: is one better, or is it chance?"""
     from asr.scoring.compare import compare_files, conclusion, format_comparison
+    from asr.scoring.pairing import find_pair
     from asr.wer import find_alignment
 
     if len(files) not in (2, 3):
         raise ConfigError(f"compare takes two files of hypotheses, after one of references or not; got {len(files)}")
     *reference, path_a, path_b = files
     how = find_alignment(alignment)
-    result, missing = compare_files(reference[0] if reference else None, path_a, path_b, normalization, how)
+    against = reference[0] if reference else None
+    result, missing = compare_files(against, path_a, path_b, normalization, how, find_pair(pair), _told)
     sentence = conclusion(result, f"A ({path_a})", f"B ({path_b})")
     if as_json:
         names = {"a": str(path_a), "b": str(path_b), "reference": str(reference[0]) if reference else None}
@@ -231,6 +240,10 @@ def compare(
     else:
         print_result(f"{format_comparison(result, show)}\n\n{shown(sentence)}")
     _name_missing([(path, "text", ids) for path, ids in missing])
+
+
+def _told(line: str) -> None:
+    say(f"asr: {shown(line)}")
 
 
 def _print_score(result: Score, by: Sequence[str], conditions: str) -> None:

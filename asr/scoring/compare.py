@@ -14,9 +14,11 @@ from typing import Any
 
 from asr.errors import DataError
 from asr.lines import one_line
+from asr.scoring.alphabet import unlike_line
 from asr.scoring.bootstrap import Ends, Interval, percentile_ends, pooled, resampled_sums, unit_of
 from asr.scoring.matched_pairs import ENOUGH_SEGMENTS, MatchedPairs, matched_pairs
-from asr.scoring.transcripts import Facts, Transcripts, read, together
+from asr.scoring.pairing import Pair, Say, check_common, read_together
+from asr.scoring.transcripts import HYPOTHESES, REFERENCES, Facts, Transcripts, read, together
 from asr.text import normalize
 from asr.wer import Alignment, Score, align_all, format_ends, percent, score
 
@@ -138,6 +140,8 @@ def compare_files(
     path_b: str | Path,
     normalization: str = "none",
     alignment: Alignment = "levenshtein",
+    pair: Pair = "auto",
+    say: Say = lambda line: None,
 ) -> tuple[Comparison, list[tuple[Path, list[str]]]]:
     """The comparison of the ids in all files; and of each file the ids that others have and it lacks (not compared).
 
@@ -148,26 +152,31 @@ def compare_files(
         ConfigError: the normalisation is unknown.
     """
     normalize("", normalization)
-    a, b = read(path_a, ("hypothesis", "text")), read(path_b, ("hypothesis", "text"))
-    sources = [a, b]
     if ref_path is None:
+        a, b = read_together([(path_a, HYPOTHESES), (path_b, HYPOTHESES)], pair, say)
         references, theirs = (_references_in(path) for path in (path_a, path_b))
         _check_same_references(references, theirs, normalization)
+        sources = [a, b]
     else:
-        references = read(ref_path, ("reference", "text"))
-        sources.append(references)
+        files = [(ref_path, REFERENCES), (path_a, HYPOTHESES), (path_b, HYPOTHESES)]
+        references, a, b = read_together(files, pair, say)
+        sources = [a, b, references]
+    check_common(references, a, b)
     ids = list(dict.fromkeys(id_ for source in (references, a, b) for id_ in source.texts))
+    for line in filter(None, (source.silent_line(ids) for source in sources)):
+        say(line)
     missing = [(source.path, source.complete(ids)) for source in sources]
-    common = [id_ for id_ in ids if all(id_ in source.texts for source in sources)]
-    if not common:
-        raise DataError(f"no id in common with {path_b}" + (f" and {ref_path}" if ref_path else ""), path_a)
+    common = [id_ for id_ in ids if all(id_ in source.texts for source in (references, a, b))]
     facts = together(references.facts, a.facts, b.facts)
-    rows = ((id_, *(normalize(source.texts[id_], normalization) for source in (references, a, b))) for id_ in common)
+    rows = [(id_, *(normalize(source.texts[id_], normalization) for source in (references, a, b))) for id_ in common]
+    for line in dict.fromkeys(unlike_line((row[1] for row in rows), (row[k] for row in rows)) for k in (2, 3)):
+        if line:
+            say(line)
     return compare(rows, facts, alignment, normalization), [(path, lacks) for path, lacks in missing if lacks]  # type: ignore[arg-type]
 
 
 def _references_in(path: str | Path) -> Transcripts:
-    found = read(path, ("reference", "text"))
+    found = read(path, REFERENCES)
     if found.field != "reference":
         raise DataError("holds no references; name a file of them first: compare REFERENCE A B", path)
     return found

@@ -22,6 +22,10 @@ from asr.errors import DataError, os_reason
 from asr.files import open_atomic
 from asr.lines import numbered_lines, unique_ids
 
+#: marks of a sentence's start and end, as CMU Sphinx has them
+_SENTENCE = re.compile(r"\s*<s>\s*(.*?)\s*</s>\s*", re.DOTALL)
+#: how we name an utterance without words
+_NO_WORDS = re.compile(r";; (\S+) (\S+): no words")
 _ALTERNATIVES = ("<ALT_BEGIN>", "<ALT>", "<ALT_END>")
 
 
@@ -87,11 +91,11 @@ def read_trn(path: str | Path) -> dict[str, str]:
         if found is None:
             raise DataError(f"expected 'text (id)', got {line.strip()[:60]!r}", path, number)
         text, id_ = found.groups()
-        wrong = _special(text)
+        wrong = special(text)
         if wrong:
             raise DataError(f"utt '{id_}': {wrong}; choose one reading for each utterance", path, number)
         new(id_, number)
-        texts[id_] = text
+        texts[id_] = _SENTENCE.sub(r"\1", text)
     if not texts:
         raise DataError("the file has no utterances", path)
     return texts
@@ -110,7 +114,7 @@ def write_trn(path: str | Path, texts: Mapping[str, str] | Iterable[tuple[str, s
             for id_, text in rows:
                 words = " ".join(text.split())
                 check_id(id_, path)
-                wrong = _special(words) or ("it begins with ';;', a comment" if words.startswith(";;") else "")
+                wrong = special(words) or ("it begins with ';;', a comment" if words.startswith(";;") else "")
                 if wrong:
                     raise DataError(f"utt '{id_}' cannot be written as trn: {wrong}", path)
                 file.write(f"{words} ({id_})\n".lstrip(" "))
@@ -121,7 +125,7 @@ def write_trn(path: str | Path, texts: Mapping[str, str] | Iterable[tuple[str, s
 def read_ctm(path: str | Path) -> dict[str, list[CtmWord]]:
     """The words of each utterance, in the order of their start: those with one file and channel.
 
-    The id is that of ``utterance_id``.
+    The id is that of ``utterance_id``. An utterance that ``write_ctm`` names as one without words has none.
 
     Raises:
         DataError: the file cannot be read or has no words, or a line is not a timed word.
@@ -130,6 +134,8 @@ def read_ctm(path: str | Path) -> dict[str, list[CtmWord]]:
     words: dict[str, list[CtmWord]] = {}
     new = Channels(path)
     for number, line in numbered_lines(path):
+        if silent := _NO_WORDS.fullmatch(line.strip()):
+            words.setdefault(new(silent[1], silent[2], number), [])
         if line.lstrip().startswith(";;"):
             continue
         name, channel, word = _ctm_word(line, path, number)
@@ -199,7 +205,8 @@ def _ctm_word(line: str, path: Path, number: int) -> tuple[str, str, CtmWord]:
         raise DataError("alternatives (<ALT_BEGIN>) are not read; choose one reading", path, number)
     try:
         name, channel, start, duration, word, *rest = fields
-        start_s, duration_s, *confidence = [float(value) for value in (start, duration, *rest)]
+        sure = [value for value in rest if value.upper() != "NA"]
+        start_s, duration_s, *confidence = [float(value) for value in (start, duration, *sure)]
         if len(rest) > 1 or not (math.isfinite(start_s) and 0 <= duration_s < math.inf):
             raise ValueError
     except ValueError:
@@ -208,7 +215,7 @@ def _ctm_word(line: str, path: Path, number: int) -> tuple[str, str, CtmWord]:
     return name, channel, CtmWord(word, start_s, duration_s, *confidence)
 
 
-def _special(text: str) -> str:
+def special(text: str) -> str:
     """What in a text has a meaning of its own in a trn file."""
     if "{" in text or "}" in text or "@" in text.split():
         return "it holds '{', '}' or the word '@', which mark alternatives"

@@ -1,4 +1,7 @@
-"""Files of transcripts by utterance id: manifests, hypothesis files, plain lines of ``id text``, and NIST's formats."""
+"""Files of transcripts by utterance id: manifests, hypothesis files, tables, lines of ``id text``, NIST's formats.
+
+Files of one recording, as subtitles and Whisper's documents, have its text under the file's name.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import dataclasses
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +17,11 @@ from typing import Any
 
 from asr.errors import DataError
 from asr.lines import numbered_lines, unique_ids
-from asr.scoring import nist
+from asr.scoring import nist, recordings
+from asr.scoring.columns import HYPOTHESIS_COLUMNS, ID_COLUMNS, PATH_COLUMNS, REFERENCE_COLUMNS, read_table
+from asr.scoring.kinds import OF_ONE_RECORDING, Kind, kind_of
+from asr.scoring.nist import CtmWord
+from asr.scoring.stm import Stretch, read_stm
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,10 @@ class Facts:
 
 
 NOTHING_KNOWN = Facts()
+#: the fields of JSON rows that texts are in, of references and of hypotheses
+REFERENCES, HYPOTHESES = ("reference", "text"), ("hypothesis", "text")
+#: what is looked for in a folder, the richest first
+FOLDER_SUFFIXES = (".jsonl", ".json", ".ctm", ".trn", ".vtt", ".srt", ".tsv", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,8 @@ class Transcripts:
 
     ``field``: which one of JSON rows the texts are from; empty in other formats.
     ``only_words``: the format has words, not utterances, so an utterance without words is not in it.
+    ``words``, ``stretches``: what a ctm and an stm file have beside the texts. ``of_one``: the text of one recording,
+    whose id is but the file's name.
     """
 
     path: Path
@@ -52,6 +66,10 @@ class Transcripts:
     facts: dict[str, Facts] = dataclasses.field(default_factory=dict)
     field: str = ""
     only_words: bool = False
+    kind: Kind = "plain"
+    words: Mapping[str, Sequence[CtmWord]] | None = None
+    stretches: Mapping[str, Sequence[Stretch]] | None = None
+    of_one: bool = False
 
     def complete(self, ids: Iterable[str]) -> list[str]:
         """The ids that are missing here; in a format of words they are none, and get an empty text."""
@@ -61,55 +79,158 @@ class Transcripts:
         self.texts.update(dict.fromkeys(missing, ""))
         return []
 
+    def silent_line(self, ids: Iterable[str]) -> str:
+        """One line about the ids that ``complete`` gives an empty text; empty where there are none."""
+        silent = [id_ for id_ in ids if id_ not in self.texts] if self.only_words else []
+        some = ", ".join(silent[:5]) + (", …" if len(silent) > 5 else "")
+        return f"{self.path}: no words of {len(silent):,} of the ids, which count as empty: {some}" if silent else ""
 
-def read_texts(path: str | Path, prefer: Sequence[str] = ("hypothesis", "text")) -> dict[str, str]:
+
+def read_texts(path: str | Path, prefer: Sequence[str] = HYPOTHESES) -> dict[str, str]:
     """The text of each id in a file, in the file's order, as ``read``."""
     return read(path, prefer).texts
 
 
-def read(path: str | Path, prefer: Sequence[str] = ("hypothesis", "text")) -> Transcripts:
-    """The transcripts in a file.
+def read(path: str | Path, prefer: Sequence[str] = HYPOTHESES) -> Transcripts:
+    """The transcripts in a file, or in the files of a folder, each of which is a recording.
 
-    A name that ends in ``.trn`` or ``.ctm`` is of NIST's formats (``asr.scoring.nist``). Else the file is JSON Lines if
-    its first character is ``{`` (a manifest, or what ``--hypotheses`` writes), and otherwise plain lines ``id text`` as
-    Kaldi has them, where the text may be empty. All JSON rows must have the same one of the preferred fields: to fall
-    back to ``text`` row by row would score references against themselves.
+    What it is, ``asr.scoring.kinds`` says: by the names ``.trn``, ``.ctm`` and ``.stm``, else by what it holds. Plain
+    lines are ``id text`` as Kaldi has them, where the text may be empty. All JSON rows must have the same one of the
+    preferred fields: to fall back to ``text`` row by row would score references against themselves.
 
     Raises:
-        DataError: the file cannot be read, has no utterances, or a row is not valid; path and line are named.
+        DataError: the file cannot be read, has no utterances, is of a kind that is not read, or a row is not valid;
+            path and line are named.
     """
     path = Path(path)
-    kind = path.suffix.lower()
-    if kind == ".trn":
-        return Transcripts(path, nist.read_trn(path))
-    if kind == ".ctm":
-        words_of = nist.read_ctm(path)
-        return Transcripts(
-            path, {id_: " ".join(w.word for w in words) for id_, words in words_of.items()}, only_words=True
-        )
-    texts: dict[str, str] = {}
-    facts: dict[str, Facts] = {}
-    new = unique_ids(path)
-    fieldname: str | None = None
-    is_json = False
+    kind = kind_of(path)
+    if kind == "folder":
+        return _read_folder(path, prefer)
+    if kind == "trn":
+        return Transcripts(path, nist.read_trn(path), kind=kind)
+    if kind == "ctm":
+        words = nist.read_ctm(path)
+        texts = {id_: " ".join(w.word for w in each) for id_, each in words.items()}
+        return Transcripts(path, texts, only_words=True, kind=kind, words=words)
+    if kind == "stm":
+        return _read_stm(path)
+    if kind == "table":
+        return _read_table(path, prefer)
+    if kind == "document":
+        texts, of_one = recordings.read_document(path)
+        return Transcripts(path, texts, kind=kind, of_one=of_one)
+    if kind in OF_ONE_RECORDING:
+        cues = kind in ("srt", "vtt")
+        text = recordings.read_cues(path) if cues else recordings.read_labels(path, header=kind == "times")
+        return Transcripts(path, {path.stem: text}, kind=kind, of_one=True)
+    return _read_rows(path, prefer) if kind == "rows" else _read_plain(path)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a plain file, each a text by itself; blank ones are texts too, but at the file's end.
+
+    Raises:
+        DataError: it cannot be read, or has none.
+    """
+    lines: list[str] = []
     for number, line in numbered_lines(path):
-        if not texts:
-            is_json = line.lstrip().startswith("{")
-        if is_json:
-            row = _json_object(line, path, number)
-            fieldname = _text_field(row, prefer, fieldname, path, number)
-            id_, text = row["id"], row[fieldname]
-            known = _facts(row, path, number)
-            if known != NOTHING_KNOWN:
-                facts[id_] = known
-        else:
-            # Only space and tab: other white space, such as U+00A0, may be part of an id.
-            id_, text = (*re.split(r"[ \t]+", line.strip(" \t\r\n"), maxsplit=1), "")[:2]
+        lines += [""] * (number - 1 - len(lines))
+        lines.append(" ".join(line.split()))
+    if not lines:
+        raise DataError("the file has no utterances", path)
+    return lines
+
+
+def _read_plain(path: Path) -> Transcripts:
+    texts: dict[str, str] = {}
+    new = unique_ids(path, "ids must be unique; texts without ids are paired with --pair lines")
+    for number, line in numbered_lines(path):
+        # Only space and tab: other white space, such as U+00A0, may be part of an id.
+        id_, text = (*re.split(r"[ \t]+", line.strip(" \t\r\n"), maxsplit=1), "")[:2]
         new(id_, number)
         texts[id_] = text
     if not texts:
         raise DataError("the file has no utterances", path)
-    return Transcripts(path, texts, facts, fieldname or "")
+    return Transcripts(path, texts)
+
+
+def _read_rows(path: Path, prefer: Sequence[str]) -> Transcripts:
+    texts: dict[str, str] = {}
+    facts: dict[str, Facts] = {}
+    new = unique_ids(path)
+    fieldname: str | None = None
+    for number, line in numbered_lines(path):
+        row = _json_object(line, path, number)
+        fieldname = _text_field(row, prefer, fieldname, path, number)
+        id_ = row["id"]
+        known = _facts(row, path, number)
+        if known != NOTHING_KNOWN:
+            facts[id_] = known
+        new(id_, number)
+        texts[id_] = row[fieldname]
+    return Transcripts(path, texts, facts, fieldname or "", kind="rows")
+
+
+def _read_stm(path: Path) -> Transcripts:
+    stretches = read_stm(path)
+    scored = [stretch for each in stretches.values() for stretch in each if not stretch.ignored]
+    if not scored:
+        raise DataError("no part of it is to be scored", path)
+    facts = {
+        one.id: Facts(one.speaker, one.end_s - one.start_s, {"labels": one.labels} if one.labels else None)
+        for one in scored
+    }
+    return Transcripts(path, {one.id: one.text for one in scored}, facts, kind="stm", stretches=stretches)
+
+
+def _read_table(path: Path, prefer: Sequence[str]) -> Transcripts:
+    names, records = read_table(path)
+    wanted = HYPOTHESIS_COLUMNS if prefer == HYPOTHESES else REFERENCE_COLUMNS
+    at_text = next((names.index(name) for name in wanted if name in names), None)
+    at_id = next(names.index(name) for name in (*ID_COLUMNS, *PATH_COLUMNS) if name in names)
+    if at_text is None:
+        raise DataError(f"has no column {' or '.join(wanted)} (columns: {', '.join(names)})", path, 1)
+    texts: dict[str, str] = {}
+    new = unique_ids(path)
+    for number, record in records:
+        id_ = record[at_id].strip()
+        if names[at_id] in PATH_COLUMNS:
+            id_ = recordings.without_suffix(id_.rpartition("/")[2])
+        if not id_:
+            raise DataError(f"no id in column '{names[at_id]}'", path, number)
+        new(id_, number)
+        texts[id_] = record[at_text]
+    if not texts:
+        raise DataError("has a header line, but no rows", path)
+    return Transcripts(path, texts, kind="table")
+
+
+def _read_folder(folder: Path, prefer: Sequence[str]) -> Transcripts:
+    """The files of a folder in the format that most of them have, as ``asr transcribe -o DIR`` writes them."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not _is_hidden(file, folder)]
+    count = Counter(suffix for file in files if (suffix := file.suffix.lower()) in FOLDER_SUFFIXES)
+    if not count:
+        raise DataError(f"the folder holds no transcripts ({', '.join(FOLDER_SUFFIXES)})", folder)
+    chosen = max(FOLDER_SUFFIXES, key=lambda suffix: count[suffix])  # of equally many: the first
+    texts: dict[str, str] = {}
+    facts: dict[str, Facts] = {}
+    for file in (file for file in files if file.suffix.lower() == chosen):
+        if chosen == ".txt":
+            one = Transcripts(file, {file.stem: " ".join(line for _, line in numbered_lines(file))}, of_one=True)
+        else:
+            one = read(file, prefer)
+        parent = "" if file.parent == folder else f"{file.parent.relative_to(folder).as_posix()}/"
+        for id_, text in one.texts.items():
+            id_ = f"{parent}{id_}" if one.of_one else id_
+            if id_ in texts:
+                raise DataError(f"'{id_}' is in two of the folder's files; ids must be unique", file)
+            texts[id_] = " ".join(text.split())
+            facts[id_] = one.facts.get(id_, NOTHING_KNOWN)
+    return Transcripts(folder, texts, {id_: one for id_, one in facts.items() if one != NOTHING_KNOWN}, kind="folder")
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:

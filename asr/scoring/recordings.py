@@ -1,0 +1,174 @@
+"""The text of whole recordings: subtitles, tables of times, JSON documents of Whisper and of ``asr transcribe``."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from asr.errors import DataError
+from asr.lines import numbered_lines
+from asr.scoring.nist import utterance_id
+
+#: marks of subtitles: italics, voices, colours, positions
+_TAGS = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")
+#: a time inside a cue: captions that roll, as YouTube's, show each line again above the next
+_INSIDE = re.compile(r"<\d+:\d\d[\d:.]*>")
+_TIMES = re.compile(r"\s*\d+:\d\d[\d:.,]*\s*-->")
+#: blocks of WebVTT that are not said
+_NOT_SAID = ("WEBVTT", "NOTE", "STYLE", "REGION")
+_AUDIO = re.compile(r"\.[a-zA-Z][a-zA-Z0-9]{1,4}")
+
+
+def read_cues(path: Path) -> str:
+    """The text of SRT or WebVTT subtitles; what is shown again, to underline a word or as lines roll, is said once.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    cues = list(_cues(path))
+    if any(_INSIDE.search(line) for cue in cues for line in cue):
+        said = _unrolled([_bare(line) for line in itertools.chain.from_iterable(cues)])
+    else:
+        said = list(_once(["\n".join(cue) for cue in cues]))
+    return " ".join(" ".join(said).split())
+
+
+def _bare(line: str) -> str:
+    return " ".join(html.unescape(_TAGS.sub("", line)).split())
+
+
+def _unrolled(lines: Sequence[str]) -> list[str]:
+    """Lines without those that only stay on the screen."""
+    shown = [line for line in lines if line]
+    return [line for i, line in enumerate(shown) if not i or line != shown[i - 1]]
+
+
+def _once(cues: Sequence[str]) -> Iterator[str]:
+    """The text of cues; one that is shown word by word, each underlined in its turn, is one."""
+    underlines = any("<u>" in cue for cue in cues)
+    before, at = None, -1
+    for cue in cues:
+        text, place = _bare(cue), cue.find("<u>")
+        again = underlines and text == before and (place < 0 or place > at)
+        if not again:
+            yield text
+        before, at = text, place if place >= 0 else at if again else -1
+
+
+def _cues(path: Path) -> Iterator[list[str]]:
+    """The lines of each cue, marks included."""
+    cue: list[str] | None = None
+    is_name = skipped = (
+        False  # whether the line before may be the next cue's name or number; whether a block is not said
+    )
+    before = 0
+    for number, line in numbered_lines(path):
+        text = line.strip()
+        begins_block = number > before + 1 or not before
+        if begins_block:
+            skipped = text.startswith(_NOT_SAID)
+        if _TIMES.match(text):
+            if cue and not begins_block and is_name:
+                cue.pop()
+            if cue:
+                yield cue
+            cue, skipped = [], False
+        elif cue is not None and not skipped:
+            cue.append(text)
+        before, is_name = number, begins_block or text.isdecimal()
+    if cue:
+        yield cue
+
+
+def read_labels(path: Path, *, header: bool) -> str:
+    """The text of a table of start, end and text, separated by tabs or commas.
+
+    Raises:
+        DataError: it cannot be read, or a line has other fields.
+    """
+    said = []
+    delimiter = None
+    for number, line in numbered_lines(path):
+        if delimiter is None:
+            delimiter = "\t" if "\t" in line else ","
+            if header:
+                continue
+        fields = line.rstrip("\r\n").split(delimiter, maxsplit=2)
+        if len(fields) != 3:
+            raise DataError(f"expected start, end and text, got {line.strip()[:60]!r}", path, number)
+        said.append(fields[2].strip('"') if delimiter == "," else fields[2])
+    return " ".join(" ".join(said).split())
+
+
+def read_document(path: Path) -> tuple[dict[str, str], bool]:
+    """The texts by id in a JSON document, and whether it is of one recording (which is then called as the file).
+
+    Raises:
+        DataError: it is no document with texts.
+    """
+    value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+    if isinstance(value, dict) and isinstance(value.get("transcripts"), list):
+        return _texts_of(value["transcripts"], path), False
+    if isinstance(value, dict) and isinstance(value.get("alignments"), list):
+        return _texts_of(value["alignments"], path), False
+    text = _text_of(value)
+    if text is None:
+        keys = f"keys: {', '.join(map(str, value))[:100]}" if isinstance(value, dict) else "a list"
+        raise DataError(
+            f"JSON without transcripts ({keys}); Whisper's, those of asr transcribe and rows with 'id' are read",
+            path,
+        )
+    return {_id_of(value, path.stem): text}, True
+
+
+def _texts_of(documents: list[Any], path: Path) -> dict[str, str]:
+    """The texts of several documents, each by its id or else by its recording's name."""
+    named = [PurePosixPath(str(one.get("path", ""))) if isinstance(one, dict) else PurePosixPath() for one in documents]
+    count = Counter(name.name for name in named)
+    texts: dict[str, str] = {}
+    for one, name in zip(documents, named, strict=True):
+        text = _text_of(one)
+        if text is None:
+            raise DataError(f"transcript {len(texts) + 1} has no text", path)
+        short = str(name) if count[name.name] > 1 else name.name
+        id_ = _id_of(one, without_suffix(short))
+        if id_ in texts:
+            raise DataError(f"'{id_}' is there twice; ids must be unique", path)
+        texts[id_] = text
+    if not texts:
+        raise DataError("the file has no utterances", path)
+    return texts
+
+
+def _id_of(document: dict[str, Any], name: str) -> str:
+    own = document.get("id")
+    channel = document.get("channel")
+    return own if isinstance(own, str) and own else utterance_id(name, channel if isinstance(channel, int) else None)
+
+
+def _text_of(document: Any) -> str | None:
+    """The text of one recording: as a whole, or of its segments one after the other."""
+    if not isinstance(document, dict):
+        return None
+    if isinstance(document.get("text"), str):
+        return " ".join(document["text"].split())
+    parts = document.get("segments", document.get("transcription"))  # of WhisperX; of whisper.cpp
+    if not isinstance(parts, list) or not all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in parts):
+        return None
+    return " ".join(" ".join(part["text"] for part in parts).split())
+
+
+def without_suffix(name: str) -> str:
+    """A recording's name without the suffix of its format; an id that has a dot keeps it.
+
+    >>> without_suffix("a/b.wav"), without_suffix("speaker.01")
+    ('a/b', 'speaker.01')
+    """
+    suffix = PurePosixPath(name).suffix
+    return name[: -len(suffix)] if _AUDIO.fullmatch(suffix) else name
