@@ -79,16 +79,11 @@ def kind_of(path: Path) -> Kind:
 def _json_kind(path: Path, lines: Sequence[str]) -> Kind:
     """JSON Lines, or one document; text that only begins with a bracket is plain."""
     first = _loaded(lines[0])
-    if isinstance(first, dict) and (len(lines) > 1 or "id" in first or not _is_document(first)):
+    if isinstance(first, dict) and (len(lines) > 1 or "id" in first):
         return "rows"
-    is_whole = _loaded(path.read_text(encoding="utf-8-sig")) is not None
-    if is_whole:
+    if _loaded(path.read_text(encoding="utf-8-sig")) is not None:
         return "document"
     return "rows" if lines[0].lstrip().startswith("{") else "plain"
-
-
-def _is_document(value: dict[str, object]) -> bool:
-    return any(name in value for name in ("segments", "transcripts", "transcription", "alignments", "wer", "language"))
 
 
 def _loaded(text: str) -> object:

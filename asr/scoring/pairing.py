@@ -25,6 +25,8 @@ Say = Callable[[str], None]
 _IN_ORDER: tuple[Kind, ...] = ("plain", "rows", "table", "trn")
 #: the first words of so many sentences are not all different, nor nearly all the other file's
 _MANY, _SHARED = 20, 0.9
+#: an optional word of trn and stm
+_OPTIONAL = re.compile(r"(?<!\S)\(\S+\)(?!\S)")
 _ID = re.compile(r".*[\d_/:@#|].*|.+[-.].+|.", re.DOTALL)
 
 
@@ -60,6 +62,7 @@ def read_together(
     sides = [
         _plain(path, ids, say) if one is None else one for (path, _), one in zip(named, found, strict=True)
     ]  # fmt: skip
+    _say_optional(sides, say)
     return _same_names(_same_stretches(sides))
 
 
@@ -99,6 +102,14 @@ def _are_sentences(paths: Sequence[Path], say: Say) -> bool:
     return True
 
 
+def _say_optional(sides: Sequence[Transcripts], say: Say) -> None:
+    """NIST marks words that may be left out with parentheses; that they are scored all the same is to be known."""
+    for one in sides:
+        count = sum(len(_OPTIONAL.findall(text)) for text in one.texts.values()) if one.kind in ("stm", "trn") else 0
+        if count:
+            say(f"{one.path}: {count:,} words in parentheses are scored as written, as by sclite without -D")
+
+
 def _by_line(files: Sequence[tuple[Path, Sequence[str]]], kinds: Sequence[Kind]) -> list[Transcripts]:
     """The texts of each file by their place; they are called as where one has ids, else by the line's number."""
     sides = []
@@ -111,8 +122,8 @@ def _by_line(files: Sequence[tuple[Path, Sequence[str]]], kinds: Sequence[Kind])
     for other in sides[1:]:
         if len(other.texts) != len(sides[0].texts):
             raise DataError(
-                f"{len(other.texts):,} texts, {len(sides[0].texts):,} in {sides[0].path}: line by line they must be equally "
-                "many; where lines begin with ids use --pair ids",
+                f"{len(other.texts):,} texts, {len(sides[0].texts):,} in {sides[0].path}: line by line they must be "
+                "equally many; where lines begin with ids use --pair ids",
                 other.path,
             )
     ids = next(

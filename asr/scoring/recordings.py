@@ -113,10 +113,11 @@ def read_document(path: Path) -> tuple[dict[str, str], bool]:
         DataError: it is no document with texts.
     """
     value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
-    if isinstance(value, dict) and isinstance(value.get("transcripts"), list):
-        return _texts_of(value["transcripts"], path), False
-    if isinstance(value, dict) and isinstance(value.get("alignments"), list):
-        return _texts_of(value["alignments"], path), False
+    several = value
+    if isinstance(value, dict):
+        several = value.get("transcripts", value.get("alignments"))
+    if isinstance(several, list) and all(isinstance(one, dict) for one in several):
+        return _texts_of(several, path), False
     text = _text_of(value)
     if text is None:
         keys = f"keys: {', '.join(map(str, value))[:100]}" if isinstance(value, dict) else "a list"
@@ -129,15 +130,17 @@ def read_document(path: Path) -> tuple[dict[str, str], bool]:
 
 def _texts_of(documents: list[Any], path: Path) -> dict[str, str]:
     """The texts of several documents, each by its id or else by its recording's name."""
-    named = [PurePosixPath(str(one.get("path", ""))) if isinstance(one, dict) else PurePosixPath() for one in documents]
+    named = [PurePosixPath(str(one.get("path", ""))) for one in documents]
     count = Counter(name.name for name in named)
     texts: dict[str, str] = {}
     for one, name in zip(documents, named, strict=True):
         text = _text_of(one)
         if text is None:
-            raise DataError(f"transcript {len(texts) + 1} has no text", path)
+            raise DataError(f"transcript {len(texts) + 1} has no 'text'", path)
         short = str(name) if count[name.name] > 1 else name.name
         id_ = _id_of(one, without_suffix(short))
+        if not id_:
+            raise DataError(f"transcript {len(texts) + 1} has neither 'id' nor 'path'", path)
         if id_ in texts:
             raise DataError(f"'{id_}' is there twice; ids must be unique", path)
         texts[id_] = text

@@ -9,7 +9,7 @@ Source: NIST SCTK 2.4, doc/infmts.htm, and what its sclite prints.
 
 from __future__ import annotations
 
-import math
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from asr.errors import DataError
 from asr.lines import numbered_lines
 from asr.scoring.nist import Channels, CtmWord, special
 
+_LONGEST_S = 1e9
 _IGNORED = ("IGNORE_TIME_SEGMENT_IN_SCORING", "IGNORETIMESEGMENTINSCORING")
 
 
@@ -76,10 +77,15 @@ def cut(stretches: Sequence[Stretch], words: Sequence[CtmWord]) -> Iterator[tupl
     for i, stretch in enumerate(stretches):
         first = at
         is_last = i + 1 == len(stretches)
-        while at < len(words) and (is_last or words[at].start_s + words[at].duration_s / 2 < stretch.end_s):
+        while at < len(words) and (is_last or words[at].start_s + words[at].duration_s / 2 < _single(stretch.end_s)):
             at += 1
         if not stretch.ignored:
             yield stretch, list(words[first:at])
+
+
+def _single(seconds: float) -> float:
+    """The number in single precision, in which sclite has the ends: a middle that falls on one is decided by this."""
+    return float(struct.unpack("f", struct.pack("f", seconds))[0])
 
 
 def joined(stretches: Mapping[str, Sequence[Stretch]], path: Path) -> dict[str, str]:
@@ -100,7 +106,7 @@ def _stretch(line: str, path: Path, number: int) -> tuple[str, str, Stretch]:
     try:
         name, channel, speaker, start, end, *rest = line.split(maxsplit=5)
         start_s, end_s = float(start), float(end)
-        if not (math.isfinite(start_s) and start_s <= end_s < math.inf):
+        if not -_LONGEST_S <= start_s <= end_s <= _LONGEST_S:
             raise ValueError
     except ValueError:
         expected = "expected 'file channel speaker start end [<labels>] text'"
