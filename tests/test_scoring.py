@@ -100,6 +100,9 @@ def test_ids_that_a_format_cannot_hold_are_refused_before_the_work(command, mani
             "unknown alignment 'sclit' (levenshtein, sclite); did you mean 'sclite'?",
         ),
         ("evaluate {m} {m} --report {tmp}", "is a folder, expected a file"),
+        ("evaluate {m} {m} --normalization uper", "unknown text normalization 'uper'"),
+        ("score {m} {m} --pair line", "unknown --pair 'line' (auto, lines, ids); did you mean 'lines'?"),
+        ("compare {m} {m} {m} --pair line", "unknown --pair 'line'"),
         ("score {m} {m} --by room", "no utterance has the field 'room'"),
         ("score {m} {m} --normalization lowr", "unknown text normalization 'lowr'"),
         ("compare {m}", "compare takes two files of hypotheses, after one of references or not; got 1"),
@@ -109,6 +112,43 @@ def test_ids_that_a_format_cannot_hold_are_refused_before_the_work(command, mani
 def test_a_slip_is_one_line_and_nothing_is_printed(command, manifest, tmp_path, args, said):
     code, out, err = command(*args.format(m=manifest, tmp=tmp_path).split())
     assert (code, out) == (2, "") and err.count("\n") == 1 and said in err
+
+
+def test_what_is_not_sure_is_one_line_on_stderr_and_the_result_stays_alone(command, tmp_path):
+    refs, hyps = write(tmp_path / "r", "hello brave\ngood day\n"), write(tmp_path / "h", "HELLO BRAVE\nGOOD DAY\n")
+    code, out, err = command("score", refs, hyps, "--json")
+    assert code == 0 and json.loads(out)["wer"]["substitutions"] == 4
+    first, second = err.splitlines()
+    assert first.startswith(
+        "asr: plain sentences ('hello', 'good' begin them), paired line by line (2 lines); --pair ids"
+    )
+    assert second.startswith("asr: 17 of 17 characters of the references are lower case, the hypotheses have none")
+    code, out, err = command("score", refs, hyps, "--pair", "lines", "--normalization", "upper")
+    assert (code, err) == (0, "") and out.startswith("WER 0.00 %")
+    code, out, err = command("compare", refs, hyps, hyps, "--pair", "lines")
+    assert code == 0 and err.count("--normalization upper mends that") == 1
+
+
+def test_ids_that_one_file_lacks_are_named_and_exit_with_1(command, tmp_path):
+    code, out, err = command("score", write(tmp_path / "r", "u1 a\nu2 b\n"), write(tmp_path / "h", "u1 a\nu3 c\n"))
+    assert code == 1 and out.startswith("WER 0.00 %")
+    assert err.splitlines() == [
+        f"asr: {tmp_path / 'h'}: no hypothesis for 1 of the ids, which are not scored: u2",
+        f"asr: {tmp_path / 'r'}: no reference for 1 of the ids, which are not scored: u3",
+    ]
+
+
+def test_references_that_the_model_cannot_write_are_counted_and_normalization_mends_it(command, model, manifest):
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    upper = jsonl(manifest.with_name("upper.jsonl"), *(row | {"text": row["text"].upper()} for row in rows))
+    expected = json.loads(command(*measured(model, manifest, "--json"))[1])
+    letters = sum(not c.isspace() for row in rows for c in row["text"])
+    code, out, err = command(*measured(model, upper, "--json"))
+    assert code == 0 and json.loads(out)["wer"]["rate"] > expected["wer"]["rate"]
+    assert err.startswith(f"asr: {letters} of {letters} characters of the references are none that the model writes (")
+    assert err.endswith(": --normalization lower mends that\n")
+    code, out, err = command(*measured(model, upper, "--json", "--normalization", "lower"))
+    assert (code, err) == (0, "") and json.loads(out)["wer"] == expected["wer"]
 
 
 def test_a_score_s_report_needs_no_audio(command, tmp_path):
