@@ -39,7 +39,7 @@ def find_recipe(name: str) -> tuple[Recipe, Path]:
         if name in IMPORTERS:
             return IMPORTERS[name], Path(__file__).parent / "corpora" / "importers"
         names = [*recipe_names(), *IMPORTERS]
-        raise ConfigError(f"no recipe '{name}' (known: {', '.join(names)}){nearest(name, names)}")
+        raise ConfigError(f"no recipe '{name}'{nearest(name, names)} (known: {', '.join(names)})")
     recipe = getattr(_load_module(folder / "recipe.py"), "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise DataError("defines no RECIPE (an asr.prepare.Recipe)", folder / "recipe.py")
@@ -61,7 +61,7 @@ def find_config(name: str) -> Path:
         return found
     known = [f"{p.parent.parent.name}/{p.stem}" for p in sorted(recipes_folder().glob("*/conf/*.yaml"))]
     raise ConfigError(
-        f"no config file '{name}' and no such recipe config (known: {', '.join(known)}){nearest(name, known)}"
+        f"no config file '{name}' and no such recipe config{nearest(name, known)} (known: {', '.join(known)})"
     )
 
 

@@ -60,8 +60,8 @@ def check_profile(profile: str) -> None:
     """
     if profile not in NORMALIZATIONS:
         raise ConfigError(
-            f"unknown text normalization '{profile}' (known: {', '.join(NORMALIZATIONS)})"
-            f"{nearest(profile, NORMALIZATIONS)}",
+            f"unknown text normalization '{profile}'{nearest(profile, NORMALIZATIONS)} "
+            f"(known: {', '.join(NORMALIZATIONS)})",
             key="text.normalization",
         )
 

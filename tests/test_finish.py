@@ -349,6 +349,36 @@ def test_the_command_normalizes_trains_and_tells(tmp_path):
     assert isinstance(done.exception, ConfigError)
 
 
+def test_rows_that_cannot_be_used_are_named_and_the_exit_code_is_1(tmp_path):
+    clips = tmp_path / "train"
+    write_wav(clips / "a.wav")
+    (clips / "a.txt").write_text("one", encoding="utf-8")
+    command = ["prepare", "folder", str(clips), "--out", str(tmp_path / "data")]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    (clips / "b.txt").write_text("two", encoding="utf-8")
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1
+    assert "kept 1 of 2\ndropped b.txt: no audio file of that name beside it\n" in done.stdout
+    assert header.read(tmp_path / "data") is not None  # all the rest was done
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["dropped"] == {"b.txt": "no audio file of that name beside it"}
+
+
+def test_what_a_corpus_leaves_out_itself_is_counted_and_no_failure(tmp_path, monkeypatch):
+    def write(request: Request) -> Prepared:
+        rows = {"train": [Utterance("a", "a.wav", 1.0, "ONE")]}
+        return write_splits(request.out, rows, {}, {"b": "marked", "c": "marked", "d": "no word"})
+
+    toy = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
+    monkeypatch.setattr("asr.catalogue.find_recipe", lambda name: (toy, tmp_path))
+    done = CliRunner().invoke(app, ["prepare", "toy", "--out", str(tmp_path / "data")])
+    assert done.exit_code == 0, done.output
+    assert "kept 1 of 1\nleft out on purpose 2: marked\nleft out on purpose 1: no word\n" in done.stdout
+    done = CliRunner().invoke(app, ["prepare", "toy", "--out", str(tmp_path / "data"), "--json"])
+    assert json.loads(done.stdout)["excluded"] == {"b": "marked", "c": "marked", "d": "no word"}
+
+
 def test_an_utterance_in_two_manifests_counts_once(tmp_path):
     def write(request: Request) -> Prepared:
         rows = [Utterance("a", "a.wav", 1.0, "At 5 & Ж"), Utterance("b", "b.wav", 1.0, "b")]

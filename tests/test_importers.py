@@ -541,8 +541,8 @@ def test_quotes_in_a_tab_separated_table_are_characters(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("file,sentense\na.wav,hi\n", ": has no column 'audio_path' (columns: file, sentense); name it with --audio-"),
-        ("audio_path,txt\na.wav,hi\n", ": has no column 'text' (columns: audio_path, txt); did you mean 'txt'?"),
+        ("file,sentense\na.wav,hi\n", ": has no column 'audio_path'; name it with --audio-column (columns: file, se"),
+        ("audio_path,txt\na.wav,hi\n", ": has no column 'text'; did you mean 'txt'?; name it with --text-column (co"),
         ("audio_path,text,text\na.wav,hi,ho\n", ":1: has 2 columns 'text': which one is meant?"),
         ("audio_path,text\na.wav,yes, please\n", ": no row fits the header (1 left out; the first: train.csv:2: 3 f"),
         ("audio_path,text\na.wav,fine\na.wav,\"open\na.wav,hi\n", ":3: not a table that can be read (unexpected end"),

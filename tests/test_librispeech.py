@@ -243,27 +243,24 @@ def test_a_tree_that_a_mac_has_copied_is_read_as_it_was(tmp_path):
     assert prepared.dropped == {}
 
 
-def test_another_number_of_utterances_than_was_published_is_said(tmp_path, caplog):
+def test_another_number_of_utterances_than_was_published_is_said(tmp_path):
     content = archive_of(tmp_path, "dev-clean")
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         tar.extractall(tmp_path / "part", filter="data")
     command = ["prepare", "librispeech", "--archive", str(tmp_path / "part"), "--subsets", "dev-clean"]
     done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
-    said = "dev-clean: 3 utterances, 2,703 are published: is all of the corpus there?"
-    assert said in done.stdout
-    assert said in caplog.messages
+    assert "dev-clean: 3 utterances, 2,703 are published: is all of the corpus there?" in done.stdout.splitlines()
 
 
-def test_as_many_utterances_as_were_published_are_worth_no_word(tmp_path, caplog):
+def test_as_many_utterances_as_were_published_are_worth_no_word(tmp_path):
     def write(request: Request) -> Prepared:
         return write_splits(request.out, {"a": [Utterance("x", "x.wav", 1.0, "ONE")]}, {})
 
     toy = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write, utterances={"a": 1, "not-asked-for": 5})
     assert prepare(toy, Request(tmp_path / "1"), TextOptions()).notes == ("text normalization: none",)
-    assert not caplog.messages
-    prepare(replace(toy, utterances={"a": 2}), Request(tmp_path / "2"), TextOptions())
-    assert caplog.messages == ["a: 1 utterances, 2 are published: is all of the corpus there?"]
+    said = "a: 1 utterances, 2 are published: is all of the corpus there?"
+    assert said in prepare(replace(toy, utterances={"a": 2}), Request(tmp_path / "2"), TextOptions()).notes
 
 
 def test_the_published_numbers_are_those_of_the_corpus():
@@ -332,9 +329,9 @@ def test_an_extraction_that_was_interrupted_does_not_need_all_its_room_again(tmp
 
 def test_an_unknown_subset_names_the_nearest_and_what_other_names_need(tmp_path):
     assert failure(Request(tmp_path, subsets=("dev-claen",))) == (
-        "librispeech has no subset 'dev-claen' (known: train-clean-100, train-clean-360, train-other-500, dev-clean, "
-        "dev-other, test-clean, test-other, all); did you mean 'dev-clean'?; other names need --mirror URL or "
-        "--archive FILE"
+        "librispeech has no subset 'dev-claen'; did you mean 'dev-clean'?; other names need --mirror URL or --archive "
+        "FILE (known: train-clean-100, train-clean-360, train-other-500, dev-clean, dev-other, test-clean, test-other, "
+        "all)"
     )
     assert "no subset '../x'" in failure(Request(tmp_path, mirror="http://127.0.0.1:1", subsets=("../x",)))
     assert failure(Request(tmp_path, subsets=("dev-clean", "dev-clean"))).startswith("--subsets names one twice")
@@ -347,7 +344,7 @@ def test_a_subset_that_the_mirror_has_not_is_one_line_with_the_next_step(archive
             "--mirror, or fetch it in another way and give --archive a-tarin.tar.gz"
         )
     text = failure(Request(tmp_path, mirror=str(folder), subsets=("a-tarin",)))
-    assert text.endswith("did you mean 'a-train.tar.gz'?")
+    assert "not in the mirror; did you mean 'a-train.tar.gz'? (the mirror has " in text
 
 
 def test_an_archive_that_is_not_asked_for_is_an_error_not_ignored(folder, tmp_path):

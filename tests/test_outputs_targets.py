@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -43,18 +44,30 @@ def test_ctm_and_json_lines_name_the_recording_as_it_was_given(tmp_path):
     [
         (
             ["a.wav", "a.flac"],
-            "'a.wav' and 'a.flac' would both be written to .*a.txt; transcribe them into two folders",
+            "'a.wav' and 'a.flac' would both be written to .*a.txt; transcribe the second into another folder",
         ),
         (["x/A.wav", "x/a.wav"], "'x/A.wav' and 'x/a.wav' would both"),
         (["é.wav", "e\u0301.wav"], "would both be written"),
         (["/one/a.wav", "/two/a.wav"], "'/one/a.wav' and '/two/a.wav' would both"),
-        (["a", "a"], "'a' is given twice"),
+        (["a.wav", "b.wav", "A.mp3", "a.flac"], "'a.wav' and 'a.flac' would both"),
         (["a", "b/c", "a.srt/b"], r"a.srt would be a file \(of 'a'\) and a folder \(of 'a.srt/b'\)"),
     ],
 )
-def test_two_recordings_for_one_file_are_refused_before_anything_is_made(tmp_path, names, message):
-    with pytest.raises(ConfigError, match=message):
-        Targets(names, ["txt", "srt"], tmp_path / "out")
+def test_of_two_recordings_for_one_file_the_second_fails_and_the_others_are_written(tmp_path, names, message):
+    targets = Targets(names, ["txt", "srt"], tmp_path / "out")
+    assert re.search(message, targets.clashes[names[-1]])
+    with pytest.raises(DataError, match=message):
+        targets.write(GO, names[-1])
+    assert not targets.done(names[-1])
+    for name in names:
+        if name not in targets.clashes:
+            targets.write(GO, name)
+            assert targets.done(name)
+
+
+def test_a_recording_that_is_given_twice_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="'a' is given twice"):
+        Targets(["a", "a"], ["txt"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -328,7 +328,7 @@ def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(ConfigError) as caught:
         find_recipe("an5")
     assert (
-        str(caught.value) == f"no recipe 'an5' (known: {', '.join([*recipe_names(), *IMPORTERS])}); did you mean 'an4'?"
+        str(caught.value) == f"no recipe 'an5'; did you mean 'an4'? (known: {', '.join([*recipe_names(), *IMPORTERS])})"
     )
 
 
@@ -368,6 +368,11 @@ def test_a_config_is_found_by_path(tmp_path):
     assert load_config(find_config(str(path))).optim.lr == 0.5
 
 
-def test_an_unknown_config_lists_the_known_ones():
+def test_an_unknown_config_names_the_nearest_and_then_lists_the_known_ones():
+    with pytest.raises(ConfigError) as caught:
+        find_config("an4/defualt")
+    assert str(caught.value).startswith(
+        "no config file 'an4/defualt' and no such recipe config; did you mean 'an4/default'? (known: an4/"
+    )
     with pytest.raises(ConfigError, match=r"^no config file 'an4/nothing' and no such recipe config \(known: "):
         find_config("an4/nothing")

@@ -289,7 +289,9 @@ def test_a_line_feed_in_a_sentence_of_commonvoice_makes_no_half_sentence(tmp_pat
 def test_another_table_than_commonvoices_is_one_line(tmp_path):
     with pytest.raises(DataError) as error:
         run("commonvoice", tmp_path / "out", commonvoice(tmp_path / "cv.tar.gz", train="client\tpath\tsentence\n"))
-    assert "train.tsv: has no column 'client_id' (columns: client, path, sentence)" in one_line(error)
+    assert "train.tsv: has no column 'client_id'; did you mean 'client'? (columns: client, path, sentence)" in one_line(
+        error
+    )
 
 
 def test_commonvoice_without_an_archive_says_where_to_get_one(tmp_path):

@@ -91,7 +91,7 @@ def test_ids_that_a_format_cannot_hold_are_refused_before_the_work(command, mani
     [
         (
             "evaluate {m} {m} --by meta.evn",
-            "no utterance has the field 'meta.evn' (there are speaker, length, meta.even)",
+            "no utterance has the field 'meta.evn'; did you mean 'meta.even'? (there are speaker, length, meta.even)",
         ),
         ("evaluate {m} {m} --worst 3", "--worst is about the report; add --report"),
         ("evaluate {m} {m} --markdown --by speaker", "--by has no place in a --markdown row"),

@@ -90,7 +90,7 @@ def test_a_missing_field_is_one_line_that_names_those_there_are() -> None:
     with pytest.raises(ConfigError) as caught:
         check_fields(["meta.acent"], facts)
     assert str(caught.value) == (
-        "no utterance has the field 'meta.acent' (there are speaker, length, meta.accent); did you mean 'meta.accent'?"
+        "no utterance has the field 'meta.acent'; did you mean 'meta.accent'? (there are speaker, length, meta.accent)"
     )
     with pytest.raises(ConfigError, match=r"no utterance has the field 'speaker' \(there are length\)"):
         tables(score([("u", "a", "a")]), ["speaker"])

@@ -192,7 +192,7 @@ def test_unknown_profile_names_the_nearest_and_the_key():
     with pytest.raises(ConfigError) as caught:
         normalize("a", "uper")
     assert str(caught.value) == (
-        "unknown text normalization 'uper' (known: none, upper, lower, upper-nopunct, lower-nopunct, librispeech); "
-        "did you mean 'upper'?"
+        "unknown text normalization 'uper'; did you mean 'upper'? "
+        "(known: none, upper, lower, upper-nopunct, lower-nopunct, librispeech)"
     )
     assert caught.value.key == "text.normalization"

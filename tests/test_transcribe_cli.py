@@ -61,6 +61,19 @@ def test_a_folder_is_written_in_every_format_and_the_next_time_left_out(transcri
     assert "2 of 2 are done already" in transcribe(recordings, "-f", "all", "-o", out, "--skip-existing").err
 
 
+def test_a_clash_of_names_does_not_stop_the_others(transcribe, recordings, tmp_path):
+    for name in ("a.wav", "a.flac", "b.wav"):
+        soundfile.write(tmp_path / name, tones(TEXT, np.random.default_rng(1)), 16000)
+    out = tmp_path / "out"
+    for extra in ((), ("--skip-existing",)):
+        done = transcribe(tmp_path, "-o", out, *extra)
+        assert done.code == 1
+        assert sorted(p.name for p in out.iterdir()) == ["a.txt", "b.txt"]
+        said = f"  'a.flac' and 'a.wav' would both be written to {out / 'a.txt'}; "
+        remedy = "transcribe the second into another folder, or rename it"
+        assert done.err.splitlines()[-2:] == ["asr: 1 failed:", said + remedy]
+
+
 def test_one_recording_and_several_on_stdout(transcribe, recordings):
     alone, both = transcribe(recordings / "one.wav"), transcribe(recordings)
     assert alone.out.count("\n") == 1 and "\t" not in alone.out
@@ -182,7 +195,6 @@ def test_a_part_and_a_channel(transcribe, tmp_path):
         ("{good} --precision int3", "int3"),
         ("{tmp}/empty", "empty"),
         ("{tmp}/no*.wav", "no*.wav"),
-        ("{good} {tmp}/twin/good.flac -o {tmp}/out", "good"),
         ("{good} -o {good}", "good.wav"),
         ("{good} -o {tmp}/sealed/out", "sealed"),
     ],
@@ -190,9 +202,7 @@ def test_a_part_and_a_channel(transcribe, tmp_path):
 def test_what_cannot_be_meant_is_one_line_before_any_work(transcribe, tmp_path, args, said):
     good, other = write_wav(tmp_path / "good.wav"), write_wav(tmp_path / "other.wav")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "twin").mkdir()
     (tmp_path / "sealed").write_text("a file, not a folder")
-    write_wav(tmp_path / "twin" / "good.flac")
     result = transcribe(*args.format(tmp=tmp_path, good=good, other=other).split())
     assert said in result.error
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())

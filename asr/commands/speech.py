@@ -108,13 +108,16 @@ def transcribe(
     found = find_inputs(inputs, Part(channel, start, end))
     layout = Layout(word_times, max_line_width, max_line_count)
     output = _Output(found, kinds or ("txt",), out, layout, as_json, _read_besides(inputs, Path(model)) if out else [])
+    failed = {_label(one): output.clashes[one.name] for one in found if one.name in output.clashes}
+    found = [one for one in found if one.name not in output.clashes]
     todo = [one for one in found if not (skip_existing and output.done(one))]
     if len(todo) < len(found):
         say(f"asr: {len(found) - len(todo):,} of {len(found):,} are done already")
         if not todo:
             if picture is not None:
                 say(f"asr: nothing is left to draw: {shown(picture)} is not written")
-            return
+            with naming_failures(failed):
+                return
     if picture is not None:
         _check_drawn(todo)
     search = {"beam_width": beam, "nbest": nbest, "alpha": alpha, "beta": beta}
@@ -130,7 +133,6 @@ def transcribe(
     from asr.infer import BATCH_S
     from asr.transcribe import Failure
 
-    failed: dict[str, str] = {}
     notes = _Notes()
     with naming_failures(failed):
         with speed_bar(_seconds(todo) if sys.stderr.isatty() else None) as advance:
@@ -151,7 +153,7 @@ def transcribe(
         notes.finish()
         if as_json:
             print_json({"transcripts": output.documents, "failed": failed, "model": str(model)})
-        if picture is not None and len(failed) < len(todo):
+        if picture is not None and any(_label(one) not in failed for one in todo):
             from asr.picture import draw
 
             drawn = next(one for one in todo if _label(one) not in failed)
@@ -200,6 +202,11 @@ class _Output:
             by_name = formats[0] == "txt" and not layout.word_times  # a line each, the name in front
             if not by_name and not on_stdout(formats[0], len(inputs)):
                 raise ConfigError(f"{formats[0]} of {len(inputs):,} recordings does not go on stdout; add -o DIR")
+
+    @property
+    def clashes(self) -> dict[str, str]:
+        """Names of inputs whose files another one's have taken, with the reason."""
+        return {} if self._targets is None else self._targets.clashes
 
     def done(self, one: Input) -> bool:
         return self._targets is not None and self._targets.done(one.name)

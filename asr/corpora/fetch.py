@@ -314,7 +314,7 @@ def _from_folder(remote: Remote, mirror: Path) -> Path:
     path = mirror / urllib.request.url2pathname(urlsplit(remote.url).path).lstrip("/")
     if not path.is_file():
         there = sorted(p.name for p in path.parent.glob("*") if p.is_file()) if path.parent.is_dir() else []
-        listing = f"; the mirror has {', '.join(there[:10])}{nearest(path.name, there)}" if there else ""
+        listing = f"{nearest(path.name, there)} (the mirror has {', '.join(there[:10])})" if there else ""
         raise DataError(f"not in the mirror{listing}", path)
     verify(path, remote)
     return path

@@ -108,11 +108,8 @@ def finish(
     profile = options.normalization or prepared.normalization or recipe.normalization
     if prepared.manifests:  # which look whole, but are not before their texts are normalised
         headers.set_aside(request.out, prepared.manifests, tokenizer=options.tokenizer in get_args(SubwordKind))
-    missing = shortfall(recipe, prepared)
-    for line_ in missing:
-        log.warning("%s", line_)
     prepared, notes = _normalized(prepared, profile)
-    notes = [*missing, *notes]
+    notes = [*shortfall(recipe, prepared), *notes]
     splits = {name: _facts(rows) for name, rows in prepared.utterances.items()}
     kept = {} if before is None else before.splits
     replaced = [name for name in kept if name in splits]

@@ -42,8 +42,8 @@ def chosen_files(recipe: Recipe, request: Request, template: str = "") -> list[R
         if not template or not (request.mirror or request.archive) or re.search(r"[^\w.-]|^\.", name):
             remedy = "; other names need --mirror URL or --archive FILE" if template else ""
             raise ConfigError(
-                f"{recipe.name} has no subset '{name}' (known: {', '.join(recipe.subsets)}, all)"
-                f"{nearest(name, recipe.subsets)}{remedy}"
+                f"{recipe.name} has no subset '{name}'{nearest(name, recipe.subsets)}{remedy} "
+                f"(known: {', '.join(recipe.subsets)}, all)"
             )
         files.append(Remote(template.format(subset=name), subset=name))
     for path in request.archive:

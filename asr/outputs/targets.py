@@ -1,4 +1,4 @@
-"""Where the outputs of many recordings go: settled, and refused where they cannot go there, before any work."""
+"""Where the outputs of many recordings go: settled before any work, as is which ones cannot go there."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ class Targets:
             inputs: files that must not be written over; by default the names, taken as paths.
 
         Raises:
-            ConfigError: two names would be the same file (also where case is not told apart), an output is an input,
-                or the folder cannot be made or written to.
+            ConfigError: a name comes twice, an output is an input, or the folder cannot be made or written to.
         """
         self._targets: dict[str, tuple[Target, ...]] = {}
         if one_file and (len(names) != 1 or len(formats) != 1):
@@ -60,8 +59,8 @@ class Targets:
                 raise ConfigError(f"'{name}' is given twice; give each recording once")
             stem = relative_stem(name)
             self._targets[name] = tuple(Target(f, out if one_file else out / f"{stem}.{f}") for f in formats)
-        if not one_file:
-            _check_distinct(self._targets, out)
+        #: name -> why its files cannot be written: another recording's have those names
+        self.clashes = {} if one_file else _clashes(self._targets, out)
         try:
             _check_folders({target.path.parent for target in self._all()} | ({out.parent} if one_file else {out}), out)
             _check_files(self._all(), names if inputs is None else inputs)
@@ -74,7 +73,7 @@ class Targets:
 
     def done(self, name: str) -> bool:
         """Whether all its files are there and whole, so that the work need not be done again."""
-        return all(_is_whole(target) for target in self.of(name))
+        return name not in self.clashes and all(_is_whole(target) for target in self.of(name))
 
     def write(self, transcript: Transcript, name: str, layout: Layout = Layout(), id_: str | None = None) -> list[Path]:
         """Writes all its files, each atomically, and returns their paths; ``id_`` as in ``render``.
@@ -82,6 +81,8 @@ class Targets:
         Raises:
             DataError: one cannot be written; those before it are there.
         """
+        if name in self.clashes:
+            raise DataError(self.clashes[name])
         for target in self.of(name):
             try:
                 write_text(target.path, render(transcript, target.format, layout, name, id_))
@@ -90,7 +91,7 @@ class Targets:
         return [target.path for target in self.of(name)]
 
     def _all(self) -> list[Target]:
-        return [target for targets in self._targets.values() for target in targets]
+        return [target for name, targets in self._targets.items() if name not in self.clashes for target in targets]
 
 
 def _key(path: Path) -> str:
@@ -98,19 +99,23 @@ def _key(path: Path) -> str:
     return unicodedata.normalize("NFC", str(path).casefold())
 
 
-def _check_distinct(targets: dict[str, tuple[Target, ...]], out: Path) -> None:
+def _clashes(targets: dict[str, tuple[Target, ...]], out: Path) -> dict[str, str]:
+    """Recordings whose files would have the names of an earlier one's, also where case is not told apart; and why."""
     owner: dict[str, str] = {}
+    clashes: dict[str, str] = {}
     for name, each in targets.items():
-        for target in each:
-            first = owner.setdefault(_key(target.path), name)
-            if first != name:
-                remedy = "transcribe them into two folders, or rename one"
-                raise ConfigError(f"'{first}' and '{name}' would both be written to {target.path}; {remedy}")
+        first = next((owner[key] for key in (_key(target.path) for target in each) if key in owner), None)
+        if first is None:
+            owner |= {_key(target.path): name for target in each}
+        else:
+            what = f"'{first}' and '{name}' would both be written to {each[0].path}"
+            clashes[name] = f"{what}; transcribe the second into another folder, or rename it"
     for name, each in targets.items():
         for parent in each[0].path.relative_to(out).parents if each else ():
-            if _key(out / parent) in owner and parent != Path():
-                other = owner[_key(out / parent)]
-                raise ConfigError(f"{out / parent} would be a file (of '{other}') and a folder (of '{name}')")
+            other = owner.get(_key(out / parent))
+            if other is not None and parent != Path():
+                clashes[name] = f"{out / parent} would be a file (of '{other}') and a folder (of '{name}')"
+    return clashes
 
 
 def _check_folders(folders: set[Path], out: Path) -> None:

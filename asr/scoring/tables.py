@@ -81,7 +81,7 @@ def check_fields(asked: Sequence[str], facts: Iterable[Facts]) -> None:
     for name in asked:
         if name not in known:
             raise ConfigError(
-                f"no utterance has the field '{name}' (there are {', '.join(known)}){nearest(name, known)}"
+                f"no utterance has the field '{name}'{nearest(name, known)} (there are {', '.join(known)})"
             )
 
 

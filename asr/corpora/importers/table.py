@@ -129,7 +129,7 @@ def column(header: Sequence[str], name: str, path: Path, option: str = "") -> in
     if name in header:
         return header.index(name)
     remedy = f"; name it with {option}" if option else ""
-    raise DataError(f"has no column '{name}' (columns: {', '.join(header)}){nearest(name, header)}{remedy}", path)
+    raise DataError(f"has no column '{name}'{nearest(name, header)}{remedy} (columns: {', '.join(header)})", path)
 
 
 class Record(NamedTuple):
