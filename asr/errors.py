@@ -4,6 +4,7 @@ the next step. The command prints them without a traceback and exits with 2."""
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string when nothing is near."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def command(*words: object) -> str:
+    """A call of ``asr`` that a message recommends, as a shell takes it.
+
+    >>> command("train", "--resume", "my run")
+    "asr train --resume 'my run'"
+    """
+    return shlex.join(["asr", *map(str, words)])
 
 
 def os_reason(error: OSError) -> str:

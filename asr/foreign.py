@@ -37,7 +37,7 @@ _FOLDERS = (
     ("preprocessor_config.json", "a Hugging Face Transformers model"),
     ("am/final.mdl", "a Vosk model"),
     ("final.mdl", "a Kaldi model"),
-    ("state.safetensors", "a training checkpoint: give its run folder, or go on with asr train --resume"),
+    ("state.safetensors", "a training checkpoint: give its run folder, or go on with 'asr train --resume RUN'"),
     ("train.jsonl", "a data folder: it is what a model is trained on"),
 )
 

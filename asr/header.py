@@ -261,7 +261,8 @@ def tokenizer_for(choice: str, folder: Path, header: Header | None, init: str | 
     if choice == "init":
         if init is None:
             raise ConfigError(
-                "text.tokenizer is init, which needs a model: train.init (asr train --init MODEL)", key="text.tokenizer"
+                "text.tokenizer is init, which needs a model: train.init, or --init MODEL of 'asr train'",
+                key="text.tokenizer",
             )
         if not Path(init).is_dir():
             raise ConfigError(f"train.init: {init}: no such model folder or run folder", key="train.init")

@@ -148,7 +148,7 @@ def perform(recipe: Recipe, request: Request) -> Prepared:
     if request.source is not None and not recipe.source:
         raise ConfigError(f"{recipe.name} takes no source ('{request.source}'); archives are given with --archive")
     if request.source is None and recipe.source:
-        raise ConfigError(f"{recipe.name} wants a source: asr prepare {recipe.name} {recipe.source} --out DIR")
+        raise ConfigError(f"{recipe.name} wants a source: asr prepare {recipe.name} {recipe.source} --out data")
     if request.more_sources and not recipe.many_sources:
         raise ConfigError(f"{recipe.name} takes one source, not {1 + len(request.more_sources)}")
     for path in request.archive:

@@ -18,7 +18,7 @@ from typing import Any
 
 from asr import config as configs
 from asr.config import RunConfig
-from asr.errors import CheckpointError, ConfigError, DataError, os_reason
+from asr.errors import CheckpointError, ConfigError, DataError, command, os_reason
 from asr.files import held, open_atomic, write_json, write_text
 from asr.tokenizer import FILE as TOKENIZER_FILE
 from asr.tokenizer import Tokenizer, read_tokenizer
@@ -47,7 +47,8 @@ class RunFolder:
         """
         if self.config.exists():
             raise ConfigError(
-                f"{self.path} holds a run already; go on with 'asr train --resume {self.path}' or choose another --out"
+                f"{self.path} holds a run already; choose another --out, or go on with: "
+                f"{command('train', '--resume', self.path)}"
             )
         if other := self._of_others():
             raise ConfigError(f"{self.path} holds {other}; choose another --out")
@@ -191,7 +192,8 @@ class RunFolder:
                 file.write(json.dumps(values, allow_nan=False) + "\n")
         except OSError as error:
             raise CheckpointError(
-                f"cannot write: {os_reason(error)}; free space, then: asr train --resume {self.path}", self.metrics
+                f"cannot write: {os_reason(error)}; free space, then: {command('train', '--resume', self.path)}",
+                self.metrics,
             ) from error
         if self._tensorboard is not None:
             for name, value in values.items():

@@ -34,7 +34,7 @@ from asr.checkpoint import (
 )  # fmt: skip
 from asr.config import RunConfig
 from asr.doctor.start import check_start
-from asr.errors import AsrError, CheckpointError, DataError
+from asr.errors import AsrError, CheckpointError, DataError, command
 from asr.heartbeat import heartbeat
 from asr.manifest import Manifest
 from asr.pretrained import start_from
@@ -132,7 +132,7 @@ class Trainer:
         group: Group,
     ) -> None:  # fmt: skip
         self.cfg, self.run, self.group = cfg, run, group
-        group.way_on = f"; go on with: asr train --resume {run.path}"
+        group.way_on = f"; go on with: {command('train', '--resume', run.path)}"
         self.device = find_device(group.device(cfg.train.device))
         self.precision = find_precision(cfg.train.precision, self.device)
         threads = cfg.train.threads
@@ -278,7 +278,7 @@ class Trainer:
                 log.warning("%s", warning)
             self.stepper.joined = self.network
             if interrupted:
-                log.info("stopped; go on with: asr train --resume %s", self.run.path)
+                log.info("stopped; go on with: %s", command("train", "--resume", self.run.path))
         return report
 
     def _recording(self) -> AbstractContextManager[None]:
@@ -439,7 +439,7 @@ class Trainer:
         try:
             self._timed("save", work)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; then: asr train --resume {self.run.path}") from error
+            raise CheckpointError(f"{error}; then: {command('train', '--resume', self.run.path)}") from error
 
     def _dropped(self) -> list[Dropped]:
         return [*self.data.dropped, *self.data.late]

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -426,7 +427,7 @@ def own_recipe(folder: Path, body: str = "pass") -> Path:
 def test_prepare_takes_a_folder_of_ones_own_and_says_what_was_dropped(command, tmp_path):
     recipe, out = own_recipe(tmp_path / "mine"), tmp_path / "out"
     result = command("prepare", recipe, "--out", out)
-    assert result.code == 0 and result.err == "My corpus; licence: CC0\n"
+    assert result.code == 1 and result.err == "My corpus; licence: CC0\n"
     assert "kept 2 of 3" in result.out and "dropped c: no transcript" in result.out
     assert result.out.splitlines()[-1] == str(out / "train.jsonl")
     document = json.loads(command("prepare", recipe, "--out", out, "--json").out)
@@ -461,12 +462,12 @@ def test_training_prints_the_model_it_made_which_can_be_used(command, corpus, co
     assert command(*one_device("transcribe", run_folder, wav)).code == 0
     assert "dev WER" in command("info", run_folder).out
     again = command("train", config, "--data", corpus, "--out", run_folder)
-    assert f"holds a run already; go on with 'asr train --resume {run_folder}'" in again.error
+    assert f"holds a run already; choose another --out, or go on with: asr train --resume {run_folder}" in again.error
     resumed = command("train", "--resume", run_folder)
     assert (resumed.code, resumed.out) == (0, result.out)
 
 
-def test_an_interrupted_training_exits_with_130_and_goes_on_when_asked(command, corpus, config, tmp_path, monkeypatch):
+def test_an_interrupted_training_exits_with_130_and_goes_on_as_it_says(command, corpus, config, tmp_path, monkeypatch):
     from asr.train import Trainer
 
     step = Trainer._step
@@ -476,12 +477,13 @@ def test_an_interrupted_training_exits_with_130_and_goes_on_when_asked(command, 
         return step(self, batch, lr)
 
     monkeypatch.setattr(Trainer, "_step", interrupted)
-    args = ("train", config, "--data", corpus, "--out", tmp_path / "run", "--set", "train.max_steps=null")
+    args = ("train", config, "--data", corpus, "--out", tmp_path / "my run", "--set", "train.max_steps=null")
     result = command(*args)
     assert result.code == 130 and result.out == "" and result.err.splitlines()[-1] == "asr: interrupted"
+    (way_on,) = re.findall(r"go on with: asr (.*)", (tmp_path / "my run" / "train.log").read_text(encoding="utf-8"))
     monkeypatch.undo()
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    assert command("train", "--resume", tmp_path / "run").code == 0
+    assert command(*shlex.split(way_on)).code == 0
 
 
 # --- streams and signals, in a process of their own -------------------------------------------------------------------

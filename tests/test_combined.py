@@ -169,7 +169,7 @@ def test_folders_that_cannot_be_combined_are_named(two, tmp_path):
     (b / headers.FILE).rename(b / headers.UNFINISHED)
     with pytest.raises(DataError, match=r"the 'asr prepare' of this folder did not finish"):
         combined(tmp_path / "all", a, b)
-    with pytest.raises(ConfigError, match=r"^combined wants a source: asr prepare combined DIR DIR --out DIR"):
+    with pytest.raises(ConfigError, match=r"^combined wants a source: asr prepare combined DIR DIR --out data"):
         prepare(COMBINED, Request(tmp_path / "all"), TextOptions())
 
 

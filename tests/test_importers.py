@@ -875,7 +875,7 @@ def test_all_importers_are_found_by_name():
     assert list(IMPORTERS) == ["kaldi", "nemo", "csv", "folder", "combined"]
     assert folder_importer.FOLDER.options == ("dev", "name", "mix", "channel")
     for recipe in IMPORTERS.values():
-        with pytest.raises(ConfigError, match=f"asr prepare {recipe.name} {recipe.source} --out DIR"):
+        with pytest.raises(ConfigError, match=f"asr prepare {recipe.name} {recipe.source} --out data"):
             perform(recipe, Request(Path("out")))
 
 

@@ -282,7 +282,7 @@ def _recipe(**facts: object) -> Recipe:
         ({"mirror": "http://h"}, {}, "mine takes no --mirror: it downloads nothing"),
         ({"subsets": ("x",)}, {}, "mine takes no --subsets: it has none"),
         ({"source": Path("d")}, {}, "mine takes no source ('d'); archives are given with --archive"),
-        ({}, {"source": "DIR"}, "mine wants a source: asr prepare mine DIR --out DIR"),
+        ({}, {"source": "DIR"}, "mine wants a source: asr prepare mine DIR --out data"),
         ({"options": {"text_column": "t"}}, {"options": ("dev",)}, "mine takes no --text-column"),
     ],
 )

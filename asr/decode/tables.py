@@ -121,7 +121,7 @@ def build_tables(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | N
     if fusion == WORD_FUSION and not any(" " in piece for piece in pieces):
         logger.info(
             "the model writes no spaces: each of its texts is one word to the language model; for a language without "
-            "spaces take a model of tokens (asr lm train TEXT --tokenizer MODEL)"
+            "spaces take a model of tokens (asr lm train TEXT --tokenizer MODEL --out LM)"
         )
     trie = _trie(letters, config, lm if fusion == WORD_FUSION else None)
     return SearchTables(

@@ -11,7 +11,7 @@ from asr.doctor.characters import check_characters
 from asr.doctor.findings import Findings
 from asr.doctor.rows import from_manifest
 from asr.doctor.sound import Header, read_headers
-from asr.errors import DataError
+from asr.errors import DataError, command
 from asr.manifest import Manifest
 
 #: Headers read at the start: all of a corpus of this many files (a second or two), else so many spread over it.
@@ -41,7 +41,7 @@ def check_start(
     findings = Findings(loaded, num_examples=1)
     files = checks.files_of(loaded)
     headers = _some_headers(files.paths)
-    command = f"asr doctor {train.path} {dev.path} --config CONFIG"
+    doctor = command("doctor", train.path, dev.path, "--config", "CONFIG")
     checks.check_headers(loaded, files, headers, wanted, findings)
     bad = len(findings.bad)
     if bad:
@@ -50,7 +50,7 @@ def check_start(
         remedy = "; audio.resample=true resamples it" if found.code == "rate" else ""
         raise DataError(
             f"the audio of {bad:,} utterances cannot be used; first utt '{first.id}': {first.value}{remedy}; "
-            f"all: {command}",
+            f"all: {doctor}",
             first.manifest,
         )
     keys = [
@@ -72,7 +72,7 @@ def check_start(
     missing = sum(header is None for header in headers)
     if missing:
         lines.append(f"data: {len(headers) - missing:,} of {len(headers):,} audio headers were looked at")
-    return [*lines, f"data: all that there is to say: {command}"] if lines else []
+    return [*lines, f"data: all that there is to say: {doctor}"] if lines else []
 
 
 def _some_headers(paths: Sequence[str]) -> list[Header | None]:

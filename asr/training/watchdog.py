@@ -89,5 +89,5 @@ def diagnosis(
         return f"{seen}: the usual early plateau (step {step:,}); it ends by itself"
     return (
         f"{seen}: still so after {step:,} steps, likely a mistake: check that the transcripts belong to the audio "
-        f"('asr evaluate --hypotheses'), then try another optim.lr (now {lr:.1e})"
+        f"('asr evaluate MODEL MANIFEST --hypotheses FILE'), then try another optim.lr (now {lr:.1e})"
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers.rows import Row, measure
 from asr.corpora.importers.table import column, read_table
-from asr.errors import DataError
+from asr.errors import DataError, command
 from asr.manifest import Utterance
 from asr.prepare import Prepared, Recipe, Request, write_splits
 
@@ -43,11 +42,10 @@ def _nothing_left(folder: Path, lost: Mapping[str, str]) -> str:
     every_clip = folder / "validated.tsv"
     if not every_clip.is_file():
         return "has no rows, as the language is small, and validated.tsv, which has all clips, is not beside it"
-    return (
-        "has no rows, as the language is small; all its clips: "
-        f"asr prepare csv {shlex.quote(str(every_clip))} --audio-column path --text-column sentence "
-        f"--speaker-column client_id --dev 0.1 --normalize {RECIPE.normalization} --out DIR"
-    )
+    columns = ("--audio-column", "path", "--text-column", "sentence", "--speaker-column", "client_id")
+    rest = ("--dev", "0.1", "--normalize", RECIPE.normalization, "--out", "DIR")
+    advice = command("prepare", "csv", every_clip, *columns, *rest)
+    return f"has no rows, as the language is small; all its clips: {advice}"
 
 
 def _rows(folder: Path, split: str, dropped: dict[str, str]) -> list[Row]:
