@@ -158,6 +158,58 @@ def test_a_command_in_wav_scp_is_refused_with_the_reason_and_a_way_out(tmp_path,
     assert not list((tmp_path / "out").glob("*"))
 
 
+def two_channels(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.stack([TONE, TONE / 2], axis=1), 16000)
+
+
+def test_reco2file_and_channel_says_which_channel_of_a_recording_is_meant(tmp_path):
+    names = ("call-A", "call-B", "chat-1", "chat-2", "mono-B", "mono-0", "two-0", "two-left", "none")
+    lines = {name: f"{name} {name.partition('-')[0]} {name.partition('-')[2]}\n" for name in names}
+    folder = data_dir(tmp_path / "train", list(names))
+    for name in names:
+        if "mono" not in name:
+            two_channels(tmp_path / "wav" / f"{name}.wav")
+    write(folder / "reco2file_and_channel", "".join(line for name, line in lines.items() if name != "none"))
+    prepared = run("kaldi", folder, tmp_path / "out")
+    channels = {u.id: u.channel for u in prepared.utterances["train"]}
+    assert channels == {"call-A": 1, "call-B": 2, "chat-1": 1, "chat-2": 2, "mono-B": None, "mono-0": None}
+    assert list(prepared.dropped) == ["two-0", "two-left", "none"]
+    assert all("2 channels, expected 1; add --mix" in why for why in prepared.dropped.values())
+    mixed = run("kaldi", folder, tmp_path / "out2", mix="yes")
+    assert {u.id: u.channel for u in mixed.utterances["train"]} == channels | {
+        "two-0": "mix", "two-left": "mix", "none": "mix"
+    }  # fmt: skip
+
+
+def test_a_channel_in_segments_counts_from_0_and_before_the_other_file(tmp_path):
+    segments = "a r 0 0.2 0\nb r 0 0.2 1\nc r 0.2 0.4\n"
+    folder = data_dir(tmp_path / "train", ["r"], segments=segments, reco2file_and_channel="r call B\n")
+    two_channels(tmp_path / "wav" / "r.wav")
+    write(folder / "text", "a ONE\nb TWO\nc THREE\n")
+    prepared = run("kaldi", folder, tmp_path / "out")
+    assert {u.id: u.channel for u in prepared.utterances["train"]} == {"a": 1, "b": 2, "c": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "line"),
+    [
+        ("u1 ONE\nu2 HALF\nOF IT\nu3 TWO\n", ["u1", "u3"], 3),  # before all ids
+        ("u1 ONE\nu2 HALF\nzones of it\nu3 TWO\n", ["u1", "u3"], 3),  # after all of them
+        ("u1 ONE\nu2 HALF\nOF\nIT\nu3 TWO\n", ["u1", "u3"], 3),
+        ("u1 ONE\nu2 TWO\nu3 HALF\nOF IT\n", ["u1", "u2"], 4),  # at the end
+        ("u1 ONE\nu2 TWO\nu2x ANOTHER\nu3 THREE\nu4 FOUR\n", ["u1", "u2", "u3"], 0),  # utterances without audio
+        ("u3 ONE\nu1 TWO\nx OTHER\nu2 THREE\n", ["u1", "u2", "u3"], 0),  # nothing can be said: not in order
+    ],
+)
+def test_a_line_feed_in_a_kaldi_text_makes_no_half_text(tmp_path, text, kept, line):
+    folder = data_dir(tmp_path / "train", ["u1", "u2", "u3"], text=text)
+    prepared = run("kaldi", folder, tmp_path / "out")
+    assert [u.id for u in prepared.utterances["train"]] == kept
+    said = [why for why in prepared.dropped.values() if "its text may go on" in why]
+    assert [f"may go on in line {line}, which has no known id" in why for why in said] == [True] * (line > 0)
+
+
 def test_audio_inside_a_kaldi_archive_is_refused(tmp_path):
     folder = data_dir(tmp_path / "train", ["a"])
     write(folder / "wav.scp", "a data/wav.ark:17\n")
@@ -220,10 +272,19 @@ def test_segments_that_do_not_fit_are_dropped_each_with_its_reason(tmp_path):
         (
             "segments",
             "a rec one 2\n",
-            "segments:1: expected 'utterance recording start end' with times in seconds, got",
+            "segments:1: expected 'utterance recording start end', with times in seconds, and maybe",
         ),
-        ("segments", "a rec 1\n", "segments:1: expected 'utterance recording start end' with times in seconds, got"),
-        ("segments", "a rec nan 2\n", "segments:1: expected 'utterance recording start end' with times in seconds"),
+        (
+            "segments",
+            "a rec 1\n",
+            "segments:1: expected 'utterance recording start end', with times in seconds, and maybe",
+        ),
+        ("segments", "a rec 1 2 0 more\n", "segments:1: expected 'utterance recording start end', with times in"),
+        ("segments", "a rec 1 2 B\n", "segments:1: expected 'utterance recording start end', with times in seconds"),
+        ("segments", "a rec 1 2 -1\n", "segments:1: expected 'utterance recording start end', with times in seconds"),
+        ("reco2file_and_channel", "a a\n", "reco2file_and_channel:1: expected 'recording file channel', got 2 fields"),
+        ("reco2file_and_channel", "a a A 1\n", "reco2file_and_channel:1: expected 'recording file channel', got 4"),
+        ("segments", "a rec nan 2\n", "segments:1: expected 'utterance recording start end', with times in seconds"),
     ],
 )
 def test_a_malformed_kaldi_file_is_one_line_with_its_place(tmp_path, name, content, expected):

@@ -5,7 +5,9 @@ Source: https://kaldi-asr.org/doc/data_prep.html
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,9 @@ def data_dirs(folder: Path) -> dict[str, Path]:
 def read(folder: Path) -> Found:
     """The utterances of one data directory.
 
+    The channel of ``reco2file_and_channel`` counts where the file has several: a recording that is one channel already
+    has its letter there, too.
+
     Raises:
         DataError: a file is missing or malformed, or wav.scp holds a command; file and line are named.
     """
@@ -50,13 +55,18 @@ def read(folder: Path) -> Found:
     texts = _table(folder / "text")
     parts = _segments(folder / "segments") if (folder / "segments").is_file() else None
     speakers, genders, ages = (_optional(folder / name) for name in ("utt2spk", "spk2gender", "spk2age"))
+    channels = _channels(folder / "reco2file_and_channel")
+    known = parts if parts is not None else recordings
+    cut = _cut(texts, known.keys())
     dropped = {}
     rows = []
-    for id_ in parts if parts is not None else recordings:
-        recording, start_s, end_s = parts[id_] if parts is not None else (id_, 0.0, None)
+    for id_ in known:
+        recording, start_s, end_s, channel = parts[id_] if parts is not None else (id_, 0.0, None, None)
         number, text = texts.get(id_, (0, ""))
         if recording not in recordings:
             dropped[id_] = f"its recording '{recording}' is not in wav.scp"
+        elif id_ in cut:
+            dropped[id_] = f"{folder / 'text'}:{number}: its text may go on in line {cut[id_]}, which has no known id"
         elif not text:
             dropped[id_] = f"{folder / 'text'}:{number}: an id without a text" if number else "not in 'text'"
         elif end_s is not None and end_s <= start_s:
@@ -65,8 +75,8 @@ def read(folder: Path) -> Found:
             speaker = speakers.get(id_, "")
             meta = _facts(genders.get(speaker, ""), ages.get(speaker, ""))
             duration_s = None if end_s is None else end_s - start_s
-            rows.append(Row(id_, recordings[recording], text, speaker, start_s, duration_s, meta))
-    known = parts if parts is not None else recordings
+            channel = channel or channels.get(recording)
+            rows.append(Row(id_, recordings[recording], text, speaker, start_s, duration_s, meta, channel))
     for id_, (number, _) in texts.items():
         if id_ not in known:
             where = "wav.scp" if parts is None else "segments"
@@ -103,21 +113,69 @@ def _recordings(folder: Path) -> dict[str, Path]:
     return dict(zip(paths, located(list(paths.values()), folder, source), strict=True))
 
 
-def _segments(path: Path) -> dict[str, tuple[str, float, float | None]]:
-    """Recording, start and end in seconds of each utterance; an end below 0 is that of the file."""
+def _segments(path: Path) -> dict[str, tuple[str, float, float | None, int | None]]:
+    """Recording, start and end in seconds, and channel of each utterance; an end below 0 is that of the file.
+
+    A fifth field is what extract-segments takes for the channel, from 0; here it is from 1.
+    """
     parts = {}
     for id_, (number, rest) in _table(path).items():
         try:
-            recording, start, end, *_ = rest.split()
+            recording, start, end, *channel = rest.split()
             start_s, end_s = float(start), float(end)
-            if not (0 <= start_s < float("inf") and end_s < float("inf")):
+            if not (0 <= start_s < float("inf") and end_s < float("inf") and len(channel) < 2):
+                raise ValueError
+            at = int(channel[0]) + 1 if channel else None
+            if at is not None and at < 1:
                 raise ValueError
         except ValueError:
             raise DataError(
-                f"expected 'utterance recording start end' with times in seconds, got '{id_} {rest}'", path, number
+                "expected 'utterance recording start end', with times in seconds, and maybe a channel, from 0; got "
+                f"'{id_} {rest}'",
+                path,
+                number,
             ) from None
-        parts[id_] = (recording, start_s, None if end_s < 0 else end_s)
+        parts[id_] = (recording, start_s, None if end_s < 0 else end_s, at)
     return parts
+
+
+def _channels(path: Path) -> dict[str, int]:
+    """The channel of each recording, from 1: written A and B, or 1 and 2. Another name says nothing of the file.
+
+    Raises:
+        DataError: a line has not three fields.
+    """
+    channels = {}
+    for id_, (number, rest) in (_table(path) if path.is_file() else {}).items():
+        fields = rest.split()
+        if len(fields) != 2:
+            raise DataError(f"expected 'recording file channel', got {1 + len(fields)} fields", path, number)
+        name = fields[1].upper()
+        if name.isdecimal() and int(name) > 0:
+            channels[id_] = int(name)
+        elif re.fullmatch("[A-Z]", name):
+            channels[id_] = ord(name) - ord("A") + 1
+    return channels
+
+
+def _cut(texts: dict[str, tuple[int, str]], known: Collection[str]) -> dict[str, int]:
+    """Utterances whose text may go on in the next line of ``text``, as a line feed is in it; and that line.
+
+    Kaldi's files are sorted. Where the known ids are, a word that is no id and does not lie between its neighbours is
+    the rest of a text.
+    """
+    ids = list(texts)
+    ours = [id_ for id_ in ids if id_ in known]
+    if ours != sorted(ours):
+        return {}
+    cut = {}
+    after = ""
+    for one, next_one in reversed(list(itertools.pairwise(ids))):
+        if next_one in known:
+            after = next_one
+        elif one in known and not (one < next_one and (not after or next_one < after)):
+            cut[one] = texts[next_one][0]
+    return cut
 
 
 def _facts(gender: str, age: str) -> dict[str, Any] | None:

@@ -176,7 +176,8 @@ def measure(rows: Sequence[Row], out: Path, dropped: dict[str, str], channel: Ch
     utterances = []
     for row in rows:
         header = headers.get(row.audio, "no text")
-        wanted = row.channel or channel
+        is_mono = isinstance(header, audio.AudioInfo) and header.channels == 1
+        wanted = channel if row.channel is None or is_mono else row.channel
         why = (
             "no text" if not row.text.strip() else header if isinstance(header, str) else _problem(row, header, wanted)
         )
