@@ -307,7 +307,7 @@ class TrainingState:
 
 
 def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> Path:
-    """Writes ``step-<n>`` under a run's ``checkpoints`` folder atomically, and removes all but the newest ``keep``.
+    """Writes ``step-<n>`` under a run's ``checkpoints`` folder atomically; it and those before stay, ``keep`` in all.
 
     Raises:
         CheckpointError: it cannot be written; the checkpoints before it are kept.
@@ -316,10 +316,12 @@ def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Ma
     with writing(path), replace_folder(path) as part:
         write_json(part / "state.json", dict(state))
         write_tensors(part / "state.safetensors", tensors)
-    # Only now: the newest of those before may be a damaged one, and the next the only one to go on from.
-    for gone in [*_states(folder)[keep:], *folder.glob("step-*.part")]:
-        if gone != path:
-            shutil.rmtree(gone, ignore_errors=True)
+    # Only now: the newest of those before may be a damaged one, and the next the only one to go on from. Newer steps
+    # than this one are damaged, or the run would have gone on from them: they must not count as kept.
+    states = _states(folder)
+    place = states.index(path)
+    for gone in [*states[:place], *states[place + keep :], *folder.glob("step-*.part")]:
+        shutil.rmtree(gone, ignore_errors=True)
     return path
 
 

@@ -459,6 +459,19 @@ def test_the_one_before_a_damaged_newest_survives_until_a_new_one_is_whole(tmp_p
     assert load_state(tmp_path)[0].state == {"step": 6}
 
 
+def test_damaged_steps_that_are_newer_cost_no_whole_checkpoint(tmp_path):
+    _state(tmp_path, 3)
+    newest = [shutil.copytree(tmp_path / "step-00000003", tmp_path / f"step-{step:08d}") for step in (7, 8, 9)]
+    for path in newest:
+        _cut(path / "state.safetensors", 0.5)
+    assert load_state(tmp_path)[0].state == {"step": 3}
+    _state(tmp_path, 4)
+    assert _names(tmp_path) == ["step-00000003", "step-00000004"]
+    assert load_state(tmp_path)[0].state == {"step": 4}
+    _cut(_state(tmp_path, 5) / "state.safetensors", 0.5)
+    assert load_state(tmp_path)[0].state == {"step": 4}, "one whole checkpoint is always left behind a damaged one"
+
+
 def test_a_full_disk_keeps_the_checkpoints_before(tmp_path, monkeypatch):
     _state(tmp_path, 3)
     _state(tmp_path, 5)

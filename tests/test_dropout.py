@@ -19,6 +19,17 @@ def test_the_share_dropped_is_p_and_the_mean_is_kept(p):
     assert len(out.unique()) == 2, "kept values are scaled alike"
 
 
+@pytest.mark.parametrize("p", [0.002, 0.1, 0.3, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_kept_is_scaled_by_exactly_what_it_is_kept_with(p, dtype):
+    torch.manual_seed(0)
+    out = Dropout(p).train()(torch.ones(4096, dtype=dtype))
+    kept = out[out != 0]
+    # so many of the 256 bytes drop a value, and p of nearly 1 drops not all of them
+    dropped = {0.002: 1, 0.1: 26, 0.3: 77, 0.5: 128, 0.9: 230, 0.999: 255}[p]
+    assert kept.numel() and torch.equal(kept, torch.full_like(kept, 256 / (256 - dropped)))
+
+
 def test_the_mean_is_kept_in_bfloat16_too():
     torch.manual_seed(0)
     x = torch.rand(2_000_000).bfloat16()

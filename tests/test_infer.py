@@ -137,6 +137,20 @@ def test_an_endless_stream_is_held_in_part_and_stopped_by_closing(model, threads
     assert not names_of_threads()
 
 
+def test_utterances_without_sound_do_not_fill_the_memory(model, threads):
+    drawn = 0
+
+    def empty():
+        nonlocal drawn
+        for drawn in range(1, 10_001):
+            yield drawn, utterances(0)[0]
+
+    answers = pipeline(prepared(model), empty(), len, batch_s=1, ahead_s=2)
+    assert next(answers) == (1, 0)
+    assert drawn <= 10 + 20 + 20, "0.1 s each: a window of 1 s, then windows of 2 s"
+    answers.close()
+
+
 def test_the_first_answers_come_before_the_stream_has_given_a_whole_window(model, threads):
     drawn = []
     items = ((i, (drawn.append(i), utterances(20)[0])[1]) for i in range(1000))

@@ -150,6 +150,20 @@ def test_memory_that_runs_out_later_is_said_once_and_the_statistics_are_those_of
     assert len(_rows(tmp_path / "run")) < parts <= 2 * len(_rows(tmp_path / "run"))
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_ran_out_of_memory_leaves_no_trace_in_weights_or_statistics(data, tmp_path, monkeypatch, accumulate):
+    """A batch that is halved after it has failed gives, bit for bit, what it gives when it is halved beforehand."""
+    settings = ("train.epochs=2", "batch.max_utterances=4", f"train.accumulate={accumulate}", "model.dropout=0.2")
+    _limit(monkeypatch, 150)
+    for name, too_many in (("foreseen", 151), ("not-foreseen", math.inf)):
+        monkeypatch.setattr(asr.train, "plan_memory", lambda planner, group, too_many=too_many: (too_many, []))
+        train(tiny_config(*settings), data, tmp_path / name)
+    foreseen, found = _weights(tmp_path / "foreseen"), _weights(tmp_path / "not-foreseen")
+    assert any(name.endswith(("running_mean", "mean_h")) for name in foreseen), sorted(foreseen)
+    differing = [name for name, tensor in foreseen.items() if not torch.equal(tensor, found[name])]
+    assert not differing
+
+
 def test_an_utterance_that_does_not_fit_alone_is_left_out_and_named_once(data, tmp_path, monkeypatch, caplog):
     longest = max(asr.manifest.read(data / "train.jsonl"), key=lambda u: u.duration_s)
     frames = 1 + math.floor(longest.duration_s * 100)
