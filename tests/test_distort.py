@@ -63,6 +63,8 @@ def test_a_response_that_begins_late_does_not_shift_the_speech():
     late = np.zeros(50, np.float32)
     late[30] = 1
     assert np.abs(reverberate(click_n, late)).argmax() == 100
+    late[[30, 40]] = -1, 0.5  # a microphone of the other polarity: the echo is not the direct sound
+    assert np.abs(reverberate(click_n, late)).argmax() == 100
 
 
 @given(st.floats(0.05, 1.0), st.floats(0, 20), st.integers(0, 100))
@@ -100,6 +102,18 @@ def test_more_of_one_distortion_does_not_change_the_draws_of_another():
     alone = distorted(wave_n, 5, noise={"probability": 1})
     with_gain = distorted(wave_n, 5, noise={"probability": 1}, gain_db=(6, 6))
     np.testing.assert_allclose(with_gain, alone * np.float32(10 ** (6 / 20)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_noise_and_room_do_not_change_the_gain_that_is_drawn(tmp_path, seed):
+    wave_n, click_n = sine(0.2), np.zeros(8, np.float32)
+    click_n[0] = 0.9
+    write_wav(tmp_path / "click.wav", click_n)
+    gain_only = distorted(wave_n, seed, gain_db=(-12, 12))
+    with_noise = distorted(wave_n, seed, gain_db=(-12, 12), noise={"probability": 1, "snr_db": (60, 60)})
+    with_room = distorted(wave_n, seed, gain_db=(-12, 12), reverb={"probability": 1, "folder": str(tmp_path)})
+    for out_n in (with_noise, with_room):
+        assert power(out_n) == pytest.approx(power(gain_only), rel=0.01)
 
 
 def test_the_probability_is_the_share_of_utterances():

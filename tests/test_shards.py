@@ -120,6 +120,46 @@ def test_the_index_is_made_once_and_anew_when_the_tar_file_changes(folder, tmp_p
     assert index["bytes"] == tar.stat().st_size and set(index["members"]) == {"junk.bin", member.name.partition("#")[2]}
 
 
+def test_an_index_of_another_tar_file_of_the_same_size_is_not_believed(tmp_path):
+    members = {"a": b"1" * 100, "b": b"2" * 100}
+    tar = tmp_path / "x.tar"
+
+    def write(names: str, seconds: int) -> None:
+        with tarfile.open(tar, "w") as file:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                info.size = len(members[name])
+                file.addfile(info, io.BytesIO(members[name]))
+        os.utime(tar, (seconds, seconds))
+
+    for names, seconds in (("ab", 1000), ("ba", 2000)):
+        write(names, seconds)
+        for name, content in members.items():
+            with shards.open_bytes(f"{tar}#{name}") as file:
+                assert file.read() == content
+
+
+def test_a_member_ends_where_it_ends_on_both_sides(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        for name in "abc":
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            file.addfile(info, io.BytesIO(name.encode() * 3))
+    with shards.open_bytes(f"{tmp_path / 'x.tar'}#b") as file:
+        assert file.raw.seek(-2, os.SEEK_END) == 1 and file.raw.read(9) == b"bb"
+        assert file.raw.seek(-700, os.SEEK_END) == 0 and file.raw.read(9) == b"bbb"
+        assert file.raw.seek(5) == 5 and file.raw.read(9) == b""
+
+
+def test_a_sparse_member_whose_bytes_are_not_in_one_place_is_left_out(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT) as file:
+        for name, kind in (("hole", tarfile.GNUTYPE_SPARSE), ("whole", tarfile.REGTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            file.addfile(info)
+    assert list(shards.scan(tmp_path / "x.tar")) == ["whole"]
+
+
 def test_tar_files_of_an_earlier_version_are_kept(folder, tmp_path):
     """Their indexes have no hard links: what was packed here has none."""
     out = tmp_path / "out"
