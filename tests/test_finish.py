@@ -36,6 +36,16 @@ def recipe_of(texts=TEXTS, **facts) -> Recipe:
     return Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write, **facts)
 
 
+def recipe_of_rows(audio: str = "{}.wav", **splits: range) -> Recipe:
+    """A recipe whose splits have utterances of these numbers."""
+
+    def write(request: Request) -> Prepared:
+        rows = {n: [Utterance(f"u{i}", audio.format(i), 1.0, "ONE") for i in ids] for n, ids in splits.items()}
+        return write_splits(request.out, rows, {})
+
+    return Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
+
+
 def texts_of(folder: Path, split: str) -> list[str]:
     return [u.text for u in manifests.read(folder / f"{split}.jsonl")]
 
@@ -113,21 +123,36 @@ def test_split_by_split_the_header_describes_all_that_is_there(tmp_path):
 
 
 def test_what_was_prepared_before_and_is_now_in_train_too_is_said(tmp_path, caplog):
-    def recipe(**splits: range) -> Recipe:
-        def write(request: Request) -> Prepared:
-            rows = {n: [Utterance(f"u{i}", f"{i}.wav", 1.0, "ONE") for i in ids] for n, ids in splits.items()}
-            return write_splits(request.out, rows, {})
-
-        return Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
-
-    prepare(recipe(train=range(8), dev=range(8, 10)), Request(tmp_path), TextOptions())
-    prepare(recipe(test=range(20, 25), other=range(8)), Request(tmp_path), TextOptions())
+    prepare(recipe_of_rows(train=range(8), dev=range(8, 10)), Request(tmp_path), TextOptions())
+    prepare(recipe_of_rows(test=range(20, 25), other=range(8)), Request(tmp_path), TextOptions())
     assert not caplog.messages
-    prepare(recipe(train=range(10)), Request(tmp_path), TextOptions())
+    prepare(recipe_of_rows(train=range(10)), Request(tmp_path), TextOptions())
     assert caplog.messages == [
         f"{tmp_path}/train.jsonl: 2 of its utterances are in dev.jsonl, too, which was prepared before: "
         "prepare both together, or remove it"
     ]
+
+
+@pytest.mark.parametrize("old", ["train", "dev", "test"])
+@pytest.mark.parametrize("new", ["train", "dev", "test"])
+def test_every_overlap_with_train_that_was_prepared_before_is_said(tmp_path, caplog, old, new):
+    prepare(recipe_of_rows(**{old: range(4)}), Request(tmp_path), TextOptions())
+    prepare(recipe_of_rows(**{new: range(2, 6)}), Request(tmp_path), TextOptions())
+    is_said = old != new and "train" in (old, new)
+    said = f"{tmp_path}/{new}.jsonl: 2 of its utterances are in {old}.jsonl, too"
+    assert [message[: len(said)] for message in caplog.messages] == [said] * is_said
+
+
+def test_no_overlap_is_said_of_what_is_prepared_together_or_is_gone_or_only_has_the_same_ids(tmp_path, caplog):
+    both = recipe_of_rows(train=range(4), test=range(4))
+    prepare(both, Request(tmp_path / "a"), TextOptions())
+    prepare(both, Request(tmp_path / "a"), TextOptions())
+    prepare(recipe_of_rows(train=range(4)), Request(tmp_path / "b"), TextOptions())
+    (tmp_path / "b" / "train.jsonl").unlink()
+    prepare(recipe_of_rows(test=range(4)), Request(tmp_path / "b"), TextOptions())
+    prepare(recipe_of_rows(train=range(4)), Request(tmp_path / "c"), TextOptions())
+    prepare(recipe_of_rows("other/{}.wav", test=range(4)), Request(tmp_path / "c"), TextOptions())
+    assert not caplog.messages
 
 
 def test_splits_with_the_same_ids_for_different_utterances_are_counted_apart(tmp_path):

@@ -129,7 +129,7 @@ def test_the_tokenizer_of_the_model_to_start_from_is_taken_where_asked_for(tmp_p
     (folder / "tokenizer.json").write_text(json.dumps(trained.to_json()), encoding="utf-8")
     assert header.tokenizer_for("init", tmp_path, HEADER, str(tmp_path / "model")) == trained
     assert header.tokenizer_for("data", tmp_path, None, str(tmp_path / "model")) is None
-    with pytest.raises(ConfigError, match=r"tokenizer is init, which needs a model: train\.init \(asr train"):
+    with pytest.raises(ConfigError, match=r"tokenizer is init, which needs a model: train\.init, or --init MODEL of"):
         header.tokenizer_for("init", tmp_path, HEADER)
     with pytest.raises(ConfigError, match=r"/none: no such model folder or run folder"):
         header.tokenizer_for("init", tmp_path, HEADER, str(tmp_path / "none"))
@@ -183,3 +183,30 @@ def test_what_was_set_aside_says_nothing_of_the_splits_that_are_written_anew(tmp
     header.write(tmp_path, whole)
     assert header.read(tmp_path) == header.read_last(tmp_path) == whole
     assert not (tmp_path / header.UNFINISHED).exists()
+
+
+def test_a_manifest_that_was_begun_and_is_missing_keeps_no_folder_unfinished(tmp_path, caplog):
+    header.set_aside(tmp_path, ["dev"])  # and its preparation failed before it wrote anything
+    (tmp_path / "train.jsonl").touch()
+    header.write(tmp_path, HEADER)
+    assert header.read(tmp_path) == HEADER
+    assert not caplog.messages
+    assert sorted(path.name for path in tmp_path.iterdir()) == [header.FILE, "train.jsonl"]
+
+
+def test_a_manifest_that_was_begun_keeps_it_unfinished_until_it_is_removed(tmp_path):
+    header.set_aside(tmp_path, ["dev"])
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").touch()
+    header.write(tmp_path, HEADER)
+    with pytest.raises(DataError, match=r"the 'asr prepare' of dev\.jsonl did not finish"):
+        header.read(tmp_path)
+    (tmp_path / "dev.jsonl").unlink()
+    assert header.read(tmp_path) == HEADER
+
+
+def test_what_was_set_aside_without_the_names_of_its_files_is_not_taken_for_whole(tmp_path):
+    header.write(tmp_path, HEADER)
+    (tmp_path / header.FILE).rename(tmp_path / header.UNFINISHED)
+    with pytest.raises(DataError, match="the 'asr prepare' of this folder did not finish"):
+        header.read(tmp_path)
