@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,9 +15,9 @@ from asr.decode.greedy import greedy
 from asr.decode.types import LogProbs
 from asr.errors import DataError
 from asr.infer import all_log_probs
-from asr.manifest import Manifest
+from asr.manifest import Manifest, Utterance
 from asr.targets import targets_of
-from asr.text import normalize
+from asr.text import NORMALIZATIONS, normalize
 from asr.training.watchdog import Health, Tally, cases_differ
 from asr.wer import Score, score
 
@@ -39,15 +40,16 @@ class DevSet:
     """The dev utterances; their features are computed on first use and kept.
 
     Raises:
-        DataError: a transcript has an unknown character, or none has any words.
+        DataError: transcripts have characters that the model cannot write, or none has any words.
     """
 
     def __init__(self, manifest: Manifest, model: AcousticModel, train_texts: Sequence[str]) -> None:
         self.manifest, self.model = manifest, model
+        self.texts = [normalize(u.text, model.text.normalization) for u in manifest]
+        _check_characters(manifest, self.texts, model, train_texts)
         self.targets = targets_of(manifest, model.tokenizer, model.text.normalization)
         if not any(self.targets):
             raise DataError("has no words to validate on: every text is empty", manifest.path)
-        self.texts = [normalize(u.text, model.text.normalization) for u in manifest]
         #: the text is in another letter case than what the model is trained on
         self.lost_case = cases_differ(train_texts, self.texts)
         self._features: list[Features] = []
@@ -83,3 +85,39 @@ class DevSet:
             if max(1, min_steps(target)) <= len(one_sv)
         ]
         return sum(losses) / len(losses) if losses else None
+
+
+def _check_characters(
+    manifest: Manifest, texts: Sequence[str], model: AcousticModel, train_texts: Sequence[str]
+) -> None:
+    """Raises a DataError with all dev rows that the model could never write, and what can be done about them."""
+    rows: Counter[str] = Counter()
+    first: Utterance | None = None
+    count = 0
+    for utterance, text in zip(manifest, texts, strict=True):
+        unknown = model.tokenizer.unknown(text)
+        rows.update(unknown)
+        count += bool(unknown)
+        first = first or (utterance if unknown else None)
+    if first is None:
+        return
+    shown = ", ".join(f"{c!r} (U+{ord(c):04X}) in {n:,}" for c, n in rows.most_common(5))
+    raise DataError(
+        f"{count:,} of {len(manifest):,} texts have characters that the training texts lack, so that no model of them "
+        f"writes these: {shown}{', …' if len(rows) > 5 else ''}; the first: utt '{first.id}'. "
+        f"Either {_normalization(texts, train_texts)}; or train on texts that have them; or take these rows out of "
+        "this manifest",
+        manifest.path,
+    )
+
+
+def _normalization(texts: Sequence[str], train_texts: Sequence[str]) -> str:
+    """What to set so that the dev texts have no character that the training texts lack."""
+
+    def characters(of: Sequence[str], profile: str) -> set[str]:
+        return set("".join(normalize(text, profile) for text in of))
+
+    profiles = [name for name in NORMALIZATIONS if characters(texts, name) <= characters(train_texts, name)]
+    if not profiles:
+        return "set a text.normalization that writes them otherwise"
+    return f"set text.normalization={' or '.join(profiles)}, which writes them as training does"

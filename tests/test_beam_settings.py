@@ -66,9 +66,9 @@ def spoken(text: str, tokenizer: CharTokenizer, rng: np.random.Generator, noise:
         ({"lexicon": []}, "a lexicon needs at least one word"),
         ({"lexicon": ["a", ""]}, "lexicon word is empty"),
         ({"lexicon": ["a"], "hotwords": {"b": 1.0}}, "hotword 'b' is not in the lexicon, so it can never come out"),
-        ({"beam_width": 0}, "greater than or equal to 1"),
-        ({"min_token_log_prob": 0.5}, "less than or equal to 0"),
-        ({"beam_with": 10}, "unknown key 'beam_with'; did you mean 'beam_width'"),
+        ({"beam_width": 0}, "a number of at least 1"),
+        ({"min_token_log_prob": 0.5}, "a number of at most 0"),
+        ({"beam_with": 10}, "unknown key 'beam_with', did you mean 'beam_width'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_with_the_reason(settings, message):

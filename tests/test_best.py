@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import asr.validate
 from asr import manifest as manifests
 from asr.checkpoint import load_model, model_tensors
+from asr.errors import DataError
 from asr.evaluate import evaluate
 from asr.progress import Validated
 from asr.train import resume, train
@@ -194,3 +195,38 @@ def test_a_run_from_a_model_that_is_stopped_and_resumed_is_the_one_that_was_not(
         left, right = ([{k: v for k, v in row.items() if k != "seconds"} for row in _rows(one, kind)]
                        for one in (run, whole))  # fmt: skip
         assert left == right
+
+
+# A dev set that the model cannot write
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (
+            ["A b", "c\u00e9d", "\u00e9 x"],
+            "3 of 3 texts have characters that the training texts lack, so that no model of them writes these: "
+            "'\u00e9' (U+00E9) in 2, 'A' (U+0041) in 1, 'x' (U+0078) in 1; the first: utt 'dev-0'. Either set a "
+            "text.normalization that writes them otherwise; or train on texts that have them; or take these rows out",
+        ),
+        (
+            ["a b", "A B"],
+            "1 of 2 texts have .* 'A' .* 'B' .* Either set text.normalization=upper or lower or .*, which",
+        ),
+        (
+            ["ab!"],
+            "'!' (U+0021) in 1; .* Either set text.normalization=upper-nopunct or lower-nopunct or librispeech, ",
+        ),
+        (["defghi xyz"], "'e' (U+0065) in 1, .*, …; the first"),
+    ],
+)
+def test_dev_characters_that_training_lacks_are_counted_with_three_ways_out(data, tmp_path, texts, said):
+    train_rows = [replace(row, audio_path=str(data / row.audio_path)) for row in manifests.read(data / "train.jsonl")]
+    rows = [replace(train_rows[0], id=f"dev-{i}", text=text) for i, text in enumerate(texts)]
+    manifests.write(tmp_path / "train.jsonl", train_rows)
+    manifests.write(tmp_path / "dev.jsonl", rows)
+    with pytest.raises(DataError) as caught:
+        train(tiny_config("text.normalization=none"), tmp_path, tmp_path / "run")
+    assert str(caught.value).startswith(f"{tmp_path / 'dev.jsonl'}: ")
+    assert all(part in str(caught.value) for part in said.split(".*"))
+    assert not (tmp_path / "run" / "config.yaml").exists()

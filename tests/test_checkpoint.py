@@ -211,7 +211,7 @@ def test_a_typo_in_the_config_names_file_key_and_the_nearest(folder):
 
     _edit(folder / "config.json", change)
     message = _error(lambda: load_model(folder), folder / "config.json")
-    assert "unknown key 'model.hiden'; did you mean 'model.hidden'?" in message
+    assert "model: unknown key 'hiden', did you mean 'hidden'?" in message
 
 
 def test_sizes_that_no_machine_has_are_one_line_that_names_the_config(folder):

@@ -160,7 +160,7 @@ def test_a_slip_on_the_command_line_is_one_line_with_the_next_step(command, args
         ("train an4/smok --data {tmp} --out {tmp}/r", "did you mean 'an4/smoke'?"),
         ("train an4 --data {tmp} --out {tmp}/r", "train.jsonl: no such file; training takes a folder with train.jsonl"),
         ("train an4 --data {tmp}/x --out {tmp}/r", "/x: no such folder; training takes a folder with train.jsonl"),
-        ("train an4 --data {tmp} --out {tmp}/r --set optim.learning=1", "unknown key 'optim.learning'"),
+        ("train an4 --data {tmp} --out {tmp}/r --set optim.learning=1", "optim: unknown key 'learning'"),
         ("train an4 --data {tmp} --out {tmp}/r --set optim.lr", "expected key=value"),
         ("train --resume {tmp}", "not a run folder (no config.yaml)"),
         ("train an4 --resume {tmp} --out {tmp}/r --set a=b", "leave out CONFIG, --out, --set"),
@@ -632,7 +632,7 @@ def test_evaluation_and_transcription_take_a_language_model(command, model, corp
         ("--decoder baem", "unknown decoder 'baem' (greedy, beam); did you mean 'beam'?"),
         ("--lm nowhere.arpa", "nowhere.arpa"),
         ("--hotword :3", "expected WORD or WORD:weight"),
-        ("--alpha -1", "alpha: input should be greater than or equal to 0"),
+        ("--alpha -1", "alpha: expected a number of at least 0"),
     ],
 )
 def test_decoder_options_that_cannot_be_followed_are_one_line(command, model, corpus, options, message):

@@ -385,7 +385,7 @@ def test_configs_from_before_encoders_give_the_network_of_before_and_its_weights
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"encoder": "cnn"}, "encoder: input should be 'recurrent', 'tdnn' or 'mlp', got 'cnn'"),
+        ({"encoder": "cnn"}, "encoder: expected one of recurrent, tdnn, mlp, got 'cnn'"),
         ({"encoder": "tdnn", "lookahead_steps": 3}, "lookahead_steps needs encoder: recurrent, not tdnn"),
         ({"conv": []}, "conv needs 1 to 3 layers (none only with encoder: tdnn or mlp)"),
         ({"tdnn": {"stride": 2}}, "tdnn is set, but the encoder is recurrent: set encoder: tdnn, or leave it out"),
@@ -394,7 +394,7 @@ def test_configs_from_before_encoders_give_the_network_of_before_and_its_weights
         ({"encoder": "tdnn", "tdnn": {"kernels": []}}, "tdnn.kernels: needs odd numbers"),
         ({"encoder": "tdnn", "tdnn": {"dilations": [0]}}, "tdnn.dilations: needs numbers from 1 to 99, got [0]"),
         ({"encoder": "tdnn", "layers": 2, "tdnn": {"kernels": [3, 3, 3]}}, "tdnn.kernels has 3 values for 2 layers"),
-        ({"encoder": "tdnn", "tdnn": {"strid": 2}}, "unknown key 'tdnn.strid'"),
+        ({"encoder": "tdnn", "tdnn": {"strid": 2}}, "tdnn: unknown key 'strid'"),
         ({"encoder": "mlp", "mlp": {"context": -1}}, "mlp.context"),
         ({"encoder": "mlp", "mlp": {"stride": 0}}, "mlp.stride"),
     ],

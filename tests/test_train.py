@@ -519,7 +519,7 @@ def test_a_start_that_fails_does_not_block_its_folder(data, tmp_path):
     good = (folder / "dev.jsonl").read_bytes()
     rows = list(manifests.read(folder / "dev.jsonl"))
     manifests.write(folder / "dev.jsonl", [replace(rows[0], text="xyz"), *rows[1:]])
-    with pytest.raises(DataError, match=rf"dev\.jsonl: utt '{rows[0].id}': unknown character 'x'"):
+    with pytest.raises(DataError, match=rf"dev\.jsonl: 1 of 4 texts .* 'x' .* first: utt '{rows[0].id}'"):
         train(tiny_config("train.epochs=1"), folder, tmp_path / "run")
     (folder / "dev.jsonl").write_bytes(good)
     assert train(tiny_config("train.epochs=1"), folder, tmp_path / "run").progress.done

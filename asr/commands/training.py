@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -85,8 +86,18 @@ def _settings(set_: list[str] | None, init: Path | None, max_batch_seconds: str 
     if init is not None:  # quoted, as a path may hold what YAML takes for a comment or a mapping
         settings.append(f"train.init={json.dumps(str(init.resolve()), ensure_ascii=False)}")
     if max_batch_seconds is not None:
+        _check_batch(max_batch_seconds)
         settings.append(f"batch.max_batch_s={max_batch_seconds}")
     return settings
+
+
+def _check_batch(max_batch_seconds: str) -> None:
+    if max_batch_seconds == "auto":
+        return
+    with suppress(ValueError):
+        if 0 < float(max_batch_seconds) < math.inf:
+            return
+    raise ConfigError(f"--max-batch-seconds {max_batch_seconds}: expected auto, or seconds above 0")
 
 
 def _find_lr(config: str, data: Path, settings: list[str]) -> None:

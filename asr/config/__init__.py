@@ -6,7 +6,8 @@ unknown key is an error that names the nearest one.
 
 from __future__ import annotations
 
-from asr.config.reading import all_keys, load, override, parse, to_yaml
+from asr.config.messages import all_keys
+from asr.config.reading import load, override, parse, to_yaml
 from asr.config.stages import (
     AudioConfig,
     AugmentConfig,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from asr.config.messages import first_error, type_in_yaml, unknown_key
 from asr.config.stages import RunConfig, Stage
-from asr.errors import ConfigError, nearest, os_reason
+from asr.errors import ConfigError, os_reason
 
 S = TypeVar("S", bound=Stage)
 
@@ -25,61 +26,12 @@ def parse(kind: type[S], data: Any, source: str) -> S:
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{source}: expected a mapping of stages, got {type(data).__name__}")
+        raise ConfigError(f"{source}: expected a mapping of stages, got {type_in_yaml(data)}")
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        if first["type"] == "extra_forbidden":
-            message = f"unknown key '{key}'{_nearest_key(kind, [str(p) for p in first['loc']])}"
-        else:
-            reason = first["msg"].removeprefix("Value error, ")
-            if first["type"] in ("model_type", "model_attributes_type"):
-                reason = "expected a mapping of keys to values"
-            got = first["input"]
-            shown = "" if isinstance(got, dict | list) else f", got {got!r}"
-            message = f"{key}{': ' if key else ''}{reason[:1].lower()}{reason[1:]}{shown}"
-        raise ConfigError(f"{source}: {message}{more}", key=key) from error
-
-
-def _nearest_key(kind: type[Stage], loc: list[str]) -> str:
-    """The hint for an unknown key: its neighbours first, then any key of the whole config."""
-    *parents, leaf = loc
-    prefix = "".join(part + "." for part in parents)
-    stage = _stage_at(kind, parents)
-    own = list(stage.model_fields) if stage else []
-    hint = nearest(leaf, own)
-    if hint:
-        return hint.replace("mean '", f"mean '{prefix}")
-    elsewhere = {key.rpartition(".")[2]: key for key in reversed(all_keys(kind))}
-    hint = nearest(leaf, elsewhere)
-    if hint:
-        return f"; did you mean '{elsewhere[hint.split(chr(39))[1]]}'?"
-    return f" (keys here: {', '.join(own)})"
-
-
-def _stage_at(kind: type[Stage], loc: list[str]) -> type[Stage] | None:
-    for part in loc:
-        if part.isdigit():
-            continue
-        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
-        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, Stage)]
-        if not inner:
-            return None
-        kind = inner[0]
-    return kind
-
-
-def all_keys(kind: type[Stage], prefix: str = "") -> list[str]:
-    """Dotted names of every key of a config, stages before their fields."""
-    keys = []
-    for name, info in kind.model_fields.items():
-        keys.append(prefix + name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Stage):
-            keys.extend(all_keys(info.annotation, prefix + name + "."))
-    return keys
+        key, line = first_error(kind, error)
+        raise ConfigError(f"{source}: {line}", key=key) from error
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -131,8 +83,7 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
                 where = ".".join(parents[: depth + 1])
                 if part in node:
                     raise ConfigError(f"--set {item}: '{where}' has no keys of its own; set it whole, as YAML", key=key)
-                hint = _nearest_key(RunConfig, parents[: depth + 1])
-                raise ConfigError(f"--set {item}: unknown key '{where}'{hint}", key=key)
+                raise ConfigError(f"--set {item}: {unknown_key(RunConfig, parents[: depth + 1])}", key=key)
             node = child
         node[leaf] = value
     return parse(RunConfig, data, "--set " + " ".join(overrides))

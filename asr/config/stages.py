@@ -19,9 +19,13 @@ class Stage(BaseModel):
     @classmethod
     def _switches_only_where_meant(cls, value: Any, info: ValidationInfo) -> Any:
         # Python counts True as 1: "epochs: true" would train one epoch.
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        if cls.model_fields[str(info.field_name)].annotation is not bool and _has_switch(value):
             raise ValueError("must not be true or false")
         return value
+
+
+def _has_switch(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_has_switch, value)))
 
 
 class AudioConfig(Stage):
