@@ -98,7 +98,7 @@ def test_characters_that_the_model_does_not_have_are_counted_in_one_line_with_th
     second = run(model, rewritten(corpus, "signs.jsonl", **texts), *option)
     assert second.exit_code == 0 and "characters of the references" not in second.stderr
     upper = run(model, rewritten(corpus, "upper.jsonl", **{f"u{i}": "ABC" for i in range(6)}))
-    assert upper.exit_code == 0 and upper.stderr == ""
+    assert upper.exit_code == 0 and "characters of the references" not in upper.stderr
 
 
 def test_the_worst_come_first_and_no_more_than_asked(model, corpus):

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import asr
 import asr.evaluate
 from asr import config as configs
 from asr.cli import run
+from asr.lm import ngram
 from tests.builders import build_corpus, noise, sine, tiny_config, write_wav
 from tests.models import save_random_model
 
@@ -689,13 +691,42 @@ def test_tuned_settings_are_saved_with_the_model_and_used_until_an_option_says_o
     assert "found in" in result.err and str(folder / "decoder.json") in result.err
     best = json.loads(dry.out)["best"]
     used = command("evaluate", folder, manifest, "--json")
-    assert used.err.startswith(f"asr: {folder / 'decoder.json'}: beam ") and f"LM {lm}" in used.err
+    assert used.err.startswith(f"asr: {folder / 'decoder.json'}: beam ") and f"LM {folder / 'lm.bin'}" in used.err
     row = json.loads(used.out)
-    assert row["wer"]["rate"] == pytest.approx(best["wer"]) and row["lm"] == str(lm)
+    assert row["wer"]["rate"] == pytest.approx(best["wer"]) and row["lm"] == str(folder / "lm.bin")
     assert json.loads(command("evaluate", folder, manifest, "--json", "--decoder", "greedy").out)["decoder"] == "greedy"
-    lm.unlink()
+    (folder / "lm.bin").unlink()
     assert "tuned with the language model" in command("evaluate", folder, manifest).error
     assert command("evaluate", folder, manifest, "--lm", "none").code == 0
+
+
+def test_a_tuned_model_folder_is_whole_wherever_it_goes(command, corpus, tmp_path):
+    folder, manifest, lm = save_random_model(tmp_path / "m"), corpus / "dev.jsonl", tmp_path / "lm.arpa"
+    ngram.write(ngram.train(["a b", "ab cd", "b a"], 2), lm)
+    arguments = ("--cache", tmp_path / "cache", "--threads", 1)
+    assert command("tune", folder, manifest, "--lm", lm, *arguments).code == 0
+    before = json.loads(command("evaluate", folder, manifest, "--json", "--lm", lm).out)
+    lm.unlink()
+    moved = shutil.move(folder, tmp_path / "elsewhere" / "m")
+    row = json.loads(command("evaluate", moved, manifest, "--json").out)
+    assert row["lm"] == str(moved / "lm.bin") and row["wer"] == before["wer"] and row["decoder"] == before["decoder"]
+    # tuned again with the model that it holds: nothing to copy, nothing lost
+    assert command("tune", moved, manifest, "--lm", moved / "lm.bin", *arguments).code == 0
+    tuned = json.loads((moved / "decoder.json").read_text())
+    assert tuned["lm"] == "lm.bin" and tuned["lm_bytes"] == (moved / "lm.bin").stat().st_size
+    assert tuned["tuning"]["lm"] == str(moved / "lm.bin")
+
+
+def test_models_that_are_made_from_a_tuned_one_are_not_tuned(command, corpus, tmp_path):
+    folder, lm = save_random_model(tmp_path / "m"), tmp_path / "lm.arpa"
+    other = save_random_model(tmp_path / "n", seed=4)
+    ngram.write(ngram.train(["a b", "ab cd", "b a"], 2), lm)
+    tune = ("tune", folder, corpus / "dev.jsonl", "--lm", lm, "--cache", tmp_path / "cache", "--threads", 1)
+    assert command(*tune).code == 0
+    assert command("average", folder, other, "--out", tmp_path / "mean").code == 0
+    assert sorted(path.name for path in (tmp_path / "mean").iterdir()) == [
+        "config.json", "model.safetensors", "tokenizer.json",
+    ]  # fmt: skip
 
 
 def test_tuning_refuses_before_the_work_what_it_could_not_use_or_save(command, corpus, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -337,6 +338,13 @@ def test_where_rescoring_helps_the_search_is_reported_as_it_was_and_saved_as_it_
     tuned = read_tuned(am)
     assert tuned is not None and tuned.tuning["wer"] == 0.01 and tuned.rescore is not None
     assert tuned.config.beam_width == max(200, best["beam_width"])
+    assert (tuned.lm, tuned.rescore.model) == ("lm.bin", "neural-lm")
+    assert tuned.tuning["neural_lm"] == str(folder / "rnn")
+    moved = shutil.copytree(am, tmp_path / "moved")
+    shutil.rmtree(am / "neural-lm")
+    decoder = decoder_for(moved, CharTokenizer((" ", "a", "b", "c", "d")))
+    assert decoder.lm == str(moved / "lm.bin") and str(moved / "neural-lm") in decoder.name
+    shutil.copytree(moved / "neural-lm", am / "neural-lm")
     said = run(capsys, *tune)  # which may choose another width: the fastest
     (row,) = [line.split() for line in said.splitlines() if line.endswith("<- chosen")]
     assert f"beam {row[0]}: WER {row[3]} %" in said

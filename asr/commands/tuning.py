@@ -40,7 +40,7 @@ def tune(
     """Find the beam search's weights and widths for a model and a language model, and save them with the model."""
     from asr import manifest as manifests
     from asr.checkpoint import find_model
-    from asr.decode.tuned import FILE
+    from asr.decode.tuned import FILE, keep_lm
     from asr.lm import ngram
     from asr.text import normalize
 
@@ -49,7 +49,7 @@ def tune(
     if not dry_run:
         check_target(folder / FILE)
     language_model = ngram.load(lm)
-    neural = None if rescore is None else _neural(rescore, folder, nbest)
+    neural = None if rescore is None else _neural(rescore, nbest)
     from asr.recordings.emissions import emissions
     from asr.runtime import use_threads
     from asr.transcribe import Recognizer
@@ -84,24 +84,19 @@ def tune(
         print_result("\n".join([*_report(tuning), *(_report_rescoring(found) if found else ())]))
     with naming_failures(emitted.failed):
         if not dry_run:
-            saved = _save(folder, tuning, lm, manifest, found, config)
+            facts = {"manifest": str(manifest), "lm": str(lm.resolve())}
+            saved = _save(folder, tuning, keep_lm(folder, language_model, lm), facts, found, config)
             say(f"asr: saved in {shown(saved)}; evaluate and transcribe will use it")
 
 
-def _neural(path: Path, folder: Path, nbest: int) -> tuple[RnnModel, Rescore]:
+def _neural(path: Path, nbest: int) -> tuple[RnnModel, Rescore]:
     """The neural model, and what is known of it before its weights are tuned."""
     from asr.decode.tuned import Rescore
     from asr.lm.rnn_folder import WEIGHTS, find_rnn, load_rnn
 
     model = load_rnn(path)
     size = (find_rnn(path) / WEIGHTS).stat().st_size
-    return model, Rescore(model=_place(path, folder), model_bytes=size, nbest=nbest)
-
-
-def _place(path: Path, folder: Path) -> str:
-    """A path as decoder.json keeps it: relative inside the model folder, so that it moves with it."""
-    path, folder = path.resolve(), folder.resolve()
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+    return model, Rescore(model=str(path), model_bytes=size, nbest=nbest)
 
 
 def _rescoring(
@@ -119,7 +114,12 @@ def _rescoring(
 
 
 def _save(
-    folder: Path, tuning: Tuning, lm: Path, manifest: Path, found: Rescoring | None, wider: BeamConfig | None
+    folder: Path,
+    tuning: Tuning,
+    kept_lm: tuple[str, int],
+    facts: dict[str, Any],
+    found: Rescoring | None,
+    wider: BeamConfig | None,
 ) -> Path:
     """Saves what was measured: the best search; or, where rescoring helps, the wider one before it, and its weights."""
     from asr.decode.tuned import Tuned, write_tuned
@@ -128,21 +128,31 @@ def _save(
     best: Point | Rescoring = tuning.best
     config, rescore = tuning.best.config, None
     if found is not None and wider is not None and found.helps:
-        best, config, rescore = found, wider, found.how
-    facts: dict[str, Any] = {
-        "manifest": str(manifest), "utterances": tuning.utterances, "words": tuning.words,
-        "wer": best.rate, "low": best.low, "high": best.high, "greedy_wer": tuning.greedy.rate,
-    }  # fmt: skip
-    return write_tuned(
-        folder,
-        Tuned(
-            config=config,
-            lm=_place(lm, folder),
-            lm_bytes=lm.stat().st_size,
-            rescore=rescore,
-            tuning=facts,
-        ),
-    )
+        best, config, rescore = found, wider, _keep_neural(folder, found.how)
+        facts = facts | {"neural_lm": str(Path(found.how.model).resolve())}
+    measured = {
+        "utterances": tuning.utterances,
+        "words": tuning.words,
+        "wer": best.rate,
+        "low": best.low,
+        "high": best.high,
+        "greedy_wer": tuning.greedy.rate,
+    }
+    lm, lm_bytes = kept_lm
+    tuned = Tuned(config=config, lm=lm, lm_bytes=lm_bytes, rescore=rescore, tuning=facts | measured)
+    return write_tuned(folder, tuned)
+
+
+def _keep_neural(folder: Path, how: Rescore) -> Rescore:
+    """Copies the neural model into the model folder, where it is not there already."""
+    from asr.decode.tuned import NEURAL_LM
+    from asr.lm.rnn_folder import copy_rnn
+
+    place, own = Path(how.model).resolve(), folder.resolve()
+    if not place.is_relative_to(own):
+        place = own / NEURAL_LM
+        copy_rnn(Path(how.model), place)
+    return how.model_copy(update={"model": str(place.relative_to(own))})
 
 
 def _report(tuning: Tuning) -> Iterator[str]:

@@ -13,17 +13,21 @@ from asr.config import Stage, parse
 from asr.decode.settings import BeamConfig
 from asr.errors import CheckpointError, ConfigError, os_reason
 from asr.files import write_json
+from asr.lm.binary import save_binary
+from asr.lm.model import NgramModel
 
 log = logging.getLogger(__name__)
 
 FILE = "decoder.json"
 FORMAT_VERSION = 1
+#: the language models beside it: an n-gram model in binary form, and the folder of a neural model
+LM, NEURAL_LM = "lm.bin", "neural-lm"
 
 
 class Rescore(Stage):
     """A neural language model over the best texts of a beam search, and its weights."""
 
-    #: the model's folder: absolute, or relative to the acoustic model's
+    #: the model's folder: relative to the acoustic model's, into which tuning copies it; or absolute
     model: str
     #: the size of its weights' file when they were tuned: another one is another model
     model_bytes: int | None = None
@@ -42,13 +46,28 @@ class Tuned(Stage):
 
     format_version: int = FORMAT_VERSION
     config: BeamConfig
-    #: the language model's file: absolute, or relative to the model folder; null: none
+    #: the language model's file: relative to the model folder, into which tuning writes it; or absolute; null: none
     lm: str | None = None
     #: its size when the weights were tuned: another one is another model
     lm_bytes: int | None = None
     rescore: Rescore | None = None
     #: what is known of the tuning: manifest, utterances, WER; nothing in it is needed to decode
     tuning: dict[str, Any] = Field(default_factory=dict)
+
+
+def keep_lm(folder: Path, model: NgramModel, path: Path) -> tuple[str, int]:
+    """Write a language model into a model folder, so that the folder is whole wherever it goes.
+
+    Returns its place there and its size in bytes. A file that is in the folder already stays as it is.
+
+    Raises:
+        AsrError: it cannot be written.
+    """
+    place, own = path.resolve(), folder.resolve()
+    if not place.is_relative_to(own):
+        place = own / LM
+        save_binary(model, place)
+    return str(place.relative_to(own)), place.stat().st_size
 
 
 def write_tuned(folder: Path, tuned: Tuned) -> Path:

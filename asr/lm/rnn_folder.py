@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,18 @@ def save_rnn(path: Path, network: RnnNetwork, tokenizer: Tokenizer, training: di
         write_tensors(part / WEIGHTS, tensors_of(network))
         write_json(part / CONFIG, config.model_dump(mode="json"))
         write_json(part / TOKENIZER, tokenizer.to_json())
+
+
+def copy_rnn(source: Path, target: Path) -> None:
+    """Copy the files of a model into another folder, atomically.
+
+    Raises:
+        CheckpointError: there is no model, or it cannot be written; what was there before is kept.
+    """
+    source = find_rnn(source)
+    with writing(target), replace_folder(target) as part:
+        for name in (WEIGHTS, CONFIG, TOKENIZER):
+            shutil.copyfile(source / name, part / name)
 
 
 def describe(path: str | Path) -> dict[str, Any]:
