@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,18 @@ def test_models_are_averaged_and_the_new_one_says_of_what(tmp_path):
     assert not (tmp_path / "mean" / "results.json").exists()
 
 
-def test_a_model_averaged_with_itself_is_itself(tmp_path):
-    folder = save_random_model(tmp_path / "m")
-    average([folder, folder, folder], tmp_path / "mean")
-    one, mean = (load_file(f / "model.safetensors") for f in (folder, tmp_path / "mean"))
-    assert all(torch.equal(mean[name], tensor) for name, tensor in one.items())
+def test_the_mean_of_equal_models_is_each_of_them(tmp_path):
+    tensors = load_file(save_random_model(tmp_path / "m") / "model.safetensors")
+    assert all(torch.equal(mean, tensors[name]) for name, mean in mean_of([tensors] * 3).items())
+
+
+def test_a_model_that_would_count_twice_is_refused(tmp_path):
+    one, two = save_random_model(tmp_path / "a"), save_random_model(tmp_path / "b", seed=4)
+    copy = shutil.copytree(one, tmp_path / "copy")  # as best is of one of its run's epochs
+    for paths, said in (([one, one, two], "a and .*a are"), ([one, two, copy], "a and .*copy are")):
+        with pytest.raises(ConfigError, match=f"{said} the same model, which would count twice"):
+            average(paths, tmp_path / "mean")
+        assert not (tmp_path / "mean").exists()
 
 
 @pytest.mark.parametrize("setting", ["model.hidden=32", "features.low_hz=50", "text.normalization=lower"])

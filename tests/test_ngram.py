@@ -20,7 +20,7 @@ WORDS = ["a", "b", "c", "dé", "e"]
 #: float32 log-probabilities, a few of them summed
 CLOSE = 2e-6
 sentences = st.lists(st.sampled_from([*WORDS, "unknown"]), max_size=8)
-texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=6), min_size=1, max_size=8)
+texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=6), min_size=1, max_size=8).filter(any)
 
 
 def random_text(seed: int, num_lines: int = 300, num_words: int = 40) -> list[str]:

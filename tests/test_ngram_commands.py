@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -133,6 +134,51 @@ def test_mistakes_are_one_line(arguments, message, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AsrError, match=message):
         run(*(text if a == "TEXT" else a for a in arguments))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"the cat\rthe dog\ra cat\r", r"t\.txt:1: a carriage return inside the line: .*tr '"),
+        (b"the cat\r\nthe\rdog\r\n", r"t\.txt:2: a carriage return inside the line"),
+        (b"\n\\data\\ \nngram 1=5\n", r"t\.txt:2: the start of an ARPA language model: expected a text"),
+        ("the cat\n".encode("utf-16-le"), r"t\.txt:1: a zero byte: .*UTF-16"),
+        (b"\n \n\t\r\n", "all lines are blank"),
+    ],
+)
+def test_what_is_no_text_is_refused(content, message, tmp_path):
+    (tmp_path / "t.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        run("train", tmp_path / "t.txt", "--out", tmp_path / "m.arpa")
+    assert not (tmp_path / "m.arpa").exists()
+
+
+def test_models_given_as_texts_are_refused(text, tmp_path):
+    for name in ("m.arpa", "m.arpa.gz", "m.bin"):
+        run("train", text, "--out", tmp_path / name)
+        for arguments in (
+            ("train", tmp_path / name, "--out", "x.arpa"),
+            ("perplexity", tmp_path / name, tmp_path / name),
+        ):
+            with pytest.raises(DataError, match=r"ARPA language model: expected a text|a zero byte|not UTF-8"):
+                run(*arguments)
+
+
+def test_a_list_of_other_words_is_refused(text, tmp_path):
+    (tmp_path / "words").write_text("none of these\n")
+    with pytest.raises(DataError, match="no word of the text is among the 3 words of the vocabulary: is the case"):
+        run("train", text, "--vocab", tmp_path / "words", "--out", tmp_path / "m.arpa")
+
+
+def test_counting_is_told_about_every_minute_where_there_is_no_terminal(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("asr.heartbeat.EVERY_S", 0.01)
+    monkeypatch.setattr("asr.lm.estimate._CHUNK", 2000)
+    lines = random_text(1, num_lines=3000, num_words=2000)
+    (tmp_path / "t.txt").write_text("\n".join(lines))
+    with caplog.at_level("INFO", "asr"):
+        run("train", tmp_path / "t.txt", "--out", tmp_path / "m.bin")
+    told = [int(found[1].replace(",", "")) for found in re.finditer(r"counting n-grams: ([\d,]+) lines", caplog.text)]
+    assert told and told == sorted(told) and told[-1] <= 3000
 
 
 def test_stdin_is_a_text(text, tmp_path):

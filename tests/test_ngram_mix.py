@@ -20,7 +20,7 @@ from tests.test_ngram import arpa_text, random_text
 
 #: two models' words, some of them common
 texts = [
-    st.lists(st.lists(st.sampled_from(letters), max_size=6), min_size=1, max_size=10)
+    st.lists(st.lists(st.sampled_from(letters), max_size=6), min_size=1, max_size=10).filter(any)
     for letters in ("aaabbcd", "bbcdeef")
 ]
 

@@ -6,10 +6,11 @@ import logging
 import os
 import shutil
 import subprocess
+from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asr.errors import ConfigError, DataError
@@ -33,6 +34,8 @@ def assert_same(model: ngram.NgramModel, expected: reference.Model, tmp_path) ->
 @given(text=texts, order=st.integers(1, 4), prune=prunes, vocab=st.none() | st.sets(st.sampled_from("abcdez")))
 def test_the_estimate_equals_the_reference(text, order, prune, vocab, tmp_path_factory):
     prune = prune[:order]
+    occurs = Counter(word for sentence in text for word in sentence)
+    assume(any(count > prune[0] and (vocab is None or word in vocab) for word, count in occurs.items()))
     model = ngram.train([" ".join(s) for s in text], order, prune=prune, vocab=vocab)
     expected = reference.kneser_ney(text, order, prune=prune, vocab=vocab)
     assert_same(model, expected, tmp_path_factory.mktemp("train"))
@@ -67,6 +70,40 @@ def test_the_estimate_equals_lmplz(order, prune, limited, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     expected = reference.read((tmp_path / "ref.arpa").read_text())
     assert_same(ngram.train(lines, order, prune=prune, vocab=vocab), expected, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "how", "said"),
+    [
+        (["", "  ", "\t"], {}, "all lines are blank"),
+        (
+            ["A B", "B"],
+            {"vocab": {"a", "b"}},
+            "no word of the text is among the 2 words .* has 'A B', the vocabulary 'a b'",
+        ),
+        (["A B", "B"], {"vocab": set()}, "no word of the text is among the 0 words of the vocabulary"),
+        (["a b", "b c"], {"prune": [2]}, "of the 3 different words of the text the most frequent occurs 2 times"),
+        (["a b", "b"], {"prune": [1], "vocab": {"a"}}, "pruning leaves no word"),
+        (["<s> </s>"], {"skip_symbols": True}, "all lines are blank"),
+    ],
+)
+def test_a_model_that_would_know_no_word_is_refused(text, how, said):
+    with pytest.raises(DataError, match=said):
+        ngram.train(text, 2, **how)
+
+
+def test_the_words_that_pruning_and_the_vocabulary_make_unknown_are_counted(caplog):
+    text = ["a a a b", "a b c d"]  # 8 words: a 4, b 2, c 1, d 1
+    with caplog.at_level("INFO", "asr"):
+        ngram.train(text, 2)
+        assert "unknown" not in caplog.text
+        model = ngram.train(text, 2, prune=[1])
+    assert "2 of 4 different words are left out by pruning or the vocabulary and are unknown" in caplog.text
+    assert "25.00 % of the text's words" in caplog.text and model.words[3:] == ["a", "b"]
+    caplog.clear()
+    with caplog.at_level("INFO", "asr"):
+        ngram.train(text, 2, vocab={"a"})
+    assert "3 of 4 different words" in caplog.text and "50.00 % of the text's words" in caplog.text
 
 
 def test_text_may_come_in_blocks(monkeypatch, tmp_path):

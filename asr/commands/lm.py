@@ -14,7 +14,6 @@ from asr.console import check_apart, check_target, print_json, print_result, say
 from asr.errors import ConfigError
 
 if TYPE_CHECKING:
-    from asr.lm.estimate import Watcher
     from asr.lm.model import NgramModel
 
 app = typer.Typer(help="Language models, n-gram and neural: train, mix, measure, build, sample.")
@@ -89,7 +88,7 @@ def train(
     check_apart([out], [*texts, vocab, tokenizer])
     check_target(out)
     words = None if vocab is None else {word for line in ngram.read_lines([vocab]) for word in line.split()}
-    with _text_bar() as progress, _lines(texts, tokenizer) as lines:
+    with _lines_bar("counting n-grams") as progress, _lines(texts, tokenizer) as lines:
         model = ngram.train(
             lines, order, prune=thresholds, vocab=words, skip_symbols=skip_symbols, progress=progress,
             discount_fallback=ngram.FALLBACK_DISCOUNTS if discount_fallback else None,
@@ -129,7 +128,7 @@ def _train_rnn(
     from asr.lm import rnn_text, rnn_train
 
     shape, how = rnn_train.configs(settings, **given)
-    with _reading_bar() as read:
+    with _lines_bar("reading text") as read:
         reading = rnn_text.read(read_lines(texts), known, subwords=subwords, held_out=how.held_out, progress=read)
     with _training_bar() as watch:
         report = rnn_train.train(reading, shape, how, out, watch)
@@ -156,7 +155,7 @@ def perplexity(lm: AnyModel, texts: Texts, tokenizer: Tokens = None, as_json: Js
 
         if tokenizer is not None:
             raise ConfigError("a neural model has a tokenizer of its own; leave out --tokenizer", key="tokenizer")
-        with _reading_bar() as read:
+        with _lines_bar("reading text") as read:
             result = rnn_perplexity.perplexity(load_rnn(lm), ngram.read_lines(texts), read)
     else:
         with _lines(texts, tokenizer) as lines:
@@ -289,16 +288,19 @@ def _lines(texts: Sequence[Path], tokenizer: Path | None) -> Iterator[Iterator[s
 
 
 @contextmanager
-def _reading_bar() -> Iterator[Callable[[int], None]]:
-    """Sentences so far, on stderr when that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+def _lines_bar(what: str) -> Iterator[Callable[..., None]]:
+    """Lines so far, of which the one who reads them tells, with or without the words."""
+    from asr.heartbeat import counted
 
-    console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading text")
-        yield lambda sentences: bar.update(task, description=f"read {sentences:,} sentences")
+    with counted(what, None, shown="{:,.0f} lines".format) as advance:
+        before = 0
+
+        def watch(lines: int, words: int = 0) -> None:
+            nonlocal before
+            advance(lines - before)
+            before = lines
+
+        yield watch
 
 
 @contextmanager
@@ -378,26 +380,4 @@ def _training_lines() -> Iterator[Callable[[dict[str, float]], None]]:
         )
 
     with heartbeat(line):
-        yield watch
-
-
-@contextmanager
-def _text_bar() -> Iterator[Watcher]:
-    """Lines and words so far, on stderr: a spinner on a terminal, else a line now and then."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("counting n-grams")
-        told = 0
-
-        def watch(lines: int, words: int) -> None:
-            nonlocal told
-            bar.update(task, description=f"counted {lines:,} lines, {words:,} words")
-            if not console.is_terminal and words >= told + 10_000_000:
-                told = words
-                say(f"counted {lines:,} lines, {words:,} words")
-
         yield watch

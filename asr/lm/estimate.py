@@ -60,7 +60,8 @@ def train(
         skip_symbols: Leave out <s>, </s> and <unk> in the text, where they are an error otherwise.
 
     Raises:
-        DataError: there is no text, it contains <s>, </s> or <unk>, or discounts cannot be computed.
+        DataError: there is no text, or not one word; it contains <s>, </s> or <unk>; pruning or ``vocab`` leave no
+            word; or discounts cannot be computed.
         ConfigError: order, prune or discount_fallback are out of range.
     """
     thresholds = _thresholds(prune, order)
@@ -68,7 +69,35 @@ def train(
         got = tuple(discount_fallback)
         raise ConfigError(f"discounts must be three numbers in 0..1, 0..2, 0..3, got {got}", key="discount_fallback")
     words, trie = _count(lines, order, skip_symbols, progress)
+    _check_words(words, trie, thresholds, vocab)
     return _estimate(words, trie, order, thresholds, vocab, discount_fallback)
+
+
+def _check_words(words: list[str], trie: _Trie, thresholds: Longs, vocab: Collection[str] | None) -> None:
+    """Refuse a model without words, and count the words of the text that will be unknown to it."""
+    if len(words) == 3:
+        raise DataError("no text to estimate a language model from: all lines are blank")
+    if vocab is not None and not any(word in vocab for word in words[3:]):
+        some, others = " ".join(words[3:8]), " ".join(sorted(vocab)[:5])
+        raise DataError(
+            f"no word of the text is among the {len(vocab):,} words of the vocabulary: is the case the same? The text "
+            f"has '{some}', the vocabulary '{others}'"
+        )
+
+    pruned_n = _pruned(words, trie, thresholds, vocab)
+    is_word_n = (trie.orders == 1) & (trie.words > 2)
+    unknown_n = is_word_n & pruned_n
+    if unknown_n.sum() == is_word_n.sum():
+        raise DataError(
+            f"pruning leaves no word: of the {is_word_n.sum():,} different words of the text the most frequent occurs "
+            f"{trie.counts[is_word_n].max():,} times; prune with 0 for 1-grams (0,1 for pairs and longer)"
+        )
+    if unknown_n.any():
+        occurrences, unknown = int(trie.counts[is_word_n].sum()), int(trie.counts[unknown_n].sum())
+        logger.info(
+            "%s of %s different words are left out by pruning or the vocabulary and are unknown to the model: %.2f %% "
+            "of the text's words", f"{unknown_n.sum():,}", f"{is_word_n.sum():,}", 100 * unknown / occurrences,
+        )  # fmt: skip
 
 
 def _thresholds(prune: Sequence[int], order: int) -> Longs:

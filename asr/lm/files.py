@@ -28,7 +28,8 @@ def read_lines(paths: Iterable[str | Path]) -> Iterator[str]:
     Nothing is kept: a text larger than memory passes through.
 
     Raises:
-        DataError: a line is not UTF-8, or a gzip file is damaged.
+        DataError: a line is not UTF-8 or no text (a language model, UTF-16, carriage returns as line ends), or a gzip
+            file is damaged.
         AsrError: a file cannot be read.
     """
     for path in map(Path, paths):
@@ -44,11 +45,28 @@ def read_lines(paths: Iterable[str | Path]) -> Iterator[str]:
                         text = line.decode()
                     except UnicodeDecodeError as error:
                         raise DataError("not UTF-8 text; convert the file (iconv -t UTF-8)", path, number) from error
-                    yield text.rstrip("\r\n")
+                    text = text.rstrip("\r\n")
+                    if reason := _no_text(text):
+                        raise DataError(reason, path, number)
+                    yield text
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(f"the gzip file is damaged ({error}); copy it again", path) from error
         except OSError as error:
             raise AsrError(f"{path}: cannot read: {os_reason(error)}") from error
+
+
+def _no_text(line: str) -> str:
+    """Say why a line is none of a text; empty where it is one."""
+    if "\r" in line:
+        return (
+            "a carriage return inside the line: several sentences would be read as one; if the line ends are carriage "
+            "returns alone, convert the file (tr '\\r' '\\n')"
+        )
+    if "\0" in line:
+        return "a zero byte: this is no text in UTF-8 but a binary file, or UTF-16 (iconv -f UTF-16 -t UTF-8)"
+    if line.strip() == "\\data\\":
+        return "the start of an ARPA language model: expected a text, a sentence per line"
+    return ""
 
 
 def as_tokens(lines: Iterable[str], tokenizer: Tokenizer, left_out: Counter[str]) -> Iterator[str]:

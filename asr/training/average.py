@@ -24,7 +24,8 @@ def average(paths: Sequence[Path], out: Path) -> TrainableModel:
     """Writes the mean of several models to the folder ``out``; the new model.
 
     Raises:
-        ConfigError: there is none; they are not alike (the first difference is named); or ``out`` is there already.
+        ConfigError: there is none; they are not alike (the first difference is named); two are the same model; or
+            ``out`` is there already.
         CheckpointError: a model cannot be read, or the new one not be written.
     """
     if not paths:
@@ -39,6 +40,7 @@ def average(paths: Sequence[Path], out: Path) -> TrainableModel:
             _check_alike(first, model, folders[0], folder)
         first = first or model
         tensors.append(model_tensors(model))
+        _check_new(tensors, folders)
         name = "/".join(folder.resolve().parts[-2:])  # run-1/best
         record.append(
             {"model": name} | {k: model.training[k] for k in ("epoch", "step", "seed") if k in model.training}
@@ -105,6 +107,14 @@ def _validated(folder: Path, epoch: int) -> Validated:
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError("holds no dev WER, which --best goes by", path) from error
+
+
+def _check_new(tensors: Sequence[dict[str, Tensor]], folders: Sequence[Path]) -> None:
+    """Refuse a model that is among those before it: the same folder, or a copy (``best`` is one of its epochs)."""
+    *others, last = tensors
+    for other, path in zip(others, folders, strict=False):
+        if all(torch.equal(value, last[name]) for name, value in other.items()):
+            raise ConfigError(f"{path} and {folders[len(others)]} are the same model, which would count twice")
 
 
 def _check_alike(first: TrainableModel, other: TrainableModel, first_path: Path, path: Path) -> None:
