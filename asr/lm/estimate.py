@@ -69,11 +69,12 @@ def train(
         got = tuple(discount_fallback)
         raise ConfigError(f"discounts must be three numbers in 0..1, 0..2, 0..3, got {got}", key="discount_fallback")
     words, trie = _count(lines, order, skip_symbols, progress)
-    _check_words(words, trie, thresholds, vocab)
-    return _estimate(words, trie, order, thresholds, vocab, discount_fallback)
+    pruned_n = _pruned(words, trie, thresholds, vocab)
+    _check_words(words, trie, pruned_n, vocab)
+    return _estimate(words, trie, order, pruned_n, discount_fallback)
 
 
-def _check_words(words: list[str], trie: _Trie, thresholds: Longs, vocab: Collection[str] | None) -> None:
+def _check_words(words: list[str], trie: _Trie, pruned_n: npt.NDArray[np.bool_], vocab: Collection[str] | None) -> None:
     """Refuse a model without words, and count the words of the text that will be unknown to it."""
     if len(words) == 3:
         raise DataError("no text to estimate a language model from: all lines are blank")
@@ -84,7 +85,6 @@ def _check_words(words: list[str], trie: _Trie, thresholds: Longs, vocab: Collec
             f"has '{some}', the vocabulary '{others}'"
         )
 
-    pruned_n = _pruned(words, trie, thresholds, vocab)
     is_word_n = (trie.orders == 1) & (trie.words > 2)
     unknown_n = is_word_n & pruned_n
     if unknown_n.sum() == is_word_n.sum():
@@ -205,12 +205,14 @@ def _without_symbols(line: str, number: int, skip_symbols: bool) -> str:
 
 
 def _estimate(
-    words: list[str], trie: _Trie, order: int, thresholds: Longs, vocab: Collection[str] | None,
+    words: list[str],
+    trie: _Trie,
+    order: int,
+    pruned_n: npt.NDArray[np.bool_],
     fallback: Sequence[float] | None,
-) -> NgramModel:  # fmt: skip
+) -> NgramModel:
     # The three special words have unigrams whether they occur or not: <unk> never does.
     adjusted_n = _adjusted_counts(trie, order)
-    pruned_n = _pruned(words, trie, thresholds, vocab)
     discounts = np.array([[0.0] * 4, *_discounts(trie, adjusted_n, order, fallback)])
     discount_n = discounts[trie.orders, np.minimum(adjusted_n, 3)]
     num_nodes = len(adjusted_n)
