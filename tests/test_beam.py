@@ -142,6 +142,58 @@ def test_word_pieces_that_write_one_text_in_two_ways_count_together(backend, log
     assert_same_texts(found, expected)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(
+    log_probs_sv=log_prob_arrays(vocabulary=4, longest=4),
+    lm=language_models(words=("▁a", "b", "▁ab")),
+    share=st.floats(0, 1),
+)
+def test_a_text_that_pieces_write_in_two_ways_is_there_once_with_its_best_pieces_under_a_token_model(
+    backend, log_probs_sv, lm, share
+):
+    """A model of tokens scores each way by itself, so that there is no one score to add the probabilities under."""
+    pieces, alpha = Pieces("▁a", "b", "▁ab"), alpha_for(lm, share)
+    found = decoder(backend, pieces, lm, fusion="token", alpha=alpha, beta=0.5, **WHOLE).decode(log_probs_sv)
+    expected = reference.token_texts(log_probs_sv, ["", " a", "b", " ab"], lm, alpha=alpha, beta=0.5)
+    assert_same_texts(found, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_ways_to_write_one_text_under_a_token_model(backend):
+    # "ab" as one piece (0.3) and as two (0.3 x 0.9): the model of tokens likes two better
+    lm = reference.BackoffModel(
+        {
+            ("<s>",): (-99.0, 0.0),
+            ("</s>",): (-0.5, 0.0),
+            ("<unk>",): (-3.0, 0.0),
+            ("▁a",): (-0.2, 0.0),
+            ("b",): (-0.2, 0.0),
+            ("▁ab",): (-1.5, 0.0),
+        }
+    )
+    probs_sv = np.array([[0.01, 0.45, 0.01, 0.53], [0.05, 0.01, 0.9, 0.04]], np.float32)
+    found = decoder(backend, Pieces("▁a", "b", "▁ab"), lm, fusion="token", alpha=1.0, beta=0.0, **WHOLE).decode(
+        np.log(probs_sv / probs_sv.sum(axis=1, keepdims=True))
+    )
+    (one,) = [h for h in found if h.text == "ab"]
+    assert len(one.spans) == 2
+    assert one.log_prob == pytest.approx(math.log(0.45 * 0.9), abs=1e-5)  # of these pieces alone
+    assert one.lm_score == pytest.approx(-0.9 * math.log(10), abs=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_texts_that_are_equal_once_their_open_word_is_cut_count_together(backend):
+    # "a b" (0.7) and "a bb" (0.3): both may become "a bba", and neither is listed when the audio ends
+    probs_sv = np.full((5, 4), 1e-12)
+    probs_sv[np.arange(3), [2, 1, 3]] = 1.0
+    probs_sv[3:, [0, 3]] = [[0.6, 0.4], [0.5, 0.5]]
+    probs_sv /= probs_sv.sum(axis=1, keepdims=True)
+    log_probs_sv = np.log(probs_sv).astype(np.float32)
+    found = decoder(backend, lexicon=("a", "bba"), nbest=10, min_token_log_prob=-5.0).decode(log_probs_sv)
+    assert [h.text for h in found] == ["a"]
+    assert found[0].log_prob == pytest.approx(0.0, abs=1e-4)  # all paths are this text
+
+
 SETTINGS = st.fixed_dictionaries(
     {
         "beam_width": st.integers(1, 8),
