@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -310,6 +311,54 @@ def test_what_the_model_says_between_words_or_at_the_ends_does_not_count_against
     assert one.gap == 0.0 and one.heard == "HELLO WORLD"
     strict, _ = aligned("HELLO WORLD", "HELLOWORLD")
     assert strict.gap < 0
+
+
+DIGITS = Path(__file__).parent / "cases" / "digits_of_16_s.npz"
+
+
+def of_digits(text: str, **more):
+    """A text against what a small model of spoken digits hears in 16 s of them."""
+    case = np.load(DIGITS)
+    return align_text(
+        text, case["log_probs_sv"], (case["start_s"], case["end_s"]), CharTokenizer(tuple(case["symbols"].tolist())),
+        "none", id_="u", path="u.wav", duration_s=16.043, **more,
+    )  # fmt: skip
+
+
+def test_a_text_of_the_first_utterance_of_a_recording_has_its_times():
+    forced = of_digits("one zero one nine one")
+    assert forced.transcript.words[-1].start_s > 10  # scattered over the whole recording, and so
+    (unmatched,) = forced.unmatched
+    assert unmatched.words == () and unmatched.heard.startswith("one eight four")
+    assert forced.gap < -10
+    loose = of_digits("one zero one nine one", allow_gaps=True)
+    # those of the utterance aligned by itself
+    assert [w.start_s for w in loose.transcript.words] == pytest.approx([0.24, 0.48, 0.80, 1.04, 1.36], abs=0.05)
+    assert loose.unmatched == forced.unmatched and loose.gap == pytest.approx(0, abs=0.01)
+    assert (unmatched.start_s, unmatched.end_s) == pytest.approx((1.99, 16.04), abs=0.3)
+
+
+def test_a_text_of_the_middle_and_one_with_a_passage_that_is_missing():
+    whole = of_digits(of_digits("one").heard)
+    assert whole.unmatched == ()
+    words = whole.transcript.words
+    middle = of_digits(" ".join(w.word for w in words[10:16]), allow_gaps=True)
+    assert [w.start_s for w in middle.transcript.words] == pytest.approx([w.start_s for w in words[10:16]], abs=0.05)
+    assert [each.words for each in middle.unmatched] == [(), ()]
+    ends = [w for i, w in enumerate(words) if not 10 <= i < 15]
+    loose = of_digits(" ".join(w.word for w in ends), allow_gaps=True)
+    assert [w.start_s for w in loose.transcript.words] == pytest.approx([w.start_s for w in ends], abs=0.05)
+    (gap,) = loose.unmatched
+    assert words[9].end_s <= gap.start_s < gap.end_s <= words[15].start_s + 0.05
+
+
+def test_words_that_nobody_says_are_left_out_and_of_another_text_all():
+    more = of_digits("five five five five one zero one nine one", allow_gaps=True)
+    assert more.transcript.text == "one zero one nine one" and more.reference.startswith("five five")
+    assert more.unmatched[0].words == ("five",) * 4
+    assert more.transcript.words[0].start_s == pytest.approx(0.24, abs=0.05)
+    with pytest.raises(DataError, match="nothing of the text fits the audio, in which the model hears 'one zero"):
+        of_digits("ghosts wrote the horror of this", allow_gaps=True)
 
 
 def test_a_wrong_word_costs_and_is_the_one_in_doubt():
