@@ -26,6 +26,7 @@ from asr.decode.types import LogProbs
 from asr.infer import pipeline
 from asr.recordings.media import Stream
 from asr.recordings.pauses import Piece, cut
+from asr.recordings.speech import no_speech_prob
 from asr.tokenizer import BLANK_ID, Tokenizer
 from asr.transcript import Seam
 
@@ -50,7 +51,10 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a piece lies: a ``Piece`` without its samples. In samples of the recording at the model's rate."""
+    """Where a piece lies: a ``Piece`` without its samples. In samples of the recording at the model's rate.
+
+    ``no_speech_prob``: how probable it is that nobody speaks in it.
+    """
 
     start_n: int
     num_samples: int
@@ -58,12 +62,19 @@ class Place:
     keep_to_n: int
     ends: Literal["pause", "overlap", "end"]
     length_s: float
+    no_speech_prob: float
 
     @classmethod
-    def of(cls, piece: Piece) -> Place:
+    def of(cls, piece: Piece, rate_hz: int) -> Place:
         return cls(
-            piece.start_n, len(piece.wave_n), piece.keep_from_n, piece.keep_to_n, piece.ends, piece.length_s
-        )  # fmt: skip
+            piece.start_n,
+            len(piece.wave_n),
+            piece.keep_from_n,
+            piece.keep_to_n,
+            piece.ends,
+            piece.length_s,
+            no_speech_prob(piece.wave_n, rate_hz),
+        )
 
 
 @dataclass(frozen=True)
@@ -92,8 +103,9 @@ def pieces_of(
     model: AcousticModel, blocks: Iterable[Wave], longest_s: float | None = None
 ) -> Iterator[tuple[Place, Features]]:
     """A recording's pieces with the features of each, as its blocks are read."""
-    for piece in cut(blocks, model.audio.sample_rate_hz, longest_s or longest_piece_s(model)):
-        yield Place.of(piece), extract(model.extractor, piece.wave_n)
+    rate_hz = model.audio.sample_rate_hz
+    for piece in cut(blocks, rate_hz, longest_s or longest_piece_s(model)):
+        yield Place.of(piece, rate_hz), extract(model.extractor, piece.wave_n)
 
 
 def emissions_of(model: AcousticModel, stream: Stream, longest_s: float | None = None) -> Emissions:
