@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -250,6 +251,16 @@ def test_times_beyond_all_files_are_findings(tmp_path, changes, deep):
     assert codes(report)["duration"] == 1 and severity(report, "duration") == "error"
 
 
+@pytest.mark.parametrize(("seconds", "level"), [(2.0, "error"), (0.5, "warning")])
+def test_a_rate_that_is_wrong_by_two_is_told_by_the_durations(tmp_path, seconds, level):
+    write_wav(tmp_path / "u.wav", noise(1.0))
+    report = examine([corpus(tmp_path, utterance("u", audio_path="u.wav", duration_s=seconds))])
+    assert severity(report, "duration") == level
+    assert found(report, "duration")[0].endswith("; a factor of 2: the sample rate of one is wrong")
+    other = examine([corpus(tmp_path, utterance("u", audio_path="u.wav", duration_s=1.8))])
+    assert "factor" not in found(other, "duration")[0]
+
+
 def test_a_file_that_goes_on_is_a_warning_unless_its_rows_are_parts(tmp_path):
     write_wav(tmp_path / "long.wav", noise(4.0))
     alone = corpus(tmp_path, utterance("u", audio_path="long.wav"))
@@ -277,6 +288,19 @@ def test_bad_recordings_are_found_when_decoded(tmp_path, code, wave):
     assert examine([path]).findings == []
     report = examine([path], deep=True)
     assert codes(report) == {code: 1} and severity(report, code) == "warning"
+
+
+@pytest.mark.parametrize("rate_hz", [16000, 44100])
+def test_speech_that_was_brought_up_from_8_khz_is_a_note(tmp_path, rate_hz):
+    path, audio_path = with_header(tmp_path)
+    narrow = noise(1.0, 8000)
+    write_wav(audio_path, soxr.resample(narrow, 8000, rate_hz), rate_hz)
+    report = examine([path], deep=True)
+    assert codes(report) == {"narrow-band": 1} and severity(report, "narrow-band") == "note"
+    assert examine([path]).findings == []
+    for wave, own_hz in ((noise(1.0, rate_hz), rate_hz), (narrow, 8000), (np.zeros(rate_hz, np.float32), rate_hz)):
+        write_wav(audio_path, wave, own_hz)
+        assert "narrow-band" not in codes(examine([path], deep=True))
 
 
 @pytest.mark.parametrize("level", [0.0, 0.25])

@@ -87,6 +87,10 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "silence": ("warning", "next to nothing to hear", "listen to it; cut the silence, or leave it out"),
     "clipping": ("warning", "clipped", "record or convert with less gain; a few are harmless"),
     "dc-offset": ("warning", "the wave does not swing around zero", "remove the offset, say with a high-pass filter"),
+    "narrow-band": (
+        "note", "nothing above 4 kHz: recorded or sent at 8 kHz, and brought to a higher rate",
+        "train and use a model at 8 kHz, or keep it apart from speech of the full band",
+    ),
     "manifest-twice": ("note", "the same manifest was given twice", "it was looked at once"),
 }  # fmt: skip
 

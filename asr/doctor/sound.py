@@ -1,6 +1,6 @@
 """Audio as the doctor sees it: the headers of many files at once, and the samples of an utterance, block by block.
 
-Axes: n samples.
+Axes: n samples, t frames, f bins.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _CHUNK = 64
 #: 20 ms frames, below -60 dBFS: under the noise of any room, so nobody speaks there
 _FRAME_S, _SILENT = 0.02, 1e-3
 _BLOCK_S = 30.0
+#: Of telephone speech nothing is above; the spectrum is that of frames of so many samples.
+_TELEPHONE_HZ, _SPECTRUM = 4200.0, 512
 #: -0.13 dBFS: a clipped wave stays there; 8-bit full scale (127/128) is above it
 _FULL_SCALE = 0.985
 
@@ -52,7 +54,7 @@ class Header:
 class Sound:
     """What the samples of an utterance are like; with a ``code`` they cannot be used, and ``why``.
 
-    Units: full scale is 1; ``clipped`` and ``silent`` are fractions. ``key`` is equal for equal samples.
+    Units: full scale is 1; ``clipped``, ``silent`` and ``high`` are fractions. ``key`` is equal for equal samples.
     """
 
     num_samples: int = 0
@@ -63,6 +65,8 @@ class Sound:
     constant: bool = False
     clipped: float = 0.0
     silent: float = 0.0
+    #: of the power, what is above the telephone's band; 1 where the rate says it itself, and of silence
+    high: float = 1.0
     key: tuple[int, ...] = ()
     code: str = ""
     why: str = ""
@@ -133,7 +137,7 @@ def measure(path: str, start: int, count: int, channel: Channel | None = None) -
             is_known = count >= 0 or audio.knows_end(file)
             audio.skip(file, start)
             for samples in audio.blocks(file, wanted, block):
-                tally.add(audio.one_channel(samples, channel or 1, path), frame)
+                tally.add(audio.one_channel(samples, channel or 1, path), frame, file.samplerate)
                 if not tally.is_finite:
                     return Sound(code="audio-not-finite", why="holds NaN or infinity")
     except soundfile.SoundFileError as error:
@@ -149,11 +153,11 @@ class _Tally:
 
     def __init__(self) -> None:
         self.num_samples = self.clipped = self.frames = self.silent = self.checksum = 0
-        self.peak = self.sum = self.squares = 0.0
-        self.low, self.high = math.inf, -math.inf
+        self.peak = self.sum = self.squares = self.power = self.high = 0.0
+        self.low, self.most = math.inf, -math.inf
         self.is_finite = True
 
-    def add(self, wave_n: audio.Wave, frame: int) -> None:
+    def add(self, wave_n: audio.Wave, frame: int, rate_hz: int) -> None:
         """A block; all but the last have a whole number of frames."""
         peak = float(np.abs(wave_n).max())
         if not math.isfinite(peak):
@@ -165,7 +169,7 @@ class _Tally:
         wave_n = np.ascontiguousarray(wave_n)
         precise_n = wave_n.astype(np.float64)
         self.squares += float(np.dot(precise_n, precise_n))
-        self.low, self.high = min(self.low, float(wave_n.min())), max(self.high, float(wave_n.max()))
+        self.low, self.most = min(self.low, float(wave_n.min())), max(self.most, float(wave_n.max()))
         self.checksum = zlib.crc32(wave_n.data, self.checksum)
         if peak >= _FULL_SCALE:
             self.clipped += _clipped(wave_n)
@@ -174,6 +178,14 @@ class _Tally:
         self.frames += len(power)
         # around its own mean: an offset is no sound
         self.silent += int((power - whole.mean(axis=1) ** 2 < _SILENT**2).sum())
+        if rate_hz > 2.5 * _TELEPHONE_HZ:
+            self._add_spectrum(wave_n, rate_hz)
+
+    def _add_spectrum(self, wave_n: audio.Wave, rate_hz: int) -> None:
+        frames_tn = wave_n[: len(wave_n) // _SPECTRUM * _SPECTRUM].reshape(-1, _SPECTRUM)
+        power_tf = np.abs(np.fft.rfft(frames_tn * np.hanning(_SPECTRUM), axis=1)) ** 2
+        self.power += float(power_tf.sum())
+        self.high += float(power_tf[:, math.ceil(_TELEPHONE_HZ * _SPECTRUM / rate_hz) :].sum())
 
     def sound(self) -> Sound:
         n = self.num_samples
@@ -181,7 +193,8 @@ class _Tally:
         deviation = math.sqrt(max(0.0, self.squares / n - mean**2)) if n else 0.0
         silent = self.silent / self.frames if self.frames else 0.0
         key = (n, self.checksum, hash(self.squares))
-        return Sound(n, self.peak, mean, deviation, self.low >= self.high, self.clipped / max(1, n), silent, key)
+        high = self.high / self.power if self.power else 1.0
+        return Sound(n, self.peak, mean, deviation, self.low >= self.most, self.clipped / max(1, n), silent, high, key)
 
 
 def _clipped(wave_n: npt.NDArray[np.float32]) -> int:
