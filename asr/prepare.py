@@ -37,7 +37,7 @@ class Request:
     options: Mapping[str, str] = field(default_factory=dict)
     #: SOURCEs after the first
     more_sources: tuple[Path, ...] = ()
-    #: the profile that the texts will go through, where it is known before: --normalize, or the folder's
+    #: the profile that the texts will go through, where it is known before: --normalization, or the folder's
     normalization: str = ""
 
 
@@ -68,7 +68,7 @@ class Recipe:
     source: str = ""
     #: whether it takes several
     many_sources: bool = False
-    #: the profile of ``asr.text`` that its texts go through when no --normalize is asked for
+    #: the profile of ``asr.text`` that its texts go through when no --normalization is asked for
     normalization: str = "none"
     #: whether it makes manifests; without any (a language model) there is nothing to normalise or make tokens of
     speech: bool = True

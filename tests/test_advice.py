@@ -34,7 +34,7 @@ RUN_BY = {
     "asr lm train TEXT --tokenizer MODEL --out LM": "test_advice.py::test_calls_with_names_to_fill_in_run_with_them",
     "asr prepare … … --out data": "test_advice.py::test_an_importer_without_a_source_says_how_to_call_it",
     "asr prepare csv … --audio-column path --text-column sentence --speaker-column client_id --dev 0.1 "
-    "--normalize … --out DIR": (
+    "--normalization … --out DIR": (
         "test_recipes_corpora.py::test_an_empty_split_of_commonvoice_says_what_to_do_and_that_works"
     ),
     "asr train --resume RUN": "test_cli.py::test_an_interrupted_training_exits_with_130_and_goes_on_as_it_says",

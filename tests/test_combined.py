@@ -101,7 +101,7 @@ def test_texts_of_different_profiles_need_one_that_is_asked_for(two, tmp_path):
         combined(tmp_path / "all", *two, other)
     assert str(caught.value) == (
         "the texts went through different normalizations (bells upper, birds upper, calls none): "
-        "choose one for all, --normalize"
+        "choose one for all, --normalization"
     )
     assert not (tmp_path / "all").exists()
     rows = combined(tmp_path / "all", *two, other, normalization="lower").prepared.utterances["train"]

@@ -316,7 +316,7 @@ def test_a_folder_that_cannot_be_is_refused_before_the_work(tmp_path, below):
 
 @pytest.mark.parametrize("options", [TextOptions("upper"), TextOptions(tokenizer="char")])
 def test_what_makes_no_manifests_takes_no_options_of_texts(tmp_path, options):
-    with pytest.raises(ConfigError, match="toy takes no --normalize and no --tokenizer: it makes no manifests"):
+    with pytest.raises(ConfigError, match="toy takes no --normalization and no --tokenizer: it makes no manifests"):
         prepare(recipe_of(speech=False), Request(tmp_path), options)
     assert not find_recipe("librispeech-lm")[0].speech
 
@@ -360,7 +360,7 @@ def test_the_command_normalizes_trains_and_tells(tmp_path):
     out = tmp_path / "data"
     done = CliRunner().invoke(
         app,
-        ["prepare", "folder", str(clips), "--out", str(out), "--normalize", "lower-nopunct", "--tokenizer", "bpe",
+        ["prepare", "folder", str(clips), "--out", str(out), "--normalization", "lower-nopunct", "--tokenizer", "bpe",
          "--vocab-size", "13", "--json"],
     )  # fmt: skip
     assert done.exit_code == 0, done.output

@@ -61,7 +61,7 @@ def prepare(
     name: Annotated[str, typer.Option(metavar="SPLIT", help="Importers: the manifest's name.")] = "",
     mix: Annotated[bool, typer.Option("--mix", help="Importers: average the channels of stereo files.")] = False,
     channel: Annotated[str, typer.Option(metavar="N", help="Importers: take this channel, from 1.")] = "",
-    normalize: Annotated[str, typer.Option(metavar="PROFILE", help="Text normalization: none, upper, …")] = "",
+    normalization: Annotated[str, typer.Option(metavar="PROFILE", help="Done to all texts: none, upper, …")] = "",
     tokenizer: Annotated[str, typer.Option(metavar="KIND", help="char, bpe or unigram, trained on train.")] = "",
     vocab_size: Annotated[int, typer.Option(metavar="N", help="Tokens of a bpe or unigram tokenizer.")] = 0,
     as_json: Json = False,
@@ -72,7 +72,7 @@ def prepare(
     from asr.corpora.finish import prepare as prepare_data
     from asr.prepare import Request
 
-    texts = TextOptions(normalize, tokenizer, vocab_size)
+    texts = TextOptions(normalization, tokenizer, vocab_size)
     found, _ = find_recipe(recipe)
     say(f"{found.title}; licence: {found.licence}")
     options = {

@@ -39,7 +39,7 @@ class TextOptions:
         ConfigError: a value is unknown, or two do not go together; so before anything is downloaded.
     """
 
-    #: --normalize; empty: the folder's profile when it has one already, else the recipe's
+    #: --normalization; empty: the folder's profile when it has one already, else the recipe's
     normalization: str = ""
     #: --tokenizer: char, bpe or unigram; empty: characters, but a tokenizer stays when the training texts do
     tokenizer: str = ""
@@ -82,7 +82,7 @@ def prepare(recipe: Recipe, request: Request, options: TextOptions, run: Perform
         DataError: what the recipe's own preparation raises.
     """
     if not recipe.speech and (options.normalization or options.tokenizer):
-        raise ConfigError(f"{recipe.name} takes no --normalize and no --tokenizer: it makes no manifests")
+        raise ConfigError(f"{recipe.name} takes no --normalization and no --tokenizer: it makes no manifests")
     _check_folder(request.out)
     _check_tokenizer(request.out, options)
     before = _header_before(request.out)
@@ -90,7 +90,7 @@ def prepare(recipe: Recipe, request: Request, options: TextOptions, run: Perform
     if before is not None and profile != before.normalization:
         raise ConfigError(
             f"{request.out} was prepared with text normalization {before.normalization}, not {profile}; take another "
-            f"--out, leave out --normalize, or remove {_header_path(request.out)} and the "
+            f"--out, leave out --normalization, or remove {_header_path(request.out)} and the "
             "manifests to prepare all of it anew"
         )
     prepared = run(recipe, replace(request, normalization=profile))

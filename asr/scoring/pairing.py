@@ -87,11 +87,13 @@ def _are_sentences(paths: Sequence[Path], say: Say) -> bool:
     lines = [[line for line in read_lines(path) if line] for path in paths]
     first = [[line.split(" ", 1)[0] for line in each] for each in lines]
     some = ", ".join(repr(word) for word in first[0][:3]) + (", …" if len(first[0]) > 3 else "")
-    if all(map(_ID.fullmatch, (word for each in first for word in each))):
-        if all(len(word) == 1 and word.isalpha() for word in first[0]):
+    distinct = [set(each) for each in first]
+    like_ids = [_ID.fullmatch(word) is not None for each in first for word in each]
+    if 2 * sum(like_ids) >= len(like_ids):
+        letters = all(len(word) == 1 and word.isalpha() for word in distinct[0])
+        if letters and all(words == distinct[0] for words in distinct):
             say(f"each line is taken to begin with an id ({some}), which is not scored; --pair lines if it is a word")
         return False
-    distinct = [set(each) for each in first]
     are_different = all(len(a) == len(b) for a, b in zip(distinct, first, strict=True))
     shared = len(set.intersection(*distinct)) / max(map(len, distinct))
     have_texts = any(" " in line for each in lines for line in each)

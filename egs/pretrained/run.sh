@@ -33,7 +33,7 @@ named_file MORE_TEXT "$more_text"
 
 combine() {
     [ -f "$work/data/prepared.json" ] ||
-        asr prepare combined "${data[@]}" --normalize "${NORMALIZE:-librispeech}" --out "$work/data"
+        asr prepare combined "${data[@]}" --normalization "${NORMALIZE:-librispeech}" --out "$work/data"
 }
 
 pretrain() {

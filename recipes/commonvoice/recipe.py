@@ -43,7 +43,7 @@ def _nothing_left(folder: Path, lost: Mapping[str, str]) -> str:
     if not every_clip.is_file():
         return "has no rows, as the language is small, and validated.tsv, which has all clips, is not beside it"
     columns = ("--audio-column", "path", "--text-column", "sentence", "--speaker-column", "client_id")
-    rest = ("--dev", "0.1", "--normalize", RECIPE.normalization, "--out", "DIR")
+    rest = ("--dev", "0.1", "--normalization", RECIPE.normalization, "--out", "DIR")
     advice = command("prepare", "csv", every_clip, *columns, *rest)
     return f"has no rows, as the language is small; all its clips: {advice}"
 

@@ -43,11 +43,13 @@ def prepare(request: Request) -> Prepared:
     profiles = {name: header.normalization if header else "none" for name, header in zip(names, found, strict=True)}
     said = ", ".join(f"{name} {profile}" for name, profile in profiles.items())
     if len(set(profiles.values())) > 1 and request.normalization in ("", "none"):
-        raise ConfigError(f"the texts went through different normalizations ({said}): choose one for all, --normalize")
+        raise ConfigError(
+            f"the texts went through different normalizations ({said}): choose one for all, --normalization"
+        )
     if request.normalization == "none" and set(profiles.values()) != {"none"}:
         raise ConfigError(
             f"the texts went through a normalization already ({said}), of which 'none' would say nothing: "
-            "leave out --normalize, or take an --out that was not prepared with none"
+            "leave out --normalization, or take an --out that was not prepared with none"
         )
     id_of = _distinct(rows, lambda u: u.id, "utterances have the id of one")
     speaker_of = _distinct(rows, lambda u: u.speaker, "speakers have the name of one")
