@@ -76,6 +76,14 @@ def test_many_different_words_in_both_files_are_ids(tmp_path) -> None:
     assert "plain sentences" in words[0]
 
 
+def test_many_sentences_that_all_begin_otherwise_are_no_ids(tmp_path) -> None:
+    names = [f"{a}{b}rn" for a in "abcde" for b in "aeiou"]
+    reference = [f"{name} one two" for name in names]
+    hypothesis = [line.replace("rn", "rm") if i % 5 else line for i, line in enumerate(reference)]
+    counts, said = scored(tmp_path, "\n".join(reference), "\n".join(hypothesis))
+    assert counts == (20, 75) and "plain sentences" in said[0]
+
+
 def test_ids_of_one_letter_may_be_words_and_it_is_said(tmp_path) -> None:
     counts, said = scored(tmp_path, "a I love you so\n", "a i love you so\n", normalization="lower")
     assert counts == (0, 4) and "taken to begin with an id ('a'), which is not scored; --pair lines" in said[0]

@@ -38,6 +38,17 @@ def test_what_transcribe_writes_is_read(tmp_path, format, layout) -> None:
     assert texts(tmp_path / f"still.{format}", render(NOTHING, format, name="still.wav")) == {"still": ""}
 
 
+@pytest.mark.parametrize("format", ["srt", "vtt"])
+def test_a_text_that_is_said_again_is_not_one_that_is_shown_again(tmp_path, format) -> None:
+    words = [
+        TimedWord(w, 3.0 * i + 0.5 * j, 3.0 * i + 0.5 * j + 0.3) for i in range(3) for j, w in enumerate(("GO", "ON"))
+    ]
+    one = Transcript("a.wav", "GO ON " * 3, 9.0, -1.0, tuple(segments_of(words)))
+    for word_times in (False, True):
+        content = render(one, format, Layout(word_times=word_times))
+        assert texts(tmp_path / f"a.{format}", content) == {"a": "GO ON GO ON GO ON"}
+
+
 def test_labels_of_words_are_the_text_of_a_recording(tmp_path) -> None:
     assert texts(tmp_path / "talk.txt", render(ONE, "txt", Layout(word_times=True))) == {"talk": SAID}
 
