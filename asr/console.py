@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import typer
 
 from asr.errors import AsrError, ConfigError, os_reason
 from asr.files import open_atomic
+from asr.heartbeat import counted, heartbeat
 
 
 def print_result(text: str) -> None:
@@ -106,22 +107,24 @@ def _stdout_is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-@contextmanager
-def audio_bar(audio_s: float) -> Iterator[Any]:
-    """A progress bar over seconds of audio, on stderr when that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress, TimeRemainingColumn
+def minutes(seconds: float) -> str:
+    """A length of audio for people.
 
-    console = Console(stderr=True)
-    with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn(), console=console, transient=True,
-                  disable=not console.is_terminal, redirect_stdout=_stdout_is_terminal()) as progress:  # fmt: skip
-        task = progress.add_task("audio", total=audio_s)
-        yield lambda seconds: progress.advance(task, seconds)
+    >>> minutes(75)
+    '1:15'
+    """
+    whole, rest = divmod(int(seconds), 60)
+    return f"{whole}:{rest:02}"
+
+
+def audio_bar(audio_s: float) -> AbstractContextManager[Callable[[float], None]]:
+    """A progress bar over seconds of audio, on stderr when that is a terminal, else a line about every minute."""
+    return counted("minutes of audio", audio_s, minutes)
 
 
 @contextmanager
 def speed_bar(audio_s: float | None) -> Iterator[Callable[[float], None]]:
-    """A progress bar over seconds of audio with the real-time factor and the time left, on stderr on a terminal."""
+    """A progress bar over seconds of audio with the real-time factor and the time left; without a terminal, lines."""
     import time
 
     from rich.console import Console
@@ -141,23 +144,21 @@ def speed_bar(audio_s: float | None) -> Iterator[Callable[[float], None]]:
             nonlocal done_s
             done_s += seconds
             rtf = (time.perf_counter() - began) / max(done_s, 1e-9)
-            minutes, rest = divmod(int(done_s), 60)
-            progress.update(task, advance=seconds, done=f"{minutes}:{rest:02}", rtf=f"RTF {rtf:.4f}")
+            progress.update(task, advance=seconds, done=minutes(done_s), rtf=f"RTF {rtf:.4f}")
 
-        yield advance
+        with heartbeat(lambda: f"{minutes(done_s)} minutes of audio done in {minutes(time.perf_counter() - began)}"):
+            yield advance
 
 
 @contextmanager
-def file_bar(count: int) -> Iterator[Callable[[], None]]:
-    """A progress bar over files, on stderr when that is a terminal and there are several."""
-    from rich.console import Console
-    from rich.progress import Progress
+def file_bar(count: int | None, what: str = "files") -> Iterator[Callable[[], None]]:
+    """A progress bar over files, on stderr when that is a terminal, else a line about every minute.
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=count < 2 or not console.is_terminal,
-                  redirect_stdout=_stdout_is_terminal()) as progress:  # fmt: skip
-        task = progress.add_task("files", total=count)
-        yield lambda: progress.advance(task)
+    Args:
+        count: how many there are; None where nobody knows.
+    """
+    with counted(what, count) as advance:
+        yield lambda: advance(1)
 
 
 @contextmanager

@@ -79,7 +79,14 @@ def counted(
         TextColumn("{task.fields[amount]}"),
         TimeRemainingColumn(),
     )
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not stderr_is_terminal())
+    bar = Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        disable=not stderr_is_terminal(),
+        # a bar shows what is printed above itself: it would send a result that goes to a file to stderr
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+    )
     drawn = 0.0
     with heartbeat(line), bar:
         task = bar.add_task(what, total=total, amount="")

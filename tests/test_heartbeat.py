@@ -8,8 +8,13 @@ import time
 
 import pytest
 
-from asr import heartbeat
+from asr import audio, console, heartbeat
+from asr.commands import bench, doctor, tuning
+from asr.corpora.importers import IMPORTERS, rows
+from asr.corpora.remote import byte_bar
 from asr.heartbeat import counted
+from asr.prepare import Request, perform
+from tests.builders import write_wav
 
 
 @pytest.fixture
@@ -76,3 +81,44 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.M
 
 def test_a_line_a_minute_is_what_people_get() -> None:
     assert heartbeat.EVERY_S == 60
+
+
+BARS = [
+    ("minutes of audio: 1:15 of 10:00, ", lambda: console.audio_bar(600), (75,)),
+    ("1:15 minutes of audio done in 0:0", lambda: console.speed_bar(None), (75,)),
+    ("files: 1 of 3, ", lambda: console.file_bar(3), ()),
+    ("extracting a.tar: 2.00 GB of 4.00 GB, ", lambda: byte_bar("extracting a.tar", 4_000_000_000), (2_000_000_000,)),
+    ("settings tried: 3", tuning._point_bar, (3, 10)),
+    ("measuring: 50%", bench.bar, (0.5,)),
+]
+
+
+@pytest.mark.parametrize(("line", "bar", "done"), BARS, ids=[line for line, _, _ in BARS])
+def test_every_bar_gives_lines_where_there_is_no_terminal(often, line, bar, done) -> None:
+    with bar() as advance:
+        advance(*done)
+        wait_for(often, line)
+
+
+def test_the_doctor_says_which_part_it_is_at(often: pytest.LogCaptureFixture) -> None:
+    with doctor._bars() as begin:
+        wait_for(often, "reading the manifests")
+        begin("headers", 10)(4)
+        wait_for(often, "headers: 4 of 10")
+        begin("same size", 0)(2)
+        wait_for(often, "same size: 2")
+
+
+def test_headers_and_rows_are_counted_while_a_corpus_is_prepared(often, tmp_path, monkeypatch) -> None:
+    for i in range(3):
+        write_wav(tmp_path / "speech" / f"{i}.wav")
+        (tmp_path / "speech" / f"{i}.txt").write_text("one", encoding="utf-8")
+
+    def slow(path):
+        if path.stem == "2":
+            wait_for(often, "headers of audio files: 2 of 3, ")
+        return audio.info(path)
+
+    monkeypatch.setattr(rows, "_header", slow)
+    monkeypatch.setattr(rows, "THREADS", 1)
+    perform(IMPORTERS["folder"], Request(tmp_path / "out", source=tmp_path / "speech"))

@@ -12,6 +12,7 @@ import typer
 from asr.commands.options import Json, Lm, Threads
 from asr.console import print_json, print_result, shown
 from asr.errors import CheckpointError, ConfigError
+from asr.heartbeat import heartbeat
 from asr.wer import format_ends, percent
 
 if TYPE_CHECKING:
@@ -247,4 +248,5 @@ def bar(words: str = "measuring") -> Iterator[Callable[[float], None]]:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(words, total=1.0)
-        yield lambda share: progress.update(task, completed=share)
+        with heartbeat(lambda: f"{words}: {progress.tasks[0].completed:.0%}"):
+            yield lambda share: progress.update(task, completed=share)

@@ -12,6 +12,7 @@ import typer
 from asr.commands.options import Json
 from asr.console import check_target, print_json, print_result
 from asr.errors import ConfigError
+from asr.heartbeat import heartbeat
 
 if TYPE_CHECKING:
     from asr.doctor import Expected, Progress
@@ -86,7 +87,7 @@ def _expected(config: str | None, settings: list[str], model: Path | None, manif
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    """A progress bar for each part of the work, on stderr when that is a terminal."""
+    """A progress bar for each part of the work, on stderr when that is a terminal, else a line about every minute."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -98,4 +99,11 @@ def _bars() -> Iterator[Progress]:
             task = progress.add_task(what, total=total or None)
             return lambda done: progress.advance(task, done)
 
-        yield begin
+        def line() -> str:
+            if not progress.tasks:
+                return "reading the manifests"
+            last = progress.tasks[-1]
+            return f"{last.description}: {last.completed:,.0f}" + (f" of {last.total:,.0f}" if last.total else "")
+
+        with heartbeat(line):
+            yield begin

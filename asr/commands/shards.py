@@ -22,7 +22,7 @@ def shard(
     from asr.sharding import write_shards
 
     read = manifests.read(manifest)
-    with file_bar(2) as advance:
+    with file_bar(None, "tar files") as advance:
         done = write_shards(read, out, shard_mib, advance)
     if as_json:
         document: dict[str, Any] = {

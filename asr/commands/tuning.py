@@ -13,6 +13,7 @@ from asr.commands.options import Device, Json, ModelPath, Threads, naming_failur
 from asr.console import audio_bar, check_target, print_json, print_result, say, shown
 from asr.errors import AsrError
 from asr.files import cache_folder
+from asr.heartbeat import heartbeat
 
 if TYPE_CHECKING:
     from asr.decode.settings import BeamConfig
@@ -222,11 +223,12 @@ def _cache_folder() -> Path:
 
 @contextmanager
 def _point_bar() -> Iterator[Any]:
-    """A progress bar over points, on stderr when that is a terminal."""
+    """A progress bar over points, on stderr when that is a terminal, else a line about every minute."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("settings", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=max(done, total))
+        with heartbeat(lambda: f"settings tried: {progress.tasks[0].completed:,.0f}"):
+            yield lambda done, total: progress.update(task, completed=done, total=max(done, total))
