@@ -104,7 +104,7 @@ class RunFolder:
 
         Raises:
             CheckpointError: not a run folder.
-            DataError: a manifest has changed since, so the run cannot be continued exactly.
+            DataError: the data are gone, or a manifest has changed since, so the run cannot be continued exactly.
         """
         if not self.config.is_file():
             raise CheckpointError(
@@ -119,6 +119,12 @@ class RunFolder:
             raise CheckpointError(
                 "missing or damaged: nothing says which data this run was on; start a new run", self.path / "data.json"
             ) from error
+        if data is None and not folder.is_dir():
+            raise DataError(
+                "the data of this run are no longer there; "
+                f"where they are now: asr train --resume {self.path} --data DIR",
+                folder,
+            )
         now = data_record(folder)
         for split in ("train", "dev"):
             if now[split] != before[split]:

@@ -470,7 +470,10 @@ class Trainer:
         if self.dev.lost_case:
             log.warning("the dev text is in another letter case than the training text; set text.normalization")
         if p.done:
-            log.info("this run is complete: nothing left to train")
+            log.info(
+                "this run is complete: nothing left to train (epochs done: %d, train.epochs in %s: %d)",
+                p.epoch, self.run.config, self.cfg.train.epochs,
+            )  # fmt: skip
         elif p.step:
             log.info("resuming after step %d (epoch %d, batch %d)", p.step, p.epoch + 1, p.batch)
 

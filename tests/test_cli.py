@@ -164,6 +164,19 @@ def test_a_slip_on_the_command_line_is_one_line_with_the_next_step(command, args
         ("train an4 --data {tmp}/x --out {tmp}/r", "/x: no such folder; training takes a folder with train.jsonl"),
         ("train an4 --data {tmp} --out {tmp}/r --set optim.learning=1", "optim: unknown key 'learning'"),
         ("train an4 --data {tmp} --out {tmp}/r --set optim.lr", "expected key=value"),
+        (
+            "train an4 --data {tmp} --out {tmp}/r --max-batch-seconds -3",
+            "asr: --max-batch-seconds -3: expected auto, or",
+        ),
+        (
+            "train an4 --data {tmp} --out {tmp}/r --max-batch-seconds 0",
+            "--max-batch-seconds 0: expected auto, or seconds",
+        ),
+        ("train an4 --data {tmp} --out {tmp}/r --max-batch-seconds inf", "--max-batch-seconds inf: expected auto, or"),
+        (
+            "train an4 --data {tmp} --out {tmp}/r --max-batch-seconds much",
+            "--max-batch-seconds much: expected auto, or",
+        ),
         ("train --resume {tmp}", "not a run folder (no config.yaml)"),
         ("train an4 --resume {tmp} --out {tmp}/r --set a=b", "leave out CONFIG, --out, --set"),
     ],

@@ -583,7 +583,15 @@ def test_a_finished_run_is_left_as_it_is_and_says_so(data, reference, tmp_path):
     assert report.progress.step == 12 and report.audio_s == 0 and not report.interrupted
     _assert_same_run(run, reference)
     added = (run / "train.log").read_text().removeprefix((reference / "train.log").read_text())
-    assert "this run is complete: nothing left to train" in added
+    assert f"nothing left to train (epochs done: 3, train.epochs in {run}/config.yaml: 3)" in added
+
+
+def test_a_run_that_has_more_epochs_than_its_config_now_says_both_numbers(data, reference, tmp_path, caplog):
+    run = shutil.copytree(reference, tmp_path / "run")
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("  epochs: 3\n", "  epochs: 2\n"))
+    with caplog.at_level(logging.INFO, "asr"):
+        assert resume(run).progress.step == 12
+    assert f"nothing left to train (epochs done: 3, train.epochs in {run}/config.yaml: 2)" in caplog.text
 
 
 @pytest.mark.parametrize("build", [lambda path: None, lambda path: path.mkdir()])
@@ -613,12 +621,26 @@ def test_a_manifest_that_has_changed_is_not_resumed(data, tmp_path, split):
         resume(tmp_path / "run")
 
 
+def test_data_that_moved_are_missed_with_the_way_to_go_on(data, reference, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    run = shutil.copytree(reference, tmp_path / "run")
+    record = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps({**record, "folder": str(folder)}))
+    moved = folder.rename(tmp_path / "moved")
+    with pytest.raises(DataError) as caught:
+        resume(run)
+    assert str(caught.value) == (
+        f"{folder}: the data of this run are no longer there; where they are now: asr train --resume {run} --data DIR"
+    )
+    assert resume(run, moved).progress.step == 12
+    with pytest.raises(DataError, match=rf"{folder}/train\.jsonl: cannot read: .*; --data takes a folder"):
+        resume(run, folder)  # said by hand
+
+
 def test_data_that_moved_are_accepted_where_they_are_now(data, reference, tmp_path):
     folder = shutil.copytree(data, tmp_path / "data")
     train(tiny_config(*EVERYTHING), folder, tmp_path / "run", _at_step(6, _send(signal.SIGINT)))
     moved = folder.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match=r"data/train\.jsonl: cannot read: no such file.*--data takes a folder"):
-        resume(tmp_path / "run")
     resume(tmp_path / "run", moved)
     _assert_same_run(tmp_path / "run", reference)
     assert resume(tmp_path / "run").progress.done  # it has learnt where they are
