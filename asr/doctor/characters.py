@@ -60,6 +60,8 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe0e\ufe0f\ufeff\uffa0"
     "\ufff9-\ufffb\U000e0001-\U000e007f]"
 )
+#: between letters, where a word may have ended
+_WORDS_MEET = re.compile(r"\w\u200b\w")
 #: joiners, and the space of no width between words, have their place in scripts like these (Arabic to Mongolian and
 #: Tai Tham, Saurashtra to Meetei Mayek, Arabic presentation forms), and a joiner in emoji
 _JOINING = re.compile("[\u200b-\u200d\u180e]")
@@ -122,9 +124,9 @@ def check_characters(loaded: Sequence[Loaded], findings: Findings) -> None:
         for row in one.rows:
             if markup := find_markup(row.utterance.text):
                 findings.add("text-markup", row, f"{markup[0]} in {shown(row.utterance.text, markup[1])}")
-            if row.text.isascii() and row.utterance.text.isascii() and row.text.isprintable():
+            if row.utterance.text.isascii() and row.utterance.text.isprintable():
                 continue
-            if damage := _damage(row.text):
+            if damage := _damage(row):
                 findings.add("text-unicode", row, damage)
             _check_invisible(row, findings)
 
@@ -148,18 +150,20 @@ def find_markup(text: str) -> tuple[str, int] | None:
     return None
 
 
-def _damage(text: str) -> str:
+def _damage(row: Row) -> str:
     """What is wrong with the characters of a text, or an empty string."""
+    text = row.utterance.text
     if "\ufffd" in text:
         return f"U+FFFD in {shown(text, text.index(chr(0xFFFD)))}"
     # Cc control, Co private, Cn unassigned; other characters that do not print have their place in some scripts
     if not text.isprintable():
-        odd = next((i for i, c in enumerate(text) if unicodedata.category(c) in ("Cc", "Co", "Cn")), None)
+        bad = ("Cc", "Co", "Cn")
+        odd = next((i for i, c in enumerate(text) if unicodedata.category(c) in bad and not c.isspace()), None)
         if odd is not None:
             return f"U+{ord(text[odd]):04X} in {shown(text, odd)}"
-    if misread := _misread(text):
+    if misread := _misread(" ".join(text.split())):
         return f"UTF-8 read as {misread[0]}: {shown(text, 0)} is {shown(misread[1], 0)}"
-    return f"not NFC: {shown(text, 0)}" if _is_in_pieces(text) else ""
+    return f"not NFC: {shown(row.text, 0)}" if _is_in_pieces(row.text) else ""
 
 
 def _misread(text: str) -> tuple[str, str] | None:
@@ -187,11 +191,19 @@ def _is_in_pieces(text: str) -> bool:
 
 
 def _check_invisible(row: Row, findings: Findings) -> None:
-    places = [match.start() for match in _INVISIBLE.finditer(row.text) if not _is_joined(row.text, match.start())]
-    if places:
-        findings.add("text-invisible", row, f"{_named(row.text[places[0]])} in {shown(row.text, places[0])}")
-    elif space := _SPACES.search(row.utterance.text):
-        value = f"{_named(space[0])}, read as a space, in {shown(row.utterance.text, space.start())}"
+    """What every profile takes out, or reads as a space: a note; a warning where two words may become one by it."""
+    text = row.utterance.text
+    places = [match.start() for match in _INVISIBLE.finditer(text) if not _is_joined(text, match.start())]
+    between = next((at for at in places if _WORDS_MEET.match(text, max(0, at - 1))), None)
+    if between is not None:
+        value = f"{_named(text[between])}, taken out between letters, in {shown(text, between)}"
+        findings.add("text-invisible", row, value)
+    elif places:
+        findings.add(
+            "text-invisible", row, f"{_named(text[places[0]])}, taken out, in {shown(text, places[0])}", "note"
+        )
+    elif space := _SPACES.search(text):
+        value = f"{_named(space[0])}, read as a space, in {shown(text, space.start())}"
         findings.add("text-invisible", row, value, "note")
 
 

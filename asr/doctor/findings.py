@@ -68,7 +68,7 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     ),
     "text-invisible": (
         "warning", "characters that nobody sees: zero-width spaces, byte-order marks, no-break spaces",
-        "take them out (--fix does with those that are no word's border), or a text.normalization that does",
+        "every text.normalization takes them out; write a space where words meet",
     ),
     "text-markup": (
         "warning", "what is written and not spoken: entities, escapes, markers of noise",
