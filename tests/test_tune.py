@@ -19,7 +19,7 @@ from asr.checkpoint import load_model
 from asr.decode.choose import NO_LM, decoder_for, name_of
 from asr.decode.decoder import BeamDecoder
 from asr.decode.settings import BeamConfig
-from asr.decode.tuned import Tuned, read_tuned, write_tuned
+from asr.decode.tuned import Tuned, keep_lm, read_tuned, write_tuned
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError
 from asr.infer import all_log_probs
 from asr.lm import ngram
@@ -349,6 +349,17 @@ def test_a_language_model_inside_the_model_folder_moves_with_it(tmp_path, lm_fil
     write_tuned(folder, Tuned(config=BeamConfig(), lm="lm.arpa", lm_bytes=lm_file.stat().st_size))
     folder.rename(tmp_path / "there")
     assert decoder_for(tmp_path / "there", TOKENIZER).lm == str(tmp_path / "there" / "lm.arpa")
+
+
+def test_a_language_model_goes_into_the_model_folder_unless_it_is_there(tmp_path, lm, lm_file):
+    assert keep_lm(tmp_path, lm, lm_file) == ("lm.bin", (tmp_path / "lm.bin").stat().st_size)
+    assert ngram.load(tmp_path / "lm.bin").score(["a", "b"]) == lm.score(["a", "b"])
+    (tmp_path / "lm.bin").unlink()
+    own = tmp_path / "own" / "words.arpa"
+    own.parent.mkdir()
+    own.write_bytes(lm_file.read_bytes())
+    assert keep_lm(tmp_path, lm, own) == ("own/words.arpa", own.stat().st_size)
+    assert not (tmp_path / "lm.bin").exists()
 
 
 def test_a_language_model_that_is_gone_is_an_error_and_one_that_changed_is_said(tuned_folder, lm_file, caplog):
