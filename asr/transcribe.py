@@ -5,6 +5,7 @@ Axes: n samples, s steps, v vocabulary.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -26,6 +27,7 @@ from asr.errors import AsrError, DataError
 from asr.infer import BATCH_S, log_probs, pipeline, prepared
 from asr.recordings.longform import Emissions, Joiner, Place, pieces_of
 from asr.recordings.media import Input, Part, Stream, open_array, open_stream
+from asr.recordings.speech import NO_SPEECH_THRESHOLD, without_words
 from asr.rescore import decoder_for
 from asr.runtime import find_device
 from asr.transcript import Alternative, Seam, Segment, Transcript, segments_of
@@ -73,6 +75,13 @@ class _Recording:
     finished: bool = False
     seams: list[Seam] = field(default_factory=list)
     passages: list[Future[_Passage]] = field(default_factory=list)
+    #: where each piece begins, and how probable it is that nobody speaks in it
+    starts_s: list[float] = field(default_factory=list)
+    no_speech: list[float] = field(default_factory=list)
+
+    def no_speech_at(self, time_s: float) -> float:
+        """Of the piece that a time lies in."""
+        return self.no_speech[max(0, bisect_right(self.starts_s, time_s) - 1)]
 
 
 class Recognizer:
@@ -83,9 +92,15 @@ class Recognizer:
     'RUBOUT U G A M THIRTY NINE'
     """
 
-    def __init__(self, model: AcousticModel, decoder: Decoder | None = None) -> None:
+    def __init__(
+        self,
+        model: AcousticModel,
+        decoder: Decoder | None = None,
+        no_speech_threshold: float = NO_SPEECH_THRESHOLD,
+    ) -> None:
         self.model = model
         self.decoder = decoder or greedy_decoder(model.tokenizer)
+        self.no_speech_threshold = no_speech_threshold
 
     @classmethod
     def load(
@@ -101,6 +116,7 @@ class Recognizer:
         precision: str = "auto",
         rescore: Path | None = None,
         rescore_weight: float | None = None,
+        no_speech_threshold: float = NO_SPEECH_THRESHOLD,
     ) -> Recognizer:
         """The recognizer of a model folder, a run folder or a bundle (``torchaudio:NAME``).
 
@@ -109,6 +125,7 @@ class Recognizer:
         Args:
             decoder, settings, lm, backend, confidence, rescore, rescore_weight: as in ``asr.rescore.decoder_for``.
             precision: of the network's arithmetic, as in ``asr.infer.prepared``.
+            no_speech_threshold: a piece in which nobody speaks with a higher probability gives no text; 1: all do.
 
         Raises:
             CheckpointError: there is no whole model there.
@@ -117,7 +134,7 @@ class Recognizer:
         folder = find_model(path)
         model = prepared(load_model(path, find_device(device)), precision)
         asked = (decoder, settings, lm, backend, confidence, rescore, rescore_weight)
-        return cls(model, decoder_for(folder, model.tokenizer, *asked))
+        return cls(model, decoder_for(folder, model.tokenizer, *asked), no_speech_threshold)
 
     @overload
     def transcribe(self, source: str | Path | npt.NDArray[Any], sample_rate_hz: int | None = None) -> Transcript: ...  # type: ignore[overload-overlap]  # a str is a Sequence[str]
@@ -182,6 +199,10 @@ class Recognizer:
         try:
             for (recording, place), one_sv in pipeline(self.model, items, _same, batch_s=batch_s):
                 recording.pieces_done += 1
+                recording.starts_s.append(recording.offset_s + place.keep_from_n / rate)
+                recording.no_speech.append(place.no_speech_prob)
+                if place.no_speech_prob > self.no_speech_threshold:
+                    one_sv = without_words(one_sv)
                 self._decode_all(pool, recording, recording.joiner.add(place, one_sv))
                 advance((place.keep_to_n - place.keep_from_n) / rate)
                 yield from self._ready(pool, waiting)
@@ -263,16 +284,18 @@ class Recognizer:
             passages = [one.result() for one in recording.passages]
         except AsrError as error:
             return Failure(recording.path, str(error))
+        segments = [segment for passage in passages for segment in passage.segments]
         return Transcript(
             recording.path,
             " ".join(passage.text for passage in passages if passage.text),
             recording.offset_s + recording.num_samples / self.model.audio.sample_rate_hz,
             sum(passage.score for passage in passages),
-            tuple(segment for passage in passages for segment in passage.segments),
+            tuple(replace(one, no_speech_prob=recording.no_speech_at(one.start_s)) for one in segments),
             tuple(recording.seams),
             recording.notes,
             passages[0].others if len(passages) == 1 else (),
             recording.channel,
+            min(recording.no_speech, default=1.0),
         )
 
     def _decode(self, passage: Emissions) -> _Passage:

@@ -17,7 +17,8 @@ class Segment:
     """A run of words without a long pause inside: what becomes one segment of a Whisper-style JSON document.
 
     ``log_prob`` is the decoder's score of the segment where it is known (natural log). ``characters`` are given by
-    alignment only: every character of the text but the spaces.
+    alignment only: every character of the text but the spaces. ``no_speech_prob``: of the piece of the recording that
+    it begins in; None in an alignment.
     """
 
     start_s: float
@@ -26,6 +27,7 @@ class Segment:
     words: tuple[TimedWord, ...]
     log_prob: float | None = None
     characters: tuple[TimedWord, ...] = ()
+    no_speech_prob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Transcript:
     beam and of the language model; of a long recording the sum over its parts. ``duration_s``: where what was
     transcribed ends. ``others``: the next best texts, only where the recording was decoded as one. ``notes``: what was
     done to the audio, in words (resampled, mixed down). ``channel``: the one that was taken, from 1; None: all of them,
-    or the recording is known by an id that says which.
+    or the recording is known by an id that says which. ``no_speech_prob``: how probable it is that nobody speaks in it,
+    the lowest of its pieces; None in an alignment.
     """
 
     path: str
@@ -70,6 +73,7 @@ class Transcript:
     notes: tuple[str, ...] = ()
     others: tuple[Alternative, ...] = ()
     channel: int | None = None
+    no_speech_prob: float | None = None
 
     @property
     def words(self) -> tuple[TimedWord, ...]:

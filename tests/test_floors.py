@@ -76,6 +76,7 @@ FLOORS = {
     "tune": 3,
     "transcribe": 3,
     "recordings.longform": 3,
+    "recordings.speech": 2,
     "align": 3,
     "picture": 3,
     "run": 3,

@@ -66,6 +66,10 @@ def transcribe(
         float | None,
         typer.Option(min=0.5, max=3600, metavar="SECONDS", help="Cut at pauses to this; default: as trained."),
     ] = None,
+    no_speech_threshold: Annotated[
+        float,
+        typer.Option(min=0, max=1, metavar="P", help="No text where nobody speaks with more than P; 1: all give text."),
+    ] = 0.6,
     decoder: DecoderName = "",
     lm: Lm = None,
     beam: Beam = None,
@@ -130,6 +134,7 @@ def transcribe(
         Asked(decoder, lm, hotwords or [], search, backend, lexicon, confident, rescore, rescore_weight),
         precision,
     )
+    recognizer.no_speech_threshold = no_speech_threshold
     from asr.infer import BATCH_S
     from asr.transcribe import Failure
 

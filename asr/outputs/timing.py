@@ -37,6 +37,7 @@ class Timed:
     end_ms: int
     words: tuple[Word, ...]
     log_prob: float | None = None
+    no_speech_prob: float | None = None
 
 
 def to_ms(seconds: float) -> int:
@@ -93,7 +94,11 @@ def segments(transcript: Transcript) -> list[Timed]:
         start = max(before, min(to_ms(segment.start_s), mine[0].start_ms))
         end = to_ms(segment.end_s) if first == len(words) else min(to_ms(segment.end_s), words[first].start_ms)
         end = max(end, mine[-1].end_ms)
-        done.append(Timed(segment.text, start, end, tuple(mine) if segment.words else (), segment.log_prob))
+        done.append(
+            Timed(
+                segment.text, start, end, tuple(mine) if segment.words else (), segment.log_prob, segment.no_speech_prob
+            )
+        )
         before = end
     return done
 

@@ -7,8 +7,8 @@ What readers of Whisper's JSON rely on, and what follows:
   searched, and joined to nothing.
 - stable-ts takes the fields of a segment as arguments and refuses others, so what is ours stands at the top.
 - It refuses times that go back (``asr.outputs.timing`` puts them in order).
-- All fields of a segment are there, so that none is missed. What a CTC model does not have is null (``no_speech_prob``)
-  or empty (``tokens``: ids of another vocabulary than Whisper's would be read wrong).
+- All fields of a segment are there, so that none is missed. What a CTC model does not have is empty (``tokens``:
+  ids of another vocabulary than Whisper's would be read wrong).
 
 Source: openai-whisper 20250625, whisper/utils.py; stable-ts 2.19.1, stable_whisper/result.py.
 """
@@ -43,6 +43,7 @@ def document(transcript: Transcript) -> dict[str, Any]:
         "language": None,
         "duration": round(transcript.duration_s, 3) if math.isfinite(transcript.duration_s) else None,
         "log_prob": _log(transcript.log_prob),
+        **({} if transcript.no_speech_prob is None else {"no_speech_prob": _probability(transcript.no_speech_prob)}),
         "segments": [_segment(i, segment) for i, segment in enumerate(segments(transcript))],
     } | {name: value for name, value in ours.items() if value}
 
@@ -72,7 +73,7 @@ def _segment(number: int, segment: Timed) -> dict[str, Any]:
         "temperature": 0.0,  # nothing was drawn by chance
         "avg_logprob": average,
         "compression_ratio": round(len(content) / len(zlib.compress(content)), 4),
-        "no_speech_prob": None,
+        "no_speech_prob": _probability(segment.no_speech_prob),
         "words": _words(segment.words),
     }
 
@@ -94,5 +95,9 @@ def _spaced(text: str) -> str:
     return " " + whole_characters(text)
 
 
+def _probability(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
 def _log(value: float) -> float | None:
-    return round(value, 4) if math.isfinite(value) else None
+    return round(value, 4) + 0.0 if math.isfinite(value) else None  # never -0.0

@@ -24,6 +24,7 @@ from asr.errors import AsrError, DataError, os_reason
 from asr.files import write_json
 from asr.infer import of_manifest
 from asr.manifest import Manifest, Utterance
+from asr.recordings.speech import NO_SPEECH_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def _as_npy(raw: Path, path: Path, shape: tuple[int, int]) -> None:
 
 def _key(model: AcousticModel, manifest: Manifest) -> str:
     digest = hashlib.sha256(__version__.encode())  # another version may compute other features
+    digest.update(f"no speech above {NO_SPEECH_THRESHOLD}".encode())
     parts = (model.audio, model.text, model.extractor.cfg, model.network.cfg)
     digest.update("\n".join(part.model_dump_json() for part in parts).encode())
     # a twin of the network rounds otherwise, and more so in another precision

@@ -62,10 +62,10 @@ class Place:
     keep_to_n: int
     ends: Literal["pause", "overlap", "end"]
     length_s: float
-    no_speech_prob: float
+    no_speech_prob: float = 0.0
 
     @classmethod
-    def of(cls, piece: Piece, rate_hz: int) -> Place:
+    def of(cls, piece: Piece, no_speech_prob: float) -> Place:
         return cls(
             piece.start_n,
             len(piece.wave_n),
@@ -73,7 +73,7 @@ class Place:
             piece.keep_to_n,
             piece.ends,
             piece.length_s,
-            no_speech_prob(piece.wave_n, rate_hz),
+            no_speech_prob,
         )
 
 
@@ -100,24 +100,26 @@ def longest_piece_s(model: AcousticModel) -> float:
 
 
 def pieces_of(
-    model: AcousticModel, blocks: Iterable[Wave], longest_s: float | None = None
+    model: AcousticModel, blocks: Iterable[Wave], longest_s: float | None = None, *, any_sound: bool = False
 ) -> Iterator[tuple[Place, Features]]:
-    """A recording's pieces with the features of each, as its blocks are read."""
+    """A recording's pieces with the features of each, as its blocks are read; ``any_sound``: all count as speech."""
     rate_hz = model.audio.sample_rate_hz
     for piece in cut(blocks, rate_hz, longest_s or longest_piece_s(model)):
-        yield Place.of(piece, rate_hz), extract(model.extractor, piece.wave_n)
+        silence = 0.0 if any_sound else no_speech_prob(piece.wave_n, rate_hz)
+        yield Place.of(piece, silence), extract(model.extractor, piece.wave_n)
 
 
 def emissions_of(model: AcousticModel, stream: Stream, longest_s: float | None = None) -> Emissions:
-    """Log-probabilities of a whole recording.
+    """Log-probabilities of a whole recording, for a text that is known to be in it.
 
     Raises:
         DataError: the recording cannot be read to its end.
     """
     joiner = Joiner(model, whole=True)
+    pieces = pieces_of(model, stream.blocks(), longest_s, any_sound=True)
     found = [
         passage
-        for place, one_sv in pipeline(model, pieces_of(model, stream.blocks(), longest_s), lambda one_sv: one_sv)
+        for place, one_sv in pipeline(model, pieces, lambda one_sv: one_sv)
         for passage in joiner.add(place, one_sv)
     ]
     found += joiner.finish()

@@ -1,6 +1,6 @@
 """Whether anybody speaks in a piece of audio: a fixed decision on nine measures of its sound, without a network.
 
-Axes: n samples, t frames, f frequency bins, b bands, p pitches. Levels are in dB.
+Axes: n samples, t frames, f frequency bins, b bands, p pitches; s steps, v vocabulary. Levels are in dB.
 
 A voice has harmonics whose pitch moves all the time, in a spectrum that changes shape at the rate of syllables. Noise
 has no harmonics, however its level moves; notes and tones have harmonics that stand still for the length of a note.
@@ -20,17 +20,21 @@ import numpy.typing as npt
 import torch
 
 from asr.audio import Wave
+from asr.decode.types import LogProbs
+from asr.tokenizer import BLANK_ID
 
 Floats = npt.NDArray[np.float32]
 Marks = npt.NDArray[np.bool_]
 
-#: a piece whose ``no_speech_prob`` is above this gives no text
+#: a piece whose ``no_speech_prob`` is above this gives no text; Whisper's own default
 NO_SPEECH_THRESHOLD = 0.6
 #: a piece is judged by stretches of at most this length: it has speech where one of them has
 _STRETCH_S = 3.0
 #: a stretch as sure as this ends the search: the rest of the piece is not looked at
 _SURE = 0.02
 
+#: the log-probability of a token where nobody speaks
+_IMPOSSIBLE = -30.0
 _WINDOW_S, _HOP_S = 0.064, 0.02
 #: frames apart at which pitch and fine structure are compared, and at which the shape of the spectrum is: 40, 120 ms
 _NEAR, _FAR = 2, 6
@@ -103,6 +107,13 @@ def no_speech_prob(wave_n: Wave, rate_hz: int) -> float:
         if least < _SURE:
             break
     return least
+
+
+def without_words(log_probs_sv: LogProbs) -> LogProbs:
+    """As many steps, surely blank: what a piece without speech is decoded from. Shapes: (s, v) -> (s, v)."""
+    blank_sv = np.full_like(log_probs_sv, _IMPOSSIBLE)
+    blank_sv[:, BLANK_ID] = math.log1p(-(log_probs_sv.shape[1] - 1) * math.exp(_IMPOSSIBLE))
+    return blank_sv
 
 
 def measure(wave_n: Wave, rate_hz: int) -> Measures | None:
@@ -212,7 +223,7 @@ def _ear(rate_hz: int) -> _Ear:
     return _Ear(rate_hz)
 
 
-def _comb(hz: npt.NDArray[np.float64], pitch_hz: float) -> npt.NDArray[np.float64]:
+def _comb(hz: npt.NDArray[np.floating], pitch_hz: float) -> npt.NDArray[np.floating]:
     """A pattern of length 1 with peaks at the harmonics of a pitch and valleys between them. Shapes: (f,) -> (f,)."""
     comb_f = np.zeros(len(hz))
     for number in range(1, int(_HARMONICS_HZ / pitch_hz) + 1):
