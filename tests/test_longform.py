@@ -48,7 +48,7 @@ def place(start_s: float, length_s: float, ends="end", pause_s=0.0, keep_from_s=
     start_n, size = round(start_s * RATE), round(length_s * RATE)
     keep_from_n = start_n if keep_from_s is None else round(keep_from_s * RATE)
     keep_to_n = start_n + size if keep_to_s is None else round(keep_to_s * RATE)
-    return Place(start_n, size, keep_from_n, keep_to_n, ends, pause_s)
+    return Place(start_n, size, keep_from_n, keep_to_n, ends, pause_s, no_speech_prob=0.0)
 
 
 def spelled(*letters: str) -> np.ndarray:
