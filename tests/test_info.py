@@ -15,7 +15,7 @@ from asr.checkpoint import load_model
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned, write_tuned
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError
-from asr.info import describe
+from asr.info import _rows, describe
 from asr.lm import ngram
 from tests.builders import build_corpus, tiny_config
 from tests.models import save_random_model
@@ -170,3 +170,11 @@ def test_many_layers_that_are_alike_share_a_line(tmp_path):
     rows = describe(str(folder))[1]["network"]
     assert [row.partition(":")[0] for row in rows] == ["conv 1", "gru 1", "gru 2 to 6", "output"]
     assert sum(int(row.split()[-2].replace(",", "")) for row in rows) == load_model(folder).num_parameters
+
+
+def test_many_parts_that_are_alike_share_a_line_and_three_do_not():
+    parts = [(f"layer {i}", "9 units", 1000) for i in range(1, 5)]
+    assert _rows(parts) == ["layer 1 to 4: each 9 units, 4,000 parameters"]
+    assert _rows(parts[:3]) == [f"layer {i}: 9 units, 1,000 parameters" for i in (1, 2, 3)]
+    other = ("output", "29 tokens", 261)
+    assert _rows([*parts, other])[1:] == ["output: 29 tokens, 261 parameters"]

@@ -208,6 +208,16 @@ def test_pieces_of_another_model_are_found_out():
         tokenizer_from_json(data, Path("t.json")).encode("the")
 
 
+def test_a_piece_that_sentencepiece_does_not_know_is_no_blank(monkeypatch):
+    class Unknowing:
+        def encode(self, text: str) -> list[int]:
+            return [3, BLANK_ID]
+
+    monkeypatch.setitem(vars(TRAINED["bpe"]), "_sentencepiece", Unknowing())
+    with pytest.raises(CheckpointError, match="its SentencePiece model cannot write 'the'"):
+        TRAINED["bpe"].encode("the")
+
+
 def test_characters_load_no_sentencepiece():
     script = (
         "import sys; from asr.tokenizer import CharTokenizer; CharTokenizer(('a',)).encode('a');"

@@ -460,6 +460,19 @@ def test_labels_that_fit_the_manifest_but_not_the_audio_are_left_out_by_name(tmp
     assert batch.ids == ("whole",)
     assert "left out short: its 11 label steps do not fit its audio after all" in caplog.text
     assert data.load(Planned(((0, 1.0),), 0)).ids == ()
+    assert [dropped.id for dropped in data.late] == ["short"]  # once, however often it is met
+
+
+def test_labels_that_fit_the_audio_at_its_own_speed_alone_are_trained_on_at_that(tmp_path):
+    # As above: by the manifest 10 labels fit at 1.1 times the speed, by the audio only at its own.
+    write_wav(tmp_path / "short.wav", noise(0.185))
+    rows = [Utterance("short", "short.wav", 0.2, "abcd" * 2 + "ab")]
+    data = _data(Manifest(tmp_path / "train.jsonl", rows), tiny_config("augment.speeds=[1.1]"))
+    assert not data.unhurried
+    batch = data.load(Planned(((0, 1.1),), 0))
+    own = data.load(Planned(((0, 1.0),), 0))
+    assert batch.ids == ("short",) and not data.late
+    assert torch.equal(batch.features_btf, own.features_btf) and batch.duration_s == own.duration_s
 
 
 _PLAN = """
