@@ -159,12 +159,13 @@ def test_splits_with_the_same_ids_for_different_utterances_are_counted_apart(tmp
     def write(request: Request) -> Prepared:
         rows = {n: [Utterance(f"u{i}", f"{n}/{i}.wav", 1.0, "one 1") for i in range(2)] for n in ("train", "test")}
         rows["all"] = [*rows["train"]]  # the same ones
+        rows |= {f"side-{channel}": [Utterance("u0", "call.wav", 1.0, "one 1", channel=channel)] for channel in (1, 2)}
         return write_splits(request.out, rows, {"x": "bad"})
 
     recipe = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
     finished = prepare(recipe, Request(tmp_path), TextOptions("upper"))
-    assert "kept 4 of 5" in finished.summary() and finished.header.flagged_numbers == 4
-    assert "normalized: 4 texts changed" in finished.notes
+    assert "kept 6 of 7" in finished.summary() and finished.header.flagged_numbers == 6
+    assert "normalized: 6 texts changed" in finished.notes
 
 
 def test_a_folder_keeps_one_profile(tmp_path):

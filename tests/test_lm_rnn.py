@@ -391,6 +391,13 @@ def test_perplexity_counts_what_the_model_cannot_write():
         perplexity(made, [])
 
 
+def test_perplexity_in_blocks_is_that_of_the_whole(monkeypatch):
+    made, lines = model(SHAPES[0], "ab "), ["ab a", "b", "", "bb aX", "a"]
+    whole = perplexity(made, lines)
+    monkeypatch.setattr("asr.lm.rnn_perplexity._CHUNK", 2)
+    assert perplexity(made, lines).log_prob == pytest.approx(whole.log_prob, abs=1e-5)
+
+
 def test_held_out_sentences_follow_from_their_text_alone():
     reading, other = read(LINES, held_out=0.3), read([*reversed(LINES), "A NEW COW", *LINES], held_out=0.3)
 

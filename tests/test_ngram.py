@@ -232,10 +232,13 @@ def test_perplexity_of_no_text_is_an_error():
 
 
 def test_perplexity_in_blocks_is_that_of_the_whole(monkeypatch):
-    model, lines = ngram.train(random_text(2), 3), random_text(3)
+    model = ngram.train(random_text(2), 3)
+    lines = [f"{line} unheard" for line in random_text(3)]
     whole = ngram.perplexity(model, lines)
     monkeypatch.setattr("asr.lm.perplexity._CHUNK", 50)
-    assert ngram.perplexity(model, lines).log_prob == pytest.approx(whole.log_prob)
+    blocks = ngram.perplexity(model, lines)
+    assert blocks.log_prob == pytest.approx(whole.log_prob)
+    assert blocks.unknown_log_prob == pytest.approx(whole.unknown_log_prob) and blocks.unknown_words == len(lines)
 
 
 def test_lines_are_read_from_plain_and_gzip_files(tmp_path):

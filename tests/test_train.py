@@ -369,11 +369,13 @@ def test_consistency_adds_the_disagreement_of_two_views_and_leaves_the_loss_thei
         num_frames_b=batch.num_frames_b.repeat(2), num_targets_b=batch.num_targets_b.repeat(2),
         targets_bu=batch.targets_bu.repeat(2, 1),
     )  # fmt: skip
-    trial = Trial(tiny_config(masks), data)
-    losses_b = asr.training.step.gradients(trial.network, both, 2, trial.device, "fp32", timed)
-    torch.testing.assert_close(losses_b.view(2, -1).mean(0), found[0.0][0])
-    for alone, p in zip(found[0.0][1], trial.network.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, alone, rtol=1e-4, atol=1e-4)
+    for smoothing in (0.0, 0.5):  # loss and penalty are means of both views, as if these were utterances of one batch
+        one, two = (Trial(tiny_config(masks), data) for _ in range(2))
+        losses_b = asr.training.step.gradients(one.network, both, 2, one.device, "fp32", timed, smoothing)
+        asr.training.step.gradients(two.network, batch, 1, two.device, "fp32", timed, smoothing)
+        torch.testing.assert_close(losses_b.view(2, -1).mean(0), found[0.0][0])
+        for p, q in zip(one.network.parameters(), two.network.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

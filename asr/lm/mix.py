@@ -107,8 +107,6 @@ def _vocabularies(models: Sequence[NgramModel]) -> tuple[list[str], list[Longs],
     for model, new in zip(models, new_ids, strict=True):
         own = np.full(len(ids), -1, np.int64)
         own[new] = np.arange(len(new))
-        if not model.has_unk:
-            own[NgramModel.unk_id] = -1
         own_ids.append(own)
     for number, own in enumerate(own_ids[1:], start=2):
         fewest = min(len(models[0].words), len(models[number - 1].words)) - 3
