@@ -313,7 +313,7 @@ fetch(Remote(sys.argv[1], md5=sys.argv[2]), Path(sys.argv[3]))
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 @pytest.mark.parametrize("known", [True, False])
 def test_killed_half_way_and_restarted_it_ends_with_the_same_bytes(tmp_path, known):
-    with serving({PATH: CONTENT}, pause_s=0.02) as host:
+    with serving({PATH: CONTENT}, pause_s=0.1) as host:  # on a busy machine the one who looks is late
         call = [sys.executable, "-c", SCRIPT, host.url + PATH, MD5 if known else "", str(tmp_path)]
         process = subprocess.Popen(call)
         part = tmp_path / "a.tar.gz.part"

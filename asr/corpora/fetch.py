@@ -240,9 +240,7 @@ def _one_connection(url: str, remote: Remote, target: Path, timeout_s: float) ->
 def _receive(answer: HTTPResponse, part: Path, start: int, total: int, digest: Any, target: Path) -> int:
     """Writes an answer's bytes behind the first ``start`` of the part; how many the part has then."""
     count = start
-    with _disk_errors(target), part.open("r+b" if start else "wb") as file, byte_bar(part.stem, total, start) as bar:
-        file.seek(start)
-        file.truncate()
+    with _disk_errors(target), part.open("ab" if start else "wb") as file, byte_bar(part.stem, total, start) as bar:
         while True:
             try:
                 block = answer.read1(BLOCK)
