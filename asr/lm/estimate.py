@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 #: lmplz's --discount_fallback, for counts 1, 2, and 3 or more
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-#: characters turned into ids at a time; their words take ten times the room
 #: readers of ARPA files take it for UNK
 _UNK_TOO = "<UNK>"
+#: characters turned into ids at a time; their words take ten times the room
 _CHUNK = 2_000_000
 
 #: called with lines and words so far

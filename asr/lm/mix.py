@@ -104,7 +104,7 @@ def _vocabularies(models: Sequence[NgramModel]) -> tuple[list[str], list[Longs],
             ids.setdefault(word, len(ids))
     new_ids = [np.array([ids[word] for word in model.words], np.int64) for model in models]
     own_ids = []
-    for model, new in zip(models, new_ids, strict=True):
+    for new in new_ids:
         own = np.full(len(ids), -1, np.int64)
         own[new] = np.arange(len(new))
         own_ids.append(own)
