@@ -102,7 +102,7 @@ def align_manifest(
     rows = manifest.utterances
     for first in range(0, len(rows), _AT_ONCE):
         some, done = rows[first : first + _AT_ONCE], {}
-        for utterance, one_sv in of_manifest(model, Manifest(manifest.path, some), any_sound=True):
+        for utterance, one_sv in of_manifest(model, Manifest(manifest.path, some), no_speech_threshold=1):
             done[utterance.id] = _aligned_utterance(model, manifest, utterance, one_sv, profile, allow_gaps)
             progress(utterance.duration_s)
         yield from ((utterance, done.pop(utterance.id)) for utterance in some)

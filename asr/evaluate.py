@@ -14,6 +14,7 @@ from asr.decode.types import TimedWord
 from asr.errors import DataError
 from asr.infer import of_manifest
 from asr.manifest import Manifest
+from asr.recordings.speech import NO_SPEECH_THRESHOLD
 from asr.runtime import commit
 from asr.scoring.alphabet import under, unwritable_line
 from asr.scoring.reliability import Reliability, outcomes, reliability
@@ -105,6 +106,7 @@ def evaluate(
     alignment: Alignment = "levenshtein",
     with_words: bool = False,
     normalization: str | None = None,
+    no_speech_threshold: float = NO_SPEECH_THRESHOLD,
 ) -> Evaluation:
     """The score of transcripts (default: greedy) against the manifest's texts, under the model's text normalisation.
 
@@ -114,6 +116,7 @@ def evaluate(
         with_words: keep the words of the transcripts with their times.
         normalization: the profile that references and transcripts go through; None: the model's own, which is done to
             the references alone.
+        no_speech_threshold: an utterance in which nobody speaks with a higher probability has no text; 1: all have.
 
     Raises:
         DataError: not one utterance could be transcribed.
@@ -128,7 +131,7 @@ def evaluate(
     words: dict[str, list[TimedWord]] = {}
     tally = Tally()
     decoder = decoder or greedy_decoder(model.tokenizer)
-    for utterance, one_sv in of_manifest(model, manifest):
+    for utterance, one_sv in of_manifest(model, manifest, no_speech_threshold=no_speech_threshold):
         progress(utterance.duration_s)
         if isinstance(one_sv, DataError):
             failed[utterance.id] = str(one_sv)

@@ -19,7 +19,7 @@ from asr.decode.types import LogProbs
 from asr.errors import AsrError, ConfigError, DataError, nearest
 from asr.manifest import Manifest, Utterance
 from asr.model import DeepSpeech2
-from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, without_words
+from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
 
 #: padded audio in one batch, seconds: it bounds the memory
 BATCH_S = 80.0
@@ -116,29 +116,32 @@ def all_log_probs(model: AcousticModel, features: Sequence[Features]) -> list[Lo
 
 
 def of_manifest(
-    model: AcousticModel, manifest: Manifest, *, any_sound: bool = False
+    model: AcousticModel, manifest: Manifest, *, no_speech_threshold: float = NO_SPEECH_THRESHOLD
 ) -> Iterator[tuple[Utterance, LogProbs | DataError]]:
     """Each utterance of a manifest with its log-probabilities, or with why its audio cannot be used.
 
-    One in which nobody speaks is surely blank, as in transcription, but with ``any_sound``. They come as ``pipeline``
-    has them, from the shortest to the longest, so not in the manifest's order. Memory does not grow with the manifest.
+    One in which nobody speaks with more than this probability is surely blank, as in transcription. They come as
+    ``pipeline`` has them, from the shortest to the longest, so not in the manifest's order. Memory does not grow with
+    the manifest.
     """
     said_hz: set[int] = set()
     unusable: list[tuple[Utterance, DataError]] = []
 
-    def stream() -> Iterator[tuple[tuple[Utterance, bool], Features]]:
+    def stream() -> Iterator[tuple[tuple[Utterance, float], Features]]:
         for utterance in sorted(manifest.utterances, key=lambda u: u.duration_s):
             try:
                 wave_n = load_wave(manifest, utterance, model.audio.sample_rate_hz, model.audio.resample, said_hz)
             except DataError as error:
                 unusable.append((utterance, error))
                 continue
-            spoken = any_sound or no_speech_prob(wave_n, model.audio.sample_rate_hz) <= NO_SPEECH_THRESHOLD
-            yield (utterance, spoken), extract(model.extractor, wave_n)
+            rate_hz = model.audio.sample_rate_hz
+            no_speech = no_speech_prob(wave_n, rate_hz) if no_speech_threshold < 1 else 0.0
+            yield (utterance, no_speech), extract(model.extractor, wave_n)
 
-    for (utterance, spoken), one_sv in pipeline(model, stream(), lambda one_sv: one_sv, batch_s=BATCH_S):
+    for (utterance, no_speech), one_sv in pipeline(model, stream(), lambda one_sv: one_sv, batch_s=BATCH_S):
         while unusable:
             yield unusable.pop()
+        spoken = second_opinion(no_speech, one_sv) <= no_speech_threshold
         yield utterance, one_sv if spoken else without_words(one_sv)
     yield from unusable
 

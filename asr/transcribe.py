@@ -27,7 +27,7 @@ from asr.errors import AsrError, DataError
 from asr.infer import BATCH_S, log_probs, pipeline, prepared
 from asr.recordings.longform import Emissions, Joiner, Place, pieces_of
 from asr.recordings.media import Input, Part, Stream, open_array, open_stream
-from asr.recordings.speech import NO_SPEECH_THRESHOLD, without_words
+from asr.recordings.speech import NO_SPEECH_THRESHOLD, second_opinion, without_words
 from asr.rescore import decoder_for
 from asr.runtime import find_device
 from asr.transcript import Alternative, Seam, Segment, Transcript, segments_of
@@ -200,8 +200,8 @@ class Recognizer:
             for (recording, place), one_sv in pipeline(self.model, items, _same, batch_s=batch_s):
                 recording.pieces_done += 1
                 recording.starts_s.append(recording.offset_s + place.keep_from_n / rate)
-                recording.no_speech.append(place.no_speech_prob)
-                if place.no_speech_prob > self.no_speech_threshold:
+                recording.no_speech.append(second_opinion(place.no_speech_prob, one_sv))
+                if recording.no_speech[-1] > self.no_speech_threshold:
                     one_sv = without_words(one_sv)
                 self._decode_all(pool, recording, recording.joiner.add(place, one_sv))
                 advance((place.keep_to_n - place.keep_from_n) / rate)

@@ -18,7 +18,7 @@ from asr.cli import app
 from asr.evaluate import evaluate
 from asr.infer import of_manifest
 from asr.manifest import read
-from asr.recordings.speech import NO_SPEECH_THRESHOLD, measure, no_speech_prob, without_words
+from asr.recordings.speech import NO_SPEECH_THRESHOLD, measure, no_speech_prob, second_opinion, without_words
 from tests.builders import sine, tones, write_wav
 from tests.models import save_random_model
 
@@ -161,6 +161,15 @@ def test_log_probabilities_without_words_are_surely_blank_and_sum_to_one():
     assert (blank_sv.argmax(axis=1) == 0).all() and blank_sv[:, 0] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_network_that_is_sure_of_its_tokens_counts_in_doubt_and_only_then():
+    sure_sv = np.log(np.array([[0.98, 0.01, 0.01], [0.02, 0.96, 0.02], [0.02, 0.03, 0.95]], np.float32))
+    unsure_sv = np.log(np.array([[0.98, 0.01, 0.01], [0.3, 0.6, 0.1], [0.02, 0.03, 0.95]], np.float32))
+    assert second_opinion(0.9, sure_sv) < 0.1 < NO_SPEECH_THRESHOLD < second_opinion(0.995, sure_sv)
+    assert second_opinion(1.0, sure_sv) == pytest.approx(1)
+    assert second_opinion(0.9, unsure_sv) == 0.9
+    assert second_opinion(0.9, sure_sv[:1]) == 0.9  # nothing but blank
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return save_random_model(tmp_path_factory.mktemp("model") / "m")
@@ -218,7 +227,7 @@ def test_evaluation_gives_the_texts_of_transcription(folder, tmp_path):
     for one in scored.score.per_utterance:
         assert one.hypothesis == recognizer.transcribe(tmp_path / f"{one.id}.wav").text
         assert bool(one.hypothesis) == (one.id == "speech")
-    for utterance, one_sv in of_manifest(model, read(path), any_sound=True):
+    for utterance, one_sv in of_manifest(model, read(path), no_speech_threshold=1):
         wave_n = recognizer.load_wave(tmp_path / f"{utterance.id}.wav")
         assert one_sv == pytest.approx(recognizer.log_probs(wave_n), abs=1e-4)  # in another batch: rounding
 

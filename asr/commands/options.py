@@ -34,6 +34,10 @@ RescoreModel = Annotated[
 RescoreWeight = Annotated[
     float | None, typer.Option("--rescore-weight", min=0, max=10, help="Its weight; default tuned, else 0.5.")
 ]
+NoSpeechThreshold = Annotated[
+    float,
+    typer.Option(min=0, max=1, metavar="P", help="No text where nobody speaks with more than P; 1: all give text."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default one a core.")]
 Precision = Annotated[
     str,

@@ -22,6 +22,7 @@ from asr.commands.options import (
     Lexicon,
     Lm,
     ModelPath,
+    NoSpeechThreshold,
     Precision,
     RescoreModel,
     RescoreWeight,
@@ -95,6 +96,7 @@ def evaluate(
     rescore_weight: RescoreWeight = None,
     backend: Backend = "",
     resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
+    no_speech_threshold: NoSpeechThreshold = 0.6,
     precision: Precision = "fp32",
     device: Device = "auto",
     threads: Threads = None,
@@ -144,6 +146,7 @@ def evaluate(
             alignment=how,
             with_words=with_words,
             normalization=normalization,
+            no_speech_threshold=no_speech_threshold,
         )
     if result.unwritable:
         say(f"asr: {shown(result.unwritable)}")

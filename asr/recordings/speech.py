@@ -1,11 +1,12 @@
-"""Whether anybody speaks in a piece of audio: a fixed decision on nine measures of its sound, without a network.
+"""Whether anybody speaks in a piece of audio: a fixed decision on nine measures of its sound.
 
 Axes: n samples, t frames, f frequency bins, b bands, p pitches; s steps, v vocabulary. Levels are in dB.
 
 A voice has harmonics whose pitch moves all the time, in a spectrum that changes shape at the rate of syllables. Noise
 has no harmonics, however its level moves; notes and tones have harmonics that stand still for the length of a note.
 Everything is measured relative to the loud frames of the same stretch of audio, so that the level does not matter, and
-below 4 kHz, so that telephone speech counts as much.
+below 4 kHz, so that telephone speech counts as much. In doubt the recognizer's network has a say: it is sure of its
+tokens in the speech that it was trained for, and not in noise or music.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _STRETCH_S = 3.0
 #: a stretch as sure as this ends the search: the rest of the piece is not looked at
 _SURE = 0.02
 
+#: a network is sure when the best token of the steps that are not blank has at least this mean log-probability; it
+#: then takes this much off the log-odds of no speech: 0.98 becomes 0.5
+_NETWORK_SURE, _NETWORK_SAYS = -0.08, 4.0
 #: the log-probability of a token where nobody speaks
 _IMPOSSIBLE = -30.0
 _WINDOW_S, _HOP_S = 0.064, 0.02
@@ -107,6 +111,16 @@ def no_speech_prob(wave_n: Wave, rate_hz: int) -> float:
         if least < _SURE:
             break
     return least
+
+
+def second_opinion(no_speech: float, log_probs_sv: LogProbs) -> float:
+    """The probability of ``no_speech_prob`` once a network was heard on the same piece. Shapes: (s, v)."""
+    best_s = log_probs_sv.max(axis=1)
+    said_s = log_probs_sv.argmax(axis=1) != BLANK_ID
+    if not said_s.any() or float(best_s[said_s].mean()) < _NETWORK_SURE:
+        return no_speech
+    odds = no_speech / max(1 - no_speech, 1e-9) * math.exp(-_NETWORK_SAYS)
+    return odds / (1 + odds)
 
 
 def without_words(log_probs_sv: LogProbs) -> LogProbs:
