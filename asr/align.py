@@ -158,6 +158,8 @@ def align_recording(
     with open_stream(path, model.audio.sample_rate_hz) as stream:
         emissions = emissions_of(model, stream)
         duration_s, notes = stream.duration_s or 0.0, stream.notes
+        if stream.truncated:  # a text that is not said to its end would be squeezed into what is there
+            raise DataError(stream.truncated, path)
     try:
         return align_text(
             text,

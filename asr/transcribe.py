@@ -70,6 +70,7 @@ class _Recording:
     pieces_done: int = 0
     num_samples: int = 0
     notes: tuple[str, ...] = ()
+    truncated: str = ""
     failure: AsrError | None = None
     read: bool = False
     finished: bool = False
@@ -250,6 +251,7 @@ class Recognizer:
                     for place, features in pieces_of(self.model, counted(stream.blocks()), longest_s):
                         recording.pieces_read += 1
                         yield (recording, place), features
+                    recording.truncated = stream.truncated
             except AsrError as error:
                 recording.failure = error
             finally:
@@ -296,6 +298,7 @@ class Recognizer:
             passages[0].others if len(passages) == 1 else (),
             recording.channel,
             min(recording.no_speech, default=1.0),
+            recording.truncated,
         )
 
     def _decode(self, passage: Emissions) -> _Passage:

@@ -61,7 +61,8 @@ class Transcript:
     transcribed ends. ``others``: the next best texts, only where the recording was decoded as one. ``notes``: what was
     done to the audio, in words (resampled, mixed down). ``channel``: the one that was taken, from 1; None: all of them,
     or the recording is known by an id that says which. ``no_speech_prob``: how probable it is that nobody speaks in it,
-    the lowest of its pieces; None in an alignment.
+    the lowest of its pieces; None in an alignment. ``truncated``: why the recording is cut or damaged, where the
+    text is that of a part of it (empty: it is whole).
     """
 
     path: str
@@ -74,6 +75,7 @@ class Transcript:
     others: tuple[Alternative, ...] = ()
     channel: int | None = None
     no_speech_prob: float | None = None
+    truncated: str = ""
 
     @property
     def words(self) -> tuple[TimedWord, ...]:

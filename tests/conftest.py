@@ -37,7 +37,7 @@ def _no_ffmpeg_of_the_machine(request: pytest.FixtureRequest, monkeypatch: pytes
     """
     if "real_ffmpeg" in request.fixturenames:
         return
-    from asr.recordings import ffmpeg
+    from asr.sound import ffmpeg
 
     machine, find = shutil.which("ffmpeg"), ffmpeg.available
 

@@ -60,7 +60,7 @@ def test_a_wave_shorter_than_the_manifest_says_is_an_error(tmp_path, offset_s):
     with pytest.raises(DataError) as caught:
         load_wave(manifest, manifest.utterances[0], 16000, False)
     assert str(caught.value) == (
-        f"utt 'u': {tmp_path / 'a.wav'}: the manifest says {2.0 + offset_s:.2f} s, but the file ends at 1.00 s"
+        f"utt 'u': {tmp_path / 'a.wav'}: the part ends at {2.0 + offset_s:.2f} s, the audio at 1.00 s"
     )
 
 

@@ -98,7 +98,7 @@ def test_a_row_that_takes_no_channel_of_several_or_a_missing_one_is_an_error_eve
         manifests.write(path, rows)
         with pytest.raises(DataError, match=said):
             load_wave(Manifest(path, rows), rows[0], 16000, False)
-        assert [f.code for f in examine([path], deep=True).findings] == ["channels"]
+        assert "channels" in [f.code for f in examine([path], deep=True).findings]
 
 
 def test_two_channels_of_a_file_are_not_the_same_audio(tmp_path):

@@ -38,6 +38,7 @@ FLOORS = {
     "recordings": 1,
     "outputs": 1,
     "audio": 1,
+    "sound": 1,
     "shards": 1,
     "sharding": 1,
     "prepare": 1,

@@ -808,7 +808,7 @@ def test_orphans_on_both_sides_are_dropped_with_the_reason(tmp_path):
     write(folder / "d.txt", "no audio")
     write(folder / "e.txt", "\n")
     write(folder / "f.txt", "from a telephone")
-    write(folder / "f.m4a", "no matter what")
+    write(folder / "f.xyz", "no matter what")
     prepared = run("folder", folder, tmp_path / "out")
     assert [u.audio_path for u in prepared.utterances["speech"]] == [str(folder / "a.wav")]
     assert prepared.dropped == {
@@ -816,7 +816,7 @@ def test_orphans_on_both_sides_are_dropped_with_the_reason(tmp_path):
         "b.wav": "no b.txt beside it",
         "c": prepared.dropped["c"],
         "d.txt": "no audio file of that name beside it",
-        "f.txt": "f.m4a beside it is not in a format that is read here; ffmpeg -i IN -ac 1 OUT.wav makes one",
+        "f.txt": "f.xyz beside it is not in a format that is read here; ffmpeg -i IN -ac 1 OUT.wav makes one",
         "e": "no text",
     }
     assert prepared.dropped["c"].startswith(f"{folder / 'c.txt'}:1: not UTF-8 text (unexpected end of data at byte 3)")
@@ -934,7 +934,7 @@ def test_ids_are_short_names_unless_folders_tell_them_apart(paths, ids):
 
 def test_all_importers_are_found_by_name():
     assert list(IMPORTERS) == ["kaldi", "nemo", "csv", "folder", "combined"]
-    assert folder_importer.FOLDER.options == ("dev", "name", "mix", "channel")
+    assert folder_importer.FOLDER.options == ("dev", "name", "mix", "channel", "keep_truncated")
     for recipe in IMPORTERS.values():
         with pytest.raises(ConfigError, match=f"asr prepare {recipe.name} {recipe.source} --out data"):
             perform(recipe, Request(Path("out")))

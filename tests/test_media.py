@@ -169,7 +169,7 @@ def test_a_long_standard_input_goes_through_a_file_that_is_removed(monkeypatch, 
 
 
 def test_standard_input_without_audio_is_an_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(media.ffmpeg, "available", lambda: None)
+    monkeypatch.setattr("asr.sound.ffmpeg.available", lambda: None)
     stdin_of(monkeypatch, b"")
     assert message(None, name="stdin") == "is empty (0 bytes)"
     stdin_of(monkeypatch, b"hello, world\n" * 100)
@@ -300,12 +300,19 @@ def test_a_header_without_samples_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph"])
 @pytest.mark.parametrize("as_bytes", [False, True])
-def test_a_file_that_was_cut_is_an_error(tmp_path, suffix, as_bytes):
+def test_a_file_that_was_cut_gives_what_it_holds_and_says_so(tmp_path, suffix, as_bytes):
     path = tmp_path / f"x{suffix}"
     content = sphere_bytes(noise(30)) if suffix == ".sph" else wav_bytes(noise(30), format=suffix[1:].upper())
     path.write_bytes(content[: len(content) * 3 // 4])
-    said = message(path.read_bytes(), name="upload") if as_bytes else message(path)
-    assert said.startswith("truncated")
+    stream = open_stream(path.read_bytes() if as_bytes else path, 16000, name="upload")
+    wave_n = whole(stream)
+    expected_n = whole(open_stream(content, 16000))
+    assert 22 * 16000 < len(wave_n) < 23 * 16000
+    np.testing.assert_array_equal(wave_n, expected_n[: len(wave_n)])
+    assert stream.truncated.startswith("truncated")
+    part = open_stream(path, 16000, Part(start_s=1, end_s=2))
+    np.testing.assert_array_equal(whole(part), expected_n[16000:32000])
+    assert message(path, Part(start_s=29)).startswith("truncated")
 
 
 def test_a_value_that_is_no_number_is_an_error_with_its_place(tmp_path):
@@ -323,13 +330,33 @@ def test_a_rate_that_no_speech_has_is_an_error(tmp_path):
 
 
 def test_what_is_no_audio_is_an_error_that_says_what_can_be_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(media.ffmpeg, "available", lambda: None)
+    monkeypatch.setattr("asr.sound.ffmpeg.available", lambda: None)
     (tmp_path / "x.txt").write_text("hello\n" * 100)
     (tmp_path / "x.raw").write_bytes(bytes(1000))
     readable = "; WAV, FLAC, SPHERE, MP3 and Ogg are, most others where ffmpeg is installed (it is not)"
-    for name in ("x.txt", "x.raw"):
-        assert message(tmp_path / name).startswith("not audio that can be read (")
-        assert message(tmp_path / name).endswith(readable)
+    assert message(tmp_path / "x.txt").startswith("not audio that can be read (")
+    assert message(tmp_path / "x.txt").endswith(readable)
+    assert message(tmp_path / "x.raw") == (
+        "samples without a header: their rate and format are not known; make a WAV of them, for example "
+        "sox -t raw -r 16000 -e signed -b 16 -c 1 x.raw OUT.wav"
+    )
+    (tmp_path / "y.raw").write_bytes(wav_bytes(noise(1)))  # only the name is wrong
+    assert len(whole(open_stream(tmp_path / "y.raw", 16000))) == 16000
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "https://example.org/a.wav",
+            "is an address, expected a file: nothing is downloaded here; fetch it first "
+            "(curl -LO https://example.org/a.wav)",
+        ),
+        ("file:///tmp/a.wav", "is an address, expected a file's name: leave file:// away"),
+    ],
+)
+def test_an_address_is_an_error_that_says_what_to_do(name, expected):
+    assert message(Path(name)) == expected
 
 
 def test_blocks_can_be_read_once_and_closing_twice_is_fine(tmp_path):
@@ -415,11 +442,30 @@ def test_what_ffmpeg_writes_is_read_to_its_end(tmp_path, monkeypatch):
         ),
         ("pass", "ffmpeg finds nothing in it that can be decoded"),
         (
+            "sys.exit('[error] x: partial file')",
+            "truncated: ffmpeg meets the end of the file too early; fetch it again",
+        ),
+        (float_wav(noise(0.1)[:0]), "the audio has no samples"),
+    ],
+)
+def test_what_ffmpeg_cannot_decode_is_an_error_in_one_line(tmp_path, monkeypatch, script, expected):
+    fake(tmp_path, monkeypatch, script)
+    (tmp_path / "x.mp4").write_bytes(b"video")
+    assert message(tmp_path / "x.mp4") == expected
+
+
+@posix
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (
             "print('[error] stream 0, offset 0xeb8c: partial file', file=sys.stderr)\n" + float_wav(noise(1)),
             "truncated: ffmpeg meets the end of the file too early; fetch it again",
         ),
-        (float_wav(noise(1)) + "\nsys.exit('[error] broken')", "ffmpeg cannot decode it (broken)"),
-        (float_wav(noise(0.1)[:0]), "the audio has no samples"),
+        (
+            float_wav(noise(1)) + "\nsys.exit('[error] broken')",
+            "truncated or damaged: ffmpeg cannot decode all of it (broken); fetch it again",
+        ),
         (
             "sys.stderr.write('[warning] a packet is odd\\n' * 60_000)\n"
             + float_wav(noise(1))
@@ -428,10 +474,12 @@ def test_what_ffmpeg_writes_is_read_to_its_end(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_what_ffmpeg_cannot_decode_is_an_error_in_one_line(tmp_path, monkeypatch, script, expected):
+def test_what_ffmpeg_decodes_of_a_cut_file_is_given(tmp_path, monkeypatch, script, expected):
     fake(tmp_path, monkeypatch, script)
     (tmp_path / "x.mp4").write_bytes(b"video")
-    assert message(tmp_path / "x.mp4") == expected
+    stream = open_stream(tmp_path / "x.mp4", 16000)
+    np.testing.assert_array_equal(whole(stream), noise(1))
+    assert stream.truncated == expected
 
 
 @posix
@@ -480,7 +528,7 @@ def test_closing_ends_an_ffmpeg_that_goes_on(tmp_path, monkeypatch):
     (tmp_path / "x.mp4").write_bytes(b"video")
     with open_stream(tmp_path / "x.mp4", 16000) as stream:
         next(stream.blocks())
-        process = stream._sound._process
+        process = stream._recording._decoder._process
         assert process.poll() is None
     assert process.poll() is not None
     assert len(whole(open_stream(tmp_path / "x.mp4", 16000, Part(end_s=15)))) == 15 * 16000
@@ -525,7 +573,12 @@ def test_a_video_without_sound_and_a_cut_file_are_told(tmp_path, real_ffmpeg):
         path = convert(real_ffmpeg, tmp_path / name, *options)
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
-        assert message(path).startswith("truncated" if name[0] + name[-1] != "y4" else "ffmpeg cannot decode it (moov")
+        if name == "y.mp4":  # what it is stands at its end
+            assert message(path).startswith("ffmpeg cannot decode it (moov")
+            continue
+        stream = open_stream(path, 16000)
+        assert 16000 < len(whole(stream)) < 5 * 16000
+        assert stream.truncated.startswith("truncated")
     (tmp_path / "x.mov").write_text("this is no film\n" * 50)
     assert message(tmp_path / "x.mov").startswith(("ffmpeg cannot decode it (", "not audio that can be read"))
 

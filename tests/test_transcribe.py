@@ -18,6 +18,7 @@ import soundfile
 import asr.transcribe
 from asr import Recognizer, audio
 from asr.errors import CheckpointError, ConfigError, DataError
+from asr.outputs import document
 from asr.transcribe import Failure, Transcript
 from tests.builders import noise, sphere_bytes, tones, write_wav
 from tests.models import save_random_model
@@ -262,17 +263,12 @@ def unusable(folder: Path) -> dict[str, tuple[Path, str]]:
         "empty": (folder / "empty.wav", "empty (0 bytes)"),
         "folder": (folder / "folder.wav", "is a folder"),
         "text": (folder / "text.wav", "not audio that can be read"),
-        "truncated flac": (folder / "cut.flac", "truncated or damaged"),
-        "truncated sphere": (folder / "cut.sph", "truncated"),
         "no samples": (folder / "none.wav", "no samples"),
         "nan": (folder / "nan.wav", "sample 100 is not a finite number"),
     }
     files["empty"][0].touch()
     files["folder"][0].mkdir()
     files["text"][0].write_text("these are words, not samples\n" * 50)
-    whole = write_wav(folder / "whole.flac", good)
-    files["truncated flac"][0].write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    files["truncated sphere"][0].write_bytes(sphere_bytes(good)[:5000])
     write_wav(files["no samples"][0], good[:0])
     soundfile.write(files["nan"][0], np.where(np.arange(len(good)) == 100, np.nan, good), 16000, subtype="FLOAT")
     return files
@@ -288,6 +284,21 @@ def test_each_unusable_file_is_a_failure_of_one_line_and_stops_nothing(recognize
         assert isinstance(failed, Failure), kind
         assert failed.why.startswith(f"{path}: ") and what in failed.why and "\n" not in failed.why, kind
         assert isinstance(done, Transcript) and done.text == expected.text, kind
+
+
+def test_a_cut_recording_gives_the_text_of_what_it_holds_and_says_so(recognizer, waves, tmp_path):
+    whole_n, rate = audio.load(waves[0])
+    paths = {"wav": tmp_path / "a.wav", "flac": tmp_path / "a.flac", "sph": tmp_path / "a.sph"}
+    for suffix, path in paths.items():
+        content = sphere_bytes(whole_n, rate) if suffix == "sph" else write_wav(path, whole_n, rate).read_bytes()
+        path.write_bytes(content[: len(content) * 2 // 3])
+    whole = recognizer.transcribe(waves[0])
+    assert not whole.truncated and "truncated" not in document(whole)
+    for cut in recognizer.transcribe(list(paths.values())):
+        held_n = whole_n[: round(cut.duration_s * rate)]
+        assert 0.3 * len(whole_n) < len(held_n) < 0.8 * len(whole_n)
+        assert cut.text == recognizer.transcribe(np.round(held_n * 32768) / 32768, rate).text
+        assert cut.truncated.startswith("truncated") and document(cut)["truncated"] == cut.truncated
 
 
 def test_one_unusable_file_alone_is_an_error(recognizer, tmp_path):

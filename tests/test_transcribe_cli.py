@@ -280,6 +280,22 @@ def test_text_goes_to_stdout_also_where_the_bar_is_on_a_terminal(model, recordin
     assert len((tmp_path / "out.txt").read_text().splitlines()) == 2
 
 
+def test_a_cut_recording_is_transcribed_as_far_as_it_goes_and_named(transcribe, tmp_path):
+    for name in ("a.wav", "b.wav"):
+        write_wav(tmp_path / name, tones(TEXT, np.random.default_rng(1)))
+    path = tmp_path / "b.wav"
+    path.write_bytes(path.read_bytes()[:-6000])
+    result = transcribe(tmp_path, "--json")
+    assert result.code == 1
+    whole, cut = json.loads(result.out)["transcripts"]
+    assert "truncated" not in whole and cut["truncated"].startswith("truncated: the header promises ")
+    assert json.loads(result.out)["failed"] == {} and cut["text"]
+    assert result.err.splitlines()[-2:] == [
+        "asr: 1 cut short, done as far as they go:",
+        f"  {path}: {cut['truncated']}",
+    ]
+
+
 def test_nbest_is_in_the_json(transcribe, recordings):
     result = transcribe(recordings / "one.wav", "--decoder", "beam", "--nbest", 3, "-f", "json")
     document = json.loads(result.out)

@@ -25,6 +25,7 @@ from asr.config import RunConfig
 from asr.decode.choose import Decoder
 from asr.decode.types import LogProbs
 from asr.infer import log_probs, pipeline, prepared
+from asr.manifest import Channel
 from asr.model.contract import AnyNetwork
 from asr.scoring.compare import Comparison, compare
 from asr.scoring.transcripts import Facts
@@ -46,6 +47,7 @@ class Item:
     reference: str | None = None
     offset_s: float = 0.0
     duration_s: float | None = None
+    channel: Channel | None = None
 
 
 @dataclass
@@ -251,10 +253,6 @@ def _read(model: AcousticModel, item: Item) -> Wave:
     if item.wave_n is not None:
         return item.wave_n
     assert item.path is not None  # an item has samples or a path
-    part = {"offset_s": item.offset_s, "duration_s": item.duration_s} if item.offset_s else {}
-    wave_n, rate_hz = audio.load(item.path, **part)  # type: ignore[arg-type]
-    # As in load_wave: a part of a recording ends where it ends, a rounded duration cuts no samples.
-    if item.duration_s is not None and len(wave_n) > (item.duration_s + 0.02) * rate_hz:
-        wave_n = wave_n[: round(item.duration_s * rate_hz)]
+    wave_n, rate_hz = audio.load(item.path, offset_s=item.offset_s, duration_s=item.duration_s, channel=item.channel)
     remedy = "convert it, or use --resample"
     return audio.at_rate(wave_n, rate_hz, model.audio.sample_rate_hz, model.audio.resample, item.path, remedy)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from asr.bench.training import Measured as Trained
     from asr.bench.transcription import Item, Measured
     from asr.checkpoint import AcousticModel
+    from asr.manifest import Channel
 
 app = typer.Typer(help="How fast things go on this machine, and where the time goes.")
 
@@ -156,7 +157,8 @@ def _items(model: AcousticModel, inputs: list[str], files: int | None, seconds: 
         if one.source is None:
             raise ConfigError("standard input can be read once only; give files")
         length_s = None if one.part.end_s is None else one.part.end_s - one.part.start_s
-        items.append(bench.Item(one.name, one.source, None, one.text, one.part.start_s, length_s))
+        channel: Channel = one.part.channel or "mix"
+        items.append(bench.Item(one.name, one.source, None, one.text, one.part.start_s, length_s, channel))
     return items
 
 

@@ -60,6 +60,9 @@ def prepare(
     speaker_column: Annotated[str, typer.Option(metavar="C", help="Importers: column of the speaker.")] = "",
     name: Annotated[str, typer.Option(metavar="SPLIT", help="Importers: the manifest's name.")] = "",
     mix: Annotated[bool, typer.Option("--mix", help="Importers: average the channels of stereo files.")] = False,
+    keep_truncated: Annotated[
+        bool, typer.Option("--keep-truncated", help="Importers: keep what cut recordings hold.")
+    ] = False,
     channel: Annotated[str, typer.Option(metavar="N", help="Importers: take this channel, from 1.")] = "",
     normalization: Annotated[str, typer.Option(metavar="PROFILE", help="Done to all texts: none, upper, …")] = "",
     tokenizer: Annotated[str, typer.Option(metavar="KIND", help="char, bpe or unigram, trained on train.")] = "",
@@ -83,6 +86,7 @@ def prepare(
         "name": name,
         "mix": "yes" if mix else "",
         "channel": channel,
+        "keep_truncated": "yes" if keep_truncated else "",
     }
     names = tuple(part.strip() for part in subsets.split(",")) if subsets else ()
     if "" in names:

@@ -130,12 +130,22 @@ def with_resampling(model: Any) -> Any:
 
 
 @contextmanager
-def naming_failures(failed: dict[str, str]) -> Iterator[None]:
-    """At the end, whatever else goes wrong inside, names the items that failed, and exits with 1 if there are any."""
+def naming_failures(failed: dict[str, str], cut: dict[str, str] | None = None) -> Iterator[None]:
+    """At the end, whatever else goes wrong inside, names the items that failed, and exits with 1 if there are any.
+
+    Args:
+        cut: items that were done as far as they go, since they are cut; they count as failed.
+    """
     try:
         yield
     finally:
+        if cut:
+            say(
+                "\n".join(
+                    [f"asr: {len(cut):,} cut short, done as far as they go:", *(f"  {why}" for why in cut.values())]
+                )
+            )
         if failed:
             say("\n".join([f"asr: {len(failed):,} failed:", *(f"  {why}" for why in failed.values())]))
-    if failed:
+    if failed or cut:
         raise typer.Exit(1)

@@ -136,8 +136,9 @@ def transcribe(
     from asr.infer import BATCH_S
     from asr.transcribe import Failure
 
+    cut: dict[str, str] = {}
     notes = _Notes()
-    with naming_failures(failed):
+    with naming_failures(failed, cut):
         with speed_bar(_seconds(todo) if sys.stderr.isatty() else None) as advance:
             results = recognizer.transcribe_all(
                 todo, longest_s=longest, batch_s=batch_seconds or BATCH_S, jobs=jobs, advance=advance
@@ -147,6 +148,8 @@ def transcribe(
                     failed[_label(one)] = _why(one, result.why)
                     continue
                 notes.take(one, result.notes)
+                if result.truncated:
+                    cut[_label(one)] = f"{_label(one)}: {result.truncated}"
                 if (nbest or 1) > 1 and result.seams and not result.others:
                     notes.take(one, ["decoded in several passages: no other texts of the whole (--nbest)"])
                 try:
@@ -262,7 +265,7 @@ def _seconds(inputs: Sequence[Input]) -> float | None:
     """How much audio there is, for the progress bar; None where a header does not say, or there are too many to ask."""
     from asr.audio import info
     from asr.errors import AsrError
-    from asr.recordings.ffmpeg import SUFFIXES as FFMPEG_SUFFIXES
+    from asr.sound.ffmpeg import SUFFIXES as FFMPEG_SUFFIXES
 
     if len(inputs) > 10_000:
         return None

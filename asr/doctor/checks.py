@@ -96,6 +96,8 @@ def check_headers(
         if header.code:
             findings.add(header.code, row, f"{row.utterance.audio_path}: {header.why}")
             continue
+        if header.truncated:
+            _check_cut(row, header, findings)
         channel = row.utterance.channel
         if header.channels > 1 and channel is None:
             findings.add("channels", row, f"{header.channels} channels")
@@ -111,9 +113,23 @@ def check_headers(
         _check_span(row, header, files.uses[file], findings)
 
 
+def _check_cut(row: Row, header: Header, findings: Findings) -> None:
+    """A cut file is an error for the rows that need what is lost, and for others worth a warning."""
+    u = row.utterance
+    lost = u.offset_s + u.duration_s > header.frames / header.rate_hz + SLACK_S
+    findings.add(
+        "audio-truncated",
+        row,
+        f"{u.audio_path}: {header.truncated}" + ("" if lost else " (the row ends before the cut)"),
+        "error" if lost else "warning",
+    )
+
+
 def _check_span(row: Row, header: Header, uses: int, findings: Findings) -> None:
     u = row.utterance
     ends_s, says_s = header.frames / header.rate_hz, u.offset_s + u.duration_s
+    if header.truncated and says_s > ends_s:
+        return
     if u.offset_s and samples_in(u.offset_s, header.rate_hz) >= header.frames:
         findings.add("duration", row, f"starts at {u.offset_s:.2f} s, the file ends at {ends_s:.2f} s")
     elif says_s - ends_s > SLACK_S:

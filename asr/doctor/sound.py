@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from asr import audio, shards
 from asr.errors import DataError
 from asr.manifest import Channel
+from asr.sound.reader import Reader, one_channel
 
 #: a header is 70 to 120 microseconds of computing, most of it under Python's lock; four threads hide a slow disk
 _HEADER_THREADS = 4
@@ -40,7 +41,10 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file's header says; with a ``code`` (of ``findings.KINDS``) it cannot be used, and ``why``."""
+    """What a file holds; with a ``code`` (of ``findings.KINDS``) it cannot be used, and ``why``.
+
+    ``truncated``: why it is cut; rows that end before the cut can be used.
+    """
 
     rate_hz: int = 0
     channels: int = 0
@@ -48,6 +52,7 @@ class Header:
     num_bytes: int = 0
     code: str = ""
     why: str = ""
+    truncated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +91,10 @@ def measure_all(spans: Sequence[tuple[str, int, int, Channel | None]], advance: 
 
 
 def read_header(path: str) -> Header:
-    """The header of a file; of a FLAC file also its last sample, which a cut file does not have."""
+    """What a file holds: its rate, channels and length, and whether it is cut."""
     try:
-        info = audio.info(path)
+        info = audio.info(path, keep_truncated=True)
         num_bytes = shards.num_bytes(path)
-        if info.format == "FLAC" and info.num_samples > 1:
-            _check_end(path)
     except DataError as error:
         why = str(error).removeprefix(f"{path}: ")
         try:
@@ -105,21 +108,7 @@ def read_header(path: str) -> Header:
         return Header(code="audio-missing", why=str(error.strerror).lower())
     if not info.num_samples:
         return Header(info.sample_rate_hz, info.channels, 0, num_bytes, "audio-empty", "a header without samples")
-    return Header(info.sample_rate_hz, info.channels, info.num_samples, num_bytes)
-
-
-def _check_end(path: str) -> None:
-    soundfile = _soundfile()
-    try:
-        with audio.opened(path) as source, soundfile.SoundFile(source) as file:
-            if not audio.knows_end(file):  # then all of it was decoded to count its samples
-                return
-            file.seek(file.frames - 1)
-            if len(file.read(1)):
-                return
-    except soundfile.SoundFileError:
-        pass
-    raise DataError("truncated: the header promises more samples than the file holds; fetch it again", path)
+    return Header(info.sample_rate_hz, info.channels, info.num_samples, num_bytes, truncated=info.truncated)
 
 
 def measure(path: str, start: int, count: int, channel: Channel | None = None) -> Sound:
@@ -127,24 +116,31 @@ def measure(path: str, start: int, count: int, channel: Channel | None = None) -
 
     Of several channels that no manifest row chose from the first is taken.
     """
-    soundfile = _soundfile()
     tally = _Tally()
     try:
-        with audio.opened(path) as source, soundfile.SoundFile(source) as file:
-            wanted = file.frames - start if count < 0 else min(count, file.frames - start)
-            frame = max(1, round(_FRAME_S * file.samplerate))
+        with Reader(Path(path)) as reader:
+            left = count if count >= 0 else None
+            if reader.frames is not None:
+                left = max(0, reader.frames - start if left is None else min(left, reader.frames - start))
+            wanted = left
+            frame = max(1, round(_FRAME_S * reader.rate_hz))
             block = frame * round(_BLOCK_S / _FRAME_S)
-            is_known = count >= 0 or audio.knows_end(file)
-            audio.skip(file, start)
-            for samples in audio.blocks(file, wanted, block):
-                tally.add(audio.one_channel(samples, channel or 1, path), frame, file.samplerate)
+            reader.skip(start)
+            while left != 0:
+                samples = reader.read(block if left is None else min(block, left))
+                if not len(samples):
+                    break
+                left = None if left is None else left - len(samples)
+                tally.add(one_channel(samples, channel or 1), frame, reader.rate_hz)
                 if not tally.is_finite:
                     return Sound(code="audio-not-finite", why="holds NaN or infinity")
-    except soundfile.SoundFileError as error:
-        reason = str(getattr(error, "error_string", None) or error).rstrip(".") or "the decoder gives up"
-        return Sound(code="audio-truncated", why=f"cannot be decoded ({reason})")
-    if tally.num_samples < wanted and is_known:
-        return Sound(code="audio-truncated", why=f"{tally.num_samples:,} of {wanted:,} samples can be decoded")
+            # A file that is known to be cut is a finding by its header.
+            damage = reader.damage
+    except DataError as error:
+        return Sound(code="audio-truncated", why=str(error).removeprefix(f"{path}: "))
+    if damage or (wanted is not None and tally.num_samples < wanted):
+        why = damage or f"{tally.num_samples:,} of {wanted:,} samples can be decoded"
+        return Sound(code="audio-truncated", why=why)
     return tally.sound()
 
 
@@ -262,10 +258,3 @@ def _in_threads(work: Callable[[T], R], items: Sequence[T], chunk: int, threads:
             advance(len(results))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@cache
-def _soundfile() -> Any:
-    import soundfile  # 0.1 s: only when audio is really read
-
-    return soundfile

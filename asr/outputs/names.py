@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from asr.recordings.inputs import SUFFIXES
+from asr.sound.reader import SUFFIXES
 
 #: what no file name should hold: control characters, halves of characters (but those that stand for a single byte)
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udc7f\udd00-\udfff]" + (r'|[<>:"|?*\\]' * (os.name == "nt")))

@@ -33,6 +33,7 @@ def document(transcript: Transcript) -> dict[str, Any]:
     ours: dict[str, Any] = {
         "channel": transcript.channel,
         "seams": [{"at": round(s.at_s, 3), "kind": s.kind, "length": round(s.length_s, 3)} for s in transcript.seams],
+        "truncated": whole_characters(transcript.truncated),
         "notes": [whole_characters(note) for note in transcript.notes],
         "nbest": [_alternative(other) for other in transcript.others],
         "characters": [{"segment": i, "character": whole_characters(c.text), **_times(c)} for i, c in characters],

@@ -12,16 +12,7 @@ from pathlib import Path
 from asr import manifest
 from asr.errors import DataError
 from asr.files import files_below
-from asr.recordings.ffmpeg import SUFFIXES as FFMPEG_SUFFIXES
-
-#: what is looked for in folders: formats that libsndfile reads, and those that ffmpeg does
-SUFFIXES = FFMPEG_SUFFIXES | frozenset(
-    f".{name}"
-    for name in (
-        *("aif", "aifc", "aiff", "au", "caf", "flac", "mp3", "nist", "oga", "ogg", "opus", "rf64", "snd", "sph", "voc"),
-        *("w64", "wav", "wave"),
-    )
-)
+from asr.sound.reader import SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """Recordings as streams: any format, length and channel count, as blocks of one channel at the wanted rate.
 
-libsndfile reads what it can (WAV, FLAC, NIST SPHERE, MP3, Ogg, AIFF, CAF, …), ffmpeg the rest where it is installed.
-Only a few blocks are in memory at a time. Axes: n samples.
+``asr.sound.reader`` reads files; samples in memory come in here too. Only a few blocks are in memory at a time.
+Axes: n samples.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import sys
@@ -15,44 +14,22 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from asr import audio, manifest, shards
-from asr.audio import Wave
+from asr import manifest
 from asr.errors import DataError, os_reason
-from asr.recordings import ffmpeg
 from asr.recordings.inputs import Input, Part, find_inputs
+from asr.sound.reader import LOWEST_HZ, Reader, Recording, Wave
 
 __all__ = ["BLOCK_S", "Input", "Part", "Stream", "find_inputs", "open_array", "open_stream"]
 
 #: what is read, resampled and given at once
 BLOCK_S = 10.0
-#: as in audio.load: durations in manifests are rounded, and a codec's padding moves the end
-_SLACK_S = 0.02
 #: of standard input in memory; beyond it a temporary file
 _SPOOL_BYTES = 64 << 20
-#: no speech is sampled more slowly: a header that says so is damaged
-_LOWEST_HZ = 1000
-
-Samples = npt.NDArray[np.float32]
-
-
-class _Sound(Protocol):
-    """Decoded audio as it was recorded. ``frames``: exact or None; ``duration_s``: as its container says, or None."""
-
-    rate_hz: int
-    channels: int
-    frames: int | None
-    duration_s: float | None
-
-    def skip(self, frames: int) -> int:
-        """Passes over frames at the start; how many there were."""
-
-    def read(self, frames: int) -> Samples:
-        """The next frames, fewer only at the end. Shapes: (n, channels)."""
 
 
 class Stream:
@@ -63,20 +40,16 @@ class Stream:
     """
 
     def __init__(
-        self, sound: _Sound, rate_hz: int, part: Part, name: str, where: str | Path, closing: ExitStack
+        self, recording: Recording, rate_hz: int, part: Part, name: str, where: str | Path, closing: ExitStack
     ) -> None:
         self.name, self.rate_hz = name, rate_hz
-        self._sound, self._where, self._closing = sound, where, closing
-        self._channel = part.channel
+        self._recording, self._part, self._where, self._closing = recording, part, where, closing
         self._read = False
-        from_hz, channels = sound.rate_hz, sound.channels
-        if from_hz < _LOWEST_HZ:
-            raise DataError(f"its header says {from_hz} Hz, which is no rate of speech; the file is damaged", where)
+        from_hz, channels = recording.rate_hz, recording.channels
         if part.channel is not None and part.channel > channels:
             raise DataError(f"channel {part.channel} is wanted, the audio has {channels}", where)
-        self._start, self._stop = self._bounds(part)
         self.duration_s = self._expected_s()
-        notes = ["decoded by ffmpeg"] if isinstance(sound, ffmpeg.Decoder) else []
+        notes = list(recording.notes)
         if channels > 1:
             notes.append(
                 f"{channels} channels mixed down" if part.channel is None else f"channel {part.channel} of {channels}"
@@ -84,6 +57,11 @@ class Stream:
         if from_hz != rate_hz:
             notes.append(f"resampled from {from_hz} to {rate_hz} Hz")
         self.notes = tuple(notes)
+
+    @property
+    def truncated(self) -> str:
+        """Why the audio is cut or damaged, so that not all of the part is there; known when all blocks were read."""
+        return self._recording.truncated
 
     def __enter__(self) -> Stream:
         return self
@@ -102,8 +80,10 @@ class Stream:
 
         Shapes: (n,) float32.
 
+        Of audio that is cut or damaged it gives what there is; ``truncated`` then says why that is not all.
+
         Raises:
-            DataError: the audio is damaged or cut, holds values that are not numbers, or ends before the part does.
+            DataError: there are no samples, values that are not numbers, or the audio ends before the part does.
         """
         if self._read:
             raise ValueError("the blocks of a stream can be read once; open it again")
@@ -116,82 +96,28 @@ class Stream:
             raise DataError("the audio has no samples", self._where)
         self.duration_s = num_samples / self.rate_hz
 
-    def _bounds(self, part: Part) -> tuple[int, int | None]:
-        """First and last sample of the part, at the recording's rate; None: to the end, wherever it is."""
-        from_hz, total = self._sound.rate_hz, self._sound.frames
-        start = round(part.start_s * from_hz)
-        stop = None if part.end_s is None else start + round((part.end_s - part.start_s) * from_hz)
-        if stop == start:
-            raise DataError("the part is shorter than a sample", self._where)
-        if total is None:
-            return start, stop
-        if not total:
-            raise DataError("the audio has no samples", self._where)
-        self._check_reaches(total, start, stop)
-        if stop is None or stop > total or (start == 0 and total - stop <= _SLACK_S * from_hz):
-            stop = total  # a duration that was rounded must not cut the last samples, here as in training
-        return start, stop
-
-    def _check_reaches(self, total: int, start: int, stop: int | None) -> None:
-        from_hz = self._sound.rate_hz
-        if start and start >= total:
-            raise DataError(
-                f"the part starts at {start / from_hz:.2f} s, the audio ends at {total / from_hz:.2f} s", self._where
-            )
-        if stop is not None and stop - total > _SLACK_S * from_hz:
-            raise DataError(
-                f"the part ends at {stop / from_hz:.2f} s, the audio at {total / from_hz:.2f} s", self._where
-            )
-
     def _expected_s(self) -> float | None:
-        from_hz = self._sound.rate_hz
-        if self._stop is not None:
-            return (self._stop - self._start) / from_hz
-        if self._sound.duration_s is not None:
-            return max(0.0, self._sound.duration_s - self._start / from_hz)
+        from_hz = self._recording.rate_hz
+        start, stop = self._recording.span(self._part.start_s, self._part.end_s)
+        if stop is not None:
+            return (stop - start) / from_hz
+        if self._recording.duration_s is not None:
+            return max(0.0, self._recording.duration_s - start / from_hz)
         return None
 
     def _mono(self) -> Iterator[Wave]:
         """The part's samples of one channel, at the recording's rate."""
-        from_hz = self._sound.rate_hz
-        at = self._sound.skip(self._start) if self._start else 0
-        if at < self._start:
-            self._check_reaches(at, self._start, self._stop)
-        ended = False
-        while not ended and (self._stop is None or at < self._stop):
-            wanted = round(BLOCK_S * from_hz)
-            wanted = wanted if self._stop is None else min(wanted, self._stop - at)
-            samples = self._sound.read(wanted)
-            ended = len(samples) < wanted
-            wave: Wave = (
-                np.ascontiguousarray(samples[:, (self._channel or 1) - 1])
-                if self._channel or self._sound.channels == 1
-                else samples.mean(axis=1, dtype=np.float32)
-            )
-            if not np.isfinite(wave).all():
-                bad = at + int(np.flatnonzero(~np.isfinite(wave))[0])
-                raise DataError(
-                    f"sample {bad:,} is not a finite number; the file is damaged, write it again", self._where
-                )
-            at += len(wave)
-            if len(wave):
-                yield wave
-        if ended and self._sound.frames is not None:
-            raise DataError(
-                f"truncated: the header promises {self._sound.frames:,} samples, only {at:,} could be decoded",
-                self._where,
-            )
-        if ended:
-            self._check_reaches(at, self._start, self._stop)
+        part = self._part
+        return self._recording.waves(part.start_s, part.end_s, channel=part.channel or "mix", block_s=BLOCK_S)
 
     def _resampled(self) -> Iterator[Wave]:
-        if self._sound.rate_hz == self.rate_hz:
+        if self._recording.rate_hz == self.rate_hz:
             yield from self._mono()
             return
         import soxr
 
         # The quality of audio.resampled; the samples are the same as those of the whole in one go.
-        resampler = soxr.ResampleStream(self._sound.rate_hz, self.rate_hz, 1, dtype="float32", quality="HQ")
+        resampler = soxr.ResampleStream(self._recording.rate_hz, self.rate_hz, 1, dtype="float32", quality="HQ")
         size = round(BLOCK_S * self.rate_hz)
         ready: Wave = np.zeros(0, np.float32)
         for wave_n in self._mono():
@@ -232,8 +158,8 @@ def open_stream(source: str | Path | bytes | None, rate_hz: int, part: Part = Pa
                         content = _spooled(pipe, where, closing)
             except OSError as error:  # no permission to look; a name that is too long
                 raise DataError(f"cannot read the audio: {os_reason(error)}", where) from error
-        sound = _open_sound(content, where, closing)
-        return Stream(sound, rate_hz, part, name or str(where), where, closing.pop_all())
+        reader = closing.enter_context(Reader(content, where))
+        return Stream(reader, rate_hz, part, name or str(where), where, closing.pop_all())
     raise AssertionError
 
 
@@ -246,7 +172,8 @@ def open_array(
         DataError: empty, not finite, of another type or shape, or without that part.
     """
     _check(part, name)
-    return Stream(_Array(samples, sample_rate_hz, name), rate_hz, part, name, name, ExitStack())
+    recording = Recording(_Array(samples, sample_rate_hz, name), name)
+    return Stream(recording, rate_hz, part, name, name, ExitStack())
 
 
 def _check(part: Part, where: str | Path) -> None:
@@ -294,135 +221,11 @@ def _temporary(closing: ExitStack) -> Path:
     return Path(path)
 
 
-def _open_sound(content: Path | bytes, where: str | Path, closing: ExitStack) -> _Sound:
-    suffix = Path(where).suffix.lower()
-    if isinstance(content, Path):
-        audio._check_present(content)
-        try:
-            shards.open_bytes(content).close()
-        except OSError as error:
-            raise DataError(f"cannot read the audio: {os_reason(error)}", where) from error
-    elif not content:
-        raise DataError("is empty (0 bytes)", where)
-    program = ffmpeg.available()
-    why = ""
-    if program is None or suffix not in ffmpeg.SUFFIXES:
-        soundfile = audio._soundfile()
-        try:
-            return _Sndfile(content, where, closing)
-        except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a name in .raw, which states no rate
-            why = audio._reason(error)
-    if program is None and suffix in ffmpeg.SUFFIXES:
-        raise DataError(f"{suffix} is read through ffmpeg, which is not on the PATH; {ffmpeg.INSTALL}", where)
-    if program is None:
-        readable = "WAV, FLAC, SPHERE, MP3 and Ogg are, most others where ffmpeg is installed (it is not)"
-        raise DataError(f"not audio that can be read ({why}); {readable}", where)
-    if isinstance(content, Path) and shards.is_member(content):
-        with shards.open_bytes(content) as file:
-            content = file.read()
-    if isinstance(content, bytes):
-        path = _temporary(closing)
-        path.write_bytes(content)
-        content = path
-    decoder = ffmpeg.Decoder(program, content, where)
-    closing.callback(decoder.close)
-    return decoder
-
-
-class _Sndfile:
-    """What libsndfile reads."""
-
-    duration_s: float | None = None
-
-    def __init__(self, content: Path | bytes, where: str | Path, closing: ExitStack) -> None:
-        self._where = where
-        if isinstance(content, bytes):
-            raw: BinaryIO = io.BytesIO(content)
-            size = len(content)
-        else:
-            raw, size = closing.enter_context(shards.open_bytes(content)), shards.num_bytes(content)
-        source: Any
-        if (head := _head_with_size(raw, size)) is not None:
-            source = _Headed(raw, head)
-        else:
-            source = closing.enter_context(audio.opened(content)) if isinstance(content, Path) else io.BytesIO(content)
-        self._file: Any = closing.enter_context(audio._soundfile().SoundFile(source))
-        if head is None:
-            raw.seek(0)
-            audio.check_whole(raw, size, Path(where))
-        self.rate_hz, self.channels = int(self._file.samplerate), int(self._file.channels)
-        self.frames: int | None = int(self._file.frames) if audio.knows_end(self._file) else None
-
-    def skip(self, frames: int) -> int:
-        soundfile = audio._soundfile()
-        if self.frames is None:
-            return ffmpeg.pass_over(self.read, frames, round(BLOCK_S * self.rate_hz))
-        try:
-            return int(self._file.seek(frames))
-        except soundfile.SoundFileError as error:
-            raise self._damaged(error) from error
-
-    def read(self, frames: int) -> Samples:
-        soundfile = audio._soundfile()
-        try:
-            samples: Samples = self._file.read(frames, dtype="float32", always_2d=True)
-        except soundfile.SoundFileError as error:
-            raise self._damaged(error) from error
-        return samples
-
-    def _damaged(self, error: Exception) -> DataError:
-        return DataError(audio._damaged(error), self._where)
-
-
-def _head_with_size(file: BinaryIO, num_bytes: int) -> bytes | None:
-    """What a WAV should begin with whose data were said to have 0 bytes, since it was not known yet, and go on to its
-    end: written to a pipe, or by a recorder that was killed. None: it is no such file."""
-    head = file.read(12)
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return None
-    start, promised = audio._wav_data(file)
-    if promised or start >= num_bytes:
-        return None
-    file.seek(start)
-    name, size = file.read(4), int.from_bytes(file.read(4), "little")
-    if name.isalnum() and start + 8 + size + size % 2 == num_bytes:
-        return None  # no samples indeed, and a chunk that says who made it
-    file.seek(0)
-    head, unknown = file.read(start), b"\xff" * 4
-    return b"RIFF" + unknown + head[8 : start - 4] + unknown
-
-
-class _Headed(io.RawIOBase):
-    """A file with other first bytes."""
-
-    def __init__(self, file: BinaryIO, head: bytes) -> None:
-        self._file, self._head = file, head
-        file.seek(0)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        at = self._file.tell()
-        content = self._file.read(len(buffer))
-        own = self._head[at : at + len(content)]
-        buffer[: len(content)] = own + content[len(own) :]
-        return len(content)
-
-
 class _Array:
     """Samples in memory, scaled block by block."""
 
     duration_s: float | None = None
+    damage = ""
 
     def __init__(self, samples: npt.ArrayLike, sample_rate_hz: int, name: str) -> None:
         try:
@@ -440,9 +243,9 @@ class _Array:
         if array.dtype.kind != "f" and array.dtype not in (np.int16, np.int32, np.uint8):
             raise DataError(f"samples of type {array.dtype}; expected int16, int32, uint8, or float in [-1, 1]", name)
         rate: Any = sample_rate_hz
-        if not isinstance(rate, int | float | np.number) or not _LOWEST_HZ <= rate < math.inf or rate != int(rate):
+        if not isinstance(rate, int | float | np.number) or not LOWEST_HZ <= rate < math.inf or rate != int(rate):
             raise DataError(
-                f"a sample rate of {sample_rate_hz} Hz; expected a whole number, at least {_LOWEST_HZ}", name
+                f"a sample rate of {sample_rate_hz} Hz; expected a whole number, at least {LOWEST_HZ}", name
             )
         low, high = float(array.min()), float(array.max())
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -454,16 +257,16 @@ class _Array:
         self.rate_hz, self.channels = int(sample_rate_hz), self._array.shape[1]
         self.frames: int | None = len(self._array)
 
-    def skip(self, frames: int) -> int:
-        self._at = frames
-        return frames
+    def seek(self, frame: int) -> int:
+        self._at = frame
+        return frame
 
-    def read(self, frames: int) -> Samples:
+    def read(self, frames: int) -> npt.NDArray[np.float32]:
         block = self._array[self._at : self._at + frames]
         self._at += len(block)
         if block.dtype.kind == "f":
             return block.astype(np.float32)
         full_scale = {1: 128.0, 2: 32768.0, 4: 2147483648.0}[block.dtype.itemsize]
         middle = 128.0 if block.dtype == np.uint8 else 0.0
-        scaled: Samples = ((block.astype(np.float64) - middle) / full_scale).astype(np.float32)
+        scaled: npt.NDArray[np.float32] = ((block.astype(np.float64) - middle) / full_scale).astype(np.float32)
         return scaled

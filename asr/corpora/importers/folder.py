@@ -9,9 +9,11 @@ from asr.corpora.importers.rows import OPTIONS, Found, Row, read_lines, write_ro
 from asr.errors import DataError
 from asr.files import files_below, visible
 from asr.prepare import Prepared, Recipe, Request
+from asr.sound.reader import SUFFIXES as READABLE
 
-#: in the order in which they are taken where two have one name
-SUFFIXES = (".wav", ".flac", ".sph", ".ogg", ".opus", ".mp3")
+#: of what 'asr transcribe' reads, in the order in which they are taken where two have one name
+_FIRST = (".wav", ".flac", ".sph", ".ogg", ".opus", ".mp3")
+SUFFIXES = (*_FIRST, *sorted(READABLE - set(_FIRST)))
 _CONVERT = "ffmpeg -i IN -ac 1 OUT.wav makes one"
 
 
@@ -56,7 +58,7 @@ def read(folder: Path) -> Found:
             else:
                 audio[id_] = path
     if not audio:
-        raise DataError(f"holds no audio file ({', '.join(SUFFIXES)}); of another format, {_CONVERT}", folder)
+        raise DataError(f"holds no audio file ({', '.join(_FIRST)}, …); of another format, {_CONVERT}", folder)
     rows = []
     for id_, path in audio.items():
         if id_ not in texts:

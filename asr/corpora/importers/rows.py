@@ -32,7 +32,7 @@ THREADS = 8
 #: as in audio.load: durations in tables are rounded, and a codec's padding moves the end
 SLACK_S = 0.02
 #: what every importer takes
-OPTIONS = ("dev", "name", "mix", "channel")
+OPTIONS = ("dev", "name", "mix", "channel", "keep_truncated")
 #: of a path that leads to another machine; Path makes one slash of two
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 #: up to the path, of one that does not
@@ -76,7 +76,7 @@ def write_rows(request: Request, splits: Mapping[str, Found]) -> Prepared:
         DataError: nothing of a split can be used.
     """
     fraction = _fraction(request.options.get("dev", ""))
-    channel = _channel(request.options)
+    channel, keep_truncated = _channel(request.options), bool(request.options.get("keep_truncated"))
     found = _named(request, splits, with_dev=fraction is not None)
     names = [*found, *(["dev"] if fraction is not None else [])]
     targets = [request.out / f"{name}.jsonl" for name in names]
@@ -88,7 +88,7 @@ def write_rows(request: Request, splits: Mapping[str, Found]) -> Prepared:
     dropped: dict[str, str] = {}
     for name, one in found.items():
         lost = dict(one.dropped)
-        utterances[name] = measure(one.rows, request.out, lost, channel)
+        utterances[name] = measure(one.rows, request.out, lost, channel, keep_truncated)
         if not utterances[name]:
             first = "there are none" if not lost else "; ".join(f"{id_}: {why}" for id_, why in [*lost.items()][:1])
             raise DataError(f"no utterance can be used ({len(lost):,} left out; the first: {first})", one.source)
@@ -164,13 +164,20 @@ def hold_out(utterances: Sequence[Utterance], fraction: float) -> tuple[list[Utt
     return [u for u in utterances if u.id not in dev], [u for u in utterances if u.id in dev]
 
 
-def measure(rows: Sequence[Row], out: Path, dropped: dict[str, str], channel: Channel | None = None) -> list[Utterance]:
+def measure(
+    rows: Sequence[Row],
+    out: Path,
+    dropped: dict[str, str],
+    channel: Channel | None = None,
+    keep_truncated: bool = False,
+) -> list[Utterance]:
     """The utterances of the rows whose audio can be used; the others go into ``dropped`` with the reason.
 
     Args:
         channel: what to read of files with several channels where a row does not say.
+        keep_truncated: rows whose audio is cut stay, as long as what there is of it.
 
-    Units: durations in seconds, from the headers; audio paths are absolute, or relative when below ``out``.
+    Units: durations in seconds, of what the files hold; audio paths are absolute, or relative when below ``out``.
     """
     headers = _headers(row.audio for row in rows if row.text.strip())
     utterances = []
@@ -178,9 +185,12 @@ def measure(rows: Sequence[Row], out: Path, dropped: dict[str, str], channel: Ch
         header = headers.get(row.audio, "no text")
         is_mono = isinstance(header, audio.AudioInfo) and header.channels == 1
         wanted = channel if row.channel is None or is_mono else row.channel
-        why = (
-            "no text" if not row.text.strip() else header if isinstance(header, str) else _problem(row, header, wanted)
-        )
+        if not row.text.strip():
+            why = "no text"
+        elif isinstance(header, str):
+            why = header
+        else:
+            why = _problem(row, header, wanted, keep_truncated)
         if why:
             dropped[row.id] = why
             continue
@@ -222,12 +232,12 @@ def _header(path: Path) -> audio.AudioInfo | str:
     if path.is_symlink() and not path.exists():
         return f"{path}: a link to {path.readlink()}, which is not there"
     try:
-        return audio.info(path)
+        return audio.info(path, keep_truncated=True)
     except DataError as error:
         return str(error)
 
 
-def _problem(row: Row, header: audio.AudioInfo, channel: Channel | None) -> str:
+def _problem(row: Row, header: audio.AudioInfo, channel: Channel | None, keep_truncated: bool) -> str:
     """Why the row's part of its file cannot be used; empty when it can."""
     if header.channels > 1 and channel is None:
         return f"{row.audio}: {header.channels} channels, expected 1; add --mix (their average) or --channel N"
@@ -237,7 +247,12 @@ def _problem(row: Row, header: audio.AudioInfo, channel: Channel | None) -> str:
         return f"{row.audio}: no samples"
     if row.offset_s and row.offset_s >= header.duration_s:
         return f"starts at {row.offset_s:.2f} s, but the file ends at {header.duration_s:.2f} s"
-    if row.duration_s is not None and row.offset_s + row.duration_s > header.duration_s + SLACK_S:
+    beyond = row.duration_s is not None and row.offset_s + row.duration_s > header.duration_s + SLACK_S
+    if header.truncated and (beyond or row.duration_s is None):
+        if not keep_truncated:
+            return f"{row.audio}: {header.truncated}, or add --keep-truncated"
+        log.warning("%s: %s: kept, %.2f s of it", row.id, row.audio, header.duration_s - row.offset_s)
+    elif row.duration_s is not None and beyond:
         return f"ends at {row.offset_s + row.duration_s:.2f} s, but the file at {header.duration_s:.2f} s"
     if round(header.duration_s - row.offset_s if row.duration_s is None else row.duration_s, 4) <= 0:
         return "no length"

@@ -8,7 +8,6 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -35,18 +34,11 @@ def available() -> str | None:
     return shutil.which("ffmpeg")
 
 
-def pass_over(read: Callable[[int], npt.NDArray[np.float32]], frames: int, block: int) -> int:
-    """Reads so many frames, a block at a time, and forgets them; how many there were."""
-    left = frames
-    while left and (got := len(read(min(left, block)))):
-        left -= got
-    return frames - left
-
-
 class Decoder:
     """The first audio track of a file, as it is: at its own rate, all channels; a subprocess until closed.
 
-    ``duration_s`` is what the container says (about 0.1 s of slack), None when it says nothing.
+    ``duration_s`` is what the container says (about 0.1 s of slack), None when it says nothing; ``damage`` says at the
+    end why there is not all.
 
     Raises:
         DataError: ffmpeg cannot read the file, or it has no sound; ``where`` is named.
@@ -55,17 +47,22 @@ class Decoder:
     frames: int | None = None
 
     def __init__(self, program: str, path: Path, where: str | Path) -> None:
-        self._where, self._path = where, path
+        self._program, self._where, self._path = program, where, path
+        self.damage = ""
+        self._at = 0
+        self._start()
+
+    def _start(self) -> None:
         # Its messages go to a file, which nobody must empty as a pipe; opened anew to be read, since a handle that
         # both sides share has one position: reading would move the place where ffmpeg writes on.
         self._folder = tempfile.TemporaryDirectory(prefix="asr-ffmpeg-")
         self._errors = Path(self._folder.name, "stderr")
         try:
             with self._errors.open("wb") as errors:
-                self._process = self._started(program, path, errors)
+                self._process = self._started(self._program, self._path, errors)
         except OSError as error:
             self._folder.cleanup()
-            raise DataError(f"ffmpeg cannot be started: {os_reason(error)}", where) from error
+            raise DataError(f"ffmpeg cannot be started: {os_reason(error)}", self._where) from error
         assert self._process.stdout is not None
         self._pipe: IO[bytes] = self._process.stdout
         try:
@@ -87,21 +84,28 @@ class Decoder:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
         )  # fmt: skip
 
-    def skip(self, frames: int) -> int:
-        """Passes over frames, decoding them, as seeking is not exact in every format; how many there were."""
-        return pass_over(self.read, frames, 10 * self.rate_hz)
+    def seek(self, frame: int) -> int:
+        """Goes to a sample by decoding what is before, as seeking is not exact in every format."""
+        if frame < self._at:
+            self.close()
+            self._at, self.damage = 0, ""
+            self._start()
+        while self._at < frame and len(self.read(min(frame - self._at, 10 * self.rate_hz))):
+            pass
+        return self._at
 
     def read(self, frames: int) -> npt.NDArray[np.float32]:
         """The next frames, fewer only at the end. Shapes: (n, channels).
 
         Raises:
-            DataError: it ends because the file is damaged or cut.
+            DataError: there are no samples at all, because the file is damaged or of another kind.
         """
         width = 4 * self.channels
         content = self._pipe.read(frames * width)
+        whole = len(content) // width * width
+        self._at += whole // width
         if len(content) < frames * width:
             self._check_end()
-        whole = len(content) // width * width
         return np.frombuffer(content[:whole], "<f4").astype(np.float32, copy=False).reshape(-1, self.channels)
 
     def close(self) -> None:
@@ -123,7 +127,7 @@ class Decoder:
                     channels, rate_hz = struct.unpack_from("<HI", body, 2)
         if not rate_hz or not channels:
             self._check_end()
-            raise DataError("ffmpeg finds nothing in it that can be decoded", self._where)
+            raise DataError(self.damage or "ffmpeg finds nothing in it that can be decoded", self._where)
         return rate_hz, channels
 
     def _said(self) -> str:
@@ -141,6 +145,7 @@ class Decoder:
         return "\n".join(lines).replace(str(self._path), "")
 
     def _check_end(self) -> None:
+        """Sets ``damage`` where ffmpeg ended before the file should; an error where it gave nothing."""
         status = self._process.wait()
         said = self._said()
         wrong = self._complaints(said)
@@ -149,9 +154,11 @@ class Decoder:
         if "misdetection possible" in wrong:
             raise DataError("not audio that can be read: ffmpeg only guesses what it is", self._where)
         if "partial file" in wrong or "ended prematurely" in wrong:
-            raise DataError("truncated: ffmpeg meets the end of the file too early; fetch it again", self._where)
-        if status:
+            self.damage = "truncated: ffmpeg meets the end of the file too early; fetch it again"
+        elif status and not self._at:
             raise DataError(f"ffmpeg cannot decode it ({_reason(said)})", self._where)
+        elif status:
+            self.damage = f"truncated or damaged: ffmpeg cannot decode all of it ({_reason(said)}); fetch it again"
 
 
 def _duration_s(said: str) -> float | None:

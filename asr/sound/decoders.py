@@ -1,0 +1,301 @@
+"""Decoders of sound: one stream through libsndfile, MP3 frame by frame, several streams in a row.
+
+All read straight on: python-soundfile seeks after every read, and in MP3 a seek loses what a frame borrows from those
+before it.
+Axes: n samples, c channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.sound.mpeg import Frames
+from asr.sound.quiet import quiet_decoder
+from asr.sound.splice import Spliced
+
+Samples = npt.NDArray[np.float32]
+#: gives what soundfile opens: a name or an open file; called again to begin anew
+Open = Callable[[], Any]
+#: more samples than any file has: of one that does not say how many (FLAC from a pipe) libsndfile tells 2 ** 63 - 1
+_UNKNOWN = 1 << 60
+#: samples decoded at once that nobody wants, and, where a decoder gives up, that may be lost
+_BLOCK, _SMALL = 1 << 16, 256
+
+
+class Decoder(Protocol):
+    """Decoded audio as it was recorded.
+
+    ``frames``: how many samples, exact, or None; ``duration_s``: where that is None, what the container says, or None;
+    ``damage``: why it ended too early.
+    """
+
+    rate_hz: int
+    channels: int
+    frames: int | None
+    duration_s: float | None
+    damage: str
+
+    def seek(self, frame: int) -> int:
+        """Goes to that sample; where it is then: there, or at the end."""
+
+    def read(self, frames: int) -> Samples:
+        """The next samples, fewer only at the end. Shapes: (n, c)."""
+
+
+@cache
+def _straight() -> Any:
+    """python-soundfile's class, which does not seek after each read when it is told that it cannot."""
+    import soundfile  # 0.1 s: only when audio is really read
+
+    class Straight(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]  # soundfile may have no types
+        def seekable(self) -> bool:
+            return False
+
+    return Straight
+
+
+def reason_of(error: Exception) -> str:
+    """What libsndfile says, without its prefixes."""
+    text = str(getattr(error, "error_string", None) or error)
+    return " ".join(text.removeprefix("Error : ").split()).rstrip(".")
+
+
+def pass_over(read: Callable[[int], Samples], frames: int, block: int = _BLOCK) -> int:
+    """Reads so many frames, a block at a time, and forgets them; how many there were."""
+    left = frames
+    while left and (got := len(read(min(left, block)))):
+        left -= got
+    return frames - left
+
+
+class Sndfile:
+    """What libsndfile reads.
+
+    Args:
+        run_in_s: decoded before a place that is gone to, and thrown away.
+
+    Raises:
+        SoundFileError, TypeError: it is not audio (``errors``).
+    """
+
+    duration_s: float | None = None
+
+    def __init__(self, opener: Open, run_in_s: float = 0.0) -> None:
+        self._opener = opener
+        self._file: Any = None
+        self._source: Any = None
+        self.damage, self._at, self._ended = "", 0, False
+        self._reopen()
+        file: Any = self._file
+        self.rate_hz, self.channels, self.format = int(file.samplerate), int(file.channels), str(file.format)
+        self.frames: int | None = int(file.frames) if file.frames < _UNKNOWN else None
+        self._run_in = round(run_in_s * self.rate_hz)
+        self._seekable = self.frames is not None
+
+    @staticmethod
+    def errors() -> tuple[type[Exception], ...]:
+        """What opening raises: python-soundfile's error, and TypeError for a name in .raw, which states no rate."""
+        import soundfile
+
+        return soundfile.SoundFileError, TypeError
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if hasattr(self._source, "close"):
+            self._source.close()
+
+    def seek(self, frame: int) -> int:
+        if self._ended or (frame < self._at and not self._seekable):
+            self._reopen()  # a decoder that met damage may not come back from it
+        if self._seekable and frame != self._at:
+            start = max(0, frame - self._run_in)
+            try:
+                if self._file.seek(start) == start and pass_over(self._decoded, frame - start) == frame - start:
+                    self._at = frame
+                    return frame
+            except self.errors():
+                pass
+            self._seekable = False  # a codec or a file that cannot; its samples may be whole all the same
+            self._reopen()
+        pass_over(self.read, frame - self._at)
+        return self._at
+
+    def read(self, frames: int) -> Samples:
+        if self.damage:
+            return np.zeros((0, self.channels), np.float32)
+        try:
+            samples = self._decoded(frames)
+        except self.errors() as error:
+            samples = self._up_to_damage(frames)
+            self.damage = f"truncated or damaged: cannot be decoded ({reason_of(error)}); fetch it again"
+        self._at += len(samples)
+        self._ended = len(samples) < frames
+        return samples
+
+    def _decoded(self, frames: int) -> Samples:
+        samples: Samples = self._file.read(frames, dtype="float32", always_2d=True)
+        return samples
+
+    def _up_to_damage(self, frames: int) -> Samples:
+        """The samples before the place where the decoder gives up: it lost them, so they are decoded again."""
+        parts = [np.zeros((0, self.channels), np.float32)]
+        at, self._at = self._at, 0
+        self._reopen()
+        try:
+            if pass_over(self._decoded, at, _SMALL) == at:
+                while frames and len(samples := self._decoded(min(frames, _SMALL))):
+                    parts.append(samples)
+                    frames -= len(samples)
+        except self.errors():
+            pass
+        self._at = at
+        return np.concatenate(parts)
+
+    def _reopen(self) -> None:
+        self.close()
+        self._source, self._at, self._ended, self.damage = self._opener(), 0, False, ""
+        self._file = _straight()(self._source)
+
+
+class Mpeg:
+    """The frames of an MP3 file, of one format.
+
+    Args:
+        file: where the frames are.
+    """
+
+    duration_s: float | None = None
+
+    def __init__(self, frames: Frames, file: BinaryIO) -> None:
+        self._frames, self._source = frames, file
+        self.rate_hz, self.channels = frames.format.rate_hz, frames.format.channels
+        self.frames: int | None = frames.num_samples
+        self.damage = ""
+        self._file: Sndfile | None = None
+        self._at = 0
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def seek(self, frame: int) -> int:
+        assert self.frames is not None
+        self._at = min(frame, self.frames)
+        self.close()
+        return self._at
+
+    def read(self, frames: int) -> Samples:
+        assert self.frames is not None
+        wanted = min(frames, self.frames - self._at)
+        with quiet_decoder():
+            file = self._file = self._file or self._opened()
+            samples = file.read(wanted)
+        self._at += len(samples)
+        self.damage = file.damage
+        return samples
+
+    def _opened(self) -> Sndfile:
+        """The decoder in front of the next sample that is wanted."""
+        sample = self._at + self._frames.lead
+        first = self._frames.first_for(sample)
+        # libsndfile reads no further than a length that it takes from the size of the file and its first frame.
+        claimed = 4096 + len(self._frames.sizes) * int(self._frames.sizes.max())
+        pieces = self._frames.pieces(self._source, first)
+        file = Sndfile(lambda: Spliced(self._source, pieces, claimed))
+        pass_over(file.read, sample - first * self._frames.format.samples)
+        return file
+
+
+class Chain:
+    """Several streams in a row, at the rate and with the channels of the first."""
+
+    duration_s: float | None = None
+
+    def __init__(self, decoders: Sequence[Decoder]) -> None:
+        first = decoders[0]
+        self.rate_hz, self.channels = first.rate_hz, first.channels
+        self._decoders = [
+            one if (one.rate_hz, one.channels) == (self.rate_hz, self.channels) else _Fitted(one, first)
+            for one in decoders
+        ]
+        lengths = [one.frames for one in self._decoders if one.frames is not None]
+        self.frames: int | None = sum(lengths) if len(lengths) == len(self._decoders) else None
+        self.damage = ""
+        self._i = 0
+
+    def seek(self, frame: int) -> int:
+        self._i, start, self.damage = 0, 0, ""
+        while self._i < len(self._decoders) - 1:
+            length = self._decoders[self._i].frames
+            if length is None or frame < start + length:
+                break
+            start += length
+            self._i += 1
+        for later in self._decoders[self._i + 1 :]:
+            later.seek(0)
+        return start + self._decoders[self._i].seek(frame - start)
+
+    def read(self, frames: int) -> Samples:
+        parts = [np.zeros((0, self.channels), np.float32)]
+        while True:
+            one = self._decoders[self._i]
+            parts.append(one.read(frames))
+            frames -= len(parts[-1])
+            self.damage = self.damage or one.damage
+            if not frames or self._i == len(self._decoders) - 1:
+                return parts[-1] if len(parts) == 2 else np.concatenate(parts)
+            self._i += 1
+
+
+class _Fitted:
+    """A stream at the rate and with the channels of another one."""
+
+    duration_s: float | None = None
+
+    def __init__(self, decoder: Decoder, like: Decoder) -> None:
+        self._decoder, self.rate_hz, self.channels = decoder, like.rate_hz, like.channels
+        total = decoder.frames
+        self.frames = None if total is None else round(total * self.rate_hz / decoder.rate_hz)
+        self.damage = ""
+        self.seek(0)
+
+    def seek(self, frame: int) -> int:
+        import soxr
+
+        self._decoder.seek(0)
+        self._resampler = soxr.ResampleStream(
+            self._decoder.rate_hz, self.rate_hz, self.channels, dtype="float32", quality="HQ"
+        )
+        self._ready, self._ended, self._at = np.zeros((0, self.channels), np.float32), False, 0
+        return pass_over(self.read, frame)
+
+    def read(self, frames: int) -> Samples:
+        if self.frames is not None:
+            frames = min(frames, self.frames - self._at)
+        parts = [self._ready]
+        held = len(self._ready)
+        while held < frames and not self._ended:
+            samples = self._decoder.read(_BLOCK)
+            self._ended = len(samples) < _BLOCK
+            self.damage = self._decoder.damage
+            parts.append(self._resampler.resample_chunk(self._with_channels(samples), last=self._ended))
+            held += len(parts[-1])
+        both = np.concatenate(parts)
+        out, self._ready = both[:frames], both[frames:]
+        if self._ended and not self.damage and self.frames is not None and len(out) < frames:
+            out = np.pad(out, ((0, frames - len(out)), (0, 0)))  # the resampler's own rounding of the length
+        self._at += len(out)
+        return out
+
+    def _with_channels(self, samples: Samples) -> Samples:
+        if samples.shape[1] == self.channels:
+            return samples
+        mixed = samples.mean(axis=1, dtype=np.float32, keepdims=True)
+        return np.ascontiguousarray(np.broadcast_to(mixed, (len(mixed), self.channels)))

@@ -1,0 +1,310 @@
+"""MP3 files frame by frame: how long they are to the sample, without decoding, and where each frame is.
+
+Of files without an Info tag, joined files and files with other things between their frames decoders only guess the
+length; here the frames are counted. A frame is 24 to 72 ms, so an hour is counted in about 0.1 s.
+
+Source: ISO/IEC 11172-3, 13818-3 (headers, side information); the Xing, LAME Info and VBRI tags as their encoders write.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from functools import cache
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.sound.splice import Piece
+
+#: the content of a file, or the file mapped into memory: its slices are bytes
+Bytes = bytes | mmap.mmap
+#: kbit/s by index 1 to 14; MPEG 1 layers I, II and III, then MPEG 2 layer I, and its layers II and III
+_KBITS = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_RATES = (44100, 48000, 32000)
+#: by the version's bits: what the rates are divided by (2.5, reserved, 2, 1)
+_DIVISOR = {0: 4, 2: 2, 3: 1}
+#: of a decoder, which encoders do not count into the delay that they write
+_DECODER_DELAY = 529
+#: Encoders whose delays can be trusted, as ffmpeg has it.
+_TRUSTED = (b"LAME", b"Lavf", b"Lavc")
+#: Frames decoded before those that are wanted, so that these are what a decoder from the start gives: the bits that a
+#: frame borrows from those before it reach back 511 bytes (MPEG 1) or 255, which 24 of the smallest frames hold. These
+#: are silenced, and as many more fill the filters. 16: after so many frames mpg123's filter buffer is where it began.
+_BLANK, _RUN_IN, _STEP = 24, 48, 16
+
+
+@dataclass(frozen=True)
+class Format:
+    """What the frames of a stretch have in common, in the bits of their headers."""
+
+    version_bits: int
+    layer: int
+    rate_bits: int
+    mono: bool
+
+    @property
+    def version(self) -> int:
+        return 1 if self.version_bits == 3 else 2
+
+    @property
+    def rate_hz(self) -> int:
+        return _RATES[self.rate_bits] // _DIVISOR[self.version_bits]
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.mono else 2
+
+    @property
+    def samples(self) -> int:
+        """Samples of a frame, per channel."""
+        return 384 if self.layer == 1 else 1152 if self.layer == 2 or self.version == 1 else 576
+
+    @property
+    def reservoir(self) -> int:
+        """Bytes that a frame can borrow from those before it."""
+        return 511 if self.version == 1 else 255
+
+    @property
+    def side(self) -> int:
+        """Bytes of the side information."""
+        if self.version == 1:
+            return 17 if self.mono else 32
+        return 9 if self.mono else 17
+
+
+@dataclass(frozen=True)
+class Tag:
+    """What the first frame says instead of sound: frames of the file (None: not said), samples to leave out."""
+
+    frames: int | None
+    delay: int = 0
+    padding: int = 0
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of one format in a row, without the tag. Shapes: (frames,), in bytes."""
+
+    format: Format
+    offsets: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    tag: Tag | None = None
+
+    @property
+    def lead(self) -> int:
+        """Samples at the start that the encoder and the decoder put there."""
+        return self.tag.delay + _DECODER_DELAY if self.tag is not None and self.tag.delay else 0
+
+    @property
+    def num_samples(self) -> int:
+        """Samples without what encoder and decoder put around them, as ffmpeg counts."""
+        total = len(self.offsets) * self.format.samples
+        if self.tag is not None and self.tag.delay and self.tag.frames == len(self.offsets):
+            total -= max(0, self.tag.padding - _DECODER_DELAY)
+        return max(0, total - self.lead)
+
+    def first_for(self, sample: int) -> int:
+        """The frame from which to decode, so that the sample (counted with the lead) is what a whole decoding gives."""
+        return max(0, (sample // self.format.samples - _RUN_IN) // _STEP * _STEP)
+
+    def pieces(self, file: BinaryIO, first: int) -> list[Piece]:
+        """The frames from that one on, without what lies between them; the first ones silenced when some are before.
+
+        Args:
+            file: the one that was scanned.
+        """
+        pieces: list[Piece] = []
+        blank = min(first + _BLANK, len(self.offsets)) if first and self.format.layer == 3 else first
+        held = 0
+        for i in range(first, blank):
+            file.seek(int(self.offsets[i]))
+            frame = bytearray(file.read(int(self.sizes[i])))
+            side = 4 if frame[1] & 1 else 6  # behind the checksum, if there is one
+            # Nothing is decoded of it, but it borrows all that there is: mpg123 keeps for the next frame what this one
+            # borrowed, and what stands behind the side information.
+            borrowed = min(held, self.format.reservoir)
+            begin = bytes((borrowed,)) if self.format.version == 2 else bytes((borrowed >> 1, (borrowed & 1) << 7))
+            frame[side : side + self.format.side] = begin.ljust(self.format.side, b"\0")
+            held += len(frame) - side - self.format.side
+            pieces.append(bytes(frame))
+        offsets, sizes = self.offsets[blank:], self.sizes[blank:]
+        breaks = np.flatnonzero(offsets[1:] != offsets[:-1] + sizes[:-1]) + 1
+        for own, length in zip(np.split(offsets, breaks), np.split(sizes, breaks), strict=True):
+            if len(own):
+                pieces.append((int(own[0]), int(length.sum())))
+        return pieces
+
+
+#: stretches of one format, and why the last one is cut (empty: it is whole)
+Scanned = tuple[list[Frames], str]
+
+
+def scan(data: Bytes, start: int, stop: int) -> Scanned:
+    """The frames between two places, and whether the last one is cut.
+
+    What lies between the frames (tags, damage) is passed over.
+    """
+    stretches: list[tuple[Format, list[int], list[int]]] = []
+    cut, at, form = "", start, None
+    while (found := _find_frame(data, at, stop, form)) is not None:
+        at, form = found
+        if not stretches or stretches[-1][0] != form:
+            stretches.append((form, [], []))
+        _, offsets, sizes = stretches[-1]
+        at = _walk(data, at, stop, form, offsets, sizes)
+        if at > stop:
+            at = stop = offsets.pop()
+            cut = f"truncated: the last frame needs {sizes.pop():,} bytes and is not all there; fetch it again"
+    tag = _tag(data, stretches[0]) if stretches else None
+    runs = []
+    for i, (form, offsets, sizes) in enumerate(stretches):
+        own = slice(1 if tag is not None and i == 0 else 0, None)
+        if offsets[own]:
+            one_tag = tag if i == 0 else None
+            runs.append(Frames(form, np.array(offsets[own], np.int64), np.array(sizes[own], np.int64), one_tag))
+    if tag is not None and tag.frames is not None:
+        held = sum(len(run.offsets) for run in runs)
+        cut = cut if held < tag.frames else ""
+        if held < tag.frames - 1:  # 1: some encoders count the frame of the tag
+            cut = f"truncated: the header promises {tag.frames:,} frames, the file holds {held:,}; fetch it again"
+    return runs, cut
+
+
+def _walk(data: Bytes, at: int, stop: int, form: Format, offsets: list[int], sizes: list[int]) -> int:
+    """Adds the frames from there on, up to something else, and says where that is; the last may go beyond the end."""
+    lengths = _lengths(form.version_bits, form.layer, form.rate_bits)
+    free = _free_size(data, at, stop)
+    mono, last = form.mono, stop - 4
+    while at <= last:
+        size = lengths.get(data[at : at + 3])
+        if size is None or (data[at + 3] >= 0xC0) is not mono:
+            break
+        if not size:
+            if not free:
+                break
+            size = free + _padding(data[at + 2], form.layer)
+        offsets.append(at)
+        sizes.append(size)
+        at += size
+    return at
+
+
+@cache
+def _lengths(version_bits: int, layer: int, rate_bits: int) -> dict[bytes, int]:
+    """The size of a frame by the first three bytes of its header; 0: its bit rate is free."""
+    version = 1 if version_bits == 3 else 2
+    rate_hz = _RATES[rate_bits] // _DIVISOR[version_bits]
+    samples = 384 if layer == 1 else 1152 if layer == 2 or version == 1 else 576
+    sizes = {}
+    for unprotected in (0, 1):
+        for index in range(15):
+            for low in range(4):
+                second = 0xE0 | version_bits << 3 | (4 - layer) << 1 | unprotected
+                third = index << 4 | rate_bits << 2 | low
+                kbits = _KBITS[version, layer][index - 1] if index else 0
+                slots = samples // 8 * kbits * 1000 // rate_hz // (4 if layer == 1 else 1)
+                size = slots * (4 if layer == 1 else 1) + _padding(third, layer)
+                sizes[bytes((0xFF, second, third))] = size if index else 0
+    return sizes
+
+
+def _padding(third: int, layer: int) -> int:
+    return (4 if layer == 1 else 1) * (third >> 1 & 1)
+
+
+def _format(data: Bytes, at: int) -> Format | None:
+    """What a frame's header there says; None: it is none."""
+    head = data[at : at + 4]
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version_bits, layer, rate_bits = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 2 & 3
+    if version_bits == 1 or layer == 4 or rate_bits == 3 or head[2] >> 4 == 15 or head[3] & 3 == 2:
+        return None
+    return Format(version_bits, layer, rate_bits, head[3] >= 0xC0)
+
+
+def _free_size(data: Bytes, at: int, stop: int) -> int:
+    """The size without padding of frames whose bit rate is free, up to the next header alike; 0: it is stated."""
+    head = data[at : at + 3]
+    if len(head) < 3 or head[2] >> 4:
+        return 0
+    place = at + 24
+    while (place := data.find(head[:2], place, min(stop, at + 8192))) >= 0:
+        if (data[place + 2] ^ head[2]) & ~2 == 0:
+            return place - at - _padding(head[2], 4 - (head[1] >> 1 & 3))
+        place += 1
+    return 0
+
+
+def _find_frame(data: Bytes, at: int, stop: int, before: Format | None) -> tuple[int, Format] | None:
+    """The next place where frames begin: two in a row, three of another format than before."""
+    while at < stop - 4:
+        at = _behind_tags(data, at, stop)
+        at = data.find(b"\xff", at, stop)
+        if at < 0:
+            return None
+        form = _format(data, at)
+        if form is not None and _are_there(data, at, stop, form, 2 if form == before else 3, before is None):
+            return at, form
+        at += 1
+    return None
+
+
+def _are_there(data: Bytes, at: int, stop: int, form: Format, count: int, short: bool) -> bool:
+    """Whether so many frames of a format are there in a row; ``short``: or fewer, up to the end of the file."""
+    offsets: list[int] = []
+    at = _walk(data, at, min(stop, at + count * 8192), form, offsets, [])
+    return len(offsets) >= count or (short and bool(offsets) and at > stop - 4)
+
+
+def _behind_tags(data: Bytes, at: int, stop: int) -> int:
+    """Where the tags that begin there end: in front of the sound, behind it, and between joined files."""
+    while at < stop:
+        head = data[at : at + 16]
+        if size := id3_bytes(head):
+            at += size
+        elif head[:3] == b"TAG":
+            at += 128
+        elif head[:8] == b"APETAGEX" and len(head) == 16:
+            at += 32 + int.from_bytes(head[12:16], "little")
+        else:
+            break
+    return at
+
+
+def id3_bytes(head: bytes) -> int:
+    """The size of an ID3v2 tag that begins with these ten bytes; 0: it is none."""
+    if head[:3] != b"ID3" or len(head) < 10 or max(head[6:10]) > 127:
+        return 0
+    size = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+    return size + 10 if head[5] & 0x10 else size
+
+
+def _tag(data: Bytes, stretch: tuple[Format, list[int], list[int]]) -> Tag | None:
+    """What the first frame says where it holds a Xing, Info or VBRI tag instead of sound."""
+    form, offsets, sizes = stretch
+    if form.layer != 3 or not offsets:
+        return None
+    frame = data[offsets[0] : offsets[0] + sizes[0]]
+    if frame[36:40] == b"VBRI":
+        return Tag(int.from_bytes(frame[50:54], "big"))
+    at = 4 + form.side
+    if frame[at : at + 4] not in (b"Xing", b"Info"):
+        return None
+    flags = int.from_bytes(frame[at + 4 : at + 8], "big")
+    frames = int.from_bytes(frame[at + 8 : at + 12], "big") if flags & 1 else None
+    at += 8 + sum(size for bit, size in ((1, 4), (2, 4), (4, 100), (8, 4)) if flags & bit)
+    delay = padding = 0
+    if frame[at : at + 4] in _TRUSTED:
+        both = int.from_bytes(frame[at + 21 : at + 24], "big")
+        delay, padding = both >> 12, both & 0xFFF
+    return Tag(frames, delay, padding)

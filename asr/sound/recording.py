@@ -1,0 +1,200 @@
+"""Sound that can be read in parts: the samples of any stretch, and what is to be said of audio that is cut.
+
+A part is the same samples as that stretch of the whole, bit for bit, in every format. (Opus: a decoder that starts
+inside the recording comes to the same samples within a second, which is decoded and thrown away; what may be left is
+below 1e-4.) What is cut or damaged gives what it holds, and says so. Axes: n samples, c channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.errors import DataError
+from asr.manifest import Channel
+from asr.sound.decoders import Decoder, Samples
+
+Wave = npt.NDArray[np.float32]
+#: durations in manifests and tables are rounded, and a codec's padding moves the end
+SLACK_S = 0.02
+#: what is decoded at once where nobody knows how much there is
+BLOCK_S = 10.0
+#: no speech is sampled more slowly: a header that says so is damaged
+LOWEST_HZ = 1000
+
+
+class Recording:
+    """Decoded sound, to be read from any place.
+
+    ``frames`` is the number of samples that there are, exact, or None where that is known at the end only;
+    ``duration_s``, where ``frames`` is None, is what a container says, or None. ``truncated`` says why it is cut or
+    damaged, as far as that is known by now (empty: whole); ``notes`` say in words what was done to read it.
+
+    Args:
+        where: what errors call it.
+
+    Raises:
+        DataError: its rate is none of speech.
+    """
+
+    def __init__(self, decoder: Decoder, where: str | Path, truncated: str = "", notes: tuple[str, ...] = ()) -> None:
+        self._decoder, self._where = decoder, where
+        self.truncated, self.notes = truncated, notes
+        self.rate_hz, self.channels = decoder.rate_hz, decoder.channels
+        self.frames, self.duration_s = decoder.frames, decoder.duration_s
+        self._at = 0
+        if self.rate_hz < LOWEST_HZ:
+            raise DataError(
+                f"its header says {self.rate_hz} Hz, which is no rate of speech; the file is damaged", where
+            )
+
+    def skip(self, frame: int) -> int:
+        """Goes to a frame, counted from the start of the file; where it is then: there, or at the end."""
+        self._at = self._decoder.seek(frame) if frame != self._at else frame
+        return self._at
+
+    def read(self, frames: int) -> Samples:
+        """The next frames, fewer only at the end, which sets ``truncated`` where it comes too early. Shapes: (n, c)."""
+        samples = self._decoder.read(frames)
+        self._at += len(samples)
+        if len(samples) < frames:
+            self._note_end()
+        return samples
+
+    def _note_end(self) -> None:
+        """Says why the end came too early, if it did."""
+        self.truncated = self.truncated or self._decoder.damage
+        if not self.truncated and self.frames is not None and self._at < self.frames:
+            self.truncated = (
+                f"truncated: the header promises {self.frames:,} samples, only {self._at:,} could be decoded"
+            )
+
+    def measure(self, *, check_end: bool = False) -> int:
+        """How many samples there really are; decodes all where nobody knows.
+
+        Args:
+            check_end: the header may promise more than there is, so a look at the last sample is needed.
+        """
+        if self.frames is not None and not (check_end and self.frames and not self._holds(self.frames - 1)):
+            return self.frames
+        self.truncated = ""
+        self.skip(0)
+        block = round(BLOCK_S * self.rate_hz)
+        while len(self.read(block)) == block:
+            pass
+        return self._at
+
+    @property
+    def damage(self) -> str:
+        """Why a decoder gave up; known when it did."""
+        return self._decoder.damage
+
+    def _holds(self, frame: int) -> bool:
+        return self.skip(frame) == frame and len(self.read(1)) == 1
+
+    def waves(
+        self,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        *,
+        channel: Channel,
+        block_s: float | None = None,
+        whole: bool = False,
+    ) -> Iterator[Wave]:
+        """The samples of a part, block by block. Shapes: (n,).
+
+        Args:
+            channel: which one, counted from 1, or "mix", their average.
+            block_s: seconds at a time; default: all of it, where it is known how much that is.
+            whole: of a file that is cut the part must be there all the same; else what there is of it is given, and
+                ``truncated`` says why that is not all.
+
+        Raises:
+            DataError: no samples, not finite ones, no such channel, or a part that the file has not.
+        """
+        if isinstance(channel, int) and channel > self.channels:
+            raise DataError(f"channel {channel} is wanted, the audio has {self.channels}", self._where)
+        start, stop = self.span(start_s, end_s, whole)
+        if self.skip(start) < start:
+            self._note_end()
+            self._check_reaches(self._at, start, stop, whole)
+        block = round((BLOCK_S if block_s is None else block_s) * self.rate_hz)
+        slack = round(SLACK_S * self.rate_hz) if start == 0 and self.frames is None else 0
+        ended = False
+        while not ended and (stop is None or self._at < stop):
+            at, wanted = self._at, block
+            if stop is not None:
+                left = stop - at
+                wanted = left if block_s is None and self.frames is not None else min(block, left)
+            samples = self.read(wanted)
+            ended = len(samples) < wanted
+            if not ended and self._at == stop and slack:
+                samples = np.concatenate([samples, self._rest(slack)])
+            if len(samples):
+                yield self._finite(one_channel(samples, channel), at)
+        if ended:
+            self._check_reaches(self._at, start, stop, whole)
+        if self._at == start:
+            raise DataError(self.truncated or "the audio has no samples", self._where)
+
+    def _rest(self, slack: int) -> Samples:
+        """What there is behind the end of the part, where the file ends within the slack: a rounding."""
+        samples = self.read(slack + 1)
+        return samples if len(samples) <= slack else samples[:0]
+
+    def span(self, start_s: float, end_s: float | None, whole: bool = False) -> tuple[int, int | None]:
+        """First and last sample of a part (as in ``waves``); None: to the end, wherever it is.
+
+        Raises:
+            DataError: there is no such part, as far as that is known by now.
+        """
+        start = round(start_s * self.rate_hz)
+        stop = None if end_s is None else start + round((end_s - start_s) * self.rate_hz)
+        if stop == start:
+            raise DataError("the part is shorter than a sample", self._where)
+        total = self.frames
+        if total is None:
+            return start, stop
+        if not total:
+            raise DataError(self.truncated or "the audio has no samples", self._where)
+        if stop is None and whole and self.truncated:
+            raise DataError(self.truncated, self._where)
+        self._check_reaches(total, start, stop, whole)
+        if stop is None or stop > total or (start == 0 and total - stop <= SLACK_S * self.rate_hz):
+            stop = total  # a duration that was rounded must not cut the last samples
+        return start, stop
+
+    def _check_reaches(self, total: int, start: int, stop: int | None, whole: bool) -> None:
+        """Whether the part is there; ``total``: where the file ends."""
+        beyond = stop is not None and stop - total > SLACK_S * self.rate_hz
+        if start and start >= total:
+            if self.truncated:
+                raise DataError(self.truncated, self._where)
+            raise DataError(
+                f"the part starts at {start / self.rate_hz:.2f} s, the audio ends at {total / self.rate_hz:.2f} s",
+                self._where,
+            )
+        if self.truncated:
+            if whole and (beyond or stop is None):
+                raise DataError(self.truncated, self._where)
+        elif beyond and stop is not None:
+            raise DataError(
+                f"the part ends at {stop / self.rate_hz:.2f} s, the audio at {total / self.rate_hz:.2f} s", self._where
+            )
+
+    def _finite(self, wave_n: Wave, at: int) -> Wave:
+        if not np.isfinite(wave_n).all():
+            bad = at + int(np.flatnonzero(~np.isfinite(wave_n))[0])
+            raise DataError(f"sample {bad:,} is not a finite number; the file is damaged, write it again", self._where)
+        return wave_n
+
+
+def one_channel(samples_nc: npt.NDArray[np.float32], channel: Channel) -> Wave:
+    """One channel, counted from 1, or "mix", the average of all. Shapes: (n, c) -> (n,)."""
+    if channel == "mix":
+        mixed: Wave = samples_nc.mean(axis=1, dtype=np.float32)
+        return mixed if samples_nc.shape[1] > 1 else np.ascontiguousarray(samples_nc[:, 0])
+    return np.ascontiguousarray(samples_nc[:, channel - 1])

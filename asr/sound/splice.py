@@ -1,0 +1,74 @@
+"""Parts of a file, and bytes of our own, as one file to read and seek in."""
+
+from __future__ import annotations
+
+import io
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, BinaryIO
+
+#: bytes of our own, or (start, length) in the file
+Piece = bytes | tuple[int, int]
+#: where a decoder looks for a tag at the end of an MP3 file
+_TAG_BYTES = 128
+
+
+class Spliced(io.RawIOBase):
+    """The pieces, one after the other.
+
+    Args:
+        claimed: the size that it says to have, where a decoder takes the length of the recording from it. Between the
+            end of the pieces and the claimed one there is nothing to read, but for zeros where a tag would be.
+    """
+
+    def __init__(self, file: BinaryIO, pieces: Sequence[Piece], claimed: int = 0) -> None:
+        self._file = file
+        self._pieces = [piece for piece in pieces if _length(piece)]
+        self._ends = list(accumulate(map(_length, self._pieces)))
+        self._size = max(claimed, self._ends[-1] if self._ends else 0)
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        done = 0
+        while done < len(buffer) and (content := self._next(len(buffer) - done)):
+            buffer[done : done + len(content)] = content
+            done += len(content)
+        return done
+
+    def _next(self, count: int) -> bytes:
+        """Bytes from where it is, up to the end of a piece."""
+        i = bisect_right(self._ends, self._at)
+        if i == len(self._ends):
+            left = self._size - self._at
+            content = bytes(max(0, min(count, left))) if left <= _TAG_BYTES else b""
+        else:
+            piece = self._pieces[i]
+            skipped = self._at - (self._ends[i] - _length(piece))
+            count = min(count, self._ends[i] - self._at)
+            if isinstance(piece, bytes):
+                content = piece[skipped : skipped + count]
+            else:
+                self._file.seek(piece[0] + skipped)
+                content = self._file.read(count)
+        self._at += len(content)
+        return content
+
+
+def _length(piece: Piece) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece[1]
