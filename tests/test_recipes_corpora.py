@@ -439,7 +439,7 @@ def test_a_dead_link_says_what_to_do(tmp_path, recipe):
 def test_a_mirror_folder_serves_the_archive(tmp_path):
     yesno(tmp_path / "mirror" / "resources" / "1" / "waves_yesno.tar.gz")
     prepared = run("yesno", tmp_path / "out", mirror=(tmp_path / "mirror").as_uri())
-    assert len(prepared.utterances["test"]) == 29
+    assert len(prepared.utterances["test"]) == 30
 
 
 def test_a_folder_of_archives_is_looked_into_for_the_published_name(tmp_path):
