@@ -535,6 +535,14 @@ def test_recurrent_weights_start_orthogonal_in_every_gate_and_the_forget_bias_at
 # What a step can see
 
 
+def test_a_new_lookahead_gives_about_what_comes_in():
+    torch.manual_seed(0)
+    x_bsh = torch.randn(1, 50, 64)
+    out_bsh = Lookahead(units=64, steps=3)(x_bsh)
+    shift = [F.cosine_similarity(out_bsh[0, : 50 - n].flatten(), x_bsh[0, n:].flatten(), dim=0) for n in range(4)]
+    assert shift[0] > 0.8 and max(shift[1:]) < 0.2
+
+
 def test_lookahead_is_a_weighted_sum_of_the_next_steps():
     torch.manual_seed(0)
     lookahead = Lookahead(units=3, steps=2)
