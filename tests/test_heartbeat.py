@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,6 +54,17 @@ def test_counted_work_says_how_much_is_done_of_how_much_and_the_time_left(often:
         advance(1000)
         wait_for(often, "reading headers: 1,000 of 4,000, ")
         assert " left" in often.text
+
+
+def test_the_time_left_goes_by_what_is_done_since_it_began(
+    often: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=lambda: now_s))
+    with counted("downloading", 1000, done=900) as advance:
+        now_s = 60.0
+        advance(10)
+        wait_for(often, "downloading: 910 of 1,000, 9 min left")
 
 
 def test_counted_work_of_unknown_size_says_what_is_done(often: pytest.LogCaptureFixture) -> None:

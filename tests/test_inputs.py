@@ -125,6 +125,12 @@ def test_the_rows_of_a_manifest_are_parts_with_references(tmp_path):
     assert names("data/test.jsonl", "more/test.jsonl") == ["test/u1", "u2", "u3", "test/u1-2"]
 
 
+def test_what_a_row_says_of_channels_stands_above_the_one_that_is_asked_for(tmp_path):
+    write("calls.jsonl", [Utterance(f"u-{one}", "a.wav", 1.0, "A", channel=one) for one in (None, 2, "mix")])
+    found = find_inputs(["calls.jsonl"], Part(channel=1))
+    assert [one.part.channel for one in found] == [1, 2, None]
+
+
 def test_a_manifest_that_is_missing_broken_or_cut_twice_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"^none\.jsonl: cannot read the manifest"):
         find_inputs(["none.jsonl"])
