@@ -38,6 +38,7 @@ RUN_BY = {
         "test_recipes_corpora.py::test_an_empty_split_of_commonvoice_says_what_to_do_and_that_works"
     ),
     "asr train --resume RUN": "test_cli.py::test_an_interrupted_training_exits_with_130_and_goes_on_as_it_says",
+    "asr train --resume … --data DIR": "test_train.py::test_data_that_moved_are_missed_with_the_way_to_go_on",
     "asr train --resume …": "test_cli.py::test_an_interrupted_training_exits_with_130_and_goes_on_as_it_says",
 }
 
