@@ -195,7 +195,10 @@ def test_what_is_kept_is_what_the_model_gives(model_folder, corpus, tmp_path):
     assert (first.found, second.found) == (False, True)
     recognizer = Recognizer(model)
     for utterance, kept_sv, again_sv in zip(first.utterances, first.log_probs, second.log_probs, strict=True):
-        alone_sv = recognizer.log_probs(recognizer.load_wave(rows.audio_path(utterance)))
+        wave_n = recognizer.load_wave(rows.audio_path(utterance))
+        alone_sv = recognizer.log_probs(wave_n)
+        if second_opinion(no_speech_prob(wave_n, 16000), alone_sv) > NO_SPEECH_THRESHOLD:
+            alone_sv = without_words(alone_sv)
         np.testing.assert_allclose(kept_sv, alone_sv, atol=1e-5)  # float32 sums in another order
         np.testing.assert_array_equal(kept_sv, again_sv)
     assert [u.id for u in first.utterances] == [u.id for u in rows]
