@@ -12,6 +12,7 @@ import yaml
 from asr.cli import run
 from asr.errors import AsrError
 from asr.training.lr_finder import HIGHEST, LOWEST, Found, Tried, find_lr, steepest
+from asr.training.step import Done
 from tests.builders import build_corpus, tiny_config
 
 
@@ -35,6 +36,12 @@ def test_it_climbs_from_the_lowest_rate_and_ends_at_the_explosion(data):
 def test_it_is_the_same_every_time(data):
     first, second = (find_lr(tiny_config("model.dropout=0.2"), data, steps=8) for _ in range(2))
     assert first == second
+
+
+def test_the_loss_is_of_a_second_of_audio_however_many_utterances_a_step_has(data, monkeypatch):
+    steps = [Done(10.0, 1.0, 2, 5.0), Done(20.0, 1.0, 4, 16.0)]  # a mean of 10 nats over two utterances in 5 s, …
+    monkeypatch.setattr("asr.training.lr_finder.Trial.step", lambda trial, batches, lr: steps.pop(0))
+    assert [one.loss for one in find_lr(tiny_config(), data, steps=2).tried] == [4.0, 5.0]
 
 
 def test_it_takes_the_weights_the_batches_and_the_dropout_of_the_config(data, tmp_path, monkeypatch):

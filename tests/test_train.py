@@ -433,14 +433,17 @@ def test_validations_come_every_few_epochs_and_at_the_end(data, tmp_path):
 
 def test_what_is_left_out_is_named_in_the_log(data, tmp_path):
     rows = list(manifests.read(data / "train.jsonl"))
-    rows[3] = replace(rows[3], text="")
+    longest_s = max(u.duration_s for u in rows)
+    rows = [replace(u, text="" if u.duration_s == longest_s else u.text) for u in rows]
+    gone = [u.id for u in rows if not u.text]
     folder = tmp_path / "data"
     shutil.copytree(data, folder)
     manifests.write(folder / "train.jsonl", rows)
     train(tiny_config("train.epochs=1"), folder, tmp_path / "run")
     text = (tmp_path / "run" / "train.log").read_text()
-    assert "training on 9 of 10 utterances" in text and f"left out {rows[3].id}: empty text" in text
-    assert load_model(tmp_path / "run").training["dropped"] == 1
+    assert f"training on {10 - len(gone)} of 10 utterances" in text and f"left out {gone[0]}: empty text" in text
+    facts = load_model(tmp_path / "run").training
+    assert facts["dropped"] == len(gone) and facts["longest_s"] == max(u.duration_s for u in rows if u.text)
 
 
 def test_an_utterance_that_is_too_short_after_all_never_ends_a_run_and_stays_in_its_records(data, tmp_path):

@@ -129,6 +129,10 @@ def test_a_tie_goes_to_the_point_with_good_neighbours():
     errors = {(0.0, 0.0): 1, (1.0, 0.0): 9, (2.0, 0.0): 9, (3.0, 0.0): 2, (4.0, 0.0): 1, (5.0, 0.0): 2}
     points = {key: Point(BeamConfig(), np.array([e]), 0.0, 0.0, 0.0, 0.0) for key, e in errors.items()}
     assert lowest(points, 1.0, 1.0) == (4.0, 0.0)
+    # at the edge, where there are fewer neighbours, it is their mean that counts
+    errors = {(0.0, 0.0): 1, (1.0, 0.0): 5, (2.0, 0.0): 3, (3.0, 0.0): 1, (4.0, 0.0): 3}
+    points = {key: Point(BeamConfig(), np.array([e]), 0.0, 0.0, 0.0, 0.0) for key, e in errors.items()}
+    assert lowest(points, 1.0, 1.0) == (3.0, 0.0)
 
 
 def test_of_weights_that_are_as_good_the_nearest_to_the_usual_ones_are_taken():
