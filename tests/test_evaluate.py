@@ -89,6 +89,11 @@ def test_a_normalization_is_done_to_both_sides_and_what_cannot_be_written_is_cou
         assert mended.reliability() == evaluate(plain, corpus, with_words=True, no_speech_threshold=1).reliability()
 
 
+def test_tokens_are_counted_against_the_references_as_they_are_scored(corpus, model):
+    spaced = Manifest(corpus.path, [replace(u, text=f" {u.text.replace(' ', '   ')}  ") for u in corpus])
+    assert evaluate(model, spaced).health == evaluate(model, corpus).health
+
+
 @pytest.mark.parametrize("batch_s", [0.001, 2.0, 1000.0])
 def test_transcripts_do_not_depend_on_the_size_of_batches(corpus, model, monkeypatch, batch_s):
     expected = evaluate(model, corpus).score

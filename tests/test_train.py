@@ -39,7 +39,7 @@ from asr.progress import Report
 from asr.run import RunFolder
 from asr.runtime import stable_seed
 from asr.train import resume, train
-from asr.training.optim import learning_rate
+from asr.training.optim import Average, learning_rate
 from asr.training.trial import Trial
 from tests.builders import build_corpus, noise, tiny_config, write_wav
 
@@ -280,6 +280,17 @@ def test_the_saved_model_is_the_average_and_training_goes_on_with_the_raw_weight
     # Both epochs' models are kept, so the last one's is there.
     model = load_file(run / "checkpoints" / "best-epoch-0002" / "model.safetensors")
     assert torch.equal(model[name], state["average.output.weight"])
+
+
+def test_the_average_forgets_its_random_start_faster_than_its_decay():
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    average = Average(network, decay=0.5)
+    torch.nn.init.ones_(network.weight)
+    average.update(0)
+    assert average.tensors["weight"].item() == pytest.approx(0.9)  # a tenth of what it was
+    average.update(100)
+    assert average.tensors["weight"].item() == pytest.approx(0.95)  # half, from here on
 
 
 def test_the_saved_model_names_the_commit_that_was_started_not_a_later_one(data, tmp_path, monkeypatch):
