@@ -630,10 +630,11 @@ def test_evaluation_and_transcription_take_a_language_model(command, model, corp
     text, lm = tmp_path / "text.txt", tmp_path / "lm.arpa"
     text.write_text("".join(json.loads(line)["text"] + "\n" for line in manifest.read_text().splitlines()))
     assert command("lm", "train", str(text), "--order", "2", "--out", str(lm)).code == 0
-    result = command("evaluate", str(model), str(manifest), "--lm", str(lm), "--beam", "8", "--json")
-    assert result.code == 0, result.err
-    row = json.loads(result.out)
-    assert (row["decoder"], row["lm"]) == ("beam 8, alpha 0.5, beta 1.5", str(lm))
+    for weights, said in (((), "alpha 0.5, beta 1.5"), (("--alpha", "0", "--beta", "0"), "alpha 0, beta 0")):
+        result = command("evaluate", str(model), str(manifest), "--lm", str(lm), "--beam", "8", *weights, "--json")
+        assert result.code == 0, result.err
+        row = json.loads(result.out)
+        assert (row["decoder"], row["lm"]) == (f"beam 8, {said}", str(lm))
     wave = corpus / json.loads(manifest.read_text().splitlines()[0])["audio_path"]
     result = command("transcribe", str(model), str(wave), "--decoder", "beam", "--nbest", "3", "--json")
     (one,) = json.loads(result.out)["transcripts"]

@@ -307,6 +307,16 @@ def test_nbest_is_in_the_json(transcribe, recordings):
         assert all(0 < word["probability"] <= 1 for word in words)
 
 
+def test_pieces_are_no_longer_than_what_is_asked_for(transcribe, tmp_path):
+    write_wav(tmp_path / "long.wav", np.concatenate([tones(TEXT, np.random.default_rng(i)) for i in range(8)]))
+    seams = [
+        json.loads(transcribe(tmp_path / "long.wav", "-f", "json", *longest).out).get("seams", [])
+        for longest in ((), ("--longest", 2))
+    ]
+    cuts_s = [0.0, *(seam["at"] for seam in seams[1]), soundfile.info(tmp_path / "long.wav").duration]
+    assert len(seams[1]) > len(seams[0]) and max(np.diff(cuts_s)) <= 2
+
+
 def test_a_long_recording_has_no_nbest_and_it_is_said(transcribe, tmp_path):
     said, still = tones(TEXT, np.random.default_rng(0)), np.zeros(2 * 16000, np.float32)
     write_wav(tmp_path / "long.wav", np.concatenate([said, still] * 10))

@@ -186,7 +186,8 @@ class Trainer:
         self.num_streams = min(self.num_streams, len(reading.train))
         self.schedule = OptimConfig(lr=how.lr, warmup_fraction=how.warmup_fraction, decay="cosine")
         self.progress = Progress()
-        self.states_bs = self._zeros()
+        #: after the last window; every stream of an epoch begins with a reset, so that they end with it
+        self.states_bs = torch.zeros(self.num_streams, self.network.state_size, device=self.device)
         self.interrupt = Interrupt()
         self.source = commit()
         if known and has_state(out / "checkpoints"):
@@ -245,7 +246,6 @@ class Trainer:
                 self._checkpoint()
                 saved_at = time.perf_counter()
         p.epoch, p.window = p.epoch + 1, 0
-        self.states_bs = self._zeros()
         p.done = p.epoch == how.epochs
         self._validate(ratio)
         p.seconds += time.perf_counter() - began
@@ -310,9 +310,6 @@ class Trainer:
             "held_out_bits_per_character": p.best_bits, "precision": self.precision, "seconds": round(p.seconds, 1),
             "hardware": hardware(self.device, self.threads), **self.source,
         }  # fmt: skip
-
-    def _zeros(self) -> Tensor:
-        return torch.zeros(self.num_streams, self.network.state_size, device=self.device)
 
     def _checkpoint(self) -> None:
         tensors = {f"model.{k}": v for k, v in tensors_of(self.network).items()}
