@@ -307,6 +307,11 @@ def test_nbest_is_in_the_json(transcribe, recordings):
         assert all(0 < word["probability"] <= 1 for word in words)
 
 
+def test_a_part_ends_where_it_ends_in_its_file(transcribe, recordings):
+    document = json.loads(transcribe(recordings / "one.wav", "--start", 0.2, "--end", 0.5, "-f", "json").out)
+    assert document["duration"] == 0.5
+
+
 def test_pieces_are_no_longer_than_what_is_asked_for(transcribe, tmp_path):
     write_wav(tmp_path / "long.wav", np.concatenate([tones(TEXT, np.random.default_rng(i)) for i in range(8)]))
     seams = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from asr.errors import DataError
-from asr.scoring.transcripts import NOTHING_KNOWN, Facts, read, read_texts
+from asr.scoring.transcripts import NOTHING_KNOWN, Facts, read, read_texts, together
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -123,3 +123,8 @@ def test_facts_of_another_kind_are_an_error_that_names_the_line(tmp_path: Path, 
     with pytest.raises(DataError, match=f"utt 'u2': {message}" if message.startswith("'") else message) as caught:
         read(path)
     assert caught.value.line == 2
+
+
+def test_what_several_files_know_of_an_utterance_is_put_together_field_by_field():
+    found = together({"a": Facts("one")}, {"a": Facts("two", 2.0), "b": Facts("", 1.0)})
+    assert found == {"a": Facts("one", 2.0), "b": Facts("", 1.0)}
