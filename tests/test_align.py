@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from asr.align import align_text, spell
+from asr.align import _gaps, align_text, spell
 from asr.ctc import min_steps as ctc_min_steps
 from asr.decode import align
 from asr.decode.align import force_align, min_steps
@@ -413,3 +413,12 @@ def test_a_text_that_cannot_be_aligned_is_an_error_with_what_to_do(text, profile
         aligned(text, "HELLO", profile)
     assert all(part in str(error.value) for part in parts), str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_local_gap_is_that_of_the_worst_place():
+    log_probs_sv = np.log(np.tile(np.array([0.9, 0.1]), (20, 1)))
+    path_s = np.zeros(20, np.int64)
+    path_s[[2, 12, 13]] = 1  # one step, and two beside each other, in which the text is not the likeliest
+    clock = np.arange(20) * 0.1, np.arange(1, 21) * 0.1
+    gap, local_gap = _gaps(log_probs_sv, path_s, clock)
+    assert (gap, local_gap) == (pytest.approx(3 * np.log(1 / 9)), pytest.approx(2 * np.log(1 / 9)))
