@@ -24,6 +24,7 @@ from asr.errors import AsrError, CheckpointError, ConfigError, DataError
 from asr.infer import all_log_probs
 from asr.lm import ngram
 from asr.recordings.emissions import emissions
+from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
 from asr.scoring.bootstrap import bootstrap_interval
 from asr.tokenizer import CharTokenizer
 from asr.transcribe import Recognizer
