@@ -135,7 +135,7 @@ def measure(wave_n: Wave, rate_hz: int) -> Measures | None:
     ear = _ear(rate_hz)
     power_tf = ear.power(wave_n)
     level_t = 10 * np.log10(power_tf.sum(axis=1) + np.float32(1e-12))
-    loud_db = float(np.quantile(level_t, _LOUD_QUANTILE))
+    loud_db = _quantile(level_t, _LOUD_QUANTILE)
     loud_t = level_t > max(loud_db - _LOUD_DB, _ZERO_DB)
     loud = int(loud_t.sum())
     if loud < _FEWEST:
@@ -164,7 +164,7 @@ def measure(wave_n: Wave, rate_hz: int) -> Measures | None:
         moving=(moving + _UNSEEN / 2) / (moving + still + _UNSEEN),
         still=still / (pairs + _UNSEEN),
         lasting=max(0.0, lasting * pairs / (pairs + _UNSEEN) - _VOICE_LASTS),
-        change=float(np.median(changes_t)) if len(changes_t) else 0.0,
+        change=_quantile(changes_t, 0.5) if len(changes_t) else 0.0,
         variety=math.log(float(shape_tb[loud_t].std(axis=0).mean()) + 0.5),
         flatness=float(_flatness(power_tf[loud_t]).mean()),
         swing=max(0.0, float(np.maximum(level_t, loud_db - _RANGE_DB).std()) - _SPEECH_SWINGS_DB),
@@ -206,8 +206,9 @@ class _Ear:
         floor_t = 1e-4 * power_tf.max(axis=1, keepdims=True) + np.float32(1e-15)
         log_tf = np.log(power_tf + floor_t)
         width = 2 * self._around + 1
-        padded_tf = np.pad(log_tf, ((0, 0), (self._around + 1, self._around)), "edge")
-        sums_tf = np.cumsum(padded_tf, axis=1)
+        before_tf = np.repeat(log_tf[:, :1], self._around + 1, axis=1)
+        after_tf = np.repeat(log_tf[:, -1:], self._around, axis=1)
+        sums_tf = np.cumsum(np.concatenate([before_tf, log_tf, after_tf], axis=1), axis=1)
         fine_tf: Floats = log_tf - (sums_tf[:, width:] - sums_tf[:, :-width]) / np.float32(width)
         return fine_tf
 
@@ -245,6 +246,12 @@ def _comb(hz: npt.NDArray[np.floating], pitch_hz: float) -> npt.NDArray[np.float
             comb_f += sign / math.sqrt(number) * np.maximum(0, 1 - np.abs(hz - at_hz) / (hz[1] - hz[0]))
     comb_f -= comb_f.mean()
     return comb_f / max(1e-9, float(np.sqrt((comb_f**2).sum())))
+
+
+def _quantile(values: Floats, share: float) -> float:
+    """One of the values; several times as fast as numpy's, which go between them."""
+    at = round(share * (len(values) - 1))
+    return float(np.partition(values, at)[at])
 
 
 def _flatness(power_tf: Floats) -> Floats:
