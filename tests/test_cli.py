@@ -54,6 +54,9 @@ def command(monkeypatch, capfd):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
     library, root = logging.getLogger("asr"), logging.getLogger()
+    # It would close pytest's own output, and with it the report of the tests that follow.
+    monkeypatch.setattr("asr.cli.give_up_stdout", lambda: None)
+    monkeypatch.setattr("asr.console.give_up_stdout", lambda: None)
     level, root_level, handlers, threads = library.level, root.level, root.handlers[:], torch.get_num_threads()
 
     def call(*args: object) -> Result:
