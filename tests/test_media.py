@@ -473,6 +473,8 @@ def test_what_ffmpeg_cannot_decode_is_an_error_in_one_line(tmp_path, monkeypatch
             "truncated: ffmpeg meets the end of the file too early; fetch it again",
         ),
     ],
+    # The scripts hold samples: as names they would be too long for the environment of the fake ffmpeg.
+    ids=["cut", "broken", "many warnings"],
 )
 def test_what_ffmpeg_decodes_of_a_cut_file_is_given(tmp_path, monkeypatch, script, expected):
     fake(tmp_path, monkeypatch, script)

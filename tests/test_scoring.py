@@ -144,7 +144,7 @@ def test_references_that_the_model_cannot_write_are_counted_and_normalization_me
     expected = json.loads(command(*measured(model, manifest, "--json"))[1])
     letters = sum(not c.isspace() for row in rows for c in row["text"])
     code, out, err = command(*measured(model, upper, "--json"))
-    assert code == 0 and json.loads(out)["wer"]["rate"] > expected["wer"]["rate"]
+    assert code == 0 and json.loads(out)["cer"]["rate"] > expected["cer"]["rate"]
     assert err.startswith(f"asr: {letters} of {letters} characters of the references are none that the model writes (")
     assert err.endswith(": --normalization lower mends that\n")
     code, out, err = command(*measured(model, upper, "--json", "--normalization", "lower"))
