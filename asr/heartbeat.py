@@ -1,4 +1,4 @@
-"""Signs of life of long work: a progress bar on a terminal, and without one a line in the log about every minute."""
+"""Show the progress of long work: a bar on a terminal, elsewhere a line in the log about every minute."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ EVERY_S = 60.0
 
 
 def stderr_is_terminal() -> bool:
-    """Whether a bar on stderr is seen: it is a terminal, and one that can move its cursor."""
+    """Return true if stderr can show a bar: it is a terminal that can move its cursor."""
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     return is_terminal and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 @contextmanager
 def heartbeat(line: Callable[[], str]) -> Iterator[None]:
-    """While the block runs, logs ``line()`` every minute, from a thread; on a terminal, where a bar is seen, nothing.
+    """Log ``line()`` every minute from a thread while the block runs; log nothing on a terminal, which shows a bar.
 
-    The thread speaks also while the block is inside one long call, if that call releases Python's lock.
+    The thread logs also while the block is inside one long call, if that call releases Python's lock.
 
     >>> done = 0
     >>> with heartbeat(lambda: f"counting: {done:,} lines"):
@@ -54,12 +54,12 @@ def heartbeat(line: Callable[[], str]) -> Iterator[None]:
 def counted(
     what: str, total: float | None, shown: Callable[[float], str] = "{:,.0f}".format, done: float = 0
 ) -> Iterator[Callable[[float], None]]:
-    """A bar over work that can be counted, or a line about every minute; yields a function to call with what is done.
+    """Show a bar for countable work, or log a line about every minute; yield a function to call with the amount done.
 
     Args:
-        total: how much there is to do; None where nobody knows.
-        shown: an amount as people read it.
-        done: what is done already.
+        total: amount of work; None if it is unknown.
+        shown: formats an amount for people.
+        done: amount that is done already.
     """
     began, before = time.monotonic(), done
 
@@ -84,7 +84,7 @@ def counted(
         console=Console(stderr=True),
         transient=True,
         disable=not stderr_is_terminal(),
-        # a bar shows what is printed above itself: it would send a result that goes to a file to stderr
+        # a bar prints captured output above itself: it would send to stderr a result that goes to a file
         redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
     )
     drawn = 0.0
@@ -95,7 +95,7 @@ def counted(
             nonlocal done, drawn
             done += more
             now = time.monotonic()
-            if now - drawn > 0.1:  # it is drawn ten times per second; a call can come for every file
+            if now - drawn > 0.1:  # the bar is drawn ten times per second; a call can come for every file
                 drawn = now
                 bar.update(task, completed=done, amount=f"{shown(done)}{f'/{shown(total)}' if total else ''}")
 
@@ -103,7 +103,7 @@ def counted(
 
 
 def time_left(spent_s: float, done: float, total: float) -> str:
-    """How long the rest takes at the speed so far, for people.
+    """Estimate the time for the rest at the speed so far, as text for people.
 
     >>> time_left(60, 10, 40), time_left(60, 1, 1000), time_left(9, 9, 10)
     ('3 min left', '16 h 39 min left', '1 s left')

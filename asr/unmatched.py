@@ -1,4 +1,4 @@
-"""Where a text and the audio do not belong together: sound that the text lacks, and words that nobody says.
+"""Find where a text and the audio do not belong together: sound that the text lacks, and words that nobody says.
 
 Axes: s steps, v vocabulary.
 """
@@ -15,15 +15,15 @@ from asr.decode.greedy import Clock, greedy
 from asr.decode.types import LogProbs
 from asr.tokenizer import WORD_START, Tokenizer
 
-#: characters of the words, and of what is heard, that a line shows
+#: number of characters that a line shows of the words, and of the text heard
 _SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A part of the audio, the words of the text that fit nowhere else, and what the model hears instead (greedy).
+    """Hold a part of the audio, the words that fit nowhere else, and the text that the model hears instead (greedy).
 
-    Without words, the text lacks what is said there; with nothing heard, nobody says the words.
+    If there are no words, the text lacks what is said there. If nothing is heard, nobody says the words.
     """
 
     start_s: float
@@ -42,7 +42,7 @@ class Unmatched:
 
 
 class Stretch(NamedTuple):
-    """A part of the audio and the words that are said in it. Steps and words as slices."""
+    """Hold a part of the audio and the words that are said in it. Steps and words are slices."""
 
     steps: slice
     words: slice
@@ -73,7 +73,7 @@ def describe(gap: Gap, words: Sequence[str], log_probs_sv: LogProbs, tokenizer: 
 
 
 def stretches(gaps: Sequence[Gap], steps: int, words: int) -> list[Stretch]:
-    """Return what lies between the gaps; each part has a word at least.
+    """Return the parts between the gaps; each has at least one word.
 
     >>> stretches([Gap(start=0, end=4, first_word=0, end_word=1)], steps=9, words=3)
     [Stretch(steps=slice(4, 9, None), words=slice(1, 3, None))]
@@ -87,10 +87,10 @@ def stretches(gaps: Sequence[Gap], steps: int, words: int) -> list[Stretch]:
 
 
 def tokens_of_words(tokens_u: Sequence[int], sizes: Sequence[int], tokenizer: Tokenizer) -> list[list[int]]:
-    """Return the tokens of each word of an author, the spaces around it left out.
+    """Return the tokens of each word of an author, without the spaces around it.
 
     Args:
-        sizes: how many words each of the author's words is to the model.
+        sizes: number of the model's words in each of the author's words.
     """
     groups: list[list[int]] = []
     for token in tokens_u:

@@ -1,10 +1,10 @@
-"""Forced alignment of what fits: the most probable path of a text that may leave out words, and parts of the audio.
+"""Align what fits: find the most probable path of a text that may leave out words and parts of the audio.
 
 Between any two words, and at both ends, there is a gap: a state that takes any sound as the model hears it, and from
-which words can be left out. A gap has a cost, so that words stay together and a misheard word is still aligned; and so
-has each character that is left out, so that the text is used where it fits.
+which words can be left out. A gap has a cost, so that words stay together and a misheard word is still aligned. Each
+character that is left out has a cost too, so that the text is used where it fits.
 
-Axes: s steps, v vocabulary, u tokens, w words, j blanks and the token behind each, i places between words.
+Axes: s steps, v vocabulary, u tokens, w words, j blanks and the token after each, i places between words.
 
 Source: Graves et al. 2006, section 4.1 (the states of the text); Kürzinger et al. 2020, "CTC-Segmentation of Large
 Corpora for German End-to-end Speech Recognition" (audio left out at the ends; here both sides, at any place).
@@ -24,15 +24,15 @@ from asr.decode.align import Moves, text_of
 from asr.decode.types import LogProbs
 from asr.decode.viterbi import states_of
 
-#: what a gap costs, and each character of the text that it leaves out, in nats; chosen in ``docs/alignment.md``
+#: cost of a gap, and of each character of the text that it leaves out, in nats; ``docs/alignment.md`` has the choice
 GAP_COST, CHARACTER_COST = 20.0, 4.0
-#: steps times states that are done as one block: a byte each
+#: steps times states per block: a byte each
 _ONE_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A part of the audio, from step ``start`` to ``end``, and the words that belong nowhere else.
+    """Hold a part of the audio, from step ``start`` to ``end``, and the words that belong nowhere else.
 
     The words are ``first_word`` to ``end_word``; there may be none. Both ends are excluded.
     """
@@ -46,11 +46,11 @@ class Gap:
 def find_gaps(
     log_probs_sv: LogProbs, words_w: Sequence[Sequence[int]], letters_v: Sequence[int], *, delimiter: int = -1
 ) -> list[Gap]:
-    """Find where a text and the audio do not belong together, in order; nothing where they fit.
+    """Find where a text and the audio do not belong together, in order; none where they fit.
 
     Args:
         words_w: the tokens of each word, none of them empty.
-        letters_v: how many characters each token writes.
+        letters_v: number of characters that each token writes.
         delimiter: the token of the space, which stands between words; -1: none.
     """
     if not len(log_probs_sv) or not words_w:
@@ -94,9 +94,9 @@ def _states(words_w: Sequence[Sequence[int]], letters_v: Sequence[int], delimite
 def _best_path(
     log_probs_sv: LogProbs, text: States, starts: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The best path: at each step its state, or -1 in a gap, and its place there.
+    """Find the best path: at each step its state, or -1 in a gap, and its place there.
 
-    Shapes: (s,), (s,). The place is the one behind the words that the gap leaves out in this step.
+    Shapes: (s,), (s,). The place is the one after the words that the gap leaves out in this step.
     """
     steps, tokens, places = len(log_probs_sv), len(text.label_j), len(text.entrance_i)
     states = 2 * tokens + 1
@@ -131,7 +131,7 @@ def _copy(scores: Scores) -> Scores:
 
 
 def _end(scores: Scores, starts: int) -> tuple[int, int]:
-    """Where the best path ends: its state, or -1 and its place in a gap."""
+    """Return the end of the best path: its state, or -1 and its place in a gap."""
     score_k = np.empty(2 * len(scores.token_j) - 1)
     score_k[::2], score_k[1::2] = scores.blank_j[:-1], scores.token_j[1:]
     ends = score_k[-2 * starts :]
@@ -141,7 +141,7 @@ def _end(scores: Scores, starts: int) -> tuple[int, int]:
 
 
 def _before(state: int, place: int, state_moves_k: Moves, gap_moves_i: Moves, text: States) -> tuple[int, int]:
-    """Where the best path was a step earlier: its state, or -1 and its place in a gap."""
+    """Return the best path one step earlier: its state, or -1 and its place in a gap."""
     if state >= 0:
         move = int(state_moves_k[state])
         if move != FROM_GAP:

@@ -1,6 +1,6 @@
-"""What texts hide: characters that look like others or like nothing, and what is written but not spoken.
+"""Find what texts hide: look-alike and invisible characters, and markup that is written but not spoken.
 
-Each becomes a token of its own, or an error that nobody sees. ``docs/doctor.md`` says what is found and what is not.
+Each becomes a token of its own, or an error that nobody sees. ``docs/doctor.md`` lists what is found and what is not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GREEK = "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧοό"
 
 @dataclass(frozen=True)
 class _Script:
-    """A script some of whose letters look like Latin ones."""
+    """Describe a script with letters that look like Latin ones."""
 
     letter: re.Pattern[str]
     #: a word that has Latin letters and letters of this script
@@ -50,28 +50,28 @@ _SCRIPTS = (
     _Script.of("\u0400-\u0481\u048a-\u052f\u1c80-\u1c88\ua640-\ua66d", _CYRILLIC, _LATIN_FOR_CYRILLIC),
     _Script.of("\u0370-\u0373\u0376-\u037d\u037f-\u03ff\u1f00-\u1fbc\u1fc2-\u1fff", _GREEK, _LATIN_FOR_GREEK),
 )
-#: letters that are Latin ones in other clothes: ligatures as PDF files have them, mathematical alphabets
+#: variants of Latin letters: ligatures as in PDF files, mathematical alphabets
 _DRESSED = re.compile("[\ufb00-\ufb06\U0001d400-\U0001d6a3]")
 #: typed for the apostrophe of "don't"
 _APOSTROPHE = re.compile(r"(?<=[^\W\d_])['\u2019\u02bc\u2032\u00b4`](?=[^\W\d_])")
 
-#: neither seen nor heard: format characters (but the visible ones of Arabic), variation selectors of emoji, fillers
+#: invisible: format characters (except the visible ones of Arabic), variation selectors of emoji, fillers
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe0e\ufe0f\ufeff\uffa0"
     "\ufff9-\ufffb\U000e0001-\U000e007f]"
 )
-#: between letters, where a word may have ended
+#: those that may have separated two words, if they are between letters
 _WORDS_MEET = re.compile(r"\w\u200b\w")
-#: joiners, and the space of no width between words, have their place in scripts like these (Arabic to Mongolian and
-#: Tai Tham, Saurashtra to Meetei Mayek, Arabic presentation forms), and a joiner in emoji
+#: joiners and zero-width spaces between words are correct in scripts like these (Arabic to Mongolian and Tai Tham,
+#: Saurashtra to Meetei Mayek, Arabic presentation forms), and so is a joiner in emoji
 _JOINING = re.compile("[\u200b-\u200d\u180e]")
 _JOINED = re.compile("[\u0590-\u10ff\u1200-\u1cff\ua800-\uabff\ufb1d-\ufefc\u2190-\u2bff\U0001f000-\U0001faff]")
-#: of a width, but not the space that is meant; every profile reads them as one
+#: spaces with a width other than the plain space; every profile reads them as a space
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f]")
-#: those that can go without harm: no word begins or ends there
+#: those that can be removed without harm: no word begins or ends there
 _REMOVABLE = re.compile("[\u00ad\u061c\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 
-#: words in parentheses that are no part of what is said
+#: words in parentheses that are not spoken
 _NOISE_WORDS = """
 laugh laughs laughter laughing chuckle chuckles giggle giggles noise noises cough coughs coughing sneeze sneezes breath
 breathing breathes sigh sighs sniff sniffs gasp gasps applause clapping cheering music inaudible unintelligible
@@ -95,21 +95,21 @@ _MARKUP_SIGN = re.compile(r"[&\\%<\[{+!♪♫♬*(（]")
 _MISREAD_BY_CHANCE = re.compile(
     "(?:[\\0-\x7f]|[^\\W\\d_][\u2018-\u201e\u2026\u2013\u2014\u00ab\u00bb\u00a0]|(?!\u00c3)[^\\W\\d_][ŠšŒœŽžŸƒªºµ])*"
 )
-#: what one misread character may be; of others there must be several
+#: a single misread character may be one of these; of others there must be several
 _WESTERN = re.compile("[\0-\u017f\u2010-\u2044\u20ac\u2122]*")
 
 
 def shown(text: str, at: int) -> str:
-    """The text around a place, quoted."""
+    """Return the text around a place, quoted."""
     start = max(0, at - 20)
     return f"{'…' if start else ''}{text[start : start + 40]!r}{'…' if text[start + 40 :] else ''}"
 
 
 def mended(text: str) -> str:
-    """The text with what can be mended without a doubt.
+    """Return the text with the corrections that are safe.
 
     No-break spaces and their kin become spaces; byte-order marks, soft hyphens, word joiners and marks of writing
-    direction go.
+    direction are removed.
 
     >>> mended("\\ufeffa\\u00a0cab")
     'a cab'
@@ -118,7 +118,7 @@ def mended(text: str) -> str:
 
 
 def check_characters(loaded: Sequence[Loaded], findings: Findings) -> None:
-    """What the texts hide: damaged characters, invisible ones, look-alikes, markup."""
+    """Check what the texts hide: damaged characters, invisible ones, look-alikes, markup."""
     _check_lookalikes(loaded, findings)
     for one in loaded:
         for row in one.rows:
@@ -132,7 +132,7 @@ def check_characters(loaded: Sequence[Loaded], findings: Findings) -> None:
 
 
 def find_markup(text: str) -> tuple[str, int] | None:
-    """The first entity, escape or marker in a text: which kind, and where.
+    """Find the first entity, escape or marker in a text: its kind and place.
 
     >>> find_markup("salt &amp; pepper"), find_markup("so (laughs) yes"), find_markup("arts (and crafts) & more")
     (('an entity', 5), ('a marker', 3), None)
@@ -151,11 +151,11 @@ def find_markup(text: str) -> tuple[str, int] | None:
 
 
 def _damage(row: Row) -> str:
-    """What is wrong with the characters of a text, or an empty string."""
+    """Describe the damage to the characters of a text; return an empty string if there is none."""
     text = row.utterance.text
     if "\ufffd" in text:
         return f"U+FFFD in {shown(text, text.index(chr(0xFFFD)))}"
-    # Cc control, Co private, Cn unassigned; other characters that do not print have their place in some scripts
+    # Cc control, Co private, Cn unassigned; other characters that do not print are correct in some scripts
     if not text.isprintable():
         bad = ("Cc", "Co", "Cn")
         odd = next((i for i, c in enumerate(text) if unicodedata.category(c) in bad and not c.isspace()), None)
@@ -167,7 +167,7 @@ def _damage(row: Row) -> str:
 
 
 def _misread(text: str) -> tuple[str, str] | None:
-    """The encoding that a text in UTF-8 was read in, and what it says."""
+    """Return the encoding in which a text in UTF-8 was misread, and the text that was meant."""
     for encoding in ("cp1252", "cp1251"):
         try:
             meant = text.encode(encoding).decode("utf-8")
@@ -180,9 +180,9 @@ def _misread(text: str) -> tuple[str, str] | None:
 
 
 def _is_in_pieces(text: str) -> bool:
-    """Whether letters are written in other code points than NFC has.
+    """Return true if letters are written in other code points than those of NFC.
 
-    Another order of marks is left alone, and so are letters that NFC itself takes apart (Bengali, Gurmukhi, Hebrew).
+    Another order of marks is ignored, and so are letters that NFC itself takes apart (Bengali, Gurmukhi, Hebrew).
     """
     if unicodedata.is_normalized("NFC", text):
         return False
@@ -191,7 +191,7 @@ def _is_in_pieces(text: str) -> bool:
 
 
 def _check_invisible(row: Row, findings: Findings) -> None:
-    """What every profile takes out, or reads as a space: a note; a warning where two words may become one by it."""
+    """Note what every profile removes or reads as a space; warn if two words may become one by it."""
     text = row.utterance.text
     places = [match.start() for match in _INVISIBLE.finditer(text) if not _is_joined(text, match.start())]
     between = next((at for at in places if _WORDS_MEET.match(text, max(0, at - 1))), None)
@@ -208,7 +208,7 @@ def _check_invisible(row: Row, findings: Findings) -> None:
 
 
 def _is_joined(text: str, at: int) -> bool:
-    """Whether a joiner, or a space of no width, stands where its script wants it."""
+    """Return true if a joiner or a zero-width space is in a place where its script needs it."""
     beside = text[max(0, at - 1) : at] + text[at + 1 : at + 2]
     return _JOINING.match(text[at]) is not None and _JOINED.search(beside) is not None
 
@@ -239,10 +239,10 @@ def _check_lookalikes(loaded: Sequence[Loaded], findings: Findings) -> None:
 
 
 def _foreign_letters(rows: Sequence[Row], letters: set[str]) -> Iterator[tuple[int, tuple[str, int]]]:
-    """Letters that stand for those of another script: (place of the row, (letter, position))."""
+    """Yield letters that stand for those of another script: (place of the row, (letter, position))."""
     has_latin = any(_LATIN_LETTER.match(c) for c in letters)
     used = [script for script in _SCRIPTS if has_latin and any(script.letter.match(c) for c in letters)]
-    # Where all letters of a script look Latin, nobody writes in it: they are slips wherever they stand.
+    # If all letters of a script look Latin, nobody writes in that script: they are slips in any place.
     stray = [s for s in used if all(c in s.like_latin for c in letters if s.letter.match(c))]
     for place, row in enumerate(rows):
         text = row.text
@@ -258,7 +258,7 @@ def _foreign_letters(rows: Sequence[Row], letters: set[str]) -> Iterator[tuple[i
 
 
 def _slips(text: str, script: _Script, letters: set[str]) -> Iterator[tuple[str, int]]:
-    """The letters in words of two scripts that can only be meant as letters of the other one."""
+    """Return the letters in words of two scripts that can only be meant as letters of the other script."""
     to_script = {latin: own for own, latin in script.like_latin.items() if own in letters}
     for match in script.mixed.finditer(text):
         word, rest = match[0], text[: match.start()] + text[match.end() :]
@@ -278,7 +278,7 @@ def _slips(text: str, script: _Script, letters: set[str]) -> Iterator[tuple[str,
 
 
 def _rare_apostrophes(rows: Sequence[Row]) -> Iterator[tuple[int, tuple[str, int]]]:
-    """Apostrophes inside words that most texts write as another character."""
+    """Yield apostrophes inside words that most texts write as another character."""
     found = [
         (place, (match[0], match.start())) for place, row in enumerate(rows) for match in _APOSTROPHE.finditer(row.text)
     ]

@@ -1,4 +1,4 @@
-"""Texts against durations: rows out of line, texts that belong to other rows, audio at another speed.
+"""Compare texts with durations: rows out of line, texts that belong to other rows, audio at another speed.
 
 Axes: r rows.
 """
@@ -22,35 +22,35 @@ Values = npt.NDArray[np.float64]
 #: Robust deviations of log(characters a second) from a manifest's median that are suspicious. On real corpora of short
 #: commands and of read sentences 5 finds at most one row in a thousand; a wrong text is often beyond it.
 _SUSPICIOUS_DEVIATIONS = 5.0
-#: a median over fewer rows says too little
+#: a median over fewer rows is not reliable
 _ENOUGH_ROWS = 30
-#: Corpora that are all alike must not make a row suspicious that is 1.6 times as fast: 5 x 0.1.
+#: In a very uniform corpus, a row that is 1.6 times as fast must not be suspicious: 5 x 0.1.
 _SMALLEST_DEVIATION = 0.1
-#: Nobody speaks faster: the fastest readers reach 25 characters (300 words a minute) for a moment.
+#: Nobody speaks faster: the fastest readers reach 25 characters per second (300 words per minute) for a moment.
 _FASTEST = 30.0
 #: slower than this, in an utterance of 5 s or more, is silence or a missing text in any script
 _SLOWEST, _SLOW_FROM_S = 0.5, 5.0
 
-#: Rows that texts may be off by. A line lost or too many in a table makes it one.
+#: Number of rows by which texts may be shifted. A lost or extra line in a table shifts them by one.
 _SHIFTS = (-1, 1, -2, 2, -3, 3)
-#: Nats by which texts of other rows must fit better, all together, and at most those of one row. Of AN4, LJ Speech,
-#: speechocean762, FSDD and synthetic digits, in their order and in 60 random ones each, no set reached 19; with its
-#: texts one row off from the middle on, each but FSDD had 60 or more.
+#: Nats by which texts of other rows must fit better, in total, and the maximum that one row contributes. None of AN4,
+#: LJ Speech, speechocean762, FSDD and synthetic digits reached 19, in their order and in 60 random orders each. With
+#: the texts one row off from the middle on, each set except FSDD had 60 or more.
 _ENOUGH_NATS, _MOST_NATS = 25.0, 4.0
-#: correlation with the right texts, the least gain (sets sorted by length correlate with their neighbours, too)
+#: least correlation with the right texts, and its least gain (sets sorted by length correlate with neighbours too)
 _LEAST_CORRELATION, _LEAST_GAIN = 0.3, 0.25
-#: Texts of sentences, and durations, that vary at least so much (deviation over mean) correlate where they are pairs.
+#: Sentences and durations that vary at least so much (deviation over mean) correlate if the pairs are right.
 _UNRELATED_ROWS, _SENTENCE, _VARIED_TEXT, _VARIED_AUDIO, _UNRELATED = 100, 20.0, 0.25, 0.2, 0.2
 
-#: A median over a whole set that nobody reaches: read and spontaneous corpora have 7 to 18.
+#: A median, over a whole set, that no speakers reach: read and spontaneous corpora have 7 to 18.
 _FASTEST_SET = 24.0
-#: times as fast: what a wrong rate makes of 8 and 16, 22.05 and 44.1, 24 and 48 kHz
+#: factors of speed that a wrong rate causes between 8 and 16, 22.05 and 44.1, 24 and 48 kHz
 _DOUBLE = (1.7, 2.4)
-#: Means of two groups, in deviations within them: one normal distribution cut in two has 2.7, LJ Speech with half of it
-#: at double speed 6.4, the digits 3.7, AN4 and speechocean762 as they are up to 3.1.
+#: Distance of the means of two groups, in deviations within them. One normal distribution cut in two has 2.7, LJ Speech
+#: with half of it at double speed 6.4, the digits 3.7, AN4 and speechocean762 as they are up to 3.1.
 _TWO_GROUPS, _TWO_GROUPS_ROWS, _SMALLEST_SHARE = 3.6, 100, 0.05
 _SPEAKERS, _SPEAKER_ROWS = 6, 10
-#: Letters that one character of a script is worth, about: so many as Chinese, Korean and Japanese need fewer of them.
+#: Letters that one character of a script counts for, about, as Chinese, Korean and Japanese need fewer characters.
 _HEAVY = (
     (re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"), 2.0),
     (re.compile("[\uac00-\ud7a3]"), 1.5),
@@ -59,7 +59,7 @@ _HEAVY = (
 
 
 def letters_in(text: str) -> float:
-    """How long a text is, in letters: a character of scripts that write syllables or words counts for several.
+    """Return the length of a text in letters; a character of scripts that write syllables or words counts for several.
 
     >>> letters_in("two words"), letters_in("你好")
     (9.0, 6.0)
@@ -71,7 +71,7 @@ def letters_in(text: str) -> float:
 
 
 def check_pairs(loaded: Sequence[Loaded], findings: Findings) -> None:
-    """Texts that belong to the audio of other rows, by the correlation of their lengths with the durations."""
+    """Find texts that belong to the audio of other rows, by the correlation of their lengths with the durations."""
     for one in loaded:
         rows = one.rows
         if len(rows) < _ENOUGH_ROWS:
@@ -95,7 +95,7 @@ def check_pairs(loaded: Sequence[Loaded], findings: Findings) -> None:
 
 @dataclass(frozen=True)
 class Shift:
-    """Rows whose audio fits the text of the row ``by`` further on; correlations as they stand (now), and then."""
+    """Hold rows whose audio fits the text of the row ``by`` further on; correlations before (now) and after (then)."""
 
     start: int
     stop: int
@@ -105,17 +105,17 @@ class Shift:
 
 
 def find_shift(letters_r: Values, seconds_r: Values) -> Shift | None:
-    """The rows, all or a part in one piece, whose texts are those of rows before or after; None where they are right.
+    """Find the rows, all or a contiguous part, whose texts are those of rows before or after; None if all are right.
 
-    By ranks, as a normal distribution: how much better, in nats, do texts some rows on explain the durations? The piece
-    of the largest sum is taken.
+    Ranks are treated as normally distributed. The gain of a row is the number of nats by which a text some rows on
+    explains its duration better. The part with the largest sum of gains is taken.
     """
     x_r, y_r = _ranks(letters_r), _ranks(seconds_r)
     best, found = _ENOUGH_NATS, None
     for by in _SHIFTS:
         at_r = np.arange(max(0, -by), len(x_r) - max(0, by))
         own_r, other_r, then_r = x_r[at_r], x_r[at_r + by], y_r[at_r]
-        # Where a part of the rows is moved, each of the two has its part of the correlation.
+        # If a part of the rows is shifted, each of the two pairings has its share of the correlation.
         rho = min(0.95, max(0.0, float(np.mean(own_r * then_r) + np.mean(other_r * then_r))))
         gain_r = ((then_r - rho * own_r) ** 2 - (then_r - rho * other_r) ** 2) / (2 * (1 - rho**2))
         sums = np.concatenate([[0.0], np.cumsum(np.clip(gain_r, -_MOST_NATS, _MOST_NATS))])
@@ -132,7 +132,7 @@ def find_shift(letters_r: Values, seconds_r: Values) -> Shift | None:
 
 
 def _check_unrelated(one: Loaded, letters_r: Values, seconds_r: Values, findings: Findings) -> None:
-    """Sentences whose lengths say nothing of the durations: the pairs are in disorder."""
+    """Find sentences whose lengths do not correlate with the durations: the pairs are in disorder."""
     varied = [values.std() / values.mean() if values.mean() else 0.0 for values in (letters_r, seconds_r)]
     if len(one.rows) < _UNRELATED_ROWS or letters_r.mean() < _SENTENCE:
         return
@@ -145,7 +145,7 @@ def _check_unrelated(one: Loaded, letters_r: Values, seconds_r: Values, findings
 
 
 def _ranks(values_r: Values) -> Values:
-    """Ranks, equal ones shared, with mean 0 and deviation 1 (0 where all are equal)."""
+    """Return ranks, equal ones shared, with mean 0 and deviation 1 (0 if all are equal)."""
     _, place_r, counts = np.unique(values_r, return_inverse=True, return_counts=True)
     ranks_r = (np.cumsum(counts) - (counts - 1) / 2)[place_r]
     centred_r: Values = ranks_r - ranks_r.mean()
@@ -158,7 +158,7 @@ def _correlation(a_r: Values, b_r: Values) -> float:
 
 
 def check_speed(loaded: Sequence[Loaded], findings: Findings) -> None:
-    """Audio that plays too fast or too slowly, as with a wrong sample rate: all of a set, a speaker's, or a part."""
+    """Find audio that plays too fast or too slowly, as with a wrong sample rate: a whole set, a speaker, or a part."""
     for one in loaded:
         rows = [row for row in one.rows if row.text and not findings.has_error(row)]
         if len(rows) < _ENOUGH_ROWS:
@@ -173,7 +173,7 @@ def check_speed(loaded: Sequence[Loaded], findings: Findings) -> None:
 
 
 def _check_two_speeds(rows: Sequence[Row], speeds_r: Values, findings: Findings) -> bool:
-    """Whether the rows are two groups, one about twice as fast as the other (by Otsu's threshold)."""
+    """Report and return true if the rows are two groups, one about twice as fast as the other (Otsu's threshold)."""
     n = len(rows)
     if n < _TWO_GROUPS_ROWS:
         return False
@@ -198,7 +198,7 @@ def _check_two_speeds(rows: Sequence[Row], speeds_r: Values, findings: Findings)
 
 
 def _check_speakers(rows: Sequence[Row], speeds_r: Values, findings: Findings) -> None:
-    """Speakers who are far from all the others, by what speakers of this set differ."""
+    """Find speakers who are far from all the others, relative to the spread of the speakers of this set."""
     rows_of: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         if row.utterance.speaker:
@@ -216,7 +216,7 @@ def _check_speakers(rows: Sequence[Row], speeds_r: Values, findings: Findings) -
 
 
 def check_rate_of_speech(loaded: Sequence[Loaded], findings: Findings) -> None:
-    """Rows with far more or fewer characters a second than the median of their manifest, or than anybody speaks."""
+    """Find rows with far more or fewer characters per second than their manifest's median, or than anybody speaks."""
     for one in loaded:
         rows = [row for row in one.rows if not findings.has_error(row)]
         lengths = [len(row.text) for row in rows]
@@ -224,7 +224,7 @@ def check_rate_of_speech(loaded: Sequence[Loaded], findings: Findings) -> None:
         median = statistics.median(logs) if len(logs) >= _ENOUGH_ROWS else None
         deviation = 0.0
         if median is not None:
-            around = 1.4826 * statistics.median(abs(x - median) for x in logs)  # as large as a normal's deviation
+            around = 1.4826 * statistics.median(abs(x - median) for x in logs)  # to a normal's deviation
             deviation = max(_SMALLEST_DEVIATION, around)
         for n, row in zip(lengths, rows, strict=True):
             seconds = row.utterance.duration_s

@@ -1,12 +1,12 @@
-"""Whether anybody speaks in a piece of audio: a fixed decision on nine measures of its sound.
+"""Decide whether anybody speaks in a piece of audio, by fixed weights on nine measures of its sound.
 
 Axes: n samples, t frames, f frequency bins, b bands, p pitches; s steps, v vocabulary. Levels are in dB.
 
 A voice has harmonics whose pitch moves all the time, in a spectrum that changes shape at the rate of syllables. Noise
 has no harmonics, however its level moves; notes and tones have harmonics that stand still for the length of a note.
 Everything is measured relative to the loud frames of the same stretch of audio, so that the level does not matter, and
-below 4 kHz, so that telephone speech counts as much. In doubt the recognizer's network has a say: it is sure of its
-tokens in the speech that it was trained for, and not in noise or music.
+below 4 kHz, so that telephone speech is judged like other speech. In doubt, the recognizer's network contributes: it is
+sure of its tokens in the speech that it was trained for, and unsure in noise and music.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Marks = npt.NDArray[np.bool_]
 
 #: a piece whose ``no_speech_prob`` is above this gives no text; Whisper's own default
 NO_SPEECH_THRESHOLD = 0.6
-#: a piece is judged by stretches of at most this length: it has speech where one of them has
+#: a piece is judged in stretches of at most this length, and has speech if one of them has
 _STRETCH_S = 3.0
-#: a stretch as sure as this ends the search: the rest of the piece is not looked at
+#: a stretch with a probability of no speech below this ends the search; the rest of the piece is not examined
 _SURE = 0.02
 
 #: a network is sure when the best token of the steps that are not blank has at least this mean log-probability; it
@@ -46,15 +46,15 @@ _LOW_HZ, _HIGH_HZ = 120.0, 4000.0
 _BORDERS_HZ = (120.0, 300.0, 500.0, 750.0, 1000.0, 1500.0, 2000.0, 3000.0, 4000.0)
 #: where the spectrum's fine structure tells notes from a voice: the harmonics of a moving pitch move most up here
 _FINE_HZ = 1000.0
-#: the envelope that is taken off for the fine structure: this far to either side
+#: half width of the envelope that is subtracted to get the fine structure
 _ENVELOPE_HZ = 150.0
-#: frames so far below the loud ones do not count, nor does what is below a tenth of a 16-bit step
+#: frames this far below the loud ones do not count, nor does sound below a tenth of a 16-bit step
 _LOUD_QUANTILE, _LOUD_DB, _ZERO_DB = 0.95, 25.0, -110.0
 #: levels further below the loud ones are all the same
 _RANGE_DB = 40.0
-#: so many loud frames are enough to judge by: half a second
+#: this many loud frames are enough to judge by: half a second
 _ENOUGH = 25
-#: fewer loud frames than this are no word
+#: fewer loud frames than this cannot be a word
 _FEWEST = 3
 #: pitches that are looked for, half a semitone apart
 _PITCHES_HZ = 75.0 * 2.0 ** (np.arange(63) / 24)
@@ -65,23 +65,23 @@ _VOICED = 0.45
 _STILL, _MOVES, _JUMPS = 0.12, 0.25, 3.0
 #: where two of the measures begin to count
 _VOICE_LASTS, _SPEECH_SWINGS_DB = 0.35, 8.0
-#: so many frames count as if they had been seen to be half moving: a short word has few of its own
+#: this many extra frames count as half moving, since a short word has few frames of its own
 _UNSEEN = 4.0
-#: the decision: weights of ``Measures`` and a constant; docs/long-audio.md says what they were fitted to
+#: the decision: weights of ``Measures`` and a constant; docs/long-audio.md lists the data they were fitted to
 _WEIGHTS = (42.8, 8.9, -3.3, -23.0, 0.24, 4.9, 1.0, -0.52, 4.0)
 _CONSTANT = -17.4
 
 
 class Measures(NamedTuple):
-    """What is measured on a stretch of audio, over its loud frames."""
+    """Hold the measures of a stretch of audio, taken over its loud frames."""
 
-    #: how much of the fine structure the best pitch explains, mean
+    #: share of the fine structure that the best pitch explains, mean
     harmonicity: float
-    #: of the frames with a pitch, the share in which it moves (against standing still)
+    #: share of the frames with a pitch in which it moves (rather than stands still)
     moving: float
     #: the share of frames with a pitch that stands still
     still: float
-    #: correlation of the fine structure above 1 kHz over 40 ms, beyond what voices have
+    #: correlation of the fine structure above 1 kHz over 40 ms, above that of voices
     lasting: float
     #: change of the spectrum's shape over 120 ms, dB
     change: float
@@ -89,16 +89,16 @@ class Measures(NamedTuple):
     variety: float
     #: natural logarithm of spectral flatness, mean: 0 is white
     flatness: float
-    #: deviation of the level of all frames beyond what speech in noise has, dB
+    #: deviation of the level of all frames above that of speech in noise, dB
     swing: float
-    #: how far the loud frames are from half a second, of which too little can be known: 0 to 1
+    #: how far the loud frames fall short of half a second, which gives too little evidence: 0 to 1
     brevity: float
 
 
 def no_speech_prob(wave_n: Wave, rate_hz: int) -> float:
-    """How probable it is that nobody speaks in a piece, from 0 to 1; of the stretch that sounds most like speech.
+    """Return the probability that nobody speaks in a piece: that of the stretch that sounds most like speech.
 
-    Depends on the samples only, and not on their level. 1 for silence.
+    It is from 0 to 1, and 1 for silence. It depends on the samples only, and not on their level.
     """
     stretches = max(1, math.ceil(len(wave_n) / (rate_hz * _STRETCH_S)))
     borders = [round(i * len(wave_n) / stretches) for i in range(stretches + 1)]
@@ -114,7 +114,7 @@ def no_speech_prob(wave_n: Wave, rate_hz: int) -> float:
 
 
 def second_opinion(no_speech: float, log_probs_sv: LogProbs) -> float:
-    """The probability of ``no_speech_prob`` once a network was heard on the same piece. Shapes: (s, v)."""
+    """Correct the result of ``no_speech_prob`` by a network's output for the same piece. Shapes: (s, v)."""
     best_s = log_probs_sv.max(axis=1)
     said_s = log_probs_sv.argmax(axis=1) != BLANK_ID
     if not said_s.any() or float(best_s[said_s].mean()) < _NETWORK_SURE:
@@ -124,14 +124,14 @@ def second_opinion(no_speech: float, log_probs_sv: LogProbs) -> float:
 
 
 def without_words(log_probs_sv: LogProbs) -> LogProbs:
-    """As many steps, surely blank: what a piece without speech is decoded from. Shapes: (s, v) -> (s, v)."""
+    """Return as many steps that are certainly blank, to decode a piece without speech. Shapes: (s, v) -> (s, v)."""
     blank_sv = np.full_like(log_probs_sv, _IMPOSSIBLE)
     blank_sv[:, BLANK_ID] = math.log1p(-(log_probs_sv.shape[1] - 1) * math.exp(_IMPOSSIBLE))
     return blank_sv
 
 
 def measure(wave_n: Wave, rate_hz: int) -> Measures | None:
-    """The measures of a stretch of audio; None where there is too little sound for a word. Shapes: (n,)."""
+    """Measure a stretch of audio; None if there is too little sound for a word. Shapes: (n,)."""
     ear = _ear(rate_hz)
     power_tf = ear.power(wave_n)
     level_t = 10 * np.log10(power_tf.sum(axis=1) + np.float32(1e-12))
@@ -173,7 +173,7 @@ def measure(wave_n: Wave, rate_hz: int) -> Measures | None:
 
 
 class _Ear:
-    """What depends on the sample rate alone."""
+    """Return the values that depend on the sample rate alone."""
 
     def __init__(self, rate_hz: int) -> None:
         self._hop = max(1, round(_HOP_S * rate_hz))
@@ -182,7 +182,7 @@ class _Ear:
         all_hz = np.fft.rfftfreq(self._size, 1 / rate_hz)
         self._used = slice(int(np.searchsorted(all_hz, _LOW_HZ)), int(np.searchsorted(all_hz, _HIGH_HZ)))
         hz = all_hz[self._used]
-        # By Parseval's theorem the mean square of the samples: both sides of the spectrum, the window's power.
+        # By Parseval's theorem this is the mean square of the samples: both sides of the spectrum, the window's power.
         self._scale = 2 / (self._size * float((self._window_n**2).sum()))
         self._around = round(_ENVELOPE_HZ / all_hz[1])
         self.upper = min(int(np.searchsorted(hz, _FINE_HZ)), len(hz) - 1)
@@ -191,7 +191,7 @@ class _Ear:
         self._combs_fp = np.stack([_comb(hz, pitch_hz) for pitch_hz in _PITCHES_HZ], axis=1).astype(np.float32)
 
     def power(self, wave_n: Wave) -> Floats:
-        """Power spectra between the lowest and the highest frequency that count. Shapes: (n,) -> (t, f)."""
+        """Return power spectra between the lowest and the highest frequency in use. Shapes: (n,) -> (t, f)."""
         wave_n = np.clip(wave_n, -8, 8)  # float files may hold anything; squares must stay finite
         missing = self._size + _FAR * self._hop - len(wave_n)
         if missing > 0:
@@ -202,7 +202,7 @@ class _Ear:
         return power_tf
 
     def fine(self, power_tf: Floats) -> Floats:
-        """The logarithm of spectra without their envelope: harmonics, and what noise leaves. Shapes: (t, f) -> same."""
+        """Return the logarithm of spectra without their envelope: harmonics, and noise. Shapes: (t, f) -> same."""
         floor_t = 1e-4 * power_tf.max(axis=1, keepdims=True) + np.float32(1e-15)
         log_tf = np.log(power_tf + floor_t)
         width = 2 * self._around + 1
@@ -213,7 +213,10 @@ class _Ear:
         return fine_tf
 
     def pitch(self, fine_tf: Floats) -> tuple[Floats, Floats]:
-        """How much of each frame the best pitch explains, and that pitch in semitones. Shapes: (t, f) -> (t,), (t,)."""
+        """Return the share of each frame that the best pitch explains, and that pitch in semitones.
+
+        Shapes: (t, f) -> (t,), (t,).
+        """
         match_tp = fine_tf @ self._combs_fp
         best_t = match_tp.argmax(axis=1)
         rows = np.arange(len(match_tp))
@@ -226,7 +229,7 @@ class _Ear:
         return explained_t, pitch_t
 
     def shape(self, power_tf: Floats) -> Floats:
-        """Levels of the bands against their mean in the same frame. Shapes: (t, f) -> (t, b)."""
+        """Return the levels of the bands relative to their mean in the same frame. Shapes: (t, f) -> (t, b)."""
         bands_tb = power_tf @ self._bands_fb
         levels_tb = 10 * np.log10(bands_tb + np.float32(1e-3) * bands_tb.max() + np.float32(1e-15))
         shape_tb: Floats = levels_tb - levels_tb.mean(axis=1, keepdims=True)
@@ -239,7 +242,7 @@ def _ear(rate_hz: int) -> _Ear:
 
 
 def _comb(hz: npt.NDArray[np.floating], pitch_hz: float) -> npt.NDArray[np.floating]:
-    """A pattern of length 1 with peaks at the harmonics of a pitch and valleys between them. Shapes: (f,) -> (f,)."""
+    """Return a pattern of norm 1 with peaks at a pitch's harmonics and valleys between them. Shapes: (f,) -> (f,)."""
     comb_f = np.zeros(len(hz))
     for number in range(1, int(_HARMONICS_HZ / pitch_hz) + 1):
         for at_hz, sign in ((number * pitch_hz, 1), ((number - 0.5) * pitch_hz, -1)):
@@ -249,7 +252,7 @@ def _comb(hz: npt.NDArray[np.floating], pitch_hz: float) -> npt.NDArray[np.float
 
 
 def _quantile(values: Floats, share: float) -> float:
-    """One of the values; several times as fast as numpy's, which go between them."""
+    """Return a quantile that is one of the values; several times as fast as numpy's, which interpolates."""
     at = round(share * (len(values) - 1))
     return float(np.partition(values, at)[at])
 

@@ -1,6 +1,6 @@
-"""Characters that one side of a comparison never writes: each of them is an error that no recognizer can avoid.
+"""Count characters that one side of a comparison never writes: each is an error that no recognizer can avoid.
 
-With references in lower case and a model that writes upper case every word is wrong, and the rate says nothing of the
+With references in lower case and a model that writes upper case every word is wrong, and the rate does not measure the
 model. The lines here count such characters, and name the text normalisation that makes the two sides alike.
 """
 
@@ -12,20 +12,20 @@ from collections.abc import Collection, Iterable
 
 from asr.text import NORMALIZATIONS, normalize
 
-#: so many characters of a kind must be expected on the side that has none, before that is no chance (under 5 %)
+#: least expected number of a kind on a side that has none, so that its absence is no chance (under 5 %)
 _EXPECTED = 3
-#: characters that are shown
+#: number of characters that are shown
 _SHOWN = 5
 UPPER, LOWER, PUNCTUATION, ACCENTS = "upper case", "lower case", "punctuation", "accented letters"
 
 
 def unwritable_line(texts: Iterable[str], written: Collection[str], profile: str = "none") -> str:
-    """One line about the characters of references that a model cannot write; empty where it can write them all.
+    """Return one line about the characters of references that a model cannot write; empty if it can write them all.
 
     Args:
         texts: the references as they came.
-        written: the characters of what is compared with them.
-        profile: what is done to the references.
+        written: the characters of the texts that are compared with them.
+        profile: the profile that is applied to the references.
     """
     raw = list(texts)
     missing = _missing(raw, written, profile)
@@ -43,10 +43,10 @@ def unwritable_line(texts: Iterable[str], written: Collection[str], profile: str
 
 
 def unlike_line(references: Iterable[str], hypotheses: Iterable[str]) -> str:
-    """One line about the kinds of characters that one side has and the other never; empty where both are alike.
+    """Return one line about the kinds of characters that only one side has; empty if both are alike.
 
-    The texts are taken as they are compared. Kinds, as a single letter may be missing by chance: letters of one case,
-    punctuation, accents.
+    The texts are taken as they are compared. The kinds are letters of one case, punctuation and accents; single letters
+    are not compared, as one may be missing by chance.
     """
     sides = {"references": _kinds(references), "hypotheses": _kinds(hypotheses)}
     said: list[str] = []
@@ -68,7 +68,7 @@ def unlike_line(references: Iterable[str], hypotheses: Iterable[str]) -> str:
 
 
 def under(written: Iterable[str], profile: str) -> set[str]:
-    """Characters under a profile; those that it keeps inside words or numbers only, as an apostrophe, are kept."""
+    """Return characters under a profile; those that it keeps only inside words or numbers (apostrophe) are kept."""
     found: set[str] = set()
     for c in written:
         kept = normalize(f"a{c}a", profile)[1:-1] + normalize(f"1{c}1", profile)[1:-1]
@@ -77,12 +77,12 @@ def under(written: Iterable[str], profile: str) -> set[str]:
 
 
 def _missing(texts: Iterable[str], known: Collection[str], profile: str) -> Counter[str]:
-    """The characters of texts under a profile that are not known, white space apart, and how many of each there are."""
+    """Count the characters of texts under a profile that are not known, except white space."""
     return Counter(c for text in texts for c in normalize(text, profile) if c not in known and not c.isspace())
 
 
 def _kinds(texts: Iterable[str]) -> tuple[Counter[str], int]:
-    """How many characters of each kind there are, and of all."""
+    """Count the characters of each kind, and all characters."""
     found: Counter[str] = Counter()
     total = 0
     for text in texts:
@@ -99,7 +99,7 @@ def _kinds(texts: Iterable[str]) -> tuple[Counter[str], int]:
 
 
 def _signs(text: str) -> int:
-    """How many characters are punctuation; apostrophes are spelling."""
+    """Count the punctuation characters; apostrophes are spelling."""
     return sum(unicodedata.category(c)[0] in "PS" and c not in "'’" for c in text)
 
 

@@ -1,4 +1,4 @@
-"""Tables of texts with a header line (CSV, TSV): which columns are the id and the text, and the rows."""
+"""Read tables of texts with a header line (CSV, TSV): the columns of the id and the text, and the rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HYPOTHESIS_COLUMNS = ("hypothesis", "hyp", "prediction", "pred", "pred_text", *R
 
 
 def header_of(line: str) -> tuple[list[str], str] | None:
-    """The columns in lower case and the delimiter, by a table's first line; None where it names no text, or no id."""
+    """Return the columns in lower case and the delimiter, from the first line; None if it names no text, or no id."""
     for delimiter in "\t,;|":
         names = [name.strip().strip('"').lower() for name in line.strip().split(delimiter)]
         has_text = any(name in names for name in HYPOTHESIS_COLUMNS + REFERENCE_COLUMNS)
@@ -29,10 +29,10 @@ def header_of(line: str) -> tuple[list[str], str] | None:
 
 
 def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The columns, and the rows with the number of the line on which each begins.
+    """Read the columns, and the rows with the number of the line on which each begins.
 
     Raises:
-        DataError: the file cannot be read, or a row has another number of fields than the header; the line is named.
+        DataError: the file cannot be read, or a row's number of fields differs from the header's; the line is named.
     """
     lines = numbered_lines(path)
     found = header_of(next(lines)[1])

@@ -1,4 +1,4 @@
-"""What a file of texts is, by its name and its first lines: nothing is scored as text that is something else."""
+"""Find out the kind of a file of texts by its name and first lines, so that only text is scored as text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from asr.lines import numbered_lines
 from asr.scoring.columns import ID_COLUMNS, REFERENCE_COLUMNS, TIMES_COLUMNS, header_of
 
 Kind = Literal["folder", "trn", "ctm", "stm", "rows", "document", "table", "srt", "vtt", "times", "labels", "plain"]
-#: files that hold the text of one recording, which is called as they are
+#: kinds of files that hold the text of one recording, which has the file's name as its id
 OF_ONE_RECORDING = ("srt", "vtt", "times", "labels")
-#: lines that are looked at
+#: number of lines that are looked at
 _LOOKED_AT = 50
 _TIME = r"\d+\.\d+"
 _CTM = re.compile(rf"\S+\s+\S+\s+{_TIME}\s+{_TIME}\s+\S+(\s+(-?[\d.]+|NA))?\s*")
@@ -24,7 +24,7 @@ _STM = re.compile(rf"\S+\s+\S+\s+\S+\s+{_TIME}\s+{_TIME}(\s.*)?", re.DOTALL)
 _LABEL = re.compile(rf"{_TIME}\t{_TIME}\t.*", re.DOTALL)
 _TRN = re.compile(r".*\([^()\s]+\)\s*", re.DOTALL)
 _CUE = re.compile(r"\d+:\d\d.*-->\s*\d+:\d\d")
-#: by how the first line begins: what is not read, and what to give instead
+#: by the beginning of the first line: the kinds that are not read, and what to give instead
 _REFUSED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r'File type = "ooTextFile'), "a Praat TextGrid"),
     (re.compile(r"<\?xml|<!DOCTYPE|<tt[ >]|<Trans[ >]|<html", re.IGNORECASE), "XML (ELAN, TTML, …)"),
@@ -39,10 +39,10 @@ _REFUSED: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def kind_of(path: Path) -> Kind:
-    """What the file or folder is.
+    """Return the kind of the file or folder.
 
     Raises:
-        DataError: it cannot be read, or is of a kind that is known and not read; it is named.
+        DataError: it cannot be read, or is of a known kind that is not read; the kind is named.
     """
     if path.is_dir():
         return "folder"
@@ -77,7 +77,7 @@ def kind_of(path: Path) -> Kind:
 
 
 def _json_kind(path: Path, lines: Sequence[str]) -> Kind:
-    """JSON Lines, or one document; text that only begins with a bracket is plain."""
+    """Tell JSON Lines from one document; text that only begins with a bracket is plain."""
     first = _loaded(lines[0])
     if isinstance(first, dict) and (len(lines) > 1 or "id" in first):
         return "rows"

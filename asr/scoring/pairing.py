@@ -1,7 +1,7 @@
-"""References and hypotheses under the same ids, whatever files they come in: by id, line by line, or cut in time.
+"""Pair references and hypotheses of any kinds of files under the same ids: by id, line by line, or cut in time.
 
-A pairing that is not sure is said in one line, and one that cannot be is refused: texts that are not each other's have
-no error rate.
+One line on stderr reports an uncertain pairing, and an impossible one is refused: texts that do not belong together
+have no error rate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PAIRS = ("auto", "lines", "ids")
 Say = Callable[[str], None]
 #: files in whose order texts may be paired
 _IN_ORDER: tuple[Kind, ...] = ("plain", "rows", "table", "trn")
-#: the first words of so many sentences are not all different, nor nearly all the other file's
+#: the first words of this many sentences are not all different, nor nearly all the same as the other file's
 _MANY, _SHARED = 20, 0.9
 #: an optional word of trn and stm
 _OPTIONAL = re.compile(r"(?<!\S)\(\S+\)(?!\S)")
@@ -31,7 +31,7 @@ _ID = re.compile(r".*[\d_/:@#|].*|.+[-.].+|.", re.DOTALL)
 
 
 def find_pair(name: str) -> Pair:
-    """The way of pairing of that name.
+    """Return the way of pairing of that name.
 
     Raises:
         ConfigError: there is none.
@@ -44,11 +44,11 @@ def find_pair(name: str) -> Pair:
 def read_together(
     files: Sequence[tuple[str | Path, Sequence[str]]], pair: Pair = "auto", say: Say = lambda line: None
 ) -> list[Transcripts]:
-    """The transcripts of several files, those of the same utterance under the same id.
+    """Return the transcripts of several files, those of the same utterance under the same id.
 
     Args:
-        files: each with the fields of JSON rows that its texts are preferred from; the first has the references.
-        say: told in one line what was taken for what, where that is not sure.
+        files: each with the preferred fields of JSON rows for its texts; the first has the references.
+        say: called with one line about an interpretation that is uncertain.
 
     Raises:
         DataError: a file cannot be used, or they cannot be paired in that way.
@@ -67,7 +67,7 @@ def read_together(
 
 
 def check_common(*sides: Transcripts) -> None:
-    """Refuses transcripts of which no utterance is in all.
+    """Refuse transcripts that have no utterance in common.
 
     Raises:
         DataError: they have no id in common; an example of each is given.
@@ -83,7 +83,7 @@ def check_common(*sides: Transcripts) -> None:
 
 
 def _are_sentences(paths: Sequence[Path], say: Say) -> bool:
-    """Whether plain files hold texts only, not ids before them."""
+    """Return true if plain files hold texts only, without ids before them."""
     lines = [[line for line in read_lines(path) if line] for path in paths]
     first = [[line.split(" ", 1)[0] for line in each] for each in lines]
     some = ", ".join(repr(word) for word in first[0][:3]) + (", …" if len(first[0]) > 3 else "")
@@ -105,7 +105,7 @@ def _are_sentences(paths: Sequence[Path], say: Say) -> bool:
 
 
 def _say_optional(sides: Sequence[Transcripts], say: Say) -> None:
-    """NIST marks words that may be left out with parentheses; that they are scored all the same is to be known."""
+    """Report that optional words, which NIST marks with parentheses, are scored all the same."""
     for one in sides:
         count = sum(len(_OPTIONAL.findall(text)) for text in one.texts.values()) if one.kind in ("stm", "trn") else 0
         if count:
@@ -113,7 +113,7 @@ def _say_optional(sides: Sequence[Transcripts], say: Say) -> None:
 
 
 def _by_line(files: Sequence[tuple[Path, Sequence[str]]], kinds: Sequence[Kind]) -> list[Transcripts]:
-    """The texts of each file by their place; they are called as where one has ids, else by the line's number."""
+    """Pair the texts of each file by their place; their ids are those of a file that has ids, else line numbers."""
     sides = []
     for (path, prefer), kind in zip(files, kinds, strict=True):
         if kind not in _IN_ORDER:
@@ -135,14 +135,14 @@ def _by_line(files: Sequence[tuple[Path, Sequence[str]]], kinds: Sequence[Kind])
 
 
 def _renamed(one: Transcripts, ids: Sequence[str]) -> Transcripts:
-    """The same transcripts under other ids, in their order."""
+    """Return the same transcripts under other ids, in their order."""
     renamed = list(zip(ids, one.texts, strict=True))
     texts = {new: one.texts[old] for new, old in renamed}
     return replace(one, texts=texts, facts={new: one.facts[old] for new, old in renamed if old in one.facts})
 
 
 def _plain(path: Path, recordings: set[str], say: Say) -> Transcripts:
-    """Lines of ``id text``; where another file is of one recording that is no id of theirs, the text of that."""
+    """Read lines of ``id text``; or one text, if another file is of one recording whose name is none of the ids."""
     lines = read_lines(path)
     if not recordings or recordings & {line.split(" ", 1)[0] for line in lines if line}:
         return read(path)
@@ -151,7 +151,7 @@ def _plain(path: Path, recordings: set[str], say: Say) -> Transcripts:
 
 
 def _same_stretches(sides: list[Transcripts]) -> list[Transcripts]:
-    """Timed words cut to the stretches of the references; where words have no times, stretches as whole recordings."""
+    """Cut timed words to the stretches of the references; for words without times, join each recording's stretches."""
     reference, *others = sides
     if reference.stretches is not None and all(one.words is not None for one in others):
         return [reference, *(_cut(reference, one) for one in others)]
@@ -170,7 +170,7 @@ def _cut(reference: Transcripts, hypothesis: Transcripts) -> Transcripts:
     for recording, stretches in reference.stretches.items():
         for stretch, some in cut(stretches, words.pop(recording, ())):
             texts[stretch.id] = _text(some)
-    texts |= {recording: _text(some) for recording, some in words.items()}  # of no stretch: named, and not scored
+    texts |= {recording: _text(some) for recording, some in words.items()}  # in no stretch: named, and not scored
     return replace(hypothesis, texts=texts)
 
 
@@ -179,7 +179,7 @@ def _text(words: Sequence[CtmWord]) -> str:
 
 
 def _same_names(sides: list[Transcripts]) -> list[Transcripts]:
-    """One recording is the other, whatever its file is called; NIST's names are the same in either case."""
+    """Give the only recordings of two files the same id, whatever their names; NIST's names ignore letter case."""
     reference, *others = sides
     done = [reference]
     for one in others:
@@ -192,7 +192,7 @@ def _same_names(sides: list[Transcripts]) -> list[Transcripts]:
 
 
 def _spelled(names: Iterable[str], known: Collection[str]) -> list[str]:
-    """Names as another file has them, where they differ in letter case only."""
+    """Return names as another file has them, if they differ in letter case only."""
     as_known = {name.casefold(): name for name in known}
     found = [name if name in known else as_known.get(name.casefold(), name) for name in names]
     return found if len(set(found)) == len(found) else list(names)

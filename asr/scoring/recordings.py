@@ -1,4 +1,4 @@
-"""The text of whole recordings: subtitles, tables of times, JSON documents of Whisper and of ``asr transcribe``."""
+"""Read texts of whole recordings: subtitles, tables of times, JSON of Whisper and of ``asr transcribe``."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from asr.scoring.nist import utterance_id
 
 #: marks of subtitles: italics, voices, colours, positions
 _TAGS = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")
-#: a time inside a cue: captions that roll, as YouTube's, show each line again above the next
+#: a time inside a cue: rolling captions such as YouTube's show each line again above the next
 _INSIDE = re.compile(r"<\d+:\d\d[\d:.]*>")
 _TIMES = re.compile(r"\s*\d+:\d\d[\d:.,]*\s*-->")
-#: blocks of WebVTT that are not said
+#: blocks of WebVTT that are not spoken
 _NOT_SAID = ("WEBVTT", "NOTE", "STYLE", "REGION")
 _AUDIO = re.compile(r"\.[a-zA-Z][a-zA-Z0-9]{1,4}")
 
 
 def read_cues(path: Path) -> str:
-    """The text of SRT or WebVTT subtitles; what is shown again, to underline a word or as lines roll, is said once.
+    """Read the text of SRT or WebVTT subtitles; text shown again, underlined or in rolling lines, counts once.
 
     Raises:
         DataError: it cannot be read.
@@ -44,13 +44,13 @@ def _bare(line: str) -> str:
 
 
 def _unrolled(lines: Sequence[str]) -> list[str]:
-    """Lines without those that only stay on the screen."""
+    """Return the lines without those that only stay on the screen."""
     shown = [line for line in lines if line]
     return [line for i, line in enumerate(shown) if not i or line != shown[i - 1]]
 
 
 def _once(cues: Sequence[str]) -> Iterator[str]:
-    """The text of cues; one that is shown word by word, each underlined in its turn, is one."""
+    """Yield the text of cues; a cue that is shown several times, with each word underlined in turn, counts once."""
     underlines = any("<u>" in cue for cue in cues)
     before, at = None, -1
     for cue in cues:
@@ -62,10 +62,10 @@ def _once(cues: Sequence[str]) -> Iterator[str]:
 
 
 def _cues(path: Path) -> Iterator[list[str]]:
-    """The lines of each cue, marks included."""
+    """Yield the lines of each cue, with their marks."""
     cue: list[str] | None = None
     is_name = skipped = (
-        False  # whether the line before may be the next cue's name or number; whether a block is not said
+        False  # whether the line before may be the next cue's name or number; whether a block is not spoken
     )
     before = 0
     for number, line in numbered_lines(path):
@@ -87,7 +87,7 @@ def _cues(path: Path) -> Iterator[list[str]]:
 
 
 def read_labels(path: Path, *, header: bool) -> str:
-    """The text of a table of start, end and text, separated by tabs or commas.
+    """Read the text of a table of start, end and text, separated by tabs or commas.
 
     Raises:
         DataError: it cannot be read, or a line has other fields.
@@ -107,10 +107,10 @@ def read_labels(path: Path, *, header: bool) -> str:
 
 
 def read_document(path: Path) -> tuple[dict[str, str], bool]:
-    """The texts by id in a JSON document, and whether it is of one recording (which is then called as the file).
+    """Read the texts by id in a JSON document, and whether it is of one recording (whose id is then the file's name).
 
     Raises:
-        DataError: it is no document with texts.
+        DataError: the file is not a document with texts.
     """
     value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
     several = value
@@ -129,7 +129,7 @@ def read_document(path: Path) -> tuple[dict[str, str], bool]:
 
 
 def _texts_of(documents: list[Any], path: Path) -> dict[str, str]:
-    """The texts of several documents, each by its id or else by its recording's name."""
+    """Return the texts of several documents, each by its id or else by its recording's name."""
     named = [PurePosixPath(str(one.get("path", ""))) for one in documents]
     count = Counter(name.name for name in named)
     texts: dict[str, str] = {}
@@ -156,19 +156,19 @@ def _id_of(document: dict[str, Any], name: str) -> str:
 
 
 def _text_of(document: Any) -> str | None:
-    """The text of one recording: as a whole, or of its segments one after the other."""
+    """Return the text of one recording: as a whole, or of its segments one after the other."""
     if not isinstance(document, dict):
         return None
     if isinstance(document.get("text"), str):
         return " ".join(document["text"].split())
-    parts = document.get("segments", document.get("transcription"))  # of WhisperX; of whisper.cpp
+    parts = document.get("segments", document.get("transcription"))  # keys of WhisperX and of whisper.cpp
     if not isinstance(parts, list) or not all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in parts):
         return None
     return " ".join(" ".join(part["text"] for part in parts).split())
 
 
 def without_suffix(name: str) -> str:
-    """A recording's name without the suffix of its format; an id that has a dot keeps it.
+    """Return a recording's name without the suffix of its format; an id that has a dot keeps it.
 
     >>> without_suffix("a/b.wav"), without_suffix("speaker.01")
     ('a/b', 'speaker.01')

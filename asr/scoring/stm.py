@@ -1,10 +1,11 @@
-"""NIST's ``stm`` files: reference texts of stretches of recordings, and a ``ctm`` file cut to them as sclite cuts it.
+"""Read NIST's ``stm`` files (reference texts of stretches of recordings), and cut ``ctm`` files to them like sclite.
 
 A line is file, channel, speaker, start, end, labels in angle brackets (which may be missing) and the text. Lines that
-begin with ``;;`` are comments. A stretch whose text is ``ignore_time_segment_in_scoring`` is not scored, nor what is
-said there. Words in parentheses are words, as to sclite without ``-D``; alternatives are refused, as in ``trn``.
+begin with ``;;`` are comments. A stretch whose text is ``ignore_time_segment_in_scoring`` is not scored, and nor are
+the words said there. Words in parentheses are words, as in sclite without ``-D``; alternatives are refused, as in
+``trn``.
 
-Source: NIST SCTK 2.4, doc/infmts.htm, and what its sclite prints.
+Source: NIST SCTK 2.4, doc/infmts.htm, and the output of its sclite.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _IGNORED = ("IGNORE_TIME_SEGMENT_IN_SCORING", "IGNORETIMESEGMENTINSCORING")
 
 
 class Stretch(NamedTuple):
-    """Part of a recording with its text. Units: seconds from the start of the file."""
+    """Hold a part of a recording with its text. Units: seconds from the start of the file."""
 
     id: str
     speaker: str
@@ -34,15 +35,15 @@ class Stretch(NamedTuple):
 
     @property
     def ignored(self) -> bool:
-        """Whether it is out of bounds for scoring."""
+        """Return true if the stretch is not to be scored."""
         return any(mark in self.text.upper() for mark in _IGNORED)
 
 
 def read_stm(path: str | Path) -> dict[str, list[Stretch]]:
-    """The stretches of each file and channel in the order of their start, by the id of ``nist.utterance_id``.
+    """Read the stretches of each file and channel in the order of their start, by the id of ``nist.utterance_id``.
 
     Raises:
-        DataError: the file cannot be read, has no stretches, or a line is none or holds alternatives.
+        DataError: the file cannot be read, has no stretches, or a line is no stretch or holds alternatives.
     """
     path = Path(path)
     found: dict[str, list[Stretch]] = {}
@@ -68,10 +69,10 @@ def read_stm(path: str | Path) -> dict[str, list[Stretch]]:
 
 
 def cut(stretches: Sequence[Stretch], words: Sequence[CtmWord]) -> Iterator[tuple[Stretch, list[CtmWord]]]:
-    """The stretches that are scored, each with its words of the hypothesis; both in the order of time.
+    """Yield the scored stretches, each with its words of the hypothesis; both in the order of time.
 
-    As in sclite a stretch has the words whose middle is before its end and that none before it has: a word between two
-    stretches is the later one's, and the last one has all that is left.
+    As in sclite, a stretch gets the words whose middle is before its end and that no earlier stretch has. A word
+    between two stretches goes to the later one, and the last stretch gets all remaining words.
     """
     at = 0
     for i, stretch in enumerate(stretches):
@@ -84,15 +85,15 @@ def cut(stretches: Sequence[Stretch], words: Sequence[CtmWord]) -> Iterator[tupl
 
 
 def _single(seconds: float) -> float:
-    """The number in single precision, in which sclite has the ends: a middle that falls on one is decided by this."""
+    """Round a number to single precision, as sclite does with ends; this decides for a middle that falls on an end."""
     return float(struct.unpack("f", struct.pack("f", seconds))[0])
 
 
 def joined(stretches: Mapping[str, Sequence[Stretch]], path: Path) -> dict[str, str]:
-    """The text of each file and channel as one, for hypotheses without times.
+    """Join the texts of each file and channel, for hypotheses without times.
 
     Raises:
-        DataError: a stretch is ignored: what was said there cannot be told from the rest.
+        DataError: a stretch is ignored, and its words cannot be told from the rest.
     """
     ignored = [stretch.id for each in stretches.values() for stretch in each if stretch.ignored]
     if ignored:

@@ -1,1 +1,1 @@
-"""Sound files of any kind, read one way: ``reader`` opens them, the other modules know their formats."""
+"""Read sound files of any kind in one way: ``reader`` opens them, the other modules know their formats."""

@@ -1,7 +1,7 @@
-"""Where the samples lie in files with a header, and how many bytes of them it promises: WAV and its kin, SPHERE.
+"""Find the samples in files with a header, and the number of bytes that the header promises: WAV and its kin, SPHERE.
 
-libsndfile trusts the size of a file over its header, so that a download that was cut would pass as a shorter recording;
-of headers whose sizes were never filled in (a recorder that was killed) it reads nothing, or refuses them.
+libsndfile trusts the size of a file over its header, so that it reads a cut download as a shorter recording. If the
+sizes in the header were never filled in (by a recorder that was killed), it reads nothing or refuses the file.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import BinaryIO
 
 from asr.sound.splice import Piece
 
-#: sizes from here on mean that the writer did not know (to a pipe): 2 GiB less 64 KiB, as SoX and others have it
+#: sizes from here on mean that the writer did not know the size (a pipe): 2 GiB less 64 KiB, as in SoX and others
 _UNKNOWN_32 = 0x7FFF0000
 _UNKNOWN_64 = 0x7FFFFFFFFFFF0000
 #: some writers count the header into the data
 _SLACK_BYTES = 64
-#: less than this behind the samples is no recording that goes on
+#: fewer bytes than this after the samples are no continued recording
 _LEAST_MORE = 4096
 #: the code of MP3 in a WAV file
 MPEG_CODES = (0x50, 0x55)
-#: what W64's names have behind their four letters, but for the first one
+#: the bytes after the four letters of W64's names, except for the first name
 _W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the samples are. ``cut``: the file ends before them; ``more``: it goes on behind the end that is promised.
+    """Say where the samples are. ``cut``: the file ends before their end; ``more``: it goes on after the promised end.
 
-    ``patches``: bytes that the header should have, by their place, for libsndfile to read all that is there.
+    ``patches``: bytes that the header should have, by their place, so that libsndfile reads all samples.
     """
 
     start: int
@@ -41,7 +41,7 @@ class Layout:
     code: int = 0
 
     def pieces(self, file: BinaryIO) -> list[Piece]:
-        """The file with the header that it should have."""
+        """Return the file with the header that it should have."""
         file.seek(0)
         head = bytearray(file.read(self.start))
         for place, content in self.patches:
@@ -50,7 +50,7 @@ class Layout:
 
 
 def find_layout(file: BinaryIO, size: int, head: bytes) -> Layout | None:
-    """The layout of a file that begins with ``head``; None: it is of another kind, or ends inside its header."""
+    """Return the layout of a file that begins with ``head``; None for another kind, or an end inside the header."""
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
         return _wav(file, size, head)
     if head[:16] == _W64_RIFF:
@@ -71,12 +71,12 @@ def _layout(
     file: BinaryIO, size: int, start: int, promised: int, unknown: bool, patches: list[tuple[int, bytes]],
     is_chunk: str = "", code: int = 0,
 ) -> Layout | None:  # fmt: skip
-    """The layout of samples that begin at ``start``.
+    """Return the layout of samples that begin at ``start``.
 
     Args:
-        unknown: the size that is promised means none.
-        patches: what tells libsndfile that the samples go on to the end of the file.
-        is_chunk: how the sizes of chunks behind the samples are written (for ``struct``); empty: nothing comes there.
+        unknown: the promised size means that the writer did not know it.
+        patches: bytes that tell libsndfile that the samples go on to the end of the file.
+        is_chunk: format of the sizes of chunks after the samples (for ``struct``); empty: no chunks follow.
     """
     held = size - start
     if held < 0:
@@ -94,7 +94,7 @@ def _layout(
 
 
 def _are_chunks(file: BinaryIO, size: int, at: int, is_chunk: str) -> bool:
-    """Whether what begins there (or at the next even place) is a chunk that fits the file, padding, or a tag."""
+    """Return true if a chunk that fits the file, padding or a tag begins there (or at the next even place)."""
     file.seek(at)
     head = file.read(_LEAST_MORE)
     if not head.strip(b"\0"):
@@ -130,7 +130,7 @@ def _wav(file: BinaryIO, size: int, head: bytes) -> Layout | None:
     unknown = num_bytes >= _UNKNOWN_32
     if long_size is not None and num_bytes == 0xFFFFFFFF:
         num_bytes, unknown = long_size, long_size >= _UNKNOWN_64
-        # of the size that is known now, as libsndfile takes no other
+        # of the size that is known now, as libsndfile accepts no other
         patches = [(long_at + 8, struct.pack("<QQ", size - 8, size - start))]
     return _layout(file, size, start, num_bytes, unknown, patches, order + "I", code)
 
@@ -179,7 +179,7 @@ def _caf(file: BinaryIO, size: int) -> Layout | None:
         if name == b"data":
             break
         at += 12 + max(0, num_bytes)
-    # 4: the number of edits stands in front of the samples
+    # 4: the number of edits comes before the samples
     start, promised = at + 16, max(0, num_bytes - 4)
     patches = [(at + 4, struct.pack(">q", size - at - 12))]
     return _layout(file, size, start, promised, num_bytes < 0, patches, ">q")

@@ -1,7 +1,7 @@
-"""Decoders of sound: one stream through libsndfile, MP3 frame by frame, several streams in a row.
+"""Decode sound: one stream through libsndfile, MP3 frame by frame, several streams in a row.
 
-All read straight on: python-soundfile seeks after every read, and in MP3 a seek loses what a frame borrows from those
-before it.
+All read without seeking: python-soundfile seeks after every read, and in MP3 a seek loses the bits that a frame borrows
+from those before it.
 Axes: n samples, c channels.
 """
 
@@ -19,19 +19,19 @@ from asr.sound.quiet import quiet_decoder
 from asr.sound.splice import Spliced
 
 Samples = npt.NDArray[np.float32]
-#: gives what soundfile opens: a name or an open file; called again to begin anew
+#: returns a name or an open file for soundfile to open; called again to start over
 Open = Callable[[], Any]
-#: more samples than any file has: of one that does not say how many (FLAC from a pipe) libsndfile tells 2 ** 63 - 1
+#: more samples than any file has: for an unknown number (FLAC from a pipe) libsndfile returns 2 ** 63 - 1
 _UNKNOWN = 1 << 60
-#: samples decoded at once that nobody wants, and, where a decoder gives up, that may be lost
+#: samples per read: of sound to be skipped; near the place where a decoder gives up, as one read may lose so many
 _BLOCK, _SMALL = 1 << 16, 256
 
 
 class Decoder(Protocol):
-    """Decoded audio as it was recorded.
+    """Give decoded audio as it was recorded.
 
-    ``frames``: how many samples, exact, or None; ``duration_s``: where that is None, what the container says, or None;
-    ``damage``: why it ended too early.
+    ``frames``: the exact number of samples, or None; ``duration_s``: if that is None, the container's length, or None;
+    ``damage``: the reason why the audio ended too early.
     """
 
     rate_hz: int
@@ -41,15 +41,15 @@ class Decoder(Protocol):
     damage: str
 
     def seek(self, frame: int) -> int:
-        """Goes to that sample; where it is then: there, or at the end."""
+        """Go to that sample, and return the position: that sample, or the end."""
 
     def read(self, frames: int) -> Samples:
-        """The next samples, fewer only at the end. Shapes: (n, c)."""
+        """Return the next samples, fewer only at the end. Shapes: (n, c)."""
 
 
 @cache
 def _straight() -> Any:
-    """python-soundfile's class, which does not seek after each read when it is told that it cannot."""
+    """Return python-soundfile's class with seeking disabled, so that it does not seek after each read."""
     import soundfile  # 0.1 s: only when audio is really read
 
     class Straight(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]  # soundfile may have no types
@@ -60,13 +60,13 @@ def _straight() -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """What libsndfile says, without its prefixes."""
+    """Return libsndfile's message without its prefixes."""
     text = str(getattr(error, "error_string", None) or error)
     return " ".join(text.removeprefix("Error : ").split()).rstrip(".")
 
 
 def pass_over(read: Callable[[int], Samples], frames: int, block: int = _BLOCK) -> int:
-    """Reads so many frames, a block at a time, and forgets them; how many there were."""
+    """Read so many frames, a block at a time, discard them, and return how many there were."""
     left = frames
     while left and (got := len(read(min(left, block)))):
         left -= got
@@ -74,13 +74,13 @@ def pass_over(read: Callable[[int], Samples], frames: int, block: int = _BLOCK) 
 
 
 class Sndfile:
-    """What libsndfile reads.
+    """Decode the files that libsndfile reads.
 
     Args:
-        run_in_s: decoded before a place that is gone to, and thrown away.
+        run_in_s: seconds that are decoded before the target of a seek and discarded.
 
     Raises:
-        SoundFileError, TypeError: it is not audio (``errors``).
+        SoundFileError, TypeError: the file is not audio (``errors``).
     """
 
     duration_s: float | None = None
@@ -99,7 +99,7 @@ class Sndfile:
 
     @staticmethod
     def errors() -> tuple[type[Exception], ...]:
-        """What opening raises: python-soundfile's error, and TypeError for a name in .raw, which states no rate."""
+        """Return the errors of opening: python-soundfile's, and TypeError for a name in .raw, which states no rate."""
         import soundfile
 
         return soundfile.SoundFileError, TypeError
@@ -121,7 +121,7 @@ class Sndfile:
                     return frame
             except self.errors():
                 pass
-            self._seekable = False  # a codec or a file that cannot; its samples may be whole all the same
+            self._seekable = False  # the codec or the file cannot seek; its samples may be whole all the same
             self._reopen()
         pass_over(self.read, frame - self._at)
         return self._at
@@ -143,7 +143,7 @@ class Sndfile:
         return samples
 
     def _up_to_damage(self, frames: int) -> Samples:
-        """The samples before the place where the decoder gives up: it lost them, so they are decoded again."""
+        """Decode again the samples before the place where the decoder gave up, as it lost them."""
         parts = [np.zeros((0, self.channels), np.float32)]
         at, self._at = self._at, 0
         self._reopen()
@@ -164,10 +164,10 @@ class Sndfile:
 
 
 class Mpeg:
-    """The frames of an MP3 file, of one format.
+    """Decode the frames of an MP3 file, all of one format.
 
     Args:
-        file: where the frames are.
+        file: the file that has the frames.
     """
 
     duration_s: float | None = None
@@ -202,10 +202,10 @@ class Mpeg:
         return samples
 
     def _opened(self) -> Sndfile:
-        """The decoder in front of the next sample that is wanted."""
+        """Return the decoder, placed before the next sample that is wanted."""
         sample = self._at + self._frames.lead
         first = self._frames.first_for(sample)
-        # libsndfile reads no further than a length that it takes from the size of the file and its first frame.
+        # libsndfile computes a length from the size of the file and its first frame, and reads no further.
         claimed = 4096 + len(self._frames.sizes) * int(self._frames.sizes.max())
         pieces = self._frames.pieces(self._source, first)
         file = Sndfile(lambda: Spliced(self._source, pieces, claimed))
@@ -214,7 +214,7 @@ class Mpeg:
 
 
 class Chain:
-    """Several streams in a row, at the rate and with the channels of the first."""
+    """Decode several streams in a row, at the rate and with the channels of the first."""
 
     duration_s: float | None = None
 
@@ -255,7 +255,7 @@ class Chain:
 
 
 class _Fitted:
-    """A stream at the rate and with the channels of another one."""
+    """Convert a stream to the rate and channels of another one."""
 
     duration_s: float | None = None
 

@@ -1,4 +1,4 @@
-"""Audio that libsndfile does not read (M4A, MP4, WebM, …): decoded by the ``ffmpeg`` program, through a pipe."""
+"""Decode audio that libsndfile does not read (M4A, MP4, WebM, …) by the ``ffmpeg`` program, through a pipe."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ SUFFIXES = frozenset(
         *("mov", "mp4", "mpeg", "mpg", "mts", "ogv", "spx", "webm", "wma", "wmv", "wv"),
     )
 )
-#: of what ffmpeg says, so many bytes from the beginning are looked at, and as many from the end
+#: number of bytes of ffmpeg's messages that are read from their beginning, and as many from their end
 _MUCH = 500_000
 INSTALL = "install ffmpeg (apt install ffmpeg, brew install ffmpeg, winget install ffmpeg), or convert the file to WAV"
 
 
 def available() -> str | None:
-    """The path of the program, if there is one."""
+    """Return the path of the program, if there is one."""
     return shutil.which("ffmpeg")
 
 
 class Decoder:
-    """The first audio track of a file, as it is: at its own rate, all channels; a subprocess until closed.
+    """Decode the first audio track of a file, at its own rate and with all channels; a subprocess runs until ``close``.
 
-    ``duration_s`` is what the container says (about 0.1 s of slack), None when it says nothing; ``damage`` says at the
-    end why there is not all.
+    ``duration_s`` is the container's length (about 0.1 s of slack), None if it states none; ``damage`` gives at the end
+    the reason why audio is missing.
 
     Raises:
         DataError: ffmpeg cannot read the file, or it has no sound; ``where`` is named.
@@ -53,7 +53,7 @@ class Decoder:
         self._start()
 
     def _start(self) -> None:
-        # Its messages go to a file, which nobody must empty as a pipe; opened anew to be read, since a handle that
+        # Its messages go to a file, which unlike a pipe needs no reader; opened again for reading, since a handle that
         # both sides share has one position: reading would move the place where ffmpeg writes on.
         self._folder = tempfile.TemporaryDirectory(prefix="asr-ffmpeg-")
         self._errors = Path(self._folder.name, "stderr")
@@ -85,7 +85,7 @@ class Decoder:
         )  # fmt: skip
 
     def seek(self, frame: int) -> int:
-        """Goes to a sample by decoding what is before, as seeking is not exact in every format."""
+        """Go to a sample by decoding everything before it, as seeking is not exact in every format."""
         if frame < self._at:
             self.close()
             self._at, self.damage = 0, ""
@@ -95,7 +95,7 @@ class Decoder:
         return self._at
 
     def read(self, frames: int) -> npt.NDArray[np.float32]:
-        """The next frames, fewer only at the end. Shapes: (n, channels).
+        """Return the next frames, fewer only at the end. Shapes: (n, channels).
 
         Raises:
             DataError: there are no samples at all, because the file is damaged or of another kind.
@@ -115,7 +115,7 @@ class Decoder:
         self._folder.cleanup()
 
     def _header(self) -> tuple[int, int]:
-        """Rate and channels from the WAV header, up to the first sample."""
+        """Read rate and channels from the WAV header, up to the first sample."""
         rate_hz = channels = 0
         if len(self._pipe.read(12)) == 12:
             while len(head := self._pipe.read(8)) == 8:
@@ -131,7 +131,7 @@ class Decoder:
         return rate_hz, channels
 
     def _said(self) -> str:
-        # A damaged file can give a line a packet: the first of them say what is wrong, the last how it ended.
+        # A damaged file can give one line per packet: the first lines say what is wrong, the last ones how it ended.
         with self._errors.open("rb") as errors:
             said = errors.read(_MUCH)
             if left := max(0, self._errors.stat().st_size - errors.tell()):
@@ -140,12 +140,12 @@ class Decoder:
         return said.decode("utf-8", "replace")
 
     def _complaints(self, said: str) -> str:
-        """What ffmpeg says is wrong; without the path, and without tags: both may say anything."""
+        """Return ffmpeg's error messages without the path and tags, whose content is arbitrary."""
         lines = [line for line in said.splitlines() if re.search(r"\[(warning|error|fatal)\]", line)]
         return "\n".join(lines).replace(str(self._path), "")
 
     def _check_end(self) -> None:
-        """Sets ``damage`` where ffmpeg ended before the file should; an error where it gave nothing."""
+        """Set ``damage`` if ffmpeg ended before the file should; raise an error if it gave nothing."""
         status = self._process.wait()
         said = self._said()
         wrong = self._complaints(said)
@@ -167,7 +167,7 @@ def _duration_s(said: str) -> float | None:
 
 
 def _reason(said: str) -> str:
-    """The first error that ffmpeg names, which is the cause of the others; else its last line."""
+    """Return the first error that ffmpeg names, which causes the others; else its last line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if "[error]" in line or "[fatal]" in line]
     line = errors[0] if errors else lines[-1] if lines else "it says nothing"

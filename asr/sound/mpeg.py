@@ -1,7 +1,7 @@
-"""MP3 files frame by frame: how long they are to the sample, without decoding, and where each frame is.
+"""Scan MP3 files frame by frame: their length to the sample, without decoding, and the place of each frame.
 
-Of files without an Info tag, joined files and files with other things between their frames decoders only guess the
-length; here the frames are counted. A frame is 24 to 72 ms, so an hour is counted in about 0.1 s.
+Decoders only guess the length of files without an Info tag, joined files and files with other data between their
+frames; here the frames are counted. A frame is 24 to 72 ms, so an hour is counted in about 0.1 s.
 
 Source: ISO/IEC 11172-3, 13818-3 (headers, side information); the Xing, LAME Info and VBRI tags as their encoders write.
 """
@@ -30,21 +30,21 @@ _KBITS = {
     (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES = (44100, 48000, 32000)
-#: by the version's bits: what the rates are divided by (2.5, reserved, 2, 1)
+#: divisor of the rates by the version's bits (2.5, reserved, 2, 1)
 _DIVISOR = {0: 4, 2: 2, 3: 1}
-#: of a decoder, which encoders do not count into the delay that they write
+#: samples of a decoder's delay, which encoders do not include in the delay that they write
 _DECODER_DELAY = 529
 #: Encoders whose delays can be trusted, as ffmpeg has it.
 _TRUSTED = (b"LAME", b"Lavf", b"Lavc")
-#: Frames decoded before those that are wanted, so that these are what a decoder from the start gives: the bits that a
-#: frame borrows from those before it reach back 511 bytes (MPEG 1) or 255, which 24 of the smallest frames hold. These
-#: are silenced, and as many more fill the filters. 16: after so many frames mpg123's filter buffer is where it began.
+#: Frames to decode before the wanted ones, so that the wanted ones equal those of a decoder from the start. The bits
+#: that a frame borrows from those before it reach back 511 bytes (MPEG 1) or 255, which 24 of the smallest frames hold.
+#: These 24 are silenced, and 24 more fill the filters. After each 16 frames mpg123's filter buffer is where it began.
 _BLANK, _RUN_IN, _STEP = 24, 48, 16
 
 
 @dataclass(frozen=True)
 class Format:
-    """What the frames of a stretch have in common, in the bits of their headers."""
+    """Hold the header bits that the frames of a stretch have in common."""
 
     version_bits: int
     layer: int
@@ -65,17 +65,17 @@ class Format:
 
     @property
     def samples(self) -> int:
-        """Samples of a frame, per channel."""
+        """Return the samples of a frame, per channel."""
         return 384 if self.layer == 1 else 1152 if self.layer == 2 or self.version == 1 else 576
 
     @property
     def reservoir(self) -> int:
-        """Bytes that a frame can borrow from those before it."""
+        """Return the bytes that a frame can borrow from those before it."""
         return 511 if self.version == 1 else 255
 
     @property
     def side(self) -> int:
-        """Bytes of the side information."""
+        """Return the bytes of the side information."""
         if self.version == 1:
             return 17 if self.mono else 32
         return 9 if self.mono else 17
@@ -83,7 +83,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Tag:
-    """What the first frame says instead of sound: frames of the file (None: not said), samples to leave out."""
+    """Hold the first frame's data if it has no sound: frames of the file (None: not stated), samples to leave out."""
 
     frames: int | None
     delay: int = 0
@@ -92,7 +92,7 @@ class Tag:
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames of one format in a row, without the tag. Shapes: (frames,), in bytes."""
+    """Hold consecutive frames of one format, without the tag. Shapes: (frames,), in bytes."""
 
     format: Format
     offsets: npt.NDArray[np.int64]
@@ -101,26 +101,26 @@ class Frames:
 
     @property
     def lead(self) -> int:
-        """Samples at the start that the encoder and the decoder put there."""
+        """Return the samples that the encoder and the decoder add at the start."""
         return self.tag.delay + _DECODER_DELAY if self.tag is not None and self.tag.delay else 0
 
     @property
     def num_samples(self) -> int:
-        """Samples without what encoder and decoder put around them, as ffmpeg counts."""
+        """Return the samples without those that encoder and decoder add at both ends, as ffmpeg counts."""
         total = len(self.offsets) * self.format.samples
         if self.tag is not None and self.tag.delay and self.tag.frames == len(self.offsets):
             total -= max(0, self.tag.padding - _DECODER_DELAY)
         return max(0, total - self.lead)
 
     def first_for(self, sample: int) -> int:
-        """The frame from which to decode, so that the sample (counted with the lead) is what a whole decoding gives."""
+        """Return the first frame to decode, so that the sample (counted with the lead) is that of a full decoding."""
         return max(0, (sample // self.format.samples - _RUN_IN) // _STEP * _STEP)
 
     def pieces(self, file: BinaryIO, first: int) -> list[Piece]:
-        """The frames from that one on, without what lies between them; the first ones silenced when some are before.
+        """Return the frames from that one on, without other data between them; after a seek the first are silenced.
 
         Args:
-            file: the one that was scanned.
+            file: the file that was scanned.
         """
         pieces: list[Piece] = []
         blank = min(first + _BLANK, len(self.offsets)) if first and self.format.layer == 3 else first
@@ -149,9 +149,9 @@ Scanned = tuple[list[Frames], str]
 
 
 def scan(data: Bytes, start: int, stop: int) -> Scanned:
-    """The frames between two places, and whether the last one is cut.
+    """Return the frames between two places, and the reason if the last one is cut.
 
-    What lies between the frames (tags, damage) is passed over.
+    Other data between the frames (tags, damage) is skipped.
     """
     stretches: list[tuple[Format, list[int], list[int]]] = []
     cut, at, form = "", start, None
@@ -180,7 +180,7 @@ def scan(data: Bytes, start: int, stop: int) -> Scanned:
 
 
 def _walk(data: Bytes, at: int, stop: int, form: Format, offsets: list[int], sizes: list[int]) -> int:
-    """Adds the frames from there on, up to something else, and says where that is; the last may go beyond the end."""
+    """Add the frames from there on, and return where other data begins; the last frame may go beyond the end."""
     lengths = _lengths(form.version_bits, form.layer, form.rate_bits)
     free = _free_size(data, at, stop)
     mono, last = form.mono, stop - 4
@@ -200,7 +200,7 @@ def _walk(data: Bytes, at: int, stop: int, form: Format, offsets: list[int], siz
 
 @cache
 def _lengths(version_bits: int, layer: int, rate_bits: int) -> dict[bytes, int]:
-    """The size of a frame by the first three bytes of its header; 0: its bit rate is free."""
+    """Return the size of a frame from the first three bytes of its header; 0: its bit rate is free."""
     version = 1 if version_bits == 3 else 2
     rate_hz = _RATES[rate_bits] // _DIVISOR[version_bits]
     samples = 384 if layer == 1 else 1152 if layer == 2 or version == 1 else 576
@@ -222,7 +222,7 @@ def _padding(third: int, layer: int) -> int:
 
 
 def _format(data: Bytes, at: int) -> Format | None:
-    """What a frame's header there says; None: it is none."""
+    """Return the content of the frame header at that place; None: there is none."""
     head = data[at : at + 4]
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
@@ -233,7 +233,7 @@ def _format(data: Bytes, at: int) -> Format | None:
 
 
 def _free_size(data: Bytes, at: int, stop: int) -> int:
-    """The size without padding of frames whose bit rate is free, up to the next header alike; 0: it is stated."""
+    """Return the unpadded size of frames of free bit rate, by the next header alike; 0: the rate is stated."""
     head = data[at : at + 3]
     if len(head) < 3 or head[2] >> 4:
         return 0
@@ -246,7 +246,7 @@ def _free_size(data: Bytes, at: int, stop: int) -> int:
 
 
 def _find_frame(data: Bytes, at: int, stop: int, before: Format | None) -> tuple[int, Format] | None:
-    """The next place where frames begin: two in a row, three of another format than before."""
+    """Return the next place where frames begin: two in a row, or three of another format than before."""
     while at < stop - 4:
         at = _behind_tags(data, at, stop)
         at = data.find(b"\xff", at, stop)
@@ -260,14 +260,14 @@ def _find_frame(data: Bytes, at: int, stop: int, before: Format | None) -> tuple
 
 
 def _are_there(data: Bytes, at: int, stop: int, form: Format, count: int, short: bool) -> bool:
-    """Whether so many frames of a format are there in a row; ``short``: or fewer, up to the end of the file."""
+    """Return true if so many frames of a format follow each other; ``short``: or fewer, up to the end of the file."""
     offsets: list[int] = []
     at = _walk(data, at, min(stop, at + count * 8192), form, offsets, [])
     return len(offsets) >= count or (short and bool(offsets) and at > stop - 4)
 
 
 def _behind_tags(data: Bytes, at: int, stop: int) -> int:
-    """Where the tags that begin there end: in front of the sound, behind it, and between joined files."""
+    """Return the end of the tags that begin there: before the sound, after it, or between joined files."""
     while at < stop:
         head = data[at : at + 16]
         if size := id3_bytes(head):
@@ -282,7 +282,7 @@ def _behind_tags(data: Bytes, at: int, stop: int) -> int:
 
 
 def id3_bytes(head: bytes) -> int:
-    """The size of an ID3v2 tag that begins with these ten bytes; 0: it is none."""
+    """Return the size of an ID3v2 tag that begins with these ten bytes; 0: there is none."""
     if head[:3] != b"ID3" or len(head) < 10 or max(head[6:10]) > 127:
         return 0
     size = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
@@ -290,7 +290,7 @@ def id3_bytes(head: bytes) -> int:
 
 
 def _tag(data: Bytes, stretch: tuple[Format, list[int], list[int]]) -> Tag | None:
-    """What the first frame says where it holds a Xing, Info or VBRI tag instead of sound."""
+    """Return the first frame's data if it holds a Xing, Info or VBRI tag instead of sound."""
     form, offsets, sizes = stretch
     if form.layer != 3 or not offsets:
         return None

@@ -1,4 +1,4 @@
-"""Ogg files page by page: where each of several streams in a row begins, and whether the file ends inside a page.
+"""Scan Ogg files page by page: the start of each of several streams in a row, and whether the end cuts a page.
 
 Source: RFC 3533. Streams that follow each other ("chained", as of web radio or joined files) are decoded one by one.
 """
@@ -16,7 +16,7 @@ _LONGEST = _HEADER_BYTES + 255 + 255 * 255
 
 
 def read_links(file: BinaryIO, start: int, stop: int) -> tuple[list[tuple[int, int]], str]:
-    """Where the streams that follow each other lie in the file, and why the last one is cut (empty: it is whole).
+    """Find the streams that follow each other in the file, and the reason if the last one is cut (empty: it is whole).
 
     A page that begins a stream right after another such page belongs to the same link: streams side by side.
 
@@ -53,7 +53,7 @@ def read_links(file: BinaryIO, start: int, stop: int) -> tuple[list[tuple[int, i
 
 
 def _page_bytes(data: bytes, at: int) -> int | None:
-    """The size of the page there; None when its header is not all there."""
+    """Return the size of the page there; None if its header is incomplete."""
     if len(data) < at + _HEADER_BYTES:
         return None
     segments = data[at + _HEADER_BYTES - 1]

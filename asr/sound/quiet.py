@@ -1,8 +1,8 @@
-"""Keeps what the MP3 decoder inside libsndfile writes to the C library's stderr from the terminal.
+"""Keep the messages of libsndfile's MP3 decoder, which go to the C library's stderr, off the terminal.
 
-It complains there in lines of its own, past libsndfile and Python, of what is read all the same; what matters to a
-user is in our errors and notes. Only C's ``stderr`` is replaced, and only while MP3 is decoded: Python's, and with it
-all that is logged meanwhile, does not go through it.
+The decoder writes them past libsndfile and Python, about files that it reads all the same; our errors and notes have
+what matters to a user. Only C's ``stderr`` is replaced, and only while MP3 is decoded. Python's stderr, and with it the
+log, does not go through it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _before: int | None = None
 
 @contextmanager
 def quiet_decoder() -> Iterator[None]:
-    """While any thread is inside, C's stderr leads nowhere; on systems where it cannot be found nothing happens."""
+    """Discard C's stderr while any thread is inside; do nothing on systems where it cannot be found."""
     global _inside, _before
     found = _stderr_and_nowhere()
     if found is None:
@@ -43,7 +43,7 @@ def quiet_decoder() -> Iterator[None]:
 
 @cache
 def _stderr_and_nowhere() -> tuple[ctypes.c_void_p, int] | None:
-    """C's variable, and an open file that forgets what is written."""
+    """Return C's variable, and an open file that discards its input."""
     if os.name != "posix":
         return None
     program = ctypes.CDLL(None)

@@ -1,7 +1,7 @@
-"""Opens sound files of any kind, in one way for all that read audio.
+"""Open sound files of any kind, in one way for all code that reads audio.
 
-``Reader`` finds out what a file is, where in it the sound lies, and which decoder reads it: libsndfile, with the parts
-of the file that it should see, or ffmpeg. Axes: n samples, c channels.
+``Reader`` finds out the kind of a file, the place of the sound in it, and its decoder: libsndfile, with the parts of
+the file that it should see, or ffmpeg. Axes: n samples, c channels.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ SUFFIXES = ffmpeg.SUFFIXES | frozenset(
         *("snd", "sph", "voc", "w64", "wav", "wave"),
     )
 )
-#: of the file's beginning, to know its kind and where its samples are
+#: bytes of the file's beginning that show its kind and the place of its samples
 _HEAD = 4096
-#: files up to this size are read at once where they must be looked at byte by byte; larger ones are mapped
+#: files up to this size are read at once for a scan of every byte; larger ones are mapped
 _READ_WHOLE = 1 << 26
-#: MP3 files whose frames are remembered, since many parts of one recording may be read: 2.4 MB for an hour
+#: number of MP3 files whose frames are cached, since many parts of one recording may be read: 2.4 MB per hour
 _KEPT = 64
-#: Ogg: decoded before an offset
+#: Ogg: seconds that are decoded before an offset
 _RUN_IN_S = 1.0
 _MPEG_SUFFIXES = (".mp3", ".mp2", ".mp1", ".mpga")
 _HEADERLESS = (".raw", ".pcm", ".s16", ".s16le", ".sw", ".ulaw", ".alaw", ".ul", ".al", ".f32", ".f32le")
 
 
 class Reader(Recording):
-    """A sound file that is open. A context manager. ``format``: libsndfile's name of it, or ``ffmpeg``.
+    """Open a sound file; a context manager. ``format``: libsndfile's name of its format, or ``ffmpeg``.
 
     Args:
         source: a path (also of a member of a tar file, ``asr.shards``), or the content of a file.
-        where: what errors call it; default: the path.
+        where: its name in errors; default: the path.
 
     Raises:
-        DataError: missing, empty, not audio, or of a kind that needs ffmpeg, which is not there.
+        DataError: the file is missing, empty or not audio, or it needs ffmpeg, which is not installed.
     """
 
     def __init__(self, source: Path | bytes, where: str | Path = "") -> None:
@@ -78,7 +78,7 @@ class Reader(Recording):
         self.close()
 
     def close(self) -> None:
-        """Closes the file, ends ffmpeg. Again: does nothing."""
+        """Close the file and end ffmpeg; further calls do nothing."""
         self._closing.close()
 
     def _opened(self) -> Decoder:
@@ -109,7 +109,7 @@ class Reader(Recording):
         return decoder
 
     def _native(self, size: int, suffix: str) -> Decoder:
-        """What libsndfile reads, with the parts of the file that it should see."""
+        """Return the decoder by libsndfile, with the parts of the file that it should see."""
         file: BinaryIO
         if isinstance(self._source, bytes):
             file = io.BytesIO(self._source)
@@ -148,7 +148,7 @@ class Reader(Recording):
         return self._sndfile(self._by_name())
 
     def _by_name(self) -> Open:
-        """The file by its name, which libsndfile opens itself; a member of a tar file, or content, as an open file."""
+        """Return the name of a file, for libsndfile to open; of a tar member, or of content, an open file."""
         source = self._source
         if isinstance(source, bytes):
             return lambda: io.BytesIO(source)
@@ -185,7 +185,7 @@ class Reader(Recording):
         return Chain(decoders)
 
     def _mpeg(self, file: BinaryIO, start: int, stop: int) -> Decoder | None:
-        """MP3 as its frames say; None: there are none."""
+        """Return a decoder of the MP3 frames; None: there are none."""
         runs, cut = self._frames(file, start, stop)
         if not runs:
             return None
@@ -205,7 +205,7 @@ class Reader(Recording):
         return _scanned(str(self._source), status.st_size, status.st_mtime_ns, start, stop)
 
     def _on_disk(self) -> Path:
-        """The file under a name that ffmpeg can open."""
+        """Return a name under which ffmpeg can open the file."""
         if isinstance(self._source, Path) and not shards.is_member(self._source):
             return self._source
         content = self._source
@@ -221,7 +221,7 @@ class Reader(Recording):
 
 @lru_cache(_KEPT)
 def _scanned(path: str, size: int, mtime_ns: int, start: int, stop: int) -> mpeg.Scanned:
-    """The frames of a file of that size and time: another one is another entry."""
+    """Return the frames of a file of that size and time, which are part of the key of the cache."""
     with Path(path).open("rb") as file:
         if size <= _READ_WHOLE:
             return mpeg.scan(file.read(), start, stop)
@@ -230,10 +230,10 @@ def _scanned(path: str, size: int, mtime_ns: int, start: int, stop: int) -> mpeg
 
 
 def check_present(source: Path | bytes, where: str | Path) -> int:
-    """The size of what should be an audio file.
+    """Return the size of an audio file.
 
     Raises:
-        DataError: it is missing, empty, a folder or a pipe, or not to be read.
+        DataError: it is missing, empty, a folder, a pipe, or unreadable.
     """
     if isinstance(source, bytes):
         if not source:

@@ -1,8 +1,9 @@
-"""Sound that can be read in parts: the samples of any stretch, and what is to be said of audio that is cut.
+"""Read sound in parts: the samples of any stretch, and the reason if the audio is cut.
 
-A part is the same samples as that stretch of the whole, bit for bit, in every format. (Opus: a decoder that starts
-inside the recording comes to the same samples within a second, which is decoded and thrown away; what may be left is
-below 1e-4.) What is cut or damaged gives what it holds, and says so. Axes: n samples, c channels.
+A part has the same samples as that stretch of the whole, bit for bit, in every format. (Opus: a decoder that starts
+inside the recording converges to the same samples within a second, which is decoded and discarded; the remaining
+difference is below 1e-4.) A cut or damaged file gives the samples that it holds, with the reason. Axes: n samples, c
+channels.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ Wave = npt.NDArray[np.float32]
 SLACK_S = 0.02
 #: what is decoded at once where nobody knows how much there is
 BLOCK_S = 10.0
-#: no speech is sampled more slowly: a header that says so is damaged
+#: no speech has a lower sample rate: a header with one is damaged
 LOWEST_HZ = 1000
 
 
 class Recording:
-    """Decoded sound, to be read from any place.
+    """Hold decoded sound that can be read from any place.
 
-    ``frames`` is the number of samples that there are, exact, or None where that is known at the end only;
-    ``duration_s``, where ``frames`` is None, is what a container says, or None. ``truncated`` says why it is cut or
-    damaged, as far as that is known by now (empty: whole); ``notes`` say in words what was done to read it.
+    ``frames`` is the exact number of samples, or None if it is known only at the end. ``duration_s`` is the container's
+    length if ``frames`` is None, or None. ``truncated`` is the reason why the sound is cut or damaged, as far as it is
+    known so far (empty: whole). ``notes`` describe what was done to read it.
 
     Args:
-        where: what errors call it.
+        where: its name in errors.
 
     Raises:
-        DataError: its rate is none of speech.
+        DataError: its rate is too low for speech.
     """
 
     def __init__(self, decoder: Decoder, where: str | Path, truncated: str = "", notes: tuple[str, ...] = ()) -> None:
@@ -52,12 +53,12 @@ class Recording:
             )
 
     def skip(self, frame: int) -> int:
-        """Goes to a frame, counted from the start of the file; where it is then: there, or at the end."""
+        """Go to a frame, counted from the start of the file; return the position: that frame, or the end."""
         self._at = self._decoder.seek(frame) if frame != self._at else frame
         return self._at
 
     def read(self, frames: int) -> Samples:
-        """The next frames, fewer only at the end, which sets ``truncated`` where it comes too early. Shapes: (n, c)."""
+        """Return the next frames, fewer only at the end; an early end sets ``truncated``. Shapes: (n, c)."""
         samples = self._decoder.read(frames)
         self._at += len(samples)
         if len(samples) < frames:
@@ -65,7 +66,7 @@ class Recording:
         return samples
 
     def _note_end(self) -> None:
-        """Says why the end came too early, if it did."""
+        """Set ``truncated`` if the end came too early."""
         self.truncated = self.truncated or self._decoder.damage
         if not self.truncated and self.frames is not None and self._at < self.frames:
             self.truncated = (
@@ -73,10 +74,10 @@ class Recording:
             )
 
     def measure(self, *, check_end: bool = False) -> int:
-        """How many samples there really are; decodes all where nobody knows.
+        """Return the number of samples that are there; decode everything if it is unknown.
 
         Args:
-            check_end: the header may promise more than there is, so a look at the last sample is needed.
+            check_end: read the last sample, as the header may promise more than there is.
         """
         if self.frames is not None and not (check_end and self.frames and not self._holds(self.frames - 1)):
             return self.frames
@@ -89,7 +90,7 @@ class Recording:
 
     @property
     def damage(self) -> str:
-        """Why a decoder gave up; known when it did."""
+        """Return the reason why a decoder gave up, once it did."""
         return self._decoder.damage
 
     def _holds(self, frame: int) -> bool:
@@ -104,16 +105,16 @@ class Recording:
         block_s: float | None = None,
         whole: bool = False,
     ) -> Iterator[Wave]:
-        """The samples of a part, block by block. Shapes: (n,).
+        """Yield the samples of a part, block by block. Shapes: (n,).
 
         Args:
-            channel: which one, counted from 1, or "mix", their average.
-            block_s: seconds at a time; default: all of it, where it is known how much that is.
-            whole: of a file that is cut the part must be there all the same; else what there is of it is given, and
-                ``truncated`` says why that is not all.
+            channel: the channel, counted from 1, or "mix", the average of all.
+            block_s: seconds per block; default: the whole part, if its length is known.
+            whole: raise an error if a cut file lacks some of the part; else yield the samples that are there, and
+                ``truncated`` is the reason why some are missing.
 
         Raises:
-            DataError: no samples, not finite ones, no such channel, or a part that the file has not.
+            DataError: no samples, samples that are not finite, no such channel, or a part that the file lacks.
         """
         if isinstance(channel, int) and channel > self.channels:
             raise DataError(f"channel {channel} is wanted, the audio has {self.channels}", self._where)
@@ -141,15 +142,15 @@ class Recording:
             raise DataError(self.truncated or "the audio has no samples", self._where)
 
     def _rest(self, slack: int) -> Samples:
-        """What there is behind the end of the part, where the file ends within the slack: a rounding."""
+        """Return the samples after the end of the part, if the file ends within the slack of a rounded duration."""
         samples = self.read(slack + 1)
         return samples if len(samples) <= slack else samples[:0]
 
     def span(self, start_s: float, end_s: float | None, whole: bool = False) -> tuple[int, int | None]:
-        """First and last sample of a part (as in ``waves``); None: to the end, wherever it is.
+        """Return the first and last sample of a part (as in ``waves``); None: to the end, wherever it is.
 
         Raises:
-            DataError: there is no such part, as far as that is known by now.
+            DataError: there is no such part, as far as is known so far.
         """
         start = round(start_s * self.rate_hz)
         stop = None if end_s is None else start + round((end_s - start_s) * self.rate_hz)
@@ -168,7 +169,7 @@ class Recording:
         return start, stop
 
     def _check_reaches(self, total: int, start: int, stop: int | None, whole: bool) -> None:
-        """Whether the part is there; ``total``: where the file ends."""
+        """Check that the part is there; ``total``: the end of the file."""
         beyond = stop is not None and stop - total > SLACK_S * self.rate_hz
         if start and start >= total:
             if self.truncated:
@@ -193,7 +194,7 @@ class Recording:
 
 
 def one_channel(samples_nc: npt.NDArray[np.float32], channel: Channel) -> Wave:
-    """One channel, counted from 1, or "mix", the average of all. Shapes: (n, c) -> (n,)."""
+    """Return one channel, counted from 1, or "mix", the average of all. Shapes: (n, c) -> (n,)."""
     if channel == "mix":
         mixed: Wave = samples_nc.mean(axis=1, dtype=np.float32)
         return mixed if samples_nc.shape[1] > 1 else np.ascontiguousarray(samples_nc[:, 0])

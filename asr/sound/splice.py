@@ -1,4 +1,4 @@
-"""Parts of a file, and bytes of our own, as one file to read and seek in."""
+"""Present parts of a file, and bytes of our own, as one file to read and seek in."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, BinaryIO
 
 #: bytes of our own, or (start, length) in the file
 Piece = bytes | tuple[int, int]
-#: where a decoder looks for a tag at the end of an MP3 file
+#: size of the end of an MP3 file in which a decoder looks for a tag
 _TAG_BYTES = 128
 
 
 class Spliced(io.RawIOBase):
-    """The pieces, one after the other.
+    """Read the pieces one after the other.
 
     Args:
-        claimed: the size that it says to have, where a decoder takes the length of the recording from it. Between the
-            end of the pieces and the claimed one there is nothing to read, but for zeros where a tag would be.
+        claimed: the size that the file reports, if a decoder computes the length of the recording from it. Between the
+            end of the pieces and this size there is nothing to read, except for zeros where a tag would be.
     """
 
     def __init__(self, file: BinaryIO, pieces: Sequence[Piece], claimed: int = 0) -> None:
@@ -52,7 +52,7 @@ class Spliced(io.RawIOBase):
         return done
 
     def _next(self, count: int) -> bytes:
-        """Bytes from where it is, up to the end of a piece."""
+        """Return bytes from the current position, up to the end of a piece."""
         i = bisect_right(self._ends, self._at)
         if i == len(self._ends):
             left = self._size - self._at
