@@ -185,7 +185,11 @@ TAIL = {
 
 
 @pytest.mark.parametrize("tail", TAIL)
-@pytest.mark.parametrize("front", [b"", id3(5000), id3(100) + id3(300_000), bytes(700)])
+@pytest.mark.parametrize(
+    "front",
+    [b"", id3(5000), id3(100) + id3(300_000), bytes(700)],
+    ids=["nothing", "tag", "two tags", "zeros"],
+)
 def test_what_stands_around_the_frames_is_no_sound(tmp_path, tail, front):
     path = tmp_path / "a.mp3"
     sound = without_tag(mp3(speechlike(3)))
@@ -196,7 +200,11 @@ def test_what_stands_around_the_frames_is_no_sound(tmp_path, tail, front):
     assert audio.info(path).num_samples == len(expected)
 
 
-@pytest.mark.parametrize("between", [b"TAG" + bytes(125), id3(200_000), bytes(3000), noise(1).tobytes()[:20_000]])
+@pytest.mark.parametrize(
+    "between",
+    [b"TAG" + bytes(125), id3(200_000), bytes(3000), noise(1).tobytes()[:20_000]],
+    ids=["ID3v1", "ID3v2", "zeros", "noise"],
+)
 def test_what_stands_between_the_frames_is_passed_over(tmp_path, between):
     first, second = (without_tag(mp3(speechlike(3, seed=k))) for k in (0, 1))
     path = tmp_path / "a.mp3"
