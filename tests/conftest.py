@@ -9,6 +9,7 @@ import shutil
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -67,6 +68,12 @@ def shared_data(request: pytest.FixtureRequest) -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real speech: {folder} is not a folder")
     return folder
+
+
+#: for single cases of a parametrised test; whole tests call pytest.importorskip
+needs_matplotlib = pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed (the extra 'pictures')"
+)
 
 
 def torchaudio_or_skip() -> ModuleType:

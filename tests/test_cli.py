@@ -27,6 +27,7 @@ from asr import config as configs
 from asr.cli import run
 from asr.lm import ngram
 from tests.builders import build_corpus, noise, sine, tiny_config, write_wav
+from tests.conftest import needs_matplotlib
 from tests.models import save_random_model
 
 COMMANDS = ("recipes", "prepare", "train", "average", "evaluate", "transcribe", "align", "score", "compare", "tune",
@@ -160,7 +161,7 @@ def test_a_slip_on_the_command_line_is_one_line_with_the_next_step(command, args
         ("transcribe {tmp} a.wav", "is not a model folder: model.safetensors, config.json, tokenizer.json missing"),
         ("transcribe {model} a.wav --device gpu", "unknown device 'gpu' (auto, cpu, cuda, cuda:1)"),
         ("transcribe {model} a.wav --device meta", "device 'meta': only cpu and cuda are supported"),
-        ("transcribe {model} a.wav --device cpu --picture {tmp}/p.txt", "p.txt: "),
+        pytest.param("transcribe {model} a.wav --device cpu --picture {tmp}/p.txt", "p.txt: ", marks=needs_matplotlib),
         ("train", "train needs CONFIG, --data DIR and --out RUN; or --resume RUN"),
         ("train an4/smok --data {tmp} --out {tmp}/r", "did you mean 'an4/smoke'?"),
         ("train an4 --data {tmp} --out {tmp}/r", "train.jsonl: no such file; training takes a folder with train.jsonl"),

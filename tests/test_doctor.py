@@ -39,6 +39,7 @@ from asr.model.conv import ConvFrontEnd
 from asr.prepare import Request
 from asr.train import train
 from tests.builders import build_corpus, noise, sine, tiny_config, without_length, write_wav
+from tests.conftest import needs_matplotlib
 from tests.models import save_random_model
 
 SENTENCE = "she had your dark suit in greasy wash water"
@@ -673,7 +674,7 @@ def test_errors_are_exit_code_1_and_gone_with_fix(tmp_path):
         ("{m} --model {tmp}/none", "no such model folder"),
         ("{m} --config an4/defalt", "did you mean 'an4/default'?"),
         ("{m} --fix {m}", "would overwrite"),
-        ("{m} --picture {tmp}/p.xyz", "the name of a picture ends in its format"),
+        pytest.param("{m} --picture {tmp}/p.xyz", "the name of a picture ends in its format", marks=needs_matplotlib),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capfd, args, said):

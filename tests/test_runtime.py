@@ -146,7 +146,8 @@ def test_the_environment_says_what_ran_where():
     json.dumps(report, allow_nan=False)
     assert report["asr"] == asr.__version__
     assert report["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
-    assert all(report["packages"].values())
+    installed = {name for name, version in report["packages"].items() if version}
+    assert installed >= report["packages"].keys() - {"torchaudio"}  # an extra
     assert (report["device"], report["precision"], report["threads"]) == ("cpu", "fp32", 2)
     assert report["cpu"] and report["cores"] >= 1
 
