@@ -287,6 +287,11 @@ class Recognizer:
         except AsrError as error:
             return Failure(recording.path, str(error))
         segments = [segment for passage in passages for segment in passage.segments]
+        no_speech_prob = min(recording.no_speech, default=1.0)
+        notes = recording.notes
+        if recording.no_speech and no_speech_prob > self.no_speech_threshold:
+            # Speech of a kind that the judgement does not know, as a whisper, must not be lost without a word.
+            notes += ("nobody seems to speak in it, so it has no text (--no-speech-threshold 1 transcribes it)",)
         return Transcript(
             recording.path,
             " ".join(passage.text for passage in passages if passage.text),
@@ -294,10 +299,10 @@ class Recognizer:
             sum(passage.score for passage in passages),
             tuple(replace(one, no_speech_prob=recording.no_speech_at(one.start_s)) for one in segments),
             tuple(recording.seams),
-            recording.notes,
+            notes,
             passages[0].others if len(passages) == 1 else (),
             recording.channel,
-            min(recording.no_speech, default=1.0),
+            no_speech_prob,
             recording.truncated,
         )
 

@@ -240,7 +240,8 @@ def test_several_files_give_name_and_text_in_order_and_a_bad_one_stops_nothing(c
     other, text = write_wav(tmp_path / "other.wav"), tmp_path / "text.wav"
     text.write_text("not audio")
     again = write_wav(tmp_path / "again.wav", noise(0.7))
-    result = command(*one_device("transcribe", model, wav, text, other, again, tmp_path / "none.wav"))
+    every_text = ("--no-speech-threshold", 1)
+    result = command(*one_device("transcribe", model, wav, text, other, again, tmp_path / "none.wav", *every_text))
     assert result.code == 1
     rows = [line.split("\t") for line in result.out.splitlines()]
     assert [name for name, _ in rows] == [str(wav), str(other), str(again)]
@@ -248,6 +249,15 @@ def test_several_files_give_name_and_text_in_order_and_a_bad_one_stops_nothing(c
     head, *failed = result.err.splitlines()
     assert head == "asr: 2 failed:"
     assert failed[0].startswith(f"  {text}: not audio") and failed[1].startswith(f"  {tmp_path / 'none.wav'}: ")
+
+
+def test_a_recording_without_speech_has_no_text_and_a_note_says_why(command, model, tmp_path):
+    path = write_wav(tmp_path / "noise.wav", noise(3.0))
+    result = command(*one_device("transcribe", model, path))
+    assert (result.code, result.out) == (0, "\n")
+    assert result.err == (
+        f"{path}: nobody seems to speak in it, so it has no text (--no-speech-threshold 1 transcribes it)\n"
+    )
 
 
 def test_a_json_result_is_one_document_also_when_files_fail(command, model, wav, tmp_path):
@@ -264,7 +274,7 @@ def test_a_json_result_is_one_document_also_when_files_fail(command, model, wav,
 
 def test_another_rate_is_resampled_and_said_on_stderr(command, model, tmp_path):
     path = write_wav(tmp_path / "8k.wav", sine(0.7, rate_hz=8000), 8000)
-    result = command(*one_device("transcribe", model, path))
+    result = command(*one_device("transcribe", model, path, "--no-speech-threshold", 1))
     assert result.code == 0 and result.out.count("\n") == 1
     assert result.err == f"{path}: resampled from 8000 to 16000 Hz\n"
 
@@ -286,7 +296,8 @@ def test_a_name_after_two_dashes_may_begin_with_one(command, model, wav, monkeyp
 
 def test_a_picture_is_drawn_and_named_on_stderr(command, model, wav, tmp_path):
     pytest.importorskip("matplotlib")
-    result = command(*one_device("transcribe", model, wav, "--picture", tmp_path / "p.png"))
+    picture = ("--picture", tmp_path / "p.png")
+    result = command(*one_device("transcribe", model, wav, *picture, "--no-speech-threshold", 1))
     assert result.code == 0 and result.err == f"picture: {tmp_path / 'p.png'}\n"
     assert (tmp_path / "p.png").stat().st_size > 1000
 
