@@ -1,5 +1,5 @@
-# Each target does its own set-up: a virtual environment in .venv, made once, and anew when pyproject.toml or
-# constraints.txt changes.
+# Each target does its own set-up: a virtual environment in .venv, made once and brought up to date when pyproject.toml
+# or constraints.txt changes.
 PYTHON ?= python3
 BIN := .venv/bin
 # Waiting threads sleep: tests run beside other things, and spinning ones would take their cores.

@@ -307,7 +307,7 @@ class TrainingState:
 
 
 def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> Path:
-    """Writes ``step-<n>`` under a run's ``checkpoints`` folder atomically; it and those before stay, ``keep`` in all.
+    """Write ``step-<n>`` under a run's ``checkpoints`` folder atomically; keep it and the ``keep`` - 1 steps before it.
 
     Raises:
         CheckpointError: it cannot be written; the checkpoints before it are kept.

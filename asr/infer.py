@@ -118,11 +118,14 @@ def all_log_probs(model: AcousticModel, features: Sequence[Features]) -> list[Lo
 def of_manifest(
     model: AcousticModel, manifest: Manifest, *, no_speech_threshold: float = NO_SPEECH_THRESHOLD
 ) -> Iterator[tuple[Utterance, LogProbs | DataError]]:
-    """Each utterance of a manifest with its log-probabilities, or with why its audio cannot be used.
+    """Yield each utterance of a manifest with its log-probabilities, or with why its audio cannot be used.
 
-    One in which nobody speaks with more than this probability is surely blank, as in transcription. They come as
-    ``pipeline`` has them, from the shortest to the longest, so not in the manifest's order. Memory does not grow with
-    the manifest.
+    The order is that of ``pipeline``, from the shortest utterance to the longest, not the manifest's. Memory does not
+    grow with the manifest.
+
+    Args:
+        no_speech_threshold: an utterance whose ``no_speech_prob`` is above this becomes blank at every step, as in
+            transcription; 1 keeps all.
     """
     said_hz: set[int] = set()
     unusable: list[tuple[Utterance, DataError]] = []

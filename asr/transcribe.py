@@ -290,7 +290,7 @@ class Recognizer:
         no_speech_prob = min(recording.no_speech, default=1.0)
         notes = recording.notes
         if recording.no_speech and no_speech_prob > self.no_speech_threshold:
-            # Speech of a kind that the judgement does not know, as a whisper, must not be lost without a word.
+            # The judgement takes a whisper for noise: its user must learn how to get the text.
             notes += ("nobody seems to speak in it, so it has no text (--no-speech-threshold 1 transcribes it)",)
         return Transcript(
             recording.path,

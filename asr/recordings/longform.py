@@ -102,7 +102,11 @@ def longest_piece_s(model: AcousticModel) -> float:
 def pieces_of(
     model: AcousticModel, blocks: Iterable[Wave], longest_s: float | None = None, *, any_sound: bool = False
 ) -> Iterator[tuple[Place, Features]]:
-    """A recording's pieces with the features of each, as its blocks are read; ``any_sound``: all count as speech."""
+    """Yield a recording's pieces with the features of each, as its blocks are read.
+
+    Args:
+        any_sound: do not judge the pieces: all count as speech.
+    """
     rate_hz = model.audio.sample_rate_hz
     for piece in cut(blocks, rate_hz, longest_s or longest_piece_s(model)):
         silence = 0.0 if any_sound else no_speech_prob(piece.wave_n, rate_hz)
