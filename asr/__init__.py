@@ -1,6 +1,6 @@
 """End-to-end speech recognition with CTC: from a corpus archive to a word error rate.
 
-``from asr import Recognizer`` is the public face for transcription; everything else is a module named for its stage.
+``from asr import Recognizer`` is the public face for transcription; every other module is named for its stage.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, so that ``import asr`` and ``asr --help`` load no torch.
+    # Loaded on first use, so that ``import asr`` and ``asr --help`` load no torch.
     if name == "Recognizer":
         from asr.transcribe import Recognizer
 
         return Recognizer
+
     raise AttributeError(f"module 'asr' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -13,22 +13,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asr.checkpoint import AcousticModel
-from asr.decode.align import Backend, min_steps
+from asr.alignment.forced import Backend, min_steps
+from asr.alignment.unmatched import Stretch, Unmatched, describe, find_unmatched, stretches, tokens_of_words
+from asr.alignment.word_times import align_parts, timed_segments
+from asr.data.manifest import Manifest, Utterance
+from asr.data.text import NORMALIZATIONS, check_profile, normalize
+from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.decode.greedy import Clock, greedy
 from asr.decode.tables import Ints
 from asr.decode.types import LogProbs, TimedWord
 from asr.errors import DataError, os_reason
 from asr.infer import of_manifest
-from asr.manifest import Manifest, Utterance
+from asr.model.checkpoint import AcousticModel
 from asr.recordings.longform import emissions_of
 from asr.recordings.media import open_stream
 from asr.scoring.alphabet import unwritable_line
-from asr.text import NORMALIZATIONS, check_profile, normalize
-from asr.tokenizer import WORD_START, Tokenizer
 from asr.transcript import Seam, Transcript
-from asr.unmatched import Stretch, Unmatched, describe, find_unmatched, stretches, tokens_of_words
-from asr.word_times import align_parts, timed_segments
 
 #: utterances of a manifest that are computed before the first of them is given out: sorted by length, given in order
 _AT_ONCE = 2000

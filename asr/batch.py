@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from asr import audio
+from asr.data import audio
+from asr.data.manifest import Manifest, Utterance
 from asr.errors import DataError
-from asr.manifest import Manifest, Utterance
 from asr.model.contract import AnyExtractor
 
 log = logging.getLogger(__name__)

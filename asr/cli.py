@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from asr.commands import about, align, bench, data, doctor, lm, scoring, shards, speech, training, tuning
-from asr.console import give_up_stdout, print_result, say, shown
+from asr.commands.console import give_up_stdout, print_result, say, shown
 from asr.errors import AsrError, os_reason
 
 app = typer.Typer(

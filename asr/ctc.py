@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.tokenizer import BLANK_ID
+from asr.data.tokenizer import BLANK_ID
 
 #: From this many steps on the loss is computed in float64. In float32 torch's loss is right, but the rounding of its
 #: forward and backward sums grows with the steps, and is exponentiated in the gradient: 0.3 % of the gradient's norm at

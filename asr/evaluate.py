@@ -7,23 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from asr.checkpoint import AcousticModel
+from asr.data.manifest import Manifest
+from asr.data.text import normalize
+from asr.data.tokenizer import WORD_START
 from asr.decode.choose import Decoder, greedy_decoder
 from asr.decode.greedy import words_with_times
 from asr.decode.types import TimedWord
 from asr.errors import DataError
 from asr.infer import of_manifest
-from asr.manifest import Manifest
+from asr.model.checkpoint import AcousticModel
 from asr.recordings.speech import NO_SPEECH_THRESHOLD
 from asr.runtime import commit
 from asr.scoring.alphabet import under, unwritable_line
 from asr.scoring.reliability import Reliability, outcomes, reliability
 from asr.scoring.tables import commonest_errors, tables
 from asr.scoring.transcripts import Facts
-from asr.text import normalize
-from asr.tokenizer import WORD_START
+from asr.scoring.wer import Alignment, Score, format_ends, percent, score
 from asr.training.watchdog import Health, Tally
-from asr.wer import Alignment, Score, format_ends, percent, score
 
 
 @dataclass(frozen=True)

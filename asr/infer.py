@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from asr.batch import Features, extract, load_wave, pad
-from asr.checkpoint import AcousticModel
+from asr.data.manifest import Manifest, Utterance
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, ConfigError, DataError, nearest
-from asr.manifest import Manifest, Utterance
-from asr.model import DeepSpeech2
+from asr.model.checkpoint import AcousticModel
+from asr.model.network import DeepSpeech2
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
 
 #: padded audio in one batch, seconds: it bounds the memory
@@ -57,7 +57,7 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
     network = model.network.eval()
     if type(network) is not DeepSpeech2 or model.device.type != "cpu":
         return model
-    from asr.model.fast import FastNetwork, runs_here  # numba: 0.3 s that training has no use for
+    from asr.model.cpu.inference import FastNetwork, runs_here  # numba: 0.3 s that training has no use for
 
     if precision == "auto":
         precision = next((one for one in ("bf16", "fp32") if runs_here(one)), "")

@@ -9,10 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from asr.data.tokenizer import FILE as TOKENIZER_FILE
+from asr.data.tokenizer import Tokenizer, read_tokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError
-from asr.foreign import kind_of_file
-from asr.tokenizer import FILE as TOKENIZER_FILE
-from asr.tokenizer import Tokenizer, read_tokenizer
+from asr.model.foreign import kind_of_file
 
 NO_RESULTS = "none on record: measure it with asr evaluate"
 
@@ -27,7 +27,7 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
     if thing.startswith("torchaudio:"):
         return "bundle", _bundle(thing)
     if path.is_dir():
-        from asr.lm import rnn_folder
+        from asr.lm.neural import folder as rnn_folder
 
         if rnn_folder.is_rnn(path):
             return "neural language model", rnn_folder.describe(path)
@@ -53,8 +53,8 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    from asr.checkpoint import find_model, load_trainable, read_json
-    from asr.model import describe as describe_network
+    from asr.model.checkpoint import find_model, load_trainable, read_json
+    from asr.model.network import describe as describe_network
 
     folder = find_model(path)
     model = load_trainable(folder)
@@ -90,7 +90,7 @@ def _model(path: Path) -> dict[str, Any]:
 
 def _bundle(thing: str) -> dict[str, Any]:
     """What is known without the weights, which are not downloaded for this."""
-    from asr import bundles
+    from asr.model import bundles
 
     known, weights = bundles.describe(thing), bundles.weights_of(thing)
     rows = bundles.parts(thing)
@@ -136,7 +136,7 @@ def _training(training: dict[str, Any]) -> dict[str, Any]:
 
 def _corpus(folder: Path) -> str:
     """The corpus of a model that lies in its run folder, from the data that the run names; empty: not known."""
-    from asr import header as headers
+    from asr.data import prepared as headers
 
     try:
         record = json.loads((folder.parent / "data.json").read_text(encoding="utf-8"))
@@ -202,8 +202,8 @@ def _language_model(path: Path) -> dict[str, Any]:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    from asr import header as headers
-    from asr import manifest as manifests
+    from asr.data import manifest as manifests
+    from asr.data import prepared as headers
 
     rows = manifests.read(path)
     header = headers.read(path.parent)
@@ -228,10 +228,10 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _config(thing: str) -> dict[str, Any]:
     from asr import config as configs
-    from asr.catalogue import find_config
+    from asr.corpora.catalogue import find_config
     from asr.features import FeatureExtractor
-    from asr.model import build_network
-    from asr.model import describe as describe_network
+    from asr.model.build import build_network
+    from asr.model.network import describe as describe_network
 
     path = find_config(thing)
     cfg = configs.load(path)

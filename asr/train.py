@@ -19,10 +19,17 @@ from typing import Any
 import torch
 
 import asr
-from asr import header as headers
-from asr import manifest as manifests
 from asr.batch import Batch
-from asr.checkpoint import (
+from asr.config import RunConfig
+from asr.data import manifest as manifests
+from asr.data import prepared as headers
+from asr.data.manifest import Manifest
+from asr.data.text import normalize
+from asr.data.tokenizer import CharTokenizer, Tokenizer
+from asr.doctor.start import check_start
+from asr.errors import AsrError, CheckpointError, DataError, command
+from asr.heartbeat import heartbeat
+from asr.model.checkpoint import (
     TrainableModel,
     TrainingState,
     build_model,
@@ -31,15 +38,7 @@ from asr.checkpoint import (
     model_tensors,
     save_state,
     set_model_tensors,
-)  # fmt: skip
-from asr.config import RunConfig
-from asr.doctor.start import check_start
-from asr.errors import AsrError, CheckpointError, DataError, command
-from asr.heartbeat import heartbeat
-from asr.manifest import Manifest
-from asr.pretrained import start_from
-from asr.progress import Pace, Progress, Report, Watcher
-from asr.run import RunFolder, data_record
+)
 from asr.runtime import (
     commit,
     environment,
@@ -51,17 +50,18 @@ from asr.runtime import (
     usable_cores,
     use_threads,
 )
-from asr.text import normalize
-from asr.tokenizer import CharTokenizer, Tokenizer
 from asr.training.best import Best, enter, not_bettered
 from asr.training.best import report as report_validation
 from asr.training.data import Dropped, TrainingData, padding_fraction
 from asr.training.distributed import Group, joined
+from asr.training.folder import RunFolder, data_record
 from asr.training.optim import Average, dropout, learning_rate
 from asr.training.planner import Planner, known_limits, plan_memory, remember, resolve_max_batch_s
+from asr.training.pretrained import start_from
+from asr.training.progress import Pace, Progress, Report, Watcher
 from asr.training.restore import check_unchanged, restore, state_tensors
 from asr.training.step import Done, Stepper, TooLarge
-from asr.validate import DevSet, Validation
+from asr.training.validate import DevSet, Validation
 
 log = logging.getLogger(__name__)
 

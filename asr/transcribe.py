@@ -16,21 +16,21 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from asr.audio import Wave
 from asr.batch import Features, extract
-from asr.checkpoint import AcousticModel, find_model, load_model
+from asr.data.audio import Wave
 from asr.decode.choose import Decoder, greedy_decoder
 from asr.decode.decoder import Backend, cores
 from asr.decode.greedy import words_with_times
 from asr.decode.types import LogProbs, TimedWord
 from asr.errors import AsrError, DataError
 from asr.infer import BATCH_S, log_probs, pipeline, prepared
+from asr.model.checkpoint import AcousticModel, find_model, load_model
 from asr.recordings.longform import Emissions, Joiner, Place, pieces_of
 from asr.recordings.media import Input, Part, Stream, open_array, open_stream
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, second_opinion, without_words
-from asr.rescore import decoder_for
 from asr.runtime import find_device
 from asr.transcript import Alternative, Seam, Segment, Transcript, segments_of
+from asr.tuning.rescore import decoder_for
 
 #: passages that wait for the decoder, at most
 _WAITING = 64
@@ -124,7 +124,8 @@ class Recognizer:
         Its decoder is the one that was tuned for it, if there is one, else greedy.
 
         Args:
-            decoder, settings, lm, backend, confidence, rescore, rescore_weight: as in ``asr.rescore.decoder_for``.
+            decoder, settings, lm, backend, confidence, rescore, rescore_weight: as in
+                ``asr.tuning.rescore.decoder_for``.
             precision: of the network's arithmetic, as in ``asr.infer.prepared``.
             no_speech_threshold: a piece in which nobody speaks with a higher probability gives no text; 1: all do.
 

@@ -35,13 +35,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from asr.data.tokenizer import CharTokenizer
 from asr.decode.decoder import BeamDecoder
 from asr.decode.greedy import greedy
 from asr.decode.settings import BeamConfig
 from asr.errors import AsrError, ConfigError
 from asr.lm import ngram
-from asr.tokenizer import CharTokenizer
-from asr.wer import score
+from asr.scoring.wer import score
 from benchmarks import report, startup
 from benchmarks.decoders import PEERS, PEERS_WITHOUT_LM, Bench, Peer, Settings
 from benchmarks.emissions import BLURRED, Emissions, Noise, hold_out, load, read_text, save, synthetic

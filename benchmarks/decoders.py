@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from asr.data.tokenizer import CharTokenizer
 from asr.decode.decoder import BeamDecoder
 from asr.decode.greedy import greedy
 from asr.decode.settings import BeamConfig
 from asr.decode.types import LogProbs
 from asr.lm import ngram
-from asr.tokenizer import CharTokenizer
 
 Settings = dict[str, Any]
 Decode = Callable[[Any], str]

@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from asr import audio
-from asr import manifest as manifests
-from asr.checkpoint import find_model, read_model_config
+from asr.data import audio
+from asr.data import manifest as manifests
+from asr.data.text import normalize
+from asr.model.checkpoint import find_model, read_model_config
 from asr.scoring.compare import compare_files, format_comparison
-from asr.text import normalize
-from asr.wer import format_score, score, word_counts
+from asr.scoring.wer import format_score, score, word_counts
 
 
 @dataclass(frozen=True)

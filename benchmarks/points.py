@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
 
-from asr.wer import Score, score
+from asr.scoring.wer import Score, score
 
 
 @dataclass

@@ -28,9 +28,9 @@ def main(arpa: str, emissions_path: str) -> None:
         now = time.perf_counter()
         times[name], mark = now - mark, now
 
+    from asr.data.tokenizer import CharTokenizer
     from asr.decode.decoder import BeamDecoder
     from asr.lm import ngram
-    from asr.tokenizer import CharTokenizer
     from benchmarks.emissions import load
 
     lap("import")

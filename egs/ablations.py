@@ -12,10 +12,10 @@ import json
 import sys
 from pathlib import Path
 
-from asr.checkpoint import load_model
 from asr.errors import AsrError
+from asr.model.checkpoint import load_model
 from asr.scoring.compare import compare_files
-from asr.wer import format_ends, percent
+from asr.scoring.wer import format_ends, percent
 
 HEADER = (
     "| change | dev WER % [95 %] | CER % | less than as it is, points [95 %] | p | minutes | epoch |\n"

@@ -18,14 +18,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from asr import manifest
-from asr.checkpoint import load_model
 from asr.config import load
+from asr.data import manifest
 from asr.errors import AsrError
 from asr.evaluate import evaluate
+from asr.model.checkpoint import load_model
 from asr.runtime import use_threads
+from asr.scoring.wer import format_ends, percent
 from asr.train import train
-from asr.wer import format_ends, percent
 
 #: updates that the speed of training is measured over
 STEPS = 12

@@ -14,11 +14,11 @@ import statistics
 import sys
 from pathlib import Path
 
-from asr import manifest
-from asr.checkpoint import find_model, load_model
+from asr.data import manifest
 from asr.decode.choose import decoder_for
 from asr.errors import AsrError
 from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
+from asr.model.checkpoint import find_model, load_model
 from asr.scoring.bootstrap import bootstrap_interval
 
 

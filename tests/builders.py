@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from asr import audio
 from asr.config import RunConfig, override
-from asr.manifest import Utterance, write
+from asr.data import audio
+from asr.data.manifest import Utterance, write
 
 Wave = npt.NDArray[np.float32]
 

@@ -78,8 +78,8 @@ needs_matplotlib = pytest.mark.skipif(
 
 def torchaudio_or_skip() -> ModuleType:
     """Import torchaudio; skip where it is not installed or does not load (which fails in test_install.py)."""
-    from asr import bundles
     from asr.errors import AsrError
+    from asr.model import bundles
 
     try:
         return bundles.load_torchaudio()

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from asr.checkpoint import build_model, model_tensors, save_model
-from asr.tokenizer import CharTokenizer
+from asr.data.tokenizer import CharTokenizer
+from asr.model.checkpoint import build_model, model_tensors, save_model
 from tests.builders import ALPHABET, tiny_config
 
 

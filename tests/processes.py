@@ -159,7 +159,7 @@ def joined_gradients(group: Any) -> None:
 
     from asr.batch import Batch, empty_batch
     from asr.config import ModelConfig
-    from asr.model import build_network
+    from asr.model.build import build_network
     from asr.training.step import gradients
 
     small = {"conv": [{"channels": 3, "kernel_tf": [5, 5], "stride_tf": [2, 2]}], "layers": 2, "hidden": 6}

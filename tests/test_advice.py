@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import typer
 
-from asr import manifest
 from asr.cli import app
 from asr.corpora.importers import IMPORTERS
+from asr.corpora.recipe import Request, perform
+from asr.data import manifest
 from asr.doctor.start import check_start
 from asr.errors import ConfigError
-from asr.prepare import Request, perform
 from tests.builders import build_corpus, tiny_config, write_wav
 from tests.models import save_random_model
 from tests.test_cli import command  # noqa: F401  # a fixture

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from asr.align import _gaps, align_text, spell
+from asr.alignment import forced as align
+from asr.alignment.forced import force_align, min_steps
 from asr.ctc import min_steps as ctc_min_steps
-from asr.decode import align
-from asr.decode.align import force_align, min_steps
+from asr.data.text import NORMALIZATIONS, normalize
+from asr.data.tokenizer import CharTokenizer, SubwordTokenizer
 from asr.decode.greedy import greedy, words_with_times
 from asr.decode.viterbi import spans_of
 from asr.errors import DataError
-from asr.text import NORMALIZATIONS, normalize
-from asr.tokenizer import CharTokenizer, SubwordTokenizer
 from tests.reference.ctc_paths import all_paths, collapse
 
 BACKENDS = ("numba", "numpy")

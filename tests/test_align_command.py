@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from asr import audio
-from asr import manifest as manifests
 from asr.align import align_manifest, align_recording
-from asr.checkpoint import load_model
 from asr.cli import app
+from asr.data import audio
+from asr.data import manifest as manifests
+from asr.data.manifest import Utterance
 from asr.decode.greedy import greedy, words_with_times
 from asr.errors import AsrError, ConfigError, DataError
 from asr.infer import of_manifest
-from asr.manifest import Utterance
+from asr.model.checkpoint import load_model
 from tests.builders import build_corpus, noise, tones, write_wav
 from tests.models import save_random_model
 

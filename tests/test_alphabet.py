@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from asr.data.text import normalize
 from asr.scoring.alphabet import under, unlike_line, unwritable_line
-from asr.text import normalize
 
 UPPER = set(" 'ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 MIXED = ["Hello there, it’s late.", "Where is Zoë? At home, I think.", "Go on - and on!"]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asr.corpora.archive
-import asr.corpora.remote
+import asr.download.remote
 from asr.corpora.archive import MARK, DamagedArchive, extract, is_unpacked, unpack
 from asr.errors import DataError
 
@@ -392,14 +392,14 @@ def test_an_extraction_that_was_interrupted_needs_room_for_its_rest_only(tmp_pat
     archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
     extract(archive, tmp_path / "out")
     free = archive.stat().st_size // 5
-    monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
+    monkeypatch.setattr(asr.download.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
     unpack(archive, tmp_path / "out", "corpus")
     assert is_unpacked(tmp_path / "out" / "corpus")
 
 
 def test_an_archive_that_will_not_fit_is_refused_before_it_is_extracted(tmp_path, monkeypatch):
     archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
-    monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(asr.download.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(DataError, match=r"extracting a\.tar\.gz takes 0\.2 MB, but 0\.0 MB are free; make room"):
         unpack(archive, tmp_path / "out", "corpus")
     assert not (tmp_path / "out").exists()

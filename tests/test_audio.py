@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr import audio
+from asr.data import audio
 from asr.errors import DataError
 from tests.builders import dominant_hz, noise, sine, sphere_bytes, without_length, write_wav
 
@@ -340,7 +340,7 @@ def test_saving_over_the_file_size_limit_is_an_error_and_keeps_the_old_file(tmp_
     script = (
         "import resource, signal, sys\n"
         "import numpy as np\n"
-        "from asr import audio\n"
+        "from asr.data import audio\n"
         "from asr.errors import DataError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"

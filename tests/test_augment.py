@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.augment import bin_centres_hz, spec_augment, warp_frequencies
 from asr.config import FeatureConfig, SpecAugmentConfig
+from asr.training.augment import bin_centres_hz, spec_augment, warp_frequencies
 
 HOP_S = 0.01
 

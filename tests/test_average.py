@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from asr.checkpoint import load_model, load_trainable
 from asr.errors import CheckpointError, ConfigError
+from asr.model.checkpoint import load_model, load_trainable
 from asr.train import train
 from asr.training.average import average, mean_of, models_of
 from tests.builders import build_corpus, tiny_config

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from asr.batch import load_wave, pad
+from asr.data.manifest import Manifest, Utterance
 from asr.errors import DataError
-from asr.manifest import Manifest, Utterance
 from tests.builders import noise, sine, write_wav
 
 

@@ -11,11 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from asr.data.tokenizer import CharTokenizer
 from asr.decode.decoder import BeamDecoder
 from asr.decode.settings import BeamConfig
 from asr.decode.types import Hypothesis
 from asr.lm.ngram import parse_arpa
-from asr.tokenizer import CharTokenizer
 from tests.reference import beam as reference
 
 LETTERS = CharTokenizer((" ", "a", "b"))

@@ -15,7 +15,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from asr.config import parse
-from asr.decode import _beam_numba, _search_numba, _viterbi_numba, _whole_numba
+from asr.data.tokenizer import CharTokenizer, SubwordTokenizer
+from asr.decode.compiled import (
+    beam as compiled_beam,
+)
+from asr.decode.compiled import (
+    search as compiled_search,
+)
+from asr.decode.compiled import (
+    viterbi as compiled_viterbi,
+)
+from asr.decode.compiled import (
+    whole as compiled_whole,
+)
 from asr.decode.confidence import word_shares
 from asr.decode.decoder import BeamDecoder
 from asr.decode.greedy import words_with_times
@@ -24,7 +36,6 @@ from asr.decode.tables import fusion_of
 from asr.decode.types import TimedWord
 from asr.errors import ConfigError
 from asr.lm.ngram import parse_arpa
-from asr.tokenizer import CharTokenizer, SubwordTokenizer
 from tests.reference.beam import BackoffModel
 
 BACKENDS = ("numpy", "numba")
@@ -323,9 +334,9 @@ def test_confidences_are_shares(texts, data):
 
 
 def test_compiling_is_announced_once_and_outdated_code_forgotten(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(_search_numba, "_ready", False)
-    monkeypatch.setattr(_search_numba, "_cache_folder", lambda: tmp_path)
-    old = tmp_path / "_beam_numba.search_steps-1.py311.nbi"
+    monkeypatch.setattr(compiled_search, "_ready", False)
+    monkeypatch.setattr(compiled_search, "_cache_folder", lambda: tmp_path)
+    old = tmp_path / "beam.search_steps-1.py311.nbi"
     old.write_bytes(b"")
     os.utime(old, (0, 0))
     decoder = BeamDecoder(LETTERS, backend="numba")
@@ -348,13 +359,13 @@ def drawn(rng: np.random.Generator, steps: int, peak: float) -> np.ndarray:
 @pytest.mark.parametrize("settings", [{}, {"lexicon": ("a", "ab", "cab")}, {"hotwords": {"cab": 3.0}}])
 def test_whole_blocks_in_threads_are_decoded_as_streams_are(settings, room, monkeypatch):
     if room == "tiny":  # nodes for one step: the memory grows, and the utterance begins again, time after time
-        new_work = _search_numba._new_work
+        new_work = compiled_search._new_work
 
         def small(width: int, vocabulary: int) -> Any:
             work = new_work(width, vocabulary)
             return work._replace(nodes=work.nodes[: width + 1].copy(), scores=work.scores[: width + 1].copy())
 
-        monkeypatch.setattr(_search_numba, "_new_work", small)
+        monkeypatch.setattr(compiled_search, "_new_work", small)
     rng = np.random.default_rng(7)
     lm = model("a cab", "ab a ab") if "hotwords" not in settings else None
     for width, nbest in ((1, 1), (3, 8), (30, 5), (30, 10**12)):
@@ -377,7 +388,7 @@ def test_no_layout_of_the_input_is_compiled_for_of_its_own():
     for config in (BeamConfig(), BeamConfig(confidence=True)):
         decoder = BeamDecoder(LETTERS, config)
         expected = decoder.decode(log_probs_sv)
-        compiled = [_whole_numba.decode_whole, _beam_numba.search_steps, _viterbi_numba.find_spans]
+        compiled = [compiled_whole.decode_whole, compiled_beam.search_steps, compiled_viterbi.find_spans]
         before = [len(function.signatures) for function in compiled]
         readonly_sv = log_probs_sv.copy()
         readonly_sv.flags.writeable = False

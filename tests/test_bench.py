@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from asr import manifest as manifests
 from asr.bench.transcription import PARTS, made_up
 from asr.cli import run
-from asr.manifest import Utterance
+from asr.data import manifest as manifests
+from asr.data.manifest import Utterance
 from tests.builders import build_corpus, noise, tiny_config, write_wav
 from tests.models import save_random_model
 

@@ -16,7 +16,7 @@ from asr.cli import run
 from asr.config import ModelConfig
 from asr.ctc import ctc_loss, disagreement
 from asr.errors import ConfigError
-from asr.model import build_network
+from asr.model.build import build_network
 from asr.training.trial import Trial
 from tests.builders import build_corpus, tiny_config
 

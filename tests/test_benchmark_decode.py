@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr.data.tokenizer import CharTokenizer
 from asr.decode.greedy import greedy
 from asr.decode.types import check_log_probs
 from asr.decode.viterbi import spans_of
 from asr.errors import DataError
-from asr.tokenizer import CharTokenizer
-from asr.wer import score
+from asr.scoring.wer import score
 from benchmarks import report
 from benchmarks.emissions import BLURRED, STEPS, SYMBOLS, Emissions, hold_out, load, read_text, save, synthetic
 from benchmarks.points import Point, compare, front, speed_ratio

@@ -15,15 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import asr.validate
-from asr import manifest as manifests
-from asr.checkpoint import load_model, model_tensors
+import asr.training.validate
+from asr.data import manifest as manifests
 from asr.errors import DataError
 from asr.evaluate import evaluate
-from asr.progress import Validated
+from asr.model.checkpoint import load_model, model_tensors
 from asr.train import resume, train
 from asr.training.average import models_of
-from asr.validate import DevSet
+from asr.training.progress import Validated
+from asr.training.validate import DevSet
 from tests.builders import build_corpus, tiny_config
 
 
@@ -51,7 +51,7 @@ def _found(monkeypatch: pytest.MonkeyPatch, *each: tuple[float, float, float | N
     left: Iterator[tuple[float, float, float | None]] = iter(each)
     before = DevSet.validate
 
-    def validate(self: DevSet) -> asr.validate.Validation:
+    def validate(self: DevSet) -> asr.training.validate.Validation:
         wer, cer, loss_nats = next(left)
         result = before(self)
         score = replace(result.score, wer=replace(result.score.wer, rate=wer), cer=replace(result.score.cer, rate=cer))

@@ -20,18 +20,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import bundles
-from asr import manifest as manifests
-from asr.checkpoint import find_model, load_model, load_trainable
+from asr.data import manifest as manifests
+from asr.data.text import normalize
+from asr.data.tokenizer import BLANK_ID
 from asr.doctor.expected import of_model
 from asr.errors import CheckpointError, ConfigError
 from asr.infer import all_log_probs, log_probs
 from asr.info import describe
 from asr.lm import ngram
-from asr.recordings.emissions import emissions
-from asr.text import normalize
-from asr.tokenizer import BLANK_ID
+from asr.model import bundles
+from asr.model.checkpoint import find_model, load_model, load_trainable
 from asr.transcribe import Recognizer
+from asr.tuning.emissions import emissions
 from tests.builders import build_corpus, noise, sine, tones, write_wav
 from tests.conftest import torchaudio_or_skip
 from tests.models import save_random_model
@@ -190,7 +190,9 @@ def test_a_name_without_its_prefix_says_so():
 
 def test_a_model_of_our_own_loads_no_torchaudio(tmp_path):
     folder = save_random_model(tmp_path / "m")
-    script = f"import sys, asr.bundles\nfrom asr.checkpoint import load_model\nload_model({str(folder)!r})\n"
+    script = (
+        f"import sys, asr.model.bundles\nfrom asr.model.checkpoint import load_model\nload_model({str(folder)!r})\n"
+    )
     script += "sys.exit('torchaudio.pipelines' in sys.modules and 'loaded')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -357,7 +359,7 @@ def host(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(bundles, "_HOST", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setattr("asr.corpora.fetch.Patience.pause_s", 0.0)
+    monkeypatch.setattr("asr.download.fetch.Patience.pause_s", 0.0)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     yield Handler
     server.shutdown()

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr import manifest as manifests
 from asr.batch import load_wave
 from asr.corpora.importers import IMPORTERS
+from asr.corpora.recipe import Prepared, Request, perform
+from asr.data import manifest as manifests
+from asr.data.manifest import Manifest, Utterance
 from asr.doctor import examine, sound
 from asr.errors import ConfigError, DataError
-from asr.manifest import Manifest, Utterance
-from asr.prepare import Prepared, Request, perform
 from asr.recordings.inputs import find_inputs
 from asr.recordings.media import open_stream
 from tests.builders import noise, sine, write_wav

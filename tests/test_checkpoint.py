@@ -18,8 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import asr.checkpoint
-from asr.checkpoint import (
+import asr.model.checkpoint
+from asr.data.tokenizer import CharTokenizer
+from asr.errors import CheckpointError
+from asr.infer import log_probs
+from asr.model.checkpoint import (
     AcousticModel,
     build_model,
     find_model,
@@ -30,9 +33,6 @@ from asr.checkpoint import (
     save_model,
     save_state,
 )
-from asr.errors import CheckpointError
-from asr.infer import log_probs
-from asr.tokenizer import CharTokenizer
 from tests.builders import noise, tiny_config
 
 
@@ -341,7 +341,7 @@ def _full_disk(*args: object, **kwargs: object) -> None:
 @pytest.mark.parametrize("broken", ["save_file", "write_json"])
 def test_a_full_disk_keeps_the_former_model_whole(folder, monkeypatch, broken):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    monkeypatch.setattr(asr.checkpoint, broken, _full_disk)
+    monkeypatch.setattr(asr.model.checkpoint, broken, _full_disk)
     message = _error(lambda: _save(folder, _model(1)), folder)
     assert "cannot save: no space left on device; nothing that was there has changed" in message
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
@@ -367,7 +367,7 @@ def test_a_replacement_that_fails_at_its_second_rename_puts_the_former_model_bac
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from asr.checkpoint import load_model, model_tensors, save_model, save_state
+from asr.model.checkpoint import load_model, model_tensors, save_model, save_state
 from asr.errors import CheckpointError
 folder = Path(sys.argv[1])
 model = load_model(folder)
@@ -450,7 +450,7 @@ def test_the_one_before_a_damaged_newest_survives_until_a_new_one_is_whole(tmp_p
     _state(tmp_path, 3)
     _cut(_state(tmp_path, 5) / "state.safetensors", 0.5)
     with monkeypatch.context() as patch, pytest.raises(CheckpointError):
-        patch.setattr(asr.checkpoint, "save_file", _full_disk)
+        patch.setattr(asr.model.checkpoint, "save_file", _full_disk)
         _state(tmp_path, 4)
     assert load_state(tmp_path)[0].state == {"step": 3}
     _state(tmp_path, 4)
@@ -476,7 +476,7 @@ def test_a_full_disk_keeps_the_checkpoints_before(tmp_path, monkeypatch):
     _state(tmp_path, 3)
     _state(tmp_path, 5)
     with monkeypatch.context() as patch:
-        patch.setattr(asr.checkpoint, "save_file", _full_disk)
+        patch.setattr(asr.model.checkpoint, "save_file", _full_disk)
         _error(lambda: _state(tmp_path, 7), tmp_path / "step-00000007", "no space left on device")
     assert load_state(tmp_path)[0].state == {"step": 5}
 

@@ -57,7 +57,7 @@ def command(monkeypatch, capfd):
     library, root = logging.getLogger("asr"), logging.getLogger()
     # It would close pytest's own output, and with it the report of the tests that follow.
     monkeypatch.setattr("asr.cli.give_up_stdout", lambda: None)
-    monkeypatch.setattr("asr.console.give_up_stdout", lambda: None)
+    monkeypatch.setattr("asr.commands.console.give_up_stdout", lambda: None)
     level, root_level, handlers, threads = library.level, root.level, root.handlers[:], torch.get_num_threads()
 
     def call(*args: object) -> Result:
@@ -436,8 +436,8 @@ def test_recipes_are_a_table_or_one_json_document(command):
 RECIPE = """
 import sys, time
 from pathlib import Path
-from asr.manifest import Utterance
-from asr.prepare import Recipe, write_splits
+from asr.data.manifest import Utterance
+from asr.corpora.recipe import Recipe, write_splits
 
 def prepare(request):
     out = request.out

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr import header as headers
-from asr import manifest as manifests
-from asr.audio import load
-from asr.checkpoint import load_model
 from asr.corpora.finish import Finished, TextOptions, prepare
 from asr.corpora.importers import IMPORTERS
 from asr.corpora.importers.combined import COMBINED, FORMS
+from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.data import manifest as manifests
+from asr.data import prepared as headers
+from asr.data.audio import load
+from asr.data.manifest import Utterance
 from asr.errors import ConfigError, DataError
-from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, write_splits
+from asr.model.checkpoint import load_model
 from asr.train import train
 from tests.builders import tiny_config, write_wav
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from asr import wer
 from asr.errors import DataError
+from asr.scoring import wer
 from asr.scoring.compare import Comparison, compare, compare_files, conclusion, format_comparison
 from asr.scoring.transcripts import Facts
 from tests.test_transcripts import jsonl, write

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from asr.catalogue import find_recipe, recipes_folder
 from asr.config import (
     ModelConfig,
     RunConfig,
@@ -17,6 +16,7 @@ from asr.config import (
     parse,
     to_yaml,
 )
+from asr.corpora.catalogue import find_recipe, recipes_folder
 from asr.errors import ConfigError
 
 RECIPE_CONFIGS = sorted(recipes_folder().glob("*/conf/*.yaml"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from asr.config import ConvConfig
 from asr.model.conv import ConvFrontEnd
-from asr.model.conv_grad import Convolution, pays
+from asr.model.cpu.conv_grad import Convolution, pays
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,10 +10,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from asr import audio, manifest
-from asr.catalogue import find_recipe
+from asr.corpora.catalogue import find_recipe
+from asr.corpora.recipe import Request, perform, stable_hash
+from asr.data import audio, manifest
 from asr.errors import AsrError, ConfigError
-from asr.prepare import Request, perform, stable_hash
 
 SPLITS = ("train", "dev", "test")
 ONE_EACH = dict.fromkeys(SPLITS, 1)  # 110 utterances: one of every voice
@@ -66,7 +66,7 @@ def test_an_utterance_does_not_depend_on_those_before_it(digits: ModuleType) -> 
 @needs_espeak
 def test_speech_leaves_no_crash_behind_at_exit(digits: ModuleType) -> None:
     code = (
-        "import sys, asr.catalogue as p; r, _ = p.find_recipe('digits'); m = sys.modules[r.prepare.__module__];"
+        "import sys, asr.corpora.catalogue as p; r, _ = p.find_recipe('digits'); m = sys.modules[r.prepare.__module__];"
         "e = m.Espeak(); print(sum(len(e.speak('nine', 'en-us+f3')) for _ in range(20)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import audio
 from asr.config import AugmentConfig
-from asr.distort import Distorter, add_noise, colored_noise, reverberate, room_response
+from asr.data import audio
 from asr.errors import ConfigError, DataError
+from asr.training.distort import Distorter, add_noise, colored_noise, reverberate, room_response
 from tests.builders import noise, sine, write_wav
 
 RATE = 16000
@@ -176,13 +176,13 @@ def test_a_noise_begins_anywhere_and_a_short_one_is_repeated(tmp_path):
 def test_noises_in_memory_keep_to_their_bytes(tmp_path, monkeypatch):
     for i in range(4):
         write_wav(tmp_path / f"{i}.wav", noise(0.1, seed=i))  # 6,400 bytes each
-    monkeypatch.setattr("asr.distort._KEPT_BYTES", 13_000)
+    monkeypatch.setattr("asr.training.distort._KEPT_BYTES", 13_000)
     distorter = Distorter(AugmentConfig.model_validate({"noise": {"folder": str(tmp_path)}}), RATE)
     paths = [tmp_path / f"{i}.wav" for i in range(4)]
     for path in (paths[0], paths[1], paths[0], paths[2]):
         distorter._load(path)
     assert list(distorter._loaded) == [paths[0], paths[2]], "what was not asked for lately goes"
-    monkeypatch.setattr("asr.distort._KEPT_BYTES", 10)
+    monkeypatch.setattr("asr.training.distort._KEPT_BYTES", 10)
     assert len(distorter._load(paths[3])) == 1600 and list(distorter._loaded) == [paths[3]]
 
 

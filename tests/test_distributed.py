@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from asr.checkpoint import build_model
+from asr.data.manifest import Manifest, Utterance
+from asr.data.tokenizer import CharTokenizer
 from asr.errors import ConfigError
-from asr.manifest import Manifest, Utterance
-from asr.tokenizer import CharTokenizer
+from asr.model.checkpoint import build_model
 from asr.training.data import TrainingData
 from asr.training.distributed import Group, Ranks, joined
 from tests.builders import build_corpus, tiny_config

@@ -13,11 +13,11 @@ import pytest
 import typer
 import yaml
 
-from asr import manifest
-from asr.catalogue import find_recipe
 from asr.cli import app
 from asr.config import ConvConfig, RunConfig, Stage, all_keys
-from asr.prepare import Request
+from asr.corpora.catalogue import find_recipe
+from asr.corpora.recipe import Request
+from asr.data import manifest
 from tests.builders import write_wav
 
 ROOT = Path(__file__).resolve().parent.parent

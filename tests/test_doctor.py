@@ -18,13 +18,15 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr import header as headers
-from asr import manifest as manifests
-from asr.catalogue import find_config, find_recipe
 from asr.cli import run
 from asr.config import RunConfig, load, override
+from asr.corpora.catalogue import find_config, find_recipe
 from asr.corpora.finish import TextOptions, prepare
+from asr.corpora.recipe import Request
 from asr.ctc import min_steps
+from asr.data import manifest as manifests
+from asr.data import prepared as headers
+from asr.data.manifest import Utterance
 from asr.doctor import Report, examine, sound
 from asr.doctor import fix as fixing
 from asr.doctor.expected import of_config, of_model
@@ -34,9 +36,7 @@ from asr.doctor.rows import role_of
 from asr.doctor.start import check_start
 from asr.errors import AsrError, DataError
 from asr.features import FeatureExtractor
-from asr.manifest import Utterance
 from asr.model.conv import ConvFrontEnd
-from asr.prepare import Request
 from asr.train import train
 from tests.builders import build_corpus, noise, sine, tiny_config, without_length, write_wav
 from tests.conftest import needs_matplotlib

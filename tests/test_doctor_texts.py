@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr import manifest as manifests
+from asr.data import manifest as manifests
+from asr.data.manifest import Utterance
+from asr.data.tokenizer import CharTokenizer
 from asr.doctor import Report, examine
 from asr.doctor import fix as fixing
 from asr.doctor.characters import find_markup, mended
 from asr.doctor.pairs import find_shift, letters_in
 from asr.doctor.start import check_start
-from asr.manifest import Utterance
-from asr.tokenizer import CharTokenizer
 from tests.builders import noise, tiny_config, write_wav
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from asr.model.dropout import Dropout
+from asr.model.cpu.dropout import Dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5])

@@ -16,20 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from asr.catalogue import recipes_folder
-from asr.checkpoint import build_model, load_model, model_tensors, save_model
 from asr.config import ConvConfig, MlpConfig, ModelConfig, TdnnConfig, load, override, parse
+from asr.corpora.catalogue import recipes_folder
 from asr.ctc import ctc_loss
+from asr.data.tokenizer import CharTokenizer
 from asr.decode.greedy import greedy
 from asr.doctor.expected import of_config, of_model
 from asr.errors import ConfigError
 from asr.info import describe as describe_thing
-from asr.model import DeepSpeech2, Network, TimeDelayNetwork, WindowMlp, build_network, describe
+from asr.model.build import build_network
+from asr.model.checkpoint import build_model, load_model, model_tensors, save_model
 from asr.model.conv import ConvFrontEnd, step_mask
+from asr.model.mlp import WindowMlp
+from asr.model.network import DeepSpeech2, Network, describe
 from asr.model.norm import EPS, MOMENTUM
 from asr.model.recurrent import Lookahead, RecurrentLayer
-from asr.model.tdnn import WindowLayer, taps
-from asr.tokenizer import CharTokenizer
+from asr.model.tdnn import TimeDelayNetwork, WindowLayer, taps
 from asr.train import resume, train
 from tests.builders import ALPHABET, build_corpus, tiny_config
 from tests.test_model import BINS, CLOSE, CONV, VOCABULARY, frames_seen, gradients, padded, random_features, used

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 import asr.infer
-from asr import audio
-from asr import manifest as manifests
-from asr.checkpoint import AcousticModel, build_model
+from asr.data import audio
+from asr.data import manifest as manifests
+from asr.data.manifest import Manifest
+from asr.data.text import normalize
+from asr.data.tokenizer import CharTokenizer
 from asr.decode.greedy import greedy
 from asr.errors import DataError
 from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
-from asr.manifest import Manifest
+from asr.model.checkpoint import AcousticModel, build_model
 from asr.scoring.transcripts import Facts
-from asr.text import normalize
-from asr.tokenizer import CharTokenizer
-from asr.wer import score
+from asr.scoring.wer import score
 from tests.builders import ALPHABET, build_corpus, tiny_config, write_wav
 
 

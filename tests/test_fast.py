@@ -14,15 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.batch import pad
-from asr.checkpoint import AcousticModel, build_model
 from asr.config import AudioConfig, ConvConfig, FeatureConfig, ModelConfig, TextConfig
+from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, ConfigError
 from asr.infer import log_probs, pipeline, prepared
-from asr.model import DeepSpeech2, build_network
-from asr.model import fast as fast_module
-from asr.model.fast import FastNetwork, runs_here, stored
-from asr.model.fast_loops import join
-from asr.tokenizer import CharTokenizer
+from asr.model.build import build_network
+from asr.model.checkpoint import AcousticModel, build_model
+from asr.model.cpu import inference as fast_module
+from asr.model.cpu.inference import FastNetwork, runs_here, stored
+from asr.model.cpu.loops import join
+from asr.model.network import DeepSpeech2
 
 ROOT = Path(__file__).resolve().parent.parent
 BF16 = pytest.param("bf16", marks=pytest.mark.skipif(not runs_here("bf16"), reason="no bf16 products here"))
@@ -247,7 +248,7 @@ def test_the_pipeline_gives_the_same_bits_whatever_its_windows(threads, precisio
 @pytest.mark.slow
 def test_a_processor_without_wide_vectors_gives_the_networks_answers(tmp_path):
     script = (
-        "import numpy as np; from tests.test_fast import *; from asr.model.fast_tiles import WIDE; assert not WIDE\n"
+        "import numpy as np; from tests.test_fast import *; from asr.model.cpu.tiles import WIDE; assert not WIDE\n"
         "for cfg in CONFIGS.values():\n"
         "    net, features = network(cfg), utterances(30, 3, 0, 12, 1, 70)\n"
         "    for mine, theirs in zip(FastNetwork(net, 'fp32').each(features), plain(net, features)):\n"

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import asr.corpora.remote
-from asr.corpora.fetch import Patience, fetch, mirror_folder
-from asr.corpora.remote import Remote, check_space, mirrored, verify
+import asr.download.remote
+from asr.download.fetch import Patience, fetch, mirror_folder
+from asr.download.remote import Remote, check_space, mirrored, verify
 from asr.errors import AsrError, DataError
 from tests.servers import Host, serving
 
@@ -266,7 +266,7 @@ def test_a_host_that_falls_silent_is_a_broken_connection(tmp_path):
 def test_a_full_disk_is_one_line_before_the_download_and_during_it(tmp_path, monkeypatch):
     with serving({PATH: CONTENT}) as host:
         free = type("Usage", (), {"free": 999_999})
-        monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: free)
+        monkeypatch.setattr(asr.download.remote.shutil, "disk_usage", lambda path: free)
         assert message(remote(host), tmp_path) == (
             f"{tmp_path}: a.tar.gz needs another 1.0 MB, but 1.0 MB are free; make room, or give --out on another disk"
         )
@@ -304,8 +304,8 @@ def test_two_processes_do_not_write_one_part(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from asr.corpora.fetch import fetch
-from asr.corpora.remote import Remote
+from asr.download.fetch import fetch
+from asr.download.remote import Remote
 fetch(Remote(sys.argv[1], md5=sys.argv[2]), Path(sys.argv[3]))
 """
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from asr import files
+from asr.data.manifest import Utterance, write
 from asr.errors import ConfigError, DataError
-from asr.manifest import Utterance, write
 
 
 def _names(folder: Path) -> list[str]:

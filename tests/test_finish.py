@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from asr import header
-from asr import manifest as manifests
-from asr.catalogue import find_recipe
 from asr.cli import app
+from asr.corpora.catalogue import find_recipe
 from asr.corpora.finish import TextOptions, prepare
+from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.data import manifest as manifests
+from asr.data import prepared as header
+from asr.data.manifest import Utterance
+from asr.data.tokenizer import read_tokenizer
 from asr.errors import ConfigError, DataError
-from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, write_splits
-from asr.tokenizer import read_tokenizer
 from tests.builders import write_wav
 
 TEXTS = {
@@ -245,7 +245,7 @@ def test_the_first_preparation_of_a_folder_does_not_look_whole_when_it_fails(tmp
     def full(path, rows):
         raise DataError("cannot write the manifest: no space left on device", path)
 
-    monkeypatch.setattr("asr.prepare.write", full)
+    monkeypatch.setattr("asr.corpora.recipe.write", full)
     with pytest.raises(DataError, match="no space left"):
         prepare(recipe_of(), Request(tmp_path), TextOptions("lower"))
     with pytest.raises(DataError, match="did not finish"):
@@ -397,7 +397,7 @@ def test_what_a_corpus_leaves_out_itself_is_counted_and_no_failure(tmp_path, mon
         return write_splits(request.out, rows, {}, {"b": "marked", "c": "marked", "d": "no word"})
 
     toy = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
-    monkeypatch.setattr("asr.catalogue.find_recipe", lambda name: (toy, tmp_path))
+    monkeypatch.setattr("asr.corpora.catalogue.find_recipe", lambda name: (toy, tmp_path))
     done = CliRunner().invoke(app, ["prepare", "toy", "--out", str(tmp_path / "data")])
     assert done.exit_code == 0, done.output
     assert "kept 1 of 1\nleft out on purpose 2: marked\nleft out on purpose 1: no word\n" in done.stdout

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr.checkpoint import load_model
 from asr.errors import CheckpointError
-from asr.foreign import kind_of_file, kind_of_folder
 from asr.lm import ngram
+from asr.model.checkpoint import load_model
+from asr.model.foreign import kind_of_file, kind_of_folder
 from tests.builders import build_corpus, write_wav
 from tests.models import save_random_model
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.decode import gaps
-from asr.decode.align import force_align
-from asr.decode.gaps import Gap, find_gaps
-from asr.tokenizer import CharTokenizer, SubwordTokenizer
-from asr.unmatched import stretches, tokens_of_words
+from asr.alignment import gaps
+from asr.alignment.forced import force_align
+from asr.alignment.gaps import Gap, find_gaps
+from asr.alignment.unmatched import stretches, tokens_of_words
+from asr.data.tokenizer import CharTokenizer, SubwordTokenizer
 from tests.test_align import log_softmax
 
 #: low costs, so that gaps pay in a few steps

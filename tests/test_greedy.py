@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from asr.data.tokenizer import CharTokenizer
 from asr.decode.greedy import greedy, words_with_times
 from asr.decode.types import Hypothesis, Span, TimedWord, check_log_probs
-from asr.tokenizer import CharTokenizer
 from tests.reference import ctc_paths
 
 TOKENIZER = CharTokenizer((" ", "a", "b"))

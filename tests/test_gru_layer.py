@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr.model import gru_layer
 from asr.model.conv import step_mask
+from asr.model.cpu import gru_layer
 from asr.model.recurrent import RecurrentLayer, reversal
 
 

@@ -6,11 +6,12 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from asr import __version__, header
+from asr import __version__
+from asr.data import prepared as header
+from asr.data.manifest import Utterance
+from asr.data.prepared import FILE, Header
+from asr.data.tokenizer import SubwordTokenizer
 from asr.errors import CheckpointError, ConfigError, DataError
-from asr.header import FILE, Header
-from asr.manifest import Utterance
-from asr.tokenizer import SubwordTokenizer
 
 HEADER = Header(
     recipe="an4", title="CMU AN4", licence="free", homepage="http://a", normalization="upper", tokenizer="",

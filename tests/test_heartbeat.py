@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from asr import audio, console, heartbeat
-from asr.commands import bench, doctor, tuning
+from asr import heartbeat
+from asr.commands import bench, console, doctor, tuning
 from asr.corpora.importers import IMPORTERS, rows
-from asr.corpora.remote import byte_bar
+from asr.corpora.recipe import Request, perform
+from asr.data import audio
+from asr.download.remote import byte_bar
 from asr.heartbeat import counted
-from asr.prepare import Request, perform
 from tests.builders import write_wav
 
 

@@ -11,12 +11,13 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import files, manifest
+from asr import files
 from asr.corpora.importers import IMPORTERS, kaldi, nemo, rows, table
 from asr.corpora.importers import folder as folder_importer
+from asr.corpora.recipe import Prepared, Request, perform
+from asr.data import manifest
+from asr.data.manifest import Utterance
 from asr.errors import AsrError, ConfigError, DataError
-from asr.manifest import Utterance
-from asr.prepare import Prepared, Request, perform
 from tests.builders import noise, sphere_bytes, write_wav
 
 TONE = np.sin(np.arange(8000) / 20).astype(np.float32) / 4  # half a second at 16 kHz

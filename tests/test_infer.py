@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.checkpoint import AcousticModel, build_model
 from asr.config import AudioConfig, ConvConfig, FeatureConfig, ModelConfig, TextConfig
+from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, DataError
 from asr.infer import all_log_probs, batched, log_probs, pipeline, prepared
-from asr.tokenizer import CharTokenizer
+from asr.model.checkpoint import AcousticModel, build_model
 
 BINS = 8
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from asr import config as configs
-from asr import header as headers
-from asr.catalogue import recipe_configs, recipe_names, recipes_folder
-from asr.checkpoint import load_model
+from asr.corpora.catalogue import recipe_configs, recipe_names, recipes_folder
+from asr.data import prepared as headers
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned, write_tuned
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError
 from asr.info import _rows, describe
 from asr.lm import ngram
+from asr.model.checkpoint import load_model
 from tests.builders import build_corpus, tiny_config
 from tests.models import save_random_model
 

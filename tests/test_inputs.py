@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from asr.data.manifest import Utterance, write
 from asr.errors import DataError
-from asr.manifest import Utterance, write
 from asr.recordings.inputs import Input, Part, find_inputs
 
 

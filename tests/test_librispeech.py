@@ -21,19 +21,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import asr.corpora.remote
-from asr import header as headers
-from asr import manifest
-from asr.catalogue import find_recipe
+import asr.download.remote
 from asr.cli import app
 from asr.corpora import librispeech
-from asr.corpora.fetch import fetch
+from asr.corpora.catalogue import find_recipe
 from asr.corpora.finish import TextOptions, prepare
 from asr.corpora.librispeech import roles
+from asr.corpora.recipe import Prepared, Recipe, Request, perform, write_splits
 from asr.corpora.sources import check_room, chosen_files
+from asr.data import manifest
+from asr.data import prepared as headers
+from asr.data.manifest import Utterance
+from asr.download.fetch import fetch
 from asr.errors import ConfigError, DataError
-from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, perform, write_splits
 from tests.builders import noise, write_wav
 from tests.servers import serving
 
@@ -307,7 +307,7 @@ def test_room_for_a_language_model_that_is_here_is_not_asked_for_again(tmp_path,
     with serving({f"/resources/11/{name}": content for name, content in contents.items()}) as host:
         request = Request(tmp_path, mirror=host.url)
         first = perform(lm_recipe(contents), request)
-        monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
+        monkeypatch.setattr(asr.download.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
         assert perform(lm_recipe(contents), request) == first
 
 
@@ -320,7 +320,7 @@ def test_an_extraction_that_was_interrupted_does_not_need_all_its_room_again(tmp
     archive.parent.mkdir()
     with archive.open("wb") as file:
         file.truncate(6_387_309_499)
-    monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 50_000_000}))
+    monkeypatch.setattr(asr.download.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 50_000_000}))
     request = Request(tmp_path, subsets=("train-clean-100",))
     monkeypatch.setattr(librispeech, "unpack_file", lambda *given: None)
     with pytest.raises(DataError, match="nothing left for train-clean-100"):
@@ -390,7 +390,7 @@ def test_an_archive_that_reaches_out_of_the_folder_is_refused(tmp_path, name):
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_asked(tmp_path, monkeypatch):
     free = 13_000_000_000
-    monkeypatch.setattr(asr.corpora.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
+    monkeypatch.setattr(asr.download.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
     text = failure(Request(tmp_path, subsets=("train-clean-100",), mirror="http://127.0.0.1:1"))
     # 6.39 GB to download, and 1.1 times that to extract it
     assert text == f"{tmp_path}: this takes 13.41 GB, but 13.00 GB are free; make room, or give --out on another disk"

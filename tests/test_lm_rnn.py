@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from asr import info
-from asr.checkpoint import load_state
 from asr.commands.lm import app
+from asr.data.tokenizer import CharTokenizer, SubwordTokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError
-from asr.lm.rnn import BOUNDARY, RnnConfig, RnnModel, RnnNetwork, sample
-from asr.lm.rnn_folder import describe, find_rnn, is_rnn, load_rnn, save_rnn
-from asr.lm.rnn_perplexity import perplexity
-from asr.lm.rnn_text import NO_TARGET, Streams, is_held_out, read
-from asr.lm.rnn_train import Trainer, configs, train, window_loss
-from asr.tokenizer import CharTokenizer, SubwordTokenizer
+from asr.lm.neural.folder import describe, find_rnn, is_rnn, load_rnn, save_rnn
+from asr.lm.neural.network import BOUNDARY, RnnConfig, RnnModel, RnnNetwork, sample
+from asr.lm.neural.perplexity import perplexity
+from asr.lm.neural.text import NO_TARGET, Streams, is_held_out, read
+from asr.lm.neural.train import Trainer, configs, train, window_loss
+from asr.model.checkpoint import load_state
 from tests.models import save_random_model
 
 SHAPES = [
@@ -189,7 +189,7 @@ def test_windows_are_one_long_pass_cut_off_at_their_ends(cfg):
 
 @given(st.lists(st.lists(st.integers(1, 9), max_size=7), min_size=1, max_size=20), st.integers(1, 5), st.integers(1, 6))
 def test_streams_hold_every_sentence_once(sentences, streams, window):
-    from asr.lm.rnn_text import Corpus
+    from asr.lm.neural.text import Corpus
 
     lengths = [len(s) for s in sentences]
     corpus = Corpus(np.array([t for s in sentences for t in s], np.uint16), np.cumsum([0, *lengths]), np.array(lengths))
@@ -315,7 +315,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
 
 
 def test_a_held_out_text_without_a_probability_ends_it_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("asr.lm.rnn_train.held_out_bits", lambda model, corpus: math.nan)
+    monkeypatch.setattr("asr.lm.neural.train.held_out_bits", lambda model, corpus: math.nan)
     with pytest.raises(TrainingError, match=r"update \d+: the held-out text has no finite probability.*lower lr"):
         train(read(LINES, held_out=0.2), *small("epochs=1"), tmp_path / "m")
     assert not (tmp_path / "m" / "best").exists()
@@ -394,7 +394,7 @@ def test_perplexity_counts_what_the_model_cannot_write():
 def test_perplexity_in_blocks_is_that_of_the_whole(monkeypatch):
     made, lines = model(SHAPES[0], "ab "), ["ab a", "b", "", "bb aX", "a"]
     whole = perplexity(made, lines)
-    monkeypatch.setattr("asr.lm.rnn_perplexity._CHUNK", 2)
+    monkeypatch.setattr("asr.lm.neural.perplexity._CHUNK", 2)
     assert perplexity(made, lines).log_prob == pytest.approx(whole.log_prob, abs=1e-5)
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr.data.tokenizer import BLANK_ID, CharTokenizer
 from asr.decode.greedy import greedy, words_with_times
 from asr.recordings.longform import (
     LONGEST_PASSAGE_S,
@@ -22,7 +23,6 @@ from asr.recordings.longform import (
     pause_log_probs,
 )
 from asr.recordings.media import open_array
-from asr.tokenizer import BLANK_ID, CharTokenizer
 from tests.builders import tones
 from tests.models import save_random_model
 
@@ -183,7 +183,7 @@ def test_a_passage_without_any_pause_ends_too():
 
 
 def test_nothing_but_silence_gives_no_steps(tmp_path):
-    from asr.checkpoint import load_model
+    from asr.model.checkpoint import load_model
 
     model = load_model(save_random_model(tmp_path / "m"))
     silence = open_array(np.zeros(30 * 16000, np.float32), 16000, model.audio.sample_rate_hz)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr.data.manifest import Utterance, read, read_split, write
 from asr.errors import DataError
-from asr.manifest import Utterance, read, read_split, write
 from tests.builders import build_corpus
 
 GOOD = {"id": "u", "audio_path": "u.wav", "duration_s": 1.5, "text": "a", "speaker": "s"}
@@ -261,7 +261,7 @@ def test_300_000_rows_are_read_in_3_seconds_and_400_mb(tmp_path):
     # size of the process that started this one.
     script = (
         "import sys, time\n"
-        "from asr.manifest import read\n"
+        "from asr.data.manifest import read\n"
         "start = time.process_time()\n"
         "manifest = read(sys.argv[1])\n"
         "seconds = time.process_time() - start\n"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from asr.errors import DataError
 from asr.scoring.matched_pairs import MatchedPairs, matched_pairs, segments, z_test
 from asr.scoring.sclite import align_words
-from asr.wer import align
+from asr.scoring.wer import align
 from tests.reference.mapsswe import differences, z_of
 
 texts = st.lists(st.sampled_from("ab"), max_size=9).map(" ".join)

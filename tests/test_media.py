@@ -17,7 +17,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr import audio
+from asr.data import audio
 from asr.errors import DataError
 from asr.recordings import media
 from asr.recordings.media import Part, Stream, open_array, open_stream

@@ -86,7 +86,7 @@ def test_scores_equal_the_recursion(text, order, sentence, bos, eos, tmp_path_fa
 
 
 def test_compiled_numpy_and_plain_walks_are_the_same(model):
-    from asr.lm._ngram_numba import advance, find
+    from asr.lm.compiled.ngram import advance, find
 
     rng = np.random.default_rng(0)
     states_n = np.zeros(500, np.int64)

@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from asr.commands.lm import app
+from asr.data.manifest import Utterance, write
+from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, ConfigError, DataError
 from asr.lm import ngram
 from asr.lm.files import read_lines
-from asr.manifest import Utterance, write
-from asr.tokenizer import CharTokenizer
 from tests.test_ngram import random_text
 
 

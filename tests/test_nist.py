@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr import wer
 from asr.decode.types import TimedWord
 from asr.errors import DataError
-from asr.scoring import nist
+from asr.scoring import nist, wer
 from asr.scoring.nist import CtmWord
 from asr.scoring.transcripts import read
 from tests.test_transcripts import write

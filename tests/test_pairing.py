@@ -11,7 +11,7 @@ import pytest
 from asr.errors import ConfigError, DataError
 from asr.scoring.compare import compare_files
 from asr.scoring.pairing import find_pair
-from asr.wer import score_files
+from asr.scoring.wer import score_files
 from tests.test_transcripts import jsonl, write
 
 

@@ -14,7 +14,7 @@ from tests.models import save_random_model
 
 pytest.importorskip("matplotlib")
 
-from asr.picture import check, draw
+from asr.scoring.picture import check, draw
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-import asr.manifest
+import asr.data.manifest
 import asr.train
 import asr.training.planner
 import asr.training.step
@@ -90,7 +90,7 @@ def test_the_largest_batch_is_tried_first_and_its_peak_is_said(data, tmp_path, m
     found = re.search(rf"\({tried[-1][0]} x {tried[-1][1]} frames\) takes ([\d.]+) GiB at its peak", line)
     assert found and 0 < float(found[1]) < total_bytes(CPU) / 2**30
     assert tried[0] == (1, tried[-1][1]), "first one utterance, to foresee what the whole takes"
-    longest_s = max(u.duration_s for u in asr.manifest.read(data / "train.jsonl"))
+    longest_s = max(u.duration_s for u in asr.data.manifest.read(data / "train.jsonl"))
     assert tried[-1] == (3, 1 + math.floor(longest_s * 100))
 
 
@@ -165,9 +165,9 @@ def test_what_ran_out_of_memory_leaves_no_trace_in_weights_or_statistics(data, t
 
 
 def test_an_utterance_that_does_not_fit_alone_is_left_out_and_named_once(data, tmp_path, monkeypatch, caplog):
-    longest = max(asr.manifest.read(data / "train.jsonl"), key=lambda u: u.duration_s)
+    longest = max(asr.data.manifest.read(data / "train.jsonl"), key=lambda u: u.duration_s)
     frames = 1 + math.floor(longest.duration_s * 100)
-    longer = [u for u in asr.manifest.read(data / "train.jsonl") if 1 + math.floor(u.duration_s * 100) >= frames]
+    longer = [u for u in asr.data.manifest.read(data / "train.jsonl") if 1 + math.floor(u.duration_s * 100) >= frames]
     _limit(monkeypatch, frames - 1)
     cfg = tiny_config("train.epochs=2", "batch.max_utterances=2")
     with caplog.at_level(logging.INFO, "asr"):
@@ -208,7 +208,7 @@ def test_resumed_with_less_memory_it_says_that_the_result_is_another(data, tmp_p
 
 
 def test_what_was_left_out_for_want_of_memory_stays_out_when_there_is_more(data, tmp_path, monkeypatch):
-    longest = max(asr.manifest.read(data / "train.jsonl"), key=lambda u: u.duration_s)
+    longest = max(asr.data.manifest.read(data / "train.jsonl"), key=lambda u: u.duration_s)
     cfg = tiny_config("train.epochs=2", "batch.max_utterances=2")
     with monkeypatch.context() as patch:
         _limit(patch, math.floor(longest.duration_s * 100))
@@ -294,7 +294,7 @@ def test_auto_finds_what_fits_writes_it_down_and_a_resumed_run_uses_it(data, tmp
 
 def test_auto_stops_at_the_batch_of_all_utterances_it_may_hold(data, tmp_path):
     train(tiny_config("train.max_steps=1", "batch.max_batch_s=auto", "batch.max_utterances=3"), data, tmp_path / "run")
-    longest_s = max(u.duration_s for u in asr.manifest.read(data / "train.jsonl"))
+    longest_s = max(u.duration_s for u in asr.data.manifest.read(data / "train.jsonl"))
     assert configs.load(tmp_path / "run" / "config.yaml").batch.max_batch_s == math.ceil(3 * longest_s)
 
 
@@ -336,9 +336,9 @@ def test_max_batch_s_is_a_number_or_auto(value):
 
 
 def test_the_planner_leaves_the_network_as_it_was(data):
-    from asr import manifest as manifests
-    from asr.checkpoint import build_model
-    from asr.tokenizer import CharTokenizer
+    from asr.data import manifest as manifests
+    from asr.data.tokenizer import CharTokenizer
+    from asr.model.checkpoint import build_model
     from asr.training.data import TrainingData
 
     cfg, read = tiny_config("model.dropout=0.5"), manifests.read(data / "train.jsonl")

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr import manifest
-from asr.catalogue import find_config, find_recipe, recipe_configs, recipe_names, recipes_folder
 from asr.config import load as load_config
+from asr.corpora.catalogue import find_config, find_recipe, recipe_configs, recipe_names, recipes_folder
 from asr.corpora.importers import IMPORTERS
-from asr.corpora.remote import Remote
+from asr.corpora.recipe import Prepared, Recipe, Request, held_out_speakers, perform, stable_hash, write_splits
+from asr.data import manifest
+from asr.data.manifest import Utterance
+from asr.download.remote import Remote
 from asr.errors import ConfigError, DataError
-from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, held_out_speakers, perform, stable_hash, write_splits
 from tests.builders import noise, sphere_bytes
 from tests.servers import serving
 
@@ -334,7 +334,7 @@ def test_an_unknown_recipe_names_the_nearest():
 
 RECIPE = """
 from pathlib import Path
-from asr.prepare import Prepared, Recipe, Request
+from asr.corpora.recipe import Prepared, Recipe, Request
 {more}
 def prepare(request: Request) -> Prepared:
     return Prepared({{}}, {{}}, {{"u": WHY}})
@@ -358,7 +358,7 @@ def test_a_recipe_folder_without_a_recipe_in_it_is_named(tmp_path):
     (tmp_path / "recipe.py").write_text("RECIPE = 'an4'\n")
     with pytest.raises(DataError) as caught:
         find_recipe(str(tmp_path))
-    assert str(caught.value) == f"{tmp_path / 'recipe.py'}: defines no RECIPE (an asr.prepare.Recipe)"
+    assert str(caught.value) == f"{tmp_path / 'recipe.py'}: defines no RECIPE (an asr.corpora.recipe.Recipe)"
 
 
 def test_a_config_is_found_by_path(tmp_path):

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr import manifest as manifests
-from asr.checkpoint import build_model, load_model
 from asr.config import RunConfig, override
+from asr.data import manifest as manifests
+from asr.data.manifest import write
+from asr.data.tokenizer import CharTokenizer
 from asr.errors import CheckpointError, ConfigError
-from asr.manifest import write
-from asr.pretrained import start_from
-from asr.tokenizer import CharTokenizer
+from asr.model.checkpoint import build_model, load_model
 from asr.train import resume, train
+from asr.training.pretrained import start_from
 from tests.builders import ALPHABET, build_corpus, tiny_config
 from tests.models import save_random_model
 

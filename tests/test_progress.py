@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 import asr.training.planner
-from asr import heartbeat, progress
+from asr import heartbeat
 from asr.commands import lm
-from asr.progress import Pace
 from asr.train import train
-from asr.validate import DevSet
+from asr.training import progress
+from asr.training.progress import Pace
+from asr.training.validate import DevSet
 from tests.builders import build_corpus, tiny_config
 
 

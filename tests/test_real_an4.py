@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from asr import config as configs
-from asr import manifest as manifests
-from asr.catalogue import find_config, find_recipe
-from asr.checkpoint import load_model
+from asr.corpora.catalogue import find_config, find_recipe
+from asr.corpora.recipe import Request
+from asr.data import manifest as manifests
 from asr.evaluate import evaluate
-from asr.prepare import Request
+from asr.model.checkpoint import load_model
 from asr.train import resume, train
 
 SMALL = (

@@ -13,11 +13,11 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from asr import audio, manifest
-from asr.catalogue import find_recipe
 from asr.cli import app
+from asr.corpora.catalogue import find_recipe
+from asr.corpora.recipe import Prepared, Request, perform
+from asr.data import audio, manifest
 from asr.errors import AsrError, ConfigError, DataError
-from asr.prepare import Prepared, Request, perform
 from tests.builders import sphere_bytes
 
 TONE = np.sin(np.arange(8000) / 20).astype(np.float32) / 4

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr import manifest as manifests
-from asr.checkpoint import load_model
+from asr.data import manifest as manifests
+from asr.data.manifest import Manifest
 from asr.errors import AsrError, ConfigError
 from asr.evaluate import evaluate
-from asr.manifest import Manifest
+from asr.model.checkpoint import load_model
 from asr.scoring.examples import examples, flac
 from asr.scoring.report import Example, write_report
 from asr.scoring.tables import worst
 from asr.scoring.transcripts import Facts
-from asr.wer import Score, format_ends, percent, score
+from asr.scoring.wer import Score, format_ends, percent, score
 from tests.builders import build_corpus, sine
 from tests.models import save_random_model
 

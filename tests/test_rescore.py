@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import manifest as manifests
 from asr.cli import app
+from asr.data import manifest as manifests
+from asr.data.tokenizer import CharTokenizer
 from asr.decode.choose import NO_LM
 from asr.decode.decoder import BeamDecoder
 from asr.decode.settings import BeamConfig
@@ -22,9 +23,10 @@ from asr.decode.tuned import Rescore, Tuned, read_tuned, write_tuned
 from asr.decode.types import Hypothesis
 from asr.errors import CheckpointError, ConfigError, DataError
 from asr.lm import ngram
-from asr.lm.rnn import NumpyTokens, RnnConfig, RnnModel, RnnNetwork
-from asr.lm.rnn_folder import save_rnn
-from asr.rescore import (
+from asr.lm.neural.folder import save_rnn
+from asr.lm.neural.network import NumpyTokens, RnnConfig, RnnModel, RnnNetwork
+from asr.scoring.wer import word_counts
+from asr.tuning.rescore import (
     BONUSES_TRIED,
     SCALES_TRIED,
     WEIGHTS_TRIED,
@@ -34,8 +36,6 @@ from asr.rescore import (
     rescored,
     tune_rescoring,
 )
-from asr.tokenizer import CharTokenizer
-from asr.wer import word_counts
 from tests.builders import build_corpus
 from tests.models import save_random_model
 
@@ -327,7 +327,7 @@ def test_where_rescoring_helps_the_search_is_reported_as_it_was_and_saved_as_it_
     def helps(lists, references, model, how):
         return Rescoring(how, rate=0.01, low=0.0, high=0.02, before=0.5, oracle=0.0, texts=3.0, surface={}, helps=True)
 
-    monkeypatch.setattr("asr.rescore.tune_rescoring", helps)
+    monkeypatch.setattr("asr.tuning.rescore.tune_rescoring", helps)
     where = ("--cache", tmp_path / "cache", "--device", "cpu", "--threads", 1)
     tune = ("tune", am, manifest, "--lm", folder / "lm.arpa", "--rescore", folder / "rnn", *where)
     document = json.loads(run(capsys, *tune, "--json"))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from asr.data.tokenizer import CharTokenizer
 from asr.errors import CheckpointError, ConfigError
-from asr.tokenizer import CharTokenizer
 from asr.train import resume, train
 from asr.training.restore import check_unchanged
 from tests.builders import build_corpus, tiny_config

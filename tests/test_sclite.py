@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.scoring.sclite import align_words
-from asr.wer import Counts, word_counts
+from asr.scoring.wer import Counts, word_counts
 from tests.reference.sclite_alignment import operations
 
 LETTERS = {"equal": "C", "substitute": "S", "delete": "D", "insert": "I"}

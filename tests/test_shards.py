@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import asr.sharding
-from asr import audio, shards
-from asr import header as headers
-from asr import manifest as manifests
+import asr.data.sharding
+from asr.data import audio, shards
+from asr.data import manifest as manifests
+from asr.data import prepared as headers
+from asr.data.manifest import Utterance
+from asr.data.sharding import write_shards
 from asr.doctor import examine
 from asr.errors import ConfigError, DataError
-from asr.manifest import Utterance
-from asr.sharding import write_shards
 from asr.train import train
 from tests.builders import build_corpus, noise, tiny_config, write_wav
 
@@ -297,7 +297,7 @@ def test_many_ids_of_one_key_take_no_time(tmp_path):
         (tmp_path / f"{i}.wav").hardlink_to(tmp_path / "a.wav")
         rows.append(Utterance(chr(0x4E00 + i % 100) + chr(0x4E00 + i // 100), f"{i}.wav", 0.01, "a"))
     started = time.monotonic()
-    items = asr.sharding._items(manifests.Manifest(tmp_path / "train.jsonl", rows))
+    items = asr.data.sharding._items(manifests.Manifest(tmp_path / "train.jsonl", rows))
     assert len({item.key for item in items}) == 20_000
     assert time.monotonic() - started < 10
 
@@ -340,7 +340,7 @@ def test_a_full_disk_keeps_the_shards_that_are_whole(folder, tmp_path, monkeypat
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(asr.sharding, "_add", full)
+    monkeypatch.setattr(asr.data.sharding, "_add", full)
     with pytest.raises(DataError, match=r"train-000000\.tar: cannot write: no space left on device; run the same"):
         _shard(folder, tmp_path / "out")
     assert not list((tmp_path / "out" / "shards").iterdir())

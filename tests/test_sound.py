@@ -15,14 +15,14 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asr import audio
 from asr.batch import load_wave
 from asr.corpora.importers import IMPORTERS
+from asr.corpora.recipe import Prepared, Request, perform
+from asr.data import audio
+from asr.data.manifest import Manifest, Utterance, write
 from asr.doctor import examine
 from asr.doctor.sound import read_header
 from asr.errors import DataError
-from asr.manifest import Manifest, Utterance, write
-from asr.prepare import Prepared, Request, perform
 from asr.recordings.media import Part, open_stream
 from asr.sound import mpeg
 from asr.sound.reader import Reader
@@ -264,7 +264,7 @@ def test_the_decoder_says_nothing_on_stderr(tmp_path, damage):
     (tmp_path / "a.mp3").write_bytes(sound + sound if damage == "joined" else sound)
     offset = "offset_s=2.5" if damage == "part" else "offset_s=0"
     script = (
-        f"from asr import audio\nfrom asr.errors import DataError\nprint(len(audio.load('a.mp3', {offset})[0]) > 0)"
+        f"from asr.data import audio\nfrom asr.errors import DataError\nprint(len(audio.load('a.mp3', {offset})[0]) > 0)"
     )
     script = script.replace("print", "\ntry:\n  print") + "\nexcept DataError as error:\n  print(error)"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from asr import Recognizer
-from asr.checkpoint import load_model
 from asr.cli import app
+from asr.data.manifest import read
 from asr.evaluate import evaluate
 from asr.infer import of_manifest
-from asr.manifest import read
+from asr.model.checkpoint import load_model
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, measure, no_speech_prob, second_opinion, without_words
 from tests.builders import sine, tones, write_wav
 from tests.models import save_random_model

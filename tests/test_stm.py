@@ -8,7 +8,7 @@ import pytest
 
 from asr.errors import DataError
 from asr.scoring.stm import read_stm
-from asr.wer import score_files
+from asr.scoring.wer import score_files
 from tests.test_transcripts import write
 
 COMMENTED = """;; CATEGORY "0" "" ""

@@ -15,24 +15,24 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file
 
-from asr import header
-from asr import manifest as manifests
-from asr.catalogue import find_recipe
-from asr.checkpoint import load_model
+from asr.corpora.catalogue import find_recipe
 from asr.corpora.finish import TextOptions, prepare
+from asr.corpora.recipe import Request
 from asr.ctc import min_steps
+from asr.data import manifest as manifests
+from asr.data import prepared as header
+from asr.data.prepared import Header
+from asr.data.targets import targets_of
+from asr.data.tokenizer import SubwordTokenizer, read_tokenizer
 from asr.decode.choose import beam_decoder
 from asr.decode.decoder import BeamDecoder
 from asr.decode.greedy import greedy, words_with_times
 from asr.decode.settings import BeamConfig
 from asr.errors import DataError
 from asr.evaluate import evaluate
-from asr.header import Header
 from asr.info import describe
 from asr.lm.ngram import parse_arpa
-from asr.prepare import Request
-from asr.targets import targets_of
-from asr.tokenizer import SubwordTokenizer, read_tokenizer
+from asr.model.checkpoint import load_model
 from asr.train import resume, train
 from asr.transcribe import Recognizer
 from tests.builders import build_corpus, tiny_config

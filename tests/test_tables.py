@@ -12,7 +12,7 @@ from asr.errors import ConfigError
 from asr.scoring import tables as module
 from asr.scoring.tables import check_fields, commonest_errors, fields, format_errors, format_table, tables, worst
 from asr.scoring.transcripts import Facts
-from asr.wer import score
+from asr.scoring.wer import score
 
 
 def scored(*rows: tuple[str, str, Facts]):

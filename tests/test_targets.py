@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.ctc import min_steps
+from asr.data.manifest import Manifest, Utterance
+from asr.data.targets import Targets, targets_of
+from asr.data.tokenizer import CharTokenizer
 from asr.errors import DataError
-from asr.manifest import Manifest, Utterance
-from asr.targets import Targets, targets_of
-from asr.tokenizer import CharTokenizer
 
 
 def test_an_unknown_character_names_the_manifest_and_the_utterance():

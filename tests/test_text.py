@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr.data.text import AS_PREPARED, NORMALIZATIONS, has_digits, normalize, spoken_signs_lost
 from asr.errors import ConfigError
-from asr.text import AS_PREPARED, NORMALIZATIONS, has_digits, normalize, spoken_signs_lost
 
 # All of Unicode but lone surrogates, which are not text; and, far more often, what the rules are about.
 ANY = st.characters(exclude_categories=["Cs"])

@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr.data.tokenizer import (
+    BLANK_ID,
+    WORD_START,
+    CharTokenizer,
+    SubwordTokenizer,
+    read_tokenizer,
+    tokenizer_from_json,
+)
 from asr.errors import CheckpointError, ConfigError, DataError
-from asr.tokenizer import BLANK_ID, WORD_START, CharTokenizer, SubwordTokenizer, read_tokenizer, tokenizer_from_json
 
 # All of Unicode but lone surrogates, which are not text.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -129,7 +136,7 @@ def test_subword_training_is_deterministic_and_has_the_size_asked_for(kind):
 
 def test_subwords_are_the_same_in_another_process():
     script = (
-        "import sys, json; from asr.tokenizer import SubwordTokenizer\n"
+        "import sys, json; from asr.data.tokenizer import SubwordTokenizer\n"
         "print(json.dumps(SubwordTokenizer.train(json.loads(sys.argv[1]), 30, sys.argv[2]).to_json()))"
     )
     for kind in KINDS:
@@ -220,7 +227,7 @@ def test_a_piece_that_sentencepiece_does_not_know_is_no_blank(monkeypatch):
 
 def test_characters_load_no_sentencepiece():
     script = (
-        "import sys; from asr.tokenizer import CharTokenizer; CharTokenizer(('a',)).encode('a');"
+        "import sys; from asr.data.tokenizer import CharTokenizer; CharTokenizer(('a',)).encode('a');"
         "sys.exit('sentencepiece' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

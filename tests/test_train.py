@@ -22,24 +22,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import asr.checkpoint
-import asr.run
+import asr.model.checkpoint
 import asr.train
+import asr.training.folder
 import asr.training.optim
 import asr.training.step
-import asr.validate
+import asr.training.validate
 from asr import config as configs
-from asr import manifest as manifests
-from asr.checkpoint import build_model, load_model
 from asr.config import OptimConfig, RunConfig, override, to_yaml
+from asr.data import manifest as manifests
+from asr.data.manifest import Utterance
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError
 from asr.evaluate import evaluate
-from asr.manifest import Utterance
-from asr.progress import Report
-from asr.run import RunFolder
+from asr.model.checkpoint import build_model, load_model
 from asr.runtime import stable_seed
 from asr.train import resume, train
+from asr.training.folder import RunFolder
 from asr.training.optim import Average, learning_rate
+from asr.training.progress import Report
 from asr.training.trial import Trial
 from tests.builders import build_corpus, noise, tiny_config, write_wav
 
@@ -217,12 +217,12 @@ def test_a_run_of_one_step_trains(data, tmp_path, decay):
 def test_patience_counts_a_lower_cer_where_the_wer_is_the_same(data, tmp_path, monkeypatch):
     """At first no word is right, and CER falls; then nothing changes."""
     cers = iter([1.0, 0.9, 0.8, 0.8, 0.8, 0.1])
-    before = asr.validate.DevSet.validate
+    before = asr.training.validate.DevSet.validate
 
     def validate(self):
         return replace(before(self), wer=1.0, cer=next(cers))
 
-    monkeypatch.setattr(asr.validate.DevSet, "validate", validate)
+    monkeypatch.setattr(asr.training.validate.DevSet, "validate", validate)
     train(tiny_config("train.early_stop=2", "train.epochs=6"), data, tmp_path / "run")
     assert len(_rows(tmp_path / "run", "valid")) == 5
 
@@ -303,13 +303,13 @@ def test_the_saved_model_names_the_commit_that_was_started_not_a_later_one(data,
 
 def _canned(monkeypatch: pytest.MonkeyPatch, rates: list[float]) -> None:
     """Lets the validations of a run find these word error rates."""
-    real, left = asr.validate.score, iter(rates)
+    real, left = asr.training.validate.score, iter(rates)
 
     def score(pairs: Any) -> Any:
         result = real(pairs)
         return replace(result, wer=replace(result.wer, rate=next(left)))
 
-    monkeypatch.setattr(asr.validate, "score", score)
+    monkeypatch.setattr(asr.training.validate, "score", score)
 
 
 def test_the_best_models_are_kept_and_the_others_removed(data, tmp_path, monkeypatch):
@@ -826,7 +826,7 @@ def test_a_run_can_be_trained_outside_the_main_thread(data, tmp_path):
 def test_a_full_disk_is_one_line_with_the_way_on_and_the_earlier_checkpoint_loads(
     data, reference, tmp_path, monkeypatch
 ):
-    run, real, calls = tmp_path / "run", asr.checkpoint.save_file, 0
+    run, real, calls = tmp_path / "run", asr.model.checkpoint.save_file, 0
 
     def save_file(*args: Any) -> None:
         nonlocal calls
@@ -836,7 +836,7 @@ def test_a_full_disk_is_one_line_with_the_way_on_and_the_earlier_checkpoint_load
         real(*args)
 
     with monkeypatch.context() as patch, pytest.raises(CheckpointError) as caught:
-        patch.setattr(asr.checkpoint, "save_file", save_file)
+        patch.setattr(asr.model.checkpoint, "save_file", save_file)
         train(tiny_config(*EVERYTHING, EACH_STEP), data, run)
     message = str(caught.value)
     assert "\n" not in message and "cannot save: no space left on device" in message
@@ -896,9 +896,9 @@ KILLER = """
 import json, os, random, resource, shutil, signal, sys, time, traceback
 from pathlib import Path
 import jiwer, soundfile, soxr, torch._dynamo  # what a child would import, once for all
-import asr.checkpoint, asr.errors, asr.files
+import asr.model.checkpoint, asr.errors, asr.files
 from asr import config, train
-from asr.run import RunFolder
+from asr.training.folder import RunFolder
 
 data, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
 
@@ -932,7 +932,7 @@ def arm(place, number):
     elif place == "after rename":
         counted(Path, "rename", number, None, kill)
     elif place == "write":
-        counted(asr.checkpoint, "save_file", number, None, half)
+        counted(asr.model.checkpoint, "save_file", number, None, half)
     elif place == "removal":
         counted(shutil, "rmtree", number, lambda path, *args: [f.unlink() for f in Path(path).glob("state.json")], kill)
 
@@ -1132,7 +1132,7 @@ def test_tensorboard_gets_the_scalars_where_it_is_installed(data, tmp_path, monk
         def close(self) -> None:
             written.append(("closed", 0))
 
-    monkeypatch.setattr(asr.run, "_summary_writer", lambda folder, step: Writer())
+    monkeypatch.setattr(asr.training.folder, "_summary_writer", lambda folder, step: Writer())
     train(tiny_config("train.epochs=1"), data, tmp_path / "run")
     steps = len(_rows(tmp_path / "run", "train"))
     assert [s for name, s in written if name == "train/loss_nats"] == list(range(1, steps + 1))

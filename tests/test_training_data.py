@@ -17,14 +17,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr import manifest as manifests
 from asr.batch import Batch, extract
-from asr.checkpoint import AcousticModel, build_model
 from asr.config import RunConfig
 from asr.ctc import min_steps
+from asr.data import manifest as manifests
+from asr.data.manifest import Manifest, Utterance
+from asr.data.tokenizer import CharTokenizer
 from asr.errors import ConfigError, DataError
-from asr.manifest import Manifest, Utterance
-from asr.tokenizer import CharTokenizer
+from asr.model.checkpoint import AcousticModel, build_model
 from asr.training.data import Planned, TrainingData, padding_fraction
 from tests.builders import ALPHABET, build_corpus, noise, tiny_config, write_wav
 
@@ -283,7 +283,7 @@ def test_a_single_speed_above_one_spares_what_would_not_fit():
 @given(num_samples=st.integers(800, 40_000), speed=st.sampled_from([0.8, 0.9, 1.0, 1.1, 1.25]))
 def test_the_filter_never_counts_on_more_steps_than_the_audio_gives(num_samples, speed):
     # Otherwise a pair that "fits" would have an infinite loss.
-    from asr import audio
+    from asr.data import audio
 
     cfg = tiny_config(f"augment.speeds=[{speed}]")
     data = _data(_paper([num_samples / 16000]), cfg)
@@ -477,12 +477,12 @@ def test_labels_that_fit_the_audio_at_its_own_speed_alone_are_trained_on_at_that
 
 _PLAN = """
 import sys, time
-from asr import manifest
+from asr.data import manifest
 from asr.training.data import TrainingData
-from asr.checkpoint import build_model
+from asr.model.checkpoint import build_model
 from asr.config import RunConfig, override
-from asr.text import normalize
-from asr.tokenizer import CharTokenizer
+from asr.data.text import normalize
+from asr.data.tokenizer import CharTokenizer
 
 def memory_kb(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))

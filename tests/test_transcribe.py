@@ -16,7 +16,8 @@ import pytest
 import soundfile
 
 import asr.transcribe
-from asr import Recognizer, audio
+from asr import Recognizer
+from asr.data import audio
 from asr.errors import CheckpointError, ConfigError, DataError
 from asr.outputs import document
 from asr.transcribe import Failure, Transcript

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import asr.recordings.emissions
-from asr import manifest as manifests
-from asr.checkpoint import load_model
+import asr.tuning.emissions
+from asr.data import manifest as manifests
+from asr.data.tokenizer import CharTokenizer
 from asr.decode.choose import NO_LM, decoder_for, name_of
 from asr.decode.decoder import BeamDecoder
 from asr.decode.settings import BeamConfig
@@ -23,12 +23,12 @@ from asr.decode.tuned import Tuned, keep_lm, read_tuned, write_tuned
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError
 from asr.infer import all_log_probs
 from asr.lm import ngram
-from asr.recordings.emissions import emissions
+from asr.model.checkpoint import load_model
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
 from asr.scoring.bootstrap import bootstrap_interval
-from asr.tokenizer import CharTokenizer
 from asr.transcribe import Recognizer
-from asr.tune import ALPHAS, BETAS, SEARCHES, Point, decoder_to_tune, lowest, nearest_usual, tune
+from asr.tuning.emissions import emissions
+from asr.tuning.tune import ALPHAS, BETAS, SEARCHES, Point, decoder_to_tune, lowest, nearest_usual, tune
 from tests.builders import build_corpus
 from tests.models import save_random_model
 
@@ -71,7 +71,7 @@ def test_the_tuned_setting_gives_the_error_rate_that_is_said_and_beats_greedy_de
     texts = list(SENTENCES) * 4
     best = tuning.best
     decoder = BeamDecoder(TOKENIZER, best.config, lm)
-    from asr.wer import word_counts
+    from asr.scoring.wer import word_counts
 
     found = [decoder.decode(one_sv)[0].text for one_sv in noisy_log_probs(texts, 1, 1.6)]
     assert sum(c.errors for c in word_counts(zip(texts, found, strict=True))) == best.errors
@@ -227,14 +227,14 @@ def test_other_audio_or_other_weights_are_computed_anew_and_another_text_is_not(
 def test_two_that_fill_one_cache_at_once_both_get_theirs(model_folder, corpus, tmp_path, monkeypatch):
     model, rows = load_model(model_folder), manifests.read(corpus)
     together = threading.Barrier(2)
-    before = asr.recordings.emissions._compute
+    before = asr.tuning.emissions._compute
 
     def compute(*args):
         together.wait(30)  # both have seen that nothing is there
         before(*args)
         together.wait(30)  # both are done before either gives its folder the name
 
-    monkeypatch.setattr(asr.recordings.emissions, "_compute", compute)
+    monkeypatch.setattr(asr.tuning.emissions, "_compute", compute)
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: emissions(model, rows, tmp_path / "cache"), range(2)))
     assert [len(one.log_probs) for one in both] == [6, 6] and not any(one.found for one in both)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr import wer
 from asr.errors import ConfigError, DataError
+from asr.scoring import wer
 from asr.scoring.bootstrap import Interval
 from asr.scoring.compare import compare_files
 from asr.scoring.transcripts import Facts
-from asr.wer import Counts, Rate
+from asr.scoring.wer import Counts, Rate
 from tests.reference.edit_distance import edit_distance
 from tests.test_transcripts import jsonl, write
 

@@ -16,20 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr import audio
-from asr.augment import Features, spec_augment
 from asr.batch import Batch, extract, load_wave, pad
 from asr.config import ModelConfig
 from asr.ctc import disagreement
+from asr.data import audio
+from asr.data.tokenizer import BLANK_ID
 from asr.errors import ConfigError
 from asr.model.network import DeepSpeech2, Network
 from asr.model.recurrent import RecurrentLayer
-from asr.tokenizer import BLANK_ID
+from asr.training.augment import Features, spec_augment
 from asr.training.data import TrainingData
 
 
 class PlainNetwork(nn.Module):
-    """The shapes of ``asr.model.DeepSpeech2`` in torch's own layers.
+    """The shapes of ``asr.model.network.DeepSpeech2`` in torch's own layers.
 
     Raises:
         ConfigError: the config has another encoder, or parts that torch has no layer for.

@@ -19,15 +19,14 @@ import soundfile
 import torch
 from torch import Tensor
 
-from asr import manifest as manifests
 from asr.bench.plain import PlainTrainer
 from asr.bench.transcription import made_up
 from asr.config import ModelConfig, RunConfig
+from asr.data import manifest as manifests
+from asr.data.manifest import Utterance
 from asr.errors import ConfigError
-from asr.manifest import Utterance
-from asr.model import Network
 from asr.model.conv import strided
-from asr.model.network import DeepSpeech2
+from asr.model.network import DeepSpeech2, Network
 from asr.model.recurrent import RecurrentLayer
 from asr.model.tdnn import WindowLayer, WindowNetwork
 from asr.runtime import hardware

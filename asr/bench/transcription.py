@@ -17,20 +17,20 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from asr import audio
-from asr.audio import Wave
 from asr.batch import Features, extract
-from asr.checkpoint import AcousticModel, build_model
 from asr.config import RunConfig
+from asr.data import audio
+from asr.data.audio import Wave
+from asr.data.manifest import Channel
+from asr.data.text import normalize
+from asr.data.tokenizer import CharTokenizer
 from asr.decode.choose import Decoder
 from asr.decode.types import LogProbs
 from asr.infer import log_probs, pipeline, prepared
-from asr.manifest import Channel
+from asr.model.checkpoint import AcousticModel, build_model
 from asr.model.contract import AnyNetwork
 from asr.scoring.compare import Comparison, compare
 from asr.scoring.transcripts import Facts
-from asr.text import normalize
-from asr.tokenizer import CharTokenizer
 
 #: the parts that a second of work is counted under
 PARTS = ("reading", "features", "network", "decoding")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from asr.commands.console import print_json, print_result, shown
 from asr.commands.options import Json
-from asr.console import print_json, print_result, shown
 
 
 def info(

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from asr.commands.console import audio_bar, print_json, print_result, say, shown
 from asr.commands.options import Device, Json, ModelPath, Threads, naming_failures
-from asr.console import audio_bar, print_json, print_result, say, shown
 from asr.errors import AsrError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from asr.align import Aligned
-    from asr.checkpoint import AcousticModel
-    from asr.manifest import Manifest
+    from asr.data.manifest import Manifest
+    from asr.model.checkpoint import AcousticModel
     from asr.outputs import Targets
 
 Row = tuple[str, "Aligned | DataError"]
@@ -104,7 +104,7 @@ def _inputs(source: Path, text: Path | None) -> tuple[str, Manifest | None]:
         if source.suffix.lower() in (".jsonl", ".json"):
             raise ConfigError("--text is the text of one recording; a manifest has its texts itself")
         return read_text(text), None
-    from asr import manifest as manifests
+    from asr.data import manifest as manifests
 
     try:
         return "", manifests.read(source)
@@ -117,7 +117,7 @@ def _inputs(source: Path, text: Path | None) -> tuple[str, Manifest | None]:
 def _load(model: Path, device: str, threads: int | None, resample: bool) -> AcousticModel:
     from dataclasses import replace
 
-    from asr.checkpoint import load_model
+    from asr.model.checkpoint import load_model
     from asr.runtime import find_device, use_threads
 
     use_threads(threads)

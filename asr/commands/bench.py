@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from asr.commands.console import print_json, print_result, shown
 from asr.commands.options import Json, Lm, Threads
-from asr.console import print_json, print_result, shown
 from asr.errors import CheckpointError, ConfigError
 from asr.heartbeat import heartbeat
-from asr.wer import format_ends, percent
+from asr.scoring.wer import format_ends, percent
 
 if TYPE_CHECKING:
     from asr.bench.training import Measured as Trained
     from asr.bench.transcription import Item, Measured
-    from asr.checkpoint import AcousticModel
-    from asr.manifest import Channel
+    from asr.data.manifest import Channel
+    from asr.model.checkpoint import AcousticModel
 
 app = typer.Typer(help="How fast things go on this machine, and where the time goes.")
 
@@ -87,7 +87,7 @@ def train(
 
     from asr import config as configs
     from asr.bench import training as bench_train
-    from asr.catalogue import find_config
+    from asr.corpora.catalogue import find_config
 
     settings = [*(set_ or ())]
     settings += [] if threads is None else [f"train.threads={threads}"]
@@ -131,8 +131,8 @@ def _model(name: str) -> tuple[AcousticModel, Path | None]:
     """The model of a folder, and the folder; or of a config, with random weights."""
     from asr import config as configs
     from asr.bench.transcription import random_model
-    from asr.catalogue import find_config
-    from asr.checkpoint import find_model, load_model
+    from asr.corpora.catalogue import find_config
+    from asr.model.checkpoint import find_model, load_model
 
     try:
         return load_model(name), find_model(name)

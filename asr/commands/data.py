@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from asr.commands.console import print_json, print_result, print_table, say, shown
 from asr.commands.options import Json
-from asr.console import print_json, print_result, print_table, say, shown
 from asr.errors import AsrError, ConfigError, os_reason
 
 
 def recipes(as_json: Json = False) -> None:
     """List the recipes and importers: dataset, hours, licence; then the configs and subsets of each."""
-    from asr.catalogue import find_recipe, recipe_configs, recipe_names
+    from asr.corpora.catalogue import find_recipe, recipe_configs, recipe_names
     from asr.corpora.importers import IMPORTERS
 
     found = [find_recipe(name) for name in recipe_names()]
@@ -70,10 +70,10 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Turn a corpus into manifests: download, check, extract, write. Rows that cannot be used: named, exit code 1."""
-    from asr.catalogue import find_recipe
+    from asr.corpora.catalogue import find_recipe
     from asr.corpora.finish import TextOptions
     from asr.corpora.finish import prepare as prepare_data
-    from asr.prepare import Request
+    from asr.corpora.recipe import Request
 
     texts = TextOptions(normalization, tokenizer, vocab_size)
     found, _ = find_recipe(recipe)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asr.commands.console import check_target, print_json, print_result
 from asr.commands.options import Json
-from asr.console import check_target, print_json, print_result
 from asr.errors import ConfigError
 from asr.heartbeat import heartbeat
 
@@ -46,7 +46,7 @@ def doctor(
     for target in [*where.values(), *([picture] if picture else [])]:
         check_target(target)
     if picture is not None:
-        from asr.picture import check
+        from asr.scoring.picture import check
 
         check(picture)
     with _bars() as progress:
@@ -75,7 +75,7 @@ def _expected(config: str | None, settings: list[str], model: Path | None, manif
         return of_model(model)
     if config is not None:
         from asr import config as configs
-        from asr.catalogue import find_config
+        from asr.corpora.catalogue import find_config
         from asr.doctor.expected import of_config
         from asr.doctor.rows import role_of
 

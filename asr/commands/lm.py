@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asr.console import check_apart, check_target, print_json, print_result, say, shown
+from asr.commands.console import check_apart, check_target, print_json, print_result, say, shown
 from asr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -119,13 +119,14 @@ def _train_rnn(
     given: dict[str, Any],
     as_json: bool,
 ) -> None:
+    from asr.data.tokenizer import find_tokenizer, read_tokenizer
     from asr.lm.files import read_lines
-    from asr.tokenizer import find_tokenizer, read_tokenizer
 
     if tokenizer is not None and subwords is not None:
         raise ConfigError("--tokenizer and --subwords are two ways to come to tokens; choose one")
     known = None if tokenizer is None else read_tokenizer(find_tokenizer(tokenizer))
-    from asr.lm import rnn_text, rnn_train
+    from asr.lm.neural import text as rnn_text
+    from asr.lm.neural import train as rnn_train
 
     shape, how = rnn_train.configs(settings, **given)
     with _lines_bar("reading text") as read:
@@ -150,8 +151,8 @@ def perplexity(lm: AnyModel, texts: Texts, tokenizer: Tokens = None, as_json: Js
 
     result: Any
     if lm.is_dir():
-        from asr.lm import rnn_perplexity
-        from asr.lm.rnn_folder import load_rnn
+        from asr.lm.neural import perplexity as rnn_perplexity
+        from asr.lm.neural.folder import load_rnn
 
         if tokenizer is not None:
             raise ConfigError("a neural model has a tokenizer of its own; leave out --tokenizer", key="tokenizer")
@@ -253,8 +254,8 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Draw texts from a neural language model, to read what it has learnt."""
-    from asr.lm import rnn
-    from asr.lm.rnn_folder import load_rnn
+    from asr.lm.neural import network as rnn
+    from asr.lm.neural.folder import load_rnn
 
     texts = rnn.sample(load_rnn(lm), num, temperature=temperature, prefix=prefix, seed=seed, longest=longest)
     if as_json:
@@ -274,8 +275,8 @@ def _print_model(model: NgramModel, out: Path, as_json: bool) -> None:
 @contextmanager
 def _lines(texts: Sequence[Path], tokenizer: Path | None) -> Iterator[Iterator[str]]:
     """The lines of texts; of their tokens, where there is a tokenizer, and what that leaves out is said at the end."""
+    from asr.data.tokenizer import find_tokenizer, read_tokenizer
     from asr.lm.files import as_tokens, read_lines
-    from asr.tokenizer import find_tokenizer, read_tokenizer
 
     if tokenizer is None:
         yield read_lines(texts)

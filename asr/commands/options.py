@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asr.console import say
+from asr.commands.console import say
 from asr.errors import ConfigError, nearest
 
 ModelPath = Annotated[
@@ -93,7 +93,7 @@ def recognizer(
     ``resample``: manifests may hold audio of another rate than the model's.
     """
     asked.check()
-    from asr.checkpoint import find_model
+    from asr.model.checkpoint import find_model
 
     find_model(model)
     from asr.runtime import use_threads

@@ -9,6 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asr.commands import options
+from asr.commands.console import (
+    audio_bar,
+    check_apart,
+    check_target,
+    file_bar,
+    print_json,
+    print_result,
+    say,
+    shown,
+    write_lines,
+)
 from asr.commands.options import (
     Alpha,
     Asked,
@@ -29,23 +40,12 @@ from asr.commands.options import (
     Threads,
     naming_failures,
 )  # fmt: skip
-from asr.console import (
-    audio_bar,
-    check_apart,
-    check_target,
-    file_bar,
-    print_json,
-    print_result,
-    say,
-    shown,
-    write_lines,
-)
 from asr.errors import ConfigError
 
 if TYPE_CHECKING:
+    from asr.data.manifest import Manifest
     from asr.evaluate import Evaluation
-    from asr.manifest import Manifest
-    from asr.wer import Score
+    from asr.scoring.wer import Score
 
 By = Annotated[
     list[str] | None,
@@ -102,11 +102,11 @@ def evaluate(
     threads: Threads = None,
 ) -> None:
     """Measure a model's WER and CER on a manifest."""
-    from asr import manifest as manifests
+    from asr.data import manifest as manifests
+    from asr.data.text import check_profile
     from asr.scoring.tables import check_fields
     from asr.scoring.transcripts import Facts
-    from asr.text import check_profile
-    from asr.wer import find_alignment
+    from asr.scoring.wer import find_alignment
 
     if as_json and markdown:
         raise ConfigError("--json and --markdown are two forms of one result; choose one")
@@ -127,7 +127,7 @@ def evaluate(
     search = {"beam_width": beam, "alpha": alpha, "beta": beta}
     asked = Asked(decoder, lm, hotwords or [], search, backend, lexicon, confidence, rescore, rescore_weight)
     if report is not None:
-        from asr.picture import check
+        from asr.scoring.picture import check
 
         check(Path("report.png"))  # before the work: pictures need matplotlib
     recognizer = options.recognizer(model, device, threads, resample, asked, precision)
@@ -185,7 +185,7 @@ def score(
     """Score hypotheses against references, paired by utterance id or line by line; no model needed."""
     from asr.scoring.pairing import find_pair
     from asr.scoring.tables import check_fields, commonest_errors, tables
-    from asr.wer import find_alignment, score_files
+    from asr.scoring.wer import find_alignment, score_files
 
     how = find_alignment(alignment)
     _check_report(report, worst)
@@ -225,7 +225,7 @@ def compare(
     """Compare two systems on the same references: is one better, or is it chance?"""
     from asr.scoring.compare import compare_files, conclusion, format_comparison
     from asr.scoring.pairing import find_pair
-    from asr.wer import find_alignment
+    from asr.scoring.wer import find_alignment
 
     if len(files) not in (2, 3):
         raise ConfigError(f"compare takes two files of hypotheses, after one of references or not; got {len(files)}")
@@ -251,7 +251,7 @@ def _told(line: str) -> None:
 
 def _print_score(result: Score, by: Sequence[str], conditions: str) -> None:
     from asr.scoring.tables import commonest_errors, format_errors, format_table, tables
-    from asr.wer import format_score
+    from asr.scoring.wer import format_score
 
     print_result(format_score(result))
     if conditions:

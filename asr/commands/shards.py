@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from asr.commands.console import file_bar, print_json, print_result, say, shown
 from asr.commands.options import Json
-from asr.console import file_bar, print_json, print_result, say, shown
 
 
 def shard(
@@ -18,8 +18,8 @@ def shard(
     as_json: Json = False,
 ) -> None:
     """Pack the audio of a manifest into tar files (WebDataset), with a manifest of them. Run again, it goes on."""
-    from asr import manifest as manifests
-    from asr.sharding import write_shards
+    from asr.data import manifest as manifests
+    from asr.data.sharding import write_shards
 
     read = manifests.read(manifest)
     with file_bar(None, "tar files") as advance:

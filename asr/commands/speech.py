@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asr.commands import options
+from asr.commands.console import check_target, print_json, print_result, say, shown, speed_bar
 from asr.commands.options import (
     Alpha,
     Asked,
@@ -31,7 +32,6 @@ from asr.commands.options import (
     Threads,
     naming_failures,
 )  # fmt: skip
-from asr.console import check_target, print_json, print_result, say, shown, speed_bar
 from asr.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def transcribe(
     if end is not None and end <= start:
         raise ConfigError(f"--end {end:g} is not after --start {start:g}")
     if picture is not None:
-        from asr.picture import check
+        from asr.scoring.picture import check
 
         check(picture)
         check_target(picture)
@@ -160,7 +160,7 @@ def transcribe(
         if as_json:
             print_json({"transcripts": output.documents, "failed": failed, "model": str(model)})
         if picture is not None and any(_label(one) not in failed for one in todo):
-            from asr.picture import draw
+            from asr.scoring.picture import draw
 
             drawn = next(one for one in todo if _label(one) not in failed)
             draw(recognizer, drawn, picture)
@@ -263,7 +263,7 @@ def _why(one: Input, why: str) -> str:
 
 def _seconds(inputs: Sequence[Input]) -> float | None:
     """How much audio there is, for the progress bar; None where a header does not say, or there are too many to ask."""
-    from asr.audio import info
+    from asr.data.audio import info
     from asr.errors import AsrError
     from asr.sound.ffmpeg import SUFFIXES as FFMPEG_SUFFIXES
 

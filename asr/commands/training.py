@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from asr.console import print_result, say, shown, training_bar
+from asr.commands.console import print_result, say, shown, training_bar
 from asr.errors import AsrError, ConfigError
 
 if TYPE_CHECKING:
-    from asr.progress import Report
+    from asr.training.progress import Report
 
 
 def train(
@@ -53,7 +53,7 @@ def train(
         raise ConfigError("train needs CONFIG, --data DIR and --out RUN; or --resume RUN")
     from asr import config as configs
     from asr import train as training
-    from asr.catalogue import find_config
+    from asr.corpora.catalogue import find_config
     from asr.training.distributed import has_others, is_said, starts_first
 
     quiet: AbstractContextManager[Any] = nullcontext(lambda values: None)
@@ -102,8 +102,8 @@ def _check_batch(max_batch_seconds: str) -> None:
 
 def _find_lr(config: str, data: Path, settings: list[str]) -> None:
     from asr import config as configs
-    from asr.catalogue import find_config
     from asr.commands.bench import bar
+    from asr.corpora.catalogue import find_config
     from asr.training.lr_finder import find_lr
 
     with bar("learning rates") as advance:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from asr.commands.console import audio_bar, check_target, print_json, print_result, say, shown
 from asr.commands.options import Device, Json, ModelPath, Threads, naming_failures, with_resampling
-from asr.console import audio_bar, check_target, print_json, print_result, say, shown
 from asr.errors import AsrError
 from asr.files import cache_folder
 from asr.heartbeat import heartbeat
@@ -18,9 +18,9 @@ from asr.heartbeat import heartbeat
 if TYPE_CHECKING:
     from asr.decode.settings import BeamConfig
     from asr.decode.tuned import Rescore
-    from asr.lm.rnn import RnnModel
-    from asr.rescore import Rescoring
-    from asr.tune import Point, Tuning
+    from asr.lm.neural.network import RnnModel
+    from asr.tuning.rescore import Rescoring
+    from asr.tuning.tune import Point, Tuning
 
 
 def tune(
@@ -39,11 +39,11 @@ def tune(
     threads: Threads = None,
 ) -> None:
     """Find the beam search's weights and widths for a model and a language model, and save them with the model."""
-    from asr import manifest as manifests
-    from asr.checkpoint import find_model
+    from asr.data import manifest as manifests
+    from asr.data.text import normalize
     from asr.decode.tuned import FILE, keep_lm
     from asr.lm import ngram
-    from asr.text import normalize
+    from asr.model.checkpoint import find_model
 
     rows = manifests.read(manifest)
     folder = find_model(model)
@@ -51,11 +51,11 @@ def tune(
         check_target(folder / FILE)
     language_model = ngram.load(lm)
     neural = None if rescore is None else _neural(rescore, nbest)
-    from asr.recordings.emissions import emissions
     from asr.runtime import use_threads
     from asr.transcribe import Recognizer
-    from asr.tune import decoder_to_tune
-    from asr.tune import tune as search
+    from asr.tuning.emissions import emissions
+    from asr.tuning.tune import decoder_to_tune
+    from asr.tuning.tune import tune as search
 
     use_threads(threads)
     loaded = Recognizer.load(model, device, decoder="greedy", precision="fp32").model
@@ -63,7 +63,7 @@ def tune(
     texts = {u.id: normalize(u.text, loaded.text.normalization) for u in rows}
     decoder = decoder_to_tune(loaded.tokenizer, list(texts.values()), language_model)
     if neural is not None and rescore is not None:
-        from asr.rescore import check_fits
+        from asr.tuning.rescore import check_fits
 
         check_fits(neural[0], loaded.tokenizer, rescore)
     with audio_bar(rows.duration_s) as advance:
@@ -93,7 +93,7 @@ def tune(
 def _neural(path: Path, nbest: int) -> tuple[RnnModel, Rescore]:
     """The neural model, and what is known of it before its weights are tuned."""
     from asr.decode.tuned import Rescore
-    from asr.lm.rnn_folder import WEIGHTS, find_rnn, load_rnn
+    from asr.lm.neural.folder import WEIGHTS, find_rnn, load_rnn
 
     model = load_rnn(path)
     size = (find_rnn(path) / WEIGHTS).stat().st_size
@@ -105,7 +105,7 @@ def _rescoring(
     threads: int | None,
 ) -> tuple[Rescoring, BeamConfig]:  # fmt: skip
     """What rescoring gives, and the search whose texts it looks at."""
-    from asr.rescore import tune_rescoring, wider
+    from asr.tuning.rescore import tune_rescoring, wider
 
     assert tuning.best is not None  # a finished search has one
     config = tuning.best.config.model_copy(update=wider(tuning.best.config))
@@ -147,7 +147,7 @@ def _save(
 def _keep_neural(folder: Path, how: Rescore) -> Rescore:
     """Copies the neural model into the model folder, where it is not there already."""
     from asr.decode.tuned import NEURAL_LM
-    from asr.lm.rnn_folder import copy_rnn
+    from asr.lm.neural.folder import copy_rnn
 
     place, own = Path(how.model).resolve(), folder.resolve()
     if not place.is_relative_to(own):

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from asr.data.text import AS_PREPARED, NORMALIZATIONS
 from asr.errors import nearest
-from asr.text import AS_PREPARED, NORMALIZATIONS
 
 
 class Stage(BaseModel):

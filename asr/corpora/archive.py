@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from asr.corpora.remote import byte_bar, check_space, gigabytes
+from asr.download.remote import byte_bar, check_space, gigabytes
 from asr.errors import DataError, os_reason
 from asr.files import is_hidden, write_json
 

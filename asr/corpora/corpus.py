@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from asr.corpora.archive import is_unpacked, unpack
-from asr.corpora.remote import Remote, verify
+from asr.corpora.recipe import Recipe, Request
 from asr.corpora.sources import check_room, obtain, removed_if_damaged
+from asr.download.remote import Remote, verify
 from asr.errors import ConfigError, DataError
 from asr.files import folders_in, is_hidden, visible
-from asr.prepare import Recipe, Request
 
 log = logging.getLogger(__name__)
 

@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
-from asr import header as headers
-from asr import manifest as manifests
+from asr.corpora.recipe import Prepared, Recipe, Request, perform, same, shortfall
+from asr.data import manifest as manifests
+from asr.data import prepared as headers
+from asr.data.manifest import Utterance
+from asr.data.prepared import Header
+from asr.data.text import check_profile, has_digits, normalize, spoken_signs_lost
+from asr.data.tokenizer import FILE as TOKENIZER_FILE
+from asr.data.tokenizer import SubwordKind, SubwordTokenizer, read_tokenizer
 from asr.doctor.characters import find_markup, shown
 from asr.errors import CheckpointError, ConfigError, DataError, os_reason
 from asr.files import write_json
-from asr.header import Header
-from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, perform, same, shortfall
-from asr.text import check_profile, has_digits, normalize, spoken_signs_lost
-from asr.tokenizer import FILE as TOKENIZER_FILE
-from asr.tokenizer import SubwordKind, SubwordTokenizer, read_tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from asr import audio
 from asr.corpora.archive import bytes_in, is_unpacked
+from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
 from asr.corpora.sources import check_room, chosen_files, local_copy, unpack_file, unpacked_in
+from asr.data import audio
+from asr.data.lines import numbered_lines
+from asr.data.manifest import Utterance
 from asr.errors import DataError
 from asr.files import files_below
 from asr.heartbeat import counted
-from asr.lines import numbered_lines
-from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, write_splits
 
 log = logging.getLogger(__name__)
 

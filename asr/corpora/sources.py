@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from asr.corpora.archive import DamagedArchive, unpack
-from asr.corpora.fetch import fetch, mirror_folder
-from asr.corpora.remote import Remote, check_space, gigabytes, verify
+from asr.corpora.recipe import Recipe, Request
+from asr.download.fetch import fetch, mirror_folder
+from asr.download.remote import Remote, check_space, gigabytes, verify
 from asr.errors import ConfigError, DataError, nearest
 from asr.files import visible
-from asr.prepare import Recipe, Request
 
 log = logging.getLogger(__name__)
 

@@ -26,12 +26,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from asr.data.tokenizer import BLANK_ID
 from asr.decode.prefixes import PrefixTree
 from asr.decode.settings import BeamConfig
 from asr.decode.tables import LEAST_SCALE, TOKEN_FUSION, Floats, SearchTables
 from asr.decode.types import LogProbs, Span
 from asr.decode.viterbi import allowed, spans_of
-from asr.tokenizer import BLANK_ID
 
 #: a text in the beam: its prefix, acoustic log-probability, score of everything else, and the prefix to align, which is
 #: longer where an open word was left out

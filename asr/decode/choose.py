@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.config import parse
+from asr.data.tokenizer import Tokenizer
 from asr.decode.decoder import Backend, BeamDecoder
 from asr.decode.greedy import greedy
 from asr.decode.settings import BeamConfig
@@ -15,7 +16,6 @@ from asr.decode.tuned import FILE, lm_path, read_tuned
 from asr.decode.types import Hypothesis, LogProbs
 from asr.errors import ConfigError, nearest
 from asr.lm import ngram
-from asr.tokenizer import Tokenizer
 
 DECODERS = ("greedy", "beam")
 #: a language model's path that means: none, whatever was tuned

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from asr.data.tokenizer import Tokenizer
 from asr.decode.beam import Final, NumpySearch
 from asr.decode.confidence import word_shares
 from asr.decode.fusion import FusionSearch, TokenModel
@@ -22,7 +23,6 @@ from asr.decode.settings import BeamConfig
 from asr.decode.tables import TOKEN_FUSION, LanguageModel, build_tables, fusion_of, pieces_of, reweighted
 from asr.decode.types import Hypothesis, LogProbs, Span, SpanColumns, check_log_probs
 from asr.errors import ConfigError, nearest
-from asr.tokenizer import Tokenizer
 
 #: utterances that a thread decodes at a time; numpy's are searched in lockstep
 _BLOCK = {"numba": 8, "numpy": 32}
@@ -56,7 +56,7 @@ def _check_tokens(model: TokenModel, tokenizer: Tokenizer) -> None:
 class BeamDecoder:
     """A CTC prefix beam search with its tables built once; used for any number of utterances, from any thread.
 
-    >>> from asr.tokenizer import CharTokenizer
+    >>> from asr.data.tokenizer import CharTokenizer
     >>> decoder = BeamDecoder(CharTokenizer(("a", "b")), backend="numpy")
     >>> decoder.decode(np.log(np.array([[0.4, 0.6, 0.0], [0.5, 0.3, 0.2]], np.float32).clip(1e-30)))[0].text
     'a'
@@ -101,7 +101,7 @@ class BeamDecoder:
         #: whole utterances at once, where it is compiled and nothing but the best texts of the beam is asked for
         self._whole: Callable[[Sequence[LogProbs], int], list[Any]] | None = None
         if self.backend == "numba":
-            from asr.decode._search_numba import NumbaSearches
+            from asr.decode.compiled.search import NumbaSearches
 
             searches = NumbaSearches(self.tables, self.config)
             self._new_search = searches

@@ -21,11 +21,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from asr.data.tokenizer import BLANK_ID
 from asr.decode.beam import NumpySearch
 from asr.decode.prefixes import Nodes, Places, PrefixTree
 from asr.decode.settings import BeamConfig
 from asr.decode.tables import TOKEN_FUSION, Floats, Ints, SearchTables
-from asr.tokenizer import BLANK_ID
 
 #: the end of a sentence among a token model's ids: the blank's, which no text has
 END = BLANK_ID

@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from asr.data.tokenizer import BLANK_ID, WORD_START, Tokenizer
 from asr.decode.types import Hypothesis, LogProbs, Span, SpanColumns, TimedWord, check_log_probs
-from asr.tokenizer import BLANK_ID, WORD_START, Tokenizer
 
 #: when each step of an utterance begins, and when it ends, in seconds
 Clock = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]

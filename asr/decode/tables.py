@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from asr.data.tokenizer import BLANK_ID, WORD_START, Tokenizer
 from asr.decode.settings import BeamConfig
 from asr.errors import ConfigError
 from asr.lm.model import no_ngrams
-from asr.tokenizer import BLANK_ID, WORD_START, Tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from operator import add
 import numpy as np
 import numpy.typing as npt
 
+from asr.data.tokenizer import BLANK_ID
 from asr.decode.types import LogProbs, Span
-from asr.tokenizer import BLANK_ID
 
 
 def spans_of(

@@ -1,7 +1,7 @@
 """What is wrong with the data, before it costs a run: ``examine(manifests) -> Report``.
 
-It looks at every row and every audio header, and with ``deep`` at every sample; rows that ``asr.manifest.read`` would
-refuse are findings here. ``docs/doctor.md`` lists what it finds.
+It looks at every row and every audio header, and with ``deep`` at every sample; rows that ``asr.data.manifest.read``
+would refuse are findings here. ``docs/doctor.md`` lists what it finds.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.config import AudioConfig
+from asr.data.text import has_digits
+from asr.data.tokenizer import CharTokenizer, Tokenizer
 from asr.doctor.characters import shown
 from asr.doctor.findings import Findings, Loaded, Row
 from asr.doctor.sound import Header, Sound
-from asr.text import has_digits
-from asr.tokenizer import CharTokenizer, Tokenizer
 
-#: what ``asr.audio`` and ``asr.batch`` allow a rounded duration and a codec's padding
+#: what ``asr.data.audio`` and ``asr.batch`` allow a rounded duration and a codec's padding
 SLACK_S = 0.02
 _RARE_ROWS, _RARE_FROM_ROWS = 3, 500
 #: more than any file has, and still a whole number of 64 bits

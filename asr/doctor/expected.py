@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from asr import bundles
-from asr import header as headers
-from asr.checkpoint import find_model, read_model_config
 from asr.config import AudioConfig, FeatureConfig, ModelConfig, RunConfig, TextConfig
 from asr.ctc import min_steps
+from asr.data import prepared as headers
+from asr.data.tokenizer import Tokenizer, read_tokenizer
 from asr.doctor.checks import Expected
 from asr.errors import CheckpointError, ConfigError
 from asr.features import FeatureExtractor
-from asr.model import steps_after
-from asr.tokenizer import Tokenizer, read_tokenizer
+from asr.model import bundles
+from asr.model.checkpoint import find_model, read_model_config
+from asr.model.network import steps_after
 
 
 def of_model(path: Path) -> Expected:

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from asr import header as headers
-from asr import manifest as manifests
+from asr.data import manifest as manifests
+from asr.data import prepared as headers
+from asr.data.manifest import Utterance
+from asr.data.tokenizer import FILE as TOKENIZER_FILE
 from asr.doctor.characters import check_characters, mended
 from asr.doctor.findings import Findings, Loaded, Row
 from asr.doctor.report import Report
 from asr.errors import DataError, os_reason
 from asr.files import open_atomic, write_bytes
-from asr.manifest import Utterance
-from asr.tokenizer import FILE as TOKENIZER_FILE
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from asr.data.manifest import Utterance
 from asr.doctor.characters import shown
 from asr.doctor.checks import SLACK_S
 from asr.doctor.findings import Findings, Loaded, Row
 from asr.doctor.sound import Header
-from asr.manifest import Utterance
 
 #: of five words and 20 characters: spelled names and short commands repeat by nature
 _LONG_TEXT_WORDS, _LONG_TEXT = 5, 20

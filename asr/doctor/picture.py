@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from asr.doctor.report import Report
 from asr.errors import AsrError, DataError, os_reason
-from asr.picture import check
+from asr.scoring.picture import check
 
 Values = npt.NDArray[np.float64]
 

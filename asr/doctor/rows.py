@@ -1,4 +1,4 @@
-"""Reading manifests that ``asr.manifest.read`` may refuse: every bad row is a finding, the others are rows."""
+"""Reading manifests that ``asr.data.manifest.read`` may refuse: every bad row is a finding, the others are rows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from asr import manifest as manifests
+from asr.data import manifest as manifests
+from asr.data.manifest import Manifest, Utterance
+from asr.data.text import normalize
 from asr.doctor.findings import Findings, Loaded, Row
 from asr.errors import DataError
-from asr.manifest import Manifest, Utterance
-from asr.text import normalize
 
 _ROLES = {"train": "train", "training": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev",
           "test": "test", "eval": "test"}  # fmt: skip

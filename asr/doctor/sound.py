@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from asr import audio, shards
+from asr.data import audio, shards
+from asr.data.manifest import Channel
 from asr.errors import DataError
-from asr.manifest import Channel
 from asr.sound.reader import Reader, one_channel
 
 #: a header is 70 to 120 microseconds of computing, most of it under Python's lock; four threads hide a slow disk

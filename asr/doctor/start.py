@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterable, Sequence
 
 from asr.config import AudioConfig
+from asr.data.manifest import Manifest
 from asr.doctor import checks, overlap, pairs
 from asr.doctor.characters import check_characters
 from asr.doctor.findings import Findings
 from asr.doctor.rows import from_manifest
 from asr.doctor.sound import Header, read_headers
 from asr.errors import DataError, command
-from asr.manifest import Manifest
 
 #: Headers read at the start: all of a corpus of this many files (a second or two), else so many spread over it.
 MOST_HEADERS, SOME_HEADERS = 20_000, 2_000

@@ -83,8 +83,8 @@ class _Reader:
         self.counts: list[int] = []
 
     def read(self) -> NgramModel:
-        from asr.lm import _arpa_numba as kernel
-        from asr.lm._ngram_numba import resolve_suffixes
+        from asr.lm.compiled import arpa as kernel
+        from asr.lm.compiled.ngram import resolve_suffixes
 
         self._read_counts()
         self._expect_header(1)
@@ -222,7 +222,7 @@ class _Reader:
         return known, ends[:num_words], log_probs[: num_words + 1], backoffs[: num_words + 1]
 
     def _vocabulary(self, starts: Any, ends: Any) -> bytes:
-        from asr.lm._arpa_numba import copy_words
+        from asr.lm.compiled.arpa import copy_words
 
         starts, ends = starts[3:], ends[3:]
         others = np.empty(int((ends - starts + 1).sum()), np.uint8)
@@ -238,7 +238,7 @@ class _Reader:
 
     def _refuse(self, code: int, order: int) -> NoReturn:
         """Says what is wrong with the line at which a kernel stopped."""
-        from asr.lm import _arpa_numba as kernel
+        from asr.lm.compiled import arpa as kernel
 
         at = min(self.at, len(self.content) - 1)
         self._line_start = self.content.rfind(b"\n", 0, at) + 1 if self.at < len(self.content) else len(self.content)

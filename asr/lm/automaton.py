@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from asr.lm._ngram_numba import insert_all
+from asr.lm.compiled.ngram import insert_all
 from asr.lm.model import Floats, Ints, NgramArrays, table_slots
 
 

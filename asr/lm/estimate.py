@@ -129,7 +129,7 @@ class _Trie:
 
 def _count(lines: Iterable[str], order: int, skip_symbols: bool, progress: Watcher | None) -> tuple[list[str], _Trie]:
     """The words by id, and how often every n-gram up to ``order`` occurs."""
-    from asr.lm._ngram_numba import count_ngrams, insert_all, link_counted
+    from asr.lm.compiled.ngram import count_ngrams, insert_all, link_counted
 
     ids = _Ids({UNK: 0, BEGIN: 1, END: 2})
     keys, nodes = np.full(1 << 16, -1, np.int64), np.zeros(1 << 16, np.int32)
@@ -311,8 +311,8 @@ def _assemble(
     log_probs_n: Doubles, backoffs_n: Doubles, unk_log_prob: float,
 ) -> NgramModel:  # fmt: skip
     """The model of the n-grams that stay, renumbered: unigrams by word, then order by order as they were met."""
-    from asr.lm._ngram_numba import resolve_suffixes
     from asr.lm.automaton import assemble
+    from asr.lm.compiled.ngram import resolve_suffixes
 
     new_word = np.zeros(len(words), np.int64)
     new_word[kept_words] = np.arange(len(kept_words))

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from asr import manifest
+from asr.data import manifest
+from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.errors import AsrError, DataError, os_reason
 from asr.files import open_atomic
-from asr.tokenizer import WORD_START, Tokenizer
 
 STDIN = Path("-")
 

@@ -169,7 +169,7 @@ def _interpolated(
 
 def _link_suffixes(arrays: NgramArrays, contexts_n: Ints, words_n: Ints, counts: Sequence[int]) -> None:
     """The longest proper suffix of each n-gram that there is; then the longest that is a state."""
-    from asr.lm._ngram_numba import resolve_suffixes
+    from asr.lm.compiled.ngram import resolve_suffixes
 
     for at in _by_order(counts)[1:]:
         suffixes, words = arrays.suffixes[contexts_n[at]].astype(np.int64), words_n[at]
@@ -225,7 +225,7 @@ def best_weights(models: Sequence[NgramModel], lines: Iterable[str]) -> list[flo
 def _token_probs(models: Sequence[NgramModel], lines: Iterable[str]) -> Doubles:
     """The probability of each token of a text, ends of sentences included, under each model; 0 where it is unknown.
     Tokens unknown to all are left out. Shapes: m x t."""
-    from asr.lm._ngram_numba import score_ids
+    from asr.lm.compiled.ngram import score_ids
 
     ids_m: list[list[int]] = [[] for _ in models]
     for line in lines:

@@ -68,7 +68,7 @@ def perplexity(model: NgramModel, lines: Iterable[str]) -> Perplexity:
     Raises:
         DataError: there is no line.
     """
-    from asr.lm._ngram_numba import score_ids
+    from asr.lm.compiled.ngram import score_ids
 
     totals = np.zeros(2)
     sentences = words = unknown = 0

@@ -1,15 +1,1 @@
 """The acoustic model: convolutions, an encoder, a linear output; log-probabilities out."""
-
-from asr.config import ModelConfig
-from asr.model.mlp import WindowMlp
-from asr.model.network import DeepSpeech2, Network, describe, steps_after
-from asr.model.tdnn import TimeDelayNetwork
-
-__all__ = ["DeepSpeech2", "Network", "TimeDelayNetwork", "WindowMlp", "build_network", "describe", "steps_after"]
-
-_KINDS: dict[str, type[Network]] = {"recurrent": DeepSpeech2, "tdnn": TimeDelayNetwork, "mlp": WindowMlp}
-
-
-def build_network(cfg: ModelConfig, bins: int, vocabulary_size: int) -> Network:
-    """A new network of the kind that ``cfg.encoder`` names, with random weights (torch's generator draws them)."""
-    return _KINDS[cfg.encoder](cfg, bins, vocabulary_size)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.config import ConvConfig
-from asr.model.conv_grad import Convolution, pays
+from asr.model.cpu.conv_grad import Convolution, pays
 from asr.model.norm import Reduce
 
 

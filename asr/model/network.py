@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from asr.config import ModelConfig
 from asr.model.conv import ConvFrontEnd, step_mask
-from asr.model.dropout import Dropout
+from asr.model.cpu.dropout import Dropout
 from asr.model.recurrent import Lookahead, RecurrentLayer, reversal
 
 
@@ -85,7 +85,7 @@ class DeepSpeech2(Network):
 
     def add_layers(self, inputs: int) -> int:
         cfg = self.cfg
-        assert cfg.encoder == "recurrent", "asr.model.build_network makes the network that a config asks for"
+        assert cfg.encoder == "recurrent", "asr.model.build.build_network makes the network that a config asks for"
         self.layers = nn.ModuleList()
         for _ in range(cfg.layers):
             layer = RecurrentLayer(

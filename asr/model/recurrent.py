@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.model.gru import GruSequences
+from asr.model.cpu.gru import GruSequences
+from asr.model.cpu.tanh import TanhSequences
 from asr.model.norm import InputNorm
-from asr.model.tanh import TanhSequences
 
 GATES = {"tanh": 1, "gru": 3, "lstm": 4}
 #: cells whose backward pass is written out for CPU
@@ -100,7 +100,7 @@ class RecurrentLayer(nn.Module):
 
     def forward(self, x_bsi: Tensor, mask_bs: Tensor, reversal_bs: Tensor) -> Tensor:
         if self.cell == "gru" and self.training and x_bsi.device.type == "cpu":
-            from asr.model import gru_layer  # numba: 0.3 s that use has no need of
+            from asr.model.cpu import gru_layer  # numba: 0.3 s that use has no need of
 
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_bsi.dtype
             if gru_layer.can_run(self.hidden, dtype):
@@ -130,7 +130,7 @@ class RecurrentLayer(nn.Module):
 
     def _train_gru(self, x_bsi: Tensor, mask_bs: Tensor) -> Tensor:
         """The same in training on CPU, both directions at once."""
-        from asr.model import gru_layer
+        from asr.model.cpu import gru_layer
 
         ways, norms = self.directions, [d.norm for d in self.directions if d.norm is not None]
         shape = gru_layer.Shape(

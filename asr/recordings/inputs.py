@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from asr import manifest
+from asr.data import manifest
 from asr.errors import DataError
 from asr.files import files_below
 from asr.sound.reader import SUFFIXES

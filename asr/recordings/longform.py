@@ -19,15 +19,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from asr.audio import Wave
 from asr.batch import Features, extract
-from asr.checkpoint import AcousticModel
+from asr.data.audio import Wave
+from asr.data.tokenizer import BLANK_ID, Tokenizer
 from asr.decode.types import LogProbs
 from asr.infer import pipeline
+from asr.model.checkpoint import AcousticModel
 from asr.recordings.media import Stream
 from asr.recordings.pauses import Piece, cut
 from asr.recordings.speech import no_speech_prob
-from asr.tokenizer import BLANK_ID, Tokenizer
 from asr.transcript import Seam
 
 #: a pause as long as this ends a sentence: what follows is decoded anew

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from asr import manifest
+from asr.data import manifest
 from asr.errors import DataError, os_reason
 from asr.recordings.inputs import Input, Part, find_inputs
 from asr.sound.reader import LOWEST_HZ, Reader, Recording, Wave

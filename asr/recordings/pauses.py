@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from asr.audio import Wave
+from asr.data.audio import Wave
 
 Levels = npt.NDArray[np.float32]
 Marks = npt.NDArray[np.bool_]

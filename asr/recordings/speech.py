@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from asr.audio import Wave
+from asr.data.audio import Wave
+from asr.data.tokenizer import BLANK_ID
 from asr.decode.types import LogProbs
-from asr.tokenizer import BLANK_ID
 
 Floats = npt.NDArray[np.float32]
 Marks = npt.NDArray[np.bool_]

@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from asr.text import NORMALIZATIONS, normalize
+from asr.data.text import NORMALIZATIONS, normalize
 
 #: least expected number of a kind on a side that has none, so that its absence is no chance (under 5 %)
 _EXPECTED = 3

@@ -6,8 +6,8 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from asr.data.lines import numbered_lines
 from asr.errors import DataError
-from asr.lines import numbered_lines
 
 #: the columns of a table that has ids, and of one that has times and no ids, as Whisper writes it
 ID_COLUMNS = ("id", "utt_id", "utterance_id", "uttid", "utt", "key", "segment_id", "name", "file", "filename")

@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from asr.data.lines import one_line
+from asr.data.text import normalize
 from asr.errors import DataError
-from asr.lines import one_line
 from asr.scoring.alphabet import unlike_line
 from asr.scoring.bootstrap import Ends, Interval, percentile_ends, pooled, resampled_sums, unit_of
 from asr.scoring.matched_pairs import ENOUGH_SEGMENTS, MatchedPairs, matched_pairs
 from asr.scoring.pairing import Pair, Say, check_common, read_together
 from asr.scoring.transcripts import HYPOTHESES, REFERENCES, Facts, Transcripts, read, together
-from asr.text import normalize
-from asr.wer import Alignment, Score, align_all, format_ends, percent, score
+from asr.scoring.wer import Alignment, Score, align_all, format_ends, percent, score
 
 #: below this p the matched-pairs test speaks of a difference, as NIST has it
 SIGNIFICANT = 0.05

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import soundfile
 
-from asr.audio import Wave
 from asr.batch import load_wave
-from asr.checkpoint import AcousticModel
+from asr.data.audio import Wave
+from asr.data.manifest import Manifest
 from asr.errors import DataError
-from asr.manifest import Manifest
-from asr.picture import draw_png
+from asr.model.checkpoint import AcousticModel
+from asr.scoring.picture import draw_png
 from asr.scoring.report import Example
 
 
@@ -22,7 +22,7 @@ def examples(model: AcousticModel, manifest: Manifest, ids: Sequence[str]) -> It
     Audio is what the model hears: one channel at its rate. What cannot be read has a note of why.
 
     Raises:
-        AsrError: matplotlib is not installed (``asr.picture.check`` says so before the work).
+        AsrError: matplotlib is not installed (``asr.scoring.picture.check`` says so before the work).
     """
     wanted = set(ids)
     found = {u.id: u for u in manifest if u.id in wanted}

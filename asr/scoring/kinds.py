@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from asr.data.lines import numbered_lines
 from asr.errors import DataError
-from asr.lines import numbered_lines
 from asr.scoring.columns import ID_COLUMNS, REFERENCE_COLUMNS, TIMES_COLUMNS, header_of
 
 Kind = Literal["folder", "trn", "ctm", "stm", "rows", "document", "table", "srt", "vtt", "times", "labels", "plain"]

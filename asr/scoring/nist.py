@@ -18,9 +18,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import NamedTuple, Protocol
 
+from asr.data.lines import numbered_lines, unique_ids
 from asr.errors import DataError, os_reason
 from asr.files import open_atomic
-from asr.lines import numbered_lines, unique_ids
 
 #: marks of a sentence's start and end, as CMU Sphinx has them
 _SENTENCE = re.compile(r"\s*<s>\s*(.*?)\s*</s>\s*", re.DOTALL)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from asr.data.lines import numbered_lines
 from asr.errors import DataError
-from asr.lines import numbered_lines
 from asr.scoring.nist import utterance_id
 
 #: marks of subtitles: italics, voices, colours, positions

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from asr.wer import align
+from asr.scoring.wer import align
 
 #: bins are narrow where the words are: a good model says most words with more than 0.9
 EDGES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)

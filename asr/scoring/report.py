@@ -16,7 +16,7 @@ from asr.errors import AsrError, os_reason
 from asr.files import open_atomic
 from asr.scoring.sclite import Aligned
 from asr.scoring.tables import Errors, Table, commonest_errors, tables, worst
-from asr.wer import Rate, Score, align_all, format_ends, percent
+from asr.scoring.wer import Rate, Score, align_all, format_ends, percent
 
 #: How the words of an alignment are marked; the mark tells them apart without their colour too.
 _CLASSES = {"equal": "c", "substitute": "s", "delete": "d", "insert": "i"}

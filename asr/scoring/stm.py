@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from asr.data.lines import numbered_lines
 from asr.errors import DataError
-from asr.lines import numbered_lines
 from asr.scoring.nist import Channels, CtmWord, special
 
 _LONGEST_S = 1e9

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from asr.data.lines import one_line
 from asr.errors import ConfigError, nearest
-from asr.lines import one_line
 from asr.scoring.bootstrap import Interval, bootstrap_interval, unit_of
 from asr.scoring.transcripts import Facts
-from asr.wer import Rate, Score, UtteranceScore, align_all, format_ends, percent, rate_of
+from asr.scoring.wer import Rate, Score, UtteranceScore, align_all, format_ends, percent, rate_of
 
 #: ends of the bins of ``length``: seconds where they are known of every utterance, else reference words
 SECONDS = (1, 2, 3, 5, 7, 10, 15, 20, 30)

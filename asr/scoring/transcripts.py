@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asr.data.lines import numbered_lines, unique_ids
 from asr.errors import DataError
-from asr.lines import numbered_lines, unique_ids
 from asr.scoring import nist, recordings
 from asr.scoring.columns import HYPOTHESIS_COLUMNS, ID_COLUMNS, PATH_COLUMNS, REFERENCE_COLUMNS, read_table
 from asr.scoring.kinds import OF_ONE_RECORDING, Kind, kind_of

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from asr import shards
+from asr.data import shards
 from asr.errors import DataError, os_reason
 from asr.sound import ffmpeg, mpeg, ogg
 from asr.sound.containers import MPEG_CODES, find_layout
@@ -51,7 +51,7 @@ class Reader(Recording):
     """Open a sound file; a context manager. ``format``: libsndfile's name of its format, or ``ffmpeg``.
 
     Args:
-        source: a path (also of a member of a tar file, ``asr.shards``), or the content of a file.
+        source: a path (also of a member of a tar file, ``asr.data.shards``), or the content of a file.
         where: its name in errors; default: the path.
 
     Raises:

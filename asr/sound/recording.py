@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from asr.data.manifest import Channel
 from asr.errors import DataError
-from asr.manifest import Channel
 from asr.sound.decoders import Decoder, Samples
 
 Wave = npt.NDArray[np.float32]

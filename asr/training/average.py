@@ -13,9 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asr.checkpoint import TrainableModel, find_model, load_trainable, model_tensors, save_model, set_model_tensors
 from asr.errors import CheckpointError, ConfigError
-from asr.progress import Validated
+from asr.model.checkpoint import (
+    TrainableModel,
+    find_model,
+    load_trainable,
+    model_tensors,
+    save_model,
+    set_model_tensors,
+)
+from asr.training.progress import Validated
 
 _EPOCH = re.compile(r"(?:best-)?epoch-(\d+)")
 

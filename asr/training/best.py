@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asr.checkpoint import TrainableModel, model_tensors, save_model
 from asr.config import RunConfig, TrainConfig
-from asr.progress import Progress, Validated
-from asr.run import RunFolder
+from asr.model.checkpoint import TrainableModel, model_tensors, save_model
 from asr.runtime import stable_seed
 from asr.training.data import TrainingData
+from asr.training.folder import RunFolder
+from asr.training.progress import Progress, Validated
+from asr.training.validate import Validation
 from asr.training.watchdog import diagnosis
-from asr.validate import Validation
 
 log = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ import torch
 
 from asr.batch import Batch, empty_batch, pad
 from asr.config import RunConfig
+from asr.data.manifest import Manifest
+from asr.data.targets import targets_of
+from asr.data.tokenizer import Tokenizer
 from asr.errors import DataError
 from asr.features import FeatureExtractor
-from asr.manifest import Manifest
-from asr.model import Network
+from asr.model.network import Network
 from asr.runtime import generator, stable_seed
-from asr.targets import targets_of
-from asr.tokenizer import Tokenizer
 from asr.training.views import Views
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from asr.batch import Batch
 from asr.errors import ConfigError
 from asr.files import write_json
 from asr.heartbeat import heartbeat
-from asr.model import Network
+from asr.model.network import Network
 from asr.model.norm import Reduce
 from asr.training.data import Planned, TrainingData
 from asr.training.distributed import Group

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asr.checkpoint import TrainableModel, TrainingState, model_tensors, set_model_tensors
 from asr.config import RunConfig
+from asr.data.tokenizer import Tokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.files import write_json
-from asr.progress import Progress, Validated
-from asr.tokenizer import Tokenizer
+from asr.model.checkpoint import TrainableModel, TrainingState, model_tensors, set_model_tensors
 from asr.training.optim import Average
+from asr.training.progress import Progress, Validated
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from asr.batch import Batch, empty_batch
 from asr.config import RunConfig
 from asr.ctc import confidence_penalty, ctc_loss, disagreement
 from asr.errors import TrainingError
-from asr.model import Network
+from asr.model.network import Network
 from asr.runtime import autocast, stable_seed
 from asr.training.distributed import Group
 from asr.training.optim import Average

@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 
-from asr import header as headers
-from asr import manifest as manifests
 from asr.batch import Batch
-from asr.checkpoint import build_model
 from asr.config import RunConfig
-from asr.model import Network
-from asr.pretrained import start_from
+from asr.data import manifest as manifests
+from asr.data import prepared as headers
+from asr.data.text import normalize
+from asr.data.tokenizer import CharTokenizer
+from asr.model.checkpoint import build_model
+from asr.model.network import Network
 from asr.runtime import find_device, find_precision, keep_freed_memory, stable_seed, use_threads
-from asr.text import normalize
-from asr.tokenizer import CharTokenizer
 from asr.training.data import TrainingData
 from asr.training.distributed import Group
 from asr.training.optim import Average, dropout
 from asr.training.planner import Planner, resolve_max_batch_s
+from asr.training.pretrained import start_from
 from asr.training.step import Done, Stepper, Timed
 
 

@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from asr import audio, shards
-from asr.augment import bin_centres_hz, spec_augment, warp_frequencies
 from asr.batch import Features, extract, load_wave
 from asr.config import RunConfig
-from asr.distort import Distorter
+from asr.data import audio, shards
+from asr.data.manifest import Manifest
 from asr.errors import ConfigError
 from asr.features import FeatureExtractor
-from asr.manifest import Manifest
 from asr.runtime import generator, stable_seed
+from asr.training.augment import bin_centres_hz, spec_augment, warp_frequencies
+from asr.training.distort import Distorter
 
 
 class Views:

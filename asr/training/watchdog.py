@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from asr.data.tokenizer import BLANK_ID
 from asr.decode.types import LogProbs
-from asr.tokenizer import BLANK_ID
 
 #: with fewer than this many emitted tokens a reference token, the output counts as blank
 _NEARLY_NOTHING = 0.1

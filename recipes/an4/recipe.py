@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from asr import audio
 from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers.rows import read_lines, reference
-from asr.corpora.remote import Remote
+from asr.corpora.recipe import Prepared, Recipe, Request, held_out_speakers, write_splits
+from asr.data import audio
+from asr.data.manifest import Utterance
+from asr.download.remote import Remote
 from asr.errors import DataError
-from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, held_out_speakers, write_splits
 
 DEV_FRACTION = 0.1
 _LINE = re.compile(r"^(?P<text>.*?)\s*\((?P<id>[^()\s]+)\)\s*$")

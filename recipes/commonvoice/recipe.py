@@ -8,9 +8,9 @@ from pathlib import Path
 from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers.rows import Row, measure
 from asr.corpora.importers.table import column, read_table
+from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.data.manifest import Utterance
 from asr.errors import DataError, command
-from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, write_splits
 
 SPLITS = ("train", "dev", "test")
 #: of the archive: the splits, and the table of all clips that people agreed on

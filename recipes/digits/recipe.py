@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from asr import audio
+from asr.corpora.recipe import Prepared, Recipe, Request, stable_hash, write_splits
+from asr.data import audio
+from asr.data.manifest import Utterance
 from asr.heartbeat import counted
-from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, stable_hash, write_splits
 
 from .synth import Espeak, Wave
 

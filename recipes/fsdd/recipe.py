@@ -6,9 +6,9 @@ import re
 
 from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers.rows import Row, measure
-from asr.corpora.remote import Remote
+from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.download.remote import Remote
 from asr.files import visible
-from asr.prepare import Prepared, Recipe, Request, write_splits
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 _NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)")

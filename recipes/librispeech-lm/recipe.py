@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 
-from asr.corpora.remote import Remote
+from asr.corpora.recipe import Prepared, Recipe, Request
 from asr.corpora.sources import check_room, chosen_files, obtain
+from asr.download.remote import Remote
 from asr.files import open_atomic
-from asr.prepare import Prepared, Recipe, Request
 
 HOST = "https://www.openslr.org"
 #: as https://www.openslr.org/11 lists its mirrors: US, EU

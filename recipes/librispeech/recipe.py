@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from asr.corpora import librispeech
-from asr.corpora.remote import Remote
-from asr.prepare import Prepared, Recipe, Request
+from asr.corpora.recipe import Prepared, Recipe, Request
+from asr.download.remote import Remote
 
 HOST = "https://www.openslr.org"
 #: as https://www.openslr.org/12 lists its mirrors: US, EU

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers.rows import Row, measure, read_lines
-from asr.corpora.remote import Remote
+from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.download.remote import Remote
 from asr.errors import DataError
-from asr.prepare import Prepared, Recipe, Request, write_splits
 
 #: by chapter, as the corpus has no splits of its own; sentences of one chapter continue each other
 SPLITS = {"LJ049": "dev", "LJ050": "test"}

@@ -7,8 +7,8 @@ from dataclasses import replace
 from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers import kaldi
 from asr.corpora.importers.rows import write_rows
-from asr.corpora.remote import Remote
-from asr.prepare import Prepared, Recipe, Request
+from asr.corpora.recipe import Prepared, Recipe, Request
+from asr.download.remote import Remote
 
 DEV_FRACTION = "0.1"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers.rows import Row, measure, read_lines
-from asr.corpora.remote import Remote
+from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.data.manifest import Utterance
+from asr.download.remote import Remote
 from asr.errors import DataError
 from asr.files import visible
-from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, write_splits
 
 #: legacy/train holds links to all talks of data/, so those are read; dev and test are those of releases 1 and 2
 FOLDERS = {"train": "data", "dev": "legacy/dev", "test": "legacy/test"}

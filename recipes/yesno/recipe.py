@@ -6,9 +6,9 @@ import re
 
 from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers.rows import Row, measure
-from asr.corpora.remote import Remote
+from asr.corpora.recipe import Prepared, Recipe, Request, held_out_speakers, write_splits
+from asr.download.remote import Remote
 from asr.files import visible
-from asr.prepare import Prepared, Recipe, Request, held_out_speakers, write_splits
 
 #: KEN and LO are what is said; YES and NO what Kaldi's recipe, and so everybody, writes
 WORDS = {"1": "YES", "0": "NO"}

@@ -7,6 +7,6 @@ from asr.corpora.importers.folder import FOLDER
 from asr.corpora.importers.kaldi import KALDI
 from asr.corpora.importers.nemo import NEMO
 from asr.corpora.importers.table import CSV
-from asr.prepare import Recipe
+from asr.corpora.recipe import Recipe
 
 IMPORTERS: dict[str, Recipe] = {recipe.name: recipe for recipe in (KALDI, NEMO, CSV, FOLDER, COMBINED)}

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from asr import header as headers
-from asr import manifest as manifests
 from asr.corpora.importers.rows import numbered, reference
+from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.data import manifest as manifests
+from asr.data import prepared as headers
+from asr.data.manifest import Utterance
+from asr.data.prepared import Header
 from asr.errors import ConfigError, DataError
-from asr.header import Header
-from asr.manifest import Utterance
-from asr.prepare import Prepared, Recipe, Request, write_splits
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def prepare(request: Request) -> Prepared:
             normalizations, and none is asked for.
         DataError: a folder has no manifest of these names, or one that cannot be read.
     """
-    assert request.source is not None  # asr.prepare.perform asks for one
+    assert request.source is not None  # asr.corpora.recipe.perform asks for one
     folders = [request.source, *request.more_sources]
     _check(folders, request.out)
     found = [headers.read(folder) for folder in folders]

@@ -6,9 +6,9 @@ import glob
 from pathlib import Path
 
 from asr.corpora.importers.rows import OPTIONS, Found, Row, read_lines, write_rows
+from asr.corpora.recipe import Prepared, Recipe, Request
 from asr.errors import DataError
 from asr.files import files_below, visible
-from asr.prepare import Prepared, Recipe, Request
 from asr.sound.reader import SUFFIXES as READABLE
 
 #: of what 'asr transcribe' reads, in the order in which they are taken where two have one name
@@ -19,7 +19,7 @@ _CONVERT = "ffmpeg -i IN -ac 1 OUT.wav makes one"
 
 def prepare(request: Request) -> Prepared:
     """One manifest, named like the folder."""
-    assert request.source is not None  # asr.prepare.perform asks for one
+    assert request.source is not None  # asr.corpora.recipe.perform asks for one
     name = request.source.resolve().name or "train"
     return write_rows(request, {name: read(request.source)})
 

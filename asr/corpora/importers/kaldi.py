@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from asr.corpora.importers.rows import OPTIONS, Found, Row, local_path, located, read_lines, write_rows
+from asr.corpora.recipe import Prepared, Recipe, Request
 from asr.errors import DataError
 from asr.files import visible
-from asr.prepare import Prepared, Recipe, Request
 
 #: speakers below this age are children in ``meta.group``
 ADULT_AGE = 16
@@ -22,7 +22,7 @@ ADULT_AGE = 16
 
 def prepare(request: Request) -> Prepared:
     """A manifest for the data directory, or one for each that the folder holds, named like it."""
-    assert request.source is not None  # asr.prepare.perform asks for one
+    assert request.source is not None  # asr.corpora.recipe.perform asks for one
     return write_rows(request, {name: read(folder) for name, folder in data_dirs(request.source).items()})
 
 

@@ -20,16 +20,16 @@ from asr.corpora.importers.rows import (
     read_lines,
     write_rows,
 )
+from asr.corpora.recipe import Prepared, Recipe, Request
+from asr.data.manifest import LONGEST_S
 from asr.errors import DataError, nearest
-from asr.manifest import LONGEST_S
-from asr.prepare import Prepared, Recipe, Request
 
 _FIELDS = ("audio_filepath", "text", "duration", "offset", "speaker")
 
 
 def prepare(request: Request) -> Prepared:
     """One manifest, named like the file."""
-    assert request.source is not None  # asr.prepare.perform asks for one
+    assert request.source is not None  # asr.corpora.recipe.perform asks for one
     return write_rows(request, {request.source.stem: read(request.source)})
 
 

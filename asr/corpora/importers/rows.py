@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
 
-from asr import audio
+from asr.corpora.recipe import Prepared, Request, check_own, held_out_speakers, write_splits
+from asr.data import audio
+from asr.data.lines import numbered_lines
+from asr.data.manifest import Channel, Utterance
 from asr.errors import ConfigError, DataError
 from asr.files import folders_in
 from asr.heartbeat import counted
-from asr.lines import numbered_lines
-from asr.manifest import Channel, Utterance
-from asr.prepare import Prepared, Request, check_own, held_out_speakers, write_splits
 
 log = logging.getLogger(__name__)
 

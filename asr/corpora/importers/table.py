@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asr.corpora.importers.rows import OPTIONS, Found, Row, ids_of, local_path, located, numbered, write_rows
+from asr.corpora.recipe import Prepared, Recipe, Request
+from asr.data.lines import unique_ids
+from asr.data.manifest import LONGEST_S
 from asr.errors import ConfigError, DataError, nearest, os_reason
-from asr.lines import unique_ids
-from asr.manifest import LONGEST_S
-from asr.prepare import Prepared, Recipe, Request
 
 DELIMITERS = ",\t;|"
 AUDIO, TEXT, SPEAKER, ID = "audio_path", "text", "speaker", "id"
@@ -29,7 +29,7 @@ _SUFFIX = re.compile(r"\.\w{2,5}$")
 
 def prepare(request: Request) -> Prepared:
     """One manifest, named like the file."""
-    assert request.source is not None  # asr.prepare.perform asks for one
+    assert request.source is not None  # asr.corpora.recipe.perform asks for one
     given = request.options
     found = read(
         request.source, given.get("audio_column", ""), given.get("text_column", ""), given.get("speaker_column", "")

@@ -1,0 +1,1 @@
+"""Forced alignment: the best path of a given text, and the words that it leaves out."""

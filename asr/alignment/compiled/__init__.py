@@ -1,0 +1,1 @@
+"""The loops of forced alignment, compiled by numba."""

@@ -1,0 +1,1 @@
+"""Prepared data: manifests, the prepared folder's header, audio, shards, texts and tokens."""

@@ -1,0 +1,148 @@
+"""Audio files in and out: float32 samples in [-1, 1], one channel, at a stated rate.
+
+``asr.sound.reader`` reads them: WAV, FLAC, NIST SPHERE, MP3, Ogg, AIFF, W64, … by libsndfile, M4A, MP4, WebM, … by
+ffmpeg where it is installed. Every error names the file.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from asr.data.manifest import Channel
+from asr.errors import DataError, os_reason
+from asr.files import write_bytes
+from asr.sound.decoders import reason_of
+from asr.sound.reader import Reader, Wave
+
+__all__ = ["AudioInfo", "Wave", "at_rate", "change_speed", "info", "load", "resampled", "save"]
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file holds. ``truncated``: why it is cut (empty: it is whole)."""
+
+    sample_rate_hz: int
+    channels: int
+    num_samples: int
+    format: str
+    truncated: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        return self.num_samples / self.sample_rate_hz
+
+
+def info(path: str | Path, *, keep_truncated: bool = False) -> AudioInfo:
+    """What a file holds: rate, channels, and its length to the sample.
+
+    It is decoded only where nothing else tells the length: FLAC that was written to a pipe or is cut, and what ffmpeg
+    reads.
+
+    Args:
+        keep_truncated: a file that is cut is described by what it holds, and ``truncated`` says why.
+
+    Raises:
+        DataError: the file is missing, empty, cut, or not audio that can be read.
+    """
+    with Reader(Path(path)) as reader:
+        num_samples = reader.measure(check_end=reader.format == "FLAC")  # their headers hold no size in bytes
+        if reader.truncated and not (keep_truncated and num_samples):
+            raise DataError(reader.truncated, path)
+        return AudioInfo(reader.rate_hz, reader.channels, num_samples, reader.format, reader.truncated)
+
+
+def load(
+    path: str | Path,
+    *,
+    offset_s: float = 0.0,
+    duration_s: float | None = None,
+    channel: Channel | None = None,
+) -> tuple[Wave, int]:
+    """The samples of a file, or of a part of it, and their rate.
+
+    A part that ends within 20 ms of the file's end, and begins at its start, is the whole file: durations are rounded.
+
+    Args:
+        channel: what to take of several: one, counted from 1, or "mix", their average; None: there must be one.
+
+    Shapes: (n,) float32 in [-1, 1].
+
+    Raises:
+        DataError: missing, empty, not audio, not finite, without that channel, or a part that is not all there (20 ms
+            are forgiven), since the file is cut or ends before.
+    """
+    path = Path(path)
+    with Reader(path) as reader:
+        if channel is None and reader.channels > 1:
+            raise DataError(
+                f"{reader.channels} channels, expected 1; 'asr prepare' takes --mix or --channel N, a manifest row "
+                '"channel"',
+                path,
+            )
+        end_s = None if duration_s is None else offset_s + duration_s
+        waves = list(reader.waves(offset_s, end_s, channel=channel or 1, whole=True))
+        return waves[0] if len(waves) == 1 else np.concatenate(waves), reader.rate_hz
+
+
+def at_rate(wave_n: Wave, rate_hz: int, wanted_hz: int, resample: bool, path: Path, remedy: str) -> Wave:
+    """The wave at the rate that a model wants.
+
+    Args:
+        remedy: what the user can do about another rate, for the error.
+
+    Raises:
+        DataError: it has another rate, and was not asked to be resampled.
+    """
+    if rate_hz == wanted_hz:
+        return wave_n
+    if not resample:
+        raise DataError(f"{rate_hz} Hz audio, the model wants {wanted_hz} Hz; {remedy}", path)
+    return resampled(wave_n, rate_hz, wanted_hz)
+
+
+def resampled(wave_n: Wave, from_hz: float, to_hz: float) -> Wave:
+    """The wave at another rate (soxr, high quality: alias-free to 91 % of the lower Nyquist frequency).
+
+    Shapes: (n,) -> (about n * to_hz / from_hz,)
+    """
+    if from_hz == to_hz:
+        return wave_n
+    import soxr
+
+    out: Wave = soxr.resample(wave_n, from_hz, to_hz, quality="HQ").astype(np.float32, copy=False)
+    return out
+
+
+def change_speed(wave_n: Wave, speed: float, sample_rate_hz: int) -> Wave:
+    """The wave played ``speed`` times as fast: shorter and higher for a factor above 1.
+
+    Source: Ko et al. 2015, "Audio augmentation for speech recognition" (resampling, not time stretching).
+    """
+    return resampled(wave_n, sample_rate_hz * speed, sample_rate_hz)
+
+
+def save(path: str | Path, wave_n: Wave, sample_rate_hz: int) -> None:
+    """Writes a mono file as 16-bit PCM, atomically; the suffix decides the container (``.wav``, ``.flac``).
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    path = Path(path)
+    import soundfile  # 0.1 s: only when audio is really written
+
+    # Rounded here: libsndfile rounds down in WAV, a bias of half a step, and to the nearest in FLAC.
+    steps_n = np.clip(np.rint(np.asarray(wave_n, np.float64) * 32768), -32768, 32767).astype(np.int16)
+    # Through memory: libsndfile does not say why a file cannot be written.
+    content = io.BytesIO()
+    try:
+        soundfile.write(content, steps_n, sample_rate_hz, subtype="PCM_16", format=path.suffix[1:].upper())
+    except (soundfile.SoundFileError, TypeError, ValueError) as error:  # the last two: a suffix it cannot write
+        raise DataError(f"cannot write the audio: {reason_of(error)}; .wav and .flac can be written", path) from error
+    try:
+        write_bytes(path, content.getvalue())
+    except OSError as error:
+        raise DataError(f"cannot write the audio: {os_reason(error)}", path) from error

@@ -1,0 +1,68 @@
+"""Transcripts as token ids, many of them in little memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.data.manifest import Manifest
+from asr.data.text import normalize
+from asr.data.tokenizer import Tokenizer
+from asr.errors import DataError
+
+
+class Targets(Sequence[list[int]]):
+    """The token ids of many transcripts, packed: as lists, LibriSpeech's would take half a gigabyte."""
+
+    def __init__(self, targets: Iterable[Sequence[int]], vocabulary_size: int) -> None:
+        code = "B" if vocabulary_size <= 2**8 else "H" if vocabulary_size <= 2**16 else "i"
+        flat, ends = array(code), array("q", [0])
+        for one in targets:
+            if code == "B":
+                flat.frombytes(bytes(one))  # four times as fast as extending it
+            else:
+                flat.extend(one)
+            ends.append(len(flat))
+        self._flat = np.frombuffer(flat, np.dtype(code))
+        self._ends = np.frombuffer(ends, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        return self._flat[self._ends[index] : self._ends[index + 1]].tolist()
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Shapes: (utterances,)."""
+        return np.diff(self._ends)
+
+    def min_steps(self) -> npt.NDArray[np.int64]:
+        """``ctc.min_steps`` of each, all at once. Shapes: (utterances,)."""
+        starts, ends = self._ends[:-1], self._ends[1:]
+        repeats = np.flatnonzero(self._flat[1:] == self._flat[:-1])  # at i: token i + 1 is token i again
+        first, last = np.searchsorted(repeats, starts), np.searchsorted(repeats, np.maximum(starts, ends - 1))
+        return ends - starts + last - first
+
+
+def targets_of(manifest: Manifest, tokenizer: Tokenizer, normalization: str) -> Targets:
+    """The token ids of every transcript.
+
+    Raises:
+        DataError: a transcript has a character that the tokenizer does not know; the utterance is named.
+    """
+
+    def encoded() -> Generator[list[int], None, None]:
+        for utterance in manifest:
+            try:
+                yield tokenizer.encode(normalize(utterance.text, normalization))
+            except DataError as error:
+                raise DataError(f"utt '{utterance.id}': {error}", manifest.path) from error
+
+    return Targets(encoded(), tokenizer.vocabulary_size)

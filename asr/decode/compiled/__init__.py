@@ -1,0 +1,1 @@
+"""The beam search of ``asr.decode.beam``, compiled by numba."""

@@ -1,0 +1,1 @@
+"""Downloads: what a host offers, how it is checked, and resumable transfers."""

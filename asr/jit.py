@@ -1,0 +1,26 @@
+"""Functions compiled to machine code by numba: the settings that all compiled code of the library shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """The function in machine code, kept on disk, running without the GIL. Compiled at its first call."""
+    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+def summing(function: F) -> F:
+    """The same, where sums may be taken in any order: several terms at once."""
+    fast = {"reassoc", "contract", "arcp", "nsz"}
+    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fast)(function))
+
+
+def inlined(function: F) -> F:
+    """The same, put into its callers."""
+    return cast(F, numba.njit(nogil=True, error_model="numpy", inline="always")(function))

@@ -1,0 +1,1 @@
+"""The loops of n-gram models, compiled by numba."""

@@ -1,0 +1,1 @@
+"""Neural language models: network, text, training, folder, perplexity."""

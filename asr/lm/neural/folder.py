@@ -1,0 +1,166 @@
+"""Folders of neural language models: weights, ``config.json``, ``tokenizer.json``. Loading runs no code."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from asr.config import Stage, parse
+from asr.data.tokenizer import FILE as TOKENIZER
+from asr.data.tokenizer import Tokenizer, read_tokenizer
+from asr.errors import CheckpointError, ConfigError
+from asr.files import replace_folder, write_json
+from asr.lm.neural.network import RnnConfig, RnnModel, RnnNetwork
+from asr.model.checkpoint import read_json, read_tensors, write_tensors, writing
+
+FORMAT_VERSION = 1
+TYPE = "rnn-lm"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class RnnFolderConfig(Stage):
+    """What ``config.json`` holds."""
+
+    format_version: int
+    #: what tells this folder from an acoustic model's
+    type: str
+    network: RnnConfig
+    #: what is known of its making; nothing in it is needed to load
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
+def is_rnn(path: Path) -> bool:
+    """Whether a folder is a neural language model's, or that of its training."""
+    try:
+        return any(
+            read_json(folder / CONFIG).get("type") == TYPE
+            for folder in (path, path / "best")
+            if (folder / CONFIG).exists()
+        )
+    except (CheckpointError, AttributeError):
+        return False
+
+
+def find_rnn(path: str | Path) -> Path:
+    """The model folder that a path means: itself, or the ``best`` of the folder of a training.
+
+    Raises:
+        CheckpointError: neither; what it is instead is said.
+    """
+    path = Path(path)
+    folder = path
+    if not (path / CONFIG).exists():
+        folder = next((path / name for name in ("best", "best.old") if (path / name).is_dir()), path)
+    if not folder.exists():
+        raise CheckpointError("no such folder of a neural language model", path)
+    if not folder.is_dir():
+        raise CheckpointError("is a file; a neural language model is a folder, an n-gram model goes to --lm", path)
+    missing = [name for name in (WEIGHTS, CONFIG, TOKENIZER) if not (folder / name).is_file()]
+    if missing:
+        hint = "; its training has not come to a first model yet" if (path / "checkpoints").is_dir() else ""
+        raise CheckpointError(f"is not the folder of a neural language model: {', '.join(missing)} missing{hint}", path)
+    return folder
+
+
+def load_rnn(path: str | Path, device: torch.device | str = "cpu") -> RnnModel:
+    """The model in a folder, ready to score.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or foreign; it is named.
+    """
+    folder = find_rnn(path)
+    config = _read_config(folder)
+    tokenizer = read_tokenizer(folder / TOKENIZER)
+    network = RnnNetwork(config.network, tokenizer.vocabulary_size)
+    set_tensors(network, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    return RnnModel(network.to(device).eval().requires_grad_(False), tokenizer, dict(config.training))
+
+
+def _read_config(folder: Path) -> RnnFolderConfig:
+    path = folder / CONFIG
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("type") != TYPE:
+        what = "an acoustic model's" if isinstance(data, dict) and "features" in data else "another thing's"
+        raise CheckpointError(f"is {what} folder, expected that of a neural language model (asr lm train)", folder)
+    if data.get("format_version") != FORMAT_VERSION:
+        version = data.get("format_version")
+        raise CheckpointError(f"format_version is {version!r}, this version of asr reads {FORMAT_VERSION}", path)
+    try:
+        return parse(RnnFolderConfig, data, str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def tensors_of(network: RnnNetwork) -> dict[str, Tensor]:
+    """The weights by name, ready to be saved."""
+    return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+
+
+def set_tensors(network: RnnNetwork, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Loads weights saved by ``tensors_of``.
+
+    Raises:
+        CheckpointError: a tensor is missing, foreign, or of another shape than the config asks for.
+    """
+    own = network.state_dict()
+    wrong = sorted(set(own).symmetric_difference(tensors))
+    if wrong:
+        holds = "holds no" if wrong[0] in own else "holds a"
+        asked = "which config.json asks for" if wrong[0] in own else "which config.json does not ask for"
+        raise CheckpointError(f"{holds} tensor '{wrong[0]}', {asked}", path)
+    for name, value in own.items():
+        if tensors[name].shape != value.shape:
+            got, expected = list(tensors[name].shape), list(value.shape)
+            raise CheckpointError(f"tensor '{name}' has shape {got}, config.json asks for {expected}", path)
+    network.load_state_dict(dict(tensors))
+
+
+def save_rnn(path: Path, network: RnnNetwork, tokenizer: Tokenizer, training: dict[str, Any]) -> None:
+    """Writes a folder atomically.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there before is kept.
+    """
+    config = RnnFolderConfig(format_version=FORMAT_VERSION, type=TYPE, network=network.cfg, training=training)
+    with writing(path), replace_folder(path) as part:
+        write_tensors(part / WEIGHTS, tensors_of(network))
+        write_json(part / CONFIG, config.model_dump(mode="json"))
+        write_json(part / TOKENIZER, tokenizer.to_json())
+
+
+def copy_rnn(source: Path, target: Path) -> None:
+    """Copy the files of a model into another folder, atomically.
+
+    Raises:
+        CheckpointError: there is no model, or it cannot be written; what was there before is kept.
+    """
+    source = find_rnn(source)
+    with writing(target), replace_folder(target) as part:
+        for name in (WEIGHTS, CONFIG, TOKENIZER):
+            shutil.copyfile(source / name, part / name)
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What ``asr info`` says of a folder.
+
+    Raises:
+        CheckpointError: as ``load_rnn``.
+    """
+    folder = find_rnn(path)
+    model = load_rnn(folder)
+    cfg = model.network.cfg
+    tokens = model.tokenizer
+    shown = f": {''.join(tokens.symbols)!r}" if tokens.kind == "char" else f", {tokens.kind}"
+    return {
+        "path": str(folder),
+        "parameters": model.num_parameters,
+        "network": f"{cfg.layers} x {cfg.cell.upper()} of {cfg.hidden}, embeddings of {cfg.embed}"
+        f"{' that are the output weights too' if cfg.tied else ''}",
+        "tokens": f"{tokens.vocabulary_size} (sentence boundary first){shown}",
+    } | {f"training {key}": value for key, value in model.training.items()}

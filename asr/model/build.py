@@ -1,0 +1,15 @@
+"""A new network of the kind that a config names."""
+
+from __future__ import annotations
+
+from asr.config import ModelConfig
+from asr.model.mlp import WindowMlp
+from asr.model.network import DeepSpeech2, Network
+from asr.model.tdnn import TimeDelayNetwork
+
+_KINDS: dict[str, type[Network]] = {"recurrent": DeepSpeech2, "tdnn": TimeDelayNetwork, "mlp": WindowMlp}
+
+
+def build_network(cfg: ModelConfig, bins: int, vocabulary_size: int) -> Network:
+    """A new network of the kind that ``cfg.encoder`` names, with random weights (torch's generator draws them)."""
+    return _KINDS[cfg.encoder](cfg, bins, vocabulary_size)

@@ -1,0 +1,357 @@
+"""Model folders and training checkpoints: tensors as safetensors, everything else as JSON. Loading runs no code.
+
+A model folder holds ``model.safetensors``, ``config.json`` and ``tokenizer.json`` (and ``results.json`` when something
+was measured on it). ``docs/formats.md`` defines both formats.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from asr.config import AudioConfig, FeatureConfig, ModelConfig, Stage, TextConfig, parse
+from asr.data.tokenizer import Tokenizer, read_tokenizer
+from asr.errors import CheckpointError, ConfigError, os_reason
+from asr.features import FeatureExtractor
+from asr.files import recover_folder, replace_folder, write_json
+from asr.model import bundles
+from asr.model.build import build_network
+from asr.model.contract import AnyExtractor, AnyNetwork
+from asr.model.foreign import kind_of_config, kind_of_file, kind_of_folder
+from asr.model.network import Network
+
+FORMAT_VERSION = 1
+_MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json")
+
+
+class ModelFolderConfig(Stage):
+    """What ``config.json`` of a model folder holds."""
+
+    format_version: int
+    audio: AudioConfig
+    text: TextConfig
+    features: FeatureConfig
+    model: ModelConfig
+    #: what is known of its making: commit, corpus, hours, epochs, dev WER; nothing in it is needed to load
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AcousticModel:
+    """A network with everything that is needed to use it: feature extraction, tokenizer, configs."""
+
+    network: AnyNetwork
+    extractor: AnyExtractor
+    tokenizer: Tokenizer
+    audio: AudioConfig
+    text: TextConfig
+    training: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds of audio a frame."""
+        return self.extractor.hop / self.audio.sample_rate_hz
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of audio an output step."""
+        return self.network.stride * self.frame_s
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.network.parameters())
+
+
+@dataclass(frozen=True)
+class TrainableModel(AcousticModel):
+    """A model of this package's own making: it can be trained, and saved as a model folder."""
+
+    network: Network
+    extractor: FeatureExtractor
+
+
+def build_model(
+    audio: AudioConfig, text: TextConfig, features: FeatureConfig, model: ModelConfig, tokenizer: Tokenizer
+) -> TrainableModel:
+    """A new model with random weights (torch's generator draws them)."""
+    extractor = FeatureExtractor(features, audio.sample_rate_hz)
+    network = build_network(model, extractor.num_bins, tokenizer.vocabulary_size)
+    return TrainableModel(network, extractor, tokenizer, audio, text, {})
+
+
+def model_tensors(model: AcousticModel) -> dict[str, Tensor]:
+    """Weights, running statistics and feature statistics by name, ready to be saved."""
+    tensors = {f"network.{k}": v for k, v in model.network.state_dict().items()}
+    tensors |= {f"features.{k}": v for k, v in model.extractor.state_dict().items()}
+    return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+
+
+def set_model_tensors(model: AcousticModel, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Loads tensors saved by ``model_tensors``.
+
+    Raises:
+        CheckpointError: a tensor is missing, foreign, or of another shape than the config asks for.
+    """
+    foreign = sorted(k for k in tensors if not k.startswith(("network.", "features.")))
+    if foreign:
+        raise CheckpointError(f"holds a tensor '{foreign[0]}' that is no part of a model", path)
+    for prefix, module in (("network.", model.network), ("features.", model.extractor)):
+        own = module.state_dict()
+        given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        for name, tensor in own.items():
+            if name not in given:
+                raise CheckpointError(f"holds no tensor '{prefix}{name}', which config.json asks for", path)
+            if given[name].shape != tensor.shape:
+                got, expected = list(given[name].shape), list(tensor.shape)
+                raise CheckpointError(f"tensor '{prefix}{name}' has shape {got}, config.json asks for {expected}", path)
+        extra = sorted(set(given) - set(own))
+        if extra:
+            raise CheckpointError(f"holds a tensor '{prefix}{extra[0]}' that config.json does not ask for", path)
+        module.load_state_dict(given)
+
+
+def save_model(
+    path: Path, model: TrainableModel, tensors: Mapping[str, Tensor], results: dict[str, Any] | None
+) -> None:
+    """Writes a model folder atomically.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there before is kept.
+    """
+    config = ModelFolderConfig(
+        format_version=FORMAT_VERSION,
+        audio=model.audio,
+        text=model.text,
+        features=model.extractor.cfg,
+        model=model.network.cfg,
+        training=model.training,
+    )
+    with writing(path), replace_folder(path) as part:
+        write_json(part / "config.json", config.model_dump(mode="json"))
+        write_tensors(part / "model.safetensors", tensors)
+        write_json(part / "tokenizer.json", model.tokenizer.to_json())
+        if results is not None:
+            write_json(part / "results.json", results)
+
+
+def find_model(path: str | Path) -> Path:
+    """The folder of a model: itself, the ``best`` of a run folder, or where a bundle's ``decoder.json`` is kept.
+
+    Raises:
+        CheckpointError: there is no model.
+        ConfigError: no bundle has that name.
+    """
+    if bundles.is_bundle(path):
+        return bundles.settings_folder(path)
+    path = Path(path)
+    if not (path / "config.json").exists():
+        # best.old: a run that was cut, or is at this moment, between the two renames of a replacement
+        run = path.parent if path.name == "best" else path
+        path = next((run / name for name in ("best", "best.old") if (run / name).is_dir()), path)
+    if not path.exists():
+        hint = f"; did you mean {bundles.PREFIX}{path}?" if path.name.isupper() and str(path) in bundles.names() else ""
+        raise CheckpointError(f"no such model folder or run folder{hint}", path)
+    if not path.is_dir():
+        kind = kind_of_file(path)
+        what = f" (it seems to be {kind})" if kind else ""
+        raise CheckpointError(f"is a file{what}; a model is a folder with {', '.join(_MODEL_FILES)}", path)
+    missing = [name for name in _MODEL_FILES if not (path / name).is_file()]
+    if missing:
+        hint = ""
+        if (path / "checkpoints").is_dir():
+            hint = "; it is a run folder without a best model yet: wait for its first validation"
+        elif kind := kind_of_folder(path):
+            hint = f"; it seems to be {kind}"
+        raise CheckpointError(f"is not a model folder: {', '.join(missing)} missing{hint}", path)
+    return path
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> AcousticModel:
+    """The model in a folder (or in a run folder's ``best``), or a bundle, ``torchaudio:NAME``; in evaluation mode.
+
+    Raises:
+        CheckpointError: a file is missing, cut short or foreign; it is named. Or a bundle cannot be downloaded.
+        ConfigError: no bundle has that name.
+    """
+    if not bundles.is_bundle(path):
+        return load_trainable(path, device)
+    known = bundles.describe(path)
+    network = bundles.load_network(path).to(device)
+    return AcousticModel(network, known.extractor, known.tokenizer, known.audio, known.text, known.training)
+
+
+def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> TrainableModel:
+    """The model in a folder, or in a run folder's ``best``, in evaluation mode.
+
+    Raises:
+        CheckpointError: a file is missing, cut short or foreign; it is named.
+        ConfigError: it is a bundle, whose network is none of ours.
+    """
+    if bundles.is_bundle(Path(path).name):
+        raise ConfigError(
+            f"{Path(path).name}: a bundle can be used, but neither trained nor saved; give a model or run folder"
+        )
+    folder = find_model(path)
+    config = read_model_config(folder)
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
+    try:
+        model = build_model(config.audio, config.text, config.features, config.model, tokenizer)
+    except ConfigError as error:
+        raise CheckpointError(str(error), folder / "config.json") from error
+    except (RuntimeError, MemoryError, OverflowError) as error:  # sizes that no machine has: the file is damaged
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"no network can be made of it ({reason})", folder / "config.json") from error
+    set_model_tensors(model, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+    model.training.update(config.training)
+    model.network.to(device).eval()
+    model.extractor.eval()  # stays on the CPU: features are made one utterance at a time
+    return model
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file with the permissions that files get here; the library's own are the writer's alone."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path)
+    path.chmod(mode)
+
+
+def read_model_config(folder: Path) -> ModelFolderConfig:
+    """The ``config.json`` of a model folder.
+
+    Raises:
+        CheckpointError: unreadable, foreign, or of a newer format.
+    """
+    path = folder / "config.json"
+    data = read_json(path)
+    if kind := kind_of_config(path):
+        raise CheckpointError(f"seems to be of {kind}; asr reads the models that it trained, and torchaudio:NAME", path)
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"format_version is {version!r}, this version of asr reads {FORMAT_VERSION}", path)
+    try:
+        return parse(ModelFolderConfig, data, str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def read_json(path: Path) -> Any:
+    """One JSON document.
+
+    Raises:
+        CheckpointError: missing, unreadable, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
+    except (ValueError, RecursionError) as error:  # the second: brackets 1,000 deep
+        raise CheckpointError(f"not valid JSON ({error}); the file is damaged or was cut short", path) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: missing, unreadable, cut short, or another format.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
+    except OSError as error:
+        raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
+    except (SafetensorError, ValueError) as error:
+        kind = kind_of_file(path)
+        what = f"it seems to be {kind}" if kind and not kind.startswith("safetensors") else str(error)
+        raise CheckpointError(f"not a whole safetensors file ({what})", path) from error
+
+
+class writing:
+    """Turns a failed write into a CheckpointError that says what is still good."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError | SafetensorError):
+            reason = os_reason(error) if isinstance(error, OSError) else str(error)
+            raise CheckpointError(
+                f"cannot save: {reason}; nothing that was there has changed: free space or choose another folder",
+                self.path,
+            ) from error
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A checkpoint of a run: model and optimiser tensors by name, and the numbers needed to go on."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+    path: Path
+
+
+def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> Path:
+    """Write ``step-<n>`` under a run's ``checkpoints`` folder atomically; keep it and the ``keep`` - 1 steps before it.
+
+    Raises:
+        CheckpointError: it cannot be written; the checkpoints before it are kept.
+    """
+    path = folder / f"step-{step:08d}"
+    with writing(path), replace_folder(path) as part:
+        write_json(part / "state.json", dict(state))
+        write_tensors(part / "state.safetensors", tensors)
+    # Only now: the newest of those before may be a damaged one, and the next the only one to go on from. Newer steps
+    # than this one are damaged, or the run would have gone on from them: they must not count as kept.
+    states = _states(folder)
+    place = states.index(path)
+    for gone in [*states[:place], *states[place + keep :], *folder.glob("step-*.part")]:
+        shutil.rmtree(gone, ignore_errors=True)
+    return path
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a run has any checkpoint, whole or damaged: one that was killed early has none."""
+    return bool(_states(folder))
+
+
+def load_state(folder: Path) -> tuple[TrainingState, list[str]]:
+    """The newest whole checkpoint of a run, and a line for each damaged one that was skipped.
+
+    Raises:
+        CheckpointError: there is no usable checkpoint.
+    """
+    skipped: list[str] = []
+    for path in _states(folder):
+        try:
+            tensors, state = read_tensors(path / "state.safetensors"), read_json(path / "state.json")
+            if not isinstance(state, dict):
+                raise CheckpointError(f"expected an object, got {type(state).__name__}", path / "state.json")
+            return TrainingState(tensors, state, path), skipped
+        except CheckpointError as error:
+            skipped.append(str(error))
+    reason = f" ({skipped[0]})" if skipped else ""
+    raise CheckpointError(f"no checkpoint to resume from{reason}", folder)
+
+
+def _states(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    for old in folder.glob("step-*.old"):
+        recover_folder(old.with_suffix(""))
+    return sorted((p for p in folder.glob("step-*") if p.suffix == ""), reverse=True)

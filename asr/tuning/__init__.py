@@ -1,0 +1,1 @@
+"""Decoder settings chosen by the error rate on a dev set."""
