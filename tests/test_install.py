@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import asr
 from asr.errors import AsrError
 from asr.model import bundles
 
@@ -69,3 +70,9 @@ def test_the_two_supported_pairs_are_the_ones_that_the_remedy_names():
     for name in ("constraints.txt", "constraints-oldest.txt"):
         named = pins(name)
         assert f"torch=={named['torch']} torchaudio=={named['torchaudio']}" in bundles._INSTALL_PAIR
+
+
+def test_the_package_shows_its_public_names_and_its_types():
+    assert dir(asr) == ["Recognizer", "__version__"]
+    assert (Path(asr.__file__).parent / "py.typed").is_file()
+    assert importlib.metadata.version("asr-ctc") == asr.__version__

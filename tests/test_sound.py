@@ -263,9 +263,8 @@ def test_the_decoder_says_nothing_on_stderr(tmp_path, damage):
             sound[place] ^= 0x55
     (tmp_path / "a.mp3").write_bytes(sound + sound if damage == "joined" else sound)
     offset = "offset_s=2.5" if damage == "part" else "offset_s=0"
-    script = (
-        f"from asr.data import audio\nfrom asr.errors import DataError\nprint(len(audio.load('a.mp3', {offset})[0]) > 0)"
-    )
+    script = "from asr.data import audio\nfrom asr.errors import DataError\n"
+    script += f"print(len(audio.load('a.mp3', {offset})[0]) > 0)"
     script = script.replace("print", "\ntry:\n  print") + "\nexcept DataError as error:\n  print(error)"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "" and done.stdout
