@@ -140,7 +140,7 @@ def _corpus(folder: Path) -> str:
 
     try:
         record = json.loads((folder.parent / "data.json").read_text(encoding="utf-8"))
-        return headers.corpus(Path(record["folder"]))
+        return headers.corpus_title(Path(record["folder"]))
     except (OSError, ValueError, LookupError, TypeError):  # nothing that a model needs
         return ""
 

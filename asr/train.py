@@ -155,7 +155,7 @@ class Trainer:
         self.progress = Progress()
         #: the commit that this process runs, asked for now: the checkout may change while it trains
         self.source = commit()
-        self.corpus = headers.corpus(train_set.path.parent)
+        self.corpus = headers.corpus_title(train_set.path.parent)
         self.phases_s: dict[str, float] = {}
         #: what is being done
         self.phase = ""

@@ -14,7 +14,8 @@ import typer
 
 from asr.cli import app
 from asr.corpora.importers import IMPORTERS
-from asr.corpora.recipe import Request, perform
+from asr.corpora.prepare import prepare
+from asr.corpora.recipe import Request
 from asr.data import manifest
 from asr.doctor.start import check_start
 from asr.errors import ConfigError
@@ -143,7 +144,7 @@ def test_an_importer_without_a_source_says_how_to_call_it(command, tmp_path, mon
     for name in ("kaldi", "nemo", "csv", "folder"):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(ConfigError, match=f"asr prepare {name} [A-Z]+ --out data$") as caught:
-            perform(IMPORTERS[name], Request(Path("data")))
+            prepare(IMPORTERS[name], Request(Path("data")))
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         write_wav(Path("a.wav"))

@@ -12,7 +12,8 @@ import soundfile
 
 from asr.batch import load_wave
 from asr.corpora.importers import IMPORTERS
-from asr.corpora.recipe import Prepared, Request, perform
+from asr.corpora.prepare import Prepared, prepare
+from asr.corpora.recipe import Request
 from asr.data import manifest as manifests
 from asr.data.manifest import Manifest, Utterance
 from asr.doctor import examine, sound
@@ -39,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def prepared(tmp_path: Path, **options: str) -> Prepared:
-    return perform(IMPORTERS["folder"], Request(tmp_path / "out", source=folder(tmp_path), options=options))
+    return prepare(IMPORTERS["folder"], Request(tmp_path / "out", sources=(folder(tmp_path),), options=options))
 
 
 @pytest.mark.parametrize(

@@ -437,13 +437,13 @@ RECIPE = """
 import sys, time
 from pathlib import Path
 from asr.data.manifest import Utterance
-from asr.corpora.recipe import Recipe, write_splits
+from asr.corpora.recipe import Corpus, Recipe
 
 def prepare(request):
     out = request.out
     {body}
     rows = [Utterance("a", "a.wav", 1.0, "one"), Utterance("b", "b.wav", 2.0, "two")]
-    return write_splits(out, {{"train": rows}}, {{"c": "no transcript"}})
+    return Corpus({{"train": rows}}, {{"c": "no transcript"}})
 
 RECIPE = Recipe("mine", "My corpus", 0.1, 16000, "CC0", "https://example.org", prepare)
 """

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr.corpora.finish import Finished, TextOptions, prepare
 from asr.corpora.importers import IMPORTERS
 from asr.corpora.importers.combined import COMBINED, FORMS
-from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.corpora.prepare import Prepared, prepare
+from asr.corpora.recipe import Corpus, Recipe, Request
 from asr.data import manifest as manifests
 from asr.data import prepared as headers
 from asr.data.audio import load
@@ -31,10 +31,10 @@ def corpus(folder: Path, recipe: str, splits: dict[str, list[tuple[str, str, str
             write_wav(folder / "wav" / f"{id_}.wav", SECOND)
         utterances[split] = [Utterance(id_, f"wav/{id_}.wav", 1.0, text, speaker) for id_, speaker, text in rows]
 
-    def write(request: Request) -> Prepared:
-        return write_splits(request.out, utterances, {})
+    def write(request: Request) -> Corpus:
+        return Corpus(utterances)
 
-    prepare(Recipe(recipe, recipe, 1, 16000, "free", "", write), Request(folder), TextOptions(profile))
+    prepare(Recipe(recipe, recipe, 1, 16000, "free", "", write), Request(folder, normalization=profile))
     return folder
 
 
@@ -47,14 +47,13 @@ def two(tmp_path):
     return a, b
 
 
-def combined(out: Path, *folders: Path, **options: str) -> Finished:
-    request = Request(out, source=folders[0], more_sources=folders[1:])
-    return prepare(COMBINED, request, TextOptions(**options))
+def combined(out: Path, *folders: Path, **options: str) -> Prepared:
+    return prepare(COMBINED, Request(out, sources=folders, **options))
 
 
 def test_all_rows_of_all_folders_are_there_once_and_lead_to_their_own_audio(two, tmp_path):
     out = tmp_path / "all"
-    rows = combined(out, *two).prepared.utterances
+    rows = combined(out, *two).utterances
     assert {split: len(found) for split, found in rows.items()} == {"train": 4, "dev": 1, "test": 1}
     train_ = manifests.read(out / "train.jsonl")
     assert [(u.id, u.speaker, u.text, u.meta) for u in train_] == [
@@ -83,7 +82,7 @@ def test_what_is_shared_and_what_is_missing_is_said(two, tmp_path, caplog):
 
 def test_audio_inside_the_new_folder_is_named_relative_to_it(tmp_path):
     parts = [corpus(tmp_path / name, name, {"train": [(name, "", "A")]}) for name in ("a", "b")]
-    rows = combined(tmp_path, *parts).prepared.utterances["train"]
+    rows = combined(tmp_path, *parts).utterances["train"]
     assert [u.audio_path for u in rows] == ["a/wav/a.wav", "b/wav/b.wav"]
 
 
@@ -104,7 +103,7 @@ def test_texts_of_different_profiles_need_one_that_is_asked_for(two, tmp_path):
         "choose one for all, --normalization"
     )
     assert not (tmp_path / "all").exists()
-    rows = combined(tmp_path / "all", *two, other, normalization="lower").prepared.utterances["train"]
+    rows = combined(tmp_path / "all", *two, other, normalization="lower").utterances["train"]
     assert {u.text for u in rows} == {"one", "two", "song", "b", "six"}
     assert combined(tmp_path / "all", *two, other).header.normalization == "lower"  # as the folder has one now
 
@@ -126,7 +125,7 @@ def test_none_says_nothing_of_texts_that_went_through_something(two, tmp_path):
 def test_a_label_with_its_corpus_in_front_is_nobody_elses(tmp_path):
     a = corpus(tmp_path / "A", "kaldi", {"train": [("1", "1", "ONE"), ("A-1", "A-1", "TWO"), ("A-1-2", "y", "NO")]})
     b = corpus(tmp_path / "B", "kaldi", {"train": [("1", "1", "THREE")], "dev": [("2", "1", "FOUR")]})
-    found = combined(tmp_path / "all", a, b).prepared.utterances
+    found = combined(tmp_path / "all", a, b).utterances
     rows = {u.text: (u.id, u.speaker) for split in found.values() for u in split}
     assert rows == {
         "ONE": ("A-1-3", "A-1-2"), "TWO": ("A-1", "A-1"), "NO": ("A-1-2", "y"), "THREE": ("B-1", "B-1"),
@@ -139,7 +138,7 @@ def test_two_of_one_recipe_are_told_apart_and_imported_data_are_named_by_folder(
     calls = corpus(tmp_path / "calls" / "data", "kaldi", {"train": [("7", "x", "A")]})
     bare = corpus(tmp_path / "bare", "csv", {"train": [("8", "x", "A")]}, "none")
     (bare / headers.FILE).unlink()
-    rows = combined(tmp_path / "all", two[0], second, calls, bare, normalization="upper").prepared.utterances["train"]
+    rows = combined(tmp_path / "all", two[0], second, calls, bare, normalization="upper").utterances["train"]
     assert sorted((u.speaker, u.meta["corpus"]) for u in rows) == [
         ("bare-x", "bare"), ("bells-2-x", "bells-2"), ("bells-x", "bells"), ("calls-x", "calls"), ("y", "bells")
     ]  # fmt: skip
@@ -149,7 +148,7 @@ def test_a_corpus_within_a_corpus_keeps_its_name_and_meta_stays(tmp_path, two):
     combined(tmp_path / "inner", *two)
     rows = manifests.read(two[0] / "dev.jsonl").utterances
     manifests.write(two[0] / "dev.jsonl", [replace(rows[0], id="9", meta={"group": "child"})])
-    outer = combined(tmp_path / "outer", tmp_path / "inner", two[0]).prepared.utterances
+    outer = combined(tmp_path / "outer", tmp_path / "inner", two[0]).utterances
     assert [u.meta for u in outer["dev"]] == [{"corpus": "bells"}, {"corpus": "bells", "group": "child"}]
 
 
@@ -167,10 +166,10 @@ def test_folders_that_cannot_be_combined_are_named(two, tmp_path):
     ):
         combined(tmp_path / "all", a, tmp_path / "empty")
     (b / headers.FILE).rename(b / headers.UNFINISHED)
-    with pytest.raises(DataError, match=r"the 'asr prepare' of this folder did not finish"):
+    with pytest.raises(DataError, match=r"the last 'asr prepare' of this folder did not finish"):
         combined(tmp_path / "all", a, b)
     with pytest.raises(ConfigError, match=r"^combined wants a source: asr prepare combined DIR DIR --out data"):
-        prepare(COMBINED, Request(tmp_path / "all"), TextOptions())
+        prepare(COMBINED, Request(tmp_path / "all"))
 
 
 def test_a_network_trains_on_what_was_combined(two, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from asr.corpora.catalogue import find_recipe
-from asr.corpora.recipe import Request, perform, stable_hash
+from asr.corpora.prepare import prepare
+from asr.corpora.recipe import Recipe, Request, stable_hash
 from asr.data import audio, manifest
 from asr.errors import AsrError, ConfigError
 
@@ -36,10 +38,14 @@ def digits() -> ModuleType:
     return sys.modules[recipe.prepare.__module__]
 
 
+def one_each(digits: ModuleType) -> Recipe:
+    return replace(digits.RECIPE, prepare=lambda request: digits.prepare(request, ONE_EACH))
+
+
 @pytest.fixture(scope="module")
 def prepared(digits: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("digits")
-    digits.prepare(Request(out), ONE_EACH)
+    prepare(one_each(digits), Request(out))
     return out
 
 
@@ -49,7 +55,7 @@ def _bytes(out: Path) -> dict[str, bytes]:
 
 @needs_espeak
 def test_two_runs_write_the_same_bytes(digits: ModuleType, prepared: Path, tmp_path: Path) -> None:
-    digits.prepare(Request(tmp_path), ONE_EACH)
+    prepare(one_each(digits), Request(tmp_path))
     assert _bytes(tmp_path) == _bytes(prepared)
 
 
@@ -167,4 +173,4 @@ def test_data_in_a_deep_folder_speaks_the_same(digits: ModuleType, tmp_path: Pat
 
 def test_an_archive_is_refused(digits: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="takes no --archive"):
-        perform(digits.RECIPE, Request(tmp_path, (tmp_path / "digits.tar",)))
+        prepare(digits.RECIPE, Request(tmp_path, (tmp_path / "digits.tar",)))

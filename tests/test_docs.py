@@ -16,6 +16,7 @@ import yaml
 from asr.cli import app
 from asr.config import ConvConfig, RunConfig, Stage, all_keys
 from asr.corpora.catalogue import find_recipe
+from asr.corpora.prepare import prepare
 from asr.corpora.recipe import Request
 from asr.data import manifest
 from tests.builders import write_wav
@@ -144,7 +145,7 @@ def test_the_documented_script_and_recipe_work(tmp_path, monkeypatch):
     (folder / "conf").mkdir(parents=True)
     (folder / "recipe.py").write_text(recipe, encoding="utf-8")
     found, _ = find_recipe(str(folder))
-    prepared = found.prepare(Request(tmp_path / "out", (tmp_path / "mycorpus.tar.gz",)))
+    prepared = prepare(found, Request(tmp_path / "out", (tmp_path / "mycorpus.tar.gz",)))
     assert {name: len(rows) for name, rows in prepared.utterances.items()} == {"train": 6, "dev": 2, "test": 2}
     assert list(prepared.dropped) == ["gone"]
     assert all(manifest.read(path) for path in prepared.manifests.values())

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from asr.cli import run
 from asr.config import RunConfig, load, override
 from asr.corpora.catalogue import find_config, find_recipe
-from asr.corpora.finish import TextOptions, prepare
+from asr.corpora.prepare import prepare
 from asr.corpora.recipe import Request
 from asr.ctc import min_steps
 from asr.data import manifest as manifests
@@ -776,7 +776,7 @@ def test_an4_has_no_errors_and_a_few_shared_sentences(shared_data, tmp_path):
     if not archive.is_file():
         pytest.skip(f"needs {archive}")
     recipe, _ = find_recipe("an4")
-    prepare(recipe, Request(tmp_path, (archive,)), TextOptions())
+    prepare(recipe, Request(tmp_path, (archive,)))
     paths = [tmp_path / f"{name}.jsonl" for name in ("train", "dev", "test")]
     report = examine(paths, of_config(load(find_config("an4")), tmp_path), deep=True)
     assert codes(report) == {"overlap-text": 14, "dc-offset": 3} and report.errors == 0

@@ -11,8 +11,10 @@ import pytest
 
 from asr import heartbeat
 from asr.commands import bench, console, doctor, tuning
-from asr.corpora.importers import IMPORTERS, rows
-from asr.corpora.recipe import Request, perform
+from asr.corpora import measure
+from asr.corpora.importers import IMPORTERS
+from asr.corpora.prepare import prepare
+from asr.corpora.recipe import Request
 from asr.data import audio
 from asr.download.remote import byte_bar
 from asr.heartbeat import counted
@@ -132,6 +134,6 @@ def test_headers_and_rows_are_counted_while_a_corpus_is_prepared(often, tmp_path
             wait_for(often, "headers of audio files: 2 of 3, ")
         return audio.info(path)
 
-    monkeypatch.setattr(rows, "_header", slow)
-    monkeypatch.setattr(rows, "THREADS", 1)
-    perform(IMPORTERS["folder"], Request(tmp_path / "out", source=tmp_path / "speech"))
+    monkeypatch.setattr(measure, "_read_header", slow)
+    monkeypatch.setattr(measure, "THREADS", 1)
+    prepare(IMPORTERS["folder"], Request(tmp_path / "out", sources=(tmp_path / "speech",)))

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr import files
-from asr.corpora.importers import IMPORTERS, kaldi, nemo, rows, table
-from asr.corpora.importers import folder as folder_importer
-from asr.corpora.recipe import Prepared, Request, perform
+from asr.corpora.importers import IMPORTERS, kaldi, nemo, table
+from asr.corpora.paths import ids_of
+from asr.corpora.prepare import Prepared, prepare
+from asr.corpora.recipe import Request
 from asr.data import manifest
+from asr.data.lines import numbered
 from asr.data.manifest import Utterance
 from asr.errors import AsrError, ConfigError, DataError
 from tests.builders import noise, sphere_bytes, write_wav
@@ -24,7 +26,7 @@ TONE = np.sin(np.arange(8000) / 20).astype(np.float32) / 4  # half a second at 1
 
 
 def run(importer: str, source: Path, out: Path, **options: str) -> Prepared:
-    return perform(IMPORTERS[importer], Request(out, source=source, options=options))
+    return prepare(IMPORTERS[importer], Request(out, sources=(source,), options=options))
 
 
 def by_id(path: Path) -> dict[str, Utterance]:
@@ -404,11 +406,14 @@ def test_one_utterance_cannot_be_shared_out(tmp_path):
 def test_a_source_is_never_overwritten(tmp_path):
     write_wav(tmp_path / "a.wav", TONE)
     source = write(tmp_path / "train.jsonl", '{"audio_filepath": "a.wav", "text": "HI"}\n')
-    with pytest.raises(ConfigError, match="would overwrite what it is made from; give another --out or --name"):
+    with pytest.raises(
+        ConfigError, match=r"train\.jsonl is there, and no 'asr prepare' made it; give another --out, or"
+    ):
         run("nemo", source, tmp_path)
     assert "audio_filepath" in source.read_text()
+    source.unlink()
     two = write(tmp_path / "dev.jsonl", '{"audio_filepath": "a.wav", "text": "HI"}\n' * 2)
-    with pytest.raises(ConfigError, match=r"dev\.jsonl would overwrite what it is made from"):
+    with pytest.raises(ConfigError, match=r"dev\.jsonl is there, and no 'asr prepare' made it"):
         run("nemo", two, tmp_path, dev="0.5")
     assert "audio_filepath" in two.read_text()
 
@@ -498,7 +503,7 @@ def test_a_nemo_manifest_keeps_offsets_and_other_fields(tmp_path):
     ("line", "expected"),
     [
         ("[1]", "a line must be a JSON object, got list"),
-        ('{"audio_filepath": ', "not valid JSON (Expecting value at column 19); expected one object a line"),
+        ('{"audio_filepath": ', "not valid JSON (Expecting value at column 19); expected one object per line"),
         ('{"text": "x"}', "'audio_filepath' is missing"),
         ('{"audio_file_path": "a.wav"}', "'audio_filepath' is missing; did you mean 'audio_file_path'?"),
         ('{"audio_filepath": 3}', "'audio_filepath' must be a path, got 3"),
@@ -515,7 +520,7 @@ def test_a_nemo_manifest_keeps_offsets_and_other_fields(tmp_path):
         ),
         (
             '{"audio_filepath": "a.wav", "duration": NaN}',
-            "not valid JSON (NaN is not JSON); expected one object a line",
+            "not valid JSON (NaN is not JSON); expected one object per line",
         ),
         ('{"audio_filepath": "a.wav", "text": "\\ud800"}', "not valid JSON ('utf-8' codec can't encode"),
     ],
@@ -897,7 +902,7 @@ def test_any_text_survives_a_quoted_table(tone_file, texts, delimiter):
         with source.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, delimiter=delimiter)
             writer.writerows([["audio_path", "text"], *([str(tone_file), text] for text in texts)])
-        assert [row.text for row in table.read(source).rows] == texts
+        assert [row.text for row in table.read(source, {})["t"].rows] == texts
 
 
 @settings(max_examples=25)
@@ -906,15 +911,15 @@ def test_any_text_survives_a_nemo_manifest_and_a_kaldi_directory(tone_file, text
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lines = [json.dumps({"audio_filepath": str(tone_file), "text": text}) for text in texts]
-        assert [row.text for row in nemo.read(write(folder / "m.json", "\n".join(lines))).rows] == texts
+        assert [row.text for row in nemo.read(write(folder / "m.json", "\n".join(lines)), {})["m"].rows] == texts
         write(folder / "wav.scp", "".join(f"u{i} {tone_file}\n" for i in range(len(texts))))
         write(folder / "text", "".join(f"u{i}\t{text}\n" for i, text in enumerate(texts)))
-        assert [row.text for row in kaldi.read(folder).rows] == texts
+        assert [row.text for row in kaldi.read_directory(folder).rows] == texts
 
 
 @given(st.lists(st.sampled_from(["a", "b", "a-2", "a-3"])))
 def test_numbered_ids_are_unique_and_keep_the_first_of_each_name(names):
-    ids = rows.numbered(names)
+    ids = numbered(names)
     assert len(set(ids)) == len(names)
     assert all(id_.startswith(name) for id_, name in zip(ids, names, strict=True))
     assert all(name in ids for name in names[:1])
@@ -930,15 +935,15 @@ def test_numbered_ids_are_unique_and_keep_the_first_of_each_name(names):
     ],
 )
 def test_ids_are_short_names_unless_folders_tell_them_apart(paths, ids):
-    assert rows.ids_of(paths) == ids
+    assert ids_of(paths) == ids
 
 
 def test_all_importers_are_found_by_name():
     assert list(IMPORTERS) == ["kaldi", "nemo", "csv", "folder", "combined"]
-    assert folder_importer.FOLDER.options == ("dev", "name", "mix", "channel", "keep_truncated")
+    assert IMPORTERS["folder"].options == ("dev", "name", "mix", "channel", "keep_truncated")
     for recipe in IMPORTERS.values():
         with pytest.raises(ConfigError, match=f"asr prepare {recipe.name} {recipe.source} --out data"):
-            perform(recipe, Request(Path("out")))
+            prepare(recipe, Request(Path("out")))
 
 
 # the real thing

@@ -192,10 +192,10 @@ UTTERANCES = st.builds(
     Utterance,
     id=TEXT.filter(bool),
     audio_path=TEXT.filter(bool),
-    duration_s=st.floats(min_value=0, max_value=1e300, exclude_min=True) | st.integers(1, 10**6),
+    duration_s=st.floats(min_value=0, max_value=1e9, exclude_min=True) | st.integers(1, 10**6),
     text=TEXT,
     speaker=TEXT,
-    offset_s=st.floats(min_value=0, max_value=1e300),
+    offset_s=st.floats(min_value=0, max_value=1e9),
     meta=st.none() | st.dictionaries(TEXT, JSON_VALUES, min_size=1, max_size=3),
 )
 

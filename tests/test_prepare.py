@@ -1,378 +1,471 @@
 from __future__ import annotations
 
-import io
-import random
-import tarfile
+import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from asr.config import load as load_config
-from asr.corpora.catalogue import find_config, find_recipe, recipe_configs, recipe_names, recipes_folder
-from asr.corpora.importers import IMPORTERS
-from asr.corpora.recipe import Prepared, Recipe, Request, held_out_speakers, perform, stable_hash, write_splits
-from asr.data import manifest
+from asr.cli import app
+from asr.corpora.catalogue import find_recipe
+from asr.corpora.prepare import prepare
+from asr.corpora.recipe import Corpus, Recipe, Request
+from asr.data import manifest as manifests
+from asr.data import prepared as header
 from asr.data.manifest import Utterance
-from asr.download.remote import Remote
+from asr.data.tokenizer import read_tokenizer
 from asr.errors import ConfigError, DataError
-from tests.builders import noise, sphere_bytes
-from tests.servers import serving
+from tests.builders import write_wav
 
-CONTENTS = {f"corpus/{i:02d}.bin": random.Random(i).randbytes(20_000 + i) for i in range(8)}
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes = b"", **fields: object) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    for key, value in fields.items():
-        setattr(member, key, value)
-    tar.addfile(member, io.BytesIO(content))
+TEXTS = {
+    "train": ["Hello, world — at 10:30!", "the world’s “best” & only", "hello hello", "…"],
+    "dev": ["Hello again, Жорж"],
+}
 
 
-def _archive(path: Path, contents: dict[str, bytes], mode: str = "w:gz") -> Path:
-    with tarfile.open(path, mode) as tar:
-        for name, content in contents.items():
-            _add(tar, name, content)
-    return path
+def recipe_of(texts=TEXTS, **facts) -> Recipe:
+    def write(request: Request) -> Corpus:
+        splits = {
+            name: [Utterance(f"{name}-{i}", f"{name}-{i}.wav", 1800.0, text, f"s{i}") for i, text in enumerate(rows)]
+            for name, rows in texts.items()
+        }
+        return Corpus(splits, {"bad": "no samples"})
+
+    return Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write, **facts)
 
 
-def _files(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+def recipe_of_rows(audio: str = "{}.wav", **splits: range) -> Recipe:
+    """A recipe whose splits have utterances of these numbers."""
+
+    def write(request: Request) -> Corpus:
+        rows = {n: [Utterance(f"u{i}", audio.format(i), 1.0, "ONE") for i in ids] for n, ids in splits.items()}
+        return Corpus(rows)
+
+    return Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
 
 
-def test_stable_hash_is_the_same_on_every_machine():
-    assert stable_hash("fash") == pytest.approx(0.653517, abs=1e-6)
+def texts_of(folder: Path, split: str) -> list[str]:
+    return [u.text for u in manifests.read(folder / f"{split}.jsonl")]
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_stable_hash_is_in_the_unit_interval(text):
-    assert 0 <= stable_hash(text) < 1
+def test_texts_go_through_the_profile_and_the_header_tells_all(tmp_path):
+    finished = prepare(recipe_of(), Request(tmp_path, normalization="librispeech"))
+    assert texts_of(tmp_path, "train") == ["HELLO WORLD AT 10:30", "THE WORLD'S BEST ONLY", "HELLO HELLO", ""]
+    assert texts_of(tmp_path, "dev") == ["HELLO AGAIN ЖОРЖ"]
+    assert [u.text for u in finished.utterances["dev"]] == ["HELLO AGAIN ЖОРЖ"]
+    found = header.read(tmp_path)
+    assert found == finished.header
+    assert (found.recipe, found.title, found.licence, found.homepage) == ("toy", "Toy", "CC0", "http://toy")
+    assert (found.normalization, found.tokenizer, found.dropped, found.flagged_numbers) == ("librispeech", "", 1, 1)
+    assert found.splits["train"] == {"utterances": 4, "hours": 2.0, "speakers": 4, "with_digits": 1}
+    assert finished.notes == [
+        "text normalization: librispeech",
+        "normalized: 5 texts changed",
+        "signs that people read aloud were removed: '&' (U+0026) in 1; write them as they are spoken",
+        "characters that librispeech leaves as they are: 'Ж' (U+0416) in 1, 'О' (U+041E) in 1, 'Р' (U+0420) in 1",
+        "1 texts became empty, and are not trained on: train-3",
+        "numbers: 1 texts hold digits (train 1); write them as they are spoken",
+    ]
 
 
-NAMES = st.lists(st.text("abcdefgh", min_size=1, max_size=4), min_size=1, max_size=40, unique=True)
+def test_markup_that_a_profile_makes_words_of_is_said(tmp_path):
+    recipe = recipe_of({"train": ["one [noise] two", "tea &amp; milk", "tea & milk", "so (to speak) three"]})
+    notes = prepare(recipe, Request(tmp_path / "a", normalization="lower-nopunct")).notes
+    said = "markup became words in 2 texts, first a marker of train-0 in 'one [noise] two'; "
+    assert said + "decode entities, and take markers out" in notes
+    # where the texts keep it, the doctor and training find it
+    assert not any("markup" in note for note in prepare(recipe, Request(tmp_path / "b", normalization="lower")).notes)
 
 
-@given(NAMES, st.randoms())
-def test_held_out_speakers_depend_on_the_names_alone(names, rng):
-    held_out = held_out_speakers(names, 0.1, "corpus")
-    assert held_out <= set(names)
-    assert len(held_out) == max(1, round(0.1 * len(names)))
-    shuffled = names * 2
-    rng.shuffle(shuffled)
-    assert held_out_speakers(shuffled, 0.1, "corpus") == held_out
+def test_without_options_texts_stay_and_the_recipes_profile_counts(tmp_path):
+    assert prepare(recipe_of(), Request(tmp_path / "a")).header.normalization == "none"
+    assert texts_of(tmp_path / "a", "train") == TEXTS["train"]
+    prepare(recipe_of(normalization="lower"), Request(tmp_path / "b"))
+    assert texts_of(tmp_path / "b", "train")[2] == "hello hello"
+    assert texts_of(tmp_path / "b", "train")[0].startswith("hello, world")
 
 
-@given(NAMES, st.text("xyz", min_size=1, max_size=4))
-def test_one_more_speaker_moves_at_most_one_other(names, extra):
-    before, after = held_out_speakers(names, 0.2, "s"), held_out_speakers([*names, extra], 0.2, "s")
-    assert len(before - after) <= 1
-    assert len(after - before - {extra}) <= 1
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_the_tokenizer_is_trained_on_the_normalized_training_texts(tmp_path, kind):
+    finished = prepare(recipe_of(), Request(tmp_path, normalization="librispeech", tokenizer=kind, vocab_size=23))
+    tokenizer = read_tokenizer(tmp_path / "tokenizer.json")
+    assert (tokenizer.kind, tokenizer.vocabulary_size) == (kind, 23)
+    assert finished.header.tokenizer == "tokenizer.json"
+    assert finished.files == {"tokenizer": tmp_path / "tokenizer.json"}
+    assert all(tokenizer.decode(tokenizer.encode(t)) == t for t in texts_of(tmp_path, "train"))
+    assert tokenizer.unknown("ж,h") == ["ж", ",", "h"]
+    assert f"tokenizer: {kind}, 23 tokens, the blank included" in finished.notes
 
 
-def test_write_splits_sorts_and_names_empty_splits(tmp_path):
+def test_preparing_again_gives_the_same_bytes(tmp_path):
+    contents = []
+    for _ in range(2):
+        prepare(recipe_of(), Request(tmp_path, normalization="upper-nopunct", tokenizer="bpe", vocab_size=28))
+        contents.append({p.name: p.read_bytes() for p in tmp_path.iterdir()})
+    assert contents[0] == contents[1]
+    assert set(contents[0]) == {"train.jsonl", "dev.jsonl", "prepared.json", "tokenizer.json"}
+
+
+def test_split_by_split_the_header_describes_all_that_is_there(tmp_path):
+    prepare(recipe_of({"train": ["One two"]}), Request(tmp_path, normalization="lower", tokenizer="bpe", vocab_size=9))
+    finished = prepare(recipe_of({"dev": ["Two 1"]}), Request(tmp_path))
+    assert finished.header.normalization == "lower"  # the folder's
+    assert texts_of(tmp_path, "dev") == ["two 1"]
+    assert set(finished.header.splits) == {"train", "dev"}
+    assert finished.header.tokenizer == "tokenizer.json"
+    assert finished.header.flagged_numbers == 1
+    (tmp_path / "dev.jsonl").unlink()
+    finished = prepare(recipe_of({"test": ["two"]}), Request(tmp_path, tokenizer="unigram", vocab_size=7))
+    assert set(finished.header.splits) == {"train", "test"}
+    assert read_tokenizer(tmp_path / "tokenizer.json").kind == "unigram"  # on the train.jsonl that was there
+
+
+def test_what_was_prepared_before_and_is_now_in_train_too_is_said(tmp_path, caplog):
+    prepare(recipe_of_rows(train=range(8), dev=range(8, 10)), Request(tmp_path))
+    prepare(recipe_of_rows(test=range(20, 25), other=range(8)), Request(tmp_path))
+    assert not caplog.messages
+    prepare(recipe_of_rows(train=range(10)), Request(tmp_path))
+    assert caplog.messages == [
+        f"{tmp_path}/train.jsonl: 2 of its utterances are in dev.jsonl, too, which was prepared before: "
+        "prepare both together, or remove it"
+    ]
+
+
+@pytest.mark.parametrize("old", ["train", "dev", "test"])
+@pytest.mark.parametrize("new", ["train", "dev", "test"])
+def test_every_overlap_with_train_that_was_prepared_before_is_said(tmp_path, caplog, old, new):
+    prepare(recipe_of_rows(**{old: range(4)}), Request(tmp_path))
+    prepare(recipe_of_rows(**{new: range(2, 6)}), Request(tmp_path))
+    is_said = old != new and "train" in (old, new)
+    said = f"{tmp_path}/{new}.jsonl: 2 of its utterances are in {old}.jsonl, too"
+    assert [message[: len(said)] for message in caplog.messages] == [said] * is_said
+
+
+def test_no_overlap_is_said_of_what_is_prepared_together_or_is_gone_or_only_has_the_same_ids(tmp_path, caplog):
+    both = recipe_of_rows(train=range(4), test=range(4))
+    prepare(both, Request(tmp_path / "a"))
+    prepare(both, Request(tmp_path / "a"))
+    prepare(recipe_of_rows(train=range(4)), Request(tmp_path / "b"))
+    (tmp_path / "b" / "train.jsonl").unlink()
+    prepare(recipe_of_rows(test=range(4)), Request(tmp_path / "b"))
+    prepare(recipe_of_rows(train=range(4)), Request(tmp_path / "c"))
+    prepare(recipe_of_rows("other/{}.wav", test=range(4)), Request(tmp_path / "c"))
+    assert not caplog.messages
+
+
+def test_splits_with_the_same_ids_for_different_utterances_are_counted_apart(tmp_path):
+    def write(request: Request) -> Corpus:
+        rows = {n: [Utterance(f"u{i}", f"{n}/{i}.wav", 1.0, "one 1") for i in range(2)] for n in ("train", "test")}
+        rows["all"] = [*rows["train"]]  # the same ones
+        rows |= {f"side-{channel}": [Utterance("u0", "call.wav", 1.0, "one 1", channel=channel)] for channel in (1, 2)}
+        return Corpus(rows, {"x": "bad"})
+
+    recipe = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
+    finished = prepare(recipe, Request(tmp_path, normalization="upper"))
+    assert "kept 6 of 7" in finished.summary() and finished.header.flagged_numbers == 6
+    assert "normalized: 6 texts changed" in finished.notes
+
+
+def test_a_folder_keeps_one_profile(tmp_path):
+    prepare(recipe_of(), Request(tmp_path, normalization="lower"))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ConfigError, match=r"was prepared with text normalization lower, not upper; take another --out"):
+        prepare(recipe_of(), Request(tmp_path, normalization="upper"))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    for name in ("prepared.json", "train.jsonl", "dev.jsonl"):
+        (tmp_path / name).unlink()
+    prepare(recipe_of(), Request(tmp_path, normalization="upper"))
+    assert texts_of(tmp_path, "train")[2] == "HELLO HELLO"
+
+
+@pytest.mark.parametrize("tokenizer", ["", "char"])
+def test_new_training_texts_without_a_tokenizer_leave_no_old_one(tmp_path, tokenizer):
+    prepare(recipe_of(), Request(tmp_path, normalization="lower", tokenizer="bpe", vocab_size=32))
+    finished = prepare(recipe_of(), Request(tmp_path, tokenizer=tokenizer))
+    assert not (tmp_path / "tokenizer.json").exists()
+    assert finished.header.tokenizer == ""
+    assert any("is removed" in note for note in finished.notes)
+
+
+def test_a_damaged_header_is_said_and_written_anew(tmp_path, caplog):
+    (tmp_path / "prepared.json").write_text("{", encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        prepare(recipe_of(), Request(tmp_path))
+    assert "prepared.json" in caplog.text
+    assert header.read(tmp_path) is not None
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_preparation_that_fails_leaves_the_folder_as_it_was(tmp_path):
+    prepare(recipe_of(), Request(tmp_path, normalization="lower"))
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="at most"):
+        prepare(recipe_of(), Request(tmp_path, tokenizer="bpe", vocab_size=10_000))
+    assert contents(tmp_path) == before
+
+    with pytest.raises(ConfigError, match=r"bpe is trained on train\.jsonl"):
+        prepare(recipe_of({"dev": ["a"]}), Request(tmp_path / "x", tokenizer="bpe", vocab_size=10))
+    request = Request(tmp_path / "y", normalization="lower-nopunct", tokenizer="bpe", vocab_size=10)
+    with pytest.raises(DataError, match="no text to train a tokenizer on"):
+        prepare(recipe_of({"train": ["…"]}), request)
+    assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(name: str, recipe: Recipe, request: Request) -> None:
+    """Prepare, and die before the file of that name is written."""
+    write = manifests.write
+
+    def until(path: Path, rows: list[Utterance]) -> None:
+        if path.name == name:
+            raise Killed
+        write(path, rows)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(manifests, "write", until)
+        prepare(recipe, request)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "dev.jsonl"])
+def test_a_preparation_that_is_killed_is_noticed_and_can_be_run_again(tmp_path, name):
+    whole = Request(tmp_path / "whole", normalization="lower", tokenizer="bpe", vocab_size=32)
+    prepare(recipe_of(), whole)
+    request = replace(whole, out=tmp_path / "cut")
+    for _ in range(2):
+        killed_at(name, recipe_of(), request)
+        with pytest.raises(DataError, match=r"unfinished: the last 'asr prepare' of this folder did not finish; run"):
+            header.read(tmp_path / "cut")
+    with pytest.raises(ConfigError, match=r"or remove .*prepared\.json\.unfinished and the manifests to prepare"):
+        prepare(recipe_of(), replace(request, normalization="upper"))
+    finished = prepare(recipe_of(), request)
+    assert header.read(tmp_path / "cut") == finished.header
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_when_one_split_is_killed_the_others_and_the_profile_stay(tmp_path):
+    prepare(recipe_of({"train": ["One two"]}), Request(tmp_path, normalization="lower", tokenizer="bpe", vocab_size=9))
+    killed_at("dev.jsonl", recipe_of({"dev": ["Two"]}), Request(tmp_path))
+    finished = prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path))
+    assert texts_of(tmp_path, "dev") == ["two"]
+    assert set(finished.header.splits) == {"train", "dev"}
+    assert finished.header.tokenizer == "tokenizer.json"
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_a_split_that_was_killed_is_named_when_another_is_prepared(tmp_path, caplog):
+    killed_at("train.jsonl", recipe_of({"train": ["One two"]}), Request(tmp_path, normalization="lower"))
+    finished = prepare(recipe_of({"dev": ["Two"]}), Request(tmp_path))
+    assert f"{tmp_path}: the 'asr prepare' of train did not finish; run that one again" in caplog.text
+    assert set(finished.header.splits) == {"dev"} and finished.header.normalization == "lower"
+
+
+def test_a_full_disk_is_noticed(tmp_path, monkeypatch):
+    def full(path, rows):
+        raise DataError("cannot write the manifest: no space left on device", path)
+
+    monkeypatch.setattr(manifests, "write", full)
+    with pytest.raises(DataError, match="no space left"):
+        prepare(recipe_of(), Request(tmp_path, normalization="lower"))
+    with pytest.raises(DataError, match="did not finish"):
+        header.read(tmp_path)
+
+
+def test_splits_are_sorted_and_empty_ones_are_named(tmp_path):
+    def recipe(**splits: list[Utterance]) -> Recipe:
+        return Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", lambda request: Corpus(splits, {"c": "no text"}))
+
     rows = [Utterance(id_, f"{id_}.wav", 30.0, "a", "s") for id_ in ("b", "a")]
-    prepared = write_splits(tmp_path, {"train": rows}, {"c": "no transcript"})
-    assert [u.id for u in manifest.read(tmp_path / "train.jsonl")] == ["a", "b"]
-    assert prepared.manifests == {"train": tmp_path / "train.jsonl"}
+    prepared = prepare(recipe(train=rows), Request(tmp_path / "a"))
+    assert [u.id for u in manifests.read(tmp_path / "a" / "train.jsonl")] == ["a", "b"]
+    assert prepared.manifests == {"train": tmp_path / "a" / "train.jsonl"}
     assert prepared.summary() == [
         "train: 2 utterances, 0.02 h, 1 speaker",
         "kept 2 of 3",
-        "dropped c: no transcript",
+        "dropped c: no text",
+        "text normalization: none",
     ]
     with pytest.raises(DataError) as caught:
-        write_splits(tmp_path / "other", {"train": rows, "dev": [], "test": []}, {})
-    assert str(caught.value) == f"{tmp_path / 'other'}: nothing left for dev, test: is this the right archive?"
-    assert not (tmp_path / "other").exists()
+        prepare(recipe(train=rows, dev=[], test=[]), Request(tmp_path / "b"))
+    assert str(caught.value) == f"{tmp_path / 'b'}: nothing left for dev, test: is this the right archive?"
+    assert not (tmp_path / "b").exists()
+
+    unknown = [replace(row, speaker="") for row in rows]
+    lines = prepare(
+        recipe(train=unknown, dev=[unknown[0], replace(rows[0], id="c")]), Request(tmp_path / "c")
+    ).summary()
+    assert lines[0].endswith("h, speakers not known") and lines[1].endswith("h, 1 speaker")
 
 
-def test_a_speaker_that_is_not_known_is_not_counted(tmp_path):
-    rows = [Utterance(id_, f"{id_}.wav", 30.0, "a", speaker) for id_, speaker in (("a", ""), ("b", ""), ("c", "s"))]
-    prepared = write_splits(tmp_path, {"train": rows[:2], "dev": rows[1:]}, {})
-    assert prepared.summary()[0].endswith("h, speakers not known")
-    assert prepared.summary()[1].endswith("h, 1 speaker")
+def test_a_summary_of_many_dropped_rows_says_how_many_more(tmp_path):
+    many = Corpus({"train": [Utterance("a", "a.wav", 1.0, "a")]}, {f"u{i}": "why" for i in range(12)})
+    lines = prepare(Recipe("toy", "Toy", 1.0, 16000, "CC0", "", lambda request: many), Request(tmp_path)).summary()
+    assert lines[1] == "kept 1 of 13"
+    assert lines[-2] == "… and 2 more (--json names all)"
 
 
-def test_a_summary_of_many_dropped_rows_says_how_many_more():
-    lines = Prepared({}, {}, {f"u{i}": "why" for i in range(12)}).summary()
-    assert lines[0] == "kept 0 of 12"
-    assert len(lines) == 12
-    assert lines[-1] == "… and 2 more (--json names all)"
+def test_two_utterances_of_one_id_are_an_error_before_anything_is_written(tmp_path):
+    def write(request: Request) -> Corpus:
+        rows = [Utterance("u", path, 1.0, "one") for path in ("a.wav", "b.wav")]
+        return Corpus({"train": rows[:1], "test": rows}, {})
 
-
-# an4, on an archive made here
-
-
-def _an4_archive(path: Path, *, without: tuple[str, ...] = (), extra: dict[str, bytes] | None = None) -> Path:
-    """The AN4 layout in small: 5 training speakers and 2 test speakers of 3 utterances each."""
-    contents: dict[str, bytes] = {"an4/LICENSE": b"free\n", "an4/README": b"not wanted\n"}
-    rng = np.random.default_rng(0)
-    for split, speakers in (("train", ["fash", "mblb", "fbbh", "mmxg", "ffmm"]), ("test", ["fcaw", "mjgm"])):
-        names, lines = [], []
-        for speaker in speakers:
-            for i in range(3):
-                id_ = f"an{i}-{speaker}-b"
-                names.append(f"an4{split if split == 'test' else ''}_clstk/{speaker}/{id_}")
-                text = f"GO {'ABC'[i]}"
-                lines.append(f"<s> {text} </s> ({id_})" if split == "train" else f"{text} ({id_})")
-                wave = noise(float(rng.uniform(0.1, 0.3)), seed=i)
-                contents[f"an4/wav/{names[-1]}.sph"] = sphere_bytes(wave)
-        contents[f"an4/etc/an4_{split}.fileids"] = ("\n".join(names) + "\n").encode()
-        contents[f"an4/etc/an4_{split}.transcription"] = ("\n".join(lines) + "\n").encode()
-    contents = {k: v for k, v in contents.items() if k not in without} | (extra or {})
-    return _archive(path, contents)
-
-
-def _an4():
-    return find_recipe("an4")[0]
-
-
-def test_an4_gives_three_splits_with_no_speaker_in_two(tmp_path):
-    out = tmp_path / "an4"
-    prepared = _an4().prepare(Request(out, (_an4_archive(tmp_path / "a.tar.gz"),)))
-    splits = {name: manifest.read(path) for name, path in prepared.manifests.items()}
-    assert {name: len(m) for name, m in splits.items()} == {"train": 12, "dev": 3, "test": 6}
-    speakers = [m.speakers for m in splits.values()]
-    assert len(set.union(*speakers)) == sum(map(len, speakers)) == 7
-    assert splits["test"].speakers == {"fcaw", "mjgm"}
-    assert prepared.dropped == {}
-    for split in splits.values():
-        for utterance in split:
-            assert utterance.text == f"GO {'ABC'[int(utterance.id[2])]}"
-            assert split.audio_path(utterance).is_file()
-            assert 0.1 <= utterance.duration_s <= 0.3
-    assert not (out / "an4" / "README").exists()
-    assert (out / "an4" / "LICENSE").exists()
-    assert not list(out.rglob("*.part"))
-
-
-def test_an4_prepared_twice_gives_the_same_bytes(tmp_path):
-    archive = _an4_archive(tmp_path / "a.tar.gz")
-    _an4().prepare(Request(tmp_path / "out", (archive,)))
-    before = _files(tmp_path / "out")
-    _an4().prepare(Request(tmp_path / "out", (archive,)))
-    assert _files(tmp_path / "out") == before
-
-
-def test_an4_that_is_extracted_already_is_used_where_it_is(tmp_path):
-    archive = _an4_archive(tmp_path / "a.tar.gz")
-    first = _an4().prepare(Request(tmp_path / "out", (archive,)))
-    archive.unlink()
-    for request in (Request(tmp_path / "out"), Request(tmp_path / "new", (tmp_path / "out" / "an4",))):
-        again = _an4().prepare(request)
-        folder = tmp_path / "out" if request.archive else Path()
-        for name, rows in first.utterances.items():
-            assert [(u.id, u.audio_path) for u in again.utterances[name]] == [
-                (u.id, str(folder / u.audio_path)) for u in rows
-            ]
-
-
-def test_an4_drops_and_names_what_has_no_transcript_no_audio_or_no_entry(tmp_path):
-    whole = _an4_archive(tmp_path / "whole.tar.gz")
-    with tarfile.open(whole) as tar:
-        text = tar.extractfile("an4/etc/an4_train.transcription").read().decode()
-    text = text.replace("<s> GO A </s> (an0-fash-b)\n", "").replace("GO B </s> (an1-fash-b)", "</s> (an1-fash-b)")
-    text += "<s> LOST </s> (an9-none-b)\n"
-    archive = _an4_archive(
-        tmp_path / "a.tar.gz",
-        without=("an4/wav/an4_clstk/mblb/an0-mblb-b.sph",),
-        extra={
-            "an4/etc/an4_train.transcription": text.encode(),
-            "an4/wav/an4_clstk/mblb/an1-mblb-b.sph": b"not audio",
-            "an4/wav/an4_clstk/mblb/an2-mblb-b.sph": sphere_bytes(np.zeros(0)),
-        },
-    )
-    out = tmp_path / "out"
-    prepared = _an4().prepare(Request(out, (archive,)))
-    folder = out / "an4" / "wav" / "an4_clstk" / "mblb"
-    bad = prepared.dropped.pop("an1-mblb-b")
-    assert bad.startswith(f"{folder / 'an1-mblb-b.sph'}: not audio that can be read")
-    assert prepared.dropped == {
-        "an0-fash-b": "no transcript",
-        "an1-fash-b": "no transcript",
-        "an9-none-b": "not listed in an4_train.fileids",
-        "an0-mblb-b": f"{folder / 'an0-mblb-b.sph'}: cannot read the audio: no such file or directory",
-        "an2-mblb-b": "no samples",
-    }
-    kept = {u.id for rows in prepared.utterances.values() for u in rows}
-    assert len(kept) == 21 - 5
-    assert "kept 16 of 21" in prepared.summary()
-
-
-def test_an4_says_where_a_transcript_is_malformed(tmp_path):
-    archive = _an4_archive(
-        tmp_path / "a.tar.gz",
-        extra={"an4/etc/an4_train.transcription": b"<s> GO A </s> (an0-fash-b)\n\nNO ID HERE\n"},
-    )
+    recipe = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
     with pytest.raises(DataError) as caught:
-        _an4().prepare(Request(tmp_path / "out", (archive,)))
-    path = tmp_path / "out" / "an4" / "etc" / "an4_train.transcription"
-    assert str(caught.value) == f"{path}:3: expected 'TEXT (utterance-id)'"
+        prepare(recipe, Request(tmp_path / "out"))
+    expected = "two utterances of test have the id 'u' (a.wav and b.wav); ids must be unique"
+    assert str(caught.value) == f"{tmp_path / 'out'}: {expected}"
+    assert not (tmp_path / "out").exists()
 
 
-def test_an4_says_which_file_is_not_utf8_and_which_is_missing(tmp_path):
-    name = "an4/etc/an4_train.fileids"
-    with pytest.raises(DataError) as caught:
-        _an4().prepare(Request(tmp_path / "1", (_an4_archive(tmp_path / "a.tar.gz", extra={name: b"caf\xe9\n"}),)))
-    assert str(caught.value) == (
-        f"{tmp_path / '1' / name}:1: not UTF-8 text (invalid continuation byte at byte 3); convert it, for example "
-        "with iconv"
-    )
-    with pytest.raises(DataError) as caught:
-        _an4().prepare(Request(tmp_path / "2", (_an4_archive(tmp_path / "b.tar.gz", without=(name,)),)))
-    assert str(caught.value) == f"{tmp_path / '2' / name}: cannot read the texts: no such file or directory"
+@pytest.mark.parametrize("name", ["dev.jsonl", "tokenizer.json"])
+def test_what_no_preparation_made_is_not_written_over(tmp_path, name):
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(ConfigError) as caught:
+            prepare(recipe_of(), Request(tmp_path, normalization="lower", tokenizer="bpe", vocab_size=32))
+        said = "is there, and no 'asr prepare' made it; give another --out, or move it away"
+        assert str(caught.value) == f"{tmp_path / name} {said}"
+        assert {p.name: p.read_text(encoding="utf-8") for p in tmp_path.iterdir()} == {name: "mine"}
 
 
-def test_an4_refuses_another_archive(tmp_path):
-    archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
-    with pytest.raises(DataError) as caught:
-        _an4().prepare(Request(tmp_path / "out", (archive,)))
-    assert str(caught.value).startswith(
-        f"{archive}: holds no file that is needed in corpus/: is this the right archive? (it has corpus/00.bin, "
-    )
+def test_a_tokenizer_that_no_preparation_made_stays_and_is_not_used(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("mine", encoding="utf-8")
+    for _ in range(2):
+        finished = prepare(recipe_of(), Request(tmp_path))
+        assert (tmp_path / "tokenizer.json").read_text(encoding="utf-8") == "mine"
+        assert finished.notes[-1].endswith("the tokenizer.json that is there was not made here, and is not used")
+        assert header.tokenizer_for("data", tmp_path, header.read(tmp_path)) is None
 
 
-def test_an4_is_downloaded_where_no_archive_is_given(tmp_path):
-    archive = _an4_archive(tmp_path / "any-name.tgz")
-    path = "/databases/an4/an4_sphere.tar.gz"
-    with serving({path: archive.read_bytes()}) as host:
-        prepared = _an4().prepare(Request(tmp_path / "out", mirror=host.url))
-        host.files = {}
-        with pytest.raises(DataError) as caught:
-            _an4().prepare(Request(tmp_path / "other", mirror=host.url))
-    assert {name: len(rows) for name, rows in prepared.utterances.items()} == {"train": 12, "dev": 3, "test": 6}
-    assert str(caught.value) == (
-        f"{host.url}{path}: HTTP 404 Not Found; see http://www.speech.cs.cmu.edu/databases/an4/, or leave out "
-        "--mirror, or fetch it in another way and give --archive an4_sphere.tar.gz"
-    )
+def test_a_tokenizer_of_a_preparation_that_failed_after_it_is_written_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(header, "write", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(recipe_of(), Request(tmp_path, normalization="lower", tokenizer="bpe", vocab_size=32))
+    assert (tmp_path / "tokenizer.json").exists()
+    prepare(recipe_of(), Request(tmp_path, normalization="lower", tokenizer="bpe", vocab_size=30))
+    assert read_tokenizer(tmp_path / "tokenizer.json").vocabulary_size == 30
 
 
-def test_an4_real_archive_has_948_and_130_utterances(shared_data, tmp_path):
-    archive = shared_data / "an4_sphere.tar.gz"
-    if not archive.is_file():
-        pytest.skip(f"{archive} is not there")
-    prepared = _an4().prepare(Request(tmp_path, (archive,)))
-    counts = {name: len(rows) for name, rows in prepared.utterances.items()}
-    assert counts["train"] + counts["dev"] == 948
-    assert counts["test"] == 130
-    assert prepared.dropped == {}
-    speakers = {name: {u.speaker for u in rows} for name, rows in prepared.utterances.items()}
-    assert len(speakers["train"] | speakers["dev"]) == 74
-    assert len(speakers["dev"]) == 7
-    assert not speakers["train"] & speakers["dev"]
-    assert len(speakers["test"]) == 10
-    assert sum(u.duration_s for u in prepared.utterances["test"]) / 60 == pytest.approx(6.0, abs=0.1)
+def test_manifests_of_another_recipe_are_not_replaced_without_a_word(tmp_path, caplog):
+    prepare(recipe_of(), Request(tmp_path))
+    prepare(recipe_of({"dev": ["a"]}), Request(tmp_path))
+    assert "replaced" not in caplog.text
+    other = replace(recipe_of({"dev": ["a"]}), name="other")
+    prepare(other, Request(tmp_path))
+    assert f"{tmp_path}: dev of Toy is replaced" in caplog.text
 
 
-# an option that a recipe would ignore is an error
+@pytest.mark.parametrize("below", ["", "deep/er"])
+def test_a_folder_that_cannot_be_is_refused_before_the_work(tmp_path, below):
+    (tmp_path / "file").touch()
+
+    def never(request):
+        raise AssertionError
+
+    recipe = replace(recipe_of(), prepare=never)
+    with pytest.raises(ConfigError, match=r"file is a file, expected a folder"):
+        prepare(recipe, Request(tmp_path / "file" / below))
 
 
-def _recipe(**facts: object) -> Recipe:
-    return Recipe("mine", "My corpus", 1.0, 16000, "mine", "", lambda request: Prepared({}, {}, {}), **facts)
+@pytest.mark.parametrize("options", [{"normalization": "upper"}, {"tokenizer": "char"}])
+def test_what_makes_no_manifests_takes_no_options_of_texts(tmp_path, options):
+    with pytest.raises(ConfigError, match="toy takes no --normalization and no --tokenizer: it makes no manifests"):
+        prepare(recipe_of(speech=False), Request(tmp_path, **options))
+    assert not find_recipe("librispeech-lm")[0].speech
 
 
 @pytest.mark.parametrize(
-    ("request_", "facts", "message"),
+    ("options", "message"),
     [
-        ({"archive": (Path("a.tar"),)}, {}, "mine takes no --archive"),
-        ({"archive": (Path("a.tar"),) * 2}, {"archive": "a.tar"}, "mine takes one --archive, not 2"),
-        ({"mirror": "http://h"}, {}, "mine takes no --mirror: it downloads nothing"),
-        ({"subsets": ("x",)}, {}, "mine takes no --subsets: it has none"),
-        ({"source": Path("d")}, {}, "mine takes no source ('d'); archives are given with --archive"),
-        ({}, {"source": "DIR"}, "mine wants a source: asr prepare mine DIR --out data"),
-        ({"options": {"text_column": "t"}}, {"options": ("dev",)}, "mine takes no --text-column"),
+        (("uper",), "unknown text normalization 'uper'"),
+        (("", "word"), "--tokenizer word: expected char, bpe or unigram"),
+        (("", "bpe"), "--tokenizer bpe needs --vocab-size N"),
+        (("", "unigram", -5), "--tokenizer unigram needs --vocab-size N"),
+        (("", "char", 100), "--vocab-size goes with --tokenizer bpe or unigram"),
+        (("", "", 100), "--vocab-size goes with --tokenizer bpe or unigram"),
     ],
 )
-def test_what_a_recipe_would_ignore_is_refused(request_, facts, message):
+def test_options_that_do_not_fit_are_one_line_before_anything_is_done(options, message):
     with pytest.raises(ConfigError) as caught:
-        perform(_recipe(**facts), Request(Path("out"), **request_))
-    assert str(caught.value) == message
+        Request(Path("out"), **dict(zip(("normalization", "tokenizer", "vocab_size"), options, strict=False)))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
-def test_what_a_recipe_takes_is_given_to_it(tmp_path):
-    (tmp_path / "a.tar").write_text("")
-    facts = {"archive": "a.tar", "files": (Remote("http://h/a.tar", subset="a"),), "options": ("dev",), "source": "DIR"}
-    everything = Request(tmp_path, (tmp_path / "a.tar",), "http://h", ("a",), tmp_path, {"dev": "0.1"})
-    seen = []
-    recipe = replace(_recipe(**facts), prepare=lambda request: seen.append(request) or Prepared({}, {}, {}))
-    perform(recipe, everything)
-    assert seen == [everything]
+def test_the_command_normalizes_trains_and_tells(tmp_path):
+    clips = tmp_path / "train"
+    for i, text in enumerate(["Yes, please!", "No 5", "Yes yes"]):
+        write_wav(clips / f"{i}.wav")
+        (clips / f"{i}.txt").write_text(text, encoding="utf-8")
+    out = tmp_path / "data"
+    done = CliRunner().invoke(
+        app,
+        ["prepare", "folder", str(clips), "--out", str(out), "--normalization", "lower-nopunct", "--tokenizer", "bpe",
+         "--vocab-size", "13", "--json"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["normalization"] == "lower-nopunct"
+    assert document["flagged_numbers"] == 1
+    assert document["files"] == {"tokenizer": str(out / "tokenizer.json")}
+    assert texts_of(out, "train") == ["yes please", "no 5", "yes yes"]
+    done = CliRunner().invoke(app, ["prepare", "folder", str(clips), "--out", str(out), "--tokenizer", "bpe"])
+    assert done.exit_code != 0
+    assert isinstance(done.exception, ConfigError)
 
 
-def test_importers_are_found_after_recipes():
-    for name, recipe in IMPORTERS.items():
-        assert find_recipe(name)[0] is recipe
-        assert recipe.name == name and recipe.source and name not in recipe_names()
+def test_rows_that_cannot_be_used_are_named_and_the_exit_code_is_1(tmp_path):
+    clips = tmp_path / "train"
+    write_wav(clips / "a.wav")
+    (clips / "a.txt").write_text("one", encoding="utf-8")
+    command = ["prepare", "folder", str(clips), "--out", str(tmp_path / "data")]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    (clips / "b.txt").write_text("two", encoding="utf-8")
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1
+    assert "kept 1 of 2\ndropped b.txt: no audio file of that name beside it\n" in done.stdout
+    assert header.read(tmp_path / "data") is not None  # all the rest was done
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["dropped"] == {"b.txt": "no audio file of that name beside it"}
 
 
-# finding recipes and configs
+def test_what_a_corpus_leaves_out_itself_is_counted_and_no_failure(tmp_path, monkeypatch):
+    def write(request: Request) -> Corpus:
+        rows = {"train": [Utterance("a", "a.wav", 1.0, "ONE")]}
+        return Corpus(rows, {}, {"b": "marked", "c": "marked", "d": "no word"})
+
+    toy = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
+    monkeypatch.setattr("asr.corpora.catalogue.find_recipe", lambda name: (toy, tmp_path))
+    done = CliRunner().invoke(app, ["prepare", "toy", "--out", str(tmp_path / "data")])
+    assert done.exit_code == 0, done.output
+    assert "kept 1 of 1\nleft out on purpose 2: marked\nleft out on purpose 1: no word\n" in done.stdout
+    done = CliRunner().invoke(app, ["prepare", "toy", "--out", str(tmp_path / "data"), "--json"])
+    assert json.loads(done.stdout)["excluded"] == {"b": "marked", "c": "marked", "d": "no word"}
 
 
-def test_every_recipe_here_is_found_by_name_with_its_facts():
-    assert "an4" in recipe_names()
-    for name in recipe_names():
-        recipe, folder = find_recipe(name)
-        assert recipe.name == name
-        assert folder == recipes_folder() / name
-        assert recipe.title
-        assert recipe.licence
-        assert recipe.sample_rate_hz >= 8000
-        for config in recipe_configs(folder):
-            assert find_config(f"{name}/{config}") == folder / "conf" / f"{config}.yaml"
+def test_an_utterance_in_two_manifests_counts_once(tmp_path):
+    def write(request: Request) -> Corpus:
+        rows = [Utterance("a", "a.wav", 1.0, "At 5 & Ж"), Utterance("b", "b.wav", 1.0, "b")]
+        return Corpus({"train-clean": rows, "train": rows}, {})
 
-
-def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(ConfigError) as caught:
-        find_recipe("an5")
-    assert (
-        str(caught.value) == f"no recipe 'an5'; did you mean 'an4'? (known: {', '.join([*recipe_names(), *IMPORTERS])})"
-    )
-
-
-RECIPE = """
-from pathlib import Path
-from asr.corpora.recipe import Prepared, Recipe, Request
-{more}
-def prepare(request: Request) -> Prepared:
-    return Prepared({{}}, {{}}, {{"u": WHY}})
-
-RECIPE = Recipe("mine", "My corpus", 1.0, 16000, "mine", "", prepare)
-"""
-
-
-def test_a_recipe_folder_of_ones_own_is_found_by_path_and_may_import_beside_itself(tmp_path):
-    folder = tmp_path / "my-corpus 2"
-    folder.mkdir()
-    (folder / "facts.py").write_text("WHY = 'from beside'\n")
-    (folder / "recipe.py").write_text(RECIPE.format(more="from .facts import WHY"))
-    recipe, found = find_recipe(str(folder))
-    assert found == folder
-    assert recipe.title == "My corpus"
-    assert recipe.prepare(Request(tmp_path)).dropped == {"u": "from beside"}
-
-
-def test_a_recipe_folder_without_a_recipe_in_it_is_named(tmp_path):
-    (tmp_path / "recipe.py").write_text("RECIPE = 'an4'\n")
-    with pytest.raises(DataError) as caught:
-        find_recipe(str(tmp_path))
-    assert str(caught.value) == f"{tmp_path / 'recipe.py'}: defines no RECIPE (an asr.corpora.recipe.Recipe)"
-
-
-def test_a_config_is_found_by_path(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text("optim:\n  lr: 0.5\n")
-    assert find_config(str(path)) == path
-    assert load_config(find_config(str(path))).optim.lr == 0.5
-
-
-def test_an_unknown_config_names_the_nearest_and_then_lists_the_known_ones():
-    with pytest.raises(ConfigError) as caught:
-        find_config("an4/defualt")
-    assert str(caught.value).startswith(
-        "no config file 'an4/defualt' and no such recipe config; did you mean 'an4/default'? (known: an4/"
-    )
-    with pytest.raises(ConfigError, match=r"^no config file 'an4/nothing' and no such recipe config \(known: "):
-        find_config("an4/nothing")
+    recipe = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
+    finished = prepare(recipe, Request(tmp_path, normalization="librispeech"))
+    assert finished.header.flagged_numbers == 1
+    assert finished.notes[1:] == [
+        "normalized: 2 texts changed",
+        "signs that people read aloud were removed: '&' (U+0026) in 1; write them as they are spoken",
+        "characters that librispeech leaves as they are: 'Ж' (U+0416) in 1",
+        "numbers: 1 texts hold digits (train-clean 1, train 1); write them as they are spoken",
+    ]
+    (tmp_path / "train-clean.jsonl").unlink()
+    again = prepare(recipe_of({"dev": ["1", "2"]}), Request(tmp_path))
+    assert again.header.flagged_numbers == 3

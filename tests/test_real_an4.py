@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from asr import config as configs
 from asr.corpora.catalogue import find_config, find_recipe
+from asr.corpora.prepare import prepare
 from asr.corpora.recipe import Request
 from asr.data import manifest as manifests
 from asr.evaluate import evaluate
@@ -33,7 +34,7 @@ def an4(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"needs {archive}")
     out = tmp_path_factory.mktemp("an4")
     recipe, _ = find_recipe("an4")
-    recipe.prepare(Request(out, (archive,)))
+    prepare(recipe, Request(out, (archive,)))
     return out
 
 

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file
 
 from asr.corpora.catalogue import find_recipe
-from asr.corpora.finish import TextOptions, prepare
+from asr.corpora.prepare import prepare
 from asr.corpora.recipe import Request
 from asr.ctc import min_steps
 from asr.data import manifest as manifests
@@ -216,7 +216,7 @@ def test_100_pieces_of_an4_write_every_text_and_fit_its_audio_better_than_letter
     if not archive.is_file():
         pytest.skip(f"needs {archive}")
     recipe, _ = find_recipe("an4")
-    prepare(recipe, Request(tmp_path, (archive,)), TextOptions("lower", kind, 100))
+    prepare(recipe, Request(tmp_path, (archive,), normalization="lower", tokenizer=kind, vocab_size=100))
     tokenizer = read_tokenizer(tmp_path / "tokenizer.json")
     assert tokenizer.vocabulary_size == 100
     for split in ("train", "dev", "test"):

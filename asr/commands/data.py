@@ -71,13 +71,9 @@ def prepare(
 ) -> None:
     """Turn a corpus into manifests: download, check, extract, write. Rows that cannot be used: named, exit code 1."""
     from asr.corpora.catalogue import find_recipe
-    from asr.corpora.finish import TextOptions
-    from asr.corpora.finish import prepare as prepare_data
+    from asr.corpora.prepare import prepare as prepare_data
     from asr.corpora.recipe import Request
 
-    texts = TextOptions(normalization, tokenizer, vocab_size)
-    found, _ = find_recipe(recipe)
-    say(f"{found.title}; licence: {found.licence}")
     options = {
         "dev": dev,
         "audio_column": audio_column,
@@ -91,30 +87,41 @@ def prepare(
     names = tuple(part.strip() for part in subsets.split(",")) if subsets else ()
     if "" in names:
         raise ConfigError(f"--subsets '{subsets}': a name is empty; separate names by single commas")
-    sources = tuple(source or ())
-    given = {key: value for key, value in options.items() if value}
-    request = Request(out, tuple(archive or ()), mirror, names, sources[0] if sources else None, given, sources[1:])
+    request = Request(
+        out=out,
+        archive=tuple(archive or ()),
+        mirror=mirror,
+        subsets=names,
+        sources=tuple(source or ()),
+        options={key: value for key, value in options.items() if value},
+        normalization=normalization,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+    )
+
+    found, _ = find_recipe(recipe)
+    say(f"{found.title}; licence: {found.licence}")
     try:
-        finished = prepare_data(found, request, texts)
+        prepared = prepare_data(found, request)
     except OSError as error:
         raise AsrError(f"{error.filename or out}: {os_reason(error)}") from error
-    prepared, header = finished.prepared, finished.header
+    header = prepared.header
     if as_json:
         document: dict[str, Any] = {
             "manifests": {name: str(path) for name, path in prepared.manifests.items()},
             "utterances": {name: len(rows) for name, rows in prepared.utterances.items()},
-            "dropped": prepared.dropped,
-            "excluded": prepared.excluded,
+            "dropped": dict(prepared.dropped),
+            "excluded": dict(prepared.excluded),
             "normalization": header.normalization,
             "tokenizer": header.tokenizer,
             "flagged_numbers": header.flagged_numbers,
-            "notes": list(finished.notes),
+            "notes": prepared.notes,
         }
         if prepared.files:
             document["files"] = {name: str(path) for name, path in prepared.files.items()}
         print_json(document)
     else:
         paths = [*prepared.manifests.values(), *prepared.files.values()]
-        print_result("\n".join(map(shown, [*finished.summary(), *paths])))
+        print_result("\n".join(map(shown, [*prepared.summary(), *paths])))
     if prepared.dropped:
         raise typer.Exit(1)

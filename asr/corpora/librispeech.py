@@ -1,4 +1,4 @@
-"""The folder layout of LibriSpeech, which other corpora share: archives to manifests.
+"""The folder layout of LibriSpeech, which other corpora share.
 
 ``LibriSpeech/<subset>/<speaker>/<chapter>/<id>.flac``, beside them ``<speaker>-<chapter>.trans.txt`` with lines of
 ``<id> TEXT``, and ``LibriSpeech/SPEAKERS.TXT``.
@@ -9,20 +9,17 @@ Source: README.TXT of LibriSpeech, section 2.1 (https://www.openslr.org/12).
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from asr.corpora.archive import bytes_in, is_unpacked
-from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.corpora.measure import Row, measure
+from asr.corpora.recipe import Corpus, Recipe, Request
 from asr.corpora.sources import check_room, chosen_files, local_copy, unpack_file, unpacked_in
-from asr.data import audio
 from asr.data.lines import numbered_lines
 from asr.data.manifest import Utterance
-from asr.errors import DataError
+from asr.download.remote import Remote
 from asr.files import files_below
-from asr.heartbeat import counted
 
 log = logging.getLogger(__name__)
 
@@ -30,39 +27,40 @@ ROOT = "LibriSpeech"
 ROLES = ("train", "dev", "test")
 
 
-def prepare(recipe: Recipe, request: Request, template: str) -> Prepared:
-    """A manifest for each subset, and ``train``, ``dev`` and ``test`` as ``roles`` makes them.
+def prepare(recipe: Recipe, request: Request, template: str) -> Corpus:
+    """Return the utterances of each subset, and ``train``, ``dev`` and ``test`` as ``roles`` makes them.
 
     Args:
         template: URL with ``{subset}``, where a mirror has subsets that the recipe does not know.
     """
-    files = chosen_files(recipe, request, template)
-    folders = {
-        file.subset: next((found for path in request.archive if (found := unpacked_in(path, file.subset))), None)
-        for file in files
-    }
-    # what is unpacked already needs its archive no more; one that is given is compared with it
+    dropped: dict[str, str] = {}
+    subsets = {}
+    for name, folder in _folders(recipe, request, chosen_files(recipe, request, template)).items():
+        subsets[name] = measure(_rows(folder, dropped), request.out, dropped)
+    return Corpus(subsets | roles(subsets), dropped)
+
+
+def _folders(recipe: Recipe, request: Request, files: Sequence[Remote]) -> dict[str, Path]:
+    """Return the folder of each subset: that of --archive, or under ``out``, unpacked if it is not yet."""
+    folders = {}
     missing = []
     for file in files:
+        given = next((found for path in request.archive if (found := unpacked_in(path, file.subset))), None)
         own = request.out / ROOT / file.subset
-        if folders[file.subset] is None:
-            folders[file.subset] = own
-            if not is_unpacked(own) or local_copy(request, file):
-                missing.append(file)
+        folders[file.subset] = given or own
+        # what is unpacked already needs its archive no more; one that is given is compared with it
+        if given is None and (not is_unpacked(own) or local_copy(request, file)):
+            missing.append(file)
+
     if missing:
-        check_room(request, missing, extracted=sum(bytes_in(request.out / ROOT / file.subset) for file in missing))
+        check_room(request, missing, extracted=sum(bytes_in(folders[file.subset]) for file in missing))
     for file in missing:
         unpack_file(recipe, request, file, f"{ROOT}/{file.subset}")
-    subsets: dict[str, list[Utterance]] = {}
-    dropped: dict[str, str] = {}
-    for name, folder in folders.items():
-        assert folder is not None  # every subset has one by now
-        subsets[name] = read_subset(folder, request.out, dropped)
-    return write_splits(request.out, subsets | roles(subsets), dropped)
+    return folders
 
 
 def roles(subsets: Mapping[str, Sequence[Utterance]]) -> dict[str, list[Utterance]]:
-    """What training and evaluation look for: ``train`` is all training subsets, ``dev`` and ``test`` the first of each.
+    """Return what training and evaluation look for: all training subsets as one, and the first of dev and of test.
 
     A subset's role is the word in its name: ``train-clean-100``, ``lj-train``.
 
@@ -81,73 +79,44 @@ def roles(subsets: Mapping[str, Sequence[Utterance]]) -> dict[str, list[Utteranc
     return found
 
 
-def read_subset(folder: Path, out: Path, dropped: dict[str, str]) -> list[Utterance]:
-    """The utterances of a subset's folder; what is left out goes to ``dropped``, with the reason.
-
-    Units: the paths are relative to ``out`` where the folder lies in it, else absolute.
-    """
-    base = folder.relative_to(out) if folder.is_relative_to(out) else folder.absolute()
+def _rows(folder: Path, dropped: dict[str, str]) -> list[Row]:
+    """Return the rows of a subset's folder; what is left out goes to ``dropped``, with the reason."""
     sexes = _sexes(folder.parent / "SPEAKERS.TXT")
-    texts, waves = _texts_and_audio(folder, dropped)
-    for id_ in sorted(waves.keys() - texts.keys()):
-        dropped.setdefault(id_, "no transcript")
-    for id_ in sorted(texts.keys() - waves.keys()):
-        dropped[id_] = "no audio"
-    ids = [id_ for id_ in texts if id_ in waves]
-    rows = []
-    with (
-        ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool,  # mostly waiting, where the disk is slow
-        counted(f"{folder.name}: headers of audio files", len(ids)) as advance,
-    ):
-        durations = pool.map(_duration_s, (folder / waves[id_] for id_ in ids))
-        for id_, duration_s in zip(ids, durations, strict=True):
-            advance(1)
-            if isinstance(duration_s, str):
-                dropped[id_] = duration_s
-            elif not texts[id_]:
-                dropped[id_] = "no transcript"
-            else:
-                speaker = id_.partition("-")[0]
-                sex = sexes.get(speaker)
-                meta = {"subset": folder.name} | ({"sex": sex} if sex else {})
-                path = base / waves[id_]
-                rows.append(Utterance(id_, path.as_posix(), duration_s, texts[id_], speaker, meta=meta))
-    return rows
-
-
-def _duration_s(path: Path) -> float | str:
-    """Seconds of a file, or why it is left out."""
-    try:
-        header = audio.info(path)
-    except DataError as error:
-        return str(error)
-    return round(header.duration_s, 4) if header.num_samples else "no samples"
-
-
-def _texts_and_audio(folder: Path, dropped: dict[str, str]) -> tuple[dict[str, str], dict[str, Path]]:
-    """Text by id, and the audio's path in the folder by id; what cannot be looked at goes to ``dropped``."""
     texts: dict[str, str] = {}
     waves: dict[str, Path] = {}
 
-    def failed(path: Path, why: str) -> None:
+    def drop(path: Path, why: str) -> None:
         dropped[path.relative_to(folder).as_posix()] = why
 
-    for path in files_below(folder, failed):
+    for path in files_below(folder, drop):
         if path.suffix == ".flac":
-            waves[path.stem] = path.relative_to(folder)
+            waves[path.stem] = path
         elif path.name.endswith(".trans.txt"):
             _add_texts(path, texts, dropped)
-    return texts, waves
+
+    for id_ in sorted(texts.keys() - waves.keys()):
+        dropped[id_] = "no audio"
+    rows = []
+    for id_, path in waves.items():
+        if not texts.get(id_):
+            dropped.setdefault(id_, "no transcript")
+            continue
+        speaker = id_.partition("-")[0]
+        meta = {"subset": folder.name}
+        if speaker in sexes:
+            meta["sex"] = sexes[speaker]
+        rows.append(Row(id_, path, texts[id_], speaker, meta=meta))
+    return rows
 
 
 def _add_texts(path: Path, texts: dict[str, str], dropped: dict[str, str]) -> None:
-    """The texts of a chapter, whose ids begin with its name; another first word says that the text above was cut."""
+    """Add the texts of a chapter, whose ids begin with its name; another first word is the rest of a cut text."""
     chapter = path.name.removesuffix(".trans.txt")
     last = ""
     for number, line in numbered_lines(path):
         id_, _, text = line.strip().partition(" ")
         if id_.startswith(f"{chapter}-"):
-            texts[id_] = " ".join(text.split())
+            texts[id_] = text.strip()
             last = id_
         else:
             dropped[f"{path.name}:{number}"] = f"'{id_}' is no id of chapter {chapter}"
@@ -156,9 +125,13 @@ def _add_texts(path: Path, texts: dict[str, str], dropped: dict[str, str]) -> No
 
 
 def _sexes(path: Path) -> dict[str, str]:
-    """``F`` or ``M`` by speaker, from lines of ``ID | SEX | SUBSET | MINUTES | NAME``; what has none is not known."""
+    """Return ``F`` or ``M`` by speaker, if known, from lines of ``ID | SEX | SUBSET | MINUTES | NAME``."""
     if not path.is_file():
         log.warning("%s: not there; the speakers' sex is not known", path)
         return {}
-    fields = [[part.strip() for part in line.split("|")] for _, line in numbered_lines(path) if line[0] != ";"]
-    return {row[0]: row[1] for row in fields if len(row) > 1 and row[1] in ("F", "M")}
+    sexes = {}
+    for _, line in numbered_lines(path):
+        fields = [part.strip() for part in line.split("|")]
+        if line[0] != ";" and len(fields) > 1 and fields[1] in ("F", "M"):
+            sexes[fields[0]] = fields[1]
+    return sexes

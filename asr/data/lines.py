@@ -1,20 +1,20 @@
-"""Lines of text: of files with their numbers, for readers that name the line at fault; and those that are printed."""
+"""Lines of text files with their numbers, for readers that name the line at fault; unique ids; printable lines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from asr.errors import AsrError, DataError, os_reason
 
 
 def one_line(text: str) -> str:
-    """A text of any characters on one line: a newline or an escape code in it is shown, not obeyed."""
+    """Return a text on one line that can be printed: a newline or an escape code in it is shown, not obeyed."""
     return str(AsrError(text))
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, with their numbers.
+    """Yield the lines of a text file that are not blank, with their numbers.
 
     Raises:
         DataError: the file cannot be read, or is not UTF-8.
@@ -34,8 +34,14 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from error
 
 
+def stripped_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines as ``numbered_lines`` does, without white space at their ends."""
+    for number, line in numbered_lines(path):
+        yield number, line.strip(" \t\r\n")
+
+
 def unique_ids(path: Path, remedy: str = "ids must be unique") -> Callable[[str, int], None]:
-    """A function to call with each id and its line; it raises a DataError when the id was there before."""
+    """Return a function to call with each id and its line; it raises a DataError if the id was there before."""
     line_of_id: dict[str, int] = {}
 
     def new(id_: str, number: int) -> None:
@@ -44,3 +50,26 @@ def unique_ids(path: Path, remedy: str = "ids must be unique") -> Callable[[str,
             raise DataError(f"duplicate id '{id_}' (first on line {first}); {remedy}", path, number)
 
     return new
+
+
+def numbered(ids: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """Return the ids, with a number behind each that comes again or is taken.
+
+    >>> numbered(["a", "b", "a", "a-2", "a"])
+    ['a', 'b', 'a-2', 'a-2-2', 'a-3']
+    >>> numbered(["a", "b"], taken=["a"])
+    ['a-2', 'b']
+    """
+    taken = set(taken)
+    last: dict[str, int] = {}  # to go on from: from the start, many of one name would take for ever
+    found = []
+    for id_ in ids:
+        number = last.get(id_, 1)
+        chosen = id_
+        while chosen in taken:
+            number += 1
+            chosen = f"{id_}-{number}"
+        taken.add(chosen)
+        last[id_] = number
+        found.append(chosen)
+    return found

@@ -18,8 +18,8 @@ from typing import Any, Literal
 from asr.errors import DataError, nearest, os_reason
 from asr.files import open_atomic, visible
 
-#: a sum over any number of rows stays finite
-LONGEST_S = 1e300
+#: thirty years; a longer duration is a mistake
+LONGEST_S = 1e9
 _loads = json.JSONDecoder().decode
 #: a channel, counted from 1, or all of them averaged
 Channel = int | Literal["mix"]
@@ -166,6 +166,11 @@ def parse_line(raw: bytes, path: Path, number: int) -> Utterance:
         ) from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets 1,000 deep
         raise DataError(f"not JSON that can be read ({error}); one object a line", path, number) from error
+
+
+def is_seconds(value: object) -> bool:
+    """Check whether a value is a number of seconds that audio can have."""
+    return type(value) in (float, int) and 0 <= value <= LONGEST_S  # type: ignore[operator]
 
 
 @contextmanager

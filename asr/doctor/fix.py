@@ -106,7 +106,7 @@ def fix(report: Report, where: dict[Path, Path]) -> Fixed:
         after.append(Loaded(out, one.role, moved))
         kept += manifests.write(out, _moved(rows, one.path.parent, out.parent))
         written[str(one.path)] = str(out)
-        facts = headers.split_facts(rows) | {"with_digits": headers.count_with_digits(rows)}
+        facts = headers.split_facts(rows)
         splits.setdefault((one.path.parent, out.parent), {})[out.stem] = facts
         _write_dropped(report, index, one, _dropped_beside(out))
     told = [line for (before, after), facts in splits.items() for line in _carry_header(before, after, facts)]

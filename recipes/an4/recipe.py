@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 from asr.corpora.corpus import corpus_folder
-from asr.corpora.importers.rows import read_lines, reference
-from asr.corpora.recipe import Prepared, Recipe, Request, held_out_speakers, write_splits
-from asr.data import audio
-from asr.data.manifest import Utterance
+from asr.corpora.measure import Row, measure
+from asr.corpora.recipe import Corpus, Recipe, Request, held_out_speakers
+from asr.data.lines import stripped_lines
 from asr.download.remote import Remote
 from asr.errors import DataError
 
@@ -17,8 +16,8 @@ DEV_FRACTION = 0.1
 _LINE = re.compile(r"^(?P<text>.*?)\s*\((?P<id>[^()\s]+)\)\s*$")
 
 
-def prepare(request: Request) -> Prepared:
-    """Manifests ``train``, ``dev`` (10 % of the training speakers) and ``test`` (the official one) from the archive."""
+def prepare(request: Request) -> Corpus:
+    """Return ``train``, ``dev`` (10 % of the training speakers) and ``test`` (the official one) from the archive."""
     folder = corpus_folder(
         RECIPE,
         request,
@@ -26,48 +25,37 @@ def prepare(request: Request) -> Prepared:
         lambda name: name.endswith((".sph", ".transcription", ".fileids", "LICENSE")),
     )
     dropped: dict[str, str] = {}
-    train = _split(folder, request.out, "train", dropped)
+    train = measure(_rows(folder, "train", dropped), request.out, dropped)
+    test = measure(_rows(folder, "test", dropped), request.out, dropped)
+
     held_out = held_out_speakers((u.speaker for u in train), DEV_FRACTION, salt="an4")
-    return write_splits(
-        request.out,
-        {
-            "train": [u for u in train if u.speaker not in held_out],
-            "dev": [u for u in train if u.speaker in held_out],
-            "test": _split(folder, request.out, "test", dropped),
-        },
-        dropped,
-    )
+    splits = {
+        "train": [u for u in train if u.speaker not in held_out],
+        "dev": [u for u in train if u.speaker in held_out],
+        "test": test,
+    }
+    return Corpus(splits, dropped)
 
 
-def _split(folder: Path, out: Path, split: str, dropped: dict[str, str]) -> list[Utterance]:
-    etc = folder / "etc"
+def _rows(folder: Path, split: str, dropped: dict[str, str]) -> list[Row]:
+    table = folder / "etc" / f"an4_{split}.transcription"
     texts = {}
-    for number, line in read_lines(etc / f"an4_{split}.transcription"):
+    for number, line in stripped_lines(table):
         match = _LINE.match(line)
         if match is None:
-            raise DataError("expected 'TEXT (utterance-id)'", etc / f"an4_{split}.transcription", number)
+            raise DataError("expected 'TEXT (utterance-id)'", table, number)
         texts[match["id"]] = " ".join(match["text"].replace("<s>", " ").replace("</s>", " ").split())
-    rows = []
-    names = [name for _, name in read_lines(etc / f"an4_{split}.fileids")]
-    for id_ in sorted(texts.keys() - {Path(name).name for name in names}):
+
+    # an4_clstk/fash/an251-fash-b: corpus, speaker, prompt-speaker-form
+    names = {Path(name).name: name for _, name in stripped_lines(folder / "etc" / f"an4_{split}.fileids")}
+    for id_ in sorted(texts.keys() - names.keys()):
         dropped[id_] = f"not listed in an4_{split}.fileids"
-    for name in names:
-        id_ = Path(name).name
-        path = folder / "wav" / f"{name}.sph"
-        if not texts.get(id_):
+    rows = []
+    for id_, name in names.items():
+        if texts.get(id_):
+            rows.append(Row(id_, folder / "wav" / f"{name}.sph", texts[id_], Path(name).parent.name))
+        else:
             dropped[id_] = "no transcript"
-            continue
-        try:
-            header = audio.info(path)
-        except DataError as error:
-            dropped[id_] = str(error)
-            continue
-        if header.num_samples == 0:
-            dropped[id_] = "no samples"
-            continue
-        # an4_clstk/fash/an251-fash-b: corpus, speaker, prompt-speaker-form
-        speaker = Path(name).parent.name
-        rows.append(Utterance(id_, reference(path, out), round(header.duration_s, 4), texts[id_], speaker))
     return rows
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from asr.corpora.corpus import corpus_folder
-from asr.corpora.importers.rows import Row, measure
-from asr.corpora.importers.table import column, read_table
-from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.corpora.importers.table import read_table
+from asr.corpora.measure import Row, measure
+from asr.corpora.recipe import Corpus, Recipe, Request
 from asr.data.manifest import Utterance
 from asr.errors import DataError, command
 
@@ -19,7 +19,7 @@ TABLES = (*SPLITS, "validated")
 META = {"age": "age", "gender": "gender", "accent": "accent", "accents": "accent", "variant": "variant"}
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request) -> Corpus:
     """Manifests ``train``, ``dev`` and ``test``, as the release has them; the language is the folder's name."""
     folder = corpus_folder(
         RECIPE, request, "train.tsv", lambda name: name.endswith((".mp3", *(f"/{table}.tsv" for table in TABLES)))
@@ -32,7 +32,7 @@ def prepare(request: Request) -> Prepared:
         if not splits[name]:
             raise DataError(_nothing_left(folder, lost), folder / f"{name}.tsv")
         dropped |= lost
-    return write_splits(request.out, splits, dropped)
+    return Corpus(splits, dropped)
 
 
 def _nothing_left(folder: Path, lost: Mapping[str, str]) -> str:
@@ -53,7 +53,7 @@ def _rows(folder: Path, split: str, dropped: dict[str, str]) -> list[Row]:
     path = folder / f"{split}.tsv"
     table = read_table(path)
     header = table.header
-    at = {name: column(header, name, path) for name in ("client_id", "path", "sentence")}
+    at = {name: table.column(name) for name in ("client_id", "path", "sentence")}
     meta_at = {header.index(name): key for name, key in META.items() if name in header}
     found, lost = table.rows(at["path"], at["sentence"])
     dropped |= lost

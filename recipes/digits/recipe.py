@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asr.corpora.recipe import Prepared, Recipe, Request, stable_hash, write_splits
+from asr.corpora.recipe import Corpus, Recipe, Request, stable_hash
 from asr.data import audio
 from asr.data.manifest import Utterance
 from asr.heartbeat import counted
@@ -42,7 +42,7 @@ VARIANTS = {
 PER_VOICE = {"train": 12, "dev": 10, "test": 10}
 
 
-def prepare(request: Request, per_voice: Mapping[str, int] = PER_VOICE) -> Prepared:
+def prepare(request: Request, per_voice: Mapping[str, int] = PER_VOICE) -> Corpus:
     """Audio and manifests of ``train``, ``dev`` and ``test``: the same bytes at every run on a machine."""
     espeak = Espeak()
     plans = [plan for split, count in per_voice.items() for plan in plan_split(split, count)]
@@ -56,7 +56,7 @@ def prepare(request: Request, per_voice: Mapping[str, int] = PER_VOICE) -> Prepa
             meta = {"rate_wpm": plan.rate_wpm, "pitch": plan.pitch, "snr_db": round(plan.snr_db, 1)}
             rows[plan.split].append(Utterance(plan.id, path.as_posix(), duration_s, plan.text, plan.voice, meta=meta))
             advance(1)
-    return write_splits(request.out, rows, dropped={})
+    return Corpus(rows)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from asr.corpora.corpus import corpus_folder
-from asr.corpora.importers.rows import Row, measure
-from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.corpora.measure import Row, measure
+from asr.corpora.recipe import Corpus, Recipe, Request, split_by
+from asr.data.manifest import Utterance
 from asr.download.remote import Remote
 from asr.files import visible
 
@@ -14,25 +15,26 @@ WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT",
 _NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)")
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request) -> Corpus:
     """Manifests ``train``, ``dev`` and ``test``, by the number of the recording."""
     folder = corpus_folder(RECIPE, request, "recordings/*.wav", lambda name: name.endswith((".wav", "README.md")))
-    rows, dropped = [], {}
+    rows = []
+    dropped = {}
     for path in visible(folder, "recordings/*.wav"):
         match = _NAME.fullmatch(path.stem)
         if match is None:
             dropped[path.stem] = "its name is not digit_speaker_number"
             continue
         rows.append(Row(path.stem, path, WORDS[int(match["digit"])], match["speaker"]))
-    splits = {name: [] for name in ("train", "dev", "test")}
-    for utterance in measure(rows, request.out, dropped):
-        splits[split_of(int(utterance.id.rpartition("_")[2]))].append(utterance)
-    return write_splits(request.out, splits, dropped)
+    return Corpus(split_by(measure(rows, request.out, dropped), split_of), dropped)
 
 
-def split_of(index: int) -> str:
-    """The README makes 0 to 4 the test set and 5 to 49 the training set; of that, 5 to 9 are held out here."""
-    return "test" if index < 5 else "dev" if index < 10 else "train"
+def split_of(utterance: Utterance) -> str:
+    """Return the split: the README makes 0 to 4 the test set and the rest the training set, of which 5 to 9 are dev."""
+    index = int(utterance.id.rpartition("_")[2])
+    if index < 5:
+        return "test"
+    return "dev" if index < 10 else "train"
 
 
 RECIPE = Recipe(

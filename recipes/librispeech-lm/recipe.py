@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from asr.corpora.recipe import Prepared, Recipe, Request
+from asr.corpora.recipe import Corpus, Recipe, Request
 from asr.corpora.sources import check_room, chosen_files, obtain
 from asr.download.remote import Remote
 from asr.files import open_atomic
@@ -27,7 +27,7 @@ _FILES = (
 )
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request) -> Corpus:
     """The files themselves, in ``request.out``: no speech, hence no manifests."""
     files = chosen_files(RECIPE, request)
     check_room(request, files, unpacked=False, folder="")
@@ -37,7 +37,7 @@ def prepare(request: Request) -> Prepared:
         if found != paths[file.subset]:  # from --archive or the mirror's folder
             with found.open("rb") as source, open_atomic(paths[file.subset], "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
-    return Prepared({}, {}, {}, files=paths)
+    return Corpus({}, files=paths)
 
 
 def _remote(subset: str, name: str, size: int, md5: str) -> Remote:

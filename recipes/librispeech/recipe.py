@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asr.corpora import librispeech
-from asr.corpora.recipe import Prepared, Recipe, Request
+from asr.corpora.recipe import Corpus, Recipe, Request
 from asr.download.remote import Remote
 
 HOST = "https://www.openslr.org"
@@ -35,7 +35,7 @@ UTTERANCES = {
 }
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request) -> Corpus:
     """A manifest for each subset; ``train`` (all training subsets), ``dev`` and ``test`` (the clean ones)."""
     return librispeech.prepare(RECIPE, request, HOST + PATH)
 

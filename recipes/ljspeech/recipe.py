@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from asr.corpora.corpus import corpus_folder
-from asr.corpora.importers.rows import Row, measure, read_lines
-from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.corpora.measure import Row, measure
+from asr.corpora.recipe import Corpus, Recipe, Request, split_by
+from asr.data.lines import stripped_lines
 from asr.download.remote import Remote
 from asr.errors import DataError
 
@@ -12,23 +13,23 @@ from asr.errors import DataError
 SPLITS = {"LJ049": "dev", "LJ050": "test"}
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request) -> Corpus:
     """Manifests ``train``, ``dev`` (chapter LJ049) and ``test`` (chapter LJ050), with the normalised texts."""
     folder = corpus_folder(
         RECIPE, request, "metadata.csv", lambda name: name.endswith((".wav", "metadata.csv", "README"))
     )
     table = folder / "metadata.csv"
-    rows, dropped = [], {}
-    for number, line in read_lines(table):
+    rows = []
+    dropped = {}
+    for number, line in stripped_lines(table):
         # three fields, no quoting; the last one has numbers and abbreviations spelled out
         fields = line.split("|")
         if len(fields) != 3:
             raise DataError(f"expected 'id|text|normalised text', got {len(fields)} fields", table, number)
         rows.append(Row(fields[0], folder / "wavs" / f"{fields[0]}.wav", fields[2], "LJ"))
-    splits = {name: [] for name in ("train", "dev", "test")}
-    for utterance in measure(rows, request.out, dropped):
-        splits[SPLITS.get(utterance.id.partition("-")[0], "train")].append(utterance)
-    return write_splits(request.out, splits, dropped)
+
+    utterances = measure(rows, request.out, dropped)
+    return Corpus(split_by(utterances, lambda u: SPLITS.get(u.id.partition("-")[0], "train")), dropped)
 
 
 RECIPE = Recipe(

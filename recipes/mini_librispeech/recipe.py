@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asr.corpora import librispeech
-from asr.corpora.recipe import Prepared, Recipe, Request
+from asr.corpora.recipe import Corpus, Recipe, Request
 from asr.download.remote import Remote
 
 HOST = "https://www.openslr.org"
@@ -20,7 +20,7 @@ _FILES = (
 )
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request) -> Corpus:
     """A manifest for each subset, and the same as ``train``, ``dev`` and ``test``."""
     return librispeech.prepare(RECIPE, request, HOST + PATH)
 

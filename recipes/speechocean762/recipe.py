@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers import kaldi
-from asr.corpora.importers.rows import write_rows
-from asr.corpora.recipe import Prepared, Recipe, Request
+from asr.corpora.importers.importer import collect
+from asr.corpora.recipe import Corpus, Recipe, Request
 from asr.download.remote import Remote
 
 DEV_FRACTION = "0.1"
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request) -> Corpus:
     """Manifests ``train``, ``dev`` (10 % of the training speakers) and ``test`` (the published one).
 
     ``meta`` has ``gender``, ``age`` and ``group``: a child is under 16. As nobody is 16 to 18, any border in between
@@ -22,8 +22,8 @@ def prepare(request: Request) -> Prepared:
     folder = corpus_folder(
         RECIPE, request, "train/wav.scp", lambda name: "/WAVE/" in name or "/train/" in name or "/test/" in name
     )
-    found = {name: kaldi.read(folder / name) for name in ("train", "test")}
-    return write_rows(replace(request, options={"dev": DEV_FRACTION}), found)
+    found = {name: kaldi.read_directory(folder / name) for name in ("train", "test")}
+    return collect(replace(request, options={"dev": DEV_FRACTION}), found)
 
 
 RECIPE = Recipe(

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from asr.corpora.corpus import corpus_folder
-from asr.corpora.importers.rows import Row, measure, read_lines
-from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.corpora.measure import Row, measure
+from asr.corpora.recipe import Corpus, Recipe, Request
+from asr.data.lines import stripped_lines
 from asr.data.manifest import Utterance
 from asr.download.remote import Remote
 from asr.errors import DataError
@@ -20,7 +21,7 @@ IGNORED = "ignore_time_segment_in_scoring"
 _MARKS = re.compile(r"\{[^}]*\}|\[[^\]]*\]|<sil>|\([0-9]\)|\([^() ]*\)$")
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request) -> Corpus:
     """Manifests ``train``, ``dev`` and ``test`` of the legacy distribution; an utterance is a part of a talk's file."""
     folder = corpus_folder(
         RECIPE,
@@ -36,7 +37,7 @@ def prepare(request: Request) -> Prepared:
         for path in visible(folder / part / "stm", "*.stm"):
             rows += _talk(path, split, dropped, excluded)
         splits[split] = measure(rows, request.out, dropped)
-    return write_splits(request.out, splits, dropped, excluded)
+    return Corpus(splits, dropped, excluded)
 
 
 def _talk(path: Path, split: str, dropped: dict[str, str], excluded: dict[str, str]) -> list[Row]:
@@ -45,7 +46,7 @@ def _talk(path: Path, split: str, dropped: dict[str, str], excluded: dict[str, s
     Source: NIST's STM format: talk, channel, speaker, begin and end in seconds, label, text.
     """
     rows = []
-    for number, line in read_lines(path):
+    for number, line in stripped_lines(path):
         if line.startswith(";;"):
             continue
         try:

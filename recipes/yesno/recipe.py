@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from asr.corpora.corpus import corpus_folder
-from asr.corpora.importers.rows import Row, measure
-from asr.corpora.recipe import Prepared, Recipe, Request, held_out_speakers, write_splits
+from asr.corpora.measure import Row, measure
+from asr.corpora.recipe import Corpus, Recipe, Request, held_out_speakers, split_by
+from asr.data.manifest import Utterance
 from asr.download.remote import Remote
 from asr.files import visible
 
@@ -15,10 +16,11 @@ WORDS = {"1": "YES", "0": "NO"}
 DEV_FRACTION = 0.1
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request) -> Corpus:
     """Manifests ``train`` and ``dev`` (together icefall's training set), and ``test`` (icefall's)."""
     folder = corpus_folder(RECIPE, request, "[01]_[01]_[01]_*.wav", lambda name: name.endswith((".wav", "README")))
-    rows, dropped = [], {}
+    rows = []
+    dropped = {}
     for path in visible(folder, "*.wav"):
         if re.fullmatch(r"[01](_[01]){7}", path.stem) is None:
             dropped[path.stem] = "its name is not eight times 0 or 1"
@@ -29,11 +31,13 @@ def prepare(request: Request) -> Prepared:
     # learns that the first word is NO.
     trained_on = [row.id for row in rows[::2]]
     dev = held_out_speakers(trained_on, DEV_FRACTION, salt="yesno")  # utterances: there is one speaker
-    splits = {name: [] for name in ("train", "dev", "test")}
-    for utterance in measure(rows, request.out, dropped):
-        name = "test" if utterance.id not in trained_on else "dev" if utterance.id in dev else "train"
-        splits[name].append(utterance)
-    return write_splits(request.out, splits, dropped)
+
+    def split_of(utterance: Utterance) -> str:
+        if utterance.id not in trained_on:
+            return "test"
+        return "dev" if utterance.id in dev else "train"
+
+    return Corpus(split_by(measure(rows, request.out, dropped), split_of), dropped)
 
 
 RECIPE = Recipe(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from asr.corpora.importers.rows import numbered, reference
-from asr.corpora.recipe import Prepared, Recipe, Request, write_splits
+from asr.corpora.paths import reference
+from asr.corpora.recipe import Corpus, Recipe, Request
 from asr.data import manifest as manifests
 from asr.data import prepared as headers
+from asr.data.lines import numbered
 from asr.data.manifest import Utterance
 from asr.data.prepared import Header
 from asr.errors import ConfigError, DataError
@@ -20,12 +20,12 @@ from asr.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test")
-#: importers, in headers where recipes stand: they name forms, not corpora
+#: importers, which a header may name as its recipe: they name forms, not corpora
 FORMS = ("kaldi", "nemo", "csv", "folder", "combined")
 
 
-def prepare(request: Request) -> Prepared:
-    """``train``, ``dev`` and ``test`` of all folders together; what only one of them has, too.
+def prepare(request: Request) -> Corpus:
+    """Return ``train``, ``dev`` and ``test`` of all folders together; a split that only one of them has, too.
 
     An id or a speaker that several corpora have gets the corpus in front.
 
@@ -34,38 +34,32 @@ def prepare(request: Request) -> Prepared:
             normalizations, and none is asked for.
         DataError: a folder has no manifest of these names, or one that cannot be read.
     """
-    assert request.source is not None  # asr.corpora.recipe.perform asks for one
-    folders = [request.source, *request.more_sources]
-    _check(folders, request.out)
+    folders = request.sources
+    _check_folders(folders, request.out)
     found = [headers.read(folder) for folder in folders]
     names = numbered(_name(folder, header) for folder, header in zip(folders, found, strict=True))
     rows = {name: _rows(folder, name, request.out) for name, folder in zip(names, folders, strict=True)}
     profiles = {name: header.normalization if header else "none" for name, header in zip(names, found, strict=True)}
-    said = ", ".join(f"{name} {profile}" for name, profile in profiles.items())
-    if len(set(profiles.values())) > 1 and request.normalization in ("", "none"):
-        raise ConfigError(
-            f"the texts went through different normalizations ({said}): choose one for all, --normalization"
-        )
-    if request.normalization == "none" and set(profiles.values()) != {"none"}:
-        raise ConfigError(
-            f"the texts went through a normalization already ({said}), of which 'none' would say nothing: "
-            "leave out --normalization, or take an --out that was not prepared with none"
-        )
+    _check_profiles(profiles, request.normalization)
+
     id_of = _distinct(rows, lambda u: u.id, "utterances have the id of one")
     speaker_of = _distinct(rows, lambda u: u.speaker, "speakers have the name of one")
-    splits: dict[str, list[Utterance]] = defaultdict(list)
-    for name, own in rows.items():
-        for split, utterances in own.items():
-            splits[split] += [replace(u, id=id_of(name, u.id), speaker=speaker_of(name, u.speaker)) for u in utterances]
-    for split in (split for split in SPLITS if split in splits):
+    splits: dict[str, list[Utterance]] = {}
+    for split in SPLITS:
         without = [name for name in names if split not in rows[name]]
+        if len(without) == len(names):
+            continue
         if without:
             log.info("%s: nothing of %s, which has none", split, ", ".join(without))
-    prepared = write_splits(request.out, {split: splits[split] for split in SPLITS if split in splits}, {})
-    return replace(prepared, normalization=next(iter(profiles.values())))
+        splits[split] = [
+            replace(u, id=id_of(name, u.id), speaker=speaker_of(name, u.speaker))
+            for name in names
+            for u in rows[name].get(split, [])
+        ]
+    return Corpus(splits, normalization=profiles[names[0]])
 
 
-def _check(folders: list[Path], out: Path) -> None:
+def _check_folders(folders: tuple[Path, ...], out: Path) -> None:
     places = [folder.resolve() for folder in folders]
     for folder, place in zip(folders, places, strict=True):
         if place == out.resolve():
@@ -76,8 +70,21 @@ def _check(folders: list[Path], out: Path) -> None:
             raise DataError("no such folder; combined takes folders that 'asr prepare' made", folder)
 
 
+def _check_profiles(profiles: dict[str, str], asked: str) -> None:
+    listed = ", ".join(f"{name} {profile}" for name, profile in profiles.items())
+    if len(set(profiles.values())) > 1 and asked in ("", "none"):
+        raise ConfigError(
+            f"the texts went through different normalizations ({listed}): choose one for all, --normalization"
+        )
+    if asked == "none" and set(profiles.values()) != {"none"}:
+        raise ConfigError(
+            f"the texts went through a normalization already ({listed}), of which 'none' would say nothing: "
+            "leave out --normalization, or take an --out that was not prepared with none"
+        )
+
+
 def _name(folder: Path, header: Header | None) -> str:
-    """The recipe's name; what was imported is named like its folder, or that one's parent where it is called data."""
+    """Return the recipe's name; for imported data the folder's, or that of its parent if it is called data."""
     if header is not None and header.recipe not in FORMS:
         return header.recipe
     place = folder.resolve()
@@ -85,7 +92,7 @@ def _name(folder: Path, header: Header | None) -> str:
 
 
 def _rows(folder: Path, corpus: str, out: Path) -> dict[str, list[Utterance]]:
-    """The utterances of each split that a folder has, with paths as seen from ``out``."""
+    """Return the utterances of each split that a folder has, with paths as seen from ``out``."""
     found = {}
     for split in SPLITS:
         path = folder / f"{split}.jsonl"
@@ -101,29 +108,26 @@ def _rows(folder: Path, corpus: str, out: Path) -> dict[str, list[Utterance]]:
 
 
 def _distinct(
-    rows: dict[str, dict[str, list[Utterance]]], key: Callable[[Utterance], str], said: str
+    rows: dict[str, dict[str, list[Utterance]]], key: Callable[[Utterance], str], what: str
 ) -> Callable[[str, str], str]:
-    """What a label of a corpus is called among all corpora."""
-    corpora: dict[str, set[str]] = defaultdict(set)
-    for corpus, own in rows.items():
-        for label in _labels(own.values(), key):
-            corpora[label].add(corpus)
-    shared = {label for label, names in corpora.items() if label and len(names) > 1}
+    """Return a function from corpus and label to the label among all corpora.
+
+    Args:
+        key: the label of an utterance: its id or its speaker.
+        what: begins the line on labels that several corpora have.
+    """
+    corpora: dict[str, list[str]] = defaultdict(list)
+    for corpus, splits in rows.items():
+        for label in {key(u) for utterances in splits.values() for u in utterances} - {""}:
+            corpora[label].append(corpus)
+
+    shared = [(corpus, label) for label, names in sorted(corpora.items()) if len(names) > 1 for corpus in names]
     if shared:
-        log.info("%s %s in another corpus, and get their corpus in front", f"{len(shared):,}", said)
-    new: dict[tuple[str, str], str] = {}
-    taken = set(corpora)
-    for label in sorted(shared):
-        for corpus in (name for name in rows if name in corpora[label]):
-            wanted = f"{corpus}-{label}"  # which may be another's own
-            free = (f"{wanted}-{number}" for number in itertools.count(2))
-            new[corpus, label] = wanted if wanted not in taken else next(one for one in free if one not in taken)
-            taken.add(new[corpus, label])
+        count = len({label for _, label in shared})
+        log.info("%s %s in another corpus, and get their corpus in front", f"{count:,}", what)
+    # a label with its corpus in front may be another one's own
+    new = dict(zip(shared, numbered((f"{c}-{label}" for c, label in shared), taken=corpora), strict=True))
     return lambda corpus, label: new.get((corpus, label), label)
-
-
-def _labels(splits: Iterable[list[Utterance]], key: Callable[[Utterance], str]) -> set[str]:
-    return {key(u) for utterances in splits for u in utterances}
 
 
 COMBINED = Recipe(

@@ -80,7 +80,7 @@ def test_a_header_that_cannot_be_written_is_named(tmp_path):
 
 def test_facts_of_a_split_and_texts_with_digits():
     rows = [Utterance("a", "a.wav", 1800.0, "AT 5", "s1"), Utterance("b", "b.wav", 1800.0, "FIVE", "s1")]
-    assert header.split_facts(rows) == {"utterances": 2, "hours": 1.0, "speakers": 1}
+    assert header.split_facts(rows) == {"utterances": 2, "hours": 1.0, "speakers": 1, "with_digits": 1}
     assert header.count_with_digits(rows) == 1
     unknown = [Utterance("a", "a.wav", 1.0, "A"), Utterance("b", "b.wav", 1.0, "B", "s")]
     assert [header.split_facts(rows)["speakers"] for rows in (unknown[:1], unknown)] == [0, 1]
@@ -136,78 +136,21 @@ def test_the_tokenizer_of_the_model_to_start_from_is_taken_where_asked_for(tmp_p
         header.tokenizer_for("init", tmp_path, HEADER, str(tmp_path / "none"))
 
 
-@pytest.mark.parametrize("content", ["{}", json.dumps({"title": "damaged"})])
-def test_what_a_version_left_that_did_not_say_which_files_is_a_preparations(tmp_path, content):
-    for name in ("train.jsonl", "tokenizer.json"):
-        (tmp_path / name).write_text("")
+def test_the_files_that_a_header_names_are_a_preparations_also_while_it_is_not_finished(tmp_path):
+    (tmp_path / "train.jsonl").write_text("x")
+    (tmp_path / "tokenizer.json").write_text("x")
     assert not header.is_own(tmp_path, "train.jsonl")
-    (tmp_path / header.UNFINISHED).write_text(content)
+    whole = replace(HEADER, tokenizer="tokenizer.json")
+    header.begin(tmp_path, whole, ["train.jsonl"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [header.UNFINISHED, "tokenizer.json"]
     assert header.is_own(tmp_path, "train.jsonl") and header.is_own(tmp_path, "tokenizer.json")
-    (tmp_path / header.UNFINISHED).write_text(json.dumps({"pending": ["train.jsonl"]}))
-    assert header.is_own(tmp_path, "train.jsonl") and not header.is_own(tmp_path, "tokenizer.json")
-
-
-def test_a_folder_is_whole_again_when_what_was_begun_is_removed(tmp_path):
-    header.write(tmp_path, HEADER)
-    for name in HEADER.splits:
-        (tmp_path / f"{name}.jsonl").write_text("x")
-    header.set_aside(tmp_path, ["new"])
-    (tmp_path / "new.jsonl").write_text("x")
-    with pytest.raises(DataError, match=r"the 'asr prepare' of new\.jsonl did not finish"):
+    assert not header.is_own(tmp_path, "dev.jsonl")
+    with pytest.raises(DataError, match="the last 'asr prepare' of this folder did not finish"):
         header.read(tmp_path)
-    (tmp_path / "new.jsonl").unlink()
-    assert header.read(tmp_path) == HEADER
-    header.set_aside(tmp_path, HEADER.splits)  # all of them: nothing is left to go back to
-    for name in HEADER.splits:
-        (tmp_path / f"{name}.jsonl").unlink()
-    with pytest.raises(DataError, match="did not finish"):
-        header.read(tmp_path)
+    assert header.read_unfinished(tmp_path) == whole
 
-
-def test_what_was_set_aside_says_nothing_of_the_splits_that_are_written_anew(tmp_path, caplog):
-    splits = {name: {"utterances": 1} for name in ("train", "dev", "gone")}
-    for name in ("train", "dev"):
-        (tmp_path / f"{name}.jsonl").touch()
-    header.write(tmp_path, replace(HEADER, splits=splits))
-    header.set_aside(tmp_path, ["dev"])
-    assert header.read_last(tmp_path) == replace(HEADER, splits={"train": {"utterances": 1}})
-    header.set_aside(tmp_path, ["train"])
-    assert header.read_last(tmp_path) is None
-    with pytest.raises(DataError, match="did not finish"):
-        header.read(tmp_path)
-    header.write(tmp_path, HEADER)
-    with pytest.raises(DataError, match="did not finish"):  # dev
-        header.read(tmp_path)
-    assert header.read_last(tmp_path) == HEADER
-    assert f"{tmp_path}: stays unfinished: the 'asr prepare' of dev.jsonl did not finish" in caplog.text
-    whole = replace(HEADER, splits={name: {"utterances": 1} for name in ("train", "dev")})
     header.write(tmp_path, whole)
-    assert header.read(tmp_path) == header.read_last(tmp_path) == whole
-    assert not (tmp_path / header.UNFINISHED).exists()
-
-
-def test_a_manifest_that_was_begun_and_is_missing_keeps_no_folder_unfinished(tmp_path, caplog):
-    header.set_aside(tmp_path, ["dev"])  # and its preparation failed before it wrote anything
-    (tmp_path / "train.jsonl").touch()
-    header.write(tmp_path, HEADER)
-    assert header.read(tmp_path) == HEADER
-    assert not caplog.messages
-    assert sorted(path.name for path in tmp_path.iterdir()) == [header.FILE, "train.jsonl"]
-
-
-def test_a_manifest_that_was_begun_keeps_it_unfinished_until_it_is_removed(tmp_path):
-    header.set_aside(tmp_path, ["dev"])
-    for name in ("train", "dev"):
-        (tmp_path / f"{name}.jsonl").touch()
-    header.write(tmp_path, HEADER)
-    with pytest.raises(DataError, match=r"the 'asr prepare' of dev\.jsonl did not finish"):
-        header.read(tmp_path)
-    (tmp_path / "dev.jsonl").unlink()
-    assert header.read(tmp_path) == HEADER
-
-
-def test_what_was_set_aside_without_the_names_of_its_files_is_not_taken_for_whole(tmp_path):
-    header.write(tmp_path, HEADER)
-    (tmp_path / header.FILE).rename(tmp_path / header.UNFINISHED)
-    with pytest.raises(DataError, match="the 'asr prepare' of this folder did not finish"):
-        header.read(tmp_path)
+    assert header.read(tmp_path) == whole
+    assert header.is_own(tmp_path, "train.jsonl") and not (tmp_path / header.UNFINISHED).exists()
+    (tmp_path / FILE).write_text("{")
+    assert header.is_own(tmp_path, "anything.jsonl")  # nothing tells of which files it was
