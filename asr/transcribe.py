@@ -21,6 +21,7 @@ from asr.data.audio import Wave
 from asr.decode.choose import Decoder, greedy_decoder
 from asr.decode.decoder import Backend, cores
 from asr.decode.greedy import words_with_times
+from asr.decode.options import DecoderOptions
 from asr.decode.types import LogProbs, TimedWord
 from asr.errors import AsrError, DataError
 from asr.infer import BATCH_S, log_probs, pipeline, prepared
@@ -30,7 +31,7 @@ from asr.recordings.media import Input, Part, Stream, open_array, open_stream
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, second_opinion, without_words
 from asr.runtime import find_device
 from asr.transcript import Alternative, Seam, Segment, Transcript, segments_of
-from asr.tuning.rescore import decoder_for
+from asr.tuning.rescore import rescoring_decoder_for
 
 #: passages that wait for the decoder, at most
 _WAITING = 64
@@ -124,8 +125,8 @@ class Recognizer:
         Its decoder is the one that was tuned for it, if there is one, else greedy.
 
         Args:
-            decoder, settings, lm, backend, confidence, rescore, rescore_weight: as in
-                ``asr.tuning.rescore.decoder_for``.
+            decoder, settings, lm, backend, confidence, rescore, rescore_weight: the fields of
+                ``asr.decode.options.DecoderOptions``.
             precision: of the network's arithmetic, as in ``asr.infer.prepared``.
             no_speech_threshold: a piece in which nobody speaks with a higher probability gives no text; 1: all do.
 
@@ -135,8 +136,8 @@ class Recognizer:
         """
         folder = find_model(path)
         model = prepared(load_model(path, find_device(device)), precision)
-        asked = (decoder, settings, lm, backend, confidence, rescore, rescore_weight)
-        return cls(model, decoder_for(folder, model.tokenizer, *asked), no_speech_threshold)
+        options = DecoderOptions(decoder, settings or {}, lm, backend, confidence, rescore, rescore_weight)
+        return cls(model, rescoring_decoder_for(folder, model.tokenizer, options), no_speech_threshold)
 
     @overload
     def transcribe(self, source: str | Path | npt.NDArray[Any], sample_rate_hz: int | None = None) -> Transcript: ...  # type: ignore[overload-overlap]  # a str is a Sequence[str]

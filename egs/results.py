@@ -16,6 +16,7 @@ from pathlib import Path
 
 from asr.data import manifest
 from asr.decode.choose import decoder_for
+from asr.decode.options import DecoderOptions
 from asr.errors import AsrError
 from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
 from asr.model.checkpoint import find_model, load_model
@@ -29,7 +30,8 @@ def main(manifest_path: str, *runs: str, greedy: bool = False) -> None:
     for run in runs:
         folder = find_model(Path(run))
         model = load_model(run)
-        result = evaluate(model, rows, decoder_for(folder, model.tokenizer, "greedy" if greedy else ""))
+        options = DecoderOptions("greedy" if greedy else "")
+        result = evaluate(model, rows, decoder_for(folder, model.tokenizer, options))
         print(markdown_row(model, result))
         assert result.score.wer.rate is not None and not result.failed
         rates.append(100 * result.score.wer.rate)

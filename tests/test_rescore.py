@@ -18,6 +18,7 @@ from asr.data import manifest as manifests
 from asr.data.tokenizer import CharTokenizer
 from asr.decode.choose import NO_LM
 from asr.decode.decoder import BeamDecoder
+from asr.decode.options import DecoderOptions
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Rescore, Tuned, read_tuned, write_tuned
 from asr.decode.types import Hypothesis
@@ -29,11 +30,12 @@ from asr.scoring.wer import word_counts
 from asr.tuning.rescore import (
     BONUSES_TRIED,
     SCALES_TRIED,
+    SEARCH,
     WEIGHTS_TRIED,
     Rescoring,
     check_fits,
-    decoder_for,
     rescored,
+    rescoring_decoder_for,
     tune_rescoring,
 )
 from tests.builders import build_corpus
@@ -264,32 +266,32 @@ def test_a_decoder_rescores_where_it_is_asked_to_or_tuned(parts, tmp_path):
     am, rnn = folder / "am", folder / "rnn"
     tokenizer = CharTokenizer((" ", "a", "b", "c", "d"))
     log_probs_sv = log_probs(30, 1, 6)
-    plain = decoder_for(am, tokenizer, "beam", {"beam_width": 200, "nbest": 100, "min_token_log_prob": -7.0,
-                                               "beam_prune_log_prob": -13.0}).decode(log_probs_sv)  # fmt: skip
-    asked = decoder_for(am, tokenizer, rescore=rnn, weight=2.0)
+    plain = rescoring_decoder_for(am, tokenizer, DecoderOptions("beam", {**SEARCH, "nbest": 100})).decode(log_probs_sv)
+    asked = rescoring_decoder_for(am, tokenizer, DecoderOptions(rescore=rnn, rescore_weight=2.0))
     assert asked.name == f"beam 200, token floor -7, pruning -13, 100 best rescored by {rnn} x 2"
     (expected,) = rescored([plain], neural(tokenizer), Rescore(model="x", weight=2.0))
     (found,) = asked.decode(log_probs_sv)
     assert (found.text, found.score) == (expected[0].text, pytest.approx(expected[0].score, abs=1e-4))
-    assert len(decoder_for(am, tokenizer, "beam", {"nbest": 3}, rescore=rnn).decode(log_probs_sv)) == 3
-    assert decoder_for(am, tokenizer).name == "greedy"
+    three = rescoring_decoder_for(am, tokenizer, DecoderOptions("beam", {"nbest": 3}, rescore=rnn))
+    assert len(three.decode(log_probs_sv)) == 3
+    assert rescoring_decoder_for(am, tokenizer).name == "greedy"
 
     tuned_am = save_random_model(tmp_path / "am")
     size = (rnn / "model.safetensors").stat().st_size
     how = Rescore(model=str(rnn), model_bytes=size, nbest=20, weight=0.3, word_bonus=1, lm_scale=0.5)
     write_tuned(tuned_am, Tuned(config=BeamConfig(beam_width=30), rescore=how))
-    assert decoder_for(tuned_am, tokenizer).name == (
+    assert rescoring_decoder_for(tuned_am, tokenizer).name == (
         f"beam 30, 20 best rescored by {rnn} x 0.3, words +1, beam's scores x 0.5"
     )
-    assert "x 0.9, words +1" in decoder_for(tuned_am, tokenizer, weight=0.9).name
-    assert decoder_for(tuned_am, tokenizer, rescore=NO_LM).name == "beam 30"
-    assert decoder_for(tuned_am, tokenizer, "greedy").name == "greedy"
+    assert "x 0.9, words +1" in rescoring_decoder_for(tuned_am, tokenizer, DecoderOptions(rescore_weight=0.9)).name
+    assert rescoring_decoder_for(tuned_am, tokenizer, DecoderOptions(rescore=NO_LM)).name == "beam 30"
+    assert rescoring_decoder_for(tuned_am, tokenizer, DecoderOptions("greedy")).name == "greedy"
     (tuned_am / "decoder.json").write_text("{broken")  # greedy decoding, and tuning anew, need nothing of it
-    assert decoder_for(tuned_am, tokenizer, "greedy").name == "greedy"
+    assert rescoring_decoder_for(tuned_am, tokenizer, DecoderOptions("greedy")).name == "greedy"
     with pytest.raises(CheckpointError, match="asr tune"):
-        decoder_for(tuned_am, tokenizer)
+        rescoring_decoder_for(tuned_am, tokenizer)
     with pytest.raises(ConfigError, match=r"rescoring: nbest: expected a number of at most 10000, got 20000"):
-        decoder_for(am, tokenizer, "beam", {"nbest": 20_000}, rescore=rnn)
+        rescoring_decoder_for(am, tokenizer, DecoderOptions("beam", {"nbest": 20_000}, rescore=rnn))
 
 
 def test_what_cannot_be_rescored_is_said(parts, tmp_path, caplog):
@@ -298,18 +300,18 @@ def test_what_cannot_be_rescored_is_said(parts, tmp_path, caplog):
     am = save_random_model(tmp_path / "am")
     for arguments, kind, said in (
         ({"name": "greedy", "rescore": folder / "rnn"}, ConfigError, "--rescore needs beam search"),
-        ({"weight": 1.0}, ConfigError, "--rescore-weight needs --rescore"),
+        ({"rescore_weight": 1.0}, ConfigError, "--rescore-weight needs --rescore"),
         ({"rescore": folder / "am"}, CheckpointError, "an acoustic model's folder"),
         ({"rescore": folder / "lm.arpa"}, CheckpointError, "is a file; .* --lm"),
         ({"lm": folder / "rnn"}, ConfigError, "is a folder; .* --rescore"),
     ):
         with pytest.raises(kind, match=said):
-            decoder_for(am, tokenizer, **arguments)
+            rescoring_decoder_for(am, tokenizer, DecoderOptions(**arguments))
     write_tuned(am, Tuned(config=BeamConfig(), rescore=Rescore(model="/nowhere")))
     with pytest.raises(CheckpointError, match=r"decoder.json: .*/nowhere.*no such folder.*--rescore none"):
-        decoder_for(am, tokenizer)
+        rescoring_decoder_for(am, tokenizer)
     write_tuned(am, Tuned(config=BeamConfig(), rescore=Rescore(model=str(folder / "rnn"), model_bytes=5)))
-    decoder_for(am, tokenizer)
+    rescoring_decoder_for(am, tokenizer)
     assert "had 5 bytes when it was tuned" in caplog.text
 
 
@@ -342,7 +344,7 @@ def test_where_rescoring_helps_the_search_is_reported_as_it_was_and_saved_as_it_
     assert tuned.tuning["neural_lm"] == str(folder / "rnn")
     moved = shutil.copytree(am, tmp_path / "moved")
     shutil.rmtree(am / "neural-lm")
-    decoder = decoder_for(moved, CharTokenizer((" ", "a", "b", "c", "d")))
+    decoder = rescoring_decoder_for(moved, CharTokenizer((" ", "a", "b", "c", "d")))
     assert decoder.lm == str(moved / "lm.bin") and str(moved / "neural-lm") in decoder.name
     shutil.copytree(moved / "neural-lm", am / "neural-lm")
     said = run(capsys, *tune)  # which may choose another width: the fastest

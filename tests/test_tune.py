@@ -18,6 +18,7 @@ from asr.data import manifest as manifests
 from asr.data.tokenizer import CharTokenizer
 from asr.decode.choose import NO_LM, decoder_for, name_of
 from asr.decode.decoder import BeamDecoder
+from asr.decode.options import DecoderOptions
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned, keep_lm, read_tuned, write_tuned
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError
@@ -181,10 +182,11 @@ def test_another_language_model_than_the_tuned_one_is_judged_by_its_own_words(tm
         ngram.write(ngram.train([text] * 3, 2), tmp_path / name)
     tuned = Tuned(config=BeamConfig(fusion="word"), lm="tokens.bin", lm_bytes=(tmp_path / "tokens.bin").stat().st_size)
     write_tuned(tmp_path, tuned)
+    tokens = DecoderOptions(lm=tmp_path / "tokens.bin")
     assert "LM of tokens" not in decoder_for(tmp_path, tokenizer).name, "as it was tuned"
-    assert "LM of tokens" not in decoder_for(tmp_path, tokenizer, lm=tmp_path / "tokens.bin").name, "the same one"
+    assert "LM of tokens" not in decoder_for(tmp_path, tokenizer, tokens).name, "the same one"
     write_tuned(tmp_path, tuned.model_copy(update={"lm": "words.bin"}))
-    assert "LM of tokens" in decoder_for(tmp_path, tokenizer, lm=tmp_path / "tokens.bin").name
+    assert "LM of tokens" in decoder_for(tmp_path, tokenizer, tokens).name
 
 
 @pytest.fixture
@@ -320,22 +322,24 @@ def test_what_was_tuned_is_read_back_and_used(tuned_folder, lm_file):
 
 
 def test_options_stand_above_what_was_tuned(tuned_folder, lm_file):
-    assert decoder_for(tuned_folder, TOKENIZER, "greedy").name == "greedy"
-    assert decoder_for(tuned_folder, TOKENIZER, settings={"alpha": 1.0}).name == f"beam 7, alpha 1, beta 1.5, {LISTED}"
-    without = decoder_for(tuned_folder, TOKENIZER, lm=NO_LM)
+    assert decoder_for(tuned_folder, TOKENIZER, DecoderOptions("greedy")).name == "greedy"
+    heavier = decoder_for(tuned_folder, TOKENIZER, DecoderOptions(settings={"alpha": 1.0}))
+    assert heavier.name == f"beam 7, alpha 1, beta 1.5, {LISTED}"
+    without = decoder_for(tuned_folder, TOKENIZER, DecoderOptions(lm=NO_LM))
     assert (without.name, without.lm) == (f"beam 7, {LISTED}", None)
 
 
 @pytest.mark.parametrize("key", ["alpha", "beta", "unknown_log_prob"])
 def test_a_weight_without_a_language_model_is_refused(model_folder, tuned_folder, key):
+    settings = {key: -1.0 if key == "unknown_log_prob" else 1.0}
     for folder, lm in ((model_folder, None), (tuned_folder, NO_LM)):
         with pytest.raises(ConfigError, match=f"{key} weighs a language model, and there is none"):
-            decoder_for(folder, TOKENIZER, settings={key: -1.0 if key == "unknown_log_prob" else 1.0}, lm=lm)
+            decoder_for(folder, TOKENIZER, DecoderOptions(settings=settings, lm=lm))
 
 
 def test_an_unknown_decoder_is_refused_with_the_nearest(model_folder):
     with pytest.raises(ConfigError, match=r"unknown decoder 'gredy'.*did you mean 'greedy'"):
-        decoder_for(model_folder, TOKENIZER, "gredy")
+        decoder_for(model_folder, TOKENIZER, DecoderOptions("gredy"))
 
 
 def test_many_hotwords_are_counted_in_the_decoders_name():
@@ -347,8 +351,8 @@ def test_many_hotwords_are_counted_in_the_decoders_name():
 
 def test_a_model_that_was_not_tuned_decodes_greedily_unless_asked(model_folder, lm_file):
     assert decoder_for(model_folder, TOKENIZER).name == "greedy"
-    assert decoder_for(model_folder, TOKENIZER, "beam").name == "beam 100"
-    assert decoder_for(model_folder, TOKENIZER, lm=lm_file).lm == str(lm_file)
+    assert decoder_for(model_folder, TOKENIZER, DecoderOptions("beam")).name == "beam 100"
+    assert decoder_for(model_folder, TOKENIZER, DecoderOptions(lm=lm_file)).lm == str(lm_file)
 
 
 def test_a_language_model_inside_the_model_folder_moves_with_it(tmp_path, lm_file):
@@ -378,7 +382,7 @@ def test_a_language_model_that_is_gone_is_an_error_and_one_that_changed_is_said(
     write_tuned(tuned_folder, tuned.model_copy(update={"lm": "/nowhere/x.arpa"}))
     with pytest.raises(CheckpointError, match="--lm"):
         decoder_for(tuned_folder, TOKENIZER)
-    assert decoder_for(tuned_folder, TOKENIZER, lm=lm_file).lm == str(lm_file)
+    assert decoder_for(tuned_folder, TOKENIZER, DecoderOptions(lm=lm_file)).lm == str(lm_file)
 
 
 @pytest.mark.parametrize(

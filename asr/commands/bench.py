@@ -46,6 +46,7 @@ def transcribe(
     """Measure how fast a model transcribes: greedy, and with --lm by beam search."""
     from asr.bench import transcription as bench
     from asr.decode.choose import decoder_for, greedy_decoder
+    from asr.decode.options import DecoderOptions
     from asr.runtime import use_threads
 
     used = use_threads(threads)
@@ -53,7 +54,7 @@ def transcribe(
     items = _items(loaded, inputs or [], files, seconds)
     decoders = [greedy_decoder(loaded.tokenizer)]
     if lm is not None:
-        decoders.append(decoder_for(folder or Path(), loaded.tokenizer, "beam", lm=lm))
+        decoders.append(decoder_for(folder or Path(), loaded.tokenizer, DecoderOptions("beam", lm=lm)))
     with bar() as advance:
         measured = bench.measure(
             loaded, items, decoders, rounds=rounds, precision=precision, plain_too=compare, progress=advance

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from asr.config import parse
 from asr.data.tokenizer import Tokenizer
 from asr.decode.decoder import Backend, BeamDecoder
 from asr.decode.greedy import greedy
+from asr.decode.options import DecoderOptions
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import FILE, lm_path, read_tuned
 from asr.decode.types import Hypothesis, LogProbs
@@ -59,49 +59,41 @@ def beam_decoder(
     return Decoder(name_of(search.config, with_lm=lm is not None), lm_name, search.decode, source)
 
 
-def decoder_for(
-    folder: Path,
-    tokenizer: Tokenizer,
-    name: str = "",
-    settings: Mapping[str, Any] | None = None,
-    lm: Path | None = None,
-    backend: Backend = "auto",
-    confidence: bool = False,
-) -> Decoder:
-    """The decoder of a model folder: greedy, or what was tuned for it, or what the settings ask for on top.
+def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | None = None) -> Decoder:
+    """Make the decoder of a model folder: greedy, or as it was tuned, or as the options override it.
 
-    Args:
-        name: ``greedy``, ``beam``, or empty: beam search if it was tuned or if settings or a language model ask for it.
-        settings: fields of ``BeamConfig`` that replace tuned or default ones.
-        lm: an n-gram model's file in place of the tuned one; ``NO_LM``: none.
-        backend: which of the two beam searches; both give the same texts.
-        confidence: whether a beam search looks at the texts in its beam for the confidence of words.
+    Rescoring by a neural language model is left to ``asr.tuning.rescore.rescoring_decoder_for``.
 
     Raises:
         CheckpointError: the tuned settings are damaged, or their language model is gone.
         DataError: the language model cannot be read.
         ConfigError: a setting is wrong, or things do not fit together.
     """
+    options = options or DecoderOptions()
+    name, lm = options.name, options.lm
     if name not in ("", *DECODERS):
         raise ConfigError(f"unknown decoder '{name}' ({', '.join(DECODERS)}){nearest(name, DECODERS)}", key="decoder")
     if name == "greedy":
         return greedy_decoder(tokenizer)
+
     tuned = read_tuned(folder)
-    if not (name or settings or lm or tuned or backend != "auto"):
+    if not (name or options.settings or lm or tuned or options.backend != "auto"):
         return greedy_decoder(tokenizer)
+
     base = tuned.config.model_dump() if tuned else {}
     if lm is not None and tuned and (tuned.lm is None or (folder / tuned.lm).resolve() != lm.resolve()):
         base["fusion"] = "auto"  # what was tuned was of another language model
-    config = parse(BeamConfig, base | dict(settings or {}), "decoder options")
-    if confidence:
+    config = parse(BeamConfig, base | dict(options.settings), "decoder options")
+    if options.confidence:
         config = config.model_copy(update={"confidence": True})
+
     if lm is None and tuned:
         lm = lm_path(folder, tuned)
     lm = None if lm == NO_LM else lm
-    idle = [key for key in ("alpha", "beta", "unknown_log_prob") if lm is None and key in (settings or {})]
+    idle = [key for key in ("alpha", "beta", "unknown_log_prob") if lm is None and key in options.settings]
     if idle:
         raise ConfigError(f"{idle[0]} weighs a language model, and there is none; give one with --lm", key=idle[0])
-    return beam_decoder(tokenizer, config, lm, str(folder / FILE) if tuned else "", backend)
+    return beam_decoder(tokenizer, config, lm, str(folder / FILE) if tuned else "", options.backend)
 
 
 def short(path: Path) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ import numpy.typing as npt
 
 from asr.config import parse
 from asr.data.tokenizer import WORD_START, Tokenizer
-from asr.decode import choose
-from asr.decode.choose import NO_LM, Decoder, short
+from asr.decode.choose import NO_LM, Decoder, decoder_for, short
 from asr.decode.confidence import word_shares
-from asr.decode.decoder import Backend
+from asr.decode.options import DecoderOptions
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import FILE, Rescore, read_tuned
 from asr.decode.types import Hypothesis, LogProbs
@@ -99,51 +98,47 @@ def rescored(
     return out
 
 
-def decoder_for(
-    folder: Path,
-    tokenizer: Tokenizer,
-    name: str = "",
-    settings: Mapping[str, Any] | None = None,
-    lm: Path | None = None,
-    backend: Backend = "auto",
-    confidence: bool = False,
-    rescore: Path | None = None,
-    weight: float | None = None,
-) -> Decoder:
-    """``asr.decode.choose.decoder_for``, its texts rescored where that was tuned or is asked for.
-
-    Args:
-        rescore: the folder of a neural language model in place of the tuned one; ``NO_LM``: none.
-        weight: its weight, in place of the tuned one (without any: 0.5).
+def rescoring_decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | None = None) -> Decoder:
+    """Make the decoder of a model folder as ``decoder_for`` does, its texts rescored where that was tuned or is asked.
 
     Raises:
-        As there; CheckpointError also when there is no neural language model; ConfigError when it does not fit.
+        CheckpointError: the tuned settings are damaged, or one of their language models is gone.
+        DataError: the n-gram model cannot be read.
+        ConfigError: a setting is wrong, or things do not fit together.
     """
-    tuned = None if name == "greedy" else read_tuned(folder)  # which greedy decoding does not need whole
-    how = tuned.rescore if tuned else None
-    if name == "greedy" or rescore == NO_LM or (rescore is None and how is None):
-        if weight is not None or (name == "greedy" and rescore not in (None, NO_LM)):
-            wants = "--rescore needs beam search" if name == "greedy" else "--rescore-weight needs --rescore"
+    options = options or DecoderOptions()
+    greedy = options.name == "greedy"
+    asked_for = options.rescore not in (None, NO_LM)
+    tuned = None if greedy else read_tuned(folder)  # greedy decoding works with damaged settings too
+    rescore = tuned.rescore if tuned and options.rescore != NO_LM else None
+
+    if greedy or not (rescore or asked_for):
+        if options.rescore_weight is not None or asked_for:
+            wants = "--rescore needs beam search" if greedy else "--rescore-weight needs --rescore"
             raise ConfigError(f"{wants}; there are no texts to choose from otherwise", key="rescore")
-        return choose.decoder_for(folder, tokenizer, name, settings, lm, backend, confidence)
-    asked = dict(settings or {})
-    keep = int(asked.get("nbest", tuned.config.nbest if tuned else 1))
-    path = rescore if rescore is not None else _tuned_path(folder, how)
-    pruned: dict[str, Any] = {}
-    if how is None:
-        pruned = wider(tuned.config if tuned else BeamConfig())
-        how = Rescore(model=str(path))
-    if weight is not None:
-        how = how.model_copy(update={"weight": weight})
-    how = parse(Rescore, how.model_dump() | {"nbest": max(how.nbest, keep)}, "rescoring")
+        return decoder_for(folder, tokenizer, options)
+
+    path = options.rescore or _tuned_path(folder, rescore)
+    beam = tuned.config if tuned else BeamConfig()
+    settings = dict(options.settings)
+    keep = int(settings.get("nbest", beam.nbest))
+    if rescore is None:
+        rescore = Rescore(model=str(path))
+        settings = wider(beam) | settings
+    changes: dict[str, Any] = {"nbest": max(rescore.nbest, keep)}
+    if options.rescore_weight is not None:
+        changes["weight"] = options.rescore_weight
+    how = parse(Rescore, rescore.model_dump() | changes, "rescoring")
+
     model = load_rnn(path)
     check_fits(model, tokenizer, path)
-    inner = choose.decoder_for(folder, tokenizer, "beam", {**pruned, **asked, "nbest": how.nbest}, lm, backend)
+    beam_options = replace(options, name="beam", settings=settings | {"nbest": how.nbest}, confidence=False)
+    inner = decoder_for(folder, tokenizer, beam_options)
 
     def decode(log_probs_sv: LogProbs) -> list[Hypothesis]:
-        return rescored([inner.decode(log_probs_sv)], model, how, keep, confidence)[0]
+        return rescored([inner.decode(log_probs_sv)], model, how, keep, options.confidence)[0]
 
-    return Decoder(f"{inner.name}, {name_of(how, path)}", inner.lm, decode, inner.source)
+    return Decoder(f"{inner.name}, {describe_rescoring(how, path)}", inner.lm, decode, inner.source)
 
 
 def wider(config: BeamConfig) -> dict[str, Any]:
@@ -157,8 +152,8 @@ def wider(config: BeamConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def name_of(how: Rescore, path: Path) -> str:
-    """What a record calls it."""
+def describe_rescoring(how: Rescore, path: Path) -> str:
+    """Return what a record calls it."""
     parts = [f"{how.nbest} best rescored by {short(path)} x {how.weight:g}"]
     if how.word_bonus:
         parts.append(f"words {how.word_bonus:+g}")
