@@ -76,8 +76,8 @@ def test_a_byte_order_mark_from_a_windows_editor_is_allowed(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (b'{"id": "u17", "text": ', "not valid JSON (Expecting value at column 23); one object a line"),
-        (b'{"id": "u17"} {"id": "u18"}', "not valid JSON (Extra data at column 15); one object a line"),
+        (b'{"id": "u17", "text": ', "not valid JSON (Expecting value at column 23); one object per line"),
+        (b'{"id": "u17"} {"id": "u18"}', "not valid JSON (Extra data at column 15); one object per line"),
         (b'{"text": "caf\xe9"}', "not UTF-8 text (invalid continuation byte at byte 13)"),
         (b'["u17"]', "a row must be a JSON object, got list"),
         (b"null", "a row must be a JSON object, got NoneType"),

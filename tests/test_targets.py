@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from asr.ctc import min_steps
 from asr.data.manifest import Manifest, Utterance
-from asr.data.targets import Targets, targets_of
+from asr.data.targets import PackedTargets, targets_of
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import DataError
 
@@ -27,7 +27,7 @@ def test_targets_are_of_the_normalised_text():
 
 @given(st.lists(st.lists(st.integers(1, 3), max_size=8)), st.sampled_from([4, 300, 70_000]))
 def test_packed_targets_are_the_lists_they_were_made_of(lists, vocabulary_size):
-    packed = Targets(lists, vocabulary_size)
+    packed = PackedTargets(lists, vocabulary_size)
     assert list(packed) == lists and len(packed) == len(lists)
     assert packed[1:] == lists[1:] and packed[-2:] == lists[-2:]
     assert packed.lengths().tolist() == list(map(len, lists))

@@ -1,7 +1,7 @@
-"""Manifests: one utterance a line, as JSON. ``docs/formats.md`` defines the format.
+"""Manifests: one utterance per line, as JSON. ``docs/formats.md`` defines the format.
 
 A row is ``{"id", "audio_path", "duration_s", "text", "speaker"}`` with optional ``offset_s``, ``channel`` and ``meta``.
-The audio path is relative to the manifest's folder (or absolute). Reading keeps it as written, and resolves it on use.
+The audio path is relative to the manifest's folder (or absolute). Reading keeps it as written; it is resolved on use.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from asr.data.lines import unique_ids
 from asr.errors import DataError, nearest, os_reason
 from asr.files import open_atomic, visible
 
@@ -31,7 +32,7 @@ class Utterance:
     """One utterance: where its audio is and what is said in it.
 
     Units: ``duration_s`` and ``offset_s`` in seconds; ``offset_s`` is where the utterance starts inside the file.
-    ``channel`` says what is read of a file with several channels: one of them, counted from 1, or ``"mix"``, their
+    ``channel`` is what is read of a file with several channels: one of them, counted from 1, or ``"mix"``, their
     average; None: the file must have one channel.
     """
 
@@ -45,6 +46,7 @@ class Utterance:
     channel: Channel | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the row of a manifest; optional fields only if they have a value."""
         row: dict[str, Any] = {
             "id": self.id,
             "audio_path": self.audio_path,
@@ -87,18 +89,18 @@ class Manifest:
 
 
 def read(path: str | Path) -> Manifest:
-    """The manifest at a path, every row checked.
+    """Read a manifest, and check every row.
 
     Raises:
         DataError: the file cannot be read, or a row is not a valid utterance; path and line are named.
     """
     path = Path(path)
     utterances: list[Utterance] = []
-    line_of_id: dict[str, int] = {}
+    new_id = unique_ids(path)
     with _no_collection():
         for number, raw in lines(path):
             utterance = parse_line(raw, path, number)
-            _check_new(utterance.id, line_of_id, path, number)
+            new_id(utterance.id, number)
             utterances.append(utterance)
     if not utterances:
         raise DataError("the manifest has no utterances", path)
@@ -106,25 +108,26 @@ def read(path: str | Path) -> Manifest:
 
 
 def read_split(folder: Path, split: str) -> Manifest:
-    """The manifest of a split in a data folder, ``<split>.jsonl``.
+    """Read the manifest of a split in a data folder, ``<split>.jsonl``.
 
     Raises:
-        DataError: it is not there, which says what is; or as ``read``.
+        DataError: it is not there (the message lists what is), or as ``read``.
     """
     path = folder / f"{split}.jsonl"
     if path.exists():
         return read(path)
+
     wanted = "training takes a folder with train.jsonl and dev.jsonl ('asr prepare' writes them)"
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "no such folder"
-        raise DataError(f"{what}; {wanted}", folder)
+        problem = "is a file" if folder.exists() else "no such folder"
+        raise DataError(f"{problem}; {wanted}", folder)
     others = [one.name for one in visible(folder, "*.jsonl") if one.stem not in ("train", "dev")]
-    named = f"; {', '.join(others[:3])} there: prepare again with --dev 0.1, or --name {split}" if others else ""
-    raise DataError(f"no such file; {wanted}{named}", path)
+    remedy = f"; {', '.join(others[:3])} there: prepare again with --dev 0.1, or --name {split}" if others else ""
+    raise DataError(f"no such file; {wanted}{remedy}", path)
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a manifest that are not blank, with their numbers, as they stand.
+    """Yield the lines of a manifest that are not blank, with their numbers.
 
     Raises:
         DataError: the file cannot be read.
@@ -141,7 +144,7 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_line(raw: bytes, path: Path, number: int) -> Utterance:
-    """The utterance in a line of a manifest; whether its id is new is not looked at.
+    """Return the utterance in a line of a manifest.
 
     Raises:
         DataError: it is not a valid utterance; path and line are named.
@@ -155,17 +158,15 @@ def parse_line(raw: bytes, path: Path, number: int) -> Utterance:
             json.dumps(utterance.meta, allow_nan=False)  # no other program would read it, nor could we write it
         return utterance
     except UnicodeEncodeError as error:
-        raise DataError(
-            "holds half of a surrogate pair (\\ud800 to \\udfff), which is not text", path, number
-        ) from error
+        problem = "holds half of a surrogate pair (\\ud800 to \\udfff), which is not text"
+        raise DataError(problem, path, number) from error
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start})", path, number) from error
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"not valid JSON ({error.msg} at column {error.colno}); one object a line", path, number
-        ) from error
+        problem = f"not valid JSON ({error.msg} at column {error.colno}); one object per line"
+        raise DataError(problem, path, number) from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets 1,000 deep
-        raise DataError(f"not JSON that can be read ({error}); one object a line", path, number) from error
+        raise DataError(f"not JSON that can be read ({error}); one object per line", path, number) from error
 
 
 def is_seconds(value: object) -> bool:
@@ -175,7 +176,7 @@ def is_seconds(value: object) -> bool:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without the garbage collector: it would look again and again at 300,000 rows of which none is garbage."""
+    """Stop the garbage collector: it would look again and again at 300,000 rows of which none is garbage."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -186,29 +187,67 @@ def _no_collection() -> Iterator[None]:
 
 
 def _utterance(row: Any, path: Path, line: int) -> Utterance:
+    """Return the utterance of a row. Plain comparisons, as 300,000 rows must be read in seconds."""
     if type(row) is not dict:
         raise DataError(f"a row must be a JSON object, got {type(row).__name__}", path, line)
     try:
-        id_, audio_path, text, duration_s = row["id"], row["audio_path"], row["text"], row["duration_s"]
+        id_ = row["id"]
+        audio_path = row["audio_path"]
+        text = row["text"]
+        duration_s = row["duration_s"]
     except KeyError as error:
         missing = error.args[0]
-        raise DataError(f"missing field '{missing}'{_near(missing, row)}", path, line) from None
-    speaker, offset_s, meta = row.get("speaker", ""), row.get("offset_s", 0.0), row.get("meta")
+        hint = nearest(missing, [key for key in row if key not in _FIELDS]).replace("did you mean", "is it written as")
+        raise DataError(f"missing field '{missing}'{hint}", path, line) from None
+    speaker = row.get("speaker", "")
+    offset_s = row.get("offset_s", 0.0)
+    meta = row.get("meta")
     channel = row.get("channel")
-    # The common case is checked in one expression: 300,000 rows must read in seconds.
-    if not (
-        type(id_) is str and id_ and type(audio_path) is str and audio_path
-        and type(text) is str and type(speaker) is str
-        and type(duration_s) in (float, int) and 0 < duration_s <= LONGEST_S
-        and type(offset_s) in (float, int) and 0 <= offset_s <= LONGEST_S
-        and (meta is None or type(meta) is dict)
-        and (channel is None or channel == "mix" or (type(channel) is int and channel > 0))
-    ):  # fmt: skip
-        raise DataError(_problem(row), path, line)
+
+    problem = ""
+    if type(id_) is not str or not id_:
+        raise DataError(f"'id' must be a non-empty string, got {id_!r}", path, line)
+    if type(audio_path) is not str or not audio_path:
+        raise DataError(f"'audio_path' must be a non-empty string, got {audio_path!r}", path, line)
+    if type(text) is not str:
+        problem = f"'text' must be a string, got {text!r}"
+    elif type(speaker) is not str:
+        problem = f"'speaker' must be a string, got {speaker!r}"
+    elif type(duration_s) not in (float, int) or not 0 < duration_s <= LONGEST_S:
+        problem = f"'duration_s' must be a number of seconds, finite and positive, got {duration_s!r}"
+    elif type(offset_s) not in (float, int) or not 0 <= offset_s <= LONGEST_S:
+        problem = f"'offset_s' must be a number of seconds, finite and not negative, got {offset_s!r}"
+    elif channel is not None and channel != "mix" and (type(channel) is not int or channel < 1):
+        problem = f"'channel' must be a number from 1 on, or \"mix\" (all channels averaged), got {channel!r}"
+    elif meta is not None and type(meta) is not dict:
+        problem = f"'meta' must be an object, got {meta!r}"
+    if problem:
+        raise DataError(f"utt '{id_}': {problem}", path, line)
+
     if len(row) > 4 + ("speaker" in row) + ("offset_s" in row) + ("channel" in row) + ("meta" in row):
-        extra = next(k for k in row if k not in _FIELDS)
+        extra = next(key for key in row if key not in _FIELDS)
         raise DataError(f"unknown field '{extra}'{nearest(extra, _FIELDS)}; free values go under 'meta'", path, line)
     return Utterance(id_, audio_path, duration_s, text, speaker, offset_s, meta, channel)
+
+
+def write(path: str | Path, utterances: Iterable[Utterance]) -> int:
+    """Write a manifest atomically; return the number of rows written.
+
+    Raises:
+        DataError: the file cannot be written, or ``read`` would refuse a row; nothing half-written is left under its
+            name.
+    """
+    path = Path(path)
+    number = 0
+    new_id = unique_ids(path)
+    try:
+        with open_atomic(path) as file:
+            for number, utterance in enumerate(utterances, start=1):
+                new_id(utterance.id, number)
+                file.write(_line(utterance, path, number))
+    except OSError as error:
+        raise DataError(f"cannot write the manifest: {os_reason(error)}", path) from error
+    return number
 
 
 def _line(utterance: Utterance, path: Path, line: int) -> str:
@@ -220,58 +259,3 @@ def _line(utterance: Utterance, path: Path, line: int) -> str:
     except (TypeError, ValueError) as error:  # free values under meta, half a surrogate pair
         raise DataError(f"utt {utterance.id!r}: cannot be written as JSON ({error})", path, line) from error
     return text + "\n"
-
-
-def _check_new(id_: str, line_of_id: dict[str, int], path: Path, line: int) -> None:
-    first = line_of_id.setdefault(id_, line)
-    if first != line:
-        raise DataError(f"duplicate id '{id_}' (first on line {first}); ids must be unique", path, line)
-
-
-def _near(missing: str, row: dict[str, Any]) -> str:
-    hint = nearest(missing, [k for k in row if k not in _FIELDS])
-    return hint.replace("did you mean", "is it written as") if hint else ""
-
-
-def _problem(row: dict[str, Any]) -> str:
-    for key in ("id", "audio_path"):
-        if not isinstance(row[key], str) or not row[key]:
-            return f"'{key}' must be a non-empty string, got {row[key]!r}"
-    who = f"utt '{row['id']}': "
-    for key in ("text", "speaker"):
-        if not isinstance(row.get(key, ""), str):
-            return f"{who}'{key}' must be a string, got {row[key]!r}"
-    for key, low in (("duration_s", "positive"), ("offset_s", "not negative")):
-        value = row.get(key, 0.0)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not (0 <= value <= LONGEST_S)
-            or (key == "duration_s" and value == 0)
-        ):
-            return f"{who}'{key}' must be a number of seconds, finite and {low}, got {value!r}"
-    channel = row.get("channel")
-    if channel not in (None, "mix") and (type(channel) is not int or channel < 1):
-        return f"{who}'channel' must be a number from 1 on, or \"mix\" (all channels averaged), got {channel!r}"
-    return f"{who}'meta' must be an object, got {row.get('meta')!r}"
-
-
-def write(path: str | Path, utterances: Iterable[Utterance]) -> int:
-    """Writes a manifest atomically; the number of rows written.
-
-    Raises:
-        DataError: the file cannot be written, or ``read`` would refuse a row; nothing half-written is left under its
-            name.
-    """
-    path = Path(path)
-    count = 0
-    line_of_id: dict[str, int] = {}
-    try:
-        with open_atomic(path) as file:
-            for utterance in utterances:
-                _check_new(utterance.id, line_of_id, path, count + 1)
-                file.write(_line(utterance, path, count + 1))
-                count += 1
-    except OSError as error:
-        raise DataError(f"cannot write the manifest: {os_reason(error)}", path) from error
-    return count

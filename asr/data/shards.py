@@ -1,8 +1,8 @@
 """Audio inside tar files: a corpus of a million recordings in some hundred files.
 
 A path ``shards/000.tar#a/b.flac`` means the member ``a/b.flac`` of the tar file ``shards/000.tar``. Each member is read
-by its offset, from a file that stays open, so rows can be read in any order. Where the offsets are is found once for
-each tar file, and kept beside it as ``000.tar.index.json``; a tar file of another size or time has a new index made.
+by its offset, from a file that stays open, so rows can be read in any order. The offsets are found once for each tar
+file, and kept beside it as ``000.tar.index.json``; the index is made anew if the tar file has another size or time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from asr.errors import DataError, os_reason
 
 #: between the tar file's name and the member's, the end of the first included
 MARK = ".tar#"
-#: 2: with hard links
 INDEX_VERSION = 2
 #: tar files held open, with their indexes: 512 of 512 MiB are a corpus of 256 GiB
 _OPEN = 512
@@ -31,7 +30,7 @@ _BUFFER = 1 << 16
 
 
 def is_member(path: str | Path) -> bool:
-    """Whether a path means a member of a tar file.
+    """Check whether a path means a member of a tar file.
 
     >>> is_member("shards/000.tar#a.flac"), is_member("take#2.flac")
     (True, False)
@@ -40,7 +39,7 @@ def is_member(path: str | Path) -> bool:
 
 
 def split(path: str | Path) -> tuple[Path, str]:
-    """The tar file and the member's name.
+    """Return the tar file and the member's name.
 
     >>> split("shards/000.tar#a/b.flac")[1]
     'a/b.flac'
@@ -50,12 +49,12 @@ def split(path: str | Path) -> tuple[Path, str]:
 
 
 def container(path: str | Path) -> Path:
-    """The file on disk that a path's audio is in: the path itself, or the tar file."""
+    """Return the file on disk that a path's audio is in: the path itself, or the tar file."""
     return split(path)[0] if is_member(path) else Path(path)
 
 
 def open_bytes(path: str | Path) -> BinaryIO:
-    """A file, or a member of a tar file, to read and seek in.
+    """Open a file, or a member of a tar file, to read and seek in.
 
     Raises:
         DataError: the tar file cannot be read, or has no such member.
@@ -68,7 +67,7 @@ def open_bytes(path: str | Path) -> BinaryIO:
 
 
 def num_bytes(path: str | Path) -> int:
-    """The size of a file, or of a member of a tar file.
+    """Return the size of a file, or of a member of a tar file.
 
     Raises:
         As ``open_bytes``.
@@ -80,9 +79,9 @@ def num_bytes(path: str | Path) -> int:
 
 
 def read_ahead(paths: Iterable[str | Path]) -> None:
-    """Asks the system to fetch those paths that are members, each tar file forwards, in whichever order they are read.
+    """Ask the system to fetch the paths that are members, each tar file forwards, in whichever order they are read.
 
-    What cannot be found is passed over: reading it will say why.
+    Members that cannot be found are ignored: reading them will say why.
     """
     places = []
     for path in paths:
@@ -90,20 +89,22 @@ def read_ahead(paths: Iterable[str | Path]) -> None:
             with suppress(DataError):
                 tar, name = _find(path)
                 places.append((tar.path, *tar.members[name], tar))
+
     for _, start, size, tar in sorted(places, key=lambda place: place[:2]):
         tar.fetch(size, start)
 
 
 class Tar:
-    """A tar file that is open, and where its members are: (offset, size) by name."""
+    """A tar file that is open, and the places of its members: (offset, size) by name."""
 
     def __init__(self, path: str, members: Mapping[str, tuple[int, int]]) -> None:
-        self.path, self.members = path, members
+        self.path = path
+        self.members = members
         self._lock = threading.Lock()
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
     def read_at(self, count: int, offset: int) -> bytes:
-        """Bytes from an offset; threads do not disturb each other."""
+        """Read bytes from an offset; threads do not disturb each other."""
         if hasattr(os, "pread"):
             return os.pread(self._descriptor, count, offset)
         with self._lock:
@@ -111,7 +112,7 @@ class Tar:
             return os.read(self._descriptor, count)
 
     def fetch(self, count: int, offset: int) -> None:
-        """Has these bytes read from the disk, and waits for nothing; where a system cannot, they are read in time."""
+        """Have the system read these bytes from the disk, without waiting for them."""
         if hasattr(os, "posix_fadvise"):
             with suppress(OSError):  # a file system that takes no advice
                 os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_WILLNEED)
@@ -165,20 +166,20 @@ def _find(path: str | Path) -> tuple[Tar, str]:
 
 @lru_cache(_OPEN)
 def _opened(path: str, num_bytes: int, mtime_ns: int) -> Tar:
-    """The tar file of that size and time: another one is another entry."""
+    """Open the tar file of that size and time: another one is another entry of the cache."""
     kept = read_index(Path(path), num_bytes, mtime_ns)
     if kept is not None:
         return Tar(path, {name: (start, size) for name, (start, size) in kept["members"].items()})
-    members = scan(Path(path))
-    with suppress(OSError):  # a folder that cannot be written to: it is looked for again next time
+    members = find_members(Path(path))
+    with suppress(OSError):  # in a folder that cannot be written to, the next process finds them again
         write_index(Path(path), num_bytes, mtime_ns, members)
     return Tar(path, members)
 
 
-def scan(tar: Path) -> dict[str, tuple[int, int]]:
-    """Where every regular file in a tar file is; a hard link is the file that it leads to.
+def find_members(tar: Path) -> dict[str, tuple[int, int]]:
+    """Return offset and size of every regular file in a tar file; a hard link is the file that it leads to.
 
-    Of two with one name the later counts, as tar has it.
+    Of two with one name the later counts, as for tar itself.
 
     Raises:
         DataError: it is no tar file, compressed, or cut short.
@@ -188,15 +189,17 @@ def scan(tar: Path) -> dict[str, tuple[int, int]]:
     try:
         with tarfile.open(tar, "r:") as file:
             for member in file:
-                place = (member.offset_data, member.size) if member.isreg() and not member.issparse() else None
-                if member.islnk():
-                    place = members.get(member.linkname.removeprefix("./"))
-                if place is not None:
-                    members[member.name.removeprefix("./")] = place
+                name = member.name.removeprefix("./")
+                target = member.linkname.removeprefix("./")
+                if member.isreg() and not member.issparse():
+                    members[name] = (member.offset_data, member.size)
+                elif member.islnk() and target in members:
+                    members[name] = members[target]
     except tarfile.TarError as error:
         raise DataError(
             f"not a whole tar file ({error}); a compressed one must be unpacked, a cut one fetched again", tar
         ) from error
+
     size = tar.stat().st_size
     cut = [name for name, (start, length) in members.items() if start + length > size]
     if cut:
@@ -209,28 +212,24 @@ def index_path(tar: Path) -> Path:
 
 
 def read_index(tar: Path, num_bytes: int, mtime_ns: int) -> dict[str, Any] | None:
-    """The index beside a tar file; None where there is none, or it is damaged or of an earlier state of the file."""
+    """Read the index beside a tar file; None if there is none, or it is damaged or of another state of the file."""
     try:
         index = json.loads(index_path(tar).read_text(encoding="utf-8"))
-        told = (index["format_version"], index["bytes"], index["mtime_ns"])
-        whole = all(len(place) == 2 and min(place) >= 0 for place in index["members"].values())
+        state = (index["format_version"], index["bytes"], index["mtime_ns"])
+        is_whole = all(len(place) == 2 and min(place) >= 0 for place in index["members"].values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    # what 'asr shard' packed has no hard links: version 1 of it is right too
-    versions = (INDEX_VERSION, 1) if "source" in index else (INDEX_VERSION,)
-    return index if whole and told[0] in versions and told[1:] == (num_bytes, mtime_ns) else None
+    return index if is_whole and state == (INDEX_VERSION, num_bytes, mtime_ns) else None
 
 
-def write_index(
-    tar: Path, num_bytes: int, mtime_ns: int, members: Mapping[str, tuple[int, int]], **more: Any
-) -> None:  # fmt: skip
-    """Writes the index beside a tar file.
+def write_index(tar: Path, num_bytes: int, mtime_ns: int, members: Mapping[str, tuple[int, int]], **more: Any) -> None:
+    """Write the index beside a tar file.
 
     Raises:
         OSError: it cannot be written.
     """
     index = {"format_version": INDEX_VERSION, "bytes": num_bytes, "mtime_ns": mtime_ns, **more, "members": members}
-    # Several processes may do this at once: each in a file of its own, the last one's name stays.
+    # several processes may do this at once: each writes a file of its own, and the last one's stays
     part = tar.with_name(f"{tar.name}.index.{os.getpid()}-{threading.get_ident()}.part")
     try:
         part.write_text(json.dumps(index), encoding="utf-8")

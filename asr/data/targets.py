@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,18 @@ from asr.data.tokenizer import Tokenizer
 from asr.errors import DataError
 
 
-class Targets(Sequence[list[int]]):
+class PackedTargets(Sequence[list[int]]):
     """The token ids of many transcripts, packed: as lists, LibriSpeech's would take half a gigabyte."""
 
     def __init__(self, targets: Iterable[Sequence[int]], vocabulary_size: int) -> None:
         code = "B" if vocabulary_size <= 2**8 else "H" if vocabulary_size <= 2**16 else "i"
-        flat, ends = array(code), array("q", [0])
-        for one in targets:
+        flat = array(code)
+        ends = array("q", [0])
+        for ids in targets:
             if code == "B":
-                flat.frombytes(bytes(one))  # four times as fast as extending it
+                flat.frombytes(bytes(ids))  # four times as fast as extending it
             else:
-                flat.extend(one)
+                flat.extend(ids)
             ends.append(len(flat))
         self._flat = np.frombuffer(flat, np.dtype(code))
         self._ends = np.frombuffer(ends, np.int64)
@@ -44,25 +45,27 @@ class Targets(Sequence[list[int]]):
         return np.diff(self._ends)
 
     def min_steps(self) -> npt.NDArray[np.int64]:
-        """``ctc.min_steps`` of each, all at once. Shapes: (utterances,)."""
-        starts, ends = self._ends[:-1], self._ends[1:]
+        """Return ``ctc.min_steps`` of each, all at once. Shapes: (utterances,)."""
+        starts = self._ends[:-1]
+        ends = self._ends[1:]
         repeats = np.flatnonzero(self._flat[1:] == self._flat[:-1])  # at i: token i + 1 is token i again
-        first, last = np.searchsorted(repeats, starts), np.searchsorted(repeats, np.maximum(starts, ends - 1))
+        first = np.searchsorted(repeats, starts)
+        last = np.searchsorted(repeats, np.maximum(starts, ends - 1))
         return ends - starts + last - first
 
 
-def targets_of(manifest: Manifest, tokenizer: Tokenizer, normalization: str) -> Targets:
-    """The token ids of every transcript.
+def targets_of(manifest: Manifest, tokenizer: Tokenizer, normalization: str) -> PackedTargets:
+    """Return the token ids of every transcript.
 
     Raises:
         DataError: a transcript has a character that the tokenizer does not know; the utterance is named.
     """
 
-    def encoded() -> Generator[list[int], None, None]:
+    def encoded() -> Iterator[list[int]]:
         for utterance in manifest:
             try:
                 yield tokenizer.encode(normalize(utterance.text, normalization))
             except DataError as error:
                 raise DataError(f"utt '{utterance.id}': {error}", manifest.path) from error
 
-    return Targets(encoded(), tokenizer.vocabulary_size)
+    return PackedTargets(encoded(), tokenizer.vocabulary_size)

@@ -1,7 +1,7 @@
-"""Text to token ids and back: characters, or subword pieces trained by SentencePiece.
+"""Tokenizers: characters, or subword pieces trained by SentencePiece.
 
-The CTC blank is id 0 by definition, in every tokenizer; symbols start at 1. A character that the tokenizer does not
-know is an error that shows it: dropping it silently would train on a transcript that nobody wrote.
+The CTC blank is id 0 in every tokenizer; symbols start at 1. A character that the tokenizer does not know is an error
+that shows it: dropping it silently would train on a transcript that nobody wrote.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import base64
 import io
 import json
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from asr.errors import CheckpointError, ConfigError, DataError, os_reason
 
@@ -27,63 +28,53 @@ FILE = "tokenizer.json"
 SubwordKind = Literal["bpe", "unigram"]
 
 
-class Tokenizer(Protocol):
-    """What everything else needs of a tokenizer."""
+class Tokenizer(ABC):
+    """Text to token ids and back. Id 0 is the blank, id ``i`` is ``symbols[i - 1]``."""
 
-    @property
-    def kind(self) -> str:
-        """``char``, ``bpe`` or ``unigram``."""
-
-    @property
-    def symbols(self) -> tuple[str, ...]:
-        """What each token writes: id ``i`` is ``symbols[i - 1]``; subwords mark a word's start with ``WORD_START``."""
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of token ids, the blank included."""
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without blanks.
-
-        Raises:
-            DataError: a character is not in the vocabulary; it is shown, with a hint when only its case differs.
-        """
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids (no blanks among them).
-
-        Raises:
-            ValueError: an id is the blank or outside the vocabulary.
-        """
-
-    def unknown(self, text: str) -> list[str]:
-        """The distinct characters of the text that cannot be encoded, in order of appearance."""
-
-    def unknown_message(self, text: str) -> str:
-        """One line about the unknown characters of a text: which, where, and a hint when case is the cause."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of ``tokenizer.json``."""
-
-
-class _Symbols:
-    """What both tokenizers do alike: they have symbols, and characters that these write."""
-
+    #: ``char``, ``bpe`` or ``unigram``
+    kind: str
+    #: what each token writes; subwords mark a word's start with ``WORD_START``
     symbols: tuple[str, ...]
 
     @property
     def vocabulary_size(self) -> int:
+        """Number of token ids, the blank included."""
         return len(self.symbols) + 1
 
     @cached_property
+    @abstractmethod
     def _characters(self) -> dict[str, int]:
         """Every character that a text may have, in the order of its id."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text, without blanks.
+
+        Raises:
+            DataError: a character is not in the vocabulary; it is shown, with a hint if only its case differs.
+        """
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``tokenizer.json``."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids (no blanks among them).
+
+        Raises:
+            ValueError: an id is the blank or outside the vocabulary.
+        """
+        bad = [i for i in ids if not 1 <= i <= len(self.symbols)]
+        if bad:
+            raise ValueError(f"token ids must be in 1..{len(self.symbols)} (0 is the blank), got {bad[:5]}")
+        return "".join(self.symbols[i - 1] for i in ids)
 
     def unknown(self, text: str) -> list[str]:
+        """Return the distinct characters of the text that cannot be encoded, in order of appearance."""
         return list(dict.fromkeys(c for c in text if c not in self._characters))
 
     def unknown_message(self, text: str) -> str:
+        """Return one line about the unknown characters of a text: which, where, and a hint if case is the cause."""
         known = self._characters
         unknown = self.unknown(text)
         shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown[:5]) + (", …" if len(unknown) > 5 else "")
@@ -95,12 +86,6 @@ class _Symbols:
         excerpt = text if len(text) <= 40 else text[:40] + "…"
         return f"unknown character {shown} in {excerpt!r}; the vocabulary is {''.join(known)!r}{hint}"
 
-    def decode(self, ids: Sequence[int]) -> str:
-        bad = [i for i in ids if not 1 <= i <= len(self.symbols)]
-        if bad:
-            raise ValueError(f"token ids must be in 1..{len(self.symbols)} (0 is the blank), got {bad[:5]}")
-        return "".join(self.symbols[i - 1] for i in ids)
-
 
 def _refuse_repeats(symbols: Sequence[str]) -> None:
     twice = [s for s, n in Counter(symbols).items() if n > 1]
@@ -109,7 +94,7 @@ def _refuse_repeats(symbols: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class CharTokenizer(_Symbols):
+class CharTokenizer(Tokenizer):
     """Characters as tokens: id 0 is the blank, id ``i`` is ``symbols[i - 1]``.
 
     >>> t = CharTokenizer.from_texts(["a cab"])
@@ -118,6 +103,7 @@ class CharTokenizer(_Symbols):
     """
 
     symbols: tuple[str, ...]
+    kind: str = field(default="char", init=False, repr=False)
 
     def __post_init__(self) -> None:
         _refuse_repeats(self.symbols)
@@ -126,15 +112,8 @@ class CharTokenizer(_Symbols):
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> CharTokenizer:
-        """A tokenizer of exactly the characters that occur, in code point order: the same data give the same ids."""
-        seen: set[str] = set()
-        for text in texts:
-            seen.update(text)
-        return cls(tuple(sorted(seen)))
-
-    @property
-    def kind(self) -> str:
-        return "char"
+        """Return a tokenizer of the characters that occur, in code point order: the same data give the same ids."""
+        return cls(tuple(sorted(set().union(*texts))))
 
     @cached_property
     def _characters(self) -> dict[str, int]:
@@ -151,7 +130,7 @@ class CharTokenizer(_Symbols):
 
 
 @dataclass(frozen=True)
-class SubwordTokenizer(_Symbols):
+class SubwordTokenizer(Tokenizer):
     """Pieces of words as tokens, by SentencePiece's BPE or unigram model.
 
     SentencePiece's own id 0, the unknown piece, never comes out: its place is the blank's, and every other id is the
@@ -172,7 +151,7 @@ class SubwordTokenizer(_Symbols):
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary_size: int, kind: SubwordKind = "bpe") -> SubwordTokenizer:
-        """A tokenizer of ``vocabulary_size`` tokens, the blank included, that can write every text.
+        """Train a tokenizer of ``vocabulary_size`` tokens, the blank included, that can write every text.
 
         The same texts in any order give the same tokenizer. Pieces do not cross spaces.
 
@@ -184,16 +163,18 @@ class SubwordTokenizer(_Symbols):
         if not rows:
             raise DataError("no text to train a tokenizer on")
         characters = set("".join(rows))
-        for c in (WORD_START, *sorted(characters)):
-            if c in characters and (c in f"{WORD_START}\u2585\0" or "\ud800" <= c <= "\udfff"):
+        for c in sorted(characters):
+            if c in f"{WORD_START}\u2585\0" or "\ud800" <= c <= "\udfff":
                 row = next(row for row in rows if c in row)
                 raise DataError(f"character {c!r} (U+{ord(c):04X}) in {row[:40]!r}: SentencePiece keeps it to itself")
+
         least = len(characters - {" "}) + 2  # and the mark of a word's start, and the blank
         if vocabulary_size < least:
             raise ConfigError(
                 f"a vocabulary of {vocabulary_size} tokens is too small: the texts have {len(characters)} characters, "
                 f"so at least {least} are needed; give --vocab-size {least} or more"
             )
+
         model = _train_sentencepiece(rows, vocabulary_size, kind)
         tokenizer = cls(kind, tuple(_pieces(_processor(model))), model)
         lost = tokenizer.unknown("".join(sorted(characters)))
@@ -266,11 +247,7 @@ def _train_sentencepiece(rows: Sequence[str], vocabulary_size: int, kind: Subwor
 
 
 def _processor(model: bytes) -> Any:
-    """A loaded SentencePiece model.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Load a SentencePiece model; a ValueError says why it is none."""
     import sentencepiece
 
     if not model:  # taken without a word, and every call then writes to stderr
@@ -286,7 +263,7 @@ def _pieces(processor: Any) -> list[str]:
 
 
 def tokenizer_from_json(data: Any, path: Path) -> Tokenizer:
-    """The tokenizer described by ``tokenizer.json``'s content.
+    """Return the tokenizer that the content of a ``tokenizer.json`` describes.
 
     Raises:
         CheckpointError: it is not a description this version knows.
@@ -314,13 +291,13 @@ def tokenizer_from_json(data: Any, path: Path) -> Tokenizer:
 
 
 def find_tokenizer(path: Path) -> Path:
-    """The file of a tokenizer: itself, or that of a model or data folder, or of a run's best model."""
+    """Return the file of a tokenizer: the path itself, or that of a model or data folder, or of a run's best model."""
     folder = path / "best" if (path / "best" / FILE).is_file() else path
     return folder / FILE if folder.is_dir() else folder
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a ``tokenizer.json`` file.
+    """Read a ``tokenizer.json`` file.
 
     Raises:
         CheckpointError: the file is missing, unreadable, or not a tokenizer.
