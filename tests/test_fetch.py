@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asr.download.remote
-from asr.download.fetch import Patience, fetch, mirror_folder
-from asr.download.remote import Remote, check_space, mirrored, verify
+from asr.download.fetch import Patience, fetch
+from asr.download.mirror import mirror_folder, mirrored
+from asr.download.remote import Remote, check_space, verify
 from asr.errors import AsrError, DataError
 from tests.servers import Host, serving
 

@@ -21,7 +21,7 @@ from asr.files import is_hidden, write_json
 
 log = logging.getLogger(__name__)
 
-#: written into the folder that an archive fills: first which archive that is, then how many files, when all are there
+#: in the folder that an archive fills: which archive that is, and the number of files once all are there
 MARK = ".extracted.json"
 
 
@@ -30,13 +30,14 @@ class DamagedArchive(DataError):
 
 
 def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] = lambda name: True) -> None:
-    """Extracts an archive that fills ``out/folder``, once: a mark says that all of it is there.
+    """Extract an archive that fills ``out/folder``, once: a mark says that all of it is there.
 
     Raises:
         DataError: as ``extract``; there is no such folder in the archive; or another archive was extracted there, or
             begun to be.
     """
-    target, size = out / folder, archive.stat().st_size
+    target = out / folder
+    size = archive.stat().st_size
     mark = _read_mark(target)
     before = mark.get("archive_bytes")
     if isinstance(before, int) and before != size:
@@ -47,6 +48,7 @@ def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] 
         )
     if is_unpacked(target):
         return
+
     identity = {"archive": archive.name, "archive_bytes": size}
     # files of an unknown archive, or of another one of that size, may be as long and not the same
     is_same = {key: mark.get(key) for key in identity} == identity
@@ -70,21 +72,21 @@ def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] 
     if not any(path.is_relative_to(target) for path in written):
         _take_back(target, True)
         there = ", ".join(sorted(tops - {folder})[:5])
-        found = any(f"{top}/".startswith(f"{folder}/") for top in tops)
-        what = f"no file that is needed in {folder}/" if found else f"no {folder}/"
-        raise DataError(f"holds {what}: is this the right archive? (it has {there})", archive)
+        is_folder = any(f"{top}/".startswith(f"{folder}/") for top in tops)
+        missing = f"no file that is needed in {folder}/" if is_folder else f"no {folder}/"
+        raise DataError(f"holds {missing}: is this the right archive? (it has {there})", archive)
+
     write_json(target / MARK, identity | {"files": _count_files(target)})
     log.info("%s: extracted to %s (%s)", archive, target, gigabytes(size))
 
 
 def is_unpacked(target: Path) -> bool:
-    """Whether ``unpack`` has filled a folder, and as many files are there as it wrote."""
+    """Check whether ``unpack`` has filled a folder, and as many files are there as it wrote."""
     mark = _read_mark(target)
     return bool("files" in mark and mark["files"] == _count_files(target) and mark.get("archive_bytes"))
 
 
 def _read_mark(target: Path) -> dict[str, Any]:
-    """What the mark says; nothing where there is none, or it is damaged."""
     try:
         mark = json.loads((target / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -93,7 +95,7 @@ def _read_mark(target: Path) -> dict[str, Any]:
 
 
 def _take_back(target: Path, is_of_nothing: bool) -> None:
-    """Removes the mark of an archive that gave nothing, and the folder if it was made for the mark."""
+    """Remove the mark of an archive that gave nothing, and the folder if it was made for the mark."""
     with suppress(OSError):  # there is none, or it is not empty
         if is_of_nothing or not _count_files(target):
             (target / MARK).unlink(missing_ok=True)
@@ -101,7 +103,7 @@ def _take_back(target: Path, is_of_nothing: bool) -> None:
 
 
 def bytes_in(folder: Path) -> int:
-    """What a folder's files hold: of an extraction that was interrupted, it is there already."""
+    """Return the size of a folder's files: those of an interrupted extraction are there already."""
     return sum(Path(where, name).lstat().st_size for where, _, names in os.walk(folder) for name in names)
 
 
@@ -112,72 +114,107 @@ def _count_files(folder: Path) -> int:
 def extract(
     archive: Path, out: Path, wanted: Callable[[str], bool] = lambda name: True, keep: bool = True
 ) -> list[Path]:
-    """Extracts the wanted regular files of a tar archive under ``out``, none that is hidden; the paths written.
+    """Extract the wanted regular files of a tar archive under ``out``, none that is hidden; return their paths.
 
     Each file takes its name only when it is whole, and with ``keep`` one that is there already with its full size is
-    kept, so a broken extraction can be run again. Of what a damaged archive gave nothing is kept; what was there before
-    is. A hard link is the file that it leads to; of two members with one name the later counts, as tar has it.
+    kept, so a broken extraction can be run again. Nothing is kept of what a damaged archive gave; what was there before
+    stays. A hard link is the file that it leads to; of two members with one name the later counts, as for tar itself.
 
     Raises:
         DataError: not a readable archive, cut short, no space, or a member that would land outside ``out``.
     """
-    written: dict[Path, None] = {}
-    new: list[Path] = []
-    regular: dict[str, tarfile.TarInfo] = {}
     try:
         raw = archive.open("rb")
     except OSError as error:
         raise DataError(f"cannot read the archive: {os_reason(error)}", archive) from error
+
+    extraction = _Extraction(archive, out, keep)
     try:
         # not the stream mode "r|*": that one checks no CRC and takes the end of a cut gzip file for the archive's end
         with (
             raw,
-            byte_bar(f"extracting {archive.name}", archive.stat().st_size) as bar,
+            byte_bar(f"extracting {archive.name}", archive.stat().st_size) as show,
             tarfile.open(fileobj=raw, mode="r:*") as tar,
         ):
             for member in tar:
-                bar(raw.tell())
-                content = regular.get(_plain(member.linkname)) if member.islnk() else member
-                if content is not None and content.isfile():
-                    regular[_plain(member.name)] = content
-                if not wanted(member.name):
-                    continue
-                path = _safe_path(archive, out, member)
-                if any(map(is_hidden, PurePosixPath(member.name).parts)):
-                    continue
-                if member.issym() or content is None:
-                    log.warning("%s: left out '%s', a link to '%s'", archive, member.name, member.linkname)
-                if content is None or not content.isfile():
-                    continue
-                is_here = path.is_file() and path.stat().st_size == content.size
-                is_kept = keep and is_here and path not in written
-                written[path] = None
-                if is_kept:
-                    continue
-                target = _safe_path(archive, out, content)
-                # from the disk where it can be: to go back in a compressed archive is to decompress it from its start
-                source = target.open("rb") if content is not member and target in written else tar.extractfile(content)
-                assert source is not None  # a regular file always has content
-                part = path.with_name(path.name + ".part")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    with source, part.open("wb") as file:
-                        shutil.copyfileobj(source, file, 1 << 20)
-                    part.replace(path)
-                    new.append(path)
-                finally:
-                    part.unlink(missing_ok=True)
+                show(raw.tell())
+                extraction.add(tar, member, wanted(member.name))
             _check_end(tar)
     except (tarfile.TarError, EOFError, ValueError, OSError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno:  # gzip and bz2 report damage as OSError without a number
             raise DataError(f"cannot extract to {out}: {os_reason(error)}", archive) from error
-        # What came out of a damaged archive may be damaged too, and with its full size the next run would keep it.
-        for path in new:
+        # what came out of a damaged archive may be damaged too, and with its full size the next run would keep it
+        for path in extraction.new:
             path.unlink(missing_ok=True)
-        # of a file that is none of the kinds tarfile tells the story of each kind, on five lines
+        # for a file that is no archive, tarfile lists every kind that it tried, on five lines
         reason = "not tar, gzip, bzip2 or xz" if "\n" in str(error) else str(error)
         raise DamagedArchive(f"not a whole tar archive ({reason}); fetch it again", archive) from error
-    return [*written]
+    return [*extraction.written]
+
+
+class _Extraction:
+    """The members of one archive, on their way to files."""
+
+    def __init__(self, archive: Path, out: Path, keep: bool) -> None:
+        self.archive = archive
+        self.out = out
+        self.keep = keep
+        #: in the order of the archive, without repeats; ``new``: those that were not kept
+        self.written: dict[Path, None] = {}
+        self.new: list[Path] = []
+        self._regular: dict[str, tarfile.TarInfo] = {}
+
+    def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, is_wanted: bool) -> None:
+        """Write a member, if it is wanted and a regular file or a hard link to one."""
+        content = self._regular.get(_plain(member.linkname)) if member.islnk() else member
+        if content is not None and content.isfile():
+            self._regular[_plain(member.name)] = content
+        if not is_wanted:
+            return
+        path = self._path(member)
+        if any(map(is_hidden, PurePosixPath(member.name).parts)):
+            return
+        if member.issym() or content is None:
+            log.warning("%s: left out '%s', a link to '%s'", self.archive, member.name, member.linkname)
+        if content is None or not content.isfile():
+            return
+
+        is_here = path.is_file() and path.stat().st_size == content.size
+        is_kept = self.keep and is_here and path not in self.written
+        self.written[path] = None
+        if not is_kept:
+            self._copy(tar, content, is_link=content is not member, path=path)
+            self.new.append(path)
+
+    def _copy(self, tar: tarfile.TarFile, content: tarfile.TarInfo, is_link: bool, path: Path) -> None:
+        # from the disk if possible: to go back in a compressed archive is to decompress it from its start
+        target = self._path(content)
+        source = target.open("rb") if is_link and target in self.written else tar.extractfile(content)
+        assert source is not None  # a regular file always has content
+        part = path.with_name(path.name + ".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with source, part.open("wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _path(self, member: tarfile.TarInfo) -> Path:
+        """Return where a member goes; absolute names, ``..`` and links out of the archive are errors."""
+        name = PurePosixPath(member.name)
+        path = self.out.joinpath(*name.parts)
+        is_outside = name.is_absolute() or ".." in name.parts or "\\" in member.name
+        is_outside = is_outside or re.match(r"^[A-Za-z]:", member.name) is not None
+        if is_outside or not path.resolve().is_relative_to(self.out.resolve()):
+            problem = f"refused: member '{member.name}' would be written outside the target folder"
+            raise DataError(problem, self.archive)
+
+        target = PurePosixPath(member.linkname)
+        if (member.islnk() or member.issym()) and (target.is_absolute() or ".." in target.parts):
+            problem = f"refused: member '{member.name}' links outside the archive ('{member.linkname}')"
+            raise DataError(problem, self.archive)
+        return path
 
 
 def _plain(name: str) -> str:
@@ -185,7 +222,7 @@ def _plain(name: str) -> str:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """An error unless the archive ends in its end mark: ``tarfile`` stops without a word at a header it cannot read."""
+    """Raise unless the archive ends in its end mark: ``tarfile`` stops silently at a header it cannot read."""
     file = tar.fileobj
     assert file is not None  # open until the with block ends
     file.seek(tar.offset)
@@ -193,18 +230,3 @@ def _check_end(tar: tarfile.TarFile) -> None:
         raise tarfile.ReadError("damaged or cut before its end mark")
     while file.read(1 << 20):  # to the last byte: that is where gzip, bzip2 and xz compare their checksum
         pass
-
-
-def _safe_path(archive: Path, out: Path, member: tarfile.TarInfo) -> Path:
-    """Where a member goes; absolute names, ``..`` and links out of the archive (attacks or accidents) are errors."""
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts or "\\" in member.name or re.match(r"^[A-Za-z]:", member.name):
-        raise DataError(f"refused: member '{member.name}' would be written outside the target folder", archive)
-    if member.islnk() or member.issym():
-        target = PurePosixPath(member.linkname)
-        if target.is_absolute() or ".." in target.parts:
-            raise DataError(f"refused: member '{member.name}' links outside the archive ('{member.linkname}')", archive)
-    path = out.joinpath(*name.parts)
-    if not path.resolve().is_relative_to(out.resolve()):
-        raise DataError(f"refused: member '{member.name}' would be written outside the target folder", archive)
-    return path

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from asr.corpora.archive import DamagedArchive, unpack
 from asr.corpora.recipe import Recipe, Request
-from asr.download.fetch import fetch, mirror_folder
+from asr.download.fetch import fetch
+from asr.download.mirror import mirror_folder
 from asr.download.remote import Remote, check_space, gigabytes, verify
 from asr.errors import ConfigError, DataError, nearest
 from asr.files import visible

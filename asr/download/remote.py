@@ -1,10 +1,9 @@
-"""What a corpus's host offers, how it is checked, and what that needs: room on the disk, a bar over bytes."""
+"""Files that a corpus's host offers: how they are checked, the room they need, and a progress bar over bytes."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import logging
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,8 +16,6 @@ from urllib.parse import urlsplit
 from asr.errors import DataError, os_reason
 from asr.heartbeat import counted
 
-log = logging.getLogger(__name__)
-
 BLOCK = 1 << 20
 
 
@@ -26,7 +23,7 @@ BLOCK = 1 << 20
 class Remote:
     """A file that a corpus's host offers.
 
-    Units: ``size`` in bytes, 0 when unknown; ``md5`` in hexadecimal as the host publishes it, empty when it does not.
+    Units: ``size`` in bytes, 0 if unknown; ``md5`` in hexadecimal as the host publishes it, empty if it does not.
     """
 
     url: str
@@ -34,7 +31,7 @@ class Remote:
     md5: str = ""
     #: the subset that it holds, as --subsets names it
     subset: str = ""
-    #: other hosts of the same file, tried in order when the first one fails
+    #: other hosts of the same file, tried in order if the first one fails
     copies: tuple[str, ...] = ()
 
     @property
@@ -42,19 +39,8 @@ class Remote:
         return urlsplit(self.url).path.rpartition("/")[2]
 
 
-def mirrored(url: str, mirror: str) -> str:
-    """The URL under a mirror: the host's name is replaced, its path stays.
-
-    >>> mirrored("https://www.openslr.org/resources/12/dev-clean.tar.gz", "http://127.0.0.1:8000/")
-    'http://127.0.0.1:8000/resources/12/dev-clean.tar.gz'
-    """
-    return mirror.rstrip("/") + urlsplit(url).path
-
-
 def verify(path: Path, remote: Remote) -> None:
-    """Checks that a file is the published one, as far as its host publishes what to check.
-
-    Without a checksum a gzip file is read to its end, for its own.
+    """Check that a file is the published one, as far as its host publishes what to check.
 
     Raises:
         DataError: another size, another MD5, or a damaged gzip file.
@@ -65,43 +51,46 @@ def verify(path: Path, remote: Remote) -> None:
         raise DataError(f"cannot read the archive: {os_reason(error)}", path) from error
     if remote.size and size != remote.size:
         raise DataError(f"{size:,} bytes, expected {remote.size:,}: not the published file, or not all of it", path)
+
     if remote.md5:
         digest = hashlib.md5(usedforsecurity=False)
         digest_file(path, digest, f"checking {remote.name}")
         if digest.hexdigest() != remote.md5:
-            raise DataError(
-                f"MD5 {digest.hexdigest()}, expected {remote.md5}: damaged, or not the published file", path
-            )
-    elif path.name.endswith(".gz") and not path.name.endswith(".tar.gz"):  # extraction finds that of a .tar.gz
-        check_gzip(path)
+            problem = f"MD5 {digest.hexdigest()}, expected {remote.md5}: damaged, or not the published file"
+            raise DataError(problem, path)
+    else:
+        check_gzip(path, path.name)
 
 
-def check_gzip(path: Path) -> None:
-    """Reads a gzip file to its end, where its checksum is.
+def check_gzip(path: Path, name: str) -> None:
+    """Read a gzip file to its end, where its checksum is. That of a ``.tar.gz`` is checked when it is extracted.
+
+    Args:
+        name: the file's name when it is whole.
 
     Raises:
         DataError: damaged or cut.
     """
+    if not name.endswith(".gz") or name.endswith(".tar.gz"):
+        return
     try:
-        with path.open("rb") as raw, gzip.open(raw) as file, byte_bar(f"checking {path.stem}", 0) as bar:
+        with path.open("rb") as raw, gzip.open(raw) as file, byte_bar(f"checking {name}", 0) as show:
             while file.read(BLOCK):
-                bar(raw.tell())
+                show(raw.tell())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"not a whole gzip file ({error})", path) from error
 
 
 def digest_file(path: Path, digest: Any, what: str) -> None:
-    """Puts a file through a digest of ``hashlib``."""
-    count = 0
-    with path.open("rb") as file, byte_bar(what, path.stat().st_size) as bar:
+    """Put a file through a digest of ``hashlib``."""
+    with path.open("rb") as file, byte_bar(what, path.stat().st_size) as show:
         while block := file.read(BLOCK):
             digest.update(block)
-            count += len(block)
-            bar(count)
+            show(file.tell())
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Refuses, before the work, what would fill the disk.
+    """Refuse, before the work, what would fill the disk.
 
     Units: ``needed`` in bytes.
 
@@ -113,18 +102,13 @@ def check_space(folder: Path, needed: int, what: str) -> None:
         there = there.parent
     free = shutil.disk_usage(there).free
     if free < needed:
-        raise DataError(
-            f"{what} {gigabytes(needed)}, but {gigabytes(free)} are free; make room, or give --out on another disk",
-            folder,
-        )
+        problem = f"{what} {gigabytes(needed)}, but {gigabytes(free)} are free"
+        raise DataError(f"{problem}; make room, or give --out on another disk", folder)
 
 
 @contextmanager
 def byte_bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A progress bar over bytes, on stderr when that is a terminal, else a line in the log about every minute.
-
-    What it gives is called with the number of bytes that are done.
-    """
+    """Show a progress bar over bytes, as ``counted`` does; yield a function to call with the bytes that are done."""
     with counted(what, total or None, gigabytes, done) as advance:
         now = done
 
@@ -137,7 +121,7 @@ def byte_bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], N
 
 
 def gigabytes(count: float) -> str:
-    """A number of bytes for people.
+    """Format a number of bytes for people.
 
     >>> gigabytes(6387309499)
     '6.39 GB'
