@@ -57,6 +57,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
+def check_choice(kind: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a name that is none of the known ones.
+
+    Raises:
+        ConfigError: the name is unknown; the nearest is named.
+    """
+    choices = list(known)
+    if name not in choices:
+        raise ConfigError(f"unknown {kind} '{name}' ({', '.join(choices)}){nearest(name, choices)}")
+
+
 def command(*words: object) -> str:
     """A call of ``asr`` that a message recommends, as a shell takes it.
 

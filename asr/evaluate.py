@@ -1,4 +1,4 @@
-"""A model against a manifest: word and character error rates, and what they were measured with."""
+"""Score a model on a manifest: word and character error rates, and the conditions they were measured under."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from asr.data.manifest import Manifest
+from asr.data.manifest import Manifest, Utterance
 from asr.data.text import normalize
 from asr.data.tokenizer import WORD_START
 from asr.decode.choose import Decoder, greedy_decoder
@@ -19,20 +19,20 @@ from asr.model.checkpoint import AcousticModel
 from asr.recordings.speech import NO_SPEECH_THRESHOLD
 from asr.runtime import commit
 from asr.scoring.alphabet import under, unwritable_line
+from asr.scoring.info import UtteranceInfo
 from asr.scoring.reliability import Reliability, outcomes, reliability
 from asr.scoring.tables import commonest_errors, tables
-from asr.scoring.transcripts import Facts
-from asr.scoring.wer import Alignment, Score, format_ends, percent, score
+from asr.scoring.wer import Score, format_ends, percent, score
 from asr.training.watchdog import Health, Tally
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The score of a model on a manifest, and the conditions. ``failed``: id -> why it could not be transcribed.
+    """Hold the score of a model on a manifest, and its conditions.
 
-    ``words``: id -> the words with their times, where they were asked for. ``both_sides``: what the model
-    writes went through the normalisation too. ``unwritable``: one line about characters of the references that the
-    model never writes; empty where it writes them all.
+    ``failed``: id -> why it could not be transcribed. ``words``: id -> the words with their times, if they were asked
+    for. ``both_sides``: the normalisation was applied to the transcripts too. ``unwritable``: one line about characters
+    of the references that the model never writes; empty if it writes them all.
     """
 
     score: Score
@@ -49,11 +49,11 @@ class Evaluation:
 
     @property
     def rtf(self) -> float:
-        """Seconds of computing for each second of audio."""
+        """Seconds of computing per second of audio."""
         return self.seconds / self.audio_s
 
     def to_json(self, model: str, by: Sequence[str] = ()) -> dict[str, Any]:
-        """The document of ``asr evaluate --json``, with a table for each field beside speaker and length."""
+        """Return the document of ``asr evaluate --json``, with a table for each field beside speaker and length."""
         return {
             **self.score.to_json(),
             "failed": self.failed,
@@ -66,26 +66,29 @@ class Evaluation:
             "normalization": self.normalization,
             "model": model,
             "commit": commit()["commit"],
-            "errors": commonest_errors(self.score).to_json(),
+            "errors": commonest_errors(self.score),
             "by": {table.field: [group.to_json() for group in table.groups] for table in tables(self.score, by)},
         }
 
     def reliability(self) -> Reliability | None:
-        """How often words of each confidence are right; ``None`` where words were not kept, or there are none."""
+        """Return how often words of each confidence are right; ``None`` if words were not kept, or there are none."""
         rows: list[tuple[float, bool]] = []
         for one in self.score.per_utterance:
-            timed = self.words.get(one.id, [])
-            if timed and all(word.confidence is not None for word in timed):
-                # under a profile a word may be several, or none
-                said = [(part, w.confidence or 0.0) for w in timed for part in self._scored(w.word).split()]
-                rows += outcomes(one.reference, " ".join(part for part, _ in said), [sure for _, sure in said])
+            parts: list[str] = []
+            confidences: list[float] = []
+            for word in self.words.get(one.id, []):
+                if word.confidence is None:
+                    break
+                # Under a normalisation a word may become several, or none.
+                scored = normalize(word.word, self.normalization) if self.both_sides else word.word
+                parts += scored.split()
+                confidences += [word.confidence] * len(scored.split())
+            else:
+                rows += outcomes(one.reference, " ".join(parts), confidences)
         return reliability(rows)
 
-    def _scored(self, word: str) -> str:
-        return normalize(word, self.normalization) if self.both_sides else word
-
     def conditions(self) -> dict[str, str]:
-        """What the score was measured with, for people: name and value."""
+        """Return what the score was measured with, for people: name and value."""
         return {
             "audio": f"{self.audio_s / 60:.1f} min in {self.seconds:.1f} s",
             "real-time factor": f"{self.rtf:.4f}",
@@ -103,20 +106,20 @@ def evaluate(
     decoder: Decoder | None = None,
     progress: Callable[[float], None] = lambda audio_s: None,
     *,
-    alignment: Alignment = "levenshtein",
+    alignment: str = "levenshtein",
     with_words: bool = False,
     normalization: str | None = None,
     no_speech_threshold: float = NO_SPEECH_THRESHOLD,
 ) -> Evaluation:
-    """The score of transcripts (default: greedy) against the manifest's texts, under the model's text normalisation.
+    """Score the model's transcripts (default: greedy) against the manifest's texts.
 
     An utterance whose audio cannot be read is left out of the score and named in ``failed``.
 
     Args:
         with_words: keep the words of the transcripts with their times.
-        normalization: the profile that references and transcripts go through; None: the model's own, which is done to
-            the references alone.
-        no_speech_threshold: an utterance in which nobody speaks with a higher probability has no text; 1: all have.
+        normalization: the profile that references and transcripts go through; None: the model's own, which is applied
+            to the references alone.
+        no_speech_threshold: an utterance with a higher probability of no speech has no text; 1: all have one.
 
     Raises:
         DataError: not one utterance could be transcribed.
@@ -125,50 +128,61 @@ def evaluate(
     began = time.perf_counter()
     both_sides = normalization is not None
     profile = model.text.normalization if normalization is None else normalization
-    normalize("", profile)  # an unknown one is refused before the work
-    rows, failed = manifest.utterances, {}
+    normalize("", profile)  # an unknown profile is refused before the work
+    decoder = decoder or greedy_decoder(model.tokenizer)
+
+    errors: dict[str, str] = {}
     texts: dict[str, str] = {}
     words: dict[str, list[TimedWord]] = {}
     tally = Tally()
-    decoder = decoder or greedy_decoder(model.tokenizer)
-    for utterance, one_sv in of_manifest(model, manifest, no_speech_threshold=no_speech_threshold):
+    for utterance, log_probs_sv in of_manifest(model, manifest, no_speech_threshold=no_speech_threshold):
         progress(utterance.duration_s)
-        if isinstance(one_sv, DataError):
-            failed[utterance.id] = str(one_sv)
+        if isinstance(log_probs_sv, DataError):
+            errors[utterance.id] = str(log_probs_sv)
             continue
-        hypothesis = decoder.decode(one_sv)[0]
-        texts[utterance.id] = normalize(hypothesis.text, profile) if both_sides else " ".join(hypothesis.text.split())
+        hypothesis = decoder.decode(log_probs_sv)[0]
+        text = normalize(hypothesis.text, profile) if both_sides else " ".join(hypothesis.text.split())
+        texts[utterance.id] = text
         if with_words:
             timed = words_with_times(hypothesis, model.tokenizer, model.step_s)
             # The last step may reach beyond the last sample by part of a step.
             words[utterance.id] = [replace(w, end_s=min(w.end_s, utterance.duration_s)) for w in timed]
         # In characters, not tokens: a reference may have some that no token of a subword model writes.
-        tally.add(one_sv, len(texts[utterance.id]), len(normalize(utterance.text, profile)))
-    failed = {u.id: failed[u.id] for u in rows if u.id in failed}
-    if not texts:
+        tally.add(log_probs_sv, len(text), len(normalize(utterance.text, profile)))
+
+    # The manifest's order again: utterances come by length.
+    failed = {u.id: errors[u.id] for u in manifest if u.id in errors}
+    done = [u for u in manifest if u.id in texts]
+    if not done:
         raise DataError(f"no utterance could be read; the first: {next(iter(failed.values()))}", manifest.path)
     seconds = time.perf_counter() - began
-    done = [u for u in rows if u.id in texts]
-    written = {c for symbol in model.tokenizer.symbols for c in symbol.replace(WORD_START, " ")}
-    scored = score(
-        ((u.id, normalize(u.text, profile), texts[u.id]) for u in done),
-        {u.id: Facts(u.speaker, u.duration_s, u.meta) for u in done},
-        alignment,
-        profile,
-    )
+
     return Evaluation(
-        scored,
-        sum(u.duration_s for u in done),
-        seconds,
-        profile,
-        decoder.name,
-        decoder.lm,
-        tally.health(),
-        failed,
-        {u.id: words[u.id] for u in done if u.id in words},
-        both_sides,
-        unwritable_line((u.text for u in done), under(written, profile) if both_sides else written, profile),
+        score=_score(done, texts, alignment, profile),
+        audio_s=sum(u.duration_s for u in done),
+        seconds=seconds,
+        normalization=profile,
+        decoder=decoder.name,
+        lm=decoder.lm,
+        health=tally.health(),
+        failed=failed,
+        words={u.id: words[u.id] for u in done if u.id in words},
+        both_sides=both_sides,
+        unwritable=_unwritable(model, done, profile, both_sides),
     )
+
+
+def _score(utterances: Sequence[Utterance], texts: dict[str, str], alignment: str, profile: str) -> Score:
+    rows = [(u.id, normalize(u.text, profile), texts[u.id]) for u in utterances]
+    info = {u.id: UtteranceInfo(u.speaker, u.duration_s, u.meta) for u in utterances}
+    return score(rows, info, alignment, profile)
+
+
+def _unwritable(model: AcousticModel, utterances: Sequence[Utterance], profile: str, both_sides: bool) -> str:
+    written = {c for symbol in model.tokenizer.symbols for c in symbol.replace(WORD_START, " ")}
+    if both_sides:
+        written = under(written, profile)
+    return unwritable_line((u.text for u in utterances), written, profile)
 
 
 #: the columns of ``markdown_row``
@@ -180,19 +194,26 @@ MARKDOWN_HEADER = (
 
 
 def markdown_row(model: AcousticModel, result: Evaluation) -> str:
-    """The result as a row of a RESULTS.md table, with what is known of the model's making."""
-    wer, cer, made = result.score.wer, result.score.cer, model.training
+    """Format the result as a row of a RESULTS.md table, with what is known of the model's training."""
+    wer = result.score.wer
+    made = model.training
     seconds = made.get("seconds")
     minutes = f"{seconds / 60:.1f} min" if isinstance(seconds, int | float) else "unknown"
-    minutes += f", {made.get('hardware', 'unknown hardware')}"
-    training = made.get("source", minutes)  # a bundle was trained elsewhere
-    commit_ = f"{str(made.get('commit') or 'unknown')[:10]}{' (changed)' if made.get('dirty') else ''}"
-    how = "" if result.score.alignment == "levenshtein" else f" ({result.score.alignment})"
-    cells = (
-        f"{percent(wer.rate)} {format_ends((wer.low, wer.high))}", result.score.interval.drawn,
-        f"{wer.substitutions} / {wer.deletions} / {wer.insertions}{how}",
-        wer.reference_length, percent(cer.rate), result.decoder, result.lm or "none",
-        result.normalization, f"{result.rtf:.4f}", f"{model.num_parameters:,}", made.get("seed", "unknown"),
-        made.get("epoch", "unknown"), training, commit_,
-    )  # fmt: skip
+    costs = "" if result.score.alignment == "levenshtein" else f" ({result.score.alignment})"
+    cells = [
+        f"{percent(wer.rate)} {format_ends((wer.low, wer.high))}",
+        result.score.interval.drawn,
+        f"{wer.substitutions} / {wer.deletions} / {wer.insertions}{costs}",
+        wer.reference_length,
+        percent(result.score.cer.rate),
+        result.decoder,
+        result.lm or "none",
+        result.normalization,
+        f"{result.rtf:.4f}",
+        f"{model.num_parameters:,}",
+        made.get("seed", "unknown"),
+        made.get("epoch", "unknown"),
+        made.get("source", f"{minutes}, {made.get('hardware', 'unknown hardware')}"),  # a bundle was trained elsewhere
+        str(made.get("commit") or "unknown")[:10] + (" (changed)" if made.get("dirty") else ""),
+    ]
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -33,7 +33,8 @@ from asr.data import audio
 from asr.data import manifest as manifests
 from asr.data.text import normalize
 from asr.model.checkpoint import find_model, read_model_config
-from asr.scoring.compare import compare_files, format_comparison
+from asr.scoring.compare import format_comparison
+from asr.scoring.files import compare_files
 from asr.scoring.wer import format_score, score, word_counts
 
 

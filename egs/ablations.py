@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asr.errors import AsrError
 from asr.model.checkpoint import load_model
-from asr.scoring.compare import compare_files
+from asr.scoring.files import compare_files
 from asr.scoring.wer import format_ends, percent
 
 HEADER = (

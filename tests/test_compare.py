@@ -10,11 +10,12 @@ import pytest
 
 from asr.errors import DataError
 from asr.scoring import wer
-from asr.scoring.compare import Comparison, compare, compare_files, conclusion, format_comparison
-from asr.scoring.transcripts import Facts
+from asr.scoring.compare import Comparison, compare, conclusion, format_comparison
+from asr.scoring.files import compare_files
+from asr.scoring.info import UtteranceInfo
 from tests.test_transcripts import jsonl, write
 
-SPEAKERS = {f"u{i}": Facts(f"s{i % 8}") for i in range(400)}
+SPEAKERS = {f"u{i}": UtteranceInfo(f"s{i % 8}") for i in range(400)}
 
 
 def systems(rate_a: float, rate_b: float, n: int = 120, seed: int = 0) -> list[tuple[str, str, str, str]]:
@@ -179,7 +180,7 @@ def test_the_comparison_is_printed_and_as_json() -> None:
 
 
 def hypotheses(path: Path, rows: list[tuple[str, str, str]], speaker: str = "") -> Path:
-    facts = {id_: Facts(speaker) for id_, *_ in rows}
+    facts = {id_: UtteranceInfo(speaker) for id_, *_ in rows}
     return jsonl(path, *(one.to_json() for one in wer.score(rows, facts).per_utterance))
 
 
@@ -189,7 +190,7 @@ def test_two_files_that_hold_their_references_need_no_third(tmp_path: Path) -> N
     result, missing = compare_files(None, a, b)
     assert isinstance(result, Comparison)
     assert (result.a.wer.errors, result.b.wer.errors, missing) == (1, 0, [])
-    assert {one.facts.speaker for one in result.a.per_utterance} == {"anna"}
+    assert {one.info.speaker for one in result.a.per_utterance} == {"anna"}
     refs = write(tmp_path / "r.txt", "u1 a b\nu2 c\n")
     assert compare_files(refs, a, b)[0] == result
 

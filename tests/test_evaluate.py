@@ -19,7 +19,7 @@ from asr.decode.greedy import greedy
 from asr.errors import DataError
 from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
 from asr.model.checkpoint import AcousticModel, build_model
-from asr.scoring.transcripts import Facts
+from asr.scoring.info import UtteranceInfo
 from asr.scoring.wer import score
 from tests.builders import ALPHABET, build_corpus, tiny_config, write_wav
 
@@ -58,7 +58,7 @@ def _alone(model: AcousticModel, manifest: Manifest) -> list[tuple[str, str, str
 
 def test_evaluate_is_the_pipeline_made_by_hand(corpus, model):
     upper = Manifest(corpus.path, [replace(u, text=u.text.upper()) for u in corpus])
-    facts = {u.id: Facts(u.speaker, u.duration_s) for u in corpus}
+    facts = {u.id: UtteranceInfo(u.speaker, u.duration_s) for u in corpus}
     expected = score(_alone(model, corpus), facts, normalization="lower")
     assert len({u.hypothesis for u in expected.per_utterance}) > 1, "the transcripts must differ to be worth comparing"
     for manifest in (corpus, upper):  # the model's normalisation makes them the same

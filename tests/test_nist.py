@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from asr.decode.types import TimedWord
 from asr.errors import DataError
-from asr.scoring import nist, wer
+from asr.scoring import files, nist
 from asr.scoring.nist import CtmWord
 from asr.scoring.transcripts import read
 from tests.test_transcripts import write
@@ -140,11 +140,11 @@ def test_who_says_nothing_in_a_ctm_has_an_empty_text_not_none(tmp_path: Path) ->
     # The format has words, not utterances: leaving those out would leave their deletions out.
     ref = write(tmp_path / "r.trn", "A B (u1)\nC D E (u2)\n")
     hyp = write(tmp_path / "h.ctm", "u1 A 0 1 A\nu1 A 1 1 X\n")
-    score, missing_in_hyp, missing_in_ref = wer.score_files(ref, hyp)
+    score, missing_in_hyp, missing_in_ref = files.score_files(ref, hyp)
     assert (score.wer.substitutions, score.wer.deletions, score.wer.reference_length) == (1, 3, 5)
     assert missing_in_hyp == missing_in_ref == []
     # In a trn, who says nothing has a line.
-    assert wer.score_files(ref, write(tmp_path / "h.trn", "A X (u1)\n"))[1] == ["u2"]
+    assert files.score_files(ref, write(tmp_path / "h.trn", "A X (u1)\n"))[1] == ["u2"]
 
 
 def test_the_name_decides_the_format(tmp_path: Path) -> None:

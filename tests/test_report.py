@@ -21,9 +21,9 @@ from asr.errors import AsrError, ConfigError
 from asr.evaluate import evaluate
 from asr.model.checkpoint import load_model
 from asr.scoring.examples import examples, flac
-from asr.scoring.report import Example, write_report
+from asr.scoring.info import UtteranceInfo
+from asr.scoring.report import ReportExample, write_report
 from asr.scoring.tables import worst
-from asr.scoring.transcripts import Facts
 from asr.scoring.wer import Score, format_ends, percent, score
 from tests.builders import build_corpus, sine
 from tests.models import save_random_model
@@ -77,7 +77,7 @@ class Page(HTMLParser):
 
 def example_score() -> Score:
     rows = [(f"u{i}", "a b c d", "a b c d" if i % 3 else "a x c d e") for i in range(30)] + [("v", "a b c", "b")]
-    facts = {id_: Facts(f"s{i % 6}", 1.0 + i, {"room": i % 2}) for i, (id_, *_) in enumerate(rows)}
+    facts = {id_: UtteranceInfo(f"s{i % 6}", 1.0 + i, {"room": i % 2}) for i, (id_, *_) in enumerate(rows)}
     return score(rows, facts)
 
 
@@ -127,10 +127,12 @@ def test_the_plot_leads_to_the_utterances_shown(tmp_path):
 
 def test_a_text_is_text_whatever_it_holds(tmp_path):
     evil = "<script>alert(1)</script> \"'><img src=http://evil.example/x> &amp; </td> ]]> -->"
-    result = score([(evil, f"{evil} a", evil), ("u2", "a", "<b>x</b> \ud800")], {evil: Facts(evil, 1.0, {evil: evil})})
+    result = score(
+        [(evil, f"{evil} a", evil), ("u2", "a", "<b>x</b> \ud800")], {evil: UtteranceInfo(evil, 1.0, {evil: evil})}
+    )
     write_report(
         tmp_path / "r.html", result, evil, {evil: evil}, [f"meta.{evil}"], 20,
-        [Example(evil, b"", b"", note=evil)], {evil: evil},
+        [ReportExample(evil, b"", b"", note=evil)], {evil: evil},
     )  # fmt: skip
     page = Page(tmp_path / "r.html")
     assert not {"script", "b"} & {tag for tag, _ in page.tags}
@@ -140,7 +142,7 @@ def test_a_text_is_text_whatever_it_holds(tmp_path):
 
 
 def test_the_page_asks_nothing_of_the_network_and_runs_no_code(tmp_path):
-    page = written(tmp_path, example_score(), examples=[Example("v", b"abc", b"def")])
+    page = written(tmp_path, example_score(), examples=[ReportExample("v", b"abc", b"def")])
     policy = next(attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None and policy.startswith("default-src 'none'")
     assert not re.search(r"https?:|//|@import|url\(|<script|<link|javascript:", page.source)
@@ -158,7 +160,7 @@ def test_examples_are_taken_one_by_one_and_may_be_missing(tmp_path):
     def slowly():
         for id_ in shown[1:3]:
             taken.append(id_)
-            yield Example(id_, id_.encode(), None, note=f"about {id_}")
+            yield ReportExample(id_, id_.encode(), None, note=f"about {id_}")
 
     page = written(tmp_path, result, num_worst=4, examples=slowly())
     assert taken == shown[1:3]
@@ -183,7 +185,7 @@ def test_what_goes_wrong_leaves_the_older_page_and_is_one_line(tmp_path):
     path.write_text("old")
 
     def breaks():
-        yield Example("v")
+        yield ReportExample("v")
         raise AsrError("drawn badly")
 
     with pytest.raises(AsrError, match="drawn badly"):

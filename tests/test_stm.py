@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from asr.errors import DataError
+from asr.scoring.files import score_files
 from asr.scoring.stm import read_stm
-from asr.scoring.wer import score_files
 from tests.test_transcripts import write
 
 COMMENTED = """;; CATEGORY "0" "" ""
@@ -67,13 +67,13 @@ def test_speakers_labels_and_lengths_are_kept(tmp_path: Path) -> None:
     result, *_ = score_files(write(tmp_path / "r.stm", COMMENTED), write(tmp_path / "h.ctm", COMMENTED_CTM))
     first = result.per_utterance[0]
     assert first.id == "talk1 0.00-2.00" and first.reference == "hello world"
-    assert (first.facts.speaker, first.facts.duration_s, first.facts.meta) == ("spk1", 2.0, {"labels": "o,f0,male"})
+    assert (first.info.speaker, first.info.duration_s, first.info.meta) == ("spk1", 2.0, {"labels": "o,f0,male"})
 
 
 def test_what_is_optional_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     paths = write(tmp_path / "r.stm", PARENTHESES), write(tmp_path / "h.ctm", PARENTHESES_CTM)
-    score_files(*paths, say=said.append)
+    score_files(*paths, warn=said.append)
     assert said == [f"{paths[0]}: 2 words in parentheses are scored as written, as by sclite without -D"]
 
 

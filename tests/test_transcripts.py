@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from asr.errors import DataError
-from asr.scoring.transcripts import NOTHING_KNOWN, Facts, read, read_texts, together
+from asr.scoring.info import NO_INFO, UtteranceInfo, merge_info
+from asr.scoring.transcripts import REFERENCES, read
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -21,7 +22,7 @@ def jsonl(path: Path, *rows: object) -> Path:
 def test_plain_lines_are_read_with_space_tab_and_empty_text(tmp_path: Path) -> None:
     path = write(tmp_path / "hyp.txt", "u1 a b\nu2\tc  d\n\nu3\r\nu4 \n  u5 e \r\nu6 f")
     expected = {"u1": "a b", "u2": "c  d", "u3": "", "u4": "", "u5": "e", "u6": "f"}
-    found = read_texts(path)
+    found = read(path).texts
     assert found == expected
     assert list(found) == list(expected)
 
@@ -29,24 +30,23 @@ def test_plain_lines_are_read_with_space_tab_and_empty_text(tmp_path: Path) -> N
 def test_json_lines_prefer_the_hypothesis_to_the_text(tmp_path: Path) -> None:
     row = {"id": "u1", "text": "said", "hypothesis": "heard", "reference": "meant"}
     path = jsonl(tmp_path / "hyp.jsonl", row)
-    assert read_texts(path) == {"u1": "heard"}
-    assert read_texts(path, prefer=("reference", "text")) == {"u1": "meant"}
-    assert read_texts(path, prefer=("text",)) == {"u1": "said"}
+    assert read(path).texts == {"u1": "heard"}
+    assert read(path, REFERENCES).texts == {"u1": "meant"}
 
 
 def test_json_lines_fall_back_to_the_text_of_a_manifest(tmp_path: Path) -> None:
     row = {"id": "u1", "audio_path": "u1.wav", "duration_s": 1.0, "text": "a b", "speaker": "s"}
-    assert read_texts(jsonl(tmp_path / "m.jsonl", row)) == {"u1": "a b"}
+    assert read(jsonl(tmp_path / "m.jsonl", row)).texts == {"u1": "a b"}
 
 
 @pytest.mark.parametrize("content", ["u1 caf\u00e9\n", '\n {"id": "u1", "text": "caf\u00e9"}\n'])
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, content: str) -> None:
-    assert read_texts(write(tmp_path / "hyp", content.encode("utf-8-sig"))) == {"u1": "caf\u00e9"}
+    assert read(write(tmp_path / "hyp", content.encode("utf-8-sig"))).texts == {"u1": "caf\u00e9"}
 
 
 def test_other_unicode_spaces_and_line_ends_stay_in_the_row(tmp_path: Path) -> None:
     path = write(tmp_path / "hyp.txt", "u\u00a01 a\u2028b\nu2 c\n")
-    assert read_texts(path) == {"u\u00a01": "a\u2028b", "u2": "c"}
+    assert read(path).texts == {"u\u00a01": "a\u2028b", "u2": "c"}
 
 
 GOOD = b'{"id": "u1", "hypothesis": "a"}\n'
@@ -80,16 +80,16 @@ def test_a_bad_file_is_an_error_that_names_path_and_line(
 ) -> None:
     path = write(tmp_path / "hyp", content)
     with pytest.raises(DataError, match=message) as caught:
-        read_texts(path)
+        read(path)
     assert (caught.value.path, caught.value.line) == (path, line)
 
 
 def test_a_file_that_cannot_be_opened_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file") as caught:
-        read_texts(tmp_path / "none.txt")
+        read(tmp_path / "none.txt")
     assert caught.value.path == tmp_path / "none.txt"
     with pytest.raises(DataError, match="the folder holds no transcripts"):
-        read_texts(tmp_path)
+        read(tmp_path)
 
 
 def test_what_rows_say_beside_the_text_is_kept(tmp_path: Path) -> None:
@@ -99,11 +99,11 @@ def test_what_rows_say_beside_the_text_is_kept(tmp_path: Path) -> None:
         {"id": "u3", "text": "c", "speaker": None, "duration_s": None, "meta": None},
     )
     found = read(jsonl(tmp_path / "m.jsonl", *rows))
-    assert found.facts == {"u1": Facts("anna", 2.0, {"room": 1})}
-    assert found.field == "text" and not found.only_words
-    assert found.facts["u1"].to_json() == {"speaker": "anna", "duration_s": 2.0, "meta": {"room": 1}}
-    assert NOTHING_KNOWN.to_json() == {} and Facts(duration_s=0.0).to_json() == {"duration_s": 0.0}
-    assert read(write(tmp_path / "plain", "u1 a\n")).facts == {}
+    assert found.info == {"u1": UtteranceInfo("anna", 2.0, {"room": 1})}
+    assert found.field == "text"
+    assert found.info["u1"].to_json() == {"speaker": "anna", "duration_s": 2.0, "meta": {"room": 1}}
+    assert NO_INFO.to_json() == {} and UtteranceInfo(duration_s=0.0).to_json() == {"duration_s": 0.0}
+    assert read(write(tmp_path / "plain", "u1 a\n")).info == {}
 
 
 @pytest.mark.parametrize(
@@ -126,5 +126,5 @@ def test_facts_of_another_kind_are_an_error_that_names_the_line(tmp_path: Path, 
 
 
 def test_what_several_files_know_of_an_utterance_is_put_together_field_by_field():
-    found = together({"a": Facts("one")}, {"a": Facts("two", 2.0), "b": Facts("", 1.0)})
-    assert found == {"a": Facts("one", 2.0), "b": Facts("", 1.0)}
+    found = merge_info({"a": UtteranceInfo("one")}, {"a": UtteranceInfo("two", 2.0), "b": UtteranceInfo("", 1.0)})
+    assert found == {"a": UtteranceInfo("one", 2.0), "b": UtteranceInfo("", 1.0)}

@@ -30,7 +30,7 @@ from asr.infer import log_probs, pipeline, prepared
 from asr.model.checkpoint import AcousticModel, build_model
 from asr.model.contract import AnyNetwork
 from asr.scoring.compare import Comparison, compare
-from asr.scoring.transcripts import Facts
+from asr.scoring.info import UtteranceInfo
 
 #: the parts that a second of work is counted under
 PARTS = ("reading", "features", "network", "decoding")
@@ -169,7 +169,7 @@ def compared(items: Sequence[Item], plain: Measured, fast: Measured, normalizati
     ]
     if len(rows) < len(items):
         return None
-    return compare(rows, {one.id: Facts("", one.duration_s or 0.0, {}) for one in items})
+    return compare(rows, {one.id: UtteranceInfo("", one.duration_s or 0.0) for one in items})
 
 
 def made_up(durations_s: Sequence[float], rate_hz: int, seed: int = 1) -> Iterator[Item]:

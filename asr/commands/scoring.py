@@ -40,7 +40,7 @@ from asr.commands.options import (
     Threads,
     naming_failures,
 )  # fmt: skip
-from asr.errors import ConfigError
+from asr.errors import ConfigError, check_choice
 
 if TYPE_CHECKING:
     from asr.data.manifest import Manifest
@@ -104,9 +104,9 @@ def evaluate(
     """Measure a model's WER and CER on a manifest."""
     from asr.data import manifest as manifests
     from asr.data.text import check_profile
+    from asr.scoring.info import UtteranceInfo
     from asr.scoring.tables import check_fields
-    from asr.scoring.transcripts import Facts
-    from asr.scoring.wer import find_alignment
+    from asr.scoring.wer import ALIGNMENTS
 
     if as_json and markdown:
         raise ConfigError("--json and --markdown are two forms of one result; choose one")
@@ -116,13 +116,13 @@ def evaluate(
         raise ConfigError("--confidence has no place in a --markdown row; leave one out")
     if markdown and precision != "fp32":
         raise ConfigError("--markdown states results of fp32; leave --precision out")
-    how = find_alignment(alignment)
+    check_choice("alignment", alignment, ALIGNMENTS)
     if normalization is not None:
         check_profile(normalization)
     _check_report(report, worst)
     check_apart([hypotheses, references, report], [manifest])
     rows = manifests.read(manifest)
-    check_fields(by or [], (Facts(u.speaker, u.duration_s, u.meta) for u in rows))
+    check_fields(by or [], (UtteranceInfo(u.speaker, u.duration_s, u.meta) for u in rows))
     _check_targets(hypotheses, references, [u.id for u in rows])
     search = {"beam_width": beam, "alpha": alpha, "beta": beta}
     asked = Asked(decoder, lm, hotwords or [], search, backend, lexicon, confidence, rescore, rescore_weight)
@@ -143,7 +143,7 @@ def evaluate(
             rows,
             recognizer.decoder,
             advance,
-            alignment=how,
+            alignment=alignment,
             with_words=with_words,
             normalization=normalization,
             no_speech_threshold=no_speech_threshold,
@@ -183,18 +183,20 @@ def score(
     pair: Pairing = "auto",
 ) -> None:
     """Score hypotheses against references, paired by utterance id or line by line; no model needed."""
-    from asr.scoring.pairing import find_pair
+    from asr.scoring.files import score_files
+    from asr.scoring.pairing import PAIRINGS
     from asr.scoring.tables import check_fields, commonest_errors, tables
-    from asr.scoring.wer import find_alignment, score_files
+    from asr.scoring.wer import ALIGNMENTS
 
-    how = find_alignment(alignment)
+    check_choice("alignment", alignment, ALIGNMENTS)
+    check_choice("--pair", pair, PAIRINGS)
     _check_report(report, worst)
     check_apart([report], [reference, hypothesis])
-    result, no_hypothesis, no_reference = score_files(reference, hypothesis, normalization, how, find_pair(pair), _told)
-    check_fields(by or [], (one.facts for one in result.per_utterance))
+    result, no_hypothesis, no_reference = score_files(reference, hypothesis, normalization, alignment, pair, _told)
+    check_fields(by or [], (one.info for one in result.per_utterance))
     if as_json:
         groups = {table.field: [group.to_json() for group in table.groups] for table in tables(result, by or [])}
-        more = {"errors": commonest_errors(result).to_json(), "by": groups}
+        more = {"errors": commonest_errors(result), "by": groups}
         print_json(result.to_json() | more | {"missing_hypothesis": no_hypothesis, "missing_reference": no_reference})
     else:
         said = "" if normalization == "none" else f"text normalization {normalization}"
@@ -223,16 +225,18 @@ def compare(
     pair: Pairing = "auto",
 ) -> None:
     """Compare two systems on the same references: is one better, or is it chance?"""
-    from asr.scoring.compare import compare_files, conclusion, format_comparison
-    from asr.scoring.pairing import find_pair
-    from asr.scoring.wer import find_alignment
+    from asr.scoring.compare import conclusion, format_comparison
+    from asr.scoring.files import compare_files
+    from asr.scoring.pairing import PAIRINGS
+    from asr.scoring.wer import ALIGNMENTS
 
     if len(files) not in (2, 3):
         raise ConfigError(f"compare takes two files of hypotheses, after one of references or not; got {len(files)}")
     *reference, path_a, path_b = files
-    how = find_alignment(alignment)
+    check_choice("alignment", alignment, ALIGNMENTS)
+    check_choice("--pair", pair, PAIRINGS)
     against = reference[0] if reference else None
-    result, missing = compare_files(against, path_a, path_b, normalization, how, find_pair(pair), _told)
+    result, missing = compare_files(against, path_a, path_b, normalization, alignment, pair, _told)
     sentence = conclusion(result, f"A ({path_a})", f"B ({path_b})")
     if as_json:
         names = {"a": str(path_a), "b": str(path_b), "reference": str(reference[0]) if reference else None}

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.doctor.report import Report
-from asr.errors import AsrError, DataError, os_reason
-from asr.scoring.picture import check
+from asr.errors import DataError
+from asr.scoring.picture import check, save
 
 Values = npt.NDArray[np.float64]
 
@@ -25,8 +25,8 @@ def draw(report: Report, out: Path) -> None:
     Raises:
         AsrError: matplotlib is not installed, the manifests have no utterances, or the picture cannot be written.
     """
-    kind = check(out)
-    from matplotlib import pyplot
+    check(out)
+    from matplotlib.figure import Figure
 
     names: list[str] = []
     columns: list[tuple[Values, Values]] = []
@@ -41,21 +41,13 @@ def draw(report: Report, out: Path) -> None:
     if len(columns) > _MOST:
         names = ["all manifests"]
         columns = [(np.concatenate([c[0] for c in columns]), np.concatenate([c[1] for c in columns]))]
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    axes = figure.subplots(1, 2)
     _histograms(axes[0], names, [column[0] for column in columns], "seconds", None)
     _histograms(axes[1], names, [column[1] for column in columns], "characters a second", 40.0)
     for text in axes[0].legend(frameon=False, fontsize=8).get_texts():
         text.set_parse_math(False)
-    part = out.with_name(out.name + ".part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(part, dpi=110, format=kind)
-        part.replace(out)
-    except OSError as error:
-        raise AsrError(f"{out}: cannot write the picture: {os_reason(error)}") from error
-    finally:
-        part.unlink(missing_ok=True)
-        pyplot.close(figure)
+    save(figure, out)
 
 
 def _histograms(axis: Any, names: Sequence[str], values: Sequence[Values], unit: str, high: float | None) -> None:

@@ -1,7 +1,7 @@
 """Count characters that one side of a comparison never writes: each is an error that no recognizer can avoid.
 
 With references in lower case and a model that writes upper case every word is wrong, and the rate does not measure the
-model. The lines here count such characters, and name the text normalisation that makes the two sides alike.
+model. The warnings here count such characters, and name the text normalisation that makes the two sides alike.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ def unwritable_line(texts: Iterable[str], written: Collection[str], profile: str
         return ""
     total = sum(_size(normalize(text, profile)) for text in raw)
     some = ", ".join(repr(c) for c, _ in missing.most_common(_SHOWN)) + (", …" if len(missing) > _SHOWN else "")
-    said = f"{missing.total():,} of {total:,} characters of the references are none that the model writes ({some})"
+    counted = f"{missing.total():,} of {total:,} characters of the references are none that the model writes ({some})"
+
+    # The profile that leaves the fewest, and of equally good ones that changes the model's characters least.
     alike = {name: under(written, name) for name in NORMALIZATIONS if name != "none"}
     left = {name: _missing(raw, known, name).total() for name, known in alike.items()}
     best = min(left, key=lambda name: (left[name], len(alike[name] - set(written))))
     if left[best] >= missing.total():
-        return f"{said}: no --normalization mends that; write them as the model does, numbers as they are spoken"
-    return f"{said}: --normalization {best} mends {f'all but {left[best]:,}' if left[best] else 'that'}"
+        return f"{counted}: no --normalization mends that; write them as the model does, numbers as they are spoken"
+    return f"{counted}: --normalization {best} mends {f'all but {left[best]:,}' if left[best] else 'that'}"
 
 
 def unlike_line(references: Iterable[str], hypotheses: Iterable[str]) -> str:
@@ -49,30 +51,34 @@ def unlike_line(references: Iterable[str], hypotheses: Iterable[str]) -> str:
     are not compared, as one may be missing by chance.
     """
     sides = {"references": _kinds(references), "hypotheses": _kinds(hypotheses)}
-    said: list[str] = []
+    parts: list[str] = []
     unlike: set[str] = set()
     for name, other in (("references", "hypotheses"), ("hypotheses", "references")):
-        (has, total), (there, size) = sides[name], sides[other]
-        only = {kind: n for kind, n in has.items() if not there[kind]}
+        found, total = sides[name]
+        other_found, other_total = sides[other]
+        only = {kind: n for kind, n in found.items() if not other_found[kind]}
         count = sum(only.values())
-        if count and count * size >= _EXPECTED * total:
-            said.append(
-                f"{count:,} of {total:,} characters of the {name} are {' or '.join(only)}, the {other} have none"
-            )
+        if count and count * other_total >= _EXPECTED * total:
+            kinds = " or ".join(only)
+            parts.append(f"{count:,} of {total:,} characters of the {name} are {kinds}, the {other} have none")
             unlike.update(only)
     if not unlike:
         return ""
+
     case = "lower" if sides["hypotheses"][0][LOWER] else "upper"  # where either does: the hypotheses stay as they are
-    profile = "librispeech" if ACCENTS in unlike else f"{case}-nopunct" if PUNCTUATION in unlike else case
-    return f"{'; '.join(said)}: --normalization {profile} mends that"
+    if ACCENTS in unlike:
+        profile = "librispeech"
+    else:
+        profile = f"{case}-nopunct" if PUNCTUATION in unlike else case
+    return f"{'; '.join(parts)}: --normalization {profile} mends that"
 
 
 def under(written: Iterable[str], profile: str) -> set[str]:
     """Return characters under a profile; those that it keeps only inside words or numbers (apostrophe) are kept."""
     found: set[str] = set()
     for c in written:
-        kept = normalize(f"a{c}a", profile)[1:-1] + normalize(f"1{c}1", profile)[1:-1]
-        found.update(kept)
+        found.update(normalize(f"a{c}a", profile)[1:-1])
+        found.update(normalize(f"1{c}1", profile)[1:-1])
     return found
 
 
@@ -87,13 +93,9 @@ def _kinds(texts: Iterable[str]) -> tuple[Counter[str], int]:
     total = 0
     for text in texts:
         total += _size(text)
-        for c in text:
-            if c.isupper():
-                found[UPPER] += 1
-            elif c.islower():
-                found[LOWER] += 1
-            if not c.isascii() and unicodedata.normalize("NFD", c)[0].isascii():
-                found[ACCENTS] += 1
+        found[UPPER] += sum(map(str.isupper, text))
+        found[LOWER] += sum(map(str.islower, text))
+        found[ACCENTS] += sum(not c.isascii() and unicodedata.normalize("NFD", c)[0].isascii() for c in text)
         found[PUNCTUATION] += _signs(text) - _signs(normalize(text, "lower-nopunct"))
     return +found, total
 

@@ -1,4 +1,4 @@
-"""Single utterances to hear and to see: their audio as FLAC, and the picture of what the model makes of it."""
+"""Single utterances to hear and to see: their audio as FLAC, and the picture of the model's output."""
 
 from __future__ import annotations
 
@@ -13,31 +13,27 @@ from asr.data.manifest import Manifest
 from asr.errors import DataError
 from asr.model.checkpoint import AcousticModel
 from asr.scoring.picture import draw_png
-from asr.scoring.report import Example
+from asr.scoring.report import ReportExample
 
 
-def examples(model: AcousticModel, manifest: Manifest, ids: Sequence[str]) -> Iterator[Example]:
-    """The utterances of these ids, in their order, each made when it is asked for.
+def examples(model: AcousticModel, manifest: Manifest, ids: Sequence[str]) -> Iterator[ReportExample]:
+    """Yield the utterances of these ids, in their order, each made when it is asked for.
 
-    Audio is what the model hears: one channel at its rate. What cannot be read has a note of why.
-
-    Raises:
-        AsrError: matplotlib is not installed (``asr.scoring.picture.check`` says so before the work).
+    Audio is what the model hears: one channel at its rate. An utterance that cannot be read has a note on why.
     """
-    wanted = set(ids)
-    found = {u.id: u for u in manifest if u.id in wanted}
+    utterances = {u.id: u for u in manifest}
+    rate_hz = model.audio.sample_rate_hz
     for id_ in ids:
         try:
-            wave_n = load_wave(manifest, found[id_], model.audio.sample_rate_hz, model.audio.resample)
+            wave_n = load_wave(manifest, utterances[id_], rate_hz, model.audio.resample)
         except DataError as error:
-            yield Example(id_, note=str(error))
-            continue
-        picture = draw_png(model, wave_n, f"{id_}, best path")
-        yield Example(id_, flac(wave_n, model.audio.sample_rate_hz), picture)
+            yield ReportExample(id_, note=str(error))
+        else:
+            yield ReportExample(id_, flac(wave_n, rate_hz), draw_png(model, wave_n, f"{id_}, best path"))
 
 
 def flac(wave_n: Wave, sample_rate_hz: int) -> bytes:
-    """The samples as a 16-bit FLAC file, which every browser plays. Shapes: (n,)."""
+    """Return the samples as a 16-bit FLAC file, which every browser plays. Shapes: (n,)."""
     content = io.BytesIO()
     soundfile.write(content, wave_n, sample_rate_hz, subtype="PCM_16", format="FLAC")
     return content.getvalue()

@@ -11,31 +11,39 @@ from typing import Literal
 
 from asr.data.lines import numbered_lines
 from asr.errors import DataError
-from asr.scoring.columns import ID_COLUMNS, REFERENCE_COLUMNS, TIMES_COLUMNS, header_of
 
 Kind = Literal["folder", "trn", "ctm", "stm", "rows", "document", "table", "srt", "vtt", "times", "labels", "plain"]
-#: kinds of files that hold the text of one recording, which has the file's name as its id
-OF_ONE_RECORDING = ("srt", "vtt", "times", "labels")
+
+#: the columns of a table that has ids, and of one that has times and no ids, as Whisper writes it
+ID_COLUMNS = ("id", "utt_id", "utterance_id", "uttid", "utt", "key", "segment_id", "name", "file", "filename")
+PATH_COLUMNS = ("file_name", "path", "audio", "audio_path", "audio_file", "audio_filepath", "wav", "wav_filename")
+TIMES_COLUMNS = ["start", "end", "text"]
+REFERENCE_COLUMNS = ("reference", "ref", "text", "sentence", "transcript", "transcription")
+HYPOTHESIS_COLUMNS = ("hypothesis", "hyp", "prediction", "pred", "pred_text", *REFERENCE_COLUMNS[2:])
+
 #: number of lines that are looked at
 _LOOKED_AT = 50
 _TIME = r"\d+\.\d+"
-_CTM = re.compile(rf"\S+\s+\S+\s+{_TIME}\s+{_TIME}\s+\S+(\s+(-?[\d.]+|NA))?\s*")
-_STM = re.compile(rf"\S+\s+\S+\s+\S+\s+{_TIME}\s+{_TIME}(\s.*)?", re.DOTALL)
-_LABEL = re.compile(rf"{_TIME}\t{_TIME}\t.*", re.DOTALL)
-_TRN = re.compile(r".*\([^()\s]+\)\s*", re.DOTALL)
 _CUE = re.compile(r"\d+:\d\d.*-->\s*\d+:\d\d")
-#: by the beginning of the first line: the kinds that are not read, and what to give instead
-_REFUSED: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r'File type = "ooTextFile'), "a Praat TextGrid"),
-    (re.compile(r"<\?xml|<!DOCTYPE|<tt[ >]|<Trans[ >]|<html", re.IGNORECASE), "XML (ELAN, TTML, …)"),
-    (re.compile(r"\[Script Info\]"), "SubStation subtitles (ASS)"),
-    (re.compile(r"#!MLF!#"), "an HTK label file (MLF)"),
-    (re.compile(r"(SPEAKER|LEXEME|SPKR-INFO)\s+\S+\s+\S+\s"), "RTTM"),
-    (re.compile(r"\d+:\d\d:\d\d\.\d+,\d+:\d\d:\d\d\.\d+\s*$"), "SubViewer subtitles (SBV)"),
-    (re.compile(r"\[\d+:\d\d"), "text with times in brackets (as LRC files and Whisper's screen have it)"),
-    (re.compile(r"\{\\rtf"), "rich text (RTF)"),
-    (re.compile(r"version https://git-lfs"), "a Git LFS pointer in the file's place: fetch it with git lfs pull"),
-)  # fmt: skip
+#: kinds that every line shows
+_LINES: dict[Kind, re.Pattern[str]] = {
+    "labels": re.compile(rf"{_TIME}\t{_TIME}\t.*", re.DOTALL),
+    "ctm": re.compile(rf"\S+\s+\S+\s+{_TIME}\s+{_TIME}\s+\S+(\s+(-?[\d.]+|NA))?\s*"),
+    "stm": re.compile(rf"\S+\s+\S+\s+\S+\s+{_TIME}\s+{_TIME}(\s.*)?", re.DOTALL),
+    "trn": re.compile(r".*\([^()\s]+\)\s*", re.DOTALL),
+}
+#: kinds that are not read, by the beginning of the first line
+_REFUSED = {
+    "a Praat TextGrid": re.compile(r'File type = "ooTextFile'),
+    "XML (ELAN, TTML, …)": re.compile(r"<\?xml|<!DOCTYPE|<tt[ >]|<Trans[ >]|<html", re.IGNORECASE),
+    "SubStation subtitles (ASS)": re.compile(r"\[Script Info\]"),
+    "an HTK label file (MLF)": re.compile(r"#!MLF!#"),
+    "RTTM": re.compile(r"(SPEAKER|LEXEME|SPKR-INFO)\s+\S+\s+\S+\s"),
+    "SubViewer subtitles (SBV)": re.compile(r"\d+:\d\d:\d\d\.\d+,\d+:\d\d:\d\d\.\d+\s*$"),
+    "text with times in brackets (as in LRC files and on Whisper's screen)": re.compile(r"\[\d+:\d\d"),
+    "rich text (RTF)": re.compile(r"\{\\rtf"),
+    "a Git LFS pointer (git lfs pull fetches the file)": re.compile(r"version https://git-lfs"),
+}
 
 
 def kind_of(path: Path) -> Kind:
@@ -52,9 +60,11 @@ def kind_of(path: Path) -> Kind:
     lines = [line for _, line in itertools.islice(numbered_lines(path), _LOOKED_AT)]
     if not lines:
         return suffix[1:] if suffix in (".srt", ".vtt") else "plain"  # type: ignore[return-value]
-    for pattern, what in _REFUSED:
+
+    for what, pattern in _REFUSED.items():
         if pattern.match(lines[0]):
             raise DataError(f"{what} is not read; give lines of 'id text', .trn, .ctm, .stm, JSON, SRT or VTT", path)
+
     if lines[0].lstrip()[:1] in ("{", "["):
         return _json_kind(path, lines)
     if lines[0].startswith("WEBVTT"):
@@ -62,18 +72,27 @@ def kind_of(path: Path) -> Kind:
     if any(_CUE.match(line) for line in lines[:3]):
         return "srt"
     if header := header_of(lines[0]):
-        return "times" if tuple(header[0]) == TIMES_COLUMNS else "table"
+        return "times" if header[0] == TIMES_COLUMNS else "table"
     if suffix == ".csv":
         columns = f"an id ({', '.join(ID_COLUMNS[:3])}, …, path) and a text ({', '.join(REFERENCE_COLUMNS)})"
         raise DataError(f"a CSV file without a header line that names {columns}; got {lines[0].strip()[:60]!r}", path)
-    said = [line for line in lines if not line.startswith(";;")] or lines
-    patterns: tuple[tuple[Kind, re.Pattern[str]], ...] = (
-        ("labels", _LABEL),
-        ("ctm", _CTM),
-        ("stm", _STM),
-        ("trn", _TRN),
-    )
-    return next((kind for kind, pattern in patterns if all(map(pattern.fullmatch, said))), "plain")
+
+    content = [line for line in lines if not line.startswith(";;")] or lines
+    for kind, pattern in _LINES.items():
+        if all(map(pattern.fullmatch, content)):
+            return kind
+    return "plain"
+
+
+def header_of(line: str) -> tuple[list[str], str] | None:
+    """Return the columns in lower case and the delimiter, from the first line; None if it names no text, or no id."""
+    for delimiter in "\t,;|":
+        names = [name.strip().strip('"').lower() for name in line.strip().split(delimiter)]
+        has_text = not {*HYPOTHESIS_COLUMNS, *REFERENCE_COLUMNS}.isdisjoint(names)
+        has_id = not {*ID_COLUMNS, *PATH_COLUMNS}.isdisjoint(names)
+        if has_text and (has_id or names == TIMES_COLUMNS):
+            return names, delimiter
+    return None
 
 
 def _json_kind(path: Path, lines: Sequence[str]) -> Kind:

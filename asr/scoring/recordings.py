@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import re
 from collections import Counter
@@ -21,7 +20,7 @@ _TAGS = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")
 _INSIDE = re.compile(r"<\d+:\d\d[\d:.]*>")
 _TIMES = re.compile(r"\s*\d+:\d\d[\d:.,]*\s*-->")
 #: blocks of WebVTT that are not spoken
-_NOT_SAID = ("WEBVTT", "NOTE", "STYLE", "REGION")
+_NOT_SPOKEN = ("WEBVTT", "NOTE", "STYLE", "REGION")
 _AUDIO = re.compile(r"\.[a-zA-Z][a-zA-Z0-9]{1,4}")
 
 
@@ -32,58 +31,13 @@ def read_cues(path: Path) -> str:
         DataError: it cannot be read.
     """
     cues = list(_cues(path))
-    if any(_INSIDE.search(line) for cue in cues for line in cue):
-        said = _unrolled([_bare(line) for line in itertools.chain.from_iterable(cues)])
+    lines = [line for cue in cues for line in cue]
+    if any(map(_INSIDE.search, lines)):
+        bare = [text for text in map(_bare, lines) if text]
+        texts = [text for before, text in zip(["", *bare], bare, strict=False) if text != before]
     else:
-        said = list(_once(["\n".join(cue) for cue in cues]))
-    return " ".join(" ".join(said).split())
-
-
-def _bare(line: str) -> str:
-    return " ".join(html.unescape(_TAGS.sub("", line)).split())
-
-
-def _unrolled(lines: Sequence[str]) -> list[str]:
-    """Return the lines without those that only stay on the screen."""
-    shown = [line for line in lines if line]
-    return [line for i, line in enumerate(shown) if not i or line != shown[i - 1]]
-
-
-def _once(cues: Sequence[str]) -> Iterator[str]:
-    """Yield the text of cues; a cue that is shown several times, with each word underlined in turn, counts once."""
-    underlines = any("<u>" in cue for cue in cues)
-    before, at = None, -1
-    for cue in cues:
-        text, place = _bare(cue), cue.find("<u>")
-        again = underlines and text == before and (place < 0 or place > at)
-        if not again:
-            yield text
-        before, at = text, place if place >= 0 else at if again else -1
-
-
-def _cues(path: Path) -> Iterator[list[str]]:
-    """Yield the lines of each cue, with their marks."""
-    cue: list[str] | None = None
-    is_name = skipped = (
-        False  # whether the line before may be the next cue's name or number; whether a block is not spoken
-    )
-    before = 0
-    for number, line in numbered_lines(path):
-        text = line.strip()
-        begins_block = number > before + 1 or not before
-        if begins_block:
-            skipped = text.startswith(_NOT_SAID)
-        if _TIMES.match(text):
-            if cue and not begins_block and is_name:
-                cue.pop()
-            if cue:
-                yield cue
-            cue, skipped = [], False
-        elif cue is not None and not skipped:
-            cue.append(text)
-        before, is_name = number, begins_block or text.isdecimal()
-    if cue:
-        yield cue
+        texts = list(_shown_once(["\n".join(cue) for cue in cues]))
+    return " ".join(" ".join(texts).split())
 
 
 def read_labels(path: Path, *, header: bool) -> str:
@@ -92,40 +46,92 @@ def read_labels(path: Path, *, header: bool) -> str:
     Raises:
         DataError: it cannot be read, or a line has other fields.
     """
-    said = []
-    delimiter = None
-    for number, line in numbered_lines(path):
-        if delimiter is None:
-            delimiter = "\t" if "\t" in line else ","
-            if header:
-                continue
+    lines = list(numbered_lines(path))
+    delimiter = "\t" if "\t" in lines[0][1] else ","
+    texts = []
+    for number, line in lines[1:] if header else lines:
         fields = line.rstrip("\r\n").split(delimiter, maxsplit=2)
         if len(fields) != 3:
             raise DataError(f"expected start, end and text, got {line.strip()[:60]!r}", path, number)
-        said.append(fields[2].strip('"') if delimiter == "," else fields[2])
-    return " ".join(" ".join(said).split())
+        texts.append(fields[2].strip('"') if delimiter == "," else fields[2])
+    return " ".join(" ".join(texts).split())
 
 
 def read_document(path: Path) -> tuple[dict[str, str], bool]:
-    """Read the texts by id in a JSON document, and whether it is of one recording (whose id is then the file's name).
+    """Read the texts by id in a JSON document; also return true if it is of one recording, whose id is the file's name.
 
     Raises:
         DataError: the file is not a document with texts.
     """
     value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
-    several = value
-    if isinstance(value, dict):
-        several = value.get("transcripts", value.get("alignments"))
+    several = value.get("transcripts", value.get("alignments")) if isinstance(value, dict) else value
     if isinstance(several, list) and all(isinstance(one, dict) for one in several):
         return _texts_of(several, path), False
+
     text = _text_of(value)
     if text is None:
         keys = f"keys: {', '.join(map(str, value))[:100]}" if isinstance(value, dict) else "a list"
-        raise DataError(
-            f"JSON without transcripts ({keys}); Whisper's, those of asr transcribe and rows with 'id' are read",
-            path,
-        )
+        known = "Whisper's, those of asr transcribe and rows with 'id' are read"
+        raise DataError(f"JSON without transcripts ({keys}); {known}", path)
     return {_id_of(value, path.stem): text}, True
+
+
+def without_suffix(name: str) -> str:
+    """Return a recording's name without the suffix of its format; an id that has a dot keeps it.
+
+    >>> without_suffix("a/b.wav"), without_suffix("speaker.01")
+    ('a/b', 'speaker.01')
+    """
+    suffix = PurePosixPath(name).suffix
+    return name[: -len(suffix)] if _AUDIO.fullmatch(suffix) else name
+
+
+def _cues(path: Path) -> Iterator[list[str]]:
+    """Yield the lines of each cue, with their marks."""
+    cue: list[str] | None = None
+    spoken = True  # the block is spoken
+    may_be_name = False  # the line before may be the next cue's name or number
+    before = -1
+    for number, line in numbered_lines(path):
+        text = line.strip()
+        begins_block = number > before + 1
+        if begins_block:
+            spoken = not text.startswith(_NOT_SPOKEN)
+
+        if _TIMES.match(text):
+            if cue and may_be_name and not begins_block:
+                cue.pop()
+            if cue:
+                yield cue
+            cue = []
+            spoken = True
+        elif cue is not None and spoken:
+            cue.append(text)
+        may_be_name = begins_block or text.isdecimal()
+        before = number
+    if cue:
+        yield cue
+
+
+def _bare(line: str) -> str:
+    return " ".join(html.unescape(_TAGS.sub("", line)).split())
+
+
+def _shown_once(cues: Sequence[str]) -> Iterator[str]:
+    """Yield the text of cues; a cue that is shown several times, with each word underlined in turn, counts once."""
+    underlines = any("<u>" in cue for cue in cues)
+    before = None
+    at = -1
+    for cue in cues:
+        text = _bare(cue)
+        place = cue.find("<u>")
+        again = underlines and text == before and (place < 0 or place > at)
+        if not again:
+            yield text
+            at = -1
+        before = text
+        if place >= 0:
+            at = place
 
 
 def _texts_of(documents: list[Any], path: Path) -> dict[str, str]:
@@ -135,10 +141,9 @@ def _texts_of(documents: list[Any], path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
     for one, name in zip(documents, named, strict=True):
         text = _text_of(one)
+        id_ = _id_of(one, without_suffix(str(name) if count[name.name] > 1 else name.name))
         if text is None:
             raise DataError(f"transcript {len(texts) + 1} has no 'text'", path)
-        short = str(name) if count[name.name] > 1 else name.name
-        id_ = _id_of(one, without_suffix(short))
         if not id_:
             raise DataError(f"transcript {len(texts) + 1} has neither 'id' nor 'path'", path)
         if id_ in texts:
@@ -151,8 +156,10 @@ def _texts_of(documents: list[Any], path: Path) -> dict[str, str]:
 
 def _id_of(document: dict[str, Any], name: str) -> str:
     own = document.get("id")
+    if isinstance(own, str) and own:
+        return own
     channel = document.get("channel")
-    return own if isinstance(own, str) and own else utterance_id(name, channel if isinstance(channel, int) else None)
+    return utterance_id(name, channel if isinstance(channel, int) else None)
 
 
 def _text_of(document: Any) -> str | None:
@@ -165,13 +172,3 @@ def _text_of(document: Any) -> str | None:
     if not isinstance(parts, list) or not all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in parts):
         return None
     return " ".join(" ".join(part["text"] for part in parts).split())
-
-
-def without_suffix(name: str) -> str:
-    """Return a recording's name without the suffix of its format; an id that has a dot keeps it.
-
-    >>> without_suffix("a/b.wav"), without_suffix("speaker.01")
-    ('a/b', 'speaker.01')
-    """
-    suffix = PurePosixPath(name).suffix
-    return name[: -len(suffix)] if _AUDIO.fullmatch(suffix) else name

@@ -1,9 +1,8 @@
-"""Read NIST's ``stm`` files (reference texts of stretches of recordings), and cut ``ctm`` files to them like sclite.
+"""Read NIST's ``stm`` files (reference texts of segments of recordings), and cut ``ctm`` files to them like sclite.
 
 A line is file, channel, speaker, start, end, labels in angle brackets (which may be missing) and the text. Lines that
-begin with ``;;`` are comments. A stretch whose text is ``ignore_time_segment_in_scoring`` is not scored, and nor are
-the words said there. Words in parentheses are words, as in sclite without ``-D``; alternatives are refused, as in
-``trn``.
+begin with ``;;`` are comments. A segment whose text is ``ignore_time_segment_in_scoring`` is not scored, and nor are
+the words in it. Words in parentheses are words, as in sclite without ``-D``; alternatives are refused, as in ``trn``.
 
 Source: NIST SCTK 2.4, doc/infmts.htm, and the output of its sclite.
 """
@@ -17,13 +16,13 @@ from typing import NamedTuple
 
 from asr.data.lines import numbered_lines
 from asr.errors import DataError
-from asr.scoring.nist import Channels, CtmWord, special
+from asr.scoring.nist import ChannelIds, CtmWord, alternatives_in
 
 _LONGEST_S = 1e9
 _IGNORED = ("IGNORE_TIME_SEGMENT_IN_SCORING", "IGNORETIMESEGMENTINSCORING")
 
 
-class Stretch(NamedTuple):
+class StmSegment(NamedTuple):
     """Hold a part of a recording with its text. Units: seconds from the start of the file."""
 
     id: str
@@ -35,53 +34,75 @@ class Stretch(NamedTuple):
 
     @property
     def ignored(self) -> bool:
-        """Return true if the stretch is not to be scored."""
+        """Return true if the segment is not to be scored."""
         return any(mark in self.text.upper() for mark in _IGNORED)
 
 
-def read_stm(path: str | Path) -> dict[str, list[Stretch]]:
-    """Read the stretches of each file and channel in the order of their start, by the id of ``nist.utterance_id``.
+def read_stm(path: Path) -> dict[str, list[StmSegment]]:
+    """Read the segments of each file and channel in the order of their start, by the id of ``nist.utterance_id``.
 
     Raises:
-        DataError: the file cannot be read, has no stretches, or a line is no stretch or holds alternatives.
+        DataError: the file cannot be read, has no segments, or a line is no segment or holds alternatives.
     """
-    path = Path(path)
-    found: dict[str, list[Stretch]] = {}
+    found: dict[str, list[StmSegment]] = {}
     ids: set[str] = set()
-    channels = Channels(path)
+    id_of = ChannelIds(path)
     for number, line in numbered_lines(path):
         if line.lstrip().startswith(";;"):
             continue
-        name, channel, stretch = _stretch(line, path, number)
-        recording = channels(name, channel, number)
-        id_ = own = f"{recording} {stretch.start_s:.2f}-{stretch.end_s:.2f}"
+        name, channel, segment = _segment(line, path, number)
+        recording = id_of(name, channel, number)
+
+        id_ = first = f"{recording} {segment.start_s:.2f}-{segment.end_s:.2f}"
         count = 1
         while id_ in ids:  # two speakers at once
             count += 1
-            id_ = f"{own} #{count}"
+            id_ = f"{first} #{count}"
         ids.add(id_)
-        found.setdefault(recording, []).append(stretch._replace(id=id_))
+        found.setdefault(recording, []).append(segment._replace(id=id_))
+
     if not found:
         raise DataError("the file has no utterances", path)
     for each in found.values():
-        each.sort(key=lambda stretch: stretch.start_s)
+        each.sort(key=lambda segment: segment.start_s)
     return found
 
 
-def cut(stretches: Sequence[Stretch], words: Sequence[CtmWord]) -> Iterator[tuple[Stretch, list[CtmWord]]]:
-    """Yield the scored stretches, each with its words of the hypothesis; both in the order of time.
+def words_by_segment(
+    segments: Sequence[StmSegment], words: Sequence[CtmWord]
+) -> Iterator[tuple[StmSegment, Sequence[CtmWord]]]:
+    """Yield the scored segments, each with its words of the hypothesis; both in the order of time.
 
-    As in sclite, a stretch gets the words whose middle is before its end and that no earlier stretch has. A word
-    between two stretches goes to the later one, and the last stretch gets all remaining words.
+    As in sclite, a segment gets the words whose middle is before its end and that no earlier segment has. A word
+    between two segments goes to the later one, and the last segment gets all remaining words.
     """
-    at = 0
-    for i, stretch in enumerate(stretches):
-        first = at
-        is_last = i + 1 == len(stretches)
-        while at < len(words) and (is_last or words[at].start_s + words[at].duration_s / 2 < _single(stretch.end_s)):
-            at += 1
-        if not stretch.ignored:
-            yield stretch, list(words[first:at])
+    start = 0
+    for segment in segments:
+        end = start
+        is_last = segment is segments[-1]
+        while end < len(words) and (is_last or _middle_s(words[end]) < _single(segment.end_s)):
+            end += 1
+        if not segment.ignored:
+            yield segment, words[start:end]
+        start = end
+
+
+def join_segments(segments: Mapping[str, Sequence[StmSegment]], path: Path) -> dict[str, str]:
+    """Join the texts of each file and channel, for hypotheses without times.
+
+    Raises:
+        DataError: a segment is ignored, and its words cannot be told from the rest.
+    """
+    for each in segments.values():
+        for segment in each:
+            if segment.ignored:
+                remedy = "give hypotheses with times (.ctm), which can be cut there"
+                raise DataError(f"'{segment.id}' is not to be scored: {remedy}", path)
+    return {id_: " ".join(segment.text for segment in each if segment.text) for id_, each in segments.items()}
+
+
+def _middle_s(word: CtmWord) -> float:
+    return word.start_s + word.duration_s / 2
 
 
 def _single(seconds: float) -> float:
@@ -89,21 +110,7 @@ def _single(seconds: float) -> float:
     return float(struct.unpack("f", struct.pack("f", seconds))[0])
 
 
-def joined(stretches: Mapping[str, Sequence[Stretch]], path: Path) -> dict[str, str]:
-    """Join the texts of each file and channel, for hypotheses without times.
-
-    Raises:
-        DataError: a stretch is ignored, and its words cannot be told from the rest.
-    """
-    ignored = [stretch.id for each in stretches.values() for stretch in each if stretch.ignored]
-    if ignored:
-        raise DataError(
-            f"'{ignored[0]}' is not to be scored: give hypotheses with times (.ctm), which can be cut there", path
-        )
-    return {id_: " ".join(stretch.text for stretch in each if stretch.text) for id_, each in stretches.items()}
-
-
-def _stretch(line: str, path: Path, number: int) -> tuple[str, str, Stretch]:
+def _segment(line: str, path: Path, number: int) -> tuple[str, str, StmSegment]:
     try:
         name, channel, speaker, start, end, *rest = line.split(maxsplit=5)
         start_s, end_s = float(start), float(end)
@@ -112,10 +119,11 @@ def _stretch(line: str, path: Path, number: int) -> tuple[str, str, Stretch]:
     except ValueError:
         expected = "expected 'file channel speaker start end [<labels>] text'"
         raise DataError(f"{expected}, got {line.strip()[:80]!r}", path, number) from None
+
     text = " ".join("".join(rest).split())
     labels = ""
     if text.startswith("<"):
         labels, _, text = text.partition(" ")
-    if wrong := special(text):
+    if wrong := alternatives_in(text):
         raise DataError(f"{wrong}; choose one reading", path, number)
-    return name, channel, Stretch("", speaker, start_s, end_s, labels.strip("<>"), text)
+    return name, channel, StmSegment("", speaker, start_s, end_s, labels.strip("<>"), text)

@@ -14,20 +14,22 @@ from typing import Any
 from asr.data.lines import one_line
 from asr.errors import ConfigError, nearest
 from asr.scoring.bootstrap import Interval, bootstrap_interval, unit_of
-from asr.scoring.transcripts import Facts
+from asr.scoring.info import UtteranceInfo
 from asr.scoring.wer import Rate, Score, UtteranceScore, align_all, format_ends, percent, rate_of
 
-#: ends of the bins of ``length``: seconds where they are known of every utterance, else reference words
+#: ends of the bins of ``length``: seconds if they are known of every utterance, else reference words
 SECONDS = (1, 2, 3, 5, 7, 10, 15, 20, 30)
 WORDS = (0, 1, 2, 3, 5, 10, 20, 40)
-#: fewer than for the whole set: these are for looking, and there are many groups
+#: fewer than for the whole set: these intervals are for looking, and there are many groups
 RESAMPLES = 1_000
 UNKNOWN = "(not known)"
+#: the columns of a table after the group's value
+COLUMNS = ("WER %", "[low, high]", "S", "D", "I", "words", "utterances")
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """The word error rate of the utterances that share a value, and what its interval was drawn over."""
+class GroupScore:
+    """Hold the word error rate of the utterances that share a value, and what was resampled for its interval."""
 
     value: str
     utterances: int
@@ -35,193 +37,155 @@ class Group:
     interval: Interval
 
     def to_json(self) -> dict[str, Any]:
-        row = {"value": self.value, "utterances": self.utterances}
-        return row | {"wer": self.wer.to_json(), "interval": self.interval.to_json()}
+        return {
+            "value": self.value,
+            "utterances": self.utterances,
+            "wer": self.wer.to_json(),
+            "interval": self.interval.to_json(),
+        }
+
+    def cells(self) -> list[str]:
+        """Return the row of a table: the value, then ``COLUMNS``."""
+        wer = self.wer
+        numbers = (wer.substitutions, wer.deletions, wer.insertions, wer.reference_length, self.utterances)
+        return [self.value, percent(wer.rate), format_ends((wer.low, wer.high)), *map(str, numbers)]
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """The groups of a field, in the order of its values."""
+class GroupTable:
+    """Hold the groups of a field, in the order of its values."""
 
     field: str
     title: str
-    groups: list[Group]
+    groups: list[GroupScore]
 
 
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """The commonest errors, each with how often it is made."""
-
-    substitutions: list[tuple[str, str, int]]
-    deletions: list[tuple[str, int]]
-    insertions: list[tuple[str, int]]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "substitutions": [{"reference": r, "hypothesis": h, "count": n} for r, h, n in self.substitutions],
-            "deletions": [{"reference": word, "count": n} for word, n in self.deletions],
-            "insertions": [{"hypothesis": word, "count": n} for word, n in self.insertions],
-        }
-
-
-def fields(facts: Iterable[Facts]) -> list[str]:
-    """The fields by which utterances of which this is known can be grouped: ``length`` always."""
-    every = list(facts)
-    meta = dict.fromkeys(name for one in every for name in _names(one.meta or {}, "meta."))
-    return [*(["speaker"] if any(one.speaker for one in every) else []), "length", *sorted(meta)]
-
-
-def check_fields(asked: Sequence[str], facts: Iterable[Facts]) -> None:
-    """Refuses a field that no utterance has.
+def check_fields(asked: Sequence[str], infos: Iterable[UtteranceInfo]) -> None:
+    """Refuse a field that no utterance has.
 
     Raises:
-        ConfigError: there is none; it names those there are.
+        ConfigError: there is no such field; those that exist are named.
     """
-    known = fields(facts) if asked else []
+    if not asked:
+        return
+    found = {name for info in infos for name in info.fields()}
+    known = [*(["speaker"] if "speaker" in found else []), "length", *sorted(found - {"speaker"})]
     for name in asked:
         if name not in known:
-            raise ConfigError(
-                f"no utterance has the field '{name}'{nearest(name, known)} (there are {', '.join(known)})"
-            )
+            there = ", ".join(known)
+            raise ConfigError(f"no utterance has the field '{name}'{nearest(name, known)} (there are {there})")
 
 
-def tables(score: Score, by: Sequence[str] = ()) -> list[Table]:
-    """A table by speaker (where one is known), one by length, and one for each further field.
+def tables(score: Score, by: Sequence[str] = ()) -> list[GroupTable]:
+    """Make a table by speaker (if one is known), one by length, and one for each further field.
 
     Raises:
         ConfigError: no utterance has such a field.
     """
-    check_fields(by, [one.facts for one in score.per_utterance])
-    usual = ["speaker", "length"] if any(one.facts.speaker for one in score.per_utterance) else ["length"]
-    return [_table(score, name) for name in dict.fromkeys([*usual, *by])]
+    infos = [one.info for one in score.per_utterance]
+    check_fields(by, infos)
+    usual = ["speaker", "length"] if any(info.speaker for info in infos) else ["length"]
+    return [_table(score.per_utterance, name) for name in dict.fromkeys([*usual, *by])]
 
 
-def commonest_errors(score: Score, limit: int = 10) -> Errors:
-    """The most frequent substitutions, deletions and insertions, by count, then in the order of their words."""
+def commonest_errors(score: Score, limit: int = 10) -> dict[str, list[dict[str, Any]]]:
+    """Return the most frequent substitutions, deletions and insertions, by count, then in the order of their words.
+
+    Each is a row of ``reference``, ``hypothesis`` and ``count``, without the word that a deletion or insertion lacks.
+    """
+    counters: dict[str, Counter[tuple[str, ...]]] = {"substitute": Counter(), "delete": Counter(), "insert": Counter()}
     wrong = [(one.reference, one.hypothesis) for one in score.per_utterance if one.counts.errors]
-    rows = [row for aligned in align_all(wrong, score.alignment) for row in aligned]
-    pairs = Counter(
-        (ref, hyp) for kind, ref, hyp in rows if kind == "substitute" and ref is not None and hyp is not None
-    )
-    deleted = Counter(ref for kind, ref, _ in rows if kind == "delete" and ref is not None)
-    inserted = Counter(hyp for kind, _, hyp in rows if kind == "insert" and hyp is not None)
-    return Errors(
-        [(*words, count) for words, count in _most(pairs, limit)], _most(deleted, limit), _most(inserted, limit)
-    )
+    for aligned in align_all(wrong, score.alignment):
+        for kind, *words in aligned:
+            if kind != "equal":
+                counters[kind][tuple(word for word in words if word is not None)] += 1
+
+    def rows(kind: str, *names: str) -> list[dict[str, Any]]:
+        ordered = sorted(counters[kind].items(), key=lambda item: (-item[1], item[0]))
+        return [{**dict(zip(names, words, strict=True)), "count": count} for words, count in ordered[:limit]]
+
+    return {
+        "substitutions": rows("substitute", "reference", "hypothesis"),
+        "deletions": rows("delete", "reference"),
+        "insertions": rows("insert", "hypothesis"),
+    }
 
 
 def worst(score: Score, limit: int) -> list[UtteranceScore]:
-    """The utterances with most errors, of those with equally many the shortest first; none without an error."""
+    """Return the utterances with most errors, of those with equally many the shortest first; none without an error."""
     wrong = [one for one in score.per_utterance if one.counts.errors]
     return sorted(wrong, key=lambda one: (-one.counts.errors, one.counts.reference_length))[:limit]
 
 
-def format_table(table: Table) -> str:
-    """The table in aligned columns."""
-    header = (table.title, "WER %", "[low, high]", "S", "D", "I", "words", "utterances")
-    rows = [header, *(_cells(group) for group in table.groups)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+def format_table(table: GroupTable) -> str:
+    """Format the table in aligned columns."""
+    rows = [[table.title, *COLUMNS]]
+    rows += [[one_line(value), *cells] for value, *cells in (group.cells() for group in table.groups)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
     return "\n".join("  ".join(row) for row in aligned)
 
 
-def format_errors(errors: Errors) -> str:
-    """Three lines: each kind of error, the commonest first."""
-    kinds = {
-        "substituted": [f"{ref} → {hyp} {count}" for ref, hyp, count in errors.substitutions],
-        "deleted": [f"{word} {count}" for word, count in errors.deletions],
-        "inserted": [f"{word} {count}" for word, count in errors.insertions],
-    }
-    return "\n".join(f"{kind + ':':<12} {one_line(', '.join(said)) or 'nothing'}" for kind, said in kinds.items())
+def format_errors(errors: dict[str, list[dict[str, Any]]]) -> str:
+    """Format ``commonest_errors`` in three lines, one for each kind."""
+    lines = []
+    for name, kind in (("substituted", "substitutions"), ("deleted", "deletions"), ("inserted", "insertions")):
+        parts = []
+        for *words, count in (row.values() for row in errors[kind]):
+            parts.append(f"{' → '.join(words)} {count}")
+        lines.append(f"{name + ':':<12} {one_line(', '.join(parts)) or 'nothing'}")
+    return "\n".join(lines)
 
 
-def _cells(group: Group) -> tuple[str, ...]:
-    wer = group.wer
-    numbers = (wer.substitutions, wer.deletions, wer.insertions, wer.reference_length, group.utterances)
-    return (one_line(group.value), percent(wer.rate), format_ends((wer.low, wer.high)), *map(str, numbers))
+def _table(utterances: Sequence[UtteranceScore], field: str) -> GroupTable:
+    """Group the utterances by (sort key, value) of the field."""
+    title = field
+    if field != "length":
+        keys = [_value_key(one.info.fields().get(field)) for one in utterances]
+    elif all(one.info.duration_s is not None for one in utterances):
+        title = "length in seconds"
+        keys = [_bin_key(one.info.duration_s or 0.0, SECONDS) for one in utterances]
+    else:
+        title = "length in words"
+        keys = [_bin_key(one.counts.reference_length, WORDS) for one in utterances]
 
-
-def _table(score: Score, name: str) -> Table:
-    title, key_of = name, _values(score.per_utterance, name)
-    if name == "length":
-        in_seconds = all(one.facts.duration_s is not None for one in score.per_utterance)
-        title = "length in seconds" if in_seconds else "length in words"
     members: dict[tuple[Any, str], list[UtteranceScore]] = {}
-    for one, key in zip(score.per_utterance, key_of, strict=True):
+    for one, key in zip(utterances, keys, strict=True):
         members.setdefault(key, []).append(one)
-    by_speaker = name != "speaker"
-    return Table(name, title, [_group(key[1], members[key], by_speaker) for key in sorted(members)])
+    return GroupTable(field, title, [_group(key[1], members[key], field) for key in sorted(members)])
 
 
-def _group(value: str, members: Sequence[UtteranceScore], by_speaker: bool) -> Group:
+def _group(value: str, members: Sequence[UtteranceScore], field: str) -> GroupScore:
     counts = [one.counts for one in members]
-    speakers = [one.facts.speaker if by_speaker else "" for one in members]
+    # A group by speaker has one speaker: its utterances are resampled.
+    speakers = ["" if field == "speaker" else one.info.speaker for one in members]
     interval = replace(unit_of(speakers), resamples=RESAMPLES)
     ends = bootstrap_interval(
-        [c.errors for c in counts], [c.reference_length for c in counts],
-        speakers if interval.unit == "speaker" else None, resamples=RESAMPLES,
-    )  # fmt: skip
-    return Group(value, len(members), rate_of(counts, ends), interval)
+        [c.errors for c in counts],
+        [c.reference_length for c in counts],
+        speakers if interval.unit == "speaker" else None,
+        resamples=RESAMPLES,
+    )
+    return GroupScore(value, len(members), rate_of(counts, ends), interval)
 
 
-def _values(utterances: Sequence[UtteranceScore], name: str) -> list[tuple[Any, str]]:
-    """For each utterance what its group is sorted by, and what it is called."""
-    if name == "length":
-        seconds = [one.facts.duration_s for one in utterances]
-        known = [value for value in seconds if value is not None]
-        if len(known) == len(seconds):
-            return [_bin(value, SECONDS) for value in known]
-        return [_bin(one.counts.reference_length, WORDS) for one in utterances]
-    if name == "speaker":
-        values: list[Any] = [one.facts.speaker or None for one in utterances]
-    else:
-        values = [_look_up(one.facts.meta, name.removeprefix("meta.")) for one in utterances]
-    return [_value(value) for value in values]
-
-
-def _bin(value: float, ends: Sequence[int]) -> tuple[Any, str]:
-    """Numbers up to and including an end go into its bin."""
-    index = next((i for i, end in enumerate(ends) if value <= end), len(ends))
+def _bin_key(value: float, ends: Sequence[int]) -> tuple[Any, str]:
+    """Return the bin of a number, which includes its upper end; whole numbers name the first one in it."""
+    index = sum(value > end for end in ends)
     if index == len(ends):
         return index, f"over {ends[-1]}"
+    end = ends[index]
     if index == 0:
-        return index, f"up to {ends[0]}" if ends[0] else "0"
-    whole = isinstance(value, int)
-    first = ends[index - 1] + 1 if whole else ends[index - 1]
-    return index, str(ends[index]) if whole and first == ends[index] else f"{first} to {ends[index]}"
+        return index, f"up to {end}" if end else "0"
+    first = ends[index - 1] + 1 if isinstance(value, int) else ends[index - 1]
+    return index, str(end) if first == end else f"{first} to {end}"
 
 
-def _value(value: Any) -> tuple[Any, str]:
-    """Numbers come first, by size; then words; then what is not known."""
+def _value_key(value: Any) -> tuple[Any, str]:
+    """Sort numbers first, by size; then words; then what is not known."""
     if value is None:
         return (2, 0.0, ""), UNKNOWN
     if isinstance(value, int | float) and not isinstance(value, bool):
         return (0, value, ""), str(value)  # not as a float: JSON has integers beyond every one
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
     return (1, 0.0, shown), shown
-
-
-def _names(meta: Any, prefix: str) -> Iterable[str]:
-    for key, value in meta.items():
-        if isinstance(value, dict):
-            yield from _names(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
-def _look_up(meta: Any, name: str) -> Any:
-    """The value under a dotted name; a key may itself have a dot."""
-    if not isinstance(meta, dict):
-        return None
-    if name in meta and not isinstance(meta[name], dict):
-        return meta[name]
-    for key, value in meta.items():
-        if isinstance(value, dict) and name.startswith(f"{key}."):
-            found = _look_up(value, name[len(key) + 1 :])
-            if found is not None:
-                return found
-    return None
-
-
-def _most(counter: Counter[Any], limit: int) -> list[tuple[Any, int]]:
-    return sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:limit]

@@ -32,7 +32,8 @@ from asr.decode.types import Hypothesis, LogProbs
 from asr.errors import CheckpointError, ConfigError, DataError
 from asr.lm.neural.folder import WEIGHTS, find_rnn, load_rnn
 from asr.lm.neural.network import RnnModel
-from asr.scoring.wer import bootstrap_interval, word_counts
+from asr.scoring.bootstrap import bootstrap_interval
+from asr.scoring.wer import word_counts
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from asr.decode.greedy import greedy
 from asr.decode.settings import BeamConfig
 from asr.decode.types import LogProbs
 from asr.errors import DataError
-from asr.scoring.wer import Counts, bootstrap_interval, word_counts
+from asr.scoring.bootstrap import bootstrap_interval
+from asr.scoring.wer import Counts, word_counts
 
 #: the first grid
 ALPHA_STEP, BETA_STEP = 0.25, 0.75
