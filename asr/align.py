@@ -20,8 +20,7 @@ from asr.data.manifest import Manifest, Utterance
 from asr.data.text import NORMALIZATIONS, check_profile, normalize
 from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.decode.greedy import Clock, greedy
-from asr.decode.tables import Ints
-from asr.decode.types import LogProbs, TimedWord
+from asr.decode.types import Ints, LogProbs, TimedWord
 from asr.errors import DataError, os_reason
 from asr.infer import of_manifest
 from asr.model.checkpoint import AcousticModel

@@ -146,13 +146,13 @@ def _corpus(folder: Path) -> str:
 
 
 def _decoder(folder: Path) -> dict[str, Any]:
-    from asr.decode.choose import name_of
+    from asr.decode.choose import describe_search
     from asr.decode.tuned import read_tuned
 
     tuned = read_tuned(folder)
     if tuned is None:
         return {"decoder": "greedy: not tuned (asr tune)"}
-    facts = {"decoder": f"{name_of(tuned.config, with_lm=tuned.lm is not None)}, LM {tuned.lm or 'none'}"}
+    facts = {"decoder": f"{describe_search(tuned.config, with_lm=tuned.lm is not None)}, LM {tuned.lm or 'none'}"}
     return facts | {f"tuned {key}": value for key, value in tuned.tuning.items()}
 
 

@@ -8,7 +8,7 @@
 line. ``--text`` is language-model text, a sentence a line; without it the one in the folder that ASR_TEST_DATA names.
 
 How it measures. Utterances are cut into blocks; a round gives one block to every decoder and every setting in turn, so
-a change in the machine's speed hits all alike. Utterances are decoded one by one, a block at once by the numpy search.
+a change in the machine's speed hits all alike. Utterances are decoded one by one.
 Each decoder sees one utterance untimed first; fast ones repeat a block.
 Speeds are medians over rounds, ratios medians of the ratios of each round. All run on one thread. Language model
 weights are tuned for each decoder alike, by a grid at moderate width, on other utterances; the sweep uses them.
@@ -119,7 +119,7 @@ def measure(bench: Bench, peers: Sequence[Peer], points: Sequence[Point], emissi
             seconds, repeats, texts = 0.0, 0, []
             while seconds < LEAST_S and repeats < MOST_REPEATS:
                 began = time.perf_counter()
-                texts = decode_block(decode, block_inputs)
+                texts = [decode(one) for one in block_inputs]
                 seconds += time.perf_counter() - began
                 repeats += 1
             point.seconds.append(seconds / repeats / len(block))
@@ -127,12 +127,6 @@ def measure(bench: Bench, peers: Sequence[Peer], points: Sequence[Point], emissi
         say(f"round {round_ + 1} of {rounds}: {len(block)} utterances x {len(points)} points")
     for point in points:
         point.count_errors(emissions.texts)
-
-
-def decode_block(decode: Any, block: Sequence[Any]) -> list[str]:
-    """The texts of a block: one by one, or together where the decoder has a way to do that."""
-    many = getattr(decode, "many", None)
-    return many(block) if many else [decode(one) for one in block]
 
 
 def thread_gain(bench: Bench, emissions: Emissions, rounds: int) -> dict[str, float]:
@@ -229,7 +223,6 @@ def run(arguments: argparse.Namespace, size: Size, folder: Path) -> dict[str, An
         for peer in peers:
             if peer.with_lm and peer.weights:
                 weights[peer.name] = tune(bench, peer, tuning)
-        weights["ours, numpy"] = weights["ours, numba"]
         chosen = [p for peer in peers for p in points_of(peer, weights[peer.name] if peer.with_lm else {}, size.every)]
         measure(bench, peers, chosen, emissions, size.rounds)
         points += chosen

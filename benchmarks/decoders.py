@@ -51,19 +51,10 @@ class Bench:
         return [word for word in self.lm.words[3:] if not set(word) - letters]
 
 
-def _ours(backend: Any) -> Callable[[Bench, Settings, bool], Decode]:
-    def make(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
-        config = BeamConfig.model_validate(settings)
-        decoder = BeamDecoder(CharTokenizer(bench.symbols), config, bench.lm if with_lm else None, backend)
-
-        def decode(log_probs_sv: LogProbs) -> str:
-            return decoder.decode(log_probs_sv)[0].text
-
-        if backend == "numpy":  # it searches a block of utterances in lockstep; the compiled one gains nothing by that
-            decode.many = lambda block: [nbest[0].text for nbest in decoder.decode_all(block, threads=1)]  # type: ignore[attr-defined]
-        return decode
-
-    return make
+def _ours(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
+    config = BeamConfig.model_validate(settings)
+    decoder = BeamDecoder(CharTokenizer(bench.symbols), config, bench.lm if with_lm else None)
+    return lambda log_probs_sv: decoder.decode(log_probs_sv)[0].text
 
 
 def _greedy(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
@@ -204,17 +195,12 @@ _PYCTC_PRUNINGS = (
     {"token_min_logp": -5.0, "beam_prune_logp": -10.0},
     {"token_min_logp": -3.5, "beam_prune_logp": -6.0},
 )
-_NUMBA = _ours("numba")
 
 PEERS = (
     Peer(
-        "ours, numba", _NUMBA, (), {"beam_width": 100},
+        "ours, numba", _ours, (), {"beam_width": 100},
         ({"beam_width": 50}, {"beam_width": 50, "min_token_log_prob": -7.0, "beam_prune_log_prob": -14.0}),
         _grid("beam_width", (5, 10, 25, 50, 100, 200, 400), *_OUR_PRUNINGS), _OURS_WEIGHTS,
-    ),
-    Peer(
-        "ours, numpy", _ours("numpy"), (), {"beam_width": 100}, (),
-        _grid("beam_width", (5, 10, 25, 50), *_OUR_PRUNINGS[1:4:2]),
     ),
     Peer(
         "pyctcdecode", _pyctcdecode, ("pyctcdecode", "kenlm"), {"beam_width": 100},
@@ -237,11 +223,8 @@ PEERS = (
 
 PEERS_WITHOUT_LM = (
     Peer(
-        "ours, numba", _NUMBA, (), {"beam_width": 100}, (),
+        "ours, numba", _ours, (), {"beam_width": 100}, (),
         _grid("beam_width", (1, 2, 5, 10, 25, 50, 100, 200), *_OUR_PRUNINGS), with_lm=False,
-    ),
-    Peer(
-        "ours, numpy", _ours("numpy"), (), {"beam_width": 100}, (), _grid("beam_width", (10, 50), {}), with_lm=False,
     ),
     Peer("ours, greedy", _greedy, (), {}, (), (), with_lm=False),
     Peer(

@@ -9,19 +9,18 @@ from typing import Any
 
 from benchmarks.points import Point, compare, front, speed_ratio
 
-OURS, NUMPY = "ours, numba", "ours, numpy"
+OURS = "ours, numba"
 SHORT = {
     "beam_width": "width", "beam_size": "width", "min_token_log_prob": "token", "beam_prune_log_prob": "beam",
     "token_min_logp": "token", "beam_prune_logp": "beam", "beam_size_token": "tokens", "beam_threshold": "beam",
     "beam_cut_threshold": "cut", "unknown_log_prob": "unk", "unk_score_offset": "unk", "unk_score": "unk",
     "lm_weight": "alpha", "word_score": "beta",
 }  # fmt: skip
-#: what each target asks: title, least ratio, our decoder, theirs, with a language model
+#: what each target asks: title, least ratio, their decoder, with a language model
 TARGETS = (
-    ("pyctcdecode + kenlm, at every WER it reaches", 60.0, OURS, "pyctcdecode", True),
-    ("flashlight lexicon + KenLM, at every WER it reaches", 15.0, OURS, "flashlight, lexicon", True),
-    ("fast-ctc-decode, no LM, at every WER it reaches", 4.0, OURS, "fast-ctc-decode", False),
-    ("pyctcdecode + kenlm by our plain numpy, at every WER it reaches", 3.0, NUMPY, "pyctcdecode", True),
+    ("pyctcdecode + kenlm, at every WER it reaches", 60.0, "pyctcdecode", True),
+    ("flashlight lexicon + KenLM, at every WER it reaches", 15.0, "flashlight, lexicon", True),
+    ("fast-ctc-decode, no LM, at every WER it reaches", 4.0, "fast-ctc-decode", False),
 )
 COMPILE_S, FIRST_S, THREADS = 15.0, 0.5, 1.8
 
@@ -95,12 +94,12 @@ def _width_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
 def _target_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     points: list[Point] = result["points"]
     rows: list[tuple[str, ...]] = []
-    for title, least, our_name, their_name, with_lm in TARGETS:
+    for title, least, their_name, with_lm in TARGETS:
         theirs = [p for p in points if p.decoder == their_name and p.with_lm == with_lm]
         if not theirs:
             rows.append((title, f">= {least:g} x", "not measured", "?"))
             continue
-        ours = [p for p in points if p.decoder == our_name and p.with_lm == with_lm]
+        ours = [p for p in points if p.decoder == OURS and p.with_lm == with_lm]
         ratios = [row.ratio for row in compare(ours, theirs)]
         found = [ratio for ratio in ratios if ratio]
         measured = f"{min(found):.1f} to {max(found):.1f} x" if found else "none"

@@ -439,11 +439,11 @@ def test_many_utterances_come_back_in_order_from_threads():
     extra=st.sampled_from(list(EXTRAS)),
 )
 def test_utterances_that_are_searched_together_are_as_each_alone(log_probs, lm, settings, extra):
-    each = decoder("numpy", lm=lm, **settings, **EXTRAS[extra])
+    each = decoder("numba", lm=lm, **settings, **EXTRAS[extra])
     together = each.decode_all(log_probs, threads=1)
     for found, log_probs_sv in zip(together, log_probs, strict=True):
         assert_equal(found, each.decode(log_probs_sv))
-        assert_equal(found, each._decode_stream(log_probs_sv))
+        assert_equal(found, each._decode_alone(log_probs_sv))
 
 
 @given(log_probs_sv=log_prob_arrays(longest=12))
@@ -453,7 +453,7 @@ def test_spans_that_are_made_late_are_like_those_made_at_once(log_probs_sv):
     from dataclasses import replace
 
     fast = decoder("numba", beam_width=4, nbest=2)
-    (whole, *_), (late, *_) = fast._decode_stream(log_probs_sv), fast.decode(log_probs_sv)
+    (whole, *_), (late, *_) = fast._decode_alone(log_probs_sv), fast.decode(log_probs_sv)
     assert "spans" in whole.__dict__ and ("spans" not in late.__dict__ or not late.spans)
     assert pickle.loads(pickle.dumps(late)) == copy.copy(late) == replace(late) == late == whole
     assert hash(late) == hash(whole) and repr(late) == repr(whole) and late.tokens == whole.tokens

@@ -25,7 +25,7 @@ from asr.decode.types import Hypothesis
 from asr.errors import CheckpointError, ConfigError, DataError
 from asr.lm import ngram
 from asr.lm.neural.folder import save_rnn
-from asr.lm.neural.network import NumpyTokens, RnnConfig, RnnModel, RnnNetwork
+from asr.lm.neural.network import RnnConfig, RnnModel, RnnNetwork
 from asr.scoring.wer import word_counts
 from asr.tuning.rescore import (
     BONUSES_TRIED,
@@ -111,97 +111,22 @@ def test_rescored_words_have_the_confidence_of_the_rescored_list():
     assert found[0].word_shares == pytest.approx((1, share), abs=1e-4)
 
 
-def test_a_neural_model_of_other_tokens_is_refused_in_the_search():
-    for symbols, said in (("a b", "others"), ("abc ", "4, not 3")):
-        with pytest.raises(ConfigError, match=f"needs the acoustic model's own tokens; it has {said}"):
-            BeamDecoder(TOKENIZER, fused=(NumpyTokens(neural(CharTokenizer(tuple(symbols)))), 0.5))
-
-
-@pytest.mark.parametrize(("backend", "weight"), [("numpy", 0.0), ("numba", 0.0), ("numpy", 0.6)])
-def test_a_text_whose_open_word_was_cut_has_the_score_of_what_is_left(backend, weight):
-    """With a language model of tokens, the tokens that are cut off were scored; and the neural model scored them."""
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_text_whose_open_word_was_cut_has_the_score_of_what_is_left(backend):
+    """With a language model of tokens, the tokens that are cut off were scored."""
     token_lm = ngram.train(["a b", "b ▁ a", "a ▁ b a"] * 3, 2)
     config = BeamConfig(lexicon=("ab", "bbb"), alpha=1, beta=1.5, nbest=5, unknown_log_prob=0)
     probs_sv = np.full((5, 4), 1e-6)
     probs_sv[np.arange(5), [2, 3, 1, 3, 3]] = 1  # "ab bb": the last word is not listed
     log_probs_sv = np.log(probs_sv / probs_sv.sum(1, keepdims=True)).astype(np.float32)
-    model = neural()
-    fused = (NumpyTokens(model), weight) if weight else None
-    found = BeamDecoder(TOKENIZER, config, token_lm, backend, fused).decode(log_probs_sv)
+    found = BeamDecoder(TOKENIZER, config, token_lm, backend).decode(log_probs_sv)
     expected, state = 0.0, token_lm.begin_state
     for word in ("a", "b"):
         log_prob, state = token_lm.advance(state, token_lm.word_id(word))
         expected += log_prob + 1.5
     expected += token_lm.advance(state, token_lm.end_id)[0]
-    expected += weight * float(model.score_texts(["ab"])[0])
     assert found[0].text == "ab"
     assert found[0].lm_score == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize("with_lm", [False, True])
-@pytest.mark.parametrize("weight", [0.0, 0.6])
-@pytest.mark.parametrize("seed", range(3))
-def test_fusion_finds_every_text_with_exactly_its_score(lm, with_lm, weight, seed):
-    """Unpruned, it must give what rescoring all texts gives: the plain search is held against brute force elsewhere."""
-    model = neural(seed=seed)
-    log_probs_sv = log_probs(5, seed)
-    given_lm = lm if with_lm else None
-    plain = BeamDecoder(TOKENIZER, EVERYTHING, given_lm, "numpy").decode(log_probs_sv)
-    fused = BeamDecoder(TOKENIZER, EVERYTHING, given_lm, fused=(NumpyTokens(model), weight)).decode(log_probs_sv)
-    (expected,) = rescored([plain], model, Rescore(model="x", weight=weight), keep=10_000)
-    assert len(fused) > 50
-    scores = {h.text: (h.log_prob, h.lm_score) for h in expected}
-    assert {h.text for h in fused} == set(scores)
-    for h in fused:
-        assert (h.log_prob, h.lm_score) == pytest.approx(scores[h.text], abs=1e-4)
-
-
-@settings(max_examples=15)
-@given(st.integers(0, 10_000), st.integers(1, 12))
-def test_a_pruned_fusion_reports_true_scores_and_does_not_depend_on_the_batch(seed, width):
-    lm = ngram.train(["ab a", "a b", "ba ab", "aa b ab"], 2)
-    model = neural()
-    config = BeamConfig(beam_width=width, nbest=width, lexicon=("ab", "a", "b", "ba", "aa"))
-    batch = [log_probs(steps, seed + steps) for steps in (14, 3, 9)]
-    fused = BeamDecoder(TOKENIZER, config, lm, fused=(NumpyTokens(model), 0.5))
-    together = fused.decode_all(batch, threads=1)
-    wide = BeamDecoder(TOKENIZER, config, lm, "numpy")
-    for one_sv, found in zip(batch, together, strict=True):
-        alone = fused.decode(one_sv)
-        assert [h.text for h in alone] == [h.text for h in found]
-        assert [h.score for h in alone] == pytest.approx([h.score for h in found], abs=1e-4)
-        stream = fused.start()
-        for chunk in np.array_split(one_sv, 3):
-            stream.feed(chunk)
-        assert [h.text for h in stream.finish()] == [h.text for h in found]
-        exact = {h.text: h for h in wide.with_config(EVERYTHING.model_copy(
-            update={"lexicon": config.lexicon, "beam_width": 3000})).decode(one_sv[:3])}  # fmt: skip
-        if len(one_sv) == 3:
-            for h in found:
-                assert h.lm_score == pytest.approx(
-                    exact[h.text].lm_score + 0.5 * float(model.score_texts([h.text])[0]), abs=1e-4
-                )
-
-
-def test_states_that_were_given_up_are_computed_again(lm):
-    """A search that keeps states for no step at all gives the same texts."""
-    import asr.decode.fusion as fusion
-
-    model, config = neural(), BeamConfig(beam_width=6, nbest=6)
-    log_probs_sv = log_probs(25, 4)
-    usual = BeamDecoder(TOKENIZER, config, lm, fused=(NumpyTokens(model), 0.7)).decode(log_probs_sv)
-    kept, fusion._KEPT = fusion._KEPT, 0
-    try:
-        bare = BeamDecoder(TOKENIZER, config, lm, fused=(NumpyTokens(model), 0.7)).decode(log_probs_sv)
-    finally:
-        fusion._KEPT = kept
-    assert [h.text for h in usual] == [h.text for h in bare]
-    assert [h.score for h in usual] == pytest.approx([h.score for h in bare], abs=1e-4)
-
-
-def test_fusion_in_the_compiled_search_is_refused():
-    with pytest.raises(ConfigError, match="numpy backend"):
-        BeamDecoder(TOKENIZER, backend="numba", fused=(NumpyTokens(neural()), 1.0))
 
 
 def test_the_tuned_weights_are_the_best_of_the_grid_by_brute_force():

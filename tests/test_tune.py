@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import asr.tuning.emissions
 from asr.data import manifest as manifests
 from asr.data.tokenizer import CharTokenizer
-from asr.decode.choose import NO_LM, decoder_for, name_of
+from asr.decode.choose import NO_LM, decoder_for, describe_search
 from asr.decode.decoder import BeamDecoder
 from asr.decode.options import DecoderOptions
 from asr.decode.settings import BeamConfig
@@ -300,7 +300,7 @@ def test_a_broken_off_pass_leaves_nothing_that_looks_whole(model_folder, corpus,
 # --- decoder.json -----------------------------------------------------------------------------------------------------
 
 
-#: what `name_of` says of the words of the next one
+#: what `describe_search` says of the words of the next one
 LISTED = "hotwords cab:2, lexicon of 3"
 
 
@@ -345,7 +345,8 @@ def test_an_unknown_decoder_is_refused_with_the_nearest(model_folder):
 def test_many_hotwords_are_counted_in_the_decoders_name():
     words = {"a" * n: 1.0 for n in range(1, 9)}
     assert (
-        name_of(BeamConfig(hotwords=words, lexicon=tuple(words)), with_lm=False) == "beam 100, 8 hotwords, lexicon of 8"
+        describe_search(BeamConfig(hotwords=words, lexicon=tuple(words)), with_lm=False)
+        == "beam 100, 8 hotwords, lexicon of 8"
     )
 
 

@@ -23,12 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.data.tokenizer import BLANK_ID
-from asr.decode.tables import Floats, Ints
-from asr.decode.types import LogProbs, Span, check_log_probs
+from asr.decode.types import Floats, Ints, LogProbs, Moves, Span, check_log_probs
 from asr.decode.viterbi import states_of
 
 Backend = Literal["auto", "numpy", "numba"]
-Moves = npt.NDArray[np.int8]
 #: steps times tokens that are done as one block: 2 bytes each
 _ONE_BLOCK = 1 << 22
 #: log-probabilities that are checked at once: the check needs several times their memory

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.alignment.compiled.gaps import ENTERED, FROM_GAP, GOES_ON, LEAVES_OUT, Scores, States, advance
-from asr.alignment.forced import Moves, text_of
-from asr.decode.types import LogProbs
+from asr.alignment.forced import text_of
+from asr.decode.types import LogProbs, Moves
 from asr.decode.viterbi import states_of
 
 #: cost of a gap, and of each character of the text that it leaves out, in nats; ``docs/alignment.md`` has the choice

@@ -17,8 +17,7 @@ from asr.alignment.forced import Backend, force_align
 from asr.alignment.unmatched import Stretch
 from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.decode.greedy import Clock
-from asr.decode.tables import Floats, Ints
-from asr.decode.types import LogProbs, Span, TimedWord
+from asr.decode.types import Floats, Ints, LogProbs, Span, TimedWord
 from asr.errors import DataError
 from asr.transcript import Segment, segments_of
 

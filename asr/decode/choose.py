@@ -56,7 +56,7 @@ def beam_decoder(
     lm = None if lm_path is None else ngram.load(lm_path)
     search = BeamDecoder(tokenizer, config, lm, backend)
     lm_name = None if lm_path is None else short(lm_path)
-    return Decoder(name_of(search.config, with_lm=lm is not None), lm_name, search.decode, source)
+    return Decoder(describe_search(search.config, with_lm=lm is not None), lm_name, search.decode, source)
 
 
 def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | None = None) -> Decoder:
@@ -101,7 +101,7 @@ def short(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def name_of(config: BeamConfig, with_lm: bool) -> str:
+def describe_search(config: BeamConfig, with_lm: bool) -> str:
     """What a record calls a beam search: its width, its weights, and what else is not as usual."""
     usual = BeamConfig()
     parts = [f"beam {config.beam_width}"]

@@ -13,6 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 LogProbs = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Moves = npt.NDArray[np.int8]
+
+#: log-probabilities that are checked at once: the check needs several times their memory
+_CHECKED_AT_ONCE = 1 << 22
 
 
 class Span(NamedTuple):
@@ -93,24 +101,31 @@ class TimedWord:
     confidence: float | None = None
 
 
-def check_log_probs(log_probs_sv: LogProbs) -> None:
-    """Refuses what is not log-probabilities, and says what it looks like.
+def check_log_probs(log_probs_sv: LogProbs, vocabulary_size: int | None = None) -> None:
+    """Refuse what is not log-probabilities, and say what it looks like.
 
     Raises:
         ValueError: the shape is not (steps, vocabulary), a value is not a number, or a row does not sum to 1.
     """
     if log_probs_sv.ndim != 2:
         raise ValueError(f"log_probs must have the shape (steps, vocabulary), got {log_probs_sv.shape}")
-    if not len(log_probs_sv):
-        return
-    if np.isnan(log_probs_sv).any():
-        step = int(np.isnan(log_probs_sv).any(axis=1).argmax())
-        raise ValueError(f"log_probs has a value that is not a number in step {step}")
+    steps, tokens = log_probs_sv.shape
+    if vocabulary_size is not None and tokens != vocabulary_size:
+        raise ValueError(f"log_probs has {tokens} tokens, the tokenizer {vocabulary_size} (blank included)")
+    rows = max(1, _CHECKED_AT_ONCE // max(1, tokens))
+    for first in range(0, steps, rows):
+        _check_rows(log_probs_sv[first : first + rows], first)
+
+
+def _check_rows(log_probs_sv: LogProbs, first: int) -> None:
     with np.errstate(over="ignore"):
         sums_s = np.exp(log_probs_sv.astype(np.float64)).sum(axis=1)
+    no_number = np.isnan(sums_s)
+    if no_number.any():
+        raise ValueError(f"log_probs has a value that is not a number in step {first + int(no_number.argmax())}")
     # 1e-3: float32 log-softmax over 10,000 tokens stays within 1e-4; bf16 emissions within 1e-2 are refused on purpose
     wrong = np.abs(sums_s - 1) > 1e-3
     if wrong.any():
         step = int(wrong.argmax())
         hint = "did you pass probabilities?" if (log_probs_sv >= 0).all() else "did you pass logits?"
-        raise ValueError(f"log_probs rows must sum to 1 (got {sums_s[step]:.4g} in step {step}): {hint}")
+        raise ValueError(f"log_probs rows must sum to 1 (got {sums_s[step]:.4g} in step {first + step}): {hint}")

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from asr.decode.compiled.borrowed import borrowed
-from asr.decode.compiled.viterbi import Moves, _move_blanks, _move_tokens
-from asr.decode.tables import Floats, Ints
-from asr.decode.types import LogProbs
+from asr.decode.compiled.viterbi import _move_blanks, _move_tokens
+from asr.decode.types import Floats, Ints, LogProbs, Moves
 from asr.jit import compiled
 
 #: a state's move when its path comes out of the gap before its word; other moves are steps along the states

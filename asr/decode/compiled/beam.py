@@ -23,9 +23,6 @@ from asr.decode.compiled.scores import (
     NOW,
     PREFIXES,
     SCALE,
-    Flags,
-    Limits,
-    Longs,
     Work,
     best_token,
     end_word,
@@ -37,8 +34,8 @@ from asr.decode.compiled.scores import (
     spell,
     weights_of,
 )
-from asr.decode.tables import LEAST_SCALE, NO_FUSION, TOKEN_FUSION, Floats, Ints, SearchTables
-from asr.decode.types import LogProbs
+from asr.decode.tables import LEAST_SCALE, NO_FUSION, TOKEN_FUSION, Limits, SearchTables
+from asr.decode.types import Flags, Floats, Ints, LogProbs, Longs
 from asr.jit import compiled
 
 

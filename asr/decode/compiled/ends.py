@@ -11,18 +11,9 @@ from typing import Any
 import numpy as np
 
 from asr.decode.compiled.borrowed import borrowed
-from asr.decode.compiled.scores import (
-    LOG_SCALE,
-    NOW,
-    PREFIXES,
-    Flags,
-    Weights,
-    Work,
-    end_word,
-    score_token,
-    weights_of,
-)
-from asr.decode.tables import NO_FUSION, TOKEN_FUSION, WORD_FUSION, Floats, Ints, SearchTables
+from asr.decode.compiled.scores import LOG_SCALE, NOW, PREFIXES, Weights, Work, end_word, score_token, weights_of
+from asr.decode.tables import NO_FUSION, TOKEN_FUSION, WORD_FUSION, SearchTables
+from asr.decode.types import Flags, Floats, Ints
 from asr.jit import compiled
 from asr.lm.compiled.ngram import advance
 

@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from asr.decode.tables import WORD_FUSION, Floats, Ints, SearchTables
-from asr.decode.types import LogProbs
+from asr.decode.tables import WORD_FUSION, SearchTables
+from asr.decode.types import Flags, Floats, Ints, LogProbs, Longs
 from asr.jit import compiled, inlined
 from asr.lm.compiled.ngram import advance
 
 Masks = npt.NDArray[np.uint64]
-Longs = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 #: a prefix (``asr.decode.beam.Beam``); ``slot`` is its place in the beam, -1 outside
 NODE = np.dtype(
@@ -40,14 +38,6 @@ CANDIDATE = np.dtype(
 #: places in ``Work.counts`` and in ``Work.scales``
 NODES, PREFIXES, NOW = 0, 1, 2
 LOG_SCALE, SCALE = 0, 1
-
-
-class Limits(NamedTuple):
-    beam_width: int
-    floor: float
-    prune: float
-    #: no letter multiplies a mass by more
-    most_growth: float
 
 
 class Work(NamedTuple):

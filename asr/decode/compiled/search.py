@@ -17,15 +17,8 @@ import numpy as np
 
 from asr.decode.beam import Final
 from asr.decode.compiled import beam, ends, viterbi, whole
-from asr.decode.compiled.scores import (
-    CANDIDATE,
-    NODE,
-    SCORES,
-    Limits,
-    Work,
-)
-from asr.decode.settings import BeamConfig
-from asr.decode.tables import TOKEN_FUSION, SearchTables
+from asr.decode.compiled.scores import CANDIDATE, NODE, SCORES, Work
+from asr.decode.tables import Limits, SearchTables
 from asr.decode.types import LogProbs, Span, SpanColumns
 from asr.decode.viterbi import states_of
 from asr.errors import ConfigError
@@ -41,23 +34,17 @@ _compiling = threading.RLock()
 _ready = False
 
 
-class NumbaSearches:
-    """Makes searches over one set of tables. ``NumbaSearch.close`` gives the memory back for the next one."""
+class CompiledSearches:
+    """Make searches over one set of tables. ``CompiledSearch.close`` gives the memory back for the next one."""
 
-    def __init__(self, tables: SearchTables, config: BeamConfig) -> None:
+    def __init__(self, tables: SearchTables, limits: Limits) -> None:
         self.tables = tables
-        floor, prune = config.min_token_log_prob, config.beam_prune_log_prob
-        self.limits = Limits(
-            beam_width=config.beam_width,
-            floor=-math.inf if floor is None else float(np.float32(floor)),
-            prune=0.0 if prune is None else math.exp(prune),
-            most_growth=math.inf if tables.fusion == TOKEN_FUSION else math.exp(float(tables.look_n.max())),
-        )
+        self.limits = limits
         self.free: list[Work] = []
 
-    def __call__(self) -> NumbaSearch:
+    def start(self) -> CompiledSearch:
         compile_once(self)
-        return NumbaSearch(self)
+        return CompiledSearch(self)
 
     def take_work(self) -> Work:
         """The memory of a search that is over, or new."""
@@ -67,7 +54,7 @@ class NumbaSearches:
             return _new_work(self.limits.beam_width, len(self.tables.opens_v))
 
     def decode_whole(self, log_probs: Sequence[LogProbs], limit: int) -> list[list[Decoded] | None]:
-        """The best texts of whole utterances, best first; ``None`` where a ``NumbaSearch`` has to do it."""
+        """The best texts of whole utterances, best first; ``None`` where a ``CompiledSearch`` has to do it."""
         compile_once(self)
         work = self.take_work()
         end_n = np.cumsum([len(one_sv) for one_sv in log_probs])
@@ -88,10 +75,10 @@ class NumbaSearches:
         return _decoded(found, limit)
 
 
-class NumbaSearch:
-    """A search over one utterance; its methods are those of ``asr.decode.beam.NumpySearch``."""
+class CompiledSearch:
+    """A search over one utterance; its methods are those of ``asr.decode.beam.PlainSearch``."""
 
-    def __init__(self, searches: NumbaSearches) -> None:
+    def __init__(self, searches: CompiledSearches) -> None:
         self._searches = searches
         self._work = searches.take_work()
         whole.begin(searches.tables, self._work)
@@ -105,19 +92,29 @@ class NumbaSearch:
             self._work = _longer(self._work)
 
     def finals(self, limit: int | None) -> list[Final]:
-        node_b, acoustic_b, fusion_b, whole_b = ends.end_all(self._searches.tables, self._work)
-        order = np.argsort(-(acoustic_b + fusion_b), kind="stable")
-        cut = len(order) > 0 and bool((node_b != whole_b).any())
-        order = order if cut else order[:limit]
-        columns = (each_b[order].tolist() for each_b in (node_b, acoustic_b, fusion_b, whole_b))
-        finals = list(zip(*columns, strict=True))
-        return _merge_equal(finals)[:limit] if cut else finals
+        node_b, log_prob_b, lm_score_b, heard_b = ends.end_all(self._searches.tables, self._work)
+        order = np.argsort(-(log_prob_b + lm_score_b), kind="stable")
+        cut = len(order) > 0 and bool((node_b != heard_b).any())
+        if not cut:
+            order = order[:limit]
+        found: dict[int, tuple[float, float, int]] = {}
+        for row in order.tolist():
+            node, log_prob, heard = int(node_b[row]), float(log_prob_b[row]), int(heard_b[row])
+            if node in found:  # they differ in the word that was cut
+                log_prob = float(np.logaddexp(found[node][0], log_prob))
+                heard = found[node][2]
+            found[node] = log_prob, float(lm_score_b[row]), heard
+        finals = [
+            Final(self._tokens_of(node), log_prob, lm_score, self._tokens_of(heard))
+            for node, (log_prob, lm_score, heard) in found.items()
+        ]
+        return sorted(finals, key=lambda final: -final.score)[:limit]
 
-    def tokens_of(self, node: int) -> list[int]:
+    def _tokens_of(self, node: int) -> list[int]:
         tokens: list[int] = ends.tokens_of(self._work.nodes, node).tolist()
         return tokens
 
-    def spans_of(self, log_probs_sv: LogProbs, tokens: list[int]) -> tuple[Span, ...]:
+    def spans_of(self, log_probs_sv: LogProbs, tokens: Sequence[int]) -> tuple[Span, ...]:
         delimiter = self._searches.tables.delimiter
         labels_k = states_of(tokens, delimiter)
         found = viterbi.find_spans(log_probs_sv, labels_k, delimiter, self._searches.limits.floor)
@@ -128,16 +125,6 @@ class NumbaSearch:
         """Gives the memory back; the search is over."""
         self._searches.free.append(self._work)
         del self._work
-
-
-def _merge_equal(finals: list[Final]) -> list[Final]:
-    """One entry a text: words that were cut make texts equal."""
-    found: dict[int, Final] = {}
-    for node, acoustic, fusion, whole_text in finals:
-        if node in found:
-            acoustic, whole_text = float(np.logaddexp(found[node][1], acoustic)), found[node][3]
-        found[node] = node, acoustic, fusion, whole_text
-    return sorted(found.values(), key=lambda final: -(final[1] + final[2]))
 
 
 def _longer(work: Work) -> Work:
@@ -203,7 +190,7 @@ def _new_work(beam_width: int, vocabulary_size: int) -> Work:
         ) from error
 
 
-def compile_once(searches: NumbaSearches) -> None:
+def compile_once(searches: CompiledSearches) -> None:
     """Compiles the search, or loads it from disk, once a process; says so when it takes its time."""
     global _ready
     with _compiling:
@@ -213,13 +200,13 @@ def compile_once(searches: NumbaSearches) -> None:
         if not _cached("search_steps-*.nbi"):
             logger.info("compiling the beam search; this happens once and takes about 15 s")
         start_s = time.perf_counter()
-        search = NumbaSearch(searches)
+        search = CompiledSearch(searches)
         vocabulary_size = len(searches.tables.opens_v)
         log_probs_sv = np.full((1, vocabulary_size), -math.inf, np.float32)
         log_probs_sv[0, 0] = 0.0
         search.feed(log_probs_sv)
-        for node, *_ in search.finals(1):
-            search.spans_of(log_probs_sv, search.tokens_of(node))
+        for final in search.finals(1):
+            search.spans_of(log_probs_sv, final.tokens)
         search.close()
         _ready = True
         searches.decode_whole([log_probs_sv], 1)

@@ -13,20 +13,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from asr.decode.compiled.borrowed import borrowed
-from asr.decode.compiled.scores import (
-    Flags,
-    Longs,
-    best_token,
-    only_blank,
-)
-from asr.decode.tables import Floats, Ints
-from asr.decode.types import LogProbs
+from asr.decode.compiled.scores import best_token, only_blank
+from asr.decode.types import Flags, Floats, Ints, LogProbs, Longs, Moves
 from asr.jit import compiled
 
-Moves = npt.NDArray[np.int8]
 #: cells beside the window that the next step reads
 _GUARD = 2
 

@@ -14,19 +14,10 @@ import numpy as np
 from asr.decode.compiled.beam import search_steps
 from asr.decode.compiled.borrowed import borrowed
 from asr.decode.compiled.ends import end_all, tokens_of
-from asr.decode.compiled.scores import (
-    LOG_SCALE,
-    NODES,
-    NOW,
-    PREFIXES,
-    SCALE,
-    Limits,
-    Longs,
-    Work,
-)
+from asr.decode.compiled.scores import LOG_SCALE, NODES, NOW, PREFIXES, SCALE, Work
 from asr.decode.compiled.viterbi import find_spans
-from asr.decode.tables import Floats, Ints, SearchTables
-from asr.decode.types import LogProbs
+from asr.decode.tables import Limits, SearchTables
+from asr.decode.types import Floats, Ints, LogProbs, Longs
 from asr.jit import compiled, summing
 
 

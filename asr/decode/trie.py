@@ -1,0 +1,139 @@
+"""The letter trie of the words that a beam search lists: a lexicon, hotwords, a language model's words.
+
+Axes: w words of a list, n nodes of the trie, e its edges.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.decode.settings import BeamConfig
+from asr.decode.types import Floats
+from asr.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def letter_trie(letters: Sequence[str], config: BeamConfig, lm_words: Mapping[str, int] | None) -> dict[str, Any]:
+    """Return the letter trie of the lexicon, or else of the language model's words and the hotwords.
+
+    Args:
+        lm_words: the id of each word that the language model knows; None: there is no model of words.
+
+    Raises:
+        ConfigError: a hotword, or every word, has letters that the tokenizer cannot write.
+    """
+    for word in config.hotwords:
+        unknown = sorted(set(word) - set(letters))
+        if unknown:
+            raise ConfigError(f"hotword {word!r}: the tokenizer cannot write {unknown[0]!r}", key="hotwords")
+
+    lm_ids = lm_words or {}
+    if config.lexicon is not None:
+        words, source = list(dict.fromkeys(config.lexicon)), "lexicon"
+    else:
+        words, source = list(dict.fromkeys([*lm_ids, *config.hotwords])), "language model"
+    node_w, edge_keys, num_nodes = _build_trie(words, letters)
+    _report_unwritable(int((node_w < 0).sum()), words, source, letters)
+
+    written = np.flatnonzero(node_w >= 0)
+    ids_w = np.array([lm_ids.get(word, -2) for word in words], np.int32)
+    hot = {int(node_w[i]): config.hotwords[word] for i, word in enumerate(words) if word in config.hotwords}
+    word_n = np.full(num_nodes, -1, np.int32)
+    word_n[node_w[written]] = ids_w[written]
+    known_n = np.zeros(num_nodes, np.bool_)
+    known_n[node_w[written]] = (ids_w[written] >= 0) | (lm_words is None)
+    known_n[list(hot)] = True
+
+    num_letters = max(len(letters), 1)
+    edge_letters_e = (edge_keys % num_letters).astype(np.int32)
+    edge_mask_n = np.zeros(num_nodes if num_letters <= 64 else 0, np.uint64)
+    if len(edge_mask_n):
+        bits_e = np.left_shift(np.uint64(1), edge_letters_e.astype(np.uint64))
+        np.bitwise_or.at(edge_mask_n, edge_keys // num_letters, bits_e)
+    bonus_n, look_n = _hotwords(hot, edge_keys // num_letters, num_nodes)
+    return {
+        "edge_letters_e": edge_letters_e,
+        "first_edge_n": np.searchsorted(edge_keys, np.arange(num_nodes + 1) * num_letters).astype(np.int32),
+        "edge_mask_n": edge_mask_n,
+        "word_n": word_n,
+        "known_n": known_n,
+        "bonus_n": bonus_n,
+        "look_n": look_n,
+    }
+
+
+def _report_unwritable(lost: int, words: Sequence[str], source: str, letters: Sequence[str]) -> None:
+    """Log how many words have letters that the tokenizer cannot write; raise an error if all of them have."""
+    if lost and lost == len(words):
+        raise ConfigError(
+            f"the tokenizer can write none of the {len(words)} words of the {source} (first: {words[0]!r}); "
+            f"it writes {''.join(letters)!r}: is the case right?"
+        )
+    if lost:
+        logger.info(
+            "kept %d of %d words of the %s (%d have letters that the tokenizer cannot write)",
+            len(words) - lost,
+            len(words),
+            source,
+            lost,
+        )
+
+
+def _build_trie(
+    words: Sequence[str], letters: Sequence[str]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+    """Return the node of each word (-1: it has other letters), the edges' keys, and the number of nodes.
+
+    Node 0 is the root. A key is node x number of letters + letter; keys ascend.
+
+    >>> nodes, keys, count = _build_trie(["b", "ab", "c"], "ab")
+    >>> nodes.tolist(), keys.tolist(), count
+    ([2, 3, -1], [0, 1, 3], 4)
+    """
+    # All words as one array of characters: a language model has hundreds of thousands.
+    codes = np.frombuffer("\n".join([*words, ""]).encode("utf-32-le"), np.uint32)
+    alphabet = np.array([ord(c) for c in letters] or [0], np.uint32)
+    ids = np.minimum(np.searchsorted(alphabet, codes), len(alphabet) - 1)
+    ends_w = np.flatnonzero(codes == ord("\n"))
+    starts_w = np.append(0, ends_w[:-1] + 1)[: len(ends_w)]
+    foreign = np.append(0, np.cumsum((alphabet[ids] != codes) & (codes != ord("\n"))))
+    usable = (foreign[ends_w] == foreign[starts_w]) if len(words) else np.zeros(0, np.bool_)
+    lengths_w = np.where(usable, ends_w - starts_w, 0)
+
+    # One level of the trie per round: the words that are long enough go on to the node of their next letter.
+    node_w = np.zeros(len(words), np.int64)
+    keys = [np.zeros(0, np.int64)]
+    num_nodes = 1
+    for level in range(int(lengths_w.max(initial=0))):
+        active = np.flatnonzero(lengths_w > level)
+        key = node_w[active] * len(alphabet) + ids[starts_w[active] + level]
+        distinct, inverse = np.unique(key, return_inverse=True)
+        node_w[active] = num_nodes + inverse
+        keys.append(distinct)
+        num_nodes += len(distinct)
+    node_w[~usable] = -1
+    return node_w, np.concatenate(keys), num_nodes
+
+
+def _hotwords(hot: Mapping[int, float], parent_e: npt.NDArray[np.int64], num_nodes: int) -> tuple[Floats, Floats]:
+    """Return what a word that ends at a node gains, and what an open word at a node may still hope for.
+
+    An open word gets its share of letters of the best hotword that it begins, so that a hotword is not pruned before it
+    is complete; the share is taken back when the word turns out to be another.
+    """
+    bonus_n = np.zeros(num_nodes)
+    look_n = np.zeros(num_nodes)
+    for end, weight in hot.items():
+        bonus_n[end] = weight
+        path = [end]
+        while (parent := int(parent_e[path[-1] - 1])) > 0:
+            path.append(parent)
+        for missing, node in enumerate(path):
+            look_n[node] = max(look_n[node], weight * (len(path) - missing) / len(path))
+    return bonus_n, look_n
