@@ -74,7 +74,7 @@ def test_batches_hold_every_utterance_once_and_keep_to_the_limit(lengths, batch_
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert batch
-        padded_s = len(batch) * max(lengths[i] for i in batch) * 0.01
+        padded_s = len(batch) * (max(lengths[i] for i in batch) * 0.01)  # rounded as the durations above
         assert len(batch) == 1 or padded_s <= batch_s
 
 
