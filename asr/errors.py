@@ -1,5 +1,8 @@
-"""The errors this toolkit raises on purpose: each is one line that says where, what was got, what was expected, and
-the next step. The command prints them without a traceback and exits with 2."""
+"""The errors that this toolkit raises on purpose.
+
+Each is one line that says where, what was got, what was expected, and the next step. The command prints them without a
+traceback and exits with 2.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,11 @@ import difflib
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+
+
+def printable(text: str) -> str:
+    """Return a text on one line: a newline or an escape code from a file's name or content is shown, not obeyed."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class AsrError(Exception):
@@ -17,8 +25,7 @@ class AsrError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        # Names and texts from files are quoted in messages: a newline or an escape code in one is shown, not obeyed.
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__(printable(message))
 
 
 class DataError(AsrError):
@@ -27,8 +34,11 @@ class DataError(AsrError):
     def __init__(self, message: str, path: str | Path | None = None, line: int | None = None) -> None:
         self.path = None if path is None else Path(path)
         self.line = line
-        where = "" if path is None else (f"{path}: " if line is None else f"{path}:{line}: ")
-        super().__init__(where + message)
+        if line is not None:
+            message = f"{path}:{line}: {message}"
+        elif path is not None:
+            message = f"{path}: {message}"
+        super().__init__(message)
 
 
 class ConfigError(AsrError):
@@ -52,7 +62,7 @@ class TrainingError(AsrError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string when nothing is near."""
+    """Return ``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string if nothing is near."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{found[0]}'?" if found else ""
 
@@ -69,7 +79,7 @@ def check_choice(kind: str, name: str, known: Iterable[str]) -> None:
 
 
 def command(*words: object) -> str:
-    """A call of ``asr`` that a message recommends, as a shell takes it.
+    """Return a call of ``asr`` that a message recommends, as a shell takes it.
 
     >>> command("train", "--resume", "my run")
     "asr train --resume 'my run'"
@@ -78,5 +88,5 @@ def command(*words: object) -> str:
 
 
 def os_reason(error: OSError) -> str:
-    """The operating system's reason in a few words, without the path that the caller names already."""
+    """Return the operating system's reason in a few words, without the path that the caller names already."""
     return (error.strerror or str(error)).lower()

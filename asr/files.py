@@ -1,4 +1,4 @@
-"""Atomic writes: a name either holds the whole content or does not exist. Who may write, and what is in a folder."""
+"""Atomic writes (a name either holds the whole content or does not exist), locks, and lists of a folder's files."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_atomic(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """A file to write, text (UTF-8) or binary; it takes its name only when the block ends without an error.
+def open_atomic(path: Path, mode: Literal["w", "wb"] = "w", sync: bool = True) -> Iterator[IO[Any]]:
+    """Open a file to write, text (UTF-8) or binary; it takes its name only when the block ends without an error.
+
+    Args:
+        sync: force the content to the disk. It is not worth its time for the many files of a corpus.
 
     Raises:
         OSError: as the operating system says; the ``.part`` file is removed and an older file keeps its content.
@@ -30,16 +33,18 @@ def open_atomic(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]
     text: dict[str, str] = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
-        # A device or a pipe (/dev/stdout) is written to; a rename would put a file in its place.
+        # a device or a pipe (/dev/stdout): a rename would put a file in its place
         with path.open(mode, **text) as file:  # type: ignore[call-overload]
             yield file
         return
+
     part = path.with_name(path.name + ".part")
     try:
         with part.open(mode, **text) as file:  # type: ignore[call-overload]
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -47,33 +52,24 @@ def open_atomic(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a binary file under its name only when it is whole.
-
-    Not forced to the disk, as ``open_atomic`` does it: this writes the many files of a corpus, which can be made again.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    """Write a binary file that can be made again atomically: it is not forced to the disk."""
+    with open_atomic(path, "wb", sync=False) as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
+    """Write a text file atomically."""
     with open_atomic(path) as file:
         file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes one JSON document atomically, indented for people; not-a-number values are refused."""
+    """Write one JSON document atomically, indented for people; not-a-number values are refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def cache_folder() -> Path:
-    """Where programs of this person keep what can be made again: this package's part of it.
+    """Return this package's part of the folder where a person's programs keep what can be made again.
 
     Raises:
         RuntimeError: there is no home folder, and XDG_CACHE_HOME names no other.
@@ -83,7 +79,7 @@ def cache_folder() -> Path:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is a system's own: ``.DS_Store``, ``._a.wav`` (what a Mac knows of a.wav), ``__MACOSX``.
+    """Check whether a file or folder is a system's own: ``.DS_Store``, ``._a.wav`` (of a Mac), ``__MACOSX``.
 
     >>> [is_hidden(name) for name in ("._a.wav", "__MACOSX", "a.wav", "..")]
     [True, True, False, False]
@@ -92,22 +88,22 @@ def is_hidden(name: str) -> bool:
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """What fits a glob pattern in a folder, in order, without what is hidden."""
+    """Return the paths in a folder that match a glob pattern, in order, without the hidden ones."""
     return sorted(path for path in folder.glob(pattern) if not any(map(is_hidden, path.relative_to(folder).parts)))
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders that lie in a folder, in order, without the hidden ones; none where it cannot be read."""
+    """Return the folders in a folder, in order, without the hidden ones; none if it cannot be read."""
     return [path for path in visible(folder, "*") if path.is_dir()]
 
 
 def files_below(folder: Path, failed: Callable[[Path, str], None]) -> Iterator[Path]:
-    """The files in a folder and in all folders in it; hidden ones are passed over, links followed, no folder twice.
+    """Yield the files in a folder and in all folders in it, each once. Hidden ones are skipped, links are followed.
 
-    A link to a folder above is not followed, which is said.
+    A link to a folder above is not followed, and a warning is logged.
 
     Args:
-        failed: called with what cannot be looked at, and why: a link that leads nowhere, a folder without permission.
+        failed: called with a path that cannot be read, and why: a link that leads nowhere, a folder without permission.
     """
     seen: set[str] = set()
     top = os.path.realpath(folder)
@@ -124,6 +120,7 @@ def files_below(folder: Path, failed: Callable[[Path, str], None]) -> Iterator[P
             folders.clear()
             continue
         seen.add(place)
+
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(name for name in names if not is_hidden(name)):
             path = Path(root, name)
@@ -135,12 +132,13 @@ def files_below(folder: Path, failed: Callable[[Path, str], None]) -> Iterator[P
 
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """A new empty folder to fill; when the block ends without an error it takes the place of ``path``.
+    """Yield a new empty folder to fill; when the block ends without an error it takes the place of ``path``.
 
     Between the two renames a crash leaves the former content under ``<name>.old``: ``recover_folder`` puts it back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+    part = path.with_name(path.name + ".part")
+    old = path.with_name(path.name + ".old")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir()
@@ -148,6 +146,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
         for file in part.iterdir():
             _sync(file)
         _sync(part)
+
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
@@ -161,9 +160,9 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 
 def recover_folder(path: Path) -> None:
-    """Undoes a replacement that was cut between its two renames."""
+    """Undo a replacement that was interrupted between its two renames."""
     if not path.name:
-        return  # ".": nothing replaces the folder one stands in
+        return  # ".": nothing replaces the current folder
     old = path.with_name(path.name + ".old")
     if old.exists() and not path.exists():
         old.rename(path)
@@ -179,12 +178,15 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def held(path: Path, busy: str) -> Iterator[None]:
-    """Holds a file for this process; the system lets go of it however the process ends.
+    """Lock a file for this process; the system releases it however the process ends.
 
-    Nothing is written: it only has to be a file that is never replaced.
+    Nothing is written. The file must be one that is never replaced.
+
+    Args:
+        busy: the error if another process holds it.
 
     Raises:
-        ConfigError: another process holds it, which ``busy`` says; or this one may not write it.
+        ConfigError: another process holds it, or this one may not write it.
     """
     if sys.platform == "win32":
         yield

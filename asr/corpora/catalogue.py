@@ -1,6 +1,6 @@
-"""What there is to prepare and to train with: recipes and their configs, found by name, and importers.
+"""Recipes, their configs and importers, found by name.
 
-A recipe is found in the checkout or in the installed package, and anybody's own folder by its path.
+A recipe is found in the checkout or in the installed package, or in a folder of one's own by its path.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from asr.errors import ConfigError, DataError, nearest
 
 
 def recipes_folder() -> Path:
-    """Where the recipes that come with the toolkit are: beside ``asr`` in a checkout, inside it when installed."""
+    """Return the folder of the toolkit's recipes: beside ``asr`` in a checkout, inside it when installed."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "_recipes"
     return installed if installed.is_dir() else package.parent / "recipes"
@@ -28,7 +28,7 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> tuple[Recipe, Path]:
-    """The recipe of a name, or in a folder of one's own, or the importer of that name; and its folder.
+    """Return the recipe in a folder of one's own, or of that name, or the importer of that name; and its folder.
 
     Raises:
         ConfigError: there is none of that name; the nearest is named.
@@ -40,6 +40,7 @@ def find_recipe(name: str) -> tuple[Recipe, Path]:
             return IMPORTERS[name], Path(__file__).parent / "importers"
         names = [*recipe_names(), *IMPORTERS]
         raise ConfigError(f"no recipe '{name}'{nearest(name, names)} (known: {', '.join(names)})")
+
     recipe = getattr(_load_module(folder / "recipe.py"), "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise DataError("defines no RECIPE (an asr.corpora.recipe.Recipe)", folder / "recipe.py")
@@ -47,7 +48,7 @@ def find_recipe(name: str) -> tuple[Recipe, Path]:
 
 
 def find_config(name: str) -> Path:
-    """The config file of a path, or of ``recipe/name`` (``an4/default``).
+    """Return the config file of a path, or of ``recipe/name`` (``an4/default``).
 
     Raises:
         ConfigError: neither is there.
@@ -60,9 +61,8 @@ def find_config(name: str) -> Path:
     if found.is_file():
         return found
     known = [f"{p.parent.parent.name}/{p.stem}" for p in sorted(recipes_folder().glob("*/conf/*.yaml"))]
-    raise ConfigError(
-        f"no config file '{name}' and no such recipe config{nearest(name, known)} (known: {', '.join(known)})"
-    )
+    listing = f"{nearest(name, known)} (known: {', '.join(known)})"
+    raise ConfigError(f"no config file '{name}' and no such recipe config{listing}")
 
 
 def recipe_configs(folder: Path) -> list[str]:
@@ -70,7 +70,7 @@ def recipe_configs(folder: Path) -> list[str]:
 
 
 def _load_module(path: Path) -> ModuleType:
-    """The module in a file, under a name of its own; files beside it can be imported as ``from <folder> import``."""
+    """Load the module in a file, under a name of its own; files beside it can be imported from it."""
     name = "asr_recipe_" + re.sub(r"\W", "_", path.parent.name)
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.parent)])
     assert spec is not None and spec.loader is not None  # a .py path always has a loader

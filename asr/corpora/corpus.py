@@ -1,4 +1,4 @@
-"""A corpus that comes as one archive: where its folder is, given, unpacked, or downloaded and unpacked."""
+"""A corpus that comes as one archive: its folder is given, unpacked already, or downloaded and unpacked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable[[str], bool]) -> Path:
-    """The folder of the corpus: --archive's, or one under ``out`` into which the archive is unpacked.
+    """Return the folder of the corpus: --archive's, or one under ``out`` into which the archive is unpacked.
 
     An archive that is unpacked already is neither looked for nor downloaded again.
 
@@ -30,24 +30,27 @@ def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable
         ConfigError: there is no archive and nothing to download.
         DataError: the archive cannot be had or read, or is another one.
     """
-    given = request.archive[0] if request.archive else None
     remote = recipe.files[0] if recipe.files else None
-    found = None
-    if given is not None and given.is_dir():
-        found = _holding(given, holds)
-        if found is None and remote is not None and (given / remote.name).is_file():
-            given = given / remote.name  # a folder of archives
-    if given is None or not given.is_dir():
-        if given is None:
-            for folder in folders_in(request.out):
-                if is_unpacked(folder) and (found := _holding(folder, holds)):
-                    return found
-            if remote is None:
-                raise ConfigError(f"{recipe.name} needs --archive FILE: {recipe.archive}")
-            check_room(request, [remote])
-            given = obtain(recipe, request, remote)
-        elif remote is not None and given.is_file():
+    if request.archive:
+        given = request.archive[0]
+        if given.is_dir():
+            if found := _holding(given, holds):
+                return found
+            if remote is not None and (given / remote.name).is_file():
+                given = given / remote.name  # a folder of archives
+        elif remote is not None:
             _check_published(given, remote)
+    else:
+        for folder in folders_in(request.out):
+            if is_unpacked(folder) and (found := _holding(folder, holds)):
+                return found
+        if remote is None:
+            raise ConfigError(f"{recipe.name} needs --archive FILE: {recipe.archive}")
+        check_room(request, [remote])
+        given = obtain(recipe, request, remote)
+
+    found = None
+    if given.is_file():
         top = _top(given)
         with removed_if_damaged(request, given):
             unpack(given, request.out, top, wanted)
@@ -58,7 +61,7 @@ def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable
 
 
 def _check_published(archive: Path, remote: Remote) -> None:
-    """Says where an archive differs from the published one: under another name it may be another version, on purpose.
+    """Warn if an archive differs from the published one: under another name it may be another version, on purpose.
 
     Raises:
         DataError: it differs under the published name.
@@ -72,7 +75,7 @@ def _check_published(archive: Path, remote: Remote) -> None:
 
 
 def _top(archive: Path) -> str:
-    """The folder that an archive fills; empty when that cannot be read (to unpack it is an error then).
+    """Return the folder that an archive fills; empty if it cannot be read (to unpack it is an error then).
 
     Raises:
         DataError: its files are in no folder.
@@ -81,7 +84,7 @@ def _top(archive: Path) -> str:
         with tarfile.open(archive) as tar:
             for member in tar:
                 name, slash, _ = member.name.removeprefix("./").partition("/")
-                # A file beside the folder says nothing: it is a note.
+                # a file beside the folder is a note
                 if name and name != "." and not is_hidden(name) and (slash or member.isdir()):
                     return name
     except (tarfile.TarError, OSError, EOFError):
@@ -90,7 +93,7 @@ def _top(archive: Path) -> str:
 
 
 def _holding(folder: Path, pattern: str) -> Path | None:
-    """The folder itself, or the first of those in it, two deep, in which something fits the pattern."""
+    """Return the folder itself, or the first of those in it, two deep, in which something fits the pattern."""
     deeper = [folder, *folders_in(folder)]
     deeper += [inner for outer in deeper[1:] for inner in folders_in(outer)]
     return next((one for one in deeper if visible(one, pattern)), None)

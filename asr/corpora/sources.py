@@ -1,4 +1,4 @@
-"""Which files of a corpus a request needs, and how they come: from --archive, a mirror, or the corpus's host."""
+"""The files of a corpus that a request needs, and how they come: from --archive, a mirror, or the corpus's host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def chosen_files(recipe: Recipe, request: Request, template: str = "") -> list[Remote]:
-    """The files of the subsets that are asked for (``all``: every one), in the recipe's order.
+    """Return the files of the subsets that are asked for (``all``: every one), in the recipe's order.
 
     Args:
         template: URL with ``{subset}``, for subsets that the recipe does not know: a mirror or --archive may have them.
@@ -37,9 +37,11 @@ def chosen_files(recipe: Recipe, request: Request, template: str = "") -> list[R
         raise ConfigError("--subsets all is every subset; other names beside it add nothing")
     if len(set(names)) < len(names):
         raise ConfigError(f"--subsets names one twice: {', '.join(names)}")
+
     files = [file for file in recipe.files if file.subset in names]
-    unknown = [name for name in names if name not in recipe.subsets]
-    for name in unknown:
+    for name in names:
+        if name in recipe.subsets:
+            continue
         if not template or not (request.mirror or request.archive) or re.search(r"[^\w.-]|^\.", name):
             remedy = "; other names need --mirror URL or --archive FILE" if template else ""
             raise ConfigError(
@@ -47,6 +49,7 @@ def chosen_files(recipe: Recipe, request: Request, template: str = "") -> list[R
                 f"(known: {', '.join(recipe.subsets)}, all)"
             )
         files.append(Remote(template.format(subset=name), subset=name))
+
     for path in request.archive:
         if not any(_has(path, file) for file in files):
             wanted = ", ".join(file.name for file in files)
@@ -55,7 +58,7 @@ def chosen_files(recipe: Recipe, request: Request, template: str = "") -> list[R
 
 
 def _of_archives(recipe: Recipe, request: Request) -> tuple[str, ...]:
-    """The subsets that the archives are of, by their names; of a folder those of the recipe that are in it."""
+    """Return the subsets that the archives are of, by their names; of a folder those of the recipe that are in it."""
     known = [file.subset for file in recipe.files if any(_has(path, file) for path in request.archive)]
     names = {file.name for file in recipe.files}
     others = [p.name.partition(".tar")[0] for p in request.archive if not p.is_dir() and p.name not in names]
@@ -72,7 +75,7 @@ def _copy_in(path: Path, file: Remote) -> Path | None:
 
 
 def unpacked_in(path: Path, subset: str) -> Path | None:
-    """The folder of a subset that is extracted already: a folder itself, in it, or one deeper (``LibriSpeech/…``)."""
+    """Return the folder of an extracted subset: the path itself, in it, or one deeper (``LibriSpeech/…``)."""
     if not subset or not path.is_dir():
         return None
     folders = [path.absolute(), path / subset, *visible(path, f"*/{subset}")]
@@ -80,31 +83,34 @@ def unpacked_in(path: Path, subset: str) -> Path | None:
 
 
 def local_copy(request: Request, remote: Remote) -> Path | None:
-    """Where one of --archive has a file: under its name, or in a folder."""
+    """Return the copy of a file that --archive has, under its name or in a folder."""
     return next((found for path in request.archive if (found := _copy_in(path, remote))), None)
 
 
 def obtain(recipe: Recipe, request: Request, remote: Remote, folder: str = "downloads") -> Path:
-    """A file of a recipe, checked: of --archive, in the mirror's folder, or downloaded to ``out/folder``.
+    """Return a file of a recipe, checked: of --archive, in the mirror's folder, or downloaded to ``out/folder``.
 
     An --archive for a recipe of one file may have any name.
 
     Raises:
         DataError: it cannot be had, or is not the published file.
     """
-    path = request.archive[0] if len(recipe.files) == 1 and request.archive else local_copy(request, remote)
+    path = local_copy(request, remote)
+    if len(recipe.files) == 1 and request.archive:
+        given = request.archive[0]
+        path = given / remote.name if given.is_dir() else given
     if path is not None:
-        path = path / remote.name if path.is_dir() else path
         verify(path, remote)
         return path
-    where = f"see {recipe.homepage}" + (", or leave out --mirror" if request.mirror else ", give --mirror URL")
-    remedy = f"{where}, or fetch it in another way and give --archive {remote.name}"
+
+    other = "or leave out --mirror" if request.mirror else "give --mirror URL"
+    remedy = f"see {recipe.homepage}, {other}, or fetch it in another way and give --archive {remote.name}"
     return fetch(remote, request.out / folder, request.mirror, remedy)
 
 
 @contextmanager
 def removed_if_damaged(request: Request, archive: Path) -> Iterator[None]:
-    """While an archive is unpacked: one that was downloaded and is damaged is removed, so that a run fetches it anew.
+    """Remove an archive that was downloaded and proves damaged in this block, so that the next run fetches it anew.
 
     Raises:
         DataError: it is damaged.
@@ -119,7 +125,7 @@ def removed_if_damaged(request: Request, archive: Path) -> Iterator[None]:
 
 
 def unpack_file(recipe: Recipe, request: Request, remote: Remote, folder: str) -> None:
-    """Obtains an archive and extracts its ``folder``, and the files beside that, to ``out``, once.
+    """Obtain an archive and extract its ``folder``, and the files beside that, to ``out``, once.
 
     Raises:
         DataError: it cannot be had, is damaged, or is another one.
@@ -139,7 +145,7 @@ def unpack_file(recipe: Recipe, request: Request, remote: Remote, folder: str) -
 def check_room(
     request: Request, files: Sequence[Remote], unpacked: bool = True, extracted: int = 0, folder: str = "downloads"
 ) -> None:
-    """Says what is to come, and refuses, before it begins, what would fill the disk: archives and what is in them.
+    """Log what will be downloaded, and refuse, before it begins, what would fill the disk.
 
     Args:
         unpacked: the archives are unpacked, too.
@@ -147,17 +153,17 @@ def check_room(
         folder: as ``obtain`` gets it.
 
     Raises:
-        DataError: the disk has not as much free.
+        DataError: the disk has less space free.
     """
-    missing = [file for file in files if not local_copy(request, file)]
-    if mirror_folder(request.mirror) is not None:
-        missing = []
+    missing = [] if mirror_folder(request.mirror) else [file for file in files if not local_copy(request, file)]
     downloads = sum(file.size for file in missing)
     here = sum(p.stat().st_size for file in missing for p in (request.out / folder).glob(f"{file.name}*"))
     if missing:
         host = urlsplit(request.mirror or missing[0].url).netloc
         size = f", {gigabytes(downloads)}" if downloads else ""
         log.info("%s from %s%s", ", ".join(file.name for file in missing), host, size)
-    needed = max(0, downloads - here) + (round(1.1 * sum(file.size for file in files)) if unpacked else 0)
-    needed = max(0, needed - extracted)
-    check_space(request.out, needed, "this takes")
+
+    needed = max(0, downloads - here)
+    if unpacked:
+        needed += round(1.1 * sum(file.size for file in files))
+    check_space(request.out, max(0, needed - extracted), "this takes")

@@ -1,7 +1,7 @@
 """Audio files in and out: float32 samples in [-1, 1], one channel, at a stated rate.
 
-``asr.sound.reader`` reads them: WAV, FLAC, NIST SPHERE, MP3, Ogg, AIFF, W64, … by libsndfile, M4A, MP4, WebM, … by
-ffmpeg where it is installed. Every error names the file.
+``asr.sound.reader`` reads WAV, FLAC, NIST SPHERE, MP3, Ogg, AIFF, W64, … by libsndfile, and M4A, MP4, WebM, … by ffmpeg
+if it is installed. Every error names the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["AudioInfo", "Wave", "at_rate", "change_speed", "info", "load", "resa
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file holds. ``truncated``: why it is cut (empty: it is whole)."""
+    """The facts of a file. ``truncated``: why it is cut (empty: it is whole)."""
 
     sample_rate_hz: int
     channels: int
@@ -37,13 +37,13 @@ class AudioInfo:
 
 
 def info(path: str | Path, *, keep_truncated: bool = False) -> AudioInfo:
-    """What a file holds: rate, channels, and its length to the sample.
+    """Return rate, channels, and length to the sample of a file.
 
-    It is decoded only where nothing else tells the length: FLAC that was written to a pipe or is cut, and what ffmpeg
+    It is decoded only if nothing else tells the length: FLAC that was written to a pipe or is cut, and what ffmpeg
     reads.
 
     Args:
-        keep_truncated: a file that is cut is described by what it holds, and ``truncated`` says why.
+        keep_truncated: describe a file that is cut by the part that it holds; ``truncated`` says why it is cut.
 
     Raises:
         DataError: the file is missing, empty, cut, or not audio that can be read.
@@ -62,18 +62,18 @@ def load(
     duration_s: float | None = None,
     channel: Channel | None = None,
 ) -> tuple[Wave, int]:
-    """The samples of a file, or of a part of it, and their rate.
+    """Return the samples of a file, or of a part of it, and their rate.
 
     A part that ends within 20 ms of the file's end, and begins at its start, is the whole file: durations are rounded.
 
     Args:
-        channel: what to take of several: one, counted from 1, or "mix", their average; None: there must be one.
+        channel: the channel to take of several, counted from 1, or "mix", their average; None: there must be one.
 
     Shapes: (n,) float32 in [-1, 1].
 
     Raises:
-        DataError: missing, empty, not audio, not finite, without that channel, or a part that is not all there (20 ms
-            are forgiven), since the file is cut or ends before.
+        DataError: missing, empty, not audio, not finite, without that channel, or more than 20 ms of the part are
+            missing, because the file is cut or ends before.
     """
     path = Path(path)
     with Reader(path) as reader:
@@ -83,19 +83,20 @@ def load(
                 '"channel"',
                 path,
             )
+
         end_s = None if duration_s is None else offset_s + duration_s
         waves = list(reader.waves(offset_s, end_s, channel=channel or 1, whole=True))
         return waves[0] if len(waves) == 1 else np.concatenate(waves), reader.rate_hz
 
 
 def at_rate(wave_n: Wave, rate_hz: int, wanted_hz: int, resample: bool, path: Path, remedy: str) -> Wave:
-    """The wave at the rate that a model wants.
+    """Return the wave at the rate that a model wants.
 
     Args:
         remedy: what the user can do about another rate, for the error.
 
     Raises:
-        DataError: it has another rate, and was not asked to be resampled.
+        DataError: it has another rate, and ``resample`` is false.
     """
     if rate_hz == wanted_hz:
         return wave_n
@@ -105,7 +106,7 @@ def at_rate(wave_n: Wave, rate_hz: int, wanted_hz: int, resample: bool, path: Pa
 
 
 def resampled(wave_n: Wave, from_hz: float, to_hz: float) -> Wave:
-    """The wave at another rate (soxr, high quality: alias-free to 91 % of the lower Nyquist frequency).
+    """Return the wave at another rate (soxr, high quality: alias-free to 91 % of the lower Nyquist frequency).
 
     Shapes: (n,) -> (about n * to_hz / from_hz,)
     """
@@ -118,7 +119,7 @@ def resampled(wave_n: Wave, from_hz: float, to_hz: float) -> Wave:
 
 
 def change_speed(wave_n: Wave, speed: float, sample_rate_hz: int) -> Wave:
-    """The wave played ``speed`` times as fast: shorter and higher for a factor above 1.
+    """Return the wave played ``speed`` times as fast: shorter and higher for a factor above 1.
 
     Source: Ko et al. 2015, "Audio augmentation for speech recognition" (resampling, not time stretching).
     """
@@ -126,17 +127,17 @@ def change_speed(wave_n: Wave, speed: float, sample_rate_hz: int) -> Wave:
 
 
 def save(path: str | Path, wave_n: Wave, sample_rate_hz: int) -> None:
-    """Writes a mono file as 16-bit PCM, atomically; the suffix decides the container (``.wav``, ``.flac``).
+    """Write a mono file as 16-bit PCM, atomically; the suffix decides the container (``.wav``, ``.flac``).
 
     Raises:
         DataError: the file cannot be written.
     """
-    path = Path(path)
     import soundfile  # 0.1 s: only when audio is really written
 
-    # Rounded here: libsndfile rounds down in WAV, a bias of half a step, and to the nearest in FLAC.
+    path = Path(path)
+    # rounded here: libsndfile rounds down in WAV, a bias of half a step, and to the nearest in FLAC
     steps_n = np.clip(np.rint(np.asarray(wave_n, np.float64) * 32768), -32768, 32767).astype(np.int16)
-    # Through memory: libsndfile does not say why a file cannot be written.
+    # through memory: libsndfile does not say why a file cannot be written
     content = io.BytesIO()
     try:
         soundfile.write(content, steps_n, sample_rate_hz, subtype="PCM_16", format=path.suffix[1:].upper())

@@ -1,16 +1,11 @@
-"""Lines of text files with their numbers, for readers that name the line at fault; unique ids; printable lines."""
+"""Lines of text files with their numbers, for readers that name the line at fault; unique and numbered ids."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from asr.errors import AsrError, DataError, os_reason
-
-
-def one_line(text: str) -> str:
-    """Return a text on one line that can be printed: a newline or an escape code in it is shown, not obeyed."""
-    return str(AsrError(text))
+from asr.errors import DataError, os_reason
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

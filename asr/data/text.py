@@ -1,4 +1,4 @@
-"""Normalisation profiles: what is done to a transcript before it becomes tokens, and before it is scored.
+"""Normalisation profiles for transcripts, applied before they become tokens and before they are scored.
 
 A profile is a name, kept with the data (``prepared.json``), the run and the model, so that training and scoring agree.
 Every profile is idempotent: applying it to text that went through it changes nothing. ``docs/text.md`` has the rules.
@@ -18,7 +18,7 @@ AS_PREPARED = "data"
 #: name -> what it does; all collapse white space, remove invisible marks, and leave digits and letters of other
 #: scripts alone
 NORMALIZATIONS = {
-    "none": "text is used as it stands, invisible marks and surrounding or repeated white space apart",
+    "none": "text as it stands, but for invisible marks and surrounding or repeated white space",
     "upper": "upper case, Unicode NFC",
     "lower": "lower case, Unicode NFC",
     "upper-nopunct": "upper case, NFC, no punctuation or symbols but apostrophes inside words",
@@ -26,7 +26,7 @@ NORMALIZATIONS = {
     "librispeech": "A-Z, apostrophe and space, as LibriSpeech's transcripts: accents folded, punctuation removed",
 }
 
-#: what people type for an apostrophe: quotation marks, U+02BC (a letter), full width, grave and acute accent
+#: typed for an apostrophe: quotation marks, U+02BC (a letter), full width, grave and acute accent
 _APOSTROPHES = frozenset("'\u2019\u2018\u201b\u02bc\uff07`\u00b4")
 _MODIFIER_APOSTROPHE = "\u02bc"
 #: punctuation inside a number, between two digits: 3.5, 1,000, 10:30, 1/2, 1990-95, 2⁄3
@@ -45,7 +45,7 @@ _INVISIBLE = re.compile(
 #: zero width joiner and non-joiner: spelling between letters of these scripts, from Arabic to Myanmar and Khmer
 _JOINERS = "\u200c\u200d"
 _JOINING = re.compile("[\u0600-\u109f\u1780-\u18af\ua800-\uaadf\uabc0-\uabff]")
-#: what a look is due at: anything but letters, digits and white space (\w leaves out most marks, hence the look)
+#: anything but letters, digits and white space, and most marks, which \w lacks
 _CANDIDATE = re.compile(r"[^\w\s]|[_\u02bc]")
 _ASCII_DIGIT = re.compile(r"[0-9]")
 #: letters that Unicode does not decompose, as English texts write them
@@ -53,7 +53,7 @@ _LIGATURES = {"Æ": "AE", "Œ": "OE", "Ø": "O", "Ł": "L", "Đ": "D", "Ð": "D"
 
 
 def check_profile(profile: str) -> None:
-    """Refuses a name that is no profile.
+    """Refuse a name that is no profile.
 
     Raises:
         ConfigError: the profile is unknown; the nearest is named.
@@ -67,7 +67,7 @@ def check_profile(profile: str) -> None:
 
 
 def normalize(text: str, profile: str) -> str:
-    """The text under a normalisation profile, with white space collapsed to single spaces.
+    """Return the text under a normalisation profile, with white space collapsed to single spaces.
 
     >>> normalize(" Yes,  it is ", "upper")
     'YES, IT IS'
@@ -83,19 +83,19 @@ def normalize(text: str, profile: str) -> str:
     text = _visible(text)
     if profile == "none":
         return " ".join(text.split())
-    plain = profile in ("upper", "lower")
+
     text = unicodedata.normalize("NFC", text)
     text = text.lower() if profile.startswith("lower") else text.upper()
     text = unicodedata.normalize("NFC", text)  # changing case can decompose: U+0390 has no upper-case form
     if profile == "librispeech":
         text = _fold(text)
-    if not plain:
+    if profile not in ("upper", "lower"):
         text = _without_punctuation(_without_stray_marks(text), final_apostrophes=profile == "librispeech")
     return " ".join(text.split())
 
 
 def has_digits(text: str) -> bool:
-    """Whether a text holds a numeral character of any script (Unicode category N): it says not how it was read.
+    """Check whether a text holds a numeral of any script (Unicode category N), which does not show how it was read.
 
     >>> has_digits("at 10:30"), has_digits("½ a cup"), has_digits("CHAPTER IV")
     (True, True, False)
@@ -106,7 +106,7 @@ def has_digits(text: str) -> bool:
 
 
 def spoken_signs_lost(text: str, profile: str) -> set[str]:
-    """The signs that people read aloud (&, %, a currency) and that the profile removes from the text.
+    """Return the signs that people read aloud (&, %, a currency) and that the profile removes from the text.
 
     >>> spoken_signs_lost("salt & pepper, 5% off", "upper-nopunct")
     {'&'}
@@ -116,21 +116,21 @@ def spoken_signs_lost(text: str, profile: str) -> set[str]:
 
 
 def _visible(text: str) -> str:
-    """The text without invisible characters; a joiner stays where it is spelling."""
+    """Remove invisible characters; a joiner stays where it is spelling."""
 
     def joins(c: str) -> bool:
         return _JOINING.match(c) is not None and unicodedata.category(c)[0] in "LM"
 
     def kept(match: re.Match[str]) -> str:
-        c, at = match[0], match.start()
-        spelled = c in _JOINERS and at and joins(text[at - 1]) and joins(text[at + 1 : at + 2])
-        return c if spelled else ""
+        at = match.start()
+        is_spelling = match[0] in _JOINERS and at and joins(text[at - 1]) and joins(text[at + 1 : at + 2])
+        return match[0] if is_spelling else ""
 
     return _INVISIBLE.sub(kept, text).replace("\u2800", " ")  # a Braille cell without dots
 
 
 def _without_stray_marks(text: str) -> str:
-    """The text without marks that are on no letter and no digit, as an emoji's, and without the frames of keycaps."""
+    """Remove marks that are on no letter and no digit, as an emoji's, and the frames of keycaps."""
     if text.isascii():
         return text
     out = []
@@ -146,7 +146,7 @@ def _without_stray_marks(text: str) -> str:
 
 
 def _fold(text: str) -> str:
-    """Upper-case text with every letter that is A to Z but for accents, or a ligature of them, as such letters.
+    """Write every letter of an upper-case text that is A to Z but for accents, or a ligature of them, as such letters.
 
     A letter of another kind stays, with its marks.
     """
@@ -173,20 +173,23 @@ def _folded(c: str) -> str:
 
 
 def _without_punctuation(text: str, *, final_apostrophes: bool) -> str:
-    """The text with a space for what is no letter, mark or digit, but for apostrophes and parts of numbers.
+    """Replace what is no letter, mark or digit by a space, except for apostrophes and parts of numbers.
 
-    Always a space: "and/or" is two words. What stays, stays because of a letter or digit beside it, which stays too:
-    so a second pass finds nothing more.
+    Always by a space: "and/or" is two words. What stays has a letter or digit beside it, which stays too, so a second
+    pass changes nothing.
 
     Args:
-        final_apostrophes: those at a word's end stay as well, unless an apostrophe before a word opened a quotation.
+        final_apostrophes: keep those at a word's end, unless an apostrophe before a word opened a quotation.
     """
     quoted = False
 
     def replacement(match: re.Match[str]) -> str:
         nonlocal quoted
-        c, at = match[0], match.start()
-        before, after = text[max(at - 1, 0) : at], text[at + 1 : at + 2]
+        c = match[0]
+        at = match.start()
+        before = text[max(at - 1, 0) : at]
+        after = text[at + 1 : at + 2]
+
         if c in _APOSTROPHES:
             if _in_word(before) and _in_word(after):
                 return "'"
@@ -196,13 +199,16 @@ def _without_punctuation(text: str, *, final_apostrophes: bool) -> str:
                 return "'"
             quoted = _in_word(after)
             return " "
+
         category = unicodedata.category(c)
         if category[0] in "LMN" or c in _JOINERS:
             return c
-        digits = has_digits(before), has_digits(after)
-        is_sign = c in _SIGNS or category == "Sc"
-        is_minus = c == "-" and digits[1] and not before.strip()
-        return c if (c in _IN_NUMBERS and all(digits)) or (is_sign and any(digits)) or is_minus else " "
+        follows = has_digits(before)
+        leads = has_digits(after)
+        is_in_number = c in _IN_NUMBERS and follows and leads
+        is_sign = (c in _SIGNS or category == "Sc") and (follows or leads)
+        is_minus = c == "-" and leads and not before.strip()
+        return c if is_in_number or is_sign or is_minus else " "
 
     return _CANDIDATE.sub(replacement, text)
 

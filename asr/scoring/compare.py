@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from asr.data.lines import one_line
+from asr.errors import printable
 from asr.scoring.bootstrap import Ends, Interval, percentile_ends, pooled, resampled_sums
 from asr.scoring.info import UtteranceInfo
 from asr.scoring.matched_pairs import ENOUGH_SEGMENTS, MatchedPairs, matched_pairs
@@ -190,10 +190,10 @@ def format_comparison(result: Comparison, worst: int = 10) -> str:
     )
     for utterance in result.differing[:worst]:
         lines += [
-            f"\n{one_line(utterance.id)}: A {utterance.errors_a}, B {utterance.errors_b}",
-            f"  ref {one_line(utterance.reference)}",
-            f"  A   {one_line(utterance.hypothesis_a)}",
-            f"  B   {one_line(utterance.hypothesis_b)}",
+            f"\n{printable(utterance.id)}: A {utterance.errors_a}, B {utterance.errors_b}",
+            f"  ref {printable(utterance.reference)}",
+            f"  A   {printable(utterance.hypothesis_a)}",
+            f"  B   {printable(utterance.hypothesis_b)}",
         ]
     return "\n".join(lines)
 

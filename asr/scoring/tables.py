@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from asr.data.lines import one_line
-from asr.errors import ConfigError, nearest
+from asr.errors import ConfigError, nearest, printable
 from asr.scoring.bootstrap import Interval, bootstrap_interval, unit_of
 from asr.scoring.info import UtteranceInfo
 from asr.scoring.wer import Rate, Score, UtteranceScore, align_all, format_ends, percent, rate_of
@@ -120,7 +119,7 @@ def worst(score: Score, limit: int) -> list[UtteranceScore]:
 def format_table(table: GroupTable) -> str:
     """Format the table in aligned columns."""
     rows = [[table.title, *COLUMNS]]
-    rows += [[one_line(value), *cells] for value, *cells in (group.cells() for group in table.groups)]
+    rows += [[printable(value), *cells] for value, *cells in (group.cells() for group in table.groups)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
     return "\n".join("  ".join(row) for row in aligned)
@@ -133,7 +132,7 @@ def format_errors(errors: dict[str, list[dict[str, Any]]]) -> str:
         parts = []
         for *words, count in (row.values() for row in errors[kind]):
             parts.append(f"{' → '.join(words)} {count}")
-        lines.append(f"{name + ':':<12} {one_line(', '.join(parts)) or 'nothing'}")
+        lines.append(f"{name + ':':<12} {printable(', '.join(parts)) or 'nothing'}")
     return "\n".join(lines)
 
 
