@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from asr.batch import load_wave
 from asr.corpora.importers import IMPORTERS
-from asr.corpora.recipe import Prepared, Request, perform
+from asr.corpora.prepare import Prepared, prepare
+from asr.corpora.recipe import Request
 from asr.data import audio
 from asr.data.manifest import Manifest, Utterance, write
 from asr.doctor import examine
@@ -455,7 +456,7 @@ def test_a_cut_recording_is_an_error_for_the_rows_that_need_what_is_lost(tmp_pat
 
 
 def prepared(source: Path, **options: str) -> Prepared:
-    return perform(IMPORTERS["folder"], Request(source.parent / "out", source=source, options=options))
+    return prepare(IMPORTERS["folder"], Request(source.parent / "out", sources=(source,), options=options))
 
 
 def test_every_kind_of_file_is_prepared_with_its_exact_duration(tmp_path):
