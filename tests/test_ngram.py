@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from asr.errors import AsrError, DataError
 from asr.lm import ngram
-from asr.lm.model import LN10
+from asr.lm.model import LN10, no_ngrams
 from tests.reference import ngram as reference
 
 WORDS = ["a", "b", "c", "dé", "e"]
@@ -37,7 +37,7 @@ def random_text(seed: int, num_lines: int = 300, num_words: int = 40) -> list[st
 
 
 def arpa_text(model: ngram.NgramModel, tmp_path) -> str:
-    ngram.write_arpa(model, tmp_path / "m.arpa")
+    ngram.write(model, tmp_path / "m.arpa")
     return (tmp_path / "m.arpa").read_text(encoding="utf-8")
 
 
@@ -61,8 +61,8 @@ def model(request) -> ngram.NgramModel:
 def test_scores_equal_kenlm_for_random_strings_with_unknown_words(order, tmp_path):
     kenlm = pytest.importorskip("kenlm", reason="kenlm is not installed (pip install kenlm; test-only)")
     path = tmp_path / "m.arpa"
-    ngram.write_arpa(ngram.train(random_text(order), order, prune=(0, 1) if order == 4 else (0,)), path)
-    ours = ngram.read_arpa(path)
+    ngram.write(ngram.train(random_text(order), order, prune=(0, 1) if order == 4 else (0,)), path)
+    ours = ngram.load(path)
     if order == 1:
         as_bigrams(path)
     theirs = kenlm.Model(str(path))
@@ -85,21 +85,15 @@ def test_scores_equal_the_recursion(text, order, sentence, bos, eos, tmp_path_fa
     assert model.score(sentence, bos, eos) == pytest.approx(sum(expected) * LN10, abs=10 * CLOSE)
 
 
-def test_compiled_numpy_and_plain_walks_are_the_same(model):
-    from asr.lm.compiled.ngram import advance, find
-
+def test_walking_many_at_once_is_walking_each(model):
     rng = np.random.default_rng(0)
     states_n = np.zeros(500, np.int64)
     states_n[::3] = model.begin_state
     for _ in range(4):
         words_n = rng.integers(0, model.vocabulary_size, 500)
-        found_n = ngram.find_many(model.arrays, states_n, words_n)
-        assert [find(model.arrays, int(s), int(w)) for s, w in zip(states_n, words_n, strict=True)] == found_n.tolist()
         log_probs_n, after_n = model.advance_many(states_n, words_n)
-        for walk in (model.advance, lambda s, w: advance(model.arrays, s, w)):
-            pairs = [walk(int(s), int(w)) for s, w in zip(states_n, words_n, strict=True)]
-            assert [state for _, state in pairs] == after_n.tolist()
-            np.testing.assert_allclose([p for p, _ in pairs], log_probs_n, atol=1e-12)
+        pairs = [model.advance(int(s), int(w)) for s, w in zip(states_n, words_n, strict=True)]
+        assert pairs == list(zip(log_probs_n.tolist(), after_n.tolist(), strict=True))
         states_n = after_n
 
 
@@ -154,14 +148,14 @@ def test_arrays_from_a_file_have_the_types_a_kernel_was_compiled_for(tmp_path):
     from numba import typeof
 
     model = ngram.train(random_text(3), 3)
-    ngram.save_binary(model, tmp_path / "m.bin")
-    ngram.write_arpa(model, tmp_path / "m.arpa")
-    kinds = {str(typeof(m)) for m in (model.arrays, ngram.load(tmp_path / "m.bin").arrays, ngram.no_ngrams())}
+    ngram.write(model, tmp_path / "m.bin")
+    ngram.write(model, tmp_path / "m.arpa")
+    kinds = {str(typeof(m)) for m in (model.arrays, ngram.load(tmp_path / "m.bin").arrays, no_ngrams())}
     assert kinds == {str(typeof(ngram.load(tmp_path / "m.arpa").arrays))}
 
 
 def test_a_mapped_model_does_not_change_its_file(tmp_path):
-    ngram.save_binary(ngram.train(random_text(3), 2), tmp_path / "m.bin")
+    ngram.write(ngram.train(random_text(3), 2), tmp_path / "m.bin")
     before = (tmp_path / "m.bin").read_bytes()
     ngram.load(tmp_path / "m.bin").arrays.log_probs[:] = 0
     assert (tmp_path / "m.bin").read_bytes() == before
@@ -173,7 +167,7 @@ def test_a_binary_file_with_impossible_numbers_is_refused(tmp_path, name, value)
     """A beam search takes e to their power: one of them spoils all masses."""
     model = ngram.train(random_text(3), 2)
     getattr(model.arrays, name)[5] = value
-    ngram.save_binary(model, tmp_path / "m.bin")
+    ngram.write(model, tmp_path / "m.bin")
     with pytest.raises(DataError, match="out of range"):
         ngram.load(tmp_path / "m.bin")
 
@@ -181,7 +175,7 @@ def test_a_binary_file_with_impossible_numbers_is_refused(tmp_path, name, value)
 @given(data=st.data())
 def test_a_damaged_binary_file_is_refused_or_harmless(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "m.bin"
-    ngram.save_binary(ngram.train(random_text(3, num_lines=20, num_words=5), 3), path)
+    ngram.write(ngram.train(random_text(3, num_lines=20, num_words=5), 3), path)
     content = bytearray(path.read_bytes())
     if data.draw(st.booleans()):
         content = content[: data.draw(st.integers(0, len(content) - 1))]
@@ -198,7 +192,7 @@ def test_a_damaged_binary_file_is_refused_or_harmless(data, tmp_path_factory):
 
 def test_a_binary_file_that_is_cut_off_says_so(tmp_path):
     path = tmp_path / "m.bin"
-    ngram.save_binary(ngram.train(random_text(3), 2), path)
+    ngram.write(ngram.train(random_text(3), 2), path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"m\.bin: not a whole binary n-gram model .* is cut off.*asr lm build"):
         ngram.load(path)

@@ -277,7 +277,7 @@ def test_kenlm_scores_the_same(text, rewritten, tmp_path):
     model, path = read(text), tmp_path / "m.arpa"
     path.write_text(text)
     if rewritten:
-        ngram.write_arpa(model, path)
+        ngram.write(model, path)
     theirs = kenlm.Model(str(path))
     for sentence in ("", "a", "a b", "b a", "a b x a", "b b a b", "x x b"):
         for bos in (True, False):
@@ -288,7 +288,7 @@ def test_kenlm_scores_the_same(text, rewritten, tmp_path):
 def test_kenlm_scores_the_same_where_pruning_took_suffixes_away(tmp_path):
     kenlm = pytest.importorskip("kenlm", reason="kenlm is not installed (pip install kenlm; test-only)")
     path, draw = tmp_path / "m.arpa", random.Random(0)
-    ngram.write_arpa(ngram.train(random_text(1), 4), path)
+    ngram.write(ngram.train(random_text(1), 4), path)
     grams = reference.read(path.read_text())
     contexts = {gram[:-1] for gram in grams}
     loose = [gram for gram in grams if len(gram) in (2, 3) and gram not in contexts and gram[0] != "<s>"]
@@ -302,7 +302,7 @@ def test_kenlm_scores_the_same_where_pruning_took_suffixes_away(tmp_path):
     grams_or_none = [tuple(line.split("\t")[1].split()) if "\t" in line else None for line in lines]
     kept = [line for line, gram in zip(lines, grams_or_none, strict=True) if gram not in gone]
     path.write_text("\n".join([*kept, ""]))
-    ours, theirs = ngram.read_arpa(path), kenlm.Model(str(path))
+    ours, theirs = ngram.load(path), kenlm.Model(str(path))
     for _ in range(300):
         words = [draw.choice(ours.words[3:]) for _ in range(draw.randrange(0, 10))]
         his = [score for score, _, _ in theirs.full_scores(" ".join(words))]

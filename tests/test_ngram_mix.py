@@ -105,7 +105,7 @@ def test_a_file_without_suffixes_or_unk_mixes(tmp_path):
         "-0.6 a -0.1\n-0.6 b -0.05\n-0.6 c\n\n"
         "\\2-grams:\n-0.5 a b -0.1\n\n\\3-grams:\n-0.3 a b c\n\n\\end\\\n"
     )
-    pruned = ngram.read_arpa(path)
+    pruned = ngram.load(path)
     assert not pruned.has_unk
     other = ngram.train(["b c", "c b a", "a b c"], 2)
     mixed = mix.mix([pruned, other], [0.5, 0.5])

@@ -66,9 +66,9 @@ def zipf_lines(num_words: int, num_lines: int, words_a_line: int) -> list[str]:
 def test_loading_is_faster_than_kenlms(num_words, num_lines, wanted, limit_s, tmp_path):
     pytest.importorskip("kenlm", reason="kenlm is not installed (pip install kenlm; test-only)")
     model = ngram.train(zipf_lines(num_words, num_lines, 10), 3)
-    ngram.write_arpa(model, tmp_path / "m.arpa")
-    ngram.save_binary(model, tmp_path / "m.bin")
-    ngram.write_arpa(ngram.train(["a b c"], 3), tmp_path / "tiny.arpa")
+    ngram.write(model, tmp_path / "m.arpa")
+    ngram.write(model, tmp_path / "m.bin")
+    ngram.write(ngram.train(["a b c"], 3), tmp_path / "tiny.arpa")
     found = {}
     for name, kind, file in (("kenlm", "kenlm", "m.arpa"), ("arpa", "asr", "m.arpa"), ("binary", "asr", "m.bin")):
         found[name] = measure(kind, tmp_path / file, 5, tmp_path / "tiny.arpa")

@@ -1,27 +1,19 @@
-"""Writing of ARPA files, the text form of a back-off n-gram model.
-
-Axes: n nodes.
-"""
+"""Writing of ARPA files, the text form of a back-off n-gram model."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from asr.lm.files import write_parts
-from asr.lm.model import LN10, Floats, NgramModel
-
-#: lines written at a time
-_BLOCK = 100_000
+from asr.lm.files import writing
+from asr.lm.model import LN10, Floats, NgramModel, nodes_by_order
 
 
 def write_arpa(model: NgramModel, path: str | Path) -> None:
-    """Writes a model as ARPA; as gzip where the name ends in ``.gz``. The file appears whole or not at all.
+    """Write a model as ARPA; as gzip where the name ends in ``.gz``. The file appears whole or not at all.
 
     Nine significant digits: reading the file gives the same float32 numbers.
 
@@ -29,46 +21,43 @@ def write_arpa(model: NgramModel, path: str | Path) -> None:
         AsrError: it cannot be written.
     """
     path = Path(path)
-
-    def write(file: IO[bytes]) -> None:
+    with writing(path) as file:
         if path.suffix == ".gz":
             with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
                 packed.writelines(_lines(model))
         else:
             file.writelines(_lines(model))
 
-    write_parts(path, write)
-
 
 def _lines(model: NgramModel) -> Iterator[bytes]:
-    arrays, unk = model.arrays, 1 - model.has_unk
     contexts_n, words_n = model.contexts_and_words()
-    counts = [model.counts[0] - unk, *model.counts[1:]]
-    yield "\n".join(["\\data\\", *(f"ngram {n}={c}" for n, c in enumerate(counts, start=1)), ""]).encode()
-    ends = [1, *(1 + total for total in accumulate(model.counts))]
-    below: Sequence[str] = [""]
-    for order, (start, end) in enumerate(pairwise(ends), start=1):
+    left_out = 0 if model.has_unk else 1  # <unk> has the first node, listed or not
+
+    yield b"\\data\\\n"
+    for order, count in enumerate(model.counts, start=1):
+        yield f"ngram {order}={count - left_out if order == 1 else count}\n".encode()
+
+    first_below = 0
+    below = [""]
+    for order, nodes in enumerate(nodes_by_order(model.counts), start=1):
         yield f"\n\\{order}-grams:\n".encode()
-        words = [model.words[w] for w in words_n[start:end].tolist()]
-        if order == 1:
-            texts = words
-        else:
-            offset = ends[order - 2]
-            texts = [f"{below[c - offset]} {w}" for c, w in zip(contexts_n[start:end].tolist(), words, strict=True)]
-        log_probs = _digits(arrays.log_probs[start:end])
-        backoffs = None if order == model.order else _digits(arrays.backoffs[start:end])
-        for first in range(unk if order == 1 else 0, end - start, _BLOCK):
-            block = slice(first, first + _BLOCK)
-            if backoffs is None:
-                lines = [f"{p}\t{t}\n" for p, t in zip(log_probs[block], texts[block], strict=True)]
-            else:
-                rows = zip(log_probs[block], texts[block], backoffs[block], strict=True)
-                lines = [f"{p}\t{t}\t{b}\n" for p, t, b in rows]
-            yield "".join(lines).encode()
+        words = [model.words[word] for word in words_n[nodes].tolist()]
+        contexts = contexts_n[nodes].tolist()
+        texts = words
+        if order > 1:
+            texts = [f"{below[c - first_below]} {word}" for c, word in zip(contexts, words, strict=True)]
+
+        columns = [_log10_texts(model.arrays.log_probs[nodes]), texts]
+        if order < model.order:
+            columns.append(_log10_texts(model.arrays.backoffs[nodes]))
+        for number, row in enumerate(zip(*columns, strict=True)):
+            if order > 1 or number >= left_out:
+                yield ("\t".join(row) + "\n").encode()
+        first_below = nodes.start
         below = texts
     yield b"\n\\end\\\n"
 
 
-def _digits(natural: Floats) -> list[str]:
-    """Natural logarithms as the shortest text of nine digits of their log10."""
+def _log10_texts(natural: Floats) -> list[str]:
+    """Return the log10 of natural logarithms as the shortest texts of nine digits."""
     return [f"{value:.9g}" for value in (natural.astype(np.float64) / LN10).tolist()]

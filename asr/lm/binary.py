@@ -10,12 +10,12 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from asr.errors import AsrError, DataError, os_reason
-from asr.lm.files import write_parts
+from asr.lm.files import writing
 from asr.lm.model import LN10, MAX_ORDER, MOST_BACKOFF_LOG10, NgramArrays, NgramModel, no_ngrams
 
 MAGIC = b"asr n-gram 1\n\0\0\0"
@@ -24,32 +24,37 @@ _DTYPES = {name: array.dtype for name, array in no_ngrams()._asdict().items()} |
 
 
 def save_binary(model: NgramModel, path: str | Path) -> None:
-    """Writes a model so that ``load_binary`` maps it; the file appears whole or not at all.
+    """Write a model so that ``load_binary`` maps it; the file appears whole or not at all.
 
     Raises:
         AsrError: it cannot be written, or this machine is big-endian.
     """
     if sys.byteorder != "little":
         raise AsrError("binary n-gram models are little-endian and this machine is not; use ARPA")
+
     arrays = model.arrays._asdict() | {"vocabulary": np.frombuffer(model.vocabulary, np.uint8)}
-    offsets, end = {}, 0
+    offsets = {}
+    end = 0
     for name, array in arrays.items():
         offsets[name] = {"offset": end, "items": len(array)}
-        end += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+        end += array.nbytes + _padding(array.nbytes)
     header = json.dumps({"counts": model.counts, "has_unk": model.has_unk, "arrays": offsets}).encode()
-    header += b" " * (-(len(MAGIC) + 8 + len(header)) % _ALIGNMENT)
+    header += b" " * _padding(len(MAGIC) + 8 + len(header))
 
-    def write(file: IO[bytes]) -> None:
+    with writing(Path(path)) as file:
         file.write(MAGIC + len(header).to_bytes(8, "little") + header)
         for array in arrays.values():
             file.write(np.ascontiguousarray(array).data)
-            file.write(b"\0" * (-array.nbytes % _ALIGNMENT))
+            file.write(b"\0" * _padding(array.nbytes))
 
-    write_parts(Path(path), write)
+
+def _padding(num_bytes: int) -> int:
+    """Return how many bytes lead to the next multiple of the alignment."""
+    return -num_bytes % _ALIGNMENT
 
 
 def load_binary(path: str | Path) -> NgramModel:
-    """The model in a binary file, mapped: pages are read when they are first asked for.
+    """Map the model in a binary file: pages are read when they are first asked for.
 
     Raises:
         DataError: the file is damaged or of another version.
@@ -72,9 +77,10 @@ def load_binary(path: str | Path) -> NgramModel:
 
 
 def _parse(data: Any) -> NgramModel:
-    start = len(MAGIC) + 8
     if data[: len(MAGIC)].tobytes() != MAGIC:
         raise ValueError("another format or version")
+
+    start = len(MAGIC) + 8
     header_end = start + int.from_bytes(data[len(MAGIC) : start].tobytes(), "little")
     header = json.loads(data[start:header_end].tobytes())
     found = {}
@@ -84,18 +90,21 @@ def _parse(data: Any) -> NgramModel:
         if not header_end <= begin <= end <= len(data) or begin % _ALIGNMENT:
             raise ValueError(f"{name} is cut off")
         found[name] = data[begin:end].view(dtype)
+
     vocabulary = found.pop("vocabulary").tobytes()
-    arrays, counts = NgramArrays(**found), header["counts"]
+    arrays = NgramArrays(**found)
+    counts = header["counts"]
     _check(arrays, counts, vocabulary)
     return NgramModel(vocabulary, arrays, counts, bool(header["has_unk"]))
 
 
 def _check(arrays: NgramArrays, counts: Any, vocabulary: bytes) -> None:
-    """Refuses what would send a kernel outside the arrays or round for ever: a file can come from anywhere."""
-    num_nodes, slots = len(arrays.log_probs), len(arrays.table_keys)
+    """Refuse what would send a kernel outside the arrays or into an endless loop: a file can come from anywhere."""
+    num_nodes = len(arrays.log_probs)
+    slots = len(arrays.table_keys)
     if not 1 <= len(counts) <= MAX_ORDER or not all(isinstance(c, int) and c >= 0 for c in counts):
         raise ValueError("bad counts")
-    good = (
+    fits = (
         [len(a) for a in arrays] == [slots, slots, num_nodes, num_nodes, num_nodes, num_nodes, 1, 1]
         and num_nodes == 1 + sum(counts)
         and slots & (slots - 1) == 0
@@ -104,18 +113,20 @@ def _check(arrays: NgramArrays, counts: Any, vocabulary: bytes) -> None:
         and arrays.vocabulary_size[0] == counts[0] == vocabulary.count(b"\n") + 1
         and arrays.order[0] == len(counts)
     )
-    if not good:
+    if not fits:
         raise ValueError("the arrays do not fit each other")
+    vocabulary.decode()
+
     if not ((arrays.table_keys[:4096] == -1).any() or (arrays.table_keys == -1).any()):
         raise ValueError("the table has no empty slot")
     if not 0 <= arrays.table_nodes.min() <= arrays.table_nodes.max() < num_nodes:
         raise ValueError("nodes out of range")
-    vocabulary.decode()
+    suffixes = arrays.suffixes
+    if suffixes.min() < 0 or suffixes[0] != 0 or not (suffixes[1:] < np.arange(1, num_nodes, dtype=np.int32)).all():
+        raise ValueError("suffixes out of range")
+
     # Not-a-number is in no range. A search takes e to the power of what is within these bounds, times alpha.
     if not -math.inf < arrays.log_probs.min() <= arrays.log_probs.max() <= 0:
         raise ValueError("log-probabilities out of range")
     if not -math.inf < arrays.backoffs.min() <= arrays.backoffs.max() <= MOST_BACKOFF_LOG10 * LN10:
         raise ValueError("back-off weights out of range")
-    suffixes = arrays.suffixes
-    if suffixes.min() < 0 or suffixes[0] != 0 or not (suffixes[1:] < np.arange(1, num_nodes, dtype=np.int32)).all():
-        raise ValueError("suffixes out of range")

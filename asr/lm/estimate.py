@@ -20,19 +20,21 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import ConfigError, DataError
-from asr.lm.model import BEGIN, END, MAX_ORDER, UNK, Doubles, Ints, Longs, NgramModel
+from asr.lm.model import BEGIN, END, MAX_ORDER, UNK, Doubles, Ints, Longs, NgramModel, enter_ngrams, new_arrays
 
 logger = logging.getLogger(__name__)
 
+Bools = npt.NDArray[np.bool_]
+
 #: lmplz's --discount_fallback, for counts 1, 2, and 3 or more
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-#: readers of ARPA files take it for UNK
-_UNK_TOO = "<UNK>"
+#: words that a text may not have; readers of ARPA files take the last for <unk>
+_SYMBOLS = (UNK, BEGIN, END, "<UNK>")
 #: characters turned into ids at a time; their words take ten times the room
 _CHUNK = 2_000_000
 
-#: called with lines and words so far
-Watcher = Callable[[int, int], None]
+#: called with the numbers of lines and words so far
+Progress = Callable[[int, int], None]
 
 
 def train(
@@ -43,21 +45,21 @@ def train(
     vocab: Collection[str] | None = None,
     discount_fallback: Sequence[float] | None = FALLBACK_DISCOUNTS,
     skip_symbols: bool = False,
-    progress: Watcher | None = None,
+    progress: Progress | None = None,
 ) -> NgramModel:
-    """The interpolated modified Kneser-Ney model of a text, a sentence a line, as lmplz estimates it.
+    """Estimate the interpolated modified Kneser-Ney model of a text, a sentence per line, as lmplz does.
 
     Memory is taken by the distinct n-grams, not by the text.
 
     Args:
         lines: Sentences; words are what spaces and tabs separate.
         order: 1 to 6.
-        prune: A threshold an order, from 1-grams up, the last for all higher ones: n-grams that occur that often or
-            less are left out, their probability going to the back-off.
-        vocab: N-grams with other words are left out likewise.
+        prune: A threshold per order, from 1-grams up, the last for all higher ones: n-grams that occur that often or
+            less are left out, and their probability goes to the back-off.
+        vocab: N-grams with other words are left out in the same way.
         discount_fallback: Discounts for counts 1, 2 and more, for orders whose text is too small or too regular to
-            compute them (a warning says so); None makes that an error.
-        skip_symbols: Leave out <s>, </s> and <unk> in the text, where they are an error otherwise.
+            compute them (a warning is logged); None makes that an error.
+        skip_symbols: Leave out <s>, </s> and <unk> in the text, which are an error otherwise.
 
     Raises:
         DataError: there is no text, or not one word; it contains <s>, </s> or <unk>; pruning or ``vocab`` leave no
@@ -68,39 +70,16 @@ def train(
     if discount_fallback is not None and not _in_range(discount_fallback):
         got = tuple(discount_fallback)
         raise ConfigError(f"discounts must be three numbers in 0..1, 0..2, 0..3, got {got}", key="discount_fallback")
+
     words, trie = _count(lines, order, skip_symbols, progress)
     pruned_n = _pruned(words, trie, thresholds, vocab)
     _check_words(words, trie, pruned_n, vocab)
-    return _estimate(words, trie, order, pruned_n, discount_fallback)
-
-
-def _check_words(words: list[str], trie: _Trie, pruned_n: npt.NDArray[np.bool_], vocab: Collection[str] | None) -> None:
-    """Refuse a model without words, and count the words of the text that will be unknown to it."""
-    if len(words) == 3:
-        raise DataError("no text to estimate a language model from: all lines are blank")
-    if vocab is not None and not any(word in vocab for word in words[3:]):
-        some, others = " ".join(words[3:8]), " ".join(sorted(vocab)[:5])
-        raise DataError(
-            f"no word of the text is among the {len(vocab):,} words of the vocabulary: is the case the same? The text "
-            f"has '{some}', the vocabulary '{others}'"
-        )
-
-    is_word_n = (trie.orders == 1) & (trie.words > 2)
-    unknown_n = is_word_n & pruned_n
-    if unknown_n.sum() == is_word_n.sum():
-        raise DataError(
-            f"pruning leaves no word: of the {is_word_n.sum():,} different words of the text the most frequent occurs "
-            f"{trie.counts[is_word_n].max():,} times; prune with 0 for 1-grams (0,1 for pairs and longer)"
-        )
-    if unknown_n.any():
-        occurrences, unknown = int(trie.counts[is_word_n].sum()), int(trie.counts[unknown_n].sum())
-        logger.info(
-            "%s of %s different words are left out by pruning or the vocabulary and are unknown to the model: %.2f %% "
-            "of the text's words", f"{unknown_n.sum():,}", f"{is_word_n.sum():,}", 100 * unknown / occurrences,
-        )  # fmt: skip
+    log_probs_n, backoffs_n, unk_log_prob = _smooth(trie, order, pruned_n, discount_fallback)
+    return _assemble(words, trie, order, pruned_n, log_probs_n, backoffs_n, unk_log_prob)
 
 
 def _thresholds(prune: Sequence[int], order: int) -> Longs:
+    """Return the count up to which n-grams are left out, for each order from 0."""
     if not 1 <= order <= MAX_ORDER:
         raise ConfigError(f"order must be 1 to {MAX_ORDER}, got {order}", key="order")
     prune = tuple(prune) or (0,)
@@ -115,6 +94,9 @@ def _in_range(discounts: Sequence[float]) -> bool:
     return len(discounts) == 3 and all(0 <= d <= count for count, d in enumerate(discounts, start=1))
 
 
+# --- counting ---------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class _Trie:
     """The counted n-grams. Shapes: n nodes."""
@@ -127,32 +109,6 @@ class _Trie:
     counts: Longs
 
 
-def _count(lines: Iterable[str], order: int, skip_symbols: bool, progress: Watcher | None) -> tuple[list[str], _Trie]:
-    """The words by id, and how often every n-gram up to ``order`` occurs."""
-    from asr.lm.compiled.ngram import count_ngrams, insert_all, link_counted
-
-    ids = _Ids({UNK: 0, BEGIN: 1, END: 2})
-    keys, nodes = np.full(1 << 16, -1, np.int64), np.zeros(1 << 16, np.int32)
-    counts, num_nodes = np.zeros(len(keys) // 4 * 3, np.int64), 1
-    for tokens in _token_blocks(lines, ids, skip_symbols, progress):
-        position = 0
-        while True:
-            position, num_nodes = count_ngrams(tokens, position, ids[END], order, keys, nodes, counts, num_nodes)
-            if position == len(tokens):
-                break
-            used = keys >= 0
-            former = keys[used], nodes[used]
-            keys, nodes = np.full(2 * len(keys), -1, np.int64), np.zeros(2 * len(nodes), np.int32)
-            insert_all(keys, nodes, *former)
-            counts = np.concatenate([counts, np.zeros(len(keys) // 4 * 3 - len(counts), np.int64)])
-    if num_nodes == 1:
-        raise DataError("no text to estimate a language model from: there is not one line")
-    contexts, last, suffixes, first = (np.zeros(num_nodes, np.int32) for _ in range(4))
-    orders = np.zeros(num_nodes, np.int8)
-    link_counted(keys, nodes, contexts, last, suffixes, first, orders)
-    return list(ids), _Trie(contexts, last, suffixes, first, orders, counts[:num_nodes])
-
-
 class _Ids(dict[str, int]):
     """The id of every word; a new word gets the next."""
 
@@ -161,100 +117,83 @@ class _Ids(dict[str, int]):
         return new
 
 
-def _token_blocks(lines: Iterable[str], ids: _Ids, skip_symbols: bool, progress: Watcher | None) -> Iterator[Ints]:
-    """The text as ids, some megabytes at a time, whole sentences between <s> and </s>."""
-    num_lines = num_words = characters = 0
-    block: list[str] = []
+def _count(lines: Iterable[str], order: int, skip_symbols: bool, progress: Progress | None) -> tuple[list[str], _Trie]:
+    """Return the words by id, and how often every n-gram up to ``order`` occurs."""
+    from asr.lm.compiled.ngram import count_ngrams, insert_all, link_counted  # compiles
 
-    def flush() -> Ints:
-        nonlocal num_lines, num_words
-        is_plain = not any(_UNK_TOO in line for line in block)  # before it gets an id
-        tokens = _tokens(block if is_plain else [], ids)
-        if not is_plain or (tokens < 3).sum() != 2 * len(block):
-            tokens = _tokens([_without_symbols(line, num_lines + i, skip_symbols) for i, line in enumerate(block)], ids)
-        num_lines, num_words = num_lines + len(block), num_words + len(tokens) - 2 * len(block)
+    ids = _Ids({UNK: 0, BEGIN: 1, END: 2})
+    keys = np.full(1 << 16, -1, np.int64)
+    nodes = np.zeros(1 << 16, np.int32)
+    counts = np.zeros(len(keys) // 4 * 3, np.int64)
+    num_nodes = 1
+    for tokens in _token_blocks(lines, ids, skip_symbols, progress):
+        position = 0
+        while True:
+            position, num_nodes = count_ngrams(tokens, position, ids[END], order, keys, nodes, counts, num_nodes)
+            if position == len(tokens):
+                break
+
+            # The table is full: continue in one of twice the size.
+            used = keys >= 0
+            old_keys, old_nodes = keys[used], nodes[used]
+            keys = np.full(2 * len(keys), -1, np.int64)
+            nodes = np.zeros(2 * len(nodes), np.int32)
+            insert_all(keys, nodes, old_keys, old_nodes)
+            counts = np.concatenate([counts, np.zeros(len(keys) // 4 * 3 - len(counts), np.int64)])
+    if num_nodes == 1:
+        raise DataError("no text to estimate a language model from: there is not one line")
+
+    contexts, last, suffixes, first = (np.zeros(num_nodes, np.int32) for _ in range(4))
+    orders = np.zeros(num_nodes, np.int8)
+    link_counted(keys, nodes, contexts, last, suffixes, first, orders)
+    return list(ids), _Trie(contexts, last, suffixes, first, orders, counts[:num_nodes])
+
+
+def _token_blocks(lines: Iterable[str], ids: _Ids, skip_symbols: bool, progress: Progress | None) -> Iterator[Ints]:
+    """Yield the text as ids, some megabytes at a time, whole sentences between <s> and </s>."""
+    num_lines = num_words = 0
+    for block in _blocks(lines):
+        if any(symbol in line for line in block for symbol in _SYMBOLS):
+            block = [_without_symbols(line, num_lines + i, skip_symbols) for i, line in enumerate(block, start=1)]
+        words = f"{BEGIN} {f' {END} {BEGIN} '.join(block)} {END}".split()
+        num_lines += len(block)
+        num_words += len(words) - 2 * len(block)
         if progress:
             progress(num_lines, num_words)
-        block.clear()
-        return tokens
+        yield np.fromiter(map(ids.__getitem__, words), np.int32, len(words))
 
+
+def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the lines in blocks of about ``_CHUNK`` characters."""
+    block: list[str] = []
+    characters = 0
     for line in lines:
         block.append(line)
         characters += len(line) + 1
         if characters >= _CHUNK:
+            yield block
+            block = []
             characters = 0
-            yield flush()
     if block:
-        yield flush()
-
-
-def _tokens(block: Sequence[str], ids: _Ids) -> Ints:
-    words = f"{BEGIN} {f' {END} {BEGIN} '.join(block)} {END}".split()
-    return np.fromiter(map(ids.__getitem__, words), np.int32, len(words))
+        yield block
 
 
 def _without_symbols(line: str, number: int, skip_symbols: bool) -> str:
     words = line.split()
-    symbols = [word for word in words if word in (UNK, _UNK_TOO, BEGIN, END)]
+    symbols = [word for word in words if word in _SYMBOLS]
     if symbols and not skip_symbols:
         raise DataError(
-            f"line {number + 1:,} of the text has the word {symbols[0]}, which the model keeps for itself; "
+            f"line {number:,} of the text has the word {symbols[0]}, which the model keeps for itself; "
             "remove it, or leave it out with skip_symbols"
         )
     return " ".join(word for word in words if word not in symbols)
 
 
-def _estimate(
-    words: list[str],
-    trie: _Trie,
-    order: int,
-    pruned_n: npt.NDArray[np.bool_],
-    fallback: Sequence[float] | None,
-) -> NgramModel:
-    # The three special words have unigrams whether they occur or not: <unk> never does.
-    adjusted_n = _adjusted_counts(trie, order)
-    discounts = np.array([[0.0] * 4, *_discounts(trie, adjusted_n, order, fallback)])
-    discount_n = discounts[trie.orders, np.minimum(adjusted_n, 3)]
-    num_nodes = len(adjusted_n)
-    total_n = np.bincount(trie.contexts[1:], adjusted_n[1:], num_nodes)
-    # What discounts and pruning leave of a context's probability for its suffix; 1 where nothing extends it.
-    given_up_n = np.where(pruned_n, adjusted_n, discount_n)
-    gamma_n: Doubles = np.bincount(trie.contexts[1:], given_up_n[1:], num_nodes).astype(np.float64, copy=False)
-    del given_up_n
-    np.divide(gamma_n, total_n, out=gamma_n, where=total_n > 0)
-    gamma_n[total_n == 0] = 1.0
-    kept_words = _kept_words(trie, pruned_n, len(words))
-    probs_n = np.zeros(num_nodes)
-    probs_n[0] = 1.0 / (len(kept_words) - 1)  # uniform over the vocabulary, <unk> and </s> included, <s> not
-    for n in range(1, order + 1):
-        at = np.flatnonzero((trie.orders == n) & ~pruned_n)
-        context = trie.contexts[at]
-        own = (adjusted_n[at] - discount_n[at]) / total_n[context]
-        probs_n[at] = own + gamma_n[context] * probs_n[trie.suffixes[at]]
-    unk_prob = gamma_n[0] * probs_n[0]
-    probs_n[(trie.orders == 1) & (trie.words == 1)] = 1.0  # <s>, as lmplz has it: it is always there
-    del adjusted_n, discount_n, total_n
-    with np.errstate(divide="ignore"):  # what was pruned has none
-        np.minimum(np.log(probs_n, out=probs_n), 0.0, out=probs_n)
-    # Computed discounts can be 0: nothing is given up, and ARPA has no -inf; 10^-99 is its usual word for never.
-    np.log(np.maximum(gamma_n, 1e-99, out=gamma_n), out=gamma_n)
-    return _assemble(words, kept_words, trie, pruned_n, order, probs_n, gamma_n, float(np.log(unk_prob)))
+# --- pruning ----------------------------------------------------------------------------------------------------------
 
 
-def _adjusted_counts(trie: _Trie, order: int) -> Longs:
-    """Kneser-Ney's counts: in how many words n-grams of this end can begin; what begins with <s> or is of the highest
-    order keeps the number of its occurrences. <s> itself is never predicted: 0."""
-    longer = trie.orders >= 2
-    adjusted_n = np.bincount(trie.suffixes[longer], minlength=len(trie.orders)).astype(np.int64)
-    raw = (trie.orders == order) | (longer & (trie.firsts == 1))
-    adjusted_n[raw] = trie.counts[raw]
-    adjusted_n[(trie.orders == 1) & (trie.words == 1)] = 0
-    adjusted_n[0] = 0
-    return adjusted_n
-
-
-def _pruned(words: list[str], trie: _Trie, thresholds: Longs, vocab: Collection[str] | None) -> npt.NDArray[np.bool_]:
-    """Which n-grams are left out; never the special words."""
+def _pruned(words: list[str], trie: _Trie, thresholds: Longs, vocab: Collection[str] | None) -> Bools:
+    """Return which n-grams are left out; never the special words."""
     pruned_n = trie.counts <= thresholds[trie.orders]
     if vocab is not None:
         vocab = frozenset(vocab)
@@ -269,9 +208,91 @@ def _pruned(words: list[str], trie: _Trie, thresholds: Longs, vocab: Collection[
     return pruned_n
 
 
+def _check_words(words: list[str], trie: _Trie, pruned_n: Bools, vocab: Collection[str] | None) -> None:
+    """Refuse a model without words, and count the words of the text that will be unknown to it."""
+    if len(words) == 3:
+        raise DataError("no text to estimate a language model from: all lines are blank")
+    if vocab is not None and not any(word in vocab for word in words[3:]):
+        some, others = " ".join(words[3:8]), " ".join(sorted(vocab)[:5])
+        raise DataError(
+            f"no word of the text is among the {len(vocab):,} words of the vocabulary: is the case the same? The text "
+            f"has '{some}', the vocabulary '{others}'"
+        )
+
+    is_word_n = (trie.orders == 1) & (trie.words > 2)
+    unknown_n = is_word_n & pruned_n
+    num_words, num_unknown = int(is_word_n.sum()), int(unknown_n.sum())
+    if num_unknown == num_words:
+        raise DataError(
+            f"pruning leaves no word: of the {num_words:,} different words of the text the most frequent occurs "
+            f"{trie.counts[is_word_n].max():,} times; prune with 0 for 1-grams (0,1 for pairs and longer)"
+        )
+    if num_unknown:
+        share = trie.counts[unknown_n].sum() / trie.counts[is_word_n].sum()
+        logger.info(
+            "%s of %s different words are left out by pruning or the vocabulary and are unknown to the model: %.2f %% "
+            "of the text's words",
+            f"{num_unknown:,}",
+            f"{num_words:,}",
+            100 * share,
+        )
+
+
+# --- smoothing --------------------------------------------------------------------------------------------------------
+
+
+def _smooth(
+    trie: _Trie, order: int, pruned_n: Bools, fallback: Sequence[float] | None
+) -> tuple[Doubles, Doubles, float]:
+    """Return ln of the probabilities and of the back-off weights, and ln of the probability of <unk>."""
+    num_nodes = len(trie.counts)
+    adjusted_n = _adjusted_counts(trie, order)
+    discounts = np.array([[0.0] * 4, *_discounts(trie, adjusted_n, order, fallback)])
+    discount_n = discounts[trie.orders, np.minimum(adjusted_n, 3)]
+
+    # What discounts and pruning leave of a context's probability for its suffix; 1 where nothing extends it.
+    total_n = np.bincount(trie.contexts[1:], adjusted_n[1:], num_nodes)
+    given_up_n = np.where(pruned_n, adjusted_n, discount_n)
+    gamma_n: Doubles = np.bincount(trie.contexts[1:], given_up_n[1:], num_nodes).astype(np.float64, copy=False)
+    np.divide(gamma_n, total_n, out=gamma_n, where=total_n > 0)
+    gamma_n[total_n == 0] = 1.0
+
+    # Shorter n-grams come first: each needs the probability of its suffix.
+    probs_n = np.zeros(num_nodes)
+    probs_n[0] = 1.0 / (len(_kept_words(trie, pruned_n)) - 1)  # uniform, <unk> and </s> included, <s> not
+    for n in range(1, order + 1):
+        at = np.flatnonzero((trie.orders == n) & ~pruned_n)
+        context = trie.contexts[at]
+        own = (adjusted_n[at] - discount_n[at]) / total_n[context]
+        probs_n[at] = own + gamma_n[context] * probs_n[trie.suffixes[at]]
+    unk_prob = gamma_n[0] * probs_n[0]
+    probs_n[(trie.orders == 1) & (trie.words == 1)] = 1.0  # <s>, as lmplz has it: it is always there
+
+    with np.errstate(divide="ignore"):  # what was pruned has none
+        log_probs_n = np.minimum(np.log(probs_n), 0.0)
+    # Computed discounts can be 0: nothing is given up, and ARPA has no -inf; 10^-99 is its usual word for never.
+    return log_probs_n, np.log(np.maximum(gamma_n, 1e-99)), float(np.log(unk_prob))
+
+
+def _adjusted_counts(trie: _Trie, order: int) -> Longs:
+    """Return the counts of Kneser-Ney: the number of different words before an n-gram.
+
+    What begins with <s> or is of the highest order keeps the number of its occurrences. <s> itself is never
+    predicted: 0.
+    """
+    longer = trie.orders >= 2
+    adjusted_n = np.bincount(trie.suffixes[longer], minlength=len(trie.orders)).astype(np.int64)
+    raw = (trie.orders == order) | (longer & (trie.firsts == 1))
+    adjusted_n[raw] = trie.counts[raw]
+    adjusted_n[(trie.orders == 1) & (trie.words == 1)] = 0
+    adjusted_n[0] = 0
+    return adjusted_n
+
+
 def _discounts(trie: _Trie, adjusted_n: Longs, order: int, fallback: Sequence[float] | None) -> list[list[float]]:
-    """For each order, what is taken from counts 0, 1, 2, and 3 or more. Chen & Goodman, equation 26."""
-    rows, last = [], 0
+    """Return for each order what is taken from counts 0, 1, 2, and 3 or more. Chen & Goodman, equation 26."""
+    rows = []
+    last = 0
     for n in range(1, order + 1):
         at = np.flatnonzero(trie.orders == n)
         seen = np.bincount(np.minimum(adjusted_n[at], 5), minlength=6).astype(float)
@@ -281,6 +302,7 @@ def _discounts(trie: _Trie, adjusted_n: Longs, order: int, fallback: Sequence[fl
             last = int(at[trie.firsts[at].argmax()])
             seen[min(adjusted_n[last], 5)] -= 1
             seen[min(trie.counts[last], 5)] += 1
+
         row = None
         if seen[1:4].all():
             y = seen[1] / (seen[1] + 2 * seen[2])
@@ -298,40 +320,49 @@ def _discounts(trie: _Trie, adjusted_n: Longs, order: int, fallback: Sequence[fl
     return rows
 
 
-def _kept_words(trie: _Trie, pruned_n: npt.NDArray[np.bool_], num_words: int) -> Longs:
-    """The ids of the words whose unigrams stay, in order."""
-    kept = np.zeros(num_words, np.bool_)
-    kept[trie.words[(trie.orders == 1) & ~pruned_n]] = True
-    kept[:3] = True
-    return np.flatnonzero(kept)
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def _kept_words(trie: _Trie, pruned_n: Bools) -> Longs:
+    """Return the ids of the words whose unigrams stay, in order; the three special ones have one, seen or not."""
+    seen = trie.words[(trie.orders == 1) & ~pruned_n]
+    return np.union1d(seen, np.arange(3)).astype(np.int64)
 
 
 def _assemble(
-    words: list[str], kept_words: Longs, trie: _Trie, pruned_n: npt.NDArray[np.bool_], order: int,
-    log_probs_n: Doubles, backoffs_n: Doubles, unk_log_prob: float,
-) -> NgramModel:  # fmt: skip
-    """The model of the n-grams that stay, renumbered: unigrams by word, then order by order as they were met."""
-    from asr.lm.automaton import assemble
-    from asr.lm.compiled.ngram import resolve_suffixes
+    words: list[str],
+    trie: _Trie,
+    order: int,
+    pruned_n: Bools,
+    log_probs_n: Doubles,
+    backoffs_n: Doubles,
+    unk_log_prob: float,
+) -> NgramModel:
+    """Return the model of the n-grams that stay, renumbered: unigrams by word, then order by order as they came."""
+    from asr.lm.compiled.ngram import resolve_suffixes  # compiles
 
+    kept_words = _kept_words(trie, pruned_n)
     new_word = np.zeros(len(words), np.int64)
     new_word[kept_words] = np.arange(len(kept_words))
+
     kept = np.flatnonzero(~pruned_n[1:]) + 1
     kept = kept[np.argsort(trie.orders[kept], kind="stable")]
     unigrams, longer = np.split(kept, [np.searchsorted(trie.orders[kept], 2)])
-    first = 1 + len(kept_words)
     new_node = np.zeros(len(pruned_n), np.int32)
     new_node[unigrams] = 1 + new_word[trie.words[unigrams]]
-    new_node[longer] = first + np.arange(len(longer))
-    num_nodes = first + len(longer)
-    contexts, last, suffixes = (np.zeros(num_nodes, np.int32) for _ in range(3))
-    log_probs, backoffs = (np.zeros(num_nodes, np.float32) for _ in range(2))
-    log_probs[1] = unk_log_prob
+    new_node[longer] = 1 + len(kept_words) + np.arange(len(longer))
+
+    arrays = new_arrays(len(kept_words), order, 1 + len(kept_words) + len(longer))
     to = new_node[kept]
-    contexts[to], suffixes[to] = new_node[trie.contexts[kept]], new_node[trie.suffixes[kept]]
+    arrays.log_probs[1] = unk_log_prob
+    arrays.log_probs[to] = log_probs_n[kept]
+    arrays.backoffs[to] = backoffs_n[kept]
+    arrays.suffixes[to] = new_node[trie.suffixes[kept]]
+    contexts, last = np.zeros_like(arrays.suffixes), np.zeros_like(arrays.suffixes)
+    contexts[to] = new_node[trie.contexts[kept]]
     last[to] = new_word[trie.words[kept]]
-    log_probs[to], backoffs[to] = log_probs_n[kept], backoffs_n[kept]
-    arrays = assemble(len(kept_words), order, contexts, last, suffixes, log_probs, backoffs)
+    enter_ngrams(arrays, contexts, last)
     resolve_suffixes(arrays.suffixes, arrays.is_context)
+
     counts = np.bincount(trie.orders[longer], minlength=order + 1)[2:]
     return NgramModel([words[i] for i in kept_words.tolist()], arrays, [len(kept_words), *counts.tolist()])

@@ -1,4 +1,4 @@
-"""A back-off n-gram model as flat arrays: an automaton over contexts that numpy and numba walk alike.
+"""A back-off n-gram model as flat arrays: an automaton over contexts that compiled code walks.
 
 A node is an n-gram: node 0 the empty one, node ``1 + word`` the unigram of a word, then the longer ones by order. A
 state is a node that can be a context: it has longer n-grams or a back-off weight.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -20,19 +21,17 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
 
 UNK, BEGIN, END = "<unk>", "<s>", "</s>"
 MAX_ORDER = 6
 LN10 = float(np.log(10.0))
 #: what kenlm gives an unknown word where the file lists no <unk>
 MISSING_UNK_LOG10_PROB = -100.0
-#: SRILM's number for log(0), which it writes for what never is predicted; ``-inf`` is read as this
+#: SRILM's number for log(0), which it writes for what is never predicted; ``-inf`` is read as this
 NEVER_LOG10_PROB = -99.0
 #: larger back-off weights are damage: those of any text are near or below 1
 MOST_BACKOFF_LOG10 = 30.0
-
-_HASH = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: Knuth, TAOCP 3, section 6.4
-_UINT64 = 2**64 - 1
 
 
 class NgramArrays(NamedTuple):
@@ -51,59 +50,72 @@ class NgramArrays(NamedTuple):
     #: the longest proper suffix of a node that is a state: where back-off goes, and the state after a non-context
     suffixes: Ints
     #: whether a node is a state itself
-    is_context: npt.NDArray[np.uint8]
+    is_context: Bytes
     vocabulary_size: Longs
     order: Longs
 
 
+def new_arrays(num_words: int, order: int, num_nodes: int) -> NgramArrays:
+    """Return arrays with room for so many nodes; only the empty n-gram is in them."""
+    slots = table_slots(num_nodes - 1 - num_words)
+    arrays = NgramArrays(
+        table_keys=np.full(slots, -1, np.int64),
+        table_nodes=np.zeros(slots, np.int32),
+        log_probs=np.zeros(num_nodes, np.float32),
+        backoffs=np.zeros(num_nodes, np.float32),
+        suffixes=np.zeros(num_nodes, np.int32),
+        is_context=np.zeros(num_nodes, np.uint8),
+        vocabulary_size=np.array([num_words]),
+        order=np.array([order]),
+    )
+    arrays.is_context[0] = 1
+    return arrays
+
+
 def no_ngrams() -> NgramArrays:
-    """Arrays of the right types without any n-gram: what a kernel is given where there is no language model."""
-    return NgramArrays(
-        np.full(1, -1, np.int64), np.zeros(1, np.int32), np.zeros(1, np.float32), np.zeros(1, np.float32),
-        np.zeros(1, np.int32), np.ones(1, np.uint8), np.zeros(1, np.int64), np.zeros(1, np.int64),
-    )  # fmt: skip
+    """Return arrays of the right types without any n-gram, for a kernel where there is no language model."""
+    return new_arrays(num_words=0, order=0, num_nodes=1)
 
 
 def table_slots(num_entries: int) -> int:
-    """Slots of a table for so many entries: the power of two that leaves it at most three quarters full."""
+    """Return the slots of a table: the power of two that leaves it at most three quarters full."""
     return 1 << max(3, (num_entries * 4 // 3).bit_length())
 
 
-def find_many(arrays: NgramArrays, nodes_n: npt.ArrayLike, words_n: npt.ArrayLike) -> Longs:
-    """The node of each n-gram ``(node, word)``, -1 where the model does not have it.
+def enter_ngrams(arrays: NgramArrays, contexts_n: Ints, words_n: Ints) -> None:
+    """Put the n-grams into the table and mark the states. Back-off weights must be there already.
 
-    Shapes: n queries.
+    Args:
+        contexts_n: For each node, the node of its context.
+        words_n: For each node, its last word.
     """
-    nodes, words = np.broadcast_arrays(np.asarray(nodes_n, np.int64), np.asarray(words_n, np.int64))
-    found_n = np.where(nodes == 0, words + 1, -1)
-    active = np.flatnonzero(nodes != 0)
-    keys = nodes[active] * arrays.vocabulary_size[0] + words[active]
-    hashes = keys.astype(np.uint64) * np.uint64(_HASH)
-    mask = len(arrays.table_keys) - 1
-    slots = (hashes ^ (hashes >> np.uint64(32))).astype(np.int64) & mask
-    while len(active):
-        there = arrays.table_keys[slots]
-        hit = there == keys
-        found_n[active[hit]] = arrays.table_nodes[slots[hit]]
-        on = ~hit & (there != -1)
-        active, keys, slots = active[on], keys[on], (slots[on] + 1) & mask
-    return found_n
+    from asr.lm.compiled.ngram import insert_all  # compiles
+
+    num_words = int(arrays.vocabulary_size[0])
+    longer = slice(1 + num_words, None)
+    keys = contexts_n[longer].astype(np.int64) * num_words + words_n[longer]
+    insert_all(arrays.table_keys, arrays.table_nodes, keys, np.arange(1 + num_words, len(words_n), dtype=np.int32))
+    arrays.is_context[arrays.backoffs != 0] = 1
+    arrays.is_context[contexts_n[longer]] = 1
+
+
+def nodes_by_order(counts: Sequence[int]) -> list[slice]:
+    """Return the nodes of the n-grams of each order, from 1."""
+    return [slice(start, end) for start, end in pairwise(accumulate(counts, initial=1))]
 
 
 def advance_many(arrays: NgramArrays, states_n: npt.ArrayLike, words_n: npt.ArrayLike) -> tuple[Doubles, Longs]:
-    """The log-probability of each word after its state, and the state after it.
+    """Return the log-probability of each word after its state, and the state after it.
 
-    Shapes: n queries; both results of n.
+    Shapes: n queries, or one state or word for all; both results of n.
     """
-    states, words = (a.copy() for a in np.broadcast_arrays(np.asarray(states_n, np.int64), np.asarray(words_n)))
-    log_probs_n = np.zeros(states.shape)
-    found_n = find_many(arrays, states, words)
-    while len(missing := np.flatnonzero(found_n < 0)):
-        log_probs_n[missing] += arrays.backoffs[states[missing]]
-        states[missing] = arrays.suffixes[states[missing]]
-        found_n[missing] = find_many(arrays, states[missing], words[missing])
-    log_probs_n += arrays.log_probs[found_n]
-    return log_probs_n, np.where(arrays.is_context[found_n] != 0, found_n, arrays.suffixes[found_n])
+    from asr.lm.compiled.ngram import advance_all  # compiles
+
+    states_n, words_n = np.broadcast_arrays(np.asarray(states_n, np.int64), np.asarray(words_n, np.int64))
+    log_probs_n = np.empty(states_n.shape)
+    after_n = np.empty(states_n.shape, np.int64)
+    advance_all(arrays, np.array(states_n), np.array(words_n), log_probs_n, after_n)
+    return log_probs_n, after_n
 
 
 class NgramModel:
@@ -124,9 +136,6 @@ class NgramModel:
         self.counts = tuple(int(c) for c in counts)
         self.has_unk = has_unk
 
-    def __repr__(self) -> str:
-        return f"NgramModel(order={self.order}, ngrams={'+'.join(map(str, self.counts))})"
-
     @property
     def order(self) -> int:
         return len(self.counts)
@@ -146,8 +155,13 @@ class NgramModel:
         return {word: i for i, word in enumerate(self.words)}
 
     def word_id(self, word: str) -> int:
-        """The id of a word; <unk>'s where the model does not know it."""
+        """Return the id of a word; <unk>'s where the model does not know it."""
         return self._ids.get(word, self.unk_id)
+
+    def sentence_ids(self, words: Sequence[str]) -> list[int]:
+        """Return the ids of a text's words and of the sentence's end; ``<s>`` and ``</s>`` in a text are unknown."""
+        ids = [self._ids.get(word, self.unk_id) for word in words]
+        return [*(i if i > self.end_id else self.unk_id for i in ids), self.end_id]
 
     @property
     def begin_state(self) -> int:
@@ -156,35 +170,16 @@ class NgramModel:
         return node if self.arrays.is_context[node] else 0
 
     def advance(self, state: int, word: int) -> tuple[float, int]:
-        """The log-probability of a word after a state, and the state after it."""
-        arrays, log_prob = self.arrays, 0.0
-        node = self._find(state, word)
-        while node < 0:
-            log_prob += float(arrays.backoffs[state])
-            state = int(arrays.suffixes[state])
-            node = self._find(state, word)
-        log_prob += float(arrays.log_probs[node])
-        return log_prob, node if arrays.is_context[node] else int(arrays.suffixes[node])
-
-    def _find(self, node: int, word: int) -> int:
-        if node == 0:
-            return 1 + word
-        keys = self.arrays.table_keys
-        key = node * self.vocabulary_size + word
-        hashed = key * _HASH & _UINT64
-        slot = (hashed ^ hashed >> 32) & len(keys) - 1
-        while (there := int(keys[slot])) != key:
-            if there == -1:
-                return -1
-            slot = slot + 1 & len(keys) - 1
-        return int(self.arrays.table_nodes[slot])
+        """Return the log-probability of a word after a state, and the state after it."""
+        log_probs_1, states_1 = self.advance_many([state], [word])
+        return float(log_probs_1[0]), int(states_1[0])
 
     def advance_many(self, states_n: npt.ArrayLike, words_n: npt.ArrayLike) -> tuple[Doubles, Longs]:
-        """``advance`` for n states and n words at once."""
+        """Do what ``advance`` does for n states and n words at once."""
         return advance_many(self.arrays, states_n, words_n)
 
     def score_words(self, words: Sequence[str], bos: bool = True, eos: bool = True) -> Doubles:
-        """ln p of each word after the words before it; with ``eos`` that of the sentence's end comes last.
+        """Return ln p of each word after the words before it; with ``eos`` that of the sentence's end comes last.
 
         Shapes: w, or w + 1.
         """
@@ -195,17 +190,20 @@ class NgramModel:
         return log_probs_w
 
     def score(self, words: Sequence[str], bos: bool = True, eos: bool = True) -> float:
-        """ln p of a sentence, its end included: what kenlm calls score, in natural log."""
+        """Return ln p of a sentence, its end included: what kenlm calls score, in natural log."""
         return float(self.score_words(words, bos, eos).sum())
 
     def contexts_and_words(self) -> tuple[Ints, Ints]:
-        """What each node is made of: the node of its context and its last word. Node 0 has neither.
+        """Return what each node is made of: the node of its context and its last word. Node 0 has neither.
 
         Shapes: n nodes, both.
         """
         arrays = self.arrays
-        contexts_n, words_n = (np.zeros(len(arrays.log_probs), np.int32) for _ in range(2))
+        contexts_n = np.zeros(len(arrays.log_probs), np.int32)
+        words_n = np.zeros(len(arrays.log_probs), np.int32)
         words_n[1 : 1 + self.vocabulary_size] = np.arange(self.vocabulary_size)
-        keys, nodes = arrays.table_keys[used := arrays.table_keys >= 0], arrays.table_nodes[used]
-        contexts_n[nodes], words_n[nodes] = np.divmod(keys, self.vocabulary_size)
+
+        used = arrays.table_keys >= 0
+        nodes = arrays.table_nodes[used]
+        contexts_n[nodes], words_n[nodes] = np.divmod(arrays.table_keys[used], self.vocabulary_size)
         return contexts_n, words_n

@@ -10,22 +10,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from asr.errors import AsrError, os_reason
-from asr.lm.arpa_reader import parse_arpa, read_arpa
+from asr.lm.arpa_reader import parse_arpa as parse_arpa
+from asr.lm.arpa_reader import read_arpa
 from asr.lm.arpa_writer import write_arpa
 from asr.lm.binary import MAGIC, load_binary, save_binary
-from asr.lm.estimate import FALLBACK_DISCOUNTS, train
-from asr.lm.files import read_lines
-from asr.lm.model import NgramArrays, NgramModel, advance_many, find_many, no_ngrams
-from asr.lm.perplexity import Perplexity, perplexity
-
-__all__ = [
-    "FALLBACK_DISCOUNTS", "NgramArrays", "NgramModel", "Perplexity", "advance_many", "find_many", "load", "load_binary",
-    "no_ngrams", "parse_arpa", "perplexity", "read_arpa", "read_lines", "save_binary", "train", "write", "write_arpa",
-]  # fmt: skip
+from asr.lm.estimate import FALLBACK_DISCOUNTS as FALLBACK_DISCOUNTS
+from asr.lm.estimate import train as train
+from asr.lm.files import read_lines as read_lines
+from asr.lm.model import NgramModel as NgramModel
+from asr.lm.perplexity import Perplexity as Perplexity
+from asr.lm.perplexity import perplexity as perplexity
 
 
 def load(path: str | Path) -> NgramModel:
-    """The model in a file: binary, ARPA, or ARPA as gzip; its content says which.
+    """Load the model in a file: binary, ARPA, or ARPA as gzip; its content says which.
 
     Raises:
         DataError: the file is damaged or something else.
@@ -41,12 +39,12 @@ def load(path: str | Path) -> NgramModel:
 
 
 def write(model: NgramModel, path: str | Path) -> None:
-    """Writes a model in the form that the name asks for: ``.arpa`` and ``.arpa.gz`` are ARPA, all else binary.
+    """Write a model in the form that the name asks for: ``.arpa`` and ``.arpa.gz`` are ARPA, all else binary.
 
     Raises:
         AsrError: it cannot be written.
     """
-    if Path(path).name.endswith((".arpa", ".arpa.gz", ".gz")):
+    if Path(path).name.endswith((".arpa", ".gz")):
         write_arpa(model, path)
     else:
         save_binary(model, path)

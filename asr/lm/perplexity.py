@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asr.errors import DataError
-from asr.lm.model import NgramModel
+from asr.lm.model import Doubles, Ints, NgramModel
 
 #: tokens scored at a time
 _CHUNK = 200_000
@@ -63,34 +63,40 @@ class Perplexity:
 
 
 def perplexity(model: NgramModel, lines: Iterable[str]) -> Perplexity:
-    """The perplexity of a text, a sentence a line; every sentence starts after <s> and ends with </s>.
+    """Return the perplexity of a text, a sentence per line; every sentence starts after <s> and ends with </s>.
 
     Raises:
         DataError: there is no line.
     """
-    from asr.lm.compiled.ngram import score_ids
-
-    totals = np.zeros(2)
-    sentences = words = unknown = 0
-    tokens: list[int] = []
-    ids, end = model._ids, model.end_id  # a look-up a word: worth not calling word_id
+    counts = np.zeros(3, np.int64)  # sentences, words, unknown words
+    log_probs = np.zeros(2)  # of all tokens, of unknown words
+    chunk: list[int] = []
 
     def score() -> None:
-        ids_w = np.array(tokens, np.int32)
-        log_probs_w = np.empty(len(ids_w))
-        score_ids(model.arrays, ids_w, end, model.begin_state, log_probs_w)
-        totals[0] += log_probs_w.sum()
-        totals[1] += log_probs_w[ids_w == model.unk_id].sum()
+        ids_w = np.array(chunk, np.int32)
+        log_probs_w = score_tokens(model, ids_w)
+        ends = int((ids_w == model.end_id).sum())
+        unknown_w = ids_w == model.unk_id
+        counts[:] += ends, len(ids_w) - ends, unknown_w.sum()
+        log_probs[:] += log_probs_w.sum(), log_probs_w[unknown_w].sum()
+        chunk.clear()
 
     for line in lines:
-        # The text's own markers, if it has any, are no words of the model's.
-        known = [i if (i := ids.get(word, 0)) > 2 else 0 for word in line.split()]
-        sentences, words, unknown = sentences + 1, words + len(known), unknown + known.count(0)
-        tokens += [*known, end]
-        if len(tokens) >= _CHUNK:
+        chunk += model.sentence_ids(line.split())
+        if len(chunk) >= _CHUNK:
             score()
-            tokens.clear()
+    if chunk:
+        score()
+    sentences, words, unknown = counts.tolist()
     if not sentences:
         raise DataError("no text to score: there is not one line")
-    score()
-    return Perplexity(sentences, words, unknown, float(totals[0]), float(totals[1]))
+    return Perplexity(sentences, words, unknown, *log_probs.tolist())
+
+
+def score_tokens(model: NgramModel, ids_w: Ints) -> Doubles:
+    """Return ln p of each token of whole sentences (``NgramModel.sentence_ids``). Shapes: w -> w."""
+    from asr.lm.compiled.ngram import score_ids  # compiles
+
+    log_probs_w = np.empty(len(ids_w))
+    score_ids(model.arrays, ids_w, model.end_id, model.begin_state, log_probs_w)
+    return log_probs_w

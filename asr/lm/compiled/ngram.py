@@ -5,64 +5,71 @@ Nothing is compiled by importing this; the first call of a function compiles it,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 
-from asr.lm.model import Doubles, Ints, Longs, NgramArrays
+from asr.jit import compiled
+from asr.lm.model import Bytes, Doubles, Ints, Longs, NgramArrays
 
-F = TypeVar("F", bound=Callable[..., Any])
-_compile: Callable[[F], F] = numba.njit(cache=True, nogil=True, error_model="numpy")
-#: an int of Python's or of numpy's: the compiler knows only its own
+#: an int of Python or of numpy: the compiler has types of its own
 Int = Any
-#: a node that is asked for and not there
+#: stands for a node that does not exist
 MISSING = -1
+_HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: Knuth, TAOCP 3, section 6.4
 
 
-@_compile
-def first_slot(key: Int, num_slots: Int) -> Int:
-    """Where the search for a key starts; ``num_slots`` is a power of two."""
-    hashed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-    return np.int64((hashed ^ (hashed >> np.uint64(32))) & np.uint64(num_slots - 1))
+@compiled
+def slot_of(keys: Longs, key: Int) -> Int:
+    """Return the slot of a hash table that holds a key, or the empty one (-1) where it belongs.
+
+    The number of slots is a power of two, and one at least is empty.
+    """
+    hashed = np.uint64(key) * _HASH
+    mask = len(keys) - 1
+    slot = np.int64(hashed ^ (hashed >> np.uint64(32))) & mask
+    while keys[slot] != key and keys[slot] != -1:
+        slot = (slot + 1) & mask
+    return slot
 
 
-@_compile
+@compiled
 def find(arrays: NgramArrays, node: Int, word: Int) -> Int:
-    """The node of the n-gram that extends ``node`` by ``word``, or -1."""
+    """Return the node of the n-gram that extends ``node`` by ``word``, or -1."""
     if node == 0:
         return np.int64(word) + 1
+
     key = np.int64(node) * arrays.vocabulary_size[0] + np.int64(word)
-    mask = len(arrays.table_keys) - 1
-    slot = first_slot(key, mask + 1)
-    while True:
-        there = arrays.table_keys[slot]
-        if there == key:
-            return np.int64(arrays.table_nodes[slot])
-        if there == -1:
-            return MISSING
-        slot = (slot + 1) & mask
+    slot = slot_of(arrays.table_keys, key)
+    return np.int64(arrays.table_nodes[slot]) if arrays.table_keys[slot] == key else MISSING
 
 
-@_compile
+@compiled
 def advance(arrays: NgramArrays, state: Int, word: Int) -> tuple[float, Int]:
-    """The log-probability of a word after a state, and the state after it."""
+    """Return the log-probability of a word after a state, and the state after it."""
     log_prob: Any = 0.0
     node = find(arrays, state, word)
     while node < 0:
         log_prob += arrays.backoffs[state]
         state = np.int64(arrays.suffixes[state])
         node = find(arrays, state, word)
+
     log_prob += arrays.log_probs[node]
     if arrays.is_context[node] == 0:
         node = np.int64(arrays.suffixes[node])
     return log_prob, node
 
 
-@_compile
+@compiled
+def advance_all(arrays: NgramArrays, states_n: Longs, words_n: Longs, log_probs_n: Doubles, after_n: Longs) -> None:
+    """Write what ``advance`` returns for each state and word."""
+    for i in range(len(states_n)):
+        log_probs_n[i], after_n[i] = advance(arrays, states_n[i], words_n[i])
+
+
+@compiled
 def score_ids(arrays: NgramArrays, ids_w: Ints, end_id: Int, begin_state: Int, log_probs_w: Doubles) -> None:
-    """ln p of every word of sentences in a row, each of them closed by ``end_id``."""
+    """Write ln p of every word of sentences in a row, each of them closed by ``end_id``."""
     state = np.int64(begin_state)
     for i in range(len(ids_w)):
         log_probs_w[i], state = advance(arrays, state, np.int64(ids_w[i]))
@@ -70,52 +77,52 @@ def score_ids(arrays: NgramArrays, ids_w: Ints, end_id: Int, begin_state: Int, l
             state = np.int64(begin_state)
 
 
-@_compile
-def insert(table_keys: Longs, table_nodes: Ints, key: Int, node: Int) -> Int:
-    """Puts a key into the table; the node that was there already, or -1."""
-    mask = len(table_keys) - 1
-    slot = first_slot(key, mask + 1)
-    while table_keys[slot] != -1:
-        if table_keys[slot] == key:
-            return np.int64(table_nodes[slot])
-        slot = (slot + 1) & mask
-    table_keys[slot] = key
-    table_nodes[slot] = node
-    return MISSING
-
-
-@_compile
+@compiled
 def insert_all(table_keys: Longs, table_nodes: Ints, keys: Longs, nodes: Ints) -> None:
-    """Puts distinct keys into the table."""
+    """Put distinct keys into the table."""
     for i in range(len(keys)):
-        insert(table_keys, table_nodes, keys[i], nodes[i])
+        slot = slot_of(table_keys, keys[i])
+        table_keys[slot] = keys[i]
+        table_nodes[slot] = nodes[i]
 
 
-@_compile
-def resolve_suffixes(suffixes: Ints, is_context: np.ndarray[Any, Any]) -> None:
-    """Makes every suffix a state: one that is no context is replaced by its own suffix. Suffixes come before."""
+@compiled
+def link_suffixes(arrays: NgramArrays, contexts: Any, words: Any, first_node: Int) -> None:
+    """Write the longest proper suffix that exists of each of the n-grams from ``first_node`` on.
+
+    Suffixes of shorter n-grams must be there. The nodes of the contexts and the last words describe the n-grams.
+    """
+    for i in range(len(contexts)):
+        state = np.int64(arrays.suffixes[contexts[i]])
+        suffix = find(arrays, state, words[i])
+        while suffix < 0:
+            state = np.int64(arrays.suffixes[state])
+            suffix = find(arrays, state, words[i])
+        arrays.suffixes[first_node + i] = suffix
+
+
+@compiled
+def resolve_suffixes(suffixes: Ints, is_context: Bytes) -> None:
+    """Make every suffix a state: one that is no context is replaced by its own suffix, which comes before it."""
     for node in range(1, len(suffixes)):
         if is_context[suffixes[node]] == 0:
             suffixes[node] = suffixes[suffixes[node]]
 
 
-@_compile
+@compiled
 def count_ngrams(
     tokens: Ints, position: Int, end_id: Int, order: Int, keys: Longs, nodes: Ints, counts: Longs, num_nodes: Int
 ) -> tuple[Int, Int]:
-    """Counts the n-grams of every order that start at each token, until the text or the room ends.
+    """Count the n-grams of every order that start at each token, until the text or the room ends.
 
-    The table's keys are ``node << 32 | word``. Returns the token to go on with and the number of nodes.
+    The table's keys are ``node << 32 | word``. Returns the token to continue with and the number of nodes.
     """
     limit = len(counts) - order
-    mask = len(keys) - 1
     while position < len(tokens) and num_nodes <= limit:
         node: Int = 0
         for i in range(position, min(len(tokens), position + order)):
             key = (node << 32) | np.int64(tokens[i])
-            slot = first_slot(key, mask + 1)
-            while keys[slot] != -1 and keys[slot] != key:
-                slot = (slot + 1) & mask
+            slot = slot_of(keys, key)
             if keys[slot] == -1:
                 keys[slot] = key
                 nodes[slot] = num_nodes
@@ -128,25 +135,22 @@ def count_ngrams(
     return position, num_nodes
 
 
-@_compile
+@compiled
 def link_counted(
     keys: Longs, nodes: Ints, contexts: Ints, words: Ints, suffixes: Ints, firsts: Ints, orders: np.ndarray[Any, Any]
 ) -> None:
-    """Fills in, for the nodes that ``count_ngrams`` made, context, last and first word, order, and the n-gram
-    less its first word."""
+    """Describe the nodes that ``count_ngrams`` made: context, last and first word, order, and the suffix, which is
+    the n-gram without its first word."""
     for slot in range(len(keys)):
         if keys[slot] != -1:
             contexts[nodes[slot]] = keys[slot] >> 32
             words[nodes[slot]] = keys[slot] & 0xFFFFFFFF
-    mask = len(keys) - 1
+
+    # A node's context was made before it.
     for node in range(1, len(contexts)):
         context = contexts[node]
         orders[node] = orders[context] + 1
         firsts[node] = words[node] if context == 0 else firsts[context]
-        if context == 0:
-            continue
-        key = (np.int64(suffixes[context]) << 32) | np.int64(words[node])
-        slot = first_slot(key, mask + 1)
-        while keys[slot] != key:
-            slot = (slot + 1) & mask
-        suffixes[node] = nodes[slot]
+        if context != 0:
+            key = (np.int64(suffixes[context]) << 32) | np.int64(words[node])
+            suffixes[node] = nodes[slot_of(keys, key)]
