@@ -22,6 +22,7 @@ from asr.model.checkpoint import read_json, read_tensors, write_tensors, writing
 FORMAT_VERSION = 1
 TYPE = "rnn-lm"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_FILES = (WEIGHTS, CONFIG, TOKENIZER)
 
 
 class RnnFolderConfig(Stage):
@@ -36,22 +37,19 @@ class RnnFolderConfig(Stage):
 
 
 def is_rnn(path: Path) -> bool:
-    """Whether a folder is a neural language model's, or that of its training."""
+    """Tell whether a folder is a neural language model's, or that of its training."""
+    configs = [folder / CONFIG for folder in (path, path / "best") if (folder / CONFIG).exists()]
     try:
-        return any(
-            read_json(folder / CONFIG).get("type") == TYPE
-            for folder in (path, path / "best")
-            if (folder / CONFIG).exists()
-        )
+        return any(read_json(config).get("type") == TYPE for config in configs)
     except (CheckpointError, AttributeError):
         return False
 
 
 def find_rnn(path: str | Path) -> Path:
-    """The model folder that a path means: itself, or the ``best`` of the folder of a training.
+    """Return the model folder that a path means: itself, or the ``best`` of a training's folder.
 
     Raises:
-        CheckpointError: neither; what it is instead is said.
+        CheckpointError: neither; the message says what it is instead.
     """
     path = Path(path)
     folder = path
@@ -61,7 +59,7 @@ def find_rnn(path: str | Path) -> Path:
         raise CheckpointError("no such folder of a neural language model", path)
     if not folder.is_dir():
         raise CheckpointError("is a file; a neural language model is a folder, an n-gram model goes to --lm", path)
-    missing = [name for name in (WEIGHTS, CONFIG, TOKENIZER) if not (folder / name).is_file()]
+    missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
         hint = "; its training has not come to a first model yet" if (path / "checkpoints").is_dir() else ""
         raise CheckpointError(f"is not the folder of a neural language model: {', '.join(missing)} missing{hint}", path)
@@ -69,7 +67,7 @@ def find_rnn(path: str | Path) -> Path:
 
 
 def load_rnn(path: str | Path, device: torch.device | str = "cpu") -> RnnModel:
-    """The model in a folder, ready to score.
+    """Load the model in a folder, ready to score.
 
     Raises:
         CheckpointError: a file is missing, damaged or foreign; it is named.
@@ -88,8 +86,8 @@ def _read_config(folder: Path) -> RnnFolderConfig:
     if not isinstance(data, dict) or data.get("type") != TYPE:
         what = "an acoustic model's" if isinstance(data, dict) and "features" in data else "another thing's"
         raise CheckpointError(f"is {what} folder, expected that of a neural language model (asr lm train)", folder)
-    if data.get("format_version") != FORMAT_VERSION:
-        version = data.get("format_version")
+    version = data.get("format_version")
+    if version != FORMAT_VERSION:
         raise CheckpointError(f"format_version is {version!r}, this version of asr reads {FORMAT_VERSION}", path)
     try:
         return parse(RnnFolderConfig, data, str(path))
@@ -98,22 +96,21 @@ def _read_config(folder: Path) -> RnnFolderConfig:
 
 
 def tensors_of(network: RnnNetwork) -> dict[str, Tensor]:
-    """The weights by name, ready to be saved."""
+    """Return the weights by name, ready to be saved."""
     return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
 
 
 def set_tensors(network: RnnNetwork, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Loads weights saved by ``tensors_of``.
+    """Load weights saved by ``tensors_of``.
 
     Raises:
         CheckpointError: a tensor is missing, foreign, or of another shape than the config asks for.
     """
     own = network.state_dict()
-    wrong = sorted(set(own).symmetric_difference(tensors))
-    if wrong:
-        holds = "holds no" if wrong[0] in own else "holds a"
-        asked = "which config.json asks for" if wrong[0] in own else "which config.json does not ask for"
-        raise CheckpointError(f"{holds} tensor '{wrong[0]}', {asked}", path)
+    for name in sorted(set(own) - set(tensors)):
+        raise CheckpointError(f"holds no tensor '{name}', which config.json asks for", path)
+    for name in sorted(set(tensors) - set(own)):
+        raise CheckpointError(f"holds a tensor '{name}', which config.json does not ask for", path)
     for name, value in own.items():
         if tensors[name].shape != value.shape:
             got, expected = list(tensors[name].shape), list(value.shape)
@@ -122,7 +119,7 @@ def set_tensors(network: RnnNetwork, tensors: Mapping[str, Tensor], path: Path) 
 
 
 def save_rnn(path: Path, network: RnnNetwork, tokenizer: Tokenizer, training: dict[str, Any]) -> None:
-    """Writes a folder atomically.
+    """Write a folder atomically.
 
     Raises:
         CheckpointError: it cannot be written; what was there before is kept.
@@ -142,12 +139,12 @@ def copy_rnn(source: Path, target: Path) -> None:
     """
     source = find_rnn(source)
     with writing(target), replace_folder(target) as part:
-        for name in (WEIGHTS, CONFIG, TOKENIZER):
+        for name in _FILES:
             shutil.copyfile(source / name, part / name)
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """What ``asr info`` says of a folder.
+    """Return what ``asr info`` says of a folder.
 
     Raises:
         CheckpointError: as ``load_rnn``.
@@ -155,12 +152,14 @@ def describe(path: str | Path) -> dict[str, Any]:
     folder = find_rnn(path)
     model = load_rnn(folder)
     cfg = model.network.cfg
-    tokens = model.tokenizer
-    shown = f": {''.join(tokens.symbols)!r}" if tokens.kind == "char" else f", {tokens.kind}"
+    network = f"{cfg.layers} x {cfg.cell.upper()} of {cfg.hidden}, embeddings of {cfg.embed}"
+    if cfg.tied:
+        network += " that are the output weights too"
+    tokenizer = model.tokenizer
+    tokens = f": {''.join(tokenizer.symbols)!r}" if tokenizer.kind == "char" else f", {tokenizer.kind}"
     return {
         "path": str(folder),
         "parameters": model.num_parameters,
-        "network": f"{cfg.layers} x {cfg.cell.upper()} of {cfg.hidden}, embeddings of {cfg.embed}"
-        f"{' that are the output weights too' if cfg.tied else ''}",
-        "tokens": f"{tokens.vocabulary_size} (sentence boundary first){shown}",
+        "network": network,
+        "tokens": f"{tokenizer.vocabulary_size} (sentence boundary first){tokens}",
     } | {f"training {key}": value for key, value in model.training.items()}

@@ -4,8 +4,8 @@ A sentence is its tokens between two boundaries; the boundary has id 0, the acou
 sentence is scored by itself, from the state after the boundary.
 
 Training reads sentences one behind the other. A reset input before each boundary brings the state to where every
-sentence starts, whatever came before: it closes the gates through which the old state would pass (a weight of -10,000
-on the forget and input gates, or on reset and update), so torch's own kernels do it, exactly.
+sentence starts, whatever came before: it closes the gates through which the old state would pass. Its weight
+is -10,000 on the forget and input gates (LSTM) or the reset and update gates (GRU), so torch's kernels do it exactly.
 
 Axes: t steps of a window, b streams, n states, s numbers of a state, v vocabulary, h units, g gates.
 
@@ -33,10 +33,9 @@ from asr.config import Stage
 from asr.data.tokenizer import BLANK_ID, Tokenizer
 from asr.model.cpu.dropout import Dropout
 
-Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-#: before the first token of a sentence and behind its last
+#: stands before the first token of a sentence and behind its last
 BOUNDARY = BLANK_ID
 #: sigmoid(-10,000) is 0 in every precision
 _CLOSED = -1e4
@@ -62,7 +61,7 @@ class RnnConfig(Stage):
 
 
 class RnnNetwork(nn.Module):
-    """Tokens to logits of the next token.
+    """Maps tokens to logits of the next token.
 
     Token ``vocabulary_size`` is the reset: nothing is predicted after it.
     """
@@ -72,18 +71,23 @@ class RnnNetwork(nn.Module):
 
     def __init__(self, cfg: RnnConfig, vocabulary_size: int) -> None:
         super().__init__()
-        self.cfg, self.vocabulary_size = cfg, vocabulary_size
+        self.cfg = cfg
+        self.vocabulary_size = vocabulary_size
         gates = 4 if cfg.cell == "lstm" else 3
+        needs_projection = cfg.tied and cfg.embed != cfg.hidden
+
         self.embedding = nn.Embedding(vocabulary_size + 1, cfg.embed)
         sizes = [cfg.embed, *[cfg.hidden] * (cfg.layers - 1)]
         self.layers = nn.ModuleList(_Layer(size, cfg.hidden, gates) for size in sizes)
-        self.project = nn.Linear(cfg.hidden, cfg.embed, bias=False) if cfg.tied and cfg.embed != cfg.hidden else None
+        self.project = nn.Linear(cfg.hidden, cfg.embed, bias=False) if needs_projection else None
         self.weight = None if cfg.tied else nn.Parameter(torch.empty(vocabulary_size, cfg.hidden))
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
         self.dropout = Dropout(cfg.dropout)
+
         nn.init.normal_(self.embedding.weight, std=cfg.embed**-0.5 if cfg.tied else 1.0)
         if self.weight is not None:
             nn.init.uniform_(self.weight, -(cfg.hidden**-0.5), cfg.hidden**-0.5)
+
         closed = torch.zeros(gates * cfg.hidden, 1)
         closed[: 2 * cfg.hidden] = _CLOSED  # torch's order: input, forget, cell, output; reset, update, candidate
         self.register_buffer("closed", closed, persistent=False)
@@ -94,7 +98,7 @@ class RnnNetwork(nn.Module):
         return self.cfg.hidden * self.cfg.layers * (2 if self.cfg.cell == "lstm" else 1)
 
     def forward(self, tokens_tb: Tensor, states_bs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits after each token, and the states after the last one.
+        """Return logits after each token, and the states after the last one.
 
         Shapes: (t, b), (b, s) -> (t, b, v), (b, s).
         """
@@ -108,13 +112,13 @@ class RnnNetwork(nn.Module):
         return self.output(x_tbe), torch.cat(after, dim=1)
 
     def layer(self, i: int) -> _Layer:
-        """One recurrent layer, from the input's on."""
-        one = self.layers[i]
-        assert isinstance(one, _Layer)  # a ModuleList holds any module
-        return one
+        """Return one recurrent layer; the first reads the embeddings."""
+        layer = self.layers[i]
+        assert isinstance(layer, _Layer)  # a ModuleList holds any module
+        return layer
 
     def output(self, x_h: Tensor) -> Tensor:
-        """Logits of the last layer's output."""
+        """Return the logits of the last layer's output."""
         if self.project is not None:
             x_h = self.project(x_h)
         weight = self.embedding.weight[: self.vocabulary_size] if self.weight is None else self.weight
@@ -138,6 +142,7 @@ class _Layer(nn.Module):
     def forward(
         self, x_tbe: Tensor, reset_tb1: Tensor, state_bs: Tensor, closed: Tensor, cell: str
     ) -> tuple[Tensor, Tensor]:
+        """Run the layer over a window. Shapes: (t, b, e), (t, b, 1), (b, s) -> (t, b, h), (b, s)."""
         x = torch.cat([x_tbe, reset_tb1.to(x_tbe.dtype)], dim=-1)
         weights = [torch.cat([self.weight_ih, closed], dim=1), self.weight_hh, self.bias_ih, self.bias_hh]
         parts = [part[None].contiguous() for part in state_bs.chunk(2 if cell == "lstm" else 1, dim=1)]
@@ -152,7 +157,7 @@ class _Layer(nn.Module):
 
 @dataclass
 class RnnModel:
-    """A network with its tokenizer: what scores texts. In evaluation mode, float32."""
+    """A network with its tokenizer, to score texts. In evaluation mode, float32."""
 
     network: RnnNetwork
     tokenizer: Tokenizer
@@ -168,99 +173,93 @@ class RnnModel:
         return self.network.bias.device
 
     def begin(self) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the first token of a sentence, and the state before it. Shapes: (1, v), (1, s)."""
-        zeros_1s = torch.zeros(1, self.network.state_size, device=self.device)
-        states_1s = self._advance(zeros_1s, torch.tensor([self.network.vocabulary_size], device=self.device))[1]
+        """Return log-probabilities of a sentence's first token, and the state before it. Shapes: (1, v), (1, s)."""
+        states_1s = torch.zeros(1, self.network.state_size, device=self.device)
+        _, states_1s = self.advance(states_1s, torch.tensor([self.network.vocabulary_size], device=self.device))
         return self.advance(states_1s, torch.tensor([BOUNDARY], device=self.device))
 
+    @torch.no_grad()
     def advance(self, states_ns: Tensor, tokens_n: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the next token after one more token, and the states after it.
+        """Return log-probabilities of the next token after one more token, and the states after it.
 
         Shapes: (n, s), (n) -> (n, v), (n, s).
         """
-        x_nh, states_ns = self._advance(states_ns, tokens_n)
-        with torch.no_grad():
-            return self.network.output(x_nh).log_softmax(dim=1), states_ns
-
-    @torch.no_grad()
-    def _advance(self, states_ns: Tensor, tokens_n: Tensor) -> tuple[Tensor, Tensor]:
-        cfg, net, after = self.network.cfg, self.network, []
+        net = self.network
+        after = []
         gates_ng = x_nh = self._first_gates_vg[tokens_n]
-        for i, state_ns in enumerate(states_ns.chunk(cfg.layers, dim=1)):
+        for i, state_ns in enumerate(states_ns.chunk(net.cfg.layers, dim=1)):
             layer = net.layer(i)
             if i:
                 gates_ng = F.linear(x_nh, layer.weight_ih, layer.bias_ih)
                 gates_ng += net.closed[:, 0] * (tokens_n == net.vocabulary_size).to(gates_ng.dtype)[:, None]
-            x_nh, state_ns = _cell(cfg.cell, gates_ng, state_ns, layer)
+            x_nh, state_ns = _step_cell(net.cfg.cell, gates_ng, state_ns, layer)
             after.append(state_ns)
-        return x_nh, torch.cat(after, dim=1)
+        return net.output(x_nh).log_softmax(dim=1), torch.cat(after, dim=1)
 
     @cached_property
     def _first_gates_vg(self) -> Tensor:
         """What each token, and the reset, gives to the gates of the first layer: looked up, not multiplied."""
-        net, layer = self.network, self.network.layer(0)
+        layer = self.network.layer(0)
         with torch.no_grad():
-            gates_vg = F.linear(net.embedding.weight, layer.weight_ih, layer.bias_ih)
-            gates_vg[-1] += net.closed[:, 0]
+            gates_vg = F.linear(self.network.embedding.weight, layer.weight_ih, layer.bias_ih)
+            gates_vg[-1] += self.network.closed[:, 0]
             return gates_vg
 
     def forget_tables(self) -> None:
-        """Must be called when the weights have changed."""
+        """Drop what was computed from the weights; must be called when they have changed."""
         self.__dict__.pop("_first_gates_vg", None)
 
     def score(self, sentences: Sequence[Sequence[int]]) -> Doubles:
-        """ln p of each sentence, its end included: the sum over its tokens, each given those before it.
+        """Return ln p of each sentence, its end included: the sum over its tokens, each given those before it.
 
         Sentences that begin alike share the work on what they begin with, wherever they stand: the hypotheses of an
         utterance do. Neither neighbours nor lengths change a score but for rounding.
 
         Shapes: n sentences -> (n).
         """
-        scores_n = np.zeros(len(sentences))
-        order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        by_length = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
         parts: list[list[int]] = []
-        for start in range(0, len(order), _TOGETHER):
-            # each thread's part begins alike, as far as that goes
-            chunk = sorted(order[start : start + _TOGETHER], key=lambda i: list(sentences[i]))
-            size = max(-(-len(chunk) // threads), _LEAST_PART)
+        for start in range(0, len(by_length), _TOGETHER):
+            # The sentences of a thread begin alike, as far as possible.
+            chunk = sorted(by_length[start : start + _TOGETHER], key=lambda i: list(sentences[i]))
+            size = max(math.ceil(len(chunk) / threads), _LEAST_PART)
             parts += [chunk[at : at + size] for at in range(0, len(chunk), size)]
 
-        def alone(part: list[int]) -> None:
-            scores_n[part] = self._score([sentences[i] for i in part])
+        scores_n = np.zeros(len(sentences))
 
-        if threads == 1:
-            for part in parts:
-                alone(part)
-            return scores_n
+        def score_part(part: list[int]) -> None:
+            scores_n[part] = self._score([sentences[i] for i in part])
 
         # One torch thread each: a step is too little to share, and waiting for a busy core costs many times its time.
         self._first_gates_vg  # noqa: B018  # made once, before the threads ask for it
         with ThreadPoolExecutor(threads, "asr-lm", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(alone, parts))
+            list(pool.map(score_part, parts))
         torch.set_num_threads(torch.get_num_threads())  # what a thread of the pool set is the default of later ones
         return scores_n
 
     def _score(self, sentences: Sequence[Sequence[int]]) -> Doubles:
         lengths_n = np.array([len(tokens) + 1 for tokens in sentences])
-        tokens_nt = np.full((len(sentences), lengths_n.max()), -1, np.int64)
+        tokens_nt = np.full((len(sentences), lengths_n.max()), BOUNDARY, np.int64)
         for row_t, tokens in zip(tokens_nt, sentences, strict=True):
-            row_t[: len(tokens)], row_t[len(tokens)] = tokens, BOUNDARY
+            row_t[: len(tokens)] = tokens
+
         totals_n = np.zeros(len(sentences))
-        size = self.network.vocabulary_size
         log_probs, states = self.begin()
-        prefix_n = np.zeros(len(sentences), np.int64)  # which of the different beginnings a sentence has
         left = np.arange(len(sentences))
+        prefix_n = np.zeros(len(sentences), np.int64)  # which of the different beginnings a sentence has
         for step in range(tokens_nt.shape[1]):
             token_n = tokens_nt[left, step]
             found_n = log_probs[self._indices(prefix_n), self._indices(token_n)]
             totals_n[left] += found_n.double().cpu().numpy()
-            on = lengths_n[left] > step + 1
-            left, keys = left[on], prefix_n[on] * size + token_n[on]
-            if not len(left):
+
+            unfinished = lengths_n[left] > step + 1
+            if not unfinished.any():
                 break
+            left = left[unfinished]
+            keys = prefix_n[unfinished] * self.network.vocabulary_size + token_n[unfinished]
             different, prefix_n = np.unique(keys, return_inverse=True)
-            parent, token = np.divmod(different, size)
+            parent, token = np.divmod(different, self.network.vocabulary_size)
             log_probs, states = self.advance(states[self._indices(parent)], self._indices(token))
         return totals_n
 
@@ -268,7 +267,7 @@ class RnnModel:
         return torch.from_numpy(values).to(self.device)
 
     def score_texts(self, texts: Sequence[str]) -> Doubles:
-        """ln p of each text, its end included.
+        """Return ln p of each text, its end included.
 
         Raises:
             DataError: a text has a character that the model does not know.
@@ -276,30 +275,8 @@ class RnnModel:
         return self.score([self.tokenizer.encode(text) for text in texts])
 
 
-@dataclass(frozen=True)
-class NumpyTokens:
-    """The model as a search in numpy asks it (``asr.decode.fusion.TokenModel``)."""
-
-    model: RnnModel
-
-    @property
-    def symbols(self) -> tuple[str, ...]:
-        return self.model.tokenizer.symbols
-
-    def begin(self) -> tuple[Floats, Floats]:
-        log_probs_1v, states_1s = self.model.begin()
-        return log_probs_1v.cpu().numpy(), states_1s.cpu().numpy()
-
-    def advance(self, states_ns: Floats, tokens_n: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
-        device = self.model.device
-        log_probs_nv, states_ns_ = self.model.advance(
-            torch.from_numpy(states_ns).to(device), torch.from_numpy(tokens_n).to(device)
-        )
-        return log_probs_nv.cpu().numpy(), states_ns_.cpu().numpy()
-
-
-def _cell(cell: str, gates_ng: Tensor, state_ns: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
-    """One step of a layer: its output, and its state. ``gates_ng``: what the input gives to the gates."""
+def _step_cell(cell: str, gates_ng: Tensor, state_ns: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
+    """Do one step of a layer: its output, and its state. ``gates_ng``: what the input gives to the gates."""
     weight_hh, bias_hh = layer.weight_hh, layer.bias_hh
     if cell == "lstm":
         h_nh, c_nh = state_ns.chunk(2, dim=1)
@@ -307,6 +284,7 @@ def _cell(cell: str, gates_ng: Tensor, state_ns: Tensor, layer: _Layer) -> tuple
         c_nh = f_nh.sigmoid() * c_nh + i_nh.sigmoid() * g_nh.tanh()
         h_nh = o_nh.sigmoid() * c_nh.tanh()
         return h_nh, torch.cat([h_nh, c_nh], dim=1)
+
     xr_nh, xz_nh, xn_nh = gates_ng.chunk(3, dim=1)
     hr_nh, hz_nh, hn_nh = F.linear(state_ns, weight_hh, bias_hh).chunk(3, dim=1)
     z_nh = (xz_nh + hz_nh).sigmoid()
@@ -317,40 +295,36 @@ def _cell(cell: str, gates_ng: Tensor, state_ns: Tensor, layer: _Layer) -> tuple
 def sample(
     model: RnnModel, num: int, *, temperature: float = 1.0, prefix: str = "", seed: int = 1, longest: int = 500
 ) -> list[str]:
-    """Texts that the model draws, each from random numbers of its own: the third is the same however many are drawn.
+    """Draw texts from a model, each by random numbers of its own: the third is the same however many are drawn.
 
     Args:
-        temperature: log-probabilities are divided by it; 0 takes the most probable token.
-        prefix: how each text begins; with subwords, spaces at its end have no say.
-        longest: tokens after which a text is cut.
+        temperature: Log-probabilities are divided by it; 0 takes the most probable token.
+        prefix: How each text begins; with subwords, spaces at its end have no say.
+        longest: Tokens after which a text is cut.
 
     Raises:
         DataError: the prefix has a character that the model does not know.
     """
     if model.tokenizer.kind != "char":
         prefix = prefix.rstrip(" ")  # it belongs to the word after it, which is not there yet
-    tokens = model.tokenizer.encode(prefix)
-    log_probs, states = model.begin()
-    for token in tokens:
-        log_probs, states = model.advance(states, torch.tensor([token], device=model.device))
-    log_probs, states = log_probs.expand(num, -1), states.expand(num, -1)
-    drawn_n: list[list[int]] = [list(tokens) for _ in range(num)]
-    left = list(range(num))
-    sources = [np.random.default_rng((seed, i)) for i in range(num)]
-    for _ in range(longest):
-        if not left:
-            break
-        picked_n = [
-            _draw(row_v, temperature, sources[i]) for i, row_v in zip(left, log_probs.cpu().numpy(), strict=True)
-        ]
-        on = [place for place, token in enumerate(picked_n) if token != BOUNDARY]
-        for place in on:
-            drawn_n[left[place]].append(picked_n[place])
-        left = [left[place] for place in on]
-        if left:
-            at = torch.tensor(on, device=model.device)
-            log_probs, states = model.advance(states[at], torch.tensor([picked_n[i] for i in on], device=model.device))
-    return [model.tokenizer.decode(tokens) for tokens in drawn_n]
+    given = list(model.tokenizer.encode(prefix))
+    first_log_probs, first_states = model.begin()
+    for token in given:
+        first_log_probs, first_states = model.advance(first_states, torch.tensor([token], device=model.device))
+
+    texts = []
+    for number in range(num):
+        source = np.random.default_rng((seed, number))
+        tokens = list(given)
+        log_probs, states = first_log_probs, first_states
+        for _ in range(longest):
+            token = _draw(log_probs[0].cpu().numpy(), temperature, source)
+            if token == BOUNDARY:
+                break
+            tokens.append(token)
+            log_probs, states = model.advance(states, torch.tensor([token], device=model.device))
+        texts.append(model.tokenizer.decode(tokens))
+    return texts
 
 
 def _draw(log_probs_v: npt.NDArray[np.float32], temperature: float, source: np.random.Generator) -> int:
@@ -362,5 +336,5 @@ def _draw(log_probs_v: npt.NDArray[np.float32], temperature: float, source: np.r
 
 
 def bits(log_prob: float, characters: int) -> float:
-    """Bits a character of a log-probability in nats."""
+    """Return bits per character of a log-probability in nats."""
     return -log_prob / math.log(2) / max(characters, 1)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from asr.data.tokenizer import Tokenizer
 from asr.errors import DataError
 from asr.lm.neural.network import RnnModel, bits
 
@@ -36,36 +37,35 @@ class RnnPerplexity:
 
     @property
     def bits_per_character(self) -> float:
-        """Bits for each character, the end of a sentence counted as one."""
+        """Bits per character, the end of a sentence counted as one."""
         return bits(self.log_prob, self.characters + self.sentences)
 
     @property
     def perplexity(self) -> float:
-        """Perplexity a word, the end of a sentence counted as one: as an n-gram model's with its unknown words."""
+        """Perplexity per word, the end of a sentence counted as one: as an n-gram model's with its unknown words."""
         return math.exp(min(700.0, -self.log_prob / (self.words + self.sentences)))
 
     def to_json(self) -> dict[str, Any]:
-        derived = {name: getattr(self, name) for name in ("bits_per_character", "perplexity")}
+        derived = {"bits_per_character": self.bits_per_character, "perplexity": self.perplexity}
         return asdict(self) | {"unknown": dict(self.unknown.most_common())} | derived
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.bits_per_character:.4f} bits a character, perplexity {self.perplexity:.2f} a word",
-            f"{self.words:,} words, {self.characters:,} characters in {self.sentences:,} sentences",
-        ]
-        if self.unknown_characters:
-            shown = ", ".join(f"{c!r} {n:,} times" for c, n in self.unknown.most_common(5))
-            lines.append(
-                f"{self.unknown_characters:,} unknown characters left out, in {self.unknown_words:,} words: {shown}"
-                f"{', …' if len(self.unknown) > 5 else ''}"
-            )
-        return "\n".join(lines)
+        text = (
+            f"{self.bits_per_character:.4f} bits a character, perplexity {self.perplexity:.2f} a word\n"
+            f"{self.words:,} words, {self.characters:,} characters in {self.sentences:,} sentences"
+        )
+        if not self.unknown_characters:
+            return text
+        shown = ", ".join(f"{c!r} {n:,} times" for c, n in self.unknown.most_common(5))
+        more = ", …" if len(self.unknown) > 5 else ""
+        unknown = f"{self.unknown_characters:,} unknown characters left out, in {self.unknown_words:,} words"
+        return f"{text}\n{unknown}: {shown}{more}"
 
 
 def perplexity(
     model: RnnModel, lines: Iterable[str], progress: Callable[[int], None] = lambda sentences: None
 ) -> RnnPerplexity:
-    """The perplexity of a text, a sentence a line, each scored by itself.
+    """Return the perplexity of a text, a sentence per line, each scored by itself.
 
     Raises:
         DataError: there is no line, or the model knows not one of its characters.
@@ -79,20 +79,7 @@ def perplexity(
         progress(result.sentences)
 
     for line in lines:
-        words = line.split()
-        unknown = set(model.tokenizer.unknown("".join(words)))
-        kept = words
-        if unknown:
-            kept = ["".join(c for c in word if c not in unknown) for word in words]
-            result.unknown.update(c for word in words for c in word if c in unknown)
-            result.unknown_words += sum(old != new for old, new in zip(words, kept, strict=True))
-        text = " ".join(word for word in kept if word)
-        if " " in model.tokenizer.unknown(text):  # a model of single words
-            result.unknown[" "] += text.count(" ")
-            text = text.replace(" ", "")
-        result.sentences, result.words = result.sentences + 1, result.words + len(words)
-        result.characters += len(text)
-        chunk.append(text)
+        chunk.append(_count_line(result, model.tokenizer, line.split()))
         if len(chunk) == _CHUNK:
             score()
     if not result.sentences:
@@ -103,3 +90,22 @@ def perplexity(
         raise DataError(f"the model knows not one character of the text: {model.tokenizer.unknown_message(some)}")
     score()
     return result
+
+
+def _count_line(result: RnnPerplexity, tokenizer: Tokenizer, words: list[str]) -> str:
+    """Count a line, and return it as the model can write it."""
+    unknown = set(tokenizer.unknown("".join(words)))
+    kept = words
+    if unknown:
+        kept = ["".join(c for c in word if c not in unknown) for word in words]
+        result.unknown.update(c for word in words for c in word if c in unknown)
+        result.unknown_words += sum(old != new for old, new in zip(words, kept, strict=True))
+    text = " ".join(word for word in kept if word)
+    if " " in tokenizer.unknown(text):  # a model of single words
+        result.unknown[" "] += text.count(" ")
+        text = text.replace(" ", "")
+
+    result.sentences += 1
+    result.words += len(words)
+    result.characters += len(text)
+    return text

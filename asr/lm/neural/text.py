@@ -6,23 +6,24 @@ Axes: n sentences, t steps of a window, b streams.
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from asr.data.tokenizer import BLANK_ID, CharTokenizer, SubwordKind, SubwordTokenizer, Tokenizer
+from asr.data.tokenizer import BLANK_ID, CharTokenizer, SubwordTokenizer, Tokenizer
 from asr.errors import ConfigError, DataError
 from asr.lm.model import BEGIN, END, UNK
 
 Ints = npt.NDArray[np.int64]
-#: what words a text may not have, as n-gram models have none of them either
+#: words that a text may not have, as for n-gram models
 _SYMBOLS = frozenset((BEGIN, END, UNK))
-#: no target there
+#: marks a step without a target
 NO_TARGET = -1
 
 
@@ -39,11 +40,6 @@ class Corpus:
         return len(self.characters_n)
 
     @property
-    def lengths_n(self) -> Ints:
-        """Tokens of each sentence."""
-        return np.diff(self.starts_n)
-
-    @property
     def characters(self) -> int:
         return int(self.characters_n.sum())
 
@@ -52,7 +48,7 @@ class Corpus:
         return row
 
 
-@dataclass
+@dataclass(frozen=True)
 class Reading:
     """What was read: the tokenizer, sentences to train on and to measure on, and what was left out."""
 
@@ -61,12 +57,12 @@ class Reading:
     held_out: Corpus
     sha256: str
     #: sentences left out, and their unknown characters with how many sentences have them
-    left_out: int = 0
-    unknown: Counter[str] = field(default_factory=Counter)
+    left_out: int
+    unknown: Counter[str]
 
 
 def is_held_out(sentence: str, fraction: float) -> bool:
-    """Whether a sentence is measured on: by its hash, so that the same sentence is never on both sides.
+    """Decide by its hash whether a sentence is measured on, so that the same sentence is never on both sides.
 
     >>> sum(is_held_out(f"sentence {i}", 0.1) for i in range(1000))
     97
@@ -80,38 +76,44 @@ def read(
     tokenizer: Tokenizer | None = None,
     *,
     subwords: int | None = None,
-    kind: SubwordKind = "bpe",
     held_out: float = 0.05,
     progress: Callable[[int], None] = lambda sentences: None,
 ) -> Reading:
-    """A text, a sentence a line, as tokens; white space is collapsed, an empty line is a sentence without words.
+    """Read a text, a sentence per line, as tokens. White space is collapsed; an empty line is a sentence without words.
 
     Args:
-        tokenizer: a sentence with characters that it does not know is left out and counted.
-        subwords: without a tokenizer, train one of this size; else it is the characters of the text.
-        held_out: the share of sentences to measure on.
+        tokenizer: A sentence with characters that it does not know is left out and counted.
+        subwords: Without a tokenizer, train one of this size; else it is the characters of the text.
+        held_out: The share of sentences to measure on.
 
     Raises:
         DataError: there are not two different sentences, or a word is ``<s>``, ``</s>`` or ``<unk>``.
         ConfigError: subwords of that number cannot be made of the text.
     """
+    texts = _collapse(lines, progress)
     digest = hashlib.sha256()
-    sides: tuple[_Side, _Side] = (_Side(), _Side())
-    reading = Reading(tokenizer or CharTokenizer(()), sides[0].corpus(), sides[1].corpus(), "")
-    rows: list[str] = []
-    characters: dict[str, int] = {}  # ids in the order of appearance, made those of the tokenizer at the end
+    for text in texts:
+        digest.update(text.encode() + b"\n")
+    if tokenizer is None:
+        tokenizer = _make_tokenizer(texts, subwords)
 
-    def add(text: str) -> None:
-        side = sides[is_held_out(text, held_out)]
-        if tokenizer is not None:
-            if unknown := tokenizer.unknown(text):
-                reading.left_out += 1
-                reading.unknown.update(unknown)
-                return
-            side.add(tokenizer.encode(text), text)
+    sides: tuple[list[str], list[str]] = ([], [])
+    unknown: Counter[str] = Counter()
+    for text in texts:
+        if strange := tokenizer.unknown(text):
+            unknown.update(strange)
         else:
-            side.add([characters.setdefault(c, len(characters) + 1) for c in text], text)
+            sides[is_held_out(text, held_out)].append(text)
+    train, measured = (_encode(side, tokenizer) for side in sides)
+    left_out = len(texts) - len(train) - len(measured)
+    reading = Reading(tokenizer, train, measured, digest.hexdigest(), left_out, unknown)
+    _check(reading, held_out)
+    return reading
 
+
+def _collapse(lines: Iterable[str], progress: Callable[[int], None]) -> list[str]:
+    """Return the lines with single spaces between words; refuse a text with the model's own symbols."""
+    texts = []
     for number, line in enumerate(lines, start=1):
         words = line.split()
         if not _SYMBOLS.isdisjoint(words):
@@ -119,33 +121,35 @@ def read(
             raise DataError(
                 f"line {number:,} of the text has the word {symbol}, which a language model keeps for itself"
             )
-        text = " ".join(words)
-        digest.update(text.encode() + b"\n")
-        if tokenizer is None and subwords is not None:
-            rows.append(text)
-        else:
-            add(text)
+        texts.append(" ".join(words))
         if number % 10_000 == 0:
             progress(number)
-    if rows:
-        try:
-            tokenizer = reading.tokenizer = SubwordTokenizer.train([row for row in rows if row], subwords or 0, kind)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("--vocab-size", "--subwords"), key="subwords") from error
-        for row in rows:
-            add(row)
-    reading.train, reading.held_out = sides[0].corpus(), sides[1].corpus()
-    reading.sha256 = digest.hexdigest()
-    if tokenizer is None:
-        reading.tokenizer = CharTokenizer(tuple(sorted(characters)))
-        final = np.array([0, *reading.tokenizer.encode("".join(characters))])
-        for corpus in (reading.train, reading.held_out):
-            corpus.tokens = final[corpus.tokens].astype(corpus.tokens.dtype)
-    _check(reading, held_out)
-    return reading
+    return texts
+
+
+def _make_tokenizer(texts: Sequence[str], subwords: int | None) -> Tokenizer:
+    """Return the characters of a text as tokens, or subwords trained on it."""
+    if subwords is None:
+        return CharTokenizer(tuple(sorted(set().union(*texts))))
+    try:
+        return SubwordTokenizer.train([text for text in texts if text], subwords)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--vocab-size", "--subwords"), key="subwords") from error
+
+
+def _encode(texts: Sequence[str], tokenizer: Tokenizer) -> Corpus:
+    tokens = array("H" if tokenizer.vocabulary_size <= 2**16 else "i")
+    lengths = array("q")
+    for text in texts:
+        ids = tokenizer.encode(text)
+        tokens.extend(ids)
+        lengths.append(len(ids))
+    starts_n = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Corpus(np.array(tokens), starts_n, np.array([len(text) + 1 for text in texts], np.int64))
 
 
 def _check(reading: Reading, fraction: float) -> None:
+    """Refuse a text that leaves nothing to train on or nothing to measure on."""
     count = len(reading.train) + len(reading.held_out)
     if not count:
         why = ""
@@ -159,29 +163,8 @@ def _check(reading: Reading, fraction: float) -> None:
             f"too little text: of {count:,} sentences {len(reading.held_out):,} are held out to measure on "
             f"(a share of {fraction:g}, by their hashes); give more text or another held_out"
         )
-    if not reading.tokenizer.symbols or not len(reading.train.tokens):
+    if not len(reading.train.tokens):
         raise DataError("no text to train a language model on: all lines are empty")
-
-
-class _Side:
-    """Sentences as they come in; two bytes a token as long as that is enough."""
-
-    def __init__(self) -> None:
-        self.tokens, self.lengths, self.characters = array("H"), array("q"), array("q")
-
-    def add(self, tokens: Sequence[int], text: str) -> None:
-        try:
-            self.tokens.extend(tokens)
-        except OverflowError:  # what fitted before the large one is in there already
-            kept = sum(self.lengths)
-            self.tokens = array("i", self.tokens[:kept])
-            self.tokens.extend(tokens)
-        self.lengths.append(len(tokens))
-        self.characters.append(len(text) + 1)
-
-    def corpus(self) -> Corpus:
-        starts_n = np.concatenate([[0], np.cumsum(np.array(self.lengths, np.int64))]).astype(np.int64)
-        return Corpus(np.array(self.tokens), starts_n, np.array(self.characters, np.int64))
 
 
 class Streams:
@@ -192,16 +175,18 @@ class Streams:
 
     def __init__(self, corpus: Corpus, vocabulary_size: int, streams: int, window: int, order_n: Ints) -> None:
         self.window = window
-        lengths_n = corpus.lengths_n[order_n] + 2
+        lengths_n = np.diff(corpus.starts_n)[order_n] + 2
         ends_n = np.cumsum(lengths_n)
-        # a sentence belongs to the stream that its middle falls into: streams of nearly the same length
+        before_n = ends_n - lengths_n
+
+        # A sentence belongs to the stream that its middle falls into: streams of nearly the same length.
         stream_n = np.minimum((ends_n - lengths_n / 2) * streams // ends_n[-1], streams - 1).astype(np.int64)
         starts_b = np.searchsorted(stream_n, np.arange(streams))
-        before_n = ends_n - lengths_n
         first_b = np.append(before_n, ends_n[-1])[starts_b]
         at_n = before_n - first_b[stream_n]
+
         length = int((at_n + lengths_n).max())
-        self.steps = -(-length // window) * window
+        self.steps = math.ceil(length / window) * window
         kind = np.int32 if vocabulary_size >= 2**15 else np.int16
         self.inputs_bt = np.full((streams, self.steps), vocabulary_size, kind)
         self.targets_bt = np.full((streams, self.steps), NO_TARGET, kind)
@@ -214,10 +199,10 @@ class Streams:
             self.targets_bt[b, t + len(tokens)] = BLANK_ID
 
     def __len__(self) -> int:
-        """Windows."""
+        """Return the number of windows."""
         return self.steps // self.window
 
     def __getitem__(self, i: int) -> tuple[Ints, Ints]:
-        """Inputs and targets of a window. Shapes: (t, b) both."""
+        """Return inputs and targets of a window. Shapes: (t, b) both."""
         span = slice(i * self.window, (i + 1) * self.window)
         return self.inputs_bt[:, span].T.astype(np.int64), self.targets_bt[:, span].T.astype(np.int64)
