@@ -12,7 +12,7 @@ from asr.data.text import normalize
 from asr.data.tokenizer import WORD_START
 from asr.decode.choose import Decoder, greedy_decoder
 from asr.decode.greedy import words_with_times
-from asr.decode.types import TimedWord
+from asr.decode.types import Hypothesis, LogProbs, TimedWord
 from asr.errors import DataError
 from asr.infer import of_manifest
 from asr.model.checkpoint import AcousticModel
@@ -117,8 +117,7 @@ def evaluate(
 
     Args:
         with_words: keep the words of the transcripts with their times.
-        normalization: the profile that references and transcripts go through; None: the model's own, which is applied
-            to the references alone.
+        normalization: the profile for references and transcripts; None: the model's own, for the references alone.
         no_speech_threshold: an utterance with a higher probability of no speech has no text; 1: all have one.
 
     Raises:
@@ -126,63 +125,73 @@ def evaluate(
         ConfigError: the normalisation is unknown.
     """
     began = time.perf_counter()
-    both_sides = normalization is not None
-    profile = model.text.normalization if normalization is None else normalization
-    normalize("", profile)  # an unknown profile is refused before the work
     decoder = decoder or greedy_decoder(model.tokenizer)
-
-    errors: dict[str, str] = {}
-    texts: dict[str, str] = {}
-    words: dict[str, list[TimedWord]] = {}
-    tally = Tally()
+    found = _Transcription(model, normalization, with_words)
     for utterance, log_probs_sv in of_manifest(model, manifest, no_speech_threshold=no_speech_threshold):
         progress(utterance.duration_s)
         if isinstance(log_probs_sv, DataError):
-            errors[utterance.id] = str(log_probs_sv)
-            continue
-        hypothesis = decoder.decode(log_probs_sv)[0]
-        text = normalize(hypothesis.text, profile) if both_sides else " ".join(hypothesis.text.split())
-        texts[utterance.id] = text
-        if with_words:
-            timed = words_with_times(hypothesis, model.tokenizer, model.step_s)
-            # The last step may reach beyond the last sample by part of a step.
-            words[utterance.id] = [replace(w, end_s=min(w.end_s, utterance.duration_s)) for w in timed]
-        # In characters, not tokens: a reference may have some that no token of a subword model writes.
-        tally.add(log_probs_sv, len(text), len(normalize(utterance.text, profile)))
-
-    # The manifest's order again: utterances come by length.
-    failed = {u.id: errors[u.id] for u in manifest if u.id in errors}
-    done = [u for u in manifest if u.id in texts]
-    if not done:
-        raise DataError(f"no utterance could be read; the first: {next(iter(failed.values()))}", manifest.path)
+            found.failed[utterance.id] = str(log_probs_sv)
+        else:
+            found.add(utterance, log_probs_sv, decoder.decode(log_probs_sv)[0])
     seconds = time.perf_counter() - began
 
+    # Utterances come by length: back to the manifest's order.
+    done = [u for u in manifest if u.id in found.rows]
+    failed = {u.id: found.failed[u.id] for u in manifest if u.id in found.failed}
+    if not done:
+        raise DataError(f"no utterance could be read; the first: {next(iter(failed.values()))}", manifest.path)
+    rows = [found.rows[u.id] for u in done]
+    info = {u.id: UtteranceInfo(u.speaker, u.duration_s, u.meta) for u in done}
     return Evaluation(
-        score=_score(done, texts, alignment, profile),
+        score=score(rows, info, alignment, found.profile),
         audio_s=sum(u.duration_s for u in done),
         seconds=seconds,
-        normalization=profile,
+        normalization=found.profile,
         decoder=decoder.name,
         lm=decoder.lm,
-        health=tally.health(),
+        health=found.tally.health(),
         failed=failed,
-        words={u.id: words[u.id] for u in done if u.id in words},
-        both_sides=both_sides,
-        unwritable=_unwritable(model, done, profile, both_sides),
+        words={u.id: found.words[u.id] for u in done} if with_words else {},
+        both_sides=found.both_sides,
+        unwritable=found.unwritable(done),
     )
 
 
-def _score(utterances: Sequence[Utterance], texts: dict[str, str], alignment: str, profile: str) -> Score:
-    rows = [(u.id, normalize(u.text, profile), texts[u.id]) for u in utterances]
-    info = {u.id: UtteranceInfo(u.speaker, u.duration_s, u.meta) for u in utterances}
-    return score(rows, info, alignment, profile)
+class _Transcription:
+    """Collect the texts of a manifest as they come."""
 
+    def __init__(self, model: AcousticModel, normalization: str | None, with_words: bool) -> None:
+        self._model = model
+        self._with_words = with_words
+        self.both_sides = normalization is not None
+        self.profile = model.text.normalization if normalization is None else normalization
+        normalize("", self.profile)  # an unknown profile is refused before the work
+        self.rows: dict[str, tuple[str, str, str]] = {}
+        self.words: dict[str, list[TimedWord]] = {}
+        self.failed: dict[str, str] = {}
+        self.tally = Tally()
 
-def _unwritable(model: AcousticModel, utterances: Sequence[Utterance], profile: str, both_sides: bool) -> str:
-    written = {c for symbol in model.tokenizer.symbols for c in symbol.replace(WORD_START, " ")}
-    if both_sides:
-        written = under(written, profile)
-    return unwritable_line((u.text for u in utterances), written, profile)
+    def add(self, utterance: Utterance, log_probs_sv: LogProbs, hypothesis: Hypothesis) -> None:
+        reference = normalize(utterance.text, self.profile)
+        text = " ".join(hypothesis.text.split())
+        if self.both_sides:
+            text = normalize(hypothesis.text, self.profile)
+        self.rows[utterance.id] = (utterance.id, reference, text)
+
+        if self._with_words:
+            words = words_with_times(hypothesis, self._model.tokenizer, self._model.step_s)
+            # The last step may reach beyond the last sample by part of a step.
+            self.words[utterance.id] = [replace(word, end_s=min(word.end_s, utterance.duration_s)) for word in words]
+
+        # In characters, not tokens: a reference may have some that no token of a subword model writes.
+        self.tally.add(log_probs_sv, len(text), len(reference))
+
+    def unwritable(self, utterances: Sequence[Utterance]) -> str:
+        """Return one line about characters of the references that the model never writes."""
+        written = {c for symbol in self._model.tokenizer.symbols for c in symbol.replace(WORD_START, " ")}
+        if self.both_sides:
+            written = under(written, self.profile)
+        return unwritable_line((u.text for u in utterances), written, self.profile)
 
 
 #: the columns of ``markdown_row``

@@ -66,7 +66,7 @@ def test_an_interval_over_speakers_covers_the_true_rate_where_one_over_utterance
 
 
 def test_numbers_are_pooled_by_speaker() -> None:
-    assert pooled([[1, 2, 3], [10, 20, 30]], ["x", "y", "x"]).tolist() == [[4, 2], [40, 20]]
+    assert pooled(np.array([[1, 2, 3], [10, 20, 30]]), ["x", "y", "x"]).tolist() == [[4, 2], [40, 20]]
 
 
 def test_rates_of_one_set_see_the_same_draws() -> None:
@@ -83,6 +83,6 @@ def test_the_interval_does_not_depend_on_the_order_of_a_speaker_s_utterances() -
 
 def test_blocks_of_draws_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [[0, 1, 2, 5, 3], [5, 6, 7, 8, 9]]
-    whole = bootstrap.resampled_sums(values, 1003)
+    whole = bootstrap.resampled_sums(values, None, 1003)
     monkeypatch.setattr(bootstrap, "_BLOCK", 50)
-    assert (bootstrap.resampled_sums(values, 1003) == whole).all()
+    assert (bootstrap.resampled_sums(values, None, 1003) == whole).all()

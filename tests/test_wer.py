@@ -373,8 +373,8 @@ def test_score_files_without_common_id_shows_one_of_each(tmp_path: Path) -> None
 
 
 def test_format_score_gives_rates_intervals_and_counts() -> None:
-    word_rate = Rate(0.0802, 0.061, 0.1005, 40, 12, 10, 773)
-    char_rate = Rate(0.0312, 0.02, 0.04, 1, 0, 0, 3200, "characters")
+    word_rate = Rate(40, 12, 10, 773, 0.0802, 0.061, 0.1005)
+    char_rate = Rate(1, 0, 0, 3200, 0.0312, 0.02, 0.04, "characters")
     interval = Interval("utterance", 130)
     assert wer.format_score(wer.Score(word_rate, char_rate, 130, [], interval)).splitlines() == [
         "WER 8.02 % [6.10, 10.05]  (62 errors: 40 sub, 12 del, 10 ins; 773 words, 130 utterances)",

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from asr.errors import printable
-from asr.scoring.bootstrap import Ends, Interval, percentile_ends, pooled, resampled_sums
+from asr.scoring.bootstrap import Ends, Interval, percentile_ends, resampled_sums
 from asr.scoring.info import UtteranceInfo
 from asr.scoring.matched_pairs import ENOUGH_SEGMENTS, MatchedPairs, matched_pairs
 from asr.scoring.wer import Score, align_all, format_ends, percent, score
@@ -73,8 +73,8 @@ class Comparison:
             "b": self.b.to_json(),
             "difference": {"wer": self.difference, "low": self.ends[0], "high": self.ends[1]},
             "probability_b_better": self.better_b,
-            "interval": self.interval.to_json(),
-            "matched_pairs": self.matched_pairs.to_json(),
+            "interval": asdict(self.interval),
+            "matched_pairs": asdict(self.matched_pairs),
             "utterances": {"a_better": self.wins_a, "b_better": self.wins_b, "ties": self.ties},
             "verdict": self.verdict,
             "differing": [asdict(one) for one in self.differing[:worst]],
@@ -104,10 +104,9 @@ def compare(
     # The paired bootstrap.
     errors_a = [one.counts.errors for one in a.per_utterance]
     errors_b = [one.counts.errors for one in b.per_utterance]
-    values: Any = [errors_a, errors_b, [one.counts.reference_length for one in a.per_utterance]]
-    if a.interval.unit == "speaker":
-        values = pooled(values, [one.info.speaker for one in a.per_utterance])
-    a_r, b_r, words_r = resampled_sums(values)
+    lengths = [one.counts.reference_length for one in a.per_utterance]
+    speakers = [one.info.speaker for one in a.per_utterance] if a.interval.unit == "speaker" else None
+    a_r, b_r, words_r = resampled_sums([errors_a, errors_b, lengths], speakers)
     words = a.wer.reference_length
 
     # NIST's test.

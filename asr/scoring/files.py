@@ -11,7 +11,7 @@ from asr.errors import DataError
 from asr.scoring.alphabet import unlike_line
 from asr.scoring.compare import Comparison, compare
 from asr.scoring.info import UtteranceInfo, merge_info
-from asr.scoring.pairing import Warn, check_common, ignore, read_together
+from asr.scoring.pairing import Warn, check_common, read_together
 from asr.scoring.transcripts import HYPOTHESES, REFERENCES, Transcripts, read
 from asr.scoring.wer import Score, score
 
@@ -22,7 +22,7 @@ def score_files(
     normalization: str = "none",
     alignment: str = "levenshtein",
     pair: str = "auto",
-    warn: Warn = ignore,
+    warn: Warn = lambda line: None,
 ) -> tuple[Score, list[str], list[str]]:
     """Score the ids in both files; also return the ids that the hypotheses lack, and those that the references lack.
 
@@ -50,7 +50,7 @@ def compare_files(
     normalization: str = "none",
     alignment: str = "levenshtein",
     pair: str = "auto",
-    warn: Warn = ignore,
+    warn: Warn = lambda line: None,
 ) -> tuple[Comparison, list[tuple[Path, list[str]]]]:
     """Compare the ids in all files; also return for each file the ids that others have and it lacks (not compared).
 

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from asr.scoring.sclite import WordAlignment
 
@@ -37,9 +36,6 @@ class MatchedPairs:
     mean: float | None
     z: float | None
     p: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def matched_pairs(first: Sequence[WordAlignment], second: Sequence[WordAlignment]) -> MatchedPairs:

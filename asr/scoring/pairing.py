@@ -29,12 +29,8 @@ _OPTIONAL = re.compile(r"(?<!\S)\(\S+\)(?!\S)")
 _ID = re.compile(r".*[\d_/:@#|].*|.+[-.].+|.", re.DOTALL)
 
 
-def ignore(line: str) -> None:
-    """Ignore a warning."""
-
-
 def read_together(
-    files: Sequence[tuple[str | Path, Sequence[str]]], pair: str = "auto", warn: Warn = ignore
+    files: Sequence[tuple[str | Path, Sequence[str]]], pair: str = "auto", warn: Warn = lambda line: None
 ) -> list[Transcripts]:
     """Read the transcripts of several files, those of the same utterance under the same id.
 

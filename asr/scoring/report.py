@@ -17,7 +17,7 @@ from asr.errors import AsrError, os_reason
 from asr.files import open_atomic
 from asr.scoring.sclite import WordAlignment
 from asr.scoring.tables import COLUMNS, GroupTable, commonest_errors, tables, worst
-from asr.scoring.wer import Rate, Score, UtteranceScore, align_all, format_ends, percent
+from asr.scoring.wer import Score, UtteranceScore, align_all, format_ends
 
 #: the class and the title of the words of an alignment; their marks tell them apart without colour too
 _MARKS = {
@@ -126,15 +126,12 @@ def _summary(score: Score, conditions: Mapping[str, str]) -> str:
         note += f" Over utterances: WER {wer}, CER {cer}."
 
     header = ("", "%", "[low, high]", "substitutions", "deletions", "insertions", "length")
-    rates = _table(header, [_rate_row("WER", score.wer), _rate_row("CER", score.cer)], "summary")
+    rows = [
+        [name, *rate.cells(), f"{rate.reference_length} {rate.unit}"]
+        for name, rate in (("WER", score.wer), ("CER", score.cer))
+    ]
     facts = {"utterances": f"{score.utterances:,}", **conditions, "alignment": score.alignment}
-    return f'{rates}<p class="note">{escape(note)}</p>\n{_table((), facts.items(), "facts")}'
-
-
-def _rate_row(name: str, rate: Rate) -> list[str]:
-    kinds = map(str, (rate.substitutions, rate.deletions, rate.insertions))
-    length = f"{rate.reference_length} {rate.unit}"
-    return [name, percent(rate.rate), format_ends((rate.low, rate.high)), *kinds, length]
+    return f'{_table(header, rows, "summary")}<p class="note">{escape(note)}</p>\n{_table((), facts.items(), "facts")}'
 
 
 def _group_table(table: GroupTable) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from asr.errors import ConfigError, nearest, printable
 from asr.scoring.bootstrap import Interval, bootstrap_interval, unit_of
 from asr.scoring.info import UtteranceInfo
-from asr.scoring.wer import Rate, Score, UtteranceScore, align_all, format_ends, percent, rate_of
+from asr.scoring.wer import Rate, Score, UtteranceScore, align_all, rate_of
 
 #: ends of the bins of ``length``: seconds if they are known of every utterance, else reference words
 SECONDS = (1, 2, 3, 5, 7, 10, 15, 20, 30)
@@ -40,14 +40,12 @@ class GroupScore:
             "value": self.value,
             "utterances": self.utterances,
             "wer": self.wer.to_json(),
-            "interval": self.interval.to_json(),
+            "interval": asdict(self.interval),
         }
 
     def cells(self) -> list[str]:
         """Return the row of a table: the value, then ``COLUMNS``."""
-        wer = self.wer
-        numbers = (wer.substitutions, wer.deletions, wer.insertions, wer.reference_length, self.utterances)
-        return [self.value, percent(wer.rate), format_ends((wer.low, wer.high)), *map(str, numbers)]
+        return [self.value, *self.wer.cells(), str(self.wer.reference_length), str(self.utterances)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,10 @@ class Counts:
     def errors(self) -> int:
         return self.substitutions + self.deletions + self.insertions
 
+    def kinds(self) -> dict[str, int]:
+        """Return the errors by kind."""
+        return {"substitutions": self.substitutions, "deletions": self.deletions, "insertions": self.insertions}
+
     def __add__(self, other: Counts) -> Counts:
         return Counts(
             self.substitutions + other.substitutions,
@@ -52,29 +56,24 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
-    """Hold an error rate, the ends of its 95 % interval, and the counts behind it; ``None`` is undefined.
+class Rate(Counts):
+    """Hold counts, their error rate, and the ends of its 95 % interval; ``None`` is undefined.
 
     Units: ``rate``, ``low`` and ``high`` are fractions; the counts are of ``unit``.
     """
 
-    rate: float | None
-    low: float | None
-    high: float | None
-    substitutions: int
-    deletions: int
-    insertions: int
-    reference_length: int
+    rate: float | None = None
+    low: float | None = None
+    high: float | None = None
     unit: Literal["words", "characters"] = "words"
 
-    @property
-    def errors(self) -> int:
-        return self.substitutions + self.deletions + self.insertions
-
     def to_json(self) -> dict[str, Any]:
-        row = asdict(self)
-        row[f"reference_{row.pop('unit')}"] = row.pop("reference_length")
-        return row
+        rate = {"rate": self.rate, "low": self.low, "high": self.high}
+        return {**rate, **self.kinds(), f"reference_{self.unit}": self.reference_length}
+
+    def cells(self) -> list[str]:
+        """Return the cells of a table: rate and interval in per cent, substitutions, deletions, insertions."""
+        return [percent(self.rate), format_ends((self.low, self.high)), *map(str, self.kinds().values())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +87,8 @@ class UtteranceScore:
     info: UtteranceInfo = NO_INFO
 
     def to_json(self) -> dict[str, Any]:
-        counts = asdict(self.counts)
-        del counts["reference_length"]
-        return {"id": self.id, "reference": self.reference, "hypothesis": self.hypothesis, **counts} | (
-            self.info.to_json()
-        )
+        texts = {"id": self.id, "reference": self.reference, "hypothesis": self.hypothesis}
+        return {**texts, **self.counts.kinds(), **self.info.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +109,7 @@ class Score:
     normalization: str = "none"
 
     def to_json(self) -> dict[str, Any]:
-        interval = self.interval.to_json()
+        interval = asdict(self.interval)
         if self.over_utterances is not None:
             wer, cer = self.over_utterances
             interval["over_utterances"] = {"wer": list(wer), "cer": list(cer)}
@@ -233,7 +229,7 @@ def rate_of(counts_n: Sequence[Counts], ends: Ends, unit: Literal["words", "char
         rate: float | None = total.errors / total.reference_length
     else:
         rate = None if total.errors else 0.0
-    return Rate(rate, *ends, total.substitutions, total.deletions, total.insertions, total.reference_length, unit)
+    return Rate(**asdict(total), rate=rate, low=ends[0], high=ends[1], unit=unit)
 
 
 def format_score(score: Score) -> str:
