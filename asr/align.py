@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asr.alignment.forced import Backend, min_steps
 from asr.alignment.unmatched import Stretch, Unmatched, describe, find_unmatched, stretches, tokens_of_words
 from asr.alignment.word_times import align_parts, timed_segments
 from asr.data.manifest import Manifest, Utterance
+from asr.data.targets import min_steps
 from asr.data.text import NORMALIZATIONS, check_profile, normalize
 from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.decode.greedy import Clock, greedy
@@ -204,7 +204,6 @@ def align_text(
     seams: tuple[Seam, ...] = (),
     notes: tuple[str, ...] = (),
     allow_gaps: bool = False,
-    backend: Backend = "auto",
 ) -> Aligned:
     """A text aligned with the log-probabilities of what is said, and with the time of each step.
 
@@ -238,7 +237,7 @@ def align_text(
             f"the text needs {needed:,} steps of the model, the audio has {len(log_probs_sv):,} ({duration_s:.2f} s): "
             "is it the text of another recording? To align what fits: --allow-gaps (in Python allow_gaps=True)"
         )
-    best = align_parts(log_probs_sv, words, parts, tokenizer, delimiter, backend)
+    best = align_parts(log_probs_sv, words, parts, tokenizer, delimiter)
 
     kept = [word for part in parts for word in spelling.words[part.words]]
     segments = timed_segments(kept, best.pieces, clock, duration_s)

@@ -5,9 +5,7 @@ Axes: b batch, s steps, v vocabulary, u targets.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,17 +18,6 @@ from asr.data.tokenizer import BLANK_ID
 #: 1,000 steps, 0.6 % at 3,000, 5 % at 6,000, 32 % at 12,000 (random outputs, 30 tokens). Below, float32 saves a third
 #: to a half of the loss's time, and half of its memory.
 LONG_STEPS = 1000
-
-
-def min_steps(targets_u: Sequence[int]) -> int:
-    """The fewest steps in which these labels can be emitted: one each, and a blank between equal neighbours.
-
-    >>> min_steps([8, 5, 12, 12, 15])
-    6
-
-    Source: Graves et al. 2006, "Connectionist Temporal Classification", section 3.1 (the map B).
-    """
-    return len(targets_u) + sum(a == b for a, b in itertools.pairwise(targets_u))
 
 
 def ctc_loss(log_probs_bsv: Tensor, num_steps_b: Tensor, targets_bu: Tensor, num_targets_b: Tensor) -> Tensor:
@@ -55,7 +42,7 @@ def ctc_loss(log_probs_bsv: Tensor, num_steps_b: Tensor, targets_bu: Tensor, num
     return loss_b.float()
 
 
-def disagreement(first_bsv: Tensor, second_bsv: Tensor, num_steps_b: Tensor) -> Tensor:
+def consistency_loss(first_bsv: Tensor, second_bsv: Tensor, num_steps_b: Tensor) -> Tensor:
     """How far two outputs for the same utterances are apart, summed over their steps, in nats.
 
     (KL(p || q) + KL(q || p)) / 2 a step, where each only follows: what it is compared with counts as given, so each

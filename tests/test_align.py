@@ -13,24 +13,23 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from asr.align import _gaps, align_text, spell
-from asr.alignment import forced as align
-from asr.alignment.forced import force_align, min_steps
-from asr.ctc import min_steps as ctc_min_steps
+from asr.alignment import best_path
+from asr.alignment.forced import force_align
+from asr.data.targets import min_steps
 from asr.data.text import NORMALIZATIONS, normalize
 from asr.data.tokenizer import CharTokenizer, SubwordTokenizer
+from asr.decode import types
 from asr.decode.greedy import greedy, words_with_times
 from asr.decode.viterbi import spans_of
 from asr.errors import DataError
 from tests.reference.ctc_paths import all_paths, collapse
-
-BACKENDS = ("numba", "numpy")
 
 
 @pytest.fixture(params=[None, 3], ids=["one block", "blocks of 3 steps"])
 def blocks(request, monkeypatch):
     """Alignment in one block, as short texts have it, and in many."""
     if request.param is not None:
-        monkeypatch.setattr(align, "_block_steps", lambda steps, tokens: request.param)
+        monkeypatch.setattr(best_path, "_block_steps", lambda steps, states: request.param)
 
 
 def log_softmax(logits_sv: np.ndarray) -> np.ndarray:
@@ -61,13 +60,12 @@ def reference(torchaudio, log_probs_sv: np.ndarray, tokens_u: list[int]) -> tupl
     return path_bs[0].tolist(), float(score_bs.sum())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("blocks")
 @given(problem=problems(), seed=st.integers(0, 2**32 - 1))
-def test_without_ties_the_path_is_that_of_torchaudio(torchaudio, problem, seed, backend):
+def test_without_ties_the_path_is_that_of_torchaudio(torchaudio, problem, seed):
     tokens_u = problem[1] or [1]
     log_probs_sv = log_softmax(np.random.default_rng(seed).normal(scale=2.0, size=problem[0].shape))
-    found = force_align(log_probs_sv, tokens_u, backend=backend)
+    found = force_align(log_probs_sv, tokens_u)
     path_s, score = reference(torchaudio, log_probs_sv, tokens_u)
     assert found.path_s.tolist() == path_s
     assert found.log_prob == pytest.approx(score, abs=1e-9)
@@ -83,12 +81,11 @@ def test_long_paths_are_those_of_torchaudio(torchaudio):
         assert force_align(log_probs_sv, tokens_u).path_s.tolist() == reference(torchaudio, log_probs_sv, tokens_u)[0]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("blocks")
 @given(problem=problems())
-def test_with_ties_the_path_is_no_less_probable_than_that_of_torchaudio(torchaudio, problem, backend):
+def test_with_ties_the_path_is_no_less_probable_than_that_of_torchaudio(torchaudio, problem):
     log_probs_sv, tokens_u = problem
-    found = force_align(log_probs_sv, tokens_u, backend=backend)
+    found = force_align(log_probs_sv, tokens_u)
     assert collapse(found.path_s.tolist()) == tuple(tokens_u)
     assert found.log_prob == pytest.approx(path_score(log_probs_sv, found.path_s), abs=1e-9)
     if tokens_u:  # it takes no empty text; where two of three ways tie, it can take the third, which is worse
@@ -101,7 +98,7 @@ def test_no_other_path_is_more_probable(problem):
     log_probs_sv, tokens_u = problem
     paths = [p for p in all_paths(*log_probs_sv.shape) if collapse(p) == tuple(tokens_u)]
     best = max(path_score(log_probs_sv, p) for p in paths)
-    assert force_align(log_probs_sv, tokens_u, backend="numpy").log_prob == pytest.approx(best, abs=1e-9)
+    assert force_align(log_probs_sv, tokens_u).log_prob == pytest.approx(best, abs=1e-9)
 
 
 def delimiter_runs(tokens_u, delimiter: int) -> tuple[list[int], list[int]]:
@@ -125,12 +122,11 @@ def says_the_text(spoken, tokens_u, delimiter: int) -> bool:
     return all(m >= n and (m == 0 or n > 0 or i in ends) for i, (m, n) in enumerate(zip(more, least, strict=True)))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("blocks")
 @given(problem=problems(longest=6))
-def test_with_a_delimiter_paths_with_more_of_it_count_too(problem, backend):
+def test_with_a_delimiter_paths_with_more_of_it_count_too(problem):
     log_probs_sv, tokens_u = problem
-    found = force_align(log_probs_sv, tokens_u, delimiter=1, backend=backend)
+    found = force_align(log_probs_sv, tokens_u, delimiter=1)
     paths = [p for p in all_paths(*log_probs_sv.shape) if says_the_text(collapse(p), tokens_u, 1)]
     assert tuple(found.path_s.tolist()) in paths
     assert found.log_prob == pytest.approx(max(path_score(log_probs_sv, p) for p in paths), abs=1e-9)
@@ -138,13 +134,10 @@ def test_with_a_delimiter_paths_with_more_of_it_count_too(problem, backend):
 
 @pytest.mark.usefixtures("blocks")
 @given(problem=problems(elements=st.sampled_from([-40.0, 0.0, 1.0])), delimiter=st.sampled_from([-1, 1]))
-def test_both_backends_and_the_beam_search_break_ties_alike(problem, delimiter):
+def test_ties_are_broken_as_the_beam_search_breaks_them(problem, delimiter):
     log_probs_sv, tokens_u = problem
-    one, other = (force_align(log_probs_sv, tokens_u, delimiter=delimiter, backend=b) for b in BACKENDS)
-    assert one.path_s.tolist() == other.path_s.tolist()
-    assert (one.log_prob, one.spans) == (other.log_prob, other.spans)
-    assert one.mean_log_prob_u.tolist() == other.mean_log_prob_u.tolist()
-    assert one.spans == spans_of(log_probs_sv, tokens_u, delimiter)
+    found = force_align(log_probs_sv, tokens_u, delimiter=delimiter)
+    assert found.spans == spans_of(log_probs_sv, tokens_u, delimiter)
 
 
 def test_of_equal_paths_the_one_that_stays_longest_seen_from_the_end_wins():
@@ -167,18 +160,12 @@ def test_no_steps_write_no_tokens():
     assert found.spans == () and found.log_prob == 0.0 and len(found.path_s) == 0
 
 
-@given(st.lists(st.integers(1, 3)))
-def test_the_steps_that_tokens_need_are_those_of_the_loss(tokens_u):
-    assert min_steps(tokens_u) == ctc_min_steps(tokens_u)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_what_cannot_be_aligned_is_refused_with_the_reason(backend):
+def test_what_cannot_be_aligned_is_refused_with_the_reason():
     even_sv = log_softmax(np.zeros((4, 3)))
 
     def refusal(log_probs_sv, tokens_u) -> str:
         with pytest.raises(ValueError) as error:
-            force_align(log_probs_sv, tokens_u, backend=backend)
+            force_align(log_probs_sv, tokens_u)
         return str(error.value)
 
     assert "3 tokens need at least 5 steps" in refusal(even_sv, [1, 1, 1]) and "got 4" in refusal(even_sv, [1, 1, 1])
@@ -194,13 +181,8 @@ def test_what_cannot_be_aligned_is_refused_with_the_reason(backend):
     assert "not a number" in refusal(np.full((2, 3), np.nan, np.float32), [1])
 
 
-def test_an_unknown_backend_is_refused():
-    with pytest.raises(ValueError, match="unknown backend 'cuda'"):
-        force_align(log_softmax(np.zeros((4, 3))), [1], backend="cuda")  # type: ignore[arg-type]
-
-
 def test_the_step_that_is_no_distribution_is_named_in_a_long_recording(monkeypatch):
-    monkeypatch.setattr(align, "_CHECKED_AT_ONCE", 30)
+    monkeypatch.setattr(types, "_CHECKED_AT_ONCE", 30)
     log_probs_sv = log_softmax(np.zeros((100, 3)))
     assert len(force_align(log_probs_sv, [1, 2]).path_s) == 100
     log_probs_sv[77] = 0.5

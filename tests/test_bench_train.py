@@ -14,7 +14,7 @@ from asr.bench.plain import PlainNetwork, PlainTrainer
 from asr.bench.training import PARTS, made_up_data, measure, training_operations
 from asr.cli import run
 from asr.config import ModelConfig
-from asr.ctc import ctc_loss, disagreement
+from asr.ctc import consistency_loss, ctc_loss
 from asr.errors import ConfigError
 from asr.model.build import build_network
 from asr.training.trial import Trial
@@ -105,7 +105,7 @@ def test_the_plain_way_has_the_same_loss_on_a_batch(tmp_path, cell, merge):
     losses = [ctc_loss(one_bsv, num_steps_b, batch.targets_bu, batch.num_targets_b).mean() for one_bsv, _ in outputs]
     ours = sum(losses) / len(losses)
     if merge == "sum":
-        ours += 0.5 * disagreement(outputs[0][0], outputs[1][0], num_steps_b).mean()
+        ours += 0.5 * consistency_loss(outputs[0][0], outputs[1][0], num_steps_b).mean()
     torch.testing.assert_close(plain.loss(batch), ours, rtol=1e-5, atol=1e-5)
     assert sum(p.numel() for p in plain.network.parameters()) >= trial.parameters
 

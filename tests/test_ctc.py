@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from asr.ctc import LONG_STEPS, confidence_penalty, ctc_loss, disagreement, min_steps
+from asr.ctc import LONG_STEPS, confidence_penalty, consistency_loss, ctc_loss
+from asr.data.targets import min_steps
 from tests.reference import ctc_paths
 
 # Float32 sums of a few log-probabilities of size 10: a few times 1e-6.
@@ -160,21 +161,21 @@ def test_the_confidence_penalty_is_the_divergence_and_knows_no_padding():
 def test_the_disagreement_is_the_mean_divergence_both_ways_and_knows_no_padding():
     generator = torch.Generator().manual_seed(0)
     first_bsv, second_bsv = (torch.randn(3, 6, 4, generator=generator).log_softmax(-1) for _ in range(2))
-    found_b = disagreement(first_bsv, second_bsv, torch.tensor([6, 2, 0]))
+    found_b = consistency_loss(first_bsv, second_bsv, torch.tensor([6, 2, 0]))
     for i, steps in enumerate((6, 2, 0)):
         p_sv, q_sv = first_bsv[i, :steps].exp().double(), second_bsv[i, :steps].exp().double()
         expected = ((p_sv * (p_sv / q_sv).log()).sum() + (q_sv * (q_sv / p_sv).log()).sum()) / 2
         assert found_b[i].item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
-    assert disagreement(first_bsv, first_bsv, torch.tensor([6, 6, 6])).abs().max() < 1e-6
+    assert consistency_loss(first_bsv, first_bsv, torch.tensor([6, 6, 6])).abs().max() < 1e-6
     padded = [torch.nn.functional.pad(x_bsv, (0, 0, 0, 3), value=-1.0) for x_bsv in (first_bsv, second_bsv)]
-    assert torch.allclose(disagreement(*padded, torch.tensor([6, 2, 0])), found_b)
+    assert torch.allclose(consistency_loss(*padded, torch.tensor([6, 2, 0])), found_b)
 
 
 def test_each_output_is_drawn_to_the_other_as_to_a_given_distribution():
     """The gradient by the logits is (own - other) / 2, as for cross entropy with the other as soft labels."""
     generator = torch.Generator().manual_seed(1)
     logits = [torch.randn(2, 5, 4, generator=generator, requires_grad=True) for _ in range(2)]
-    disagreement(*(one.log_softmax(-1) for one in logits), torch.tensor([5, 3])).sum().backward()
+    consistency_loss(*(one.log_softmax(-1) for one in logits), torch.tensor([5, 3])).sum().backward()
     first, second = (one.detach().softmax(-1) for one in logits)
     inside = (torch.arange(5)[None, :] < torch.tensor([5, 3])[:, None])[:, :, None]
     for own, other, one in ((first, second, logits[0]), (second, first, logits[1])):

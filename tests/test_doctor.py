@@ -23,10 +23,10 @@ from asr.config import RunConfig, load, override
 from asr.corpora.catalogue import find_config, find_recipe
 from asr.corpora.prepare import prepare
 from asr.corpora.recipe import Request
-from asr.ctc import min_steps
 from asr.data import manifest as manifests
 from asr.data import prepared as headers
 from asr.data.manifest import Utterance
+from asr.data.targets import min_steps
 from asr.doctor import Report, examine, sound
 from asr.doctor import fix as fixing
 from asr.doctor.expected import of_config, of_model

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.alignment import gaps
+from asr.alignment import best_path, gaps
 from asr.alignment.forced import force_align
 from asr.alignment.gaps import Gap, find_gaps
 from asr.alignment.unmatched import stretches, tokens_of_words
@@ -32,7 +32,7 @@ def stretch_score(log_probs_sv, words, delimiter: int) -> float:
     for word in words:
         tokens += [delimiter, *word] if tokens and delimiter >= 0 else word
     try:
-        return force_align(log_probs_sv, tokens, delimiter=delimiter, backend="numpy").log_prob
+        return force_align(log_probs_sv, tokens, delimiter=delimiter).log_prob
     except ValueError:  # too few steps
         return -math.inf
 
@@ -95,7 +95,7 @@ def test_blocks_change_nothing(seed, delimiter, monkeypatch):
     log_probs_sv = log_softmax(3 * rng.normal(size=(100, 5)))
     words = [rng.integers(2, 5, size=rng.integers(1, 4)).tolist() for _ in range(25)]
     whole = find_gaps(log_probs_sv, words, LETTERS, delimiter=delimiter)
-    monkeypatch.setattr(gaps, "_ONE_BLOCK", 1)  # then a block has 29 steps
+    monkeypatch.setattr(best_path, "_ONE_BLOCK", 1)  # then a block has 29 steps
     assert find_gaps(log_probs_sv, words, LETTERS, delimiter=delimiter) == whole
     assert len(whole) > 2
 

@@ -18,11 +18,10 @@ from safetensors.torch import load_file
 from asr.corpora.catalogue import find_recipe
 from asr.corpora.prepare import prepare
 from asr.corpora.recipe import Request
-from asr.ctc import min_steps
 from asr.data import manifest as manifests
 from asr.data import prepared as header
 from asr.data.prepared import Header
-from asr.data.targets import targets_of
+from asr.data.targets import min_steps, targets_of
 from asr.data.tokenizer import SubwordTokenizer, read_tokenizer
 from asr.decode.choose import beam_decoder
 from asr.decode.decoder import BeamDecoder

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.ctc import min_steps
 from asr.data.manifest import Manifest, Utterance
-from asr.data.targets import PackedTargets, targets_of
+from asr.data.targets import PackedTargets, min_steps, targets_of
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import DataError
 

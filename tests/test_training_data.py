@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from asr.batch import Batch, extract
 from asr.config import RunConfig
-from asr.ctc import min_steps
 from asr.data import manifest as manifests
 from asr.data.manifest import Manifest, Utterance
+from asr.data.targets import min_steps
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import ConfigError, DataError
 from asr.model.checkpoint import AcousticModel, build_model

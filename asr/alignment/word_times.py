@@ -13,17 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asr.alignment.forced import Backend, force_align
+from asr.alignment.forced import force_align
 from asr.alignment.unmatched import Stretch
-from asr.data.tokenizer import WORD_START, Tokenizer
-from asr.decode.greedy import Clock
+from asr.data.tokenizer import Tokenizer
+from asr.decode.greedy import Clock, spans_by_word
 from asr.decode.types import Floats, Ints, LogProbs, Span, TimedWord
 from asr.errors import DataError
 from asr.transcript import Segment, segments_of
 
 
-class Path(NamedTuple):
-    """The best path of a text, and what each of its tokens writes, by words.
+class TextPath(NamedTuple):
+    """Hold the best path of a text, and the letters that each of its tokens writes, by words.
 
     Shapes: (s,) the token at each step, the blank among them; (u,).
     """
@@ -40,25 +40,28 @@ def align_parts(
     parts: Sequence[Stretch],
     tokenizer: Tokenizer,
     delimiter: int,
-    backend: Backend,
-) -> Path:
+) -> TextPath:
     """Align words part by part; outside of the parts, the path is the model's own: no other is more probable."""
-    path_s = log_probs_sv.argmax(axis=1).astype(np.int32) if len(log_probs_sv) else np.zeros(0, np.int32)
+    path_s = np.zeros(0, np.int32)
+    if len(log_probs_sv):
+        path_s = log_probs_sv.argmax(axis=1).astype(np.int32)
+
     alignments, pieces = [], []
     for part in parts:
         tokens_u: list[int] = []
         for word in words[part.words]:
             tokens_u += [delimiter, *word] if tokens_u and delimiter >= 0 else word
         try:
-            alignment = force_align(log_probs_sv[part.steps], tokens_u, delimiter=delimiter, backend=backend)
+            alignment = force_align(log_probs_sv[part.steps], tokens_u, delimiter=delimiter)
         except ValueError as error:
             raise DataError(f"the text cannot be aligned: {error}") from error
+        alignments.append(alignment)
+
         path_s[part.steps] = alignment.path_s
         first = part.steps.start
         spans = [span._replace(start=span.start + first, end=span.end + first) for span in alignment.spans]
-        alignments.append(alignment)
-        pieces += _by_word(spans, tokenizer)
-    return Path(
+        pieces += spans_by_word(spans, tokenizer)
+    return TextPath(
         path_s,
         sum(alignment.log_prob for alignment in alignments),
         np.concatenate([alignment.mean_log_prob_u for alignment in alignments]),
@@ -90,18 +93,6 @@ def timed_segments(
         replace(segment, characters=tuple(itertools.chain(*itertools.islice(inside, len(segment.words)))))
         for segment in segments_of(timed)
     )
-
-
-def _by_word(spans: Sequence[Span], tokenizer: Tokenizer) -> list[list[tuple[str, Span]]]:
-    """What each token writes, with its span, by words; the spaces are left out."""
-    groups: list[list[tuple[str, Span]]] = [[]]
-    for span in spans:
-        piece = tokenizer.symbols[span.token - 1].replace(WORD_START, " ")
-        if piece.startswith(" ") and groups[-1]:
-            groups.append([])
-        if piece != " ":
-            groups[-1].append((piece.removeprefix(" "), span))
-    return [group for group in groups if group]
 
 
 def _characters(piece: str, span: Span, clock: Clock, duration_s: float) -> list[TimedWord]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from asr.batch import Batch, extract, load_wave, pad
 from asr.config import ModelConfig
-from asr.ctc import disagreement
+from asr.ctc import consistency_loss
 from asr.data import audio
 from asr.data.tokenizer import BLANK_ID
 from asr.errors import ConfigError
@@ -122,7 +122,7 @@ class PlainTrainer:
         ]  # fmt: skip
         loss = torch.stack(losses).mean()
         if len(views) == 2:
-            apart_b = disagreement(outputs[0], outputs[1], num_steps_b.to(self.device))
+            apart_b = consistency_loss(outputs[0], outputs[1], num_steps_b.to(self.device))
             loss = loss + self.cfg.train.consistency * apart_b.mean()
         return loss
 

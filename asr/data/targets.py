@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -13,6 +14,17 @@ from asr.data.manifest import Manifest
 from asr.data.text import normalize
 from asr.data.tokenizer import Tokenizer
 from asr.errors import DataError
+
+
+def min_steps(targets_u: Sequence[int]) -> int:
+    """Return the fewest steps that write these tokens: one each, and a blank between equal neighbours.
+
+    >>> min_steps([8, 5, 12, 12, 15])
+    6
+
+    Source: Graves et al. 2006, "Connectionist Temporal Classification", section 3.1 (the map B).
+    """
+    return len(targets_u) + sum(a == b for a, b in itertools.pairwise(targets_u))
 
 
 class PackedTargets(Sequence[list[int]]):
@@ -45,7 +57,7 @@ class PackedTargets(Sequence[list[int]]):
         return np.diff(self._ends)
 
     def min_steps(self) -> npt.NDArray[np.int64]:
-        """Return ``ctc.min_steps`` of each, all at once. Shapes: (utterances,)."""
+        """Return ``min_steps`` of each, all at once. Shapes: (utterances,)."""
         starts = self._ends[:-1]
         ends = self._ends[1:]
         repeats = np.flatnonzero(self._flat[1:] == self._flat[:-1])  # at i: token i + 1 is token i again

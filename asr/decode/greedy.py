@@ -12,88 +12,87 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from asr.data.tokenizer import BLANK_ID, WORD_START, Tokenizer
-from asr.decode.types import Hypothesis, LogProbs, Span, SpanColumns, TimedWord, check_log_probs
+from asr.decode.types import Floats, Hypothesis, LogProbs, Span, SpanColumns, TimedWord, check_log_probs
 
 #: when each step of an utterance begins, and when it ends, in seconds
-Clock = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+Clock = tuple[Floats, Floats]
 
 
 def greedy(log_probs_sv: LogProbs, tokenizer: Tokenizer) -> Hypothesis:
-    """The text of the single most probable path, with that path's log-probability and the span of each token.
+    """Return the text of the most probable path, with that path's log-probability and the span of each token.
 
     Ties go to the lower token id. Zero steps give the empty text with log-probability 0.
 
     Raises:
         ValueError: the input is not log-probabilities over the tokenizer's vocabulary.
     """
-    check_log_probs(log_probs_sv)
-    if log_probs_sv.shape[1] != tokenizer.vocabulary_size:
-        raise ValueError(
-            f"log_probs has {log_probs_sv.shape[1]} tokens, the tokenizer {tokenizer.vocabulary_size} (blank included)"
-        )
+    check_log_probs(log_probs_sv, tokenizer.vocabulary_size)
     if not len(log_probs_sv):
         return Hypothesis("", 0.0, ())
     path_s = log_probs_sv.argmax(axis=1)
+    best_s = np.take_along_axis(log_probs_sv, path_s[:, None], axis=1)[:, 0]
+
+    # runs of one token; those of the blank are left out
     starts = np.flatnonzero(np.concatenate([[True], path_s[1:] != path_s[:-1]]))
     ends = np.append(starts[1:], len(path_s))
-    best_s = np.take_along_axis(log_probs_sv, path_s[:, None], axis=1)[:, 0]
     peaks = np.maximum.reduceat(best_s, starts)
     spoken = np.flatnonzero(path_s[starts] != BLANK_ID)
-    columns = (
-        path_s[starts].astype(np.int32),
-        starts.astype(np.int32),
-        ends.astype(np.int32),
-        peaks.astype(np.float64),
+    spans = SpanColumns(
+        token_u=path_s[starts[spoken]].astype(np.int32),
+        start_u=starts[spoken].astype(np.int32),
+        end_u=ends[spoken].astype(np.int32),
+        log_prob_u=peaks[spoken].astype(np.float64),
     )
-    spans = SpanColumns(*(column[spoken] for column in columns))  # type: ignore[arg-type]
     log_prob = float(best_s.sum(dtype=np.float64))
     return Hypothesis.of_columns(tokenizer.decode(spans.token_u.tolist()), log_prob, 0.0, spans)
 
 
 def words_with_times(hypothesis: Hypothesis, tokenizer: Tokenizer, clock: Clock | float) -> list[TimedWord]:
-    """The words of a hypothesis with start and end in seconds: from a word's first token to the end of its last.
-
-    ``clock``: when each step begins and ends in seconds, shapes (s,), (s,); or a step's length, from 0.
+    """Return the words of a hypothesis with start and end in seconds: from a word's first token to the end of its last.
 
     A CTC model emits a token as a spike somewhere inside the sound: the times are good to about a tenth of a second.
     A word's confidence is the product of its tokens' probabilities at their strongest steps: the acoustic model's own
     probability that every token is right. Where the hypothesis states the share of the beam that agrees on the word, it
-    is the geometric mean of the two: the sound knows nothing of the language model's doubts, the beam nothing of what
-    it has pruned.
+    is the geometric mean of the two: the sound knows nothing of the language model's doubts, and the beam nothing of
+    what it has pruned.
+
+    Args:
+        clock: when each step begins and ends in seconds, shapes (s,), (s,); or the length of a step.
     """
-    words: list[TimedWord] = []
-    letters: list[str] = []
-    spans: list[Span] = []
-    for span in hypothesis.spans:
+    words = [_timed_word(pieces, clock) for pieces in spans_by_word(hypothesis.spans, tokenizer)]
+    if hypothesis.word_shares is None:
+        return words
+    shared = []
+    for word, share in zip(words, hypothesis.word_shares, strict=True):
+        confidence = share if word.confidence is None else math.sqrt(word.confidence * share)
+        shared.append(replace(word, confidence=round(confidence, 4)))
+    return shared
+
+
+def spans_by_word(spans: Sequence[Span], tokenizer: Tokenizer) -> list[list[tuple[str, Span]]]:
+    """Return the letters that each token writes, with its span, in a list per word; the spaces are left out."""
+    words: list[list[tuple[str, Span]]] = [[]]
+    for span in spans:
         piece = tokenizer.symbols[span.token - 1].replace(WORD_START, " ")
-        if piece.startswith(" ") and letters:
-            words.append(_word(letters, spans, clock))
-            letters, spans = [], []
+        if piece.startswith(" ") and words[-1]:
+            words.append([])
         if piece != " ":
-            letters.append(piece.removeprefix(" "))
-            spans.append(span)
-    if letters:
-        words.append(_word(letters, spans, clock))
-    if hypothesis.word_shares is not None:
-        shared = zip(words, hypothesis.word_shares, strict=True)
-        words = [replace(word, confidence=_mean(word.confidence, share)) for word, share in shared]
-    return words
+            words[-1].append((piece.removeprefix(" "), span))
+    return [word for word in words if word]
 
 
-def _mean(confidence: float | None, share: float) -> float:
-    return round(share if confidence is None else math.sqrt(confidence * share), 4)
-
-
-def _word(letters: Sequence[str], spans: Sequence[Span], clock: Clock | float) -> TimedWord:
+def _timed_word(pieces: Sequence[tuple[str, Span]], clock: Clock | float) -> TimedWord:
+    spans = [span for _, span in pieces]
     first, last = spans[0].start, spans[-1].end
     if isinstance(clock, float):
         start_s, end_s = first * clock, last * clock
     else:
         start_s, end_s = float(clock[0][first]), float(clock[1][last - 1])
+
     log_probs = [span.log_prob for span in spans if span.log_prob is not None]
-    # a row may sum to a little more than 1, a probability not
-    confidence = round(min(math.exp(sum(log_probs)), 1.0), 4) if len(log_probs) == len(spans) else None
-    return TimedWord("".join(letters), round(start_s, 3), round(end_s, 3), confidence)
+    confidence = None
+    if len(log_probs) == len(spans):
+        confidence = round(min(math.exp(sum(log_probs)), 1.0), 4)  # a row may sum to a little more than 1
+    return TimedWord("".join(piece for piece, _ in pieces), round(start_s, 3), round(end_s, 3), confidence)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 
 from asr.config import AudioConfig, FeatureConfig, ModelConfig, RunConfig, TextConfig
-from asr.ctc import min_steps
 from asr.data import prepared as headers
+from asr.data.targets import min_steps
 from asr.data.tokenizer import Tokenizer, read_tokenizer
 from asr.doctor.checks import Expected
 from asr.errors import CheckpointError, ConfigError

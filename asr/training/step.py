@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from asr.batch import Batch, empty_batch
 from asr.config import RunConfig
-from asr.ctc import confidence_penalty, ctc_loss, disagreement
+from asr.ctc import confidence_penalty, consistency_loss, ctc_loss
 from asr.errors import TrainingError
 from asr.model.network import Network
 from asr.runtime import autocast, stable_seed
@@ -234,7 +234,7 @@ def gradients(
         total = (1 - smoothing) * total + smoothing * confidence_penalty(log_probs_bsv, num_steps_b).sum() / views
     if views == 2:
         first_bsv, second_bsv = log_probs_bsv.chunk(2)
-        total = total + consistency * disagreement(first_bsv, second_bsv, num_steps_b[: len(losses_b)]).sum()
+        total = total + consistency * consistency_loss(first_bsv, second_bsv, num_steps_b[: len(losses_b)]).sum()
     timed("backward", lambda: _backward(total / count))
     return losses_b.detach()
 

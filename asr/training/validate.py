@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from asr.batch import Features, extract, load_wave
-from asr.ctc import ctc_loss, min_steps
+from asr.ctc import ctc_loss
 from asr.data.manifest import Manifest, Utterance
-from asr.data.targets import targets_of
+from asr.data.targets import min_steps, targets_of
 from asr.data.text import NORMALIZATIONS, normalize
 from asr.decode.greedy import greedy
 from asr.decode.types import LogProbs

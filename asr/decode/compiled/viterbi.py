@@ -173,11 +173,11 @@ def _best_end(
         back.low_s[step], back.start_s[step] = low, filled
         for j in range(low, min(high + 1, tokens)):
             emit_j[j] = possible_v[label_j[j]]
-        _move_blanks(
+        move_blanks(
             blank_j[low + _GUARD : high + 1 + _GUARD], token_j[low - 1 + _GUARD : high + _GUARD], possible_v[0],
             next_blank_j[low + _GUARD : high + 1 + _GUARD], blank_moves_m[filled : filled + places],
         )  # fmt: skip
-        _move_tokens(
+        move_tokens(
             blank_j[low + _GUARD : high + 2 + _GUARD], token_j[low - 1 + _GUARD : high + 1 + _GUARD],
             skip_j[low : high + 1], back_j[low : high + 1], emit_j[low : high + 1],
             next_token_j[low + _GUARD : high + 1 + _GUARD], token_moves_m[filled : filled + places],
@@ -209,7 +209,7 @@ def _best_end(
 
 
 @compiled
-def _move_blanks(blank_j: Floats, token_j: Floats, p_blank: float, next_j: Floats, moves_j: Moves) -> None:
+def move_blanks(blank_j: Floats, token_j: Floats, p_blank: float, next_j: Floats, moves_j: Moves) -> None:
     """Each blank comes from itself or from the token before it."""
     for j in range(len(next_j)):
         stay, other = blank_j[j], token_j[j]
@@ -218,7 +218,7 @@ def _move_blanks(blank_j: Floats, token_j: Floats, p_blank: float, next_j: Float
 
 
 @compiled
-def _move_tokens(
+def move_tokens(
     blank_j: Floats, token_j: Floats, skip_j: Floats, back_j: Floats, emit_j: Floats, next_j: Floats, moves_j: Moves
 ) -> None:
     """Each token comes from itself, the blank or the token before it, or, the delimiter, from the blank after it."""
