@@ -66,7 +66,7 @@ def empty_batch(bins: int) -> Batch:
 
 
 def load_wave(
-    manifest: Manifest, utterance: Utterance, sample_rate_hz: int, resample: bool, said_hz: set[int] | None = None
+    manifest: Manifest, utterance: Utterance, sample_rate_hz: int, resample: bool, logged_hz: set[int] | None = None
 ) -> audio.Wave:
     """The samples of one utterance at the model's rate.
 
@@ -80,8 +80,8 @@ def load_wave(
         )
         remedy = "resample the corpus, set audio.resample=true in training, or pass --resample in use"
         fitted = audio.at_rate(wave, rate, sample_rate_hz, resample, path, remedy)
-        if rate != sample_rate_hz and said_hz is not None and rate not in said_hz:
-            said_hz.add(rate)
+        if rate != sample_rate_hz and logged_hz is not None and rate not in logged_hz:
+            logged_hz.add(rate)
             log.info("resampling %d Hz audio to %d Hz (first: utt '%s')", rate, sample_rate_hz, utterance.id)
         return fitted
     except DataError as error:

@@ -5,15 +5,15 @@ Axes: s steps, v vocabulary, t frames, f bins.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
-from typing import Generic, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from asr.batch import Features, extract, load_wave, pad
+from asr.batch import Features, extract, load_wave
 from asr.data.manifest import Manifest, Utterance
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, ConfigError, DataError, nearest
@@ -23,7 +23,7 @@ from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_op
 
 #: padded audio in one batch, seconds: it bounds the memory
 BATCH_S = 80.0
-#: audio that ``pipeline`` holds beside what is in the network: what it sorts by length
+#: audio that ``pipeline`` sorts by length, seconds; the first windows are shorter, so that first answers come early
 AHEAD_S = 320.0
 #: the least audio for which ``pipeline`` starts another thread
 _SHARE_S = 10.0
@@ -33,16 +33,15 @@ _LEAST_S = 0.1
 Key = TypeVar("Key")
 T = TypeVar("T")
 
-
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
-    """The same model for use only: its network replaced by a twin that answers several times as fast on a CPU.
+    """Return the same model with an inference network, which answers several times as fast on a CPU.
 
-    The twin's answers are the same bits in any batch, in any order, on any number of threads. It keeps the weights of
-    now. What has no twin comes back as it is: another device, another network than the recurrent one, a processor
-    without the instructions.
+    Its answers are the same bits in any batch, in any order, on any number of threads. It keeps the weights of now.
+    The model itself is returned if there is no inference network for it: on another device, for another network than
+    the recurrent one, or on a processor without the instructions.
 
     Args:
         precision: of products; sums, states and gates are float32. ``auto``: bf16 where the processor multiplies it,
@@ -57,20 +56,24 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
     network = model.network.eval()
     if type(network) is not DeepSpeech2 or model.device.type != "cpu":
         return model
-    from asr.model.cpu.inference import FastNetwork, runs_here  # numba: 0.3 s that training has no use for
+    from asr.model.cpu.inference import (
+        InferenceNetwork,
+        runs_here,
+    )  # loads numba in 0.3 s, which training does not need
 
     if precision == "auto":
-        precision = next((one for one in ("bf16", "fp32") if runs_here(one)), "")
-        if not precision:
+        usable = [name for name in ("bf16", "fp32") if runs_here(name)]
+        if not usable:
             return model
+        precision = usable[0]
     elif not runs_here(precision):
         raise ConfigError(f"precision {precision}: this processor has no such products; use auto", key="precision")
-    twin = FastNetwork(network, precision)
-    return AcousticModel(twin, model.extractor, model.tokenizer, model.audio, model.text, model.training)
+    fast = InferenceNetwork(network, precision)
+    return AcousticModel(fast, model.extractor, model.tokenizer, model.audio, model.text, model.training)
 
 
 def log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogProbs]:
-    """Log-probabilities of utterances as one padded batch; each is what it would be alone.
+    """Compute log-probabilities of utterances as one batch; each gets what it would get alone.
 
     Shapes: b times (t, f) -> b times (s, v).
 
@@ -79,23 +82,15 @@ def log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogPro
     """
     if not features:
         return []
-    each = getattr(model.network, "each", None)  # a twin's own way, without padding
-    if each is None:
-        features_btf, num_frames_b = pad(features)
-        model.network.eval()
-        with torch.inference_mode():
-            log_probs_bsv, num_steps_b = model.network(features_btf.to(model.device), num_frames_b.to(model.device))
-        all_bsv = log_probs_bsv.float().cpu().numpy()
-        every_sv = [all_bsv[i, :steps] for i, steps in enumerate(num_steps_b.tolist())]
-    else:
-        every_sv = each(features)
-    if any(np.isnan(one_sv).any() for one_sv in every_sv):
+    model.network.eval()
+    all_sv = model.network.each(features)
+    if any(np.isnan(one_sv).any() for one_sv in all_sv):
         raise AsrError("the model gives values that are not numbers: its weights are damaged, or training diverged")
-    return every_sv
+    return all_sv
 
 
 def batched(durations_s: Sequence[float], batch_s: float = BATCH_S) -> Iterator[list[int]]:
-    """Indexes in batches of like duration, none padded beyond ``batch_s`` (one longer utterance goes alone)."""
+    """Yield indexes in batches of like duration, none padded beyond ``batch_s`` (one longer utterance goes alone)."""
     batch: list[int] = []
     for i in sorted(range(len(durations_s)), key=durations_s.__getitem__):
         if batch and (len(batch) + 1) * durations_s[i] > batch_s:
@@ -107,9 +102,9 @@ def batched(durations_s: Sequence[float], batch_s: float = BATCH_S) -> Iterator[
 
 
 def all_log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogProbs]:
-    """Log-probabilities of any number of utterances, in their own order."""
-    out: list[LogProbs] = [None] * len(features)  # type: ignore[list-item]
-    for indexes in batched([len(one_tf) * model.frame_s for one_tf in features]):
+    """Compute log-probabilities of any number of utterances, in their own order."""
+    out: list[LogProbs] = [np.empty((0, 0), np.float32)] * len(features)
+    for indexes in batched([len(features_tf) * model.frame_s for features_tf in features]):
         for i, one_sv in zip(indexes, log_probs(model, [features[i] for i in indexes]), strict=True):
             out[i] = one_sv
     return out
@@ -120,28 +115,28 @@ def of_manifest(
 ) -> Iterator[tuple[Utterance, LogProbs | DataError]]:
     """Yield each utterance of a manifest with its log-probabilities, or with why its audio cannot be used.
 
-    The order is that of ``pipeline``, from the shortest utterance to the longest, not the manifest's. Memory does not
-    grow with the manifest.
+    Utterances come from the shortest to the longest, not in the manifest's order. Memory does not grow with the
+    manifest.
 
     Args:
         no_speech_threshold: an utterance whose ``no_speech_prob`` is above this becomes blank at every step, as in
             transcription; 1 keeps all.
     """
-    said_hz: set[int] = set()
+    rate_hz = model.audio.sample_rate_hz
+    logged_hz: set[int] = set()
     unusable: list[tuple[Utterance, DataError]] = []
 
     def stream() -> Iterator[tuple[tuple[Utterance, float], Features]]:
         for utterance in sorted(manifest.utterances, key=lambda u: u.duration_s):
             try:
-                wave_n = load_wave(manifest, utterance, model.audio.sample_rate_hz, model.audio.resample, said_hz)
+                wave_n = load_wave(manifest, utterance, rate_hz, model.audio.resample, logged_hz)
             except DataError as error:
                 unusable.append((utterance, error))
                 continue
-            rate_hz = model.audio.sample_rate_hz
             no_speech = no_speech_prob(wave_n, rate_hz) if no_speech_threshold < 1 else 0.0
             yield (utterance, no_speech), extract(model.extractor, wave_n)
 
-    for (utterance, no_speech), one_sv in pipeline(model, stream(), lambda one_sv: one_sv, batch_s=BATCH_S):
+    for (utterance, no_speech), one_sv in pipeline(model, stream(), lambda one_sv: one_sv):
         while unusable:
             yield unusable.pop()
         spoken = second_opinion(no_speech, one_sv) <= no_speech_threshold
@@ -155,53 +150,34 @@ def pipeline(
     decode: Callable[[LogProbs], T],
     *,
     batch_s: float = BATCH_S,
-    ahead_s: float = AHEAD_S,
-    ordered: bool = True,
 ) -> Iterator[tuple[Key, T]]:
-    """Each item's key, and what ``decode`` makes of its log-probabilities; the stream of items may have no end.
+    """Yield each item's key and what ``decode`` makes of its log-probabilities, in order; the stream may be endless.
 
     Items are drawn in the caller's thread, while others go through the network in batches of like length, on as many
-    threads as torch may use here; each thread decodes what it computed. At most ``2 * ahead_s`` of audio is held.
+    threads as torch may use here; each thread decodes what it computed. At most ``2 * AHEAD_S`` of audio is held.
     Batches, windows and threads change no answer beyond what ``log_probs`` says.
 
     Args:
         decode: called from several threads at a time.
-        ahead_s: the window that is sorted by length. The first ones are shorter, so that first answers come early.
-        ordered: in the order of the items; otherwise as soon as each is known.
 
     Raises:
         AsrError: as ``log_probs``. Also raises what ``items`` and ``decode`` raise, where the answer would have come;
             threads are stopped then, and when the iterator is closed.
     """
     threads = torch.get_num_threads() if model.device.type == "cpu" else max(2, torch.get_num_threads())
-    hop_s = model.frame_s
-    model.network.eval()
-    results: _Results[Key, T] = _Results(ordered)
-
-    def work(batch: list[tuple[int, Features]]) -> None:
-        try:
-            every_sv = log_probs(model, [features_tf for _, features_tf in batch])
-        except BaseException as error:
-            for number, _ in batch:
-                results.give(number, error)
-            return
-        for (number, _), one_sv in zip(batch, every_sv, strict=True):
-            try:
-                results.give(number, _Value(decode(one_sv)))
-            except BaseException as error:
-                results.give(number, error)
-
     # Each thread computes alone: there is no barrier at which threads would wait for each other.
     pool = ThreadPoolExecutor(threads, "asr-infer", initializer=torch.set_num_threads, initargs=(1,))
 
-    def submit(window: list[tuple[int, Features]]) -> None:
-        durations_s = [len(features_tf) * hop_s for _, features_tf in window]
+    def submit(window: list[tuple[Features, Future[T]]]) -> None:
+        durations_s = [len(features_tf) * model.frame_s for features_tf, _ in window]
         share_s = min(batch_s, max(sum(durations_s) / threads, _SHARE_S))
         for indexes in batched(durations_s, share_s):
-            pool.submit(work, [window[i] for i in indexes])
+            pool.submit(_answer, model, decode, [window[i] for i in indexes])
 
-    window: list[tuple[int, Features]] = []
-    seconds, limit_s = 0.0, min(batch_s, ahead_s)
+    waiting: deque[tuple[Key, Future[T]]] = deque()
+    window: list[tuple[Features, Future[T]]] = []
+    window_s = 0.0
+    limit_s = min(batch_s, AHEAD_S)
     stopped: Exception | None = None
     source = iter(items)
     try:
@@ -213,67 +189,45 @@ def pipeline(
             except Exception as error:
                 stopped = error
                 break
-            window.append((results.expect(key), features_tf))
-            seconds += max(len(features_tf) * hop_s, _LEAST_S)
-            if seconds < limit_s:
-                yield from results.take(results.waiting)
+            answer: Future[T] = Future()
+            waiting.append((key, answer))
+            window.append((features_tf, answer))
+            window_s += max(len(features_tf) * model.frame_s, _LEAST_S)
+            if window_s < limit_s:
+                yield from _take(waiting, len(waiting))
                 continue
+
             submit(window)
-            yield from results.take(len(window))  # the window before, as a rule
-            window, seconds, limit_s = [], 0.0, min(2 * limit_s, ahead_s)
+            yield from _take(waiting, len(window))  # usually the window before
+            window = []
+            window_s = 0.0
+            limit_s = min(2 * limit_s, AHEAD_S)
+
         submit(window)
-        yield from results.take(0)
+        yield from _take(waiting, 0)
         if stopped is not None:
             raise stopped
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _Value(Generic[T]):
-    """An answer, told from an exception whatever it is."""
+def _answer(model: AcousticModel, decode: Callable[[LogProbs], T], batch: Sequence[tuple[Features, Future[T]]]) -> None:
+    """Compute and decode a batch, and give each utterance its answer or what was raised."""
+    try:
+        all_sv = log_probs(model, [features_tf for features_tf, _ in batch])
+    except BaseException as error:
+        for _, answer in batch:
+            answer.set_exception(error)
+        return
+    for (_, answer), one_sv in zip(batch, all_sv, strict=True):
+        try:
+            answer.set_result(decode(one_sv))
+        except BaseException as error:
+            answer.set_exception(error)
 
-    def __init__(self, value: T) -> None:
-        self.value = value
 
-
-class _Results(Generic[Key, T]):
-    """Answers from several threads, given out to one."""
-
-    def __init__(self, ordered: bool) -> None:
-        self._ordered = ordered
-        self._keys: dict[int, Key] = {}
-        self._next = self._expected = 0
-        self._here: dict[int, _Value[T] | BaseException] = {}
-        self._given: SimpleQueue[tuple[int, _Value[T] | BaseException]] = SimpleQueue()
-
-    @property
-    def waiting(self) -> int:
-        """Items whose answer was not given out yet."""
-        return len(self._keys)
-
-    def expect(self, key: Key) -> int:
-        """The number of the next item."""
-        self._keys[self._expected] = key
-        self._expected += 1
-        return self._expected - 1
-
-    def give(self, number: int, answer: _Value[T] | BaseException) -> None:
-        """The answer of an item, from any thread."""
-        self._given.put((number, answer))
-
-    def take(self, left: int) -> Generator[tuple[Key, T], None, None]:
-        """Answers that are there, and those to come until only ``left`` items wait."""
-        while len(self._keys) > left or not self._given.empty():
-            number, answer = self._given.get()
-            self._here[number] = answer
-            if not self._ordered:
-                yield self._out(number)
-            while self._next in self._here:
-                yield self._out(self._next)
-                self._next += 1
-
-    def _out(self, number: int) -> tuple[Key, T]:
-        answer = self._here.pop(number)
-        if isinstance(answer, BaseException):
-            raise answer
-        return self._keys.pop(number), answer.value
+def _take(waiting: deque[tuple[Key, Future[T]]], most: int) -> Generator[tuple[Key, T], None, None]:
+    """Yield the next answers while they are there, and wait for more until at most ``most`` items wait."""
+    while waiting and (len(waiting) > most or waiting[0][1].done()):
+        key, answer = waiting.popleft()
+        yield key, answer.result()

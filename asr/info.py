@@ -92,19 +92,19 @@ def _bundle(thing: str) -> dict[str, Any]:
     """What is known without the weights, which are not downloaded for this."""
     from asr.model import bundles
 
-    known, weights = bundles.describe(thing), bundles.weights_of(thing)
+    known = bundles.describe_bundle(thing)
     rows = bundles.parts(thing)
-    here = weights.path.is_file()
+    here = known.weights.is_file()
     input_ = "each utterance to mean 0, variance 1" if known.extractor.cfg.normalize else "as they are"
     rate = known.audio.sample_rate_hz
     facts: dict[str, Any] = {
-        "path": str(weights.path) if here else f"not here: downloaded to {weights.path} when it is first used",
+        "path": str(known.weights) if here else f"not here: downloaded to {known.weights} when it is first used",
         "parameters": sum(count for _, _, count in rows),
-        "bytes": weights.path.stat().st_size if here else None,
+        "bytes": known.weights.stat().st_size if here else None,
         "network": _rows(rows),
         "features": f"none: the samples, {input_}",
         "audio": f"{rate} Hz",
-        "step": f"{1000 * bundles.stride_of(thing) / rate:g} ms",
+        "step": f"{1000 * known.stride / rate:g} ms",
         "tokens": _tokens(known.tokenizer),
         "text normalization": known.text.normalization,
     }

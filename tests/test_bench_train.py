@@ -88,9 +88,13 @@ def test_the_plain_way_has_the_same_loss_on_a_batch(tmp_path, cell, merge):
     """Without batch norm, which stands elsewhere there, and for utterances of one length: it computes padding."""
     masks = "augment.spec={freq_masks: 2, freq_width_bins: 6}"
     cfg = tiny_config(
-        "model.norm=false", f"model.cell={cell}", f"model.merge={merge}", "model.layers=2", masks,
+        "model.norm=false",
+        f"model.cell={cell}",
+        f"model.merge={merge}",
+        "model.layers=2",
+        masks,
         f"train.consistency={0.5 if merge == 'sum' else 0}",
-    )  # fmt: skip
+    )
     made_up_data(cfg, tmp_path, 0.6)
     trial = Trial(cfg, tmp_path)
     plain = PlainTrainer(trial.data, trial.network, trial.device)

@@ -29,6 +29,7 @@ from asr.infer import all_log_probs, log_probs
 from asr.info import describe
 from asr.lm import ngram
 from asr.model import bundles
+from asr.model.bundle_facts import BUNDLE_FACTS
 from asr.model.checkpoint import find_model, load_model, load_trainable
 from asr.transcribe import Recognizer
 from asr.tuning.emissions import emissions
@@ -48,10 +49,16 @@ def stand_in(**changes) -> Wav2Vec2ASRBundle:
     """A bundle in small: all of BASE's parts, the convolutions' kernels and strides its own."""
     convs = [(8, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)]
     params = dict(
-        torchaudio.pipelines.WAV2VEC2_ASR_BASE_960H._params, extractor_conv_layer_config=convs, encoder_embed_dim=16,
-        encoder_pos_conv_kernel=8, encoder_pos_conv_groups=2, encoder_num_layers=2, encoder_num_heads=2,
-        encoder_ff_interm_features=32, aux_num_out=len(LABELS) + 1,
-    )  # fmt: skip
+        torchaudio.pipelines.WAV2VEC2_ASR_BASE_960H._params,
+        extractor_conv_layer_config=convs,
+        encoder_embed_dim=16,
+        encoder_pos_conv_kernel=8,
+        encoder_pos_conv_groups=2,
+        encoder_num_layers=2,
+        encoder_num_heads=2,
+        encoder_ff_interm_features=32,
+        aux_num_out=len(LABELS) + 1,
+    )
     bundle = torchaudio.pipelines.WAV2VEC2_ASR_BASE_960H
     return replace(bundle, _path="stand_in.pth", _params=params | changes, _labels=LABELS)
 
@@ -113,11 +120,11 @@ def features_of(model, *lengths: int) -> list[np.ndarray]:
 
 
 def test_every_bundle_that_writes_text_is_known_with_its_facts():
-    assert bundles.names() == sorted(bundles._FACTS)
+    assert bundles.names() == sorted(BUNDLE_FACTS)
     assert len(bundles.names()) == 16
     for name in bundles.names():
         bundle = getattr(torchaudio.pipelines, name)
-        facts = bundles.facts_of(bundles.PREFIX + name)
+        facts = BUNDLE_FACTS[name]
         # The documentation that torchaudio has beside each.
         assert facts.licence in bundle.__doc__.replace("MIT License", "MIT")
         told = {0.167: "10 minutes"}.get(facts.hours, f"{facts.hours:g} hours")
@@ -128,19 +135,19 @@ def test_every_bundle_that_writes_text_is_known_with_its_facts():
 @pytest.mark.parametrize("name", bundles.names())
 def test_labels_become_tokens_in_the_order_of_the_networks_outputs(name):
     bundle = getattr(torchaudio.pipelines, name)
-    known = bundles.describe(bundles.PREFIX + name)
+    known = bundles.describe_bundle(bundles.PREFIX + name)
     labels = bundle.get_labels()
     assert known.tokenizer.vocabulary_size == len(labels) == bundle._params["aux_num_out"]
     assert labels[BLANK_ID] == "-" and "-" not in labels[1:]
     assert [known.tokenizer.decode([i]) for i in range(1, len(labels))] == [
         " " if label == "|" else label for label in labels[1:]
     ]
-    assert known.audio.sample_rate_hz == 16000 and bundles.stride_of(bundles.PREFIX + name) == 320
+    assert known.audio.sample_rate_hz == 16000 and bundles.describe_bundle(bundles.PREFIX + name).stride == 320
 
 
 @pytest.mark.parametrize("name", bundles.names())
 def test_a_reference_under_the_models_profile_has_only_its_letters(name):
-    known = bundles.describe(bundles.PREFIX + name)
+    known = bundles.describe_bundle(bundles.PREFIX + name)
     letters = "".join(s for s in known.tokenizer.symbols)
     assert normalize(letters, known.text.normalization) == letters.strip()
     assert known.tokenizer.unknown(normalize("Hello, WORLD — a test!", known.text.normalization)) == []
@@ -158,7 +165,7 @@ def test_the_address_is_the_one_that_torchaudio_asks(name, monkeypatch):
     monkeypatch.setattr("torchaudio.pipelines._wav2vec2.utils._get_model", lambda *args: None)
     with pytest.raises(EOFError):
         getattr(torchaudio.pipelines, name).get_model()
-    assert asked == [bundles.weights_of(bundles.PREFIX + name).url]
+    assert asked == [bundles.describe_bundle(bundles.PREFIX + name).url]
 
 
 @pytest.mark.parametrize(
@@ -265,8 +272,8 @@ def test_an_utterance_gets_in_any_batch_what_it_gets_alone(data):
     normalize_, mode = data.draw(st.sampled_from([(False, "group_norm"), (True, "layer_norm")]))
     bundle = stand_in(extractor_mode=mode)
     torch.manual_seed(1)
-    network = bundles.BundleNetwork(bundles.BundleConfig(bundle="x"), wav2vec2_model(**bundle._params).eval(),
-                                    bundle.get_labels()).eval()  # fmt: skip
+    model = wav2vec2_model(**bundle._params).eval()
+    network = bundles.BundleNetwork(bundles.BundleConfig(bundle="x"), model, bundle.get_labels()).eval()
     extractor = bundles.WaveExtractor(bundles.WaveConfig(normalize=normalize_))
     padded_bn = torch.full((len(lengths), max(lengths)), float("nan"))
     for i, wave_n in enumerate(waves(*lengths)):
@@ -298,7 +305,7 @@ def test_steps_are_counted_as_the_convolutions_give_them(num_samples):
     expected = num_samples
     for kernel, stride in layers:
         expected = len(range(0, expected - kernel + 1, stride))
-    assert bundles.steps_after(layers, torch.tensor([num_samples])).tolist() == [expected]
+    assert bundles.unpadded_steps(layers, torch.tensor([num_samples])).tolist() == [expected]
 
 
 def test_a_step_is_20_ms_and_a_model_is_what_its_users_need(tiny):
@@ -320,7 +327,7 @@ def test_the_real_base_network_gives_what_torchaudios_own_gives(home):
     """BASE's own size, with random weights put where the download would be."""
     bundle = torchaudio.pipelines.WAV2VEC2_ASR_BASE_960H
     name = "torchaudio:WAV2VEC2_ASR_BASE_960H"
-    save_weights(bundle, bundles.weights_of(name).path)
+    save_weights(bundle, bundles.describe_bundle(name).weights)
     model = load_model(name)
     assert model.num_parameters == sum(count for _, _, count in bundles.parts(name)) == 94_393_245
     (wave_n,), (features_nf,) = waves(12345), features_of(model, 12345)
@@ -366,7 +373,7 @@ def host(monkeypatch):
 
 
 def test_weights_are_downloaded_once_into_the_cache_of_torch_hub(tiny, home, host, capfd):
-    path = bundles.weights_of(tiny).path
+    path = bundles.describe_bundle(tiny).weights
     assert path == home / "torch" / "hub" / "checkpoints" / "stand_in.pth"
     host.content = path.read_bytes()
     path.unlink()
@@ -380,7 +387,7 @@ def test_weights_are_downloaded_once_into_the_cache_of_torch_hub(tiny, home, hos
 
 def test_a_host_that_cannot_be_reached_says_where_the_file_may_be_put(tiny, monkeypatch, command):  # noqa: F811
     monkeypatch.setattr(bundles, "_HOST", "http://127.0.0.1:9/models/")
-    path = bundles.weights_of(tiny).path
+    path = bundles.describe_bundle(tiny).weights
     path.unlink()
     error = command("transcribe", tiny, "a.wav").error
     assert error.startswith("asr: torchaudio:TINY: its weights are not here: http://127.0.0.1:9/models/stand_in.pth: ")
@@ -388,7 +395,7 @@ def test_a_host_that_cannot_be_reached_says_where_the_file_may_be_put(tiny, monk
 
 
 def test_a_refusal_and_a_download_that_was_cut_are_one_line_and_leave_no_file(tiny, host):
-    path = bundles.weights_of(tiny).path
+    path = bundles.describe_bundle(tiny).weights
     whole = path.read_bytes()
     path.unlink()
     host.code = 403
@@ -401,7 +408,7 @@ def test_a_refusal_and_a_download_that_was_cut_are_one_line_and_leave_no_file(ti
 
 
 def test_a_damaged_or_foreign_file_is_named_with_what_to_do(tiny, tmp_path):
-    path = bundles.weights_of(tiny).path
+    path = bundles.describe_bundle(tiny).weights
     whole = path.read_bytes()
 
     class Attack:
@@ -415,15 +422,21 @@ def test_a_damaged_or_foreign_file_is_named_with_what_to_do(tiny, tmp_path):
     foreign = torch.load(path, weights_only=True)
     foreign.pop("encoder.transformer.layers.0.layer_norm.weight")
     for content in (
-        whole[: len(whole) // 2], b"", b"<html>", saved({"a": torch.zeros(3)}), saved([1, 2]), saved(foreign),
-        saved({"aux.weight": Attack()}), saved({"aux.weight": 3, "aux.bias": 4}),
-    ):  # fmt: skip
+        whole[: len(whole) // 2],
+        b"",
+        b"<html>",
+        saved({"a": torch.zeros(3)}),
+        saved([1, 2]),
+        saved(foreign),
+        saved({"aux.weight": Attack()}),
+        saved({"aux.weight": 3, "aux.bias": 4}),
+    ):
         path.write_bytes(content)
         with pytest.raises(CheckpointError) as error:
             load_model(tiny)
         text = str(error.value)
         assert text.startswith(f"{path}: not the weights of torchaudio:TINY, or not all of them (")
-        assert text.endswith(f"delete it and run again, or put {bundles.weights_of(tiny).url} there")
+        assert text.endswith(f"delete it and run again, or put {bundles.describe_bundle(tiny).url} there")
     assert not (tmp_path / "witness").exists()
 
 
@@ -491,7 +504,7 @@ def test_log_probabilities_are_found_again_by_name_and_weights(tiny, tiny_large,
     assert not emissions(load_model(tiny), rows, tmp_path / "c").found
     assert emissions(load_model(tiny), rows, tmp_path / "c").found
     assert not emissions(load_model(tiny_large), rows, tmp_path / "c").found
-    save_weights(stand_in(), bundles.weights_of(tiny).path, seed=1)
+    save_weights(stand_in(), bundles.describe_bundle(tiny).weights, seed=1)
     assert not emissions(load_model(tiny), rows, tmp_path / "c").found
 
 
@@ -509,7 +522,7 @@ def test_a_bundle_starts_no_training(tiny, tmp_path):
 
 
 def test_the_doctor_knows_what_a_bundle_expects(tiny):
-    bundles.weights_of(tiny).path.unlink()  # not needed
+    bundles.describe_bundle(tiny).weights.unlink()  # not needed
     expected = of_model(Path(tiny))
     assert expected.num_steps(np.array([399, 400, 16000])).tolist() == [0, 1, 49]
     assert expected.audio.sample_rate_hz == 16000 and expected.normalization == "librispeech"
@@ -531,7 +544,7 @@ def test_a_bundle_is_described_without_its_weights(name, home):
 
 def test_weights_that_are_here_are_counted(tiny, command):  # noqa: F811
     facts = json.loads(command("info", tiny, "--json").out)
-    path = bundles.weights_of(tiny).path
+    path = bundles.describe_bundle(tiny).weights
     assert (facts["path"], facts["bytes"]) == (str(path), path.stat().st_size)
     assert facts["parameters"] == load_model(tiny).num_parameters
     assert command("info", tiny).code == 0

@@ -113,8 +113,11 @@ def test_a_loaded_model_gives_bitwise_the_same_log_probs(tmp_path, settings):
     assert not loaded.network.training
     assert loaded.tokenizer == model.tokenizer
     assert (loaded.audio, loaded.text, loaded.extractor.cfg, loaded.network.cfg) == (
-        model.audio, model.text, model.extractor.cfg, model.network.cfg,
-    )  # fmt: skip
+        model.audio,
+        model.text,
+        model.extractor.cfg,
+        model.network.cfg,
+    )
 
 
 def test_corpus_statistics_travel_with_the_model(tmp_path):
@@ -391,8 +394,11 @@ def test_a_write_that_the_system_cuts_short_keeps_what_was_there(folder):
     before = {p: p.read_bytes() for p in folder.parent.rglob("*") if p.is_file()}
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(folder)],
-        capture_output=True, text=True, timeout=120, cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parent.parent,
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 2

@@ -297,8 +297,12 @@ def test_the_last_kernel_and_dilation_hold_for_all_layers_after():
     network = build("tdnn", layers=5)
     assert isinstance(network, TimeDelayNetwork)
     assert [(one.kernel, one.dilation, one.stride) for one in network.layers] == [
-        (5, 1, 2), (3, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1),
-    ]  # fmt: skip
+        (5, 1, 2),
+        (3, 2, 1),
+        (3, 2, 1),
+        (3, 2, 1),
+        (3, 2, 1),
+    ]
 
 
 def test_a_feed_forward_network_is_linear_layers_over_stacked_frames():
@@ -360,10 +364,17 @@ def test_dropout_can_be_set_at_any_time_and_acts_in_training_only(name):
 def test_configs_from_before_encoders_give_the_network_of_before_and_its_weights():
     """The names, and with a seed the values: a run that was begun before goes on, and one begun anew ends the same."""
     old = {
-        "conv": [{"channels": 3, "kernel_tf": [5, 3], "stride_tf": [2, 2]}], "relu_clip": 20.0, "cell": "gru",
-        "layers": 2, "hidden": 6, "bidirectional": False, "merge": "sum", "lookahead_steps": 3, "norm": True,
+        "conv": [{"channels": 3, "kernel_tf": [5, 3], "stride_tf": [2, 2]}],
+        "relu_clip": 20.0,
+        "cell": "gru",
+        "layers": 2,
+        "hidden": 6,
+        "bidirectional": False,
+        "merge": "sum",
+        "lookahead_steps": 3,
+        "norm": True,
         "dropout": 0.2,
-    }  # fmt: skip
+    }
     cfg = parse(ModelConfig, old, "config.json")
     assert cfg.encoder == "recurrent" and not cfg.residual
     torch.manual_seed(4)

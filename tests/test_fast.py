@@ -1,4 +1,4 @@
-"""The twin of a network for use: the network's own answers, and the same bits however utterances are fed."""
+"""The inference network: the network's own answers, and the same bits however utterances are fed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from asr.config import AudioConfig, ConvConfig, FeatureConfig, ModelConfig, Text
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, ConfigError
 from asr.infer import log_probs, pipeline, prepared
+from asr.jit import compiled
 from asr.model.build import build_network
 from asr.model.checkpoint import AcousticModel, build_model
 from asr.model.cpu import inference as fast_module
-from asr.model.cpu.inference import FastNetwork, runs_here, stored
-from asr.model.cpu.loops import join
+from asr.model.cpu.inference import InferenceNetwork, runs_here, stored
+from asr.model.cpu.vectors import LANES, as_stored, load, store
 from asr.model.network import DeepSpeech2
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,10 +78,10 @@ def threads(request):
 
 
 @pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS.keys())
-def test_the_twin_gives_what_the_network_gives(cfg):
+def test_it_gives_what_the_network_gives(cfg):
     net = network(cfg)
     features = utterances(30, 3, 0, 12, 1, 70)
-    for mine_sv, theirs_sv in zip(FastNetwork(net, "fp32").each(features), plain(net, features), strict=True):
+    for mine_sv, theirs_sv in zip(InferenceNetwork(net, "fp32").each(features), plain(net, features), strict=True):
         # float32, sums in another order, tanh good to 4e-7: observed below 2e-6
         np.testing.assert_allclose(mine_sv, theirs_sv, atol=2e-5)
 
@@ -90,7 +91,7 @@ def test_the_twin_gives_what_the_network_gives(cfg):
 def test_bf16_is_as_near_as_8_bits_of_mantissa_allow(cfg):
     net = network(cfg)
     features = utterances(30, 3, 12, 1, 70)
-    for mine_sv, theirs_sv in zip(FastNetwork(net, "bf16").each(features), plain(net, features), strict=True):
+    for mine_sv, theirs_sv in zip(InferenceNetwork(net, "bf16").each(features), plain(net, features), strict=True):
         # a relative error of 2^-9 a factor: observed below 0.01 in a probability
         np.testing.assert_allclose(np.exp(mine_sv), np.exp(theirs_sv), atol=0.03)
         np.testing.assert_allclose(np.exp(mine_sv).sum(1), 1, atol=1e-5)
@@ -101,51 +102,37 @@ def test_bf16_is_as_near_as_8_bits_of_mantissa_allow(cfg):
 @settings(max_examples=15)
 @given(data=st.data())
 def test_an_utterance_gets_the_same_bits_in_every_company(cfg, precision, data):
-    twin = FastNetwork(network(cfg), precision)
+    fast = InferenceNetwork(network(cfg), precision)
     lengths = data.draw(st.lists(st.integers(0, 45), min_size=1, max_size=20))
     features = utterances(*lengths)
-    alone = [twin.each([one_tf])[0] for one_tf in features]
+    alone = [fast.each([one_tf])[0] for one_tf in features]
     order = data.draw(st.permutations(range(len(features))))
-    for i, one_sv in zip(order, twin.each([features[i] for i in order]), strict=True):
+    for i, one_sv in zip(order, fast.each([features[i] for i in order]), strict=True):
         np.testing.assert_array_equal(one_sv, alone[i])
 
 
 @pytest.mark.parametrize("precision", ["fp32", BF16])
 def test_bits_do_not_depend_on_threads(threads, precision):
-    twin = FastNetwork(network(CONFIGS["gru, concat, two convolutions"]), precision)
+    fast = InferenceNetwork(network(CONFIGS["gru, concat, two convolutions"]), precision)
     features = utterances(90, 31, 0, 12, 7)
-    together = twin.each(features)
-    alone = [twin.each([one_tf])[0] for one_tf in features]
+    together = fast.each(features)
+    alone = [fast.each([one_tf])[0] for one_tf in features]
     torch.set_num_threads(1)
-    for expected, *others in zip(twin.each(features), together, alone, strict=True):
+    for expected, *others in zip(fast.each(features), together, alone, strict=True):
         for other in others:
             np.testing.assert_array_equal(other, expected)
 
 
 @pytest.mark.parametrize("precision", ["fp32", BF16])
-def test_what_lies_in_the_padding_does_not_matter(precision):
-    twin = FastNetwork(network(CONFIGS["gru, sum"]), precision)
-    features = utterances(20, 11)
-    padded_btf, num_frames_b = pad(features)
-    padded_btf[1, 11:] = float("nan")
-    log_probs_bsv, num_steps_b = twin(padded_btf, num_frames_b)
-    assert num_steps_b.tolist() == [10, 6] and log_probs_bsv.shape == (2, 10, 5)
-    for row_sv, steps, one_tf in zip(log_probs_bsv, num_steps_b.tolist(), features, strict=True):
-        np.testing.assert_array_equal(row_sv[:steps], twin.each([one_tf])[0])
-
-
-@pytest.mark.parametrize("precision", ["fp32", BF16])
 def test_nothing_in_gives_nothing_out(precision):
-    twin = FastNetwork(network(CONFIGS["gru, sum"]), precision)
-    assert twin.each([]) == []
-    assert [one.shape for one in twin.each(utterances(0, 0))] == [(0, 5), (0, 5)]
-    log_probs_bsv, num_steps_b = twin(torch.zeros(2, 0, 9), torch.tensor([0, 0]))
-    assert log_probs_bsv.shape == (2, 0, 5) and num_steps_b.tolist() == [0, 0]
+    fast = InferenceNetwork(network(CONFIGS["gru, sum"]), precision)
+    assert fast.each([]) == []
+    assert [one.shape for one in fast.each(utterances(0, 0))] == [(0, 5), (0, 5)]
 
 
 def test_another_number_of_bins_is_refused():
     with pytest.raises(ValueError, match="8 bins, the model was built for 9"):
-        FastNetwork(network(CONFIGS["gru, sum"]), "fp32").each(utterances(5, bins=8))
+        InferenceNetwork(network(CONFIGS["gru, sum"]), "fp32").each(utterances(5, bins=8))
 
 
 def test_gates_are_right_for_inputs_of_every_size():
@@ -153,19 +140,28 @@ def test_gates_are_right_for_inputs_of_every_size():
     net = network(cfg)
     for scale in (1e-3, 1.0, 30.0, 1e4):
         features = [scale * one_tf for one_tf in utterances(40, 9)]
-        for mine_sv, theirs_sv in zip(FastNetwork(net, "fp32").each(features), plain(net, features), strict=True):
+        for mine_sv, theirs_sv in zip(InferenceNetwork(net, "fp32").each(features), plain(net, features), strict=True):
             np.testing.assert_allclose(mine_sv, theirs_sv, atol=1e-4)
+
+
+@compiled
+def narrowed(wide: np.ndarray, alone: np.ndarray, in_vectors: np.ndarray) -> None:
+    for at in range(len(wide)):
+        alone[at] = as_stored(wide[at], alone)
+    for at in range(0, len(wide), LANES):
+        store(in_vectors, at, load(wide, at))
 
 
 def test_numbers_are_made_narrow_as_torch_does():
     rng = np.random.default_rng(0)
-    special = [0.0, -0.0, np.inf, -np.inf, 1 + 2**-8, 1 + 3 * 2**-8, 3.4e38]
+    special = [0.0, -0.0, np.inf, -np.inf, 1 + 2**-8, 1 + 3 * 2**-8, 3.4e38, np.nan]
     wide = np.concatenate([rng.normal(size=1000), 10.0 ** rng.uniform(-44, 38, 1000), special]).astype(np.float32)
-    out, narrow = np.empty_like(wide), np.empty(len(wide), np.uint16)
-    join(wide, 0, len(wide), 1, 1, True, np.empty(0, np.float32), False, out, narrow)
-    np.testing.assert_array_equal(narrow, stored(wide, "bf16"))
-    join(np.full(3, np.nan, np.float32), 0, 3, 1, 1, True, np.empty(0, np.float32), False, out, narrow)
-    assert torch.from_numpy(narrow[:3].view(np.int16)).view(torch.bfloat16).isnan().all()
+    wide = wide[-2000:]
+    alone, in_vectors = np.empty(len(wide), np.uint16), np.empty(len(wide), np.uint16)
+    narrowed(wide, alone, in_vectors)
+    np.testing.assert_array_equal(alone[:-1], stored(wide, "bf16")[:-1])
+    np.testing.assert_array_equal(in_vectors, alone)
+    assert torch.from_numpy(alone[-1:].view(np.int16)).view(torch.bfloat16).isnan().all()
 
 
 # --- as part of a model -----------------------------------------------------------------------------------------------
@@ -177,20 +173,18 @@ def model(cfg: ModelConfig = CONFIGS["gru, sum"]) -> AcousticModel:
     return build_model(AudioConfig(), TextConfig(), features, cfg, CharTokenizer.from_texts(["abc"]))
 
 
-def test_a_prepared_model_is_the_same_model_with_a_twin():
+def test_a_prepared_model_is_the_same_model_with_an_inference_network():
     given_model = model()
     used = prepared(given_model)
-    assert isinstance(used.network, FastNetwork)
+    assert isinstance(used.network, InferenceNetwork)
     assert used.step_s == given_model.step_s and used.num_parameters == given_model.num_parameters
     assert used.network.vocabulary_size == 4 and used.network.cfg == given_model.network.cfg
     assert prepared(used).network is used.network, "once is enough"
     ours, theirs = used.network.state_dict(), given_model.network.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    with pytest.raises(TypeError, match="before preparing"):
-        used.network.load_state_dict(theirs)
 
 
-def test_a_twin_keeps_the_weights_of_its_time():
+def test_it_keeps_the_weights_of_its_time():
     given_model, features = model(), utterances(20, bins=8)
     used = prepared(given_model)
     before = log_probs(used, features)[0]
@@ -199,11 +193,11 @@ def test_a_twin_keeps_the_weights_of_its_time():
     given_model.network.train()
     np.testing.assert_array_equal(log_probs(used, features)[0], before)
     given_model.network.eval()
-    np.testing.assert_array_equal(log_probs(prepared(given_model, used.network.precision), features)[0].argmax(1),
-                                  log_probs(given_model, features)[0].argmax(1))  # fmt: skip
+    again = log_probs(prepared(given_model, used.network.precision), features)[0]
+    np.testing.assert_array_equal(again.argmax(1), log_probs(given_model, features)[0].argmax(1))
 
 
-def test_what_has_no_twin_is_used_as_it_is():
+def test_another_network_is_used_as_it_is():
     given_model = model(ModelConfig(encoder="tdnn", conv=(), layers=2, hidden=8))
     assert prepared(given_model) is given_model
 
@@ -233,14 +227,15 @@ def test_a_broken_model_is_named(precision, part):
 
 
 @pytest.mark.parametrize("precision", ["fp32", BF16])
-def test_the_pipeline_gives_the_same_bits_whatever_its_windows(threads, precision):
+def test_the_pipeline_gives_the_same_bits_whatever_its_windows(threads, precision, monkeypatch):
     used = prepared(model(), precision)
     features = utterances(*(7 * i % 61 for i in range(40)), bins=8)
     torch.set_num_threads(1)
     expected = [log_probs(used, [one_tf])[0] for one_tf in features]
     torch.set_num_threads(threads)
     for batch_s, ahead_s in ((80.0, 320.0), (1.0, 2.0), (0.01, 0.01)):
-        found = pipeline(used, enumerate(features), np.copy, batch_s=batch_s, ahead_s=ahead_s)
+        monkeypatch.setattr("asr.infer.AHEAD_S", ahead_s)
+        found = pipeline(used, enumerate(features), np.copy, batch_s=batch_s)
         for i, one_sv in found:
             np.testing.assert_array_equal(one_sv, expected[i])
 
@@ -251,12 +246,14 @@ def test_a_processor_without_wide_vectors_gives_the_networks_answers(tmp_path):
         "import numpy as np; from tests.test_fast import *; from asr.model.cpu.tiles import WIDE; assert not WIDE\n"
         "for cfg in CONFIGS.values():\n"
         "    net, features = network(cfg), utterances(30, 3, 0, 12, 1, 70)\n"
-        "    for mine, theirs in zip(FastNetwork(net, 'fp32').each(features), plain(net, features)):\n"
+        "    for mine, theirs in zip(InferenceNetwork(net, 'fp32').each(features), plain(net, features)):\n"
         "        np.testing.assert_allclose(mine, theirs, atol=2e-5)\n"
     )
     environment = {
-        **os.environ, "NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+avx,+sse4.2,+bmi,+bmi2",
+        **os.environ,
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "+avx2,+fma,+avx,+sse4.2,+bmi,+bmi2",
         "NUMBA_CACHE_DIR": str(tmp_path),
-    }  # fmt: skip
+    }
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

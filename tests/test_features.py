@@ -92,11 +92,15 @@ def test_the_power_spectrogram_is_librosas(window, rate_hz):
     )
 
 
-@pytest.mark.parametrize("cfg", [
-    FeatureConfig(normalization="none"),
-    FeatureConfig(normalization="none", num_mels=23, low_hz=100.0, high_hz=3400.0, window="hamming"),
-    FeatureConfig(normalization="none", num_mels=40, fft_samples=1024, window_s=0.032, hop_s=0.016),
-], ids=["default", "telephone band", "long FFT"])  # fmt: skip
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        FeatureConfig(normalization="none"),
+        FeatureConfig(normalization="none", num_mels=23, low_hz=100.0, high_hz=3400.0, window="hamming"),
+        FeatureConfig(normalization="none", num_mels=40, fft_samples=1024, window_s=0.032, hop_s=0.016),
+    ],
+    ids=["default", "telephone band", "long FFT"],
+)
 @pytest.mark.parametrize("rate_hz", [8000, 16000])
 def test_log_mel_is_librosas(cfg, rate_hz):
     wave_n = speech_like(rate_hz=rate_hz)
@@ -226,9 +230,13 @@ def test_a_batch_gives_what_each_utterance_gives_alone(kind, normalization):
     tolerance = 1e-3 if normalization == "utterance" else 1e-4
     for deltas, context, preemphasis in itertools.product((0, 1, 2), (0, 2), (0.0, 0.97)):
         cfg = FeatureConfig(
-            **SMALL, kind=kind, normalization=normalization, deltas=deltas, context_frames=context,
+            **SMALL,
+            kind=kind,
+            normalization=normalization,
+            deltas=deltas,
+            context_frames=context,
             preemphasis=preemphasis,
-        )  # fmt: skip
+        )
         extractor = FeatureExtractor(cfg, RATE_HZ)
         extractor.mean_f.normal_(generator=torch.Generator().manual_seed(0))
         extractor.std_f.uniform_(0.5, 2, generator=torch.Generator().manual_seed(0))
@@ -418,9 +426,14 @@ def test_the_power_spectrogram_is_torchaudios(torchaudio, window):
     cfg = FeatureConfig(kind="spectrogram", normalization="none", window=window, power_floor=1e-30)
     wave_n = speech_like()
     theirs = torchaudio.transforms.Spectrogram(
-        n_fft=512, win_length=400, hop_length=160, power=2.0, window_fn=getattr(torch, f"{window}_window"),
-        center=True, pad_mode="constant",
-    )(torch.from_numpy(wave_n))  # fmt: skip
+        n_fft=512,
+        win_length=400,
+        hop_length=160,
+        power=2.0,
+        window_fn=getattr(torch, f"{window}_window"),
+        center=True,
+        pad_mode="constant",
+    )(torch.from_numpy(wave_n))
     # theirs squares a root: a few roundings apart
     np.testing.assert_allclose(extract(cfg, wave_n), theirs.T.clamp(min=1e-30).log().numpy(), atol=2e-6)
 

@@ -1,4 +1,4 @@
-"""The compiled training pass of a GRU layer, against the layer in torch's operations (which test_model.py holds)."""
+"""The compiled training pass of a GRU layer, against torch's own GRU and its autograd (which test_model.py holds)."""
 
 from __future__ import annotations
 
@@ -59,9 +59,10 @@ def no_runs_elsewhere(monkeypatch):
 
 @pytest.mark.usefixtures("no_runs_elsewhere")
 @pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("hidden", [32, 20], ids=["whole vectors", "units filled up"])
 @pytest.mark.parametrize(("bidirectional", "merge"), [(False, "sum"), (True, "sum"), (True, "concat")])
-def test_output_gradients_and_statistics_are_those_of_torchs_operations(bidirectional, merge, norm, monkeypatch):
-    layer = layer_of(bidirectional=bidirectional, merge=merge, norm=norm)
+def test_output_gradients_and_statistics_are_those_of_torch(bidirectional, merge, hidden, norm, monkeypatch):
+    layer = layer_of(bidirectional=bidirectional, merge=merge, norm=norm, hidden=hidden)
     x_bsi, num_steps_b = torch.randn(5, 40, 24), torch.tensor([40, 13, 7, 1, 40])  # two blocks of sums
     expected = by_torch(copy.deepcopy(layer), monkeypatch, x_bsi, num_steps_b)
     # float32 sums in another order: observed 5e-7
@@ -80,7 +81,7 @@ def test_any_lengths_and_any_padding(lengths, extra):
     assert error(passed(layer, x_bsi, torch.tensor(lengths)), expected) < 5e-6
 
 
-def test_under_bf16_it_is_as_near_to_float32_as_torchs_operations(monkeypatch):
+def test_under_bf16_it_is_as_near_to_float32_as_torch(monkeypatch):
     layer = layer_of(hidden=64)
     x_bsi, num_steps_b = torch.randn(8, 60, 24), torch.tensor([60, 60, 51, 44, 30, 9, 2, 60])
     exact = by_torch(copy.deepcopy(layer), monkeypatch, x_bsi, num_steps_b)

@@ -27,10 +27,8 @@ def model() -> AcousticModel:
     conv = (ConvConfig(channels=2, kernel_tf=(5, 3), stride_tf=(2, 2)),)
     # Frames of half a second: a few of them fill a batch.
     features = FeatureConfig(num_mels=BINS, window_s=0.5, hop_s=0.5)
-    return build_model(
-        AudioConfig(), TextConfig(), features, ModelConfig(conv=conv, layers=1, hidden=6),
-        CharTokenizer.from_texts(["abc"]),
-    )  # fmt: skip
+    tokenizer = CharTokenizer.from_texts(["abc"])
+    return build_model(AudioConfig(), TextConfig(), features, ModelConfig(conv=conv, layers=1, hidden=6), tokenizer)
 
 
 def utterances(*lengths: int) -> list[np.ndarray]:
@@ -103,24 +101,20 @@ def names_of_threads() -> set[str]:
 
 
 @pytest.mark.parametrize(("batch_s", "ahead_s"), [(80.0, 320.0), (20.0, 30.0), (0.1, 0.1), (1e9, 1e9)])
-def test_the_pipeline_gives_each_item_what_it_gets_alone_in_order(model, threads, batch_s, ahead_s):
+def test_the_pipeline_gives_each_item_what_it_gets_alone_in_order(model, threads, batch_s, ahead_s, monkeypatch):
     used = prepared(model)
     features = utterances(30, 3, 0, 1, 70, 90, 12, 25, 4, 4, 31)
     items = ((f"u{i}", one_tf) for i, one_tf in enumerate(features))
-    found = list(pipeline(used, items, np.copy, batch_s=batch_s, ahead_s=ahead_s))
+    monkeypatch.setattr("asr.infer.AHEAD_S", ahead_s)
+    found = list(pipeline(used, items, np.copy, batch_s=batch_s))
     assert [key for key, _ in found] == [f"u{i}" for i in range(len(features))]
     for one_tf, (_, one_sv) in zip(features, found, strict=True):
         np.testing.assert_allclose(one_sv, log_probs(used, [one_tf])[0], atol=1e-5)
     assert not names_of_threads()
 
 
-def test_without_order_each_answer_comes_once(model, threads):
-    features = utterances(*range(40))
-    found = dict(pipeline(prepared(model), enumerate(features), len, batch_s=10, ahead_s=40, ordered=False))
-    assert found == {i: len(log_probs(model, [one_tf])[0]) for i, one_tf in enumerate(features)}
-
-
-def test_an_endless_stream_is_held_in_part_and_stopped_by_closing(model, threads):
+def test_an_endless_stream_is_held_in_part_and_stopped_by_closing(model, threads, monkeypatch):
+    monkeypatch.setattr("asr.infer.AHEAD_S", 20.0)
     drawn = 0
 
     def endless():
@@ -129,7 +123,7 @@ def test_an_endless_stream_is_held_in_part_and_stopped_by_closing(model, threads
             drawn += 1
             yield drawn, utterances(drawn % 5)[0]  # some of them empty
 
-    answers = pipeline(prepared(model), endless(), len, batch_s=10, ahead_s=20)
+    answers = pipeline(prepared(model), endless(), len, batch_s=10)
     first = [key for key, _ in itertools.islice(answers, 500)]
     assert first == list(range(1, 501))
     assert drawn < 500 + 2 * 200, "an utterance counts 0.1 s at least: no more than 2 windows of 200"
@@ -137,7 +131,8 @@ def test_an_endless_stream_is_held_in_part_and_stopped_by_closing(model, threads
     assert not names_of_threads()
 
 
-def test_utterances_without_sound_do_not_fill_the_memory(model, threads):
+def test_utterances_without_sound_do_not_fill_the_memory(model, threads, monkeypatch):
+    monkeypatch.setattr("asr.infer.AHEAD_S", 2.0)
     drawn = 0
 
     def empty():
@@ -145,16 +140,17 @@ def test_utterances_without_sound_do_not_fill_the_memory(model, threads):
         for drawn in range(1, 10_001):
             yield drawn, utterances(0)[0]
 
-    answers = pipeline(prepared(model), empty(), len, batch_s=1, ahead_s=2)
+    answers = pipeline(prepared(model), empty(), len, batch_s=1)
     assert next(answers) == (1, 0)
     assert drawn <= 10 + 20 + 20, "0.1 s each: a window of 1 s, then windows of 2 s"
     answers.close()
 
 
-def test_the_first_answers_come_before_the_stream_has_given_a_whole_window(model, threads):
+def test_the_first_answers_come_before_the_stream_has_given_a_whole_window(model, threads, monkeypatch):
+    monkeypatch.setattr("asr.infer.AHEAD_S", 4000.0)
     drawn = []
     items = ((i, (drawn.append(i), utterances(20)[0])[1]) for i in range(1000))
-    answers = pipeline(prepared(model), items, len, batch_s=20, ahead_s=4000)
+    answers = pipeline(prepared(model), items, len, batch_s=20)
     next(answers)
     assert len(drawn) < 200
     answers.close()

@@ -9,7 +9,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, cast
@@ -234,15 +233,19 @@ def _piped(
 class _Watched:
     """A network whose time is counted."""
 
-    def __init__(self, network: Any, clock: Clock) -> None:
-        self._network, self._clock = network, clock
+    def __init__(self, network: AnyNetwork, clock: Clock) -> None:
+        self._network = network
+        self._clock = clock
 
-    def __call__(self, *args: Any) -> Any:
-        return self._clock.timed("network", self._network, *args)
+    def eval(self) -> _Watched:
+        return self
+
+    def each(self, features: Sequence[Features]) -> list[LogProbs]:
+        every_sv: list[LogProbs] = self._clock.timed("network", self._network.each, features)
+        return every_sv
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._network, name)
-        return partial(self._clock.timed, "network", value) if name == "each" else value
+        return getattr(self._network, name)
 
 
 def _text(hypotheses: Sequence[Any]) -> str:

@@ -28,7 +28,7 @@ def of_model(path: Path) -> Expected:
         ConfigError: no bundle has that name.
     """
     if bundles.is_bundle(path):
-        known = bundles.describe(path)
+        known = bundles.describe_bundle(path)
 
         def num_steps(num_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
             steps_b: npt.NDArray[np.int64] = known.num_steps(torch.from_numpy(num_samples)).numpy()

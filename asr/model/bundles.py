@@ -5,8 +5,6 @@ The weights are downloaded once, into the cache of ``torch.hub``. What is tuned 
 person's own cache.
 
 Axes: b batch, n samples (the frames here), s steps, v vocabulary.
-
-Source: Baevski et al. 2020, "wav2vec 2.0"; Hsu et al. 2021, "HuBERT"; Wang et al. 2021, "VoxPopuli".
 """
 
 from __future__ import annotations
@@ -16,9 +14,10 @@ import pickle
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import torch
@@ -28,9 +27,11 @@ from asr.config import AudioConfig, Stage, TextConfig
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError, nearest
 from asr.files import cache_folder
+from asr.model.bundle_facts import BUNDLE_FACTS, BundleFacts
+from asr.model.network import PaddedNetwork, count
 from asr.runtime import package_version
 
-if TYPE_CHECKING:  # torchaudio takes a second to load: only where a bundle is meant
+if TYPE_CHECKING:  # torchaudio takes a second to load: only for a bundle
     from torchaudio.pipelines import Wav2Vec2ASRBundle
 
 PREFIX = "torchaudio:"
@@ -41,25 +42,22 @@ _SPACE = "|"
 _INSTALL = "pip install 'asr-ctc[bundles]'"
 #: The two pairs that are tested. Forced, since builds for a CPU and for CUDA do not fit each other either.
 _INSTALL_PAIR = "pip install --force-reinstall torch==2.14.1 torchaudio==2.11.1 (or torch==2.11.0 torchaudio==2.11.0)"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What torchaudio's documentation and the papers say of a bundle. ``hours`` are those with transcripts."""
-
-    language: str
-    corpus: str
-    hours: float
-    pretrained_on: str
-    licence: str
-    #: what brings a reference to the letters that the model writes
-    normalization: str
-    #: the longest utterances of its fine-tuning, about; longer audio is cut
-    longest_s: float
+#: what torch raises for a file that is no weights, or not all of them
+_NOT_WEIGHTS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 
 def is_bundle(model: str | Path) -> bool:
-    """Whether a MODEL names a bundle, known or not."""
+    """Check whether a MODEL names a bundle, known or not."""
     return str(model).startswith(PREFIX)
 
 
@@ -100,7 +98,7 @@ def _root_cause(error: BaseException) -> str:
 
 
 def settings_folder(model: str | Path) -> Path:
-    """Where ``decoder.json`` of a bundle is kept; it need not be there yet.
+    """Return the folder of a bundle's ``decoder.json``; it need not exist.
 
     Raises:
         ConfigError: no such bundle.
@@ -113,45 +111,15 @@ def settings_folder(model: str | Path) -> Path:
         raise AsrError("there is no home folder to keep a tuned decoder in; set XDG_CACHE_HOME") from error
 
 
-class Weights(NamedTuple):
-    """Where a bundle's weights come from, and where they are once they are here."""
-
-    url: str
-    path: Path
-
-
-def weights_of(model: str | Path) -> Weights:
-    """Raises: ConfigError: no such bundle."""
-    _, bundle = _find(model)
-    url = bundle._path if bundle._path.startswith("https") else _HOST + bundle._path
-    return Weights(url, Path(torch.hub.get_dir()) / "checkpoints" / urlsplit(url).path.rpartition("/")[2])
-
-
-def facts_of(model: str | Path) -> Facts:
-    """Raises: ConfigError: no such bundle."""
-    name, bundle = _find(model)
-    if name in _FACTS:
-        return _FACTS[name]
-    upper = all(not label.islower() for label in bundle._labels)
-    normalization = "librispeech" if upper else "lower-nopunct"
-    return Facts("unknown", "unknown", 0.0, "unknown", "unknown: see torchaudio's documentation", normalization, 20.0)
-
-
-def stride_of(model: str | Path) -> int:
-    """Samples a step. Raises: ConfigError: no such bundle."""
-    _, bundle = _find(model)
-    return math.prod(stride for _, _, stride in bundle._params["extractor_conv_layer_config"])
-
-
 class WaveConfig(Stage):
-    """What a ``WaveExtractor`` computes."""
+    """Settings of a ``WaveExtractor``."""
 
-    #: each utterance to mean 0, variance 1
+    #: bring each utterance to mean 0 and variance 1
     normalize: bool = False
 
 
 class WaveExtractor(nn.Module):
-    """The samples themselves as features, one a frame."""
+    """The samples themselves as features, one per frame."""
 
     hop = 1
     num_bins = 1
@@ -162,33 +130,35 @@ class WaveExtractor(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where it computes."""
         return torch.device("cpu")
 
     def num_frames(self, num_samples_b: Tensor) -> Tensor:
+        """Count the frames of each wave. Shapes: (b,) -> (b,)."""
         return num_samples_b
 
     def forward(
         self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Shapes: (b, n), (b,) -> (b, n, 1), (b,)."""
+        """Copy the samples, normalised if the bundle asks for it. Shapes: (b, n), (b,) -> (b, n, 1), (b,)."""
         frames_bn = torch.zeros_like(waves_bn)
-        for i, count in enumerate(num_samples_b.tolist()):
-            wave_n = waves_bn[i, :count]
-            # as torchaudio does it, but never over the padding of a batch
-            frames_bn[i, :count] = (
-                nn.functional.layer_norm(wave_n, wave_n.shape) if self.cfg.normalize and count else wave_n
-            )
+        for i, length in enumerate(num_samples_b.tolist()):
+            wave_n = waves_bn[i, :length]
+            if self.cfg.normalize and length:
+                # as torchaudio does it, but never over the padding of a batch
+                wave_n = nn.functional.layer_norm(wave_n, wave_n.shape)
+            frames_bn[i, :length] = wave_n
         return frames_bn[:, :, None], num_samples_b
 
 
 class BundleConfig(Stage):
-    """What a ``BundleNetwork`` computes, apart from its weights."""
+    """Settings of a ``BundleNetwork``, apart from its weights."""
 
     bundle: str
 
 
-class BundleNetwork(nn.Module):
-    """A bundle's network under the contract of ours: each utterance gets exactly what it gets alone.
+class BundleNetwork(PaddedNetwork):
+    """A bundle's network under our contract: each utterance gets exactly what it gets alone.
 
     Padding would change the answers: the first normalisation of the BASE networks is over all samples, padding included
     (and the attention masks of the others round otherwise). So only utterances of one length go together.
@@ -196,19 +166,25 @@ class BundleNetwork(nn.Module):
 
     def __init__(self, cfg: BundleConfig, model: nn.Module, labels: Sequence[str]) -> None:
         super().__init__()
-        self.cfg, self.model, self.vocabulary_size = cfg, model, len(labels)
-        self._layers = [(layer.kernel_size, layer.stride) for layer in model.feature_extractor.conv_layers]  # type: ignore[union-attr]
+        self.cfg = cfg
+        self.model = model
+        self.vocabulary_size = len(labels)
+        convs: Any = model.feature_extractor
+        self._layers = [(layer.kernel_size, layer.stride) for layer in convs.conv_layers]
 
     @property
     def stride(self) -> int:
+        """Frames per step."""
         return math.prod(stride for _, stride in self._layers)
 
     def num_steps(self, num_frames_b: Tensor) -> Tensor:
-        return steps_after(self._layers, num_frames_b)
+        """Count the output steps of utterances. Shapes: (b,) -> (b,)."""
+        return unpadded_steps(self._layers, num_frames_b)
 
     def forward(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Shapes: (b, n, 1), (b,) int64 -> (b, s, v) float32, (b,) int64."""
-        waves_bn, num_steps_b = features_btf[:, :, 0], self.num_steps(num_frames_b)
+        """Return log-probabilities and the number of valid steps. Shapes: (b, n, 1), (b,) -> (b, s, v), (b,)."""
+        waves_bn = features_btf[:, :, 0]
+        num_steps_b = self.num_steps(num_frames_b)
         most = int(num_steps_b.max()) if len(num_steps_b) else 0
         log_probs_bsv = waves_bn.new_zeros(len(waves_bn), most, self.vocabulary_size, dtype=torch.float32)
         for length in sorted(set(num_frames_b.tolist())):
@@ -220,97 +196,126 @@ class BundleNetwork(nn.Module):
         return log_probs_bsv, num_steps_b
 
 
-def steps_after(layers: Sequence[tuple[int, int]], num_frames_b: Tensor) -> Tensor:
-    """Outputs of unpadded convolutions, given as (kernel, stride); too short is none. Shapes: (b,) -> (b,)."""
+def unpadded_steps(layers: Sequence[tuple[int, int]], num_frames_b: Tensor) -> Tensor:
+    """Count the outputs of unpadded convolutions, given as (kernel, stride). Shapes: (b,) -> (b,)."""
     for kernel, stride in layers:
         num_frames_b = torch.where(num_frames_b >= kernel, (num_frames_b - kernel) // stride + 1, 0)
     return num_frames_b
 
 
-class Described(NamedTuple):
+@dataclass(frozen=True)
+class BundleDescription:
     """All that is known of a bundle without its weights."""
 
+    name: str
+    #: where the weights come from, and where they are once they are downloaded
+    url: str
+    weights: Path
     extractor: WaveExtractor
     tokenizer: CharTokenizer
     audio: AudioConfig
     text: TextConfig
+    #: its making, as ``config.json`` of a model folder has it
     training: dict[str, Any]
+    #: samples per step
+    stride: int
     num_steps: Callable[[Tensor], Tensor]
 
 
-def describe(model: str | Path) -> Described:
-    """A bundle without its weights.
+def describe_bundle(model: str | Path) -> BundleDescription:
+    """Describe a bundle; its weights are not needed.
 
     Raises:
         ConfigError: no such bundle.
     """
-    torchaudio = load_torchaudio()
     name, bundle = _find(model)
-    facts, weights = facts_of(model), weights_of(model)
-    training: dict[str, Any] = {
-        "source": f"torchaudio {torchaudio.__version__}, torchaudio.pipelines.{name}",
-        "url": weights.url,
-        "licence": facts.licence,
-        "language": facts.language,
-        "corpus": facts.corpus,
-        "train_hours": facts.hours,
-        "pretrained_on": facts.pretrained_on,
-        "longest_s": facts.longest_s,
-    }
+    facts = _facts(name, bundle)
+    url = bundle._path if bundle._path.startswith("https") else _HOST + bundle._path
     layers = [(kernel, stride) for _, kernel, stride in bundle._params["extractor_conv_layer_config"]]
-    return Described(
-        WaveExtractor(WaveConfig(normalize=bundle._normalize_waveform)),
+    return BundleDescription(
+        name=name,
+        url=url,
+        weights=Path(torch.hub.get_dir()) / "checkpoints" / urlsplit(url).path.rpartition("/")[2],
+        extractor=WaveExtractor(WaveConfig(normalize=bundle._normalize_waveform)),
         # Their blank is first, as ours: the ids are the same.
-        CharTokenizer(tuple(" " if label == _SPACE else label for label in bundle._labels)),
-        AudioConfig(sample_rate_hz=round(bundle.sample_rate)),
-        TextConfig(normalization=facts.normalization, tokenizer="char"),
-        training,
-        lambda num_frames_b: steps_after(layers, num_frames_b),
+        tokenizer=CharTokenizer(tuple(" " if label == _SPACE else label for label in bundle._labels)),
+        audio=AudioConfig(sample_rate_hz=round(bundle.sample_rate)),
+        text=TextConfig(normalization=facts.normalization, tokenizer="char"),
+        training={
+            "source": f"torchaudio {load_torchaudio().__version__}, torchaudio.pipelines.{name}",
+            "url": url,
+            "licence": facts.licence,
+            "language": facts.language,
+            "corpus": facts.corpus,
+            "train_hours": facts.hours,
+            "pretrained_on": facts.pretrained_on,
+            "longest_s": facts.longest_s,
+        },
+        stride=math.prod(stride for _, stride in layers),
+        num_steps=partial(unpadded_steps, layers),
+    )
+
+
+def _facts(name: str, bundle: Wav2Vec2ASRBundle) -> BundleFacts:
+    """Look up a bundle, or guess its letters if a newer torchaudio has it."""
+    if name in BUNDLE_FACTS:
+        return BUNDLE_FACTS[name]
+    upper = all(not label.islower() for label in bundle._labels)
+    return BundleFacts(
+        language="unknown",
+        corpus="unknown",
+        hours=0.0,
+        pretrained_on="unknown",
+        licence="unknown: see torchaudio's documentation",
+        normalization="librispeech" if upper else "lower-nopunct",
+        longest_s=20.0,
     )
 
 
 def load_network(model: str | Path) -> BundleNetwork:
-    """The network of a bundle with its weights, on the CPU, in evaluation mode; they are downloaded where they are not.
+    """Load a bundle's network on the CPU, in evaluation mode; download its weights if they are not here.
 
     Raises:
         ConfigError: no such bundle.
         CheckpointError: the weights cannot be downloaded, or the file is not them.
     """
-    name, bundle = _find(model)
-    url, path = weights_of(model)
-    if not path.is_file():
-        from asr.download.fetch import fetch
-        from asr.download.remote import Remote
-
-        remedy = f"or fetch that file elsewhere and put it at {path}"
-        try:
-            # Not torch.hub's own download: it takes a file that was cut for whole, and writes to stdout.
-            fetch(Remote(url), path.parent, remedy=remedy)
-        except AsrError as error:
-            raise CheckpointError(f"{PREFIX}{name}: its weights are not here: {error}") from error
-    settings = {"model_dir": str(path.parent), "map_location": "cpu", "weights_only": True}
+    known = describe_bundle(model)
+    _, bundle = _find(model)
+    if not known.weights.is_file():
+        _download(known)
+    settings = {"model_dir": str(known.weights.parent), "map_location": "cpu", "weights_only": True}
     try:
         with torch.random.fork_rng(devices=[]):  # torchaudio draws weights first; they are replaced
             network = bundle.get_model(dl_kwargs=settings)
-    except (
-        OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:  # fmt: skip
+    except _NOT_WEIGHTS as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         if isinstance(error, RuntimeError) and "alloc" in reason:
-            raise AsrError(f"{PREFIX}{name}: not enough memory for its weights ({reason})") from error
+            raise AsrError(f"{PREFIX}{known.name}: not enough memory for its weights ({reason})") from error
         raise CheckpointError(
-            f"not the weights of {PREFIX}{name}, or not all of them ({reason}); delete it and run again, "
-            f"or put {url} there",
-            path,
+            f"not the weights of {PREFIX}{known.name}, or not all of them ({reason}); delete it and run again, "
+            f"or put {known.url} there",
+            known.weights,
         ) from error
+
     # With normalised input it comes in a wrapper that normalises a batch as a whole; ours does an utterance.
     inner = network.model if bundle._normalize_waveform else network
-    return BundleNetwork(BundleConfig(bundle=name), inner, bundle.get_labels()).eval()
+    return BundleNetwork(BundleConfig(bundle=known.name), inner, bundle.get_labels()).eval()
+
+
+def _download(known: BundleDescription) -> None:
+    """Download a bundle's weights. torch.hub's own download takes a truncated file for whole, and writes to stdout."""
+    from asr.download.fetch import fetch
+    from asr.download.remote import Remote
+
+    remedy = f"or fetch that file elsewhere and put it at {known.weights}"
+    try:
+        fetch(Remote(known.url), known.weights.parent, remedy=remedy)
+    except AsrError as error:
+        raise CheckpointError(f"{PREFIX}{known.name}: its weights are not here: {error}") from error
 
 
 def parts(model: str | Path) -> list[tuple[str, str, int]]:
-    """(part, shape, parameters) of a bundle's network in order, for people; no weights are needed.
+    """List (part, shape, parameters) of a bundle's network in order, for people; no weights are needed.
 
     Raises:
         ConfigError: no such bundle.
@@ -321,29 +326,27 @@ def parts(model: str | Path) -> list[tuple[str, str, int]]:
     params = bundle._params
     with torch.device("meta"):
         network = wav2vec2_model(**params)
+
     rows = []
-    convs = network.feature_extractor.conv_layers
-    for i, (layer, (channels, kernel, stride)) in enumerate(
-        zip(convs, params["extractor_conv_layer_config"], strict=True), start=1
-    ):
-        rows.append((f"conv {i}", f"{channels} channels, kernel {kernel}, stride {stride}", _count(layer)))
-    encoder, width = network.encoder, params["encoder_embed_dim"]
-    rows.append(("projection", f"{width} units", _count(encoder.feature_projection)))
-    position = f"convolution of {params['encoder_pos_conv_kernel']} steps"
+    layers = network.feature_extractor.conv_layers
+    for i, (channels, kernel, stride) in enumerate(params["extractor_conv_layer_config"]):
+        shape = f"{channels} channels, kernel {kernel}, stride {stride}"
+        rows.append((f"conv {i + 1}", shape, count(layers[i])))
+    encoder = network.encoder
+    width = params["encoder_embed_dim"]
+    rows.append(("projection", f"{width} units", count(encoder.feature_projection)))
+
     transformer = encoder.transformer
-    rows.append(("position", position, _count(transformer.pos_conv_embed) + _count(transformer.layer_norm)))
+    position = count(transformer.pos_conv_embed) + count(transformer.layer_norm)
+    rows.append(("position", f"convolution of {params['encoder_pos_conv_kernel']} steps", position))
     shape = f"{width} units, {params['encoder_num_heads']} heads, {params['encoder_ff_interm_features']} inside"
-    rows += [(f"transformer {i}", shape, _count(layer)) for i, layer in enumerate(transformer.layers, start=1)]
-    rows.append(("output", f"{params['aux_num_out']} tokens, blank first", _count(network.aux)))
+    rows += [(f"transformer {i}", shape, count(layer)) for i, layer in enumerate(transformer.layers, start=1)]
+    rows.append(("output", f"{params['aux_num_out']} tokens, blank first", count(network.aux)))
     return rows
 
 
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
 def _find(model: str | Path) -> tuple[str, Wav2Vec2ASRBundle]:
-    """Name and bundle of ``torchaudio:NAME``.
+    """Return the name and the bundle of ``torchaudio:NAME``.
 
     Raises:
         ConfigError: there is none.
@@ -372,35 +375,3 @@ def _writes_text(bundle: object) -> bool:
 
     # MMS_FA is one of these, but has no space.
     return isinstance(bundle, Wav2Vec2ASRBundle) and _SPACE in bundle._labels
-
-
-def _fine_tuned(corpus: str, hours: float, pretrained_on: str) -> Facts:
-    """English on LibriSpeech, under MIT as wav2vec 2.0 and HuBERT are; its training utterances end at 24 s or so."""
-    return Facts("English", corpus, hours, pretrained_on, "MIT", "librispeech", 24.0)
-
-
-def _voxpopuli(language: str, hours: float) -> Facts:
-    """On the European Parliament's recordings, whose segments end at 20 s (Wang et al. 2021, section 3)."""
-    pretrained_on = "VoxPopuli, 10,000 hours of 23 languages"
-    return Facts(language, "VoxPopuli", hours, pretrained_on, "CC BY-NC 4.0", "lower-nopunct", 20.0)
-
-
-_960H = "LibriSpeech, 960 hours"
-_60KH = "Libri-Light, 60,000 hours"
-_FACTS = {
-    f"WAV2VEC2_ASR_{size}_{part}": _fine_tuned(corpus, hours, pretrained_on)
-    for size, pretrained_on in (("BASE", _960H), ("LARGE", _960H), ("LARGE_LV60K", _60KH))
-    for part, corpus, hours in (
-        ("10M", "Libri-Light train-10min", 0.167),
-        ("100H", "LibriSpeech train-clean-100", 100.0),
-        ("960H", "LibriSpeech", 960.0),
-    )
-}
-_FACTS |= {f"HUBERT_ASR_{size}": _fine_tuned("LibriSpeech", 960.0, _60KH) for size in ("LARGE", "XLARGE")}
-_FACTS |= {
-    f"VOXPOPULI_ASR_BASE_10K_{code}": _voxpopuli(language, hours)
-    for code, language, hours in (
-        ("DE", "German", 282.0), ("EN", "English", 543.0), ("ES", "Spanish", 166.0), ("FR", "French", 211.0),
-        ("IT", "Italian", 91.0),
-    )
-}  # fmt: skip

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,14 @@ _MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json")
 
 
 class ModelFolderConfig(Stage):
-    """What ``config.json`` of a model folder holds."""
+    """The contents of a model folder's ``config.json``."""
 
     format_version: int
     audio: AudioConfig
     text: TextConfig
     features: FeatureConfig
     model: ModelConfig
-    #: what is known of its making: commit, corpus, hours, epochs, dev WER; nothing in it is needed to load
+    #: its making: commit, corpus, hours, epochs, dev WER; nothing in it is needed to load
     training: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -59,20 +60,22 @@ class AcousticModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the network computes."""
         return next((p.device for p in self.network.parameters()), torch.device("cpu"))
 
     @property
     def frame_s(self) -> float:
-        """Seconds of audio a frame."""
+        """Seconds of audio per frame."""
         return self.extractor.hop / self.audio.sample_rate_hz
 
     @property
     def step_s(self) -> float:
-        """Seconds of audio an output step."""
+        """Seconds of audio per output step."""
         return self.network.stride * self.frame_s
 
     @property
     def num_parameters(self) -> int:
+        """Number of weights of the network."""
         return sum(p.numel() for p in self.network.parameters())
 
 
@@ -87,47 +90,45 @@ class TrainableModel(AcousticModel):
 def build_model(
     audio: AudioConfig, text: TextConfig, features: FeatureConfig, model: ModelConfig, tokenizer: Tokenizer
 ) -> TrainableModel:
-    """A new model with random weights (torch's generator draws them)."""
+    """Build a new model with random weights, drawn from torch's generator."""
     extractor = FeatureExtractor(features, audio.sample_rate_hz)
     network = build_network(model, extractor.num_bins, tokenizer.vocabulary_size)
     return TrainableModel(network, extractor, tokenizer, audio, text, {})
 
 
 def model_tensors(model: AcousticModel) -> dict[str, Tensor]:
-    """Weights, running statistics and feature statistics by name, ready to be saved."""
-    tensors = {f"network.{k}": v for k, v in model.network.state_dict().items()}
-    tensors |= {f"features.{k}": v for k, v in model.extractor.state_dict().items()}
-    return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    """Return weights, running statistics and feature statistics by name, ready to be saved."""
+    tensors = {f"network.{name}": tensor for name, tensor in model.network.state_dict().items()}
+    tensors |= {f"features.{name}": tensor for name, tensor in model.extractor.state_dict().items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def set_model_tensors(model: AcousticModel, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Loads tensors saved by ``model_tensors``.
+def set_model_tensors(model: TrainableModel, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors that ``model_tensors`` gave.
 
     Raises:
         CheckpointError: a tensor is missing, foreign, or of another shape than the config asks for.
     """
-    foreign = sorted(k for k in tensors if not k.startswith(("network.", "features.")))
-    if foreign:
-        raise CheckpointError(f"holds a tensor '{foreign[0]}' that is no part of a model", path)
+    expected = model_tensors(model)
+    for name, tensor in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"holds no tensor '{name}', which config.json asks for", path)
+        got = list(tensors[name].shape)
+        if got != list(tensor.shape):
+            raise CheckpointError(f"tensor '{name}' has shape {got}, config.json asks for {list(tensor.shape)}", path)
+    extra = sorted(set(tensors) - set(expected))
+    if extra:
+        raise CheckpointError(f"holds a tensor '{extra[0]}' that config.json does not ask for", path)
+
     for prefix, module in (("network.", model.network), ("features.", model.extractor)):
-        own = module.state_dict()
-        given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        for name, tensor in own.items():
-            if name not in given:
-                raise CheckpointError(f"holds no tensor '{prefix}{name}', which config.json asks for", path)
-            if given[name].shape != tensor.shape:
-                got, expected = list(given[name].shape), list(tensor.shape)
-                raise CheckpointError(f"tensor '{prefix}{name}' has shape {got}, config.json asks for {expected}", path)
-        extra = sorted(set(given) - set(own))
-        if extra:
-            raise CheckpointError(f"holds a tensor '{prefix}{extra[0]}' that config.json does not ask for", path)
-        module.load_state_dict(given)
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        module.load_state_dict(own)
 
 
 def save_model(
     path: Path, model: TrainableModel, tensors: Mapping[str, Tensor], results: dict[str, Any] | None
 ) -> None:
-    """Writes a model folder atomically.
+    """Write a model folder atomically.
 
     Raises:
         CheckpointError: it cannot be written; what was there before is kept.
@@ -149,7 +150,7 @@ def save_model(
 
 
 def find_model(path: str | Path) -> Path:
-    """The folder of a model: itself, the ``best`` of a run folder, or where a bundle's ``decoder.json`` is kept.
+    """Find the folder of a model: itself, the ``best`` of a run folder, or where a bundle's ``decoder.json`` is kept.
 
     Raises:
         CheckpointError: there is no model.
@@ -159,11 +160,13 @@ def find_model(path: str | Path) -> Path:
         return bundles.settings_folder(path)
     path = Path(path)
     if not (path / "config.json").exists():
-        # best.old: a run that was cut, or is at this moment, between the two renames of a replacement
+        # best.old: a run that stopped, or is at this moment, between the two renames of a replacement
         run = path.parent if path.name == "best" else path
         path = next((run / name for name in ("best", "best.old") if (run / name).is_dir()), path)
     if not path.exists():
-        hint = f"; did you mean {bundles.PREFIX}{path}?" if path.name.isupper() and str(path) in bundles.names() else ""
+        hint = ""
+        if path.name.isupper() and str(path) in bundles.names():
+            hint = f"; did you mean {bundles.PREFIX}{path}?"
         raise CheckpointError(f"no such model folder or run folder{hint}", path)
     if not path.is_dir():
         kind = kind_of_file(path)
@@ -181,25 +184,25 @@ def find_model(path: str | Path) -> Path:
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> AcousticModel:
-    """The model in a folder (or in a run folder's ``best``), or a bundle, ``torchaudio:NAME``; in evaluation mode.
+    """Load the model in a folder (or in a run folder's ``best``), or a bundle, ``torchaudio:NAME``; in evaluation mode.
 
     Raises:
-        CheckpointError: a file is missing, cut short or foreign; it is named. Or a bundle cannot be downloaded.
+        CheckpointError: a file is missing, truncated or foreign; it is named. Or a bundle cannot be downloaded.
         ConfigError: no bundle has that name.
     """
     if not bundles.is_bundle(path):
         return load_trainable(path, device)
-    known = bundles.describe(path)
+    known = bundles.describe_bundle(path)
     network = bundles.load_network(path).to(device)
     return AcousticModel(network, known.extractor, known.tokenizer, known.audio, known.text, known.training)
 
 
 def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> TrainableModel:
-    """The model in a folder, or in a run folder's ``best``, in evaluation mode.
+    """Load the model in a folder, or in a run folder's ``best``, in evaluation mode.
 
     Raises:
-        CheckpointError: a file is missing, cut short or foreign; it is named.
-        ConfigError: it is a bundle, whose network is none of ours.
+        CheckpointError: a file is missing, truncated or foreign; it is named.
+        ConfigError: it is a bundle, which cannot be trained.
     """
     if bundles.is_bundle(Path(path).name):
         raise ConfigError(
@@ -215,7 +218,8 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
     except (RuntimeError, MemoryError, OverflowError) as error:  # sizes that no machine has: the file is damaged
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"no network can be made of it ({reason})", folder / "config.json") from error
-    set_model_tensors(model, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+    weights = folder / "model.safetensors"
+    set_model_tensors(model, read_tensors(weights), weights)
     model.training.update(config.training)
     model.network.to(device).eval()
     model.extractor.eval()  # stays on the CPU: features are made one utterance at a time
@@ -223,7 +227,7 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file with the permissions that files get here; the library's own are the writer's alone."""
+    """Write a safetensors file with the usual permissions; the library itself lets only the writer read it."""
     path.touch()
     mode = path.stat().st_mode
     save_file(dict(tensors), path)
@@ -231,7 +235,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_model_config(folder: Path) -> ModelFolderConfig:
-    """The ``config.json`` of a model folder.
+    """Read the ``config.json`` of a model folder.
 
     Raises:
         CheckpointError: unreadable, foreign, or of a newer format.
@@ -250,7 +254,7 @@ def read_model_config(folder: Path) -> ModelFolderConfig:
 
 
 def read_json(path: Path) -> Any:
-    """One JSON document.
+    """Read one JSON document.
 
     Raises:
         CheckpointError: missing, unreadable, or not JSON.
@@ -264,43 +268,37 @@ def read_json(path: Path) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Read the tensors of a safetensors file.
 
     Raises:
-        CheckpointError: missing, unreadable, cut short, or another format.
+        CheckpointError: missing, unreadable, truncated, or another format.
     """
     try:
         tensors: dict[str, Tensor] = load_file(path)
-        return tensors
     except OSError as error:
         raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
     except (SafetensorError, ValueError) as error:
         kind = kind_of_file(path)
         what = f"it seems to be {kind}" if kind and not kind.startswith("safetensors") else str(error)
         raise CheckpointError(f"not a whole safetensors file ({what})", path) from error
+    return tensors
 
 
-class writing:
-    """Turns a failed write into a CheckpointError that says what is still good."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | SafetensorError):
-            reason = os_reason(error) if isinstance(error, OSError) else str(error)
-            raise CheckpointError(
-                f"cannot save: {reason}; nothing that was there has changed: free space or choose another folder",
-                self.path,
-            ) from error
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failed write into a CheckpointError that says what is still good."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = os_reason(error) if isinstance(error, OSError) else str(error)
+        raise CheckpointError(
+            f"cannot save: {reason}; nothing that was there has changed: free space or choose another folder", path
+        ) from error
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A checkpoint of a run: model and optimiser tensors by name, and the numbers needed to go on."""
+    """A checkpoint of a run: model and optimiser tensors by name, and the numbers that are needed to resume."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
@@ -317,22 +315,22 @@ def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Ma
     with writing(path), replace_folder(path) as part:
         write_json(part / "state.json", dict(state))
         write_tensors(part / "state.safetensors", tensors)
-    # Only now: the newest of those before may be a damaged one, and the next the only one to go on from. Newer steps
-    # than this one are damaged, or the run would have gone on from them: they must not count as kept.
+    # Old ones are removed only now: the newest of them may be damaged, and the next the only one to resume from. Newer
+    # steps than this one are damaged, or the run would have resumed from them: they must not count as kept.
     states = _states(folder)
     place = states.index(path)
-    for gone in [*states[:place], *states[place + keep :], *folder.glob("step-*.part")]:
-        shutil.rmtree(gone, ignore_errors=True)
+    for old in [*states[:place], *states[place + keep :], *folder.glob("step-*.part")]:
+        shutil.rmtree(old, ignore_errors=True)
     return path
 
 
 def has_state(folder: Path) -> bool:
-    """Whether a run has any checkpoint, whole or damaged: one that was killed early has none."""
+    """Check whether a run has any checkpoint, whole or damaged."""
     return bool(_states(folder))
 
 
 def load_state(folder: Path) -> tuple[TrainingState, list[str]]:
-    """The newest whole checkpoint of a run, and a line for each damaged one that was skipped.
+    """Load the newest whole checkpoint of a run; also return a line for each damaged one that was skipped.
 
     Raises:
         CheckpointError: there is no usable checkpoint.
@@ -340,7 +338,8 @@ def load_state(folder: Path) -> tuple[TrainingState, list[str]]:
     skipped: list[str] = []
     for path in _states(folder):
         try:
-            tensors, state = read_tensors(path / "state.safetensors"), read_json(path / "state.json")
+            tensors = read_tensors(path / "state.safetensors")
+            state = read_json(path / "state.json")
             if not isinstance(state, dict):
                 raise CheckpointError(f"expected an object, got {type(state).__name__}", path / "state.json")
             return TrainingState(tensors, state, path), skipped
@@ -351,7 +350,7 @@ def load_state(folder: Path) -> tuple[TrainingState, list[str]]:
 
 
 def _states(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest first."""
+    """List checkpoint folders, newest first."""
     for old in folder.glob("step-*.old"):
         recover_folder(old.with_suffix(""))
     return sorted((p for p in folder.glob("step-*") if p.suffix == ""), reverse=True)

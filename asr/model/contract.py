@@ -5,31 +5,21 @@ Axes: b batch, n samples, t frames, s steps, f bins, v vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from asr.config import Stage
 
-
-class _Module(Protocol):
-    """What is used of ``torch.nn.Module``."""
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
-
-    def to(self, device: torch.device | str) -> Any: ...
-
-    def eval(self) -> Any: ...
+Floats = npt.NDArray[np.float32]
 
 
-class AnyNetwork(_Module, Protocol):
-    """Frames to log-probabilities, blank first. What it gives an utterance does not depend on batch or padding."""
+class AnyNetwork(Protocol):
+    """Frames to log-probabilities, blank first. What an utterance gets does not depend on the others in its batch."""
 
     @property
     def cfg(self) -> Stage:
@@ -41,19 +31,22 @@ class AnyNetwork(_Module, Protocol):
 
     @property
     def stride(self) -> int:
-        """Frames a step."""
+        """Frames per step."""
 
     def num_steps(self, num_frames_b: Tensor) -> Tensor:
-        """Steps that each number of frames gives, exactly. Shapes: (b,) -> (b,)."""
+        """Count the steps that each number of frames gives, exactly. Shapes: (b,) -> (b,)."""
 
-    def __call__(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and the number of valid steps; beyond them the values mean nothing.
+    def each(self, features: Sequence[Floats]) -> list[Floats]:
+        """Compute the log-probabilities of at least one utterance. Shapes: b times (t, f) -> b times (s, v)."""
 
-        Shapes: (b, t, f), (b,) int64 -> (b, s, v) float32, (b,) int64.
-        """
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def eval(self) -> Any: ...
 
 
-class AnyExtractor(_Module, Protocol):
+class AnyExtractor(Protocol):
     """Samples to frames."""
 
     @property
@@ -62,23 +55,25 @@ class AnyExtractor(_Module, Protocol):
 
     @property
     def hop(self) -> int:
-        """Samples a frame."""
+        """Samples per frame."""
 
     @property
     def num_bins(self) -> int:
-        """Values a frame."""
+        """Values per frame."""
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
 
     def num_frames(self, num_samples_b: Tensor) -> Tensor:
-        """Frames of each wave, exactly. Shapes: (b,) -> (b,)."""
+        """Count the frames of each wave, exactly. Shapes: (b,) -> (b,)."""
+
+    def state_dict(self) -> dict[str, Any]: ...
 
     def __call__(
         self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Features and the number of valid frames; frames beyond are zero.
+        """Return features and the number of valid frames; frames beyond are zero.
 
         Shapes: (b, n), (b,) -> (b, t, f), (b,).
 

@@ -8,18 +8,34 @@ Source: Amodei et al. 2015, "Deep Speech 2: End-to-End Speech Recognition in Eng
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from asr.config import ModelConfig
+from asr.model.contract import Floats
 from asr.model.conv import ConvFrontEnd, step_mask
 from asr.model.cpu.dropout import Dropout
 from asr.model.recurrent import Lookahead, RecurrentLayer, reversal
 
 
-class Network(nn.Module):
+class PaddedNetwork(nn.Module):
+    """A network that takes utterances padded to one batch."""
+
+    @torch.inference_mode()
+    def each(self, features: Sequence[Floats]) -> list[Floats]:
+        """Compute the log-probabilities of utterances as one padded batch. Shapes: b times (t, f) -> b times (s, v)."""
+        device = next(self.parameters()).device
+        features_btf = pad_sequence([torch.from_numpy(features_tf) for features_tf in features], batch_first=True)
+        num_frames_b = torch.tensor([len(features_tf) for features_tf in features])
+        log_probs_bsv, num_steps_b = self(features_btf.to(device), num_frames_b.to(device))
+        all_bsv = log_probs_bsv.float().cpu().numpy()
+        return [all_bsv[i, :steps] for i, steps in enumerate(num_steps_b.tolist())]
+
+
+class Network(PaddedNetwork):
     """Features to log-probabilities over the vocabulary, blank first; padding never changes a result.
 
     A kind of network makes its layers in ``add_layers`` and runs them in ``encode``.
@@ -27,7 +43,9 @@ class Network(nn.Module):
 
     def __init__(self, cfg: ModelConfig, bins: int, vocabulary_size: int) -> None:
         super().__init__()
-        self.cfg, self.bins, self.vocabulary_size = cfg, bins, vocabulary_size
+        self.cfg = cfg
+        self.bins = bins
+        self.vocabulary_size = vocabulary_size
         self.front_end = ConvFrontEnd(cfg.conv, bins, cfg.relu_clip, cfg.norm)
         size = self.add_layers(self.front_end.output_size)
         self.dropout = Dropout(cfg.dropout)
@@ -36,32 +54,32 @@ class Network(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def add_layers(self, inputs: int) -> int:
-        """Makes the encoder's layers for so many inputs a step; values a step that it gives."""
+        """Build the encoder for so many inputs per step; return its output size."""
         raise NotImplementedError
 
     def encode(self, x_bsi: Tensor, num_steps_b: Tensor) -> tuple[Tensor, Tensor]:
-        """The front-end's output through the encoder. Shapes: (b, s, i), (b,) -> (b, s', h), (b,)."""
+        """Run the encoder on the front-end's output. Shapes: (b, s, i), (b,) -> (b, s', h), (b,)."""
         raise NotImplementedError
 
     def layer_rows(self) -> Iterator[tuple[str, str, int]]:
-        """What ``describe`` says of the encoder's layers."""
+        """Yield (part, shape, parameters) of each layer of the encoder, for ``describe``."""
         raise NotImplementedError
 
     @property
     def stride(self) -> int:
-        """Frames a step."""
+        """Frames per step."""
         return math.prod(self.cfg.time_strides)
 
     def num_steps(self, num_frames_b: Tensor) -> Tensor:
-        """Output steps of utterances, exactly as many as ``forward`` gives. Shapes: (b,) -> (b,)."""
+        """Count the output steps of utterances, exactly as many as ``forward`` gives. Shapes: (b,) -> (b,)."""
         return steps_after(self.cfg.time_strides, num_frames_b)
 
     def set_dropout(self, p: float) -> None:
-        """Drops this share of the values from now on, in training."""
+        """Set the share of values that is dropped from now on, in training."""
         self.dropout.p = p
 
     def forward(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and the number of valid steps; beyond them the values mean nothing.
+        """Return log-probabilities and the number of valid steps; beyond them the values mean nothing.
 
         Shapes: (b, t, f), (b,) int64 -> (b, s, v) float32, (b,) int64.
 
@@ -72,10 +90,11 @@ class Network(nn.Module):
             raise ValueError(f"features_btf has {features_btf.shape[2]} bins, the model was built for {self.bins}")
         if not features_btf.shape[1]:  # torch has no convolution of nothing
             return features_btf.new_zeros(len(features_btf), 0, self.vocabulary_size), torch.zeros_like(num_frames_b)
-        x_bsh, num_steps_b = features_btf, num_frames_b
+
+        x_bsi, num_steps_b = features_btf, num_frames_b
         if self.cfg.conv:
-            x_bsh, num_steps_b = self.front_end(features_btf, num_frames_b)
-        x_bsh, num_steps_b = self.encode(x_bsh, num_steps_b)
+            x_bsi, num_steps_b = self.front_end(features_btf, num_frames_b)
+        x_bsh, num_steps_b = self.encode(x_bsi, num_steps_b)
         logits_bsv = self.output(self.dropout(x_bsh))
         return logits_bsv.float().log_softmax(-1), num_steps_b
 
@@ -101,7 +120,7 @@ class DeepSpeech2(Network):
         reversal_bs = reversal(num_steps_b, x_bsi.shape[1])
         for i, layer in enumerate(self.layers):
             out_bsh = layer(self.dropout(x_bsi), mask_bs, reversal_bs)
-            # From the second layer on inputs and outputs have one size. Dropout is on the layer's way only.
+            # From the second layer on input and output have one size. What is added is the input without dropout.
             x_bsi = x_bsi + out_bsh if self.cfg.residual and i else out_bsh
         if self.lookahead is not None:
             x_bsi = self.lookahead(x_bsi)
@@ -109,7 +128,7 @@ class DeepSpeech2(Network):
 
     def layer_rows(self) -> Iterator[tuple[str, str, int]]:
         cfg = self.cfg
-        ways = ("bidirectional, " + cfg.merge) if cfg.bidirectional else "one direction"
+        ways = f"bidirectional, {cfg.merge}" if cfg.bidirectional else "one direction"
         for i, layer in enumerate(self.layers, start=1):
             yield f"{cfg.cell} {i}", f"{cfg.hidden} units, {ways}{added(cfg, i)}", count(layer)
         if self.lookahead is not None:
@@ -117,21 +136,22 @@ class DeepSpeech2(Network):
 
 
 def describe(network: Network) -> list[tuple[str, str, int]]:
-    """(part, shape, parameters) for each part of the network, in order, for people."""
+    """List (part, shape, parameters) of each part of the network, in order, for people."""
     rows = []
-    for i, (layer, conv, norm) in enumerate(
-        zip(network.cfg.conv, network.front_end.convs, network.front_end.norms, strict=True), start=1
-    ):
-        (kt, kf), (st, sf) = layer.kernel_tf, layer.stride_tf
-        shape = f"{layer.channels} channels, kernel {kt} x {kf} (time x bins), stride {st} x {sf}"
-        rows.append((f"conv {i}", shape, count(conv) + count(norm)))
+    front_end = network.front_end
+    for i, layer in enumerate(network.cfg.conv):
+        kernel_t, kernel_f = layer.kernel_tf
+        stride_t, stride_f = layer.stride_tf
+        kernel = f"kernel {kernel_t} x {kernel_f} (time x bins), stride {stride_t} x {stride_f}"
+        parameters = count(front_end.convs[i]) + count(front_end.norms[i])
+        rows.append((f"conv {i + 1}", f"{layer.channels} channels, {kernel}", parameters))
     rows.extend(network.layer_rows())
     rows.append(("output", f"{network.vocabulary_size} tokens, blank first", count(network.output)))
     return rows
 
 
 def steps_after(time_strides: tuple[int, ...], num_frames_b: Tensor) -> Tensor:
-    """Output steps of utterances: "same"-padded layers with these strides, each giving ceil(length / stride).
+    """Count the output steps of "same"-padded layers with these strides, each giving ceil(length / stride).
 
     Shapes: (b,) -> (b,).
     """
@@ -141,10 +161,10 @@ def steps_after(time_strides: tuple[int, ...], num_frames_b: Tensor) -> Tensor:
 
 
 def added(cfg: ModelConfig, number: int) -> str:
-    """What a layer's description says of its residual connection; layers are numbered from 1."""
+    """Describe the residual connection of a layer; layers are numbered from 1."""
     return ", residual" if cfg.residual and number > 1 else ""
 
 
 def count(module: nn.Module) -> int:
-    """Parameters of a module."""
+    """Count the parameters of a module."""
     return sum(p.numel() for p in module.parameters())

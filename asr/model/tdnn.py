@@ -55,8 +55,7 @@ class WindowLayer(nn.Module):
             # InputNorm's axes: one row a step, in a batch of one
             x_r1i, num_valid = rows_ri[:, None], torch.tensor(len(rows_ri), device=rows_ri.device)
             if self.training:
-                _, _, out_r1h = self.norm.gates(x_r1i, w_hi, self.bias_h, num_valid)
-                out_rh = out_r1h[:, 0]
+                out_rh = self.norm.normalized_projection(x_r1i, w_hi, self.bias_h, num_valid)[:, 0]
             else:
                 scale_h, shift_h = self.norm.fold(x_r1i, w_hi, num_valid)
                 out_rh = F.linear(rows_ri, scale_h[:, None] * w_hi, self.bias_h + shift_h)

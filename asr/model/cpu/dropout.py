@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Module):
-    """Sets each value to zero with probability ``p`` in training, and scales the rest so that the mean is kept.
+    """In training, set each value to zero with probability ``p``, and scale the rest so that the mean is kept.
 
-    On CPU one random byte decides a value, eight from one draw of torch's generator: torch's own dropout draws one
-    number a value on one core, which was a tenth of a training step. ``p`` is rounded to a 256th there, below 1.
+    On CPU one random byte decides about a value, and eight come from one draw of torch's generator: torch's own dropout
+    draws one number per value on one core, which was a tenth of a training step. ``p`` is rounded to a 256th there.
     """
 
     def __init__(self, p: float) -> None:
@@ -19,6 +19,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
+        """Drop values of an input of any shape."""
         if not self.training or self.p == 0:
             return x
         if x.device.type != "cpu":
@@ -30,6 +31,3 @@ class Dropout(nn.Module):
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
         # Not scaled before: 256 / (256 - dropped) in bfloat16 is off by up to a 256th, and with it every mean.
         return (x * kept.to(x.dtype)).mul_(256 / (256 - dropped))
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
