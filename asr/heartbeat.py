@@ -9,6 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +56,11 @@ def heartbeat(line: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def counted(
-    what: str, total: float | None, shown: Callable[[float], str] = "{:,.0f}".format, done: float = 0
+    what: str,
+    total: float | None,
+    shown: Callable[[float], str] = "{:,.0f}".format,
+    done: float = 0,
+    rate: Callable[[float, float], str] | None = None,
 ) -> Iterator[Callable[[float], None]]:
     """Show a bar for countable work, or log a line about every minute; yield a function to call with the amount done.
 
@@ -60,36 +68,29 @@ def counted(
         total: amount of work; None if it is unknown.
         shown: formats an amount for people.
         done: amount that is done already.
+        rate: formats the speed, given the amount done since the start and the seconds that it took.
     """
-    began, before = time.monotonic(), done
+    began = time.monotonic()
+    before = done
+
+    def speed() -> str:
+        if rate is None or done == before:
+            return ""
+        return f", {rate(done - before, time.monotonic() - began)}"
 
     def line() -> str:
         if not total:
-            return f"{what}: {shown(done)}"
+            return f"{what}: {shown(done)}{speed()}"
         new = done - before
         left = f", {time_left(time.monotonic() - began, new, total - before)}" if new else ""
-        return f"{what}: {shown(done)} of {shown(total)}{left}"
+        return f"{what}: {shown(done)} of {shown(total)}{speed()}{left}"
 
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[amount]}"),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(
-        *columns,
-        console=Console(stderr=True),
-        transient=True,
-        disable=not stderr_is_terminal(),
-        # a bar prints captured output above itself: it would send to stderr a result that goes to a file
-        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
-    )
+    amount = TextColumn("{task.fields[amount]}")
     drawn = 0.0
-    with heartbeat(line), bar:
-        task = bar.add_task(what, total=total, amount="")
+    with heartbeat(line), bar(TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn()) as progress:
+        task = progress.add_task(what, total=total, amount="")
 
         def advance(more: float) -> None:
             nonlocal done, drawn
@@ -97,9 +98,25 @@ def counted(
             now = time.monotonic()
             if now - drawn > 0.1:  # the bar is drawn ten times per second; a call can come for every file
                 drawn = now
-                bar.update(task, completed=done, amount=f"{shown(done)}{f'/{shown(total)}' if total else ''}")
+                of_total = f"/{shown(total)}" if total else ""
+                progress.update(task, completed=done, amount=f"{shown(done)}{of_total}{speed()}")
 
         yield advance
+
+
+def bar(*columns: ProgressColumn, transient: bool = True) -> Progress:
+    """Return a progress bar on stderr, which shows nothing if stderr is no terminal; a transient one vanishes."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=transient,
+        disable=not stderr_is_terminal(),
+        # a bar prints captured output above itself: it would send to stderr a result that goes to a file
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+    )
 
 
 def time_left(spent_s: float, done: float, total: float) -> str:

@@ -133,7 +133,7 @@ def test_the_command_reports_both_ways(command, config, tmp_path):
     assert sum(document["shares"].values()) == pytest.approx(1, abs=1e-3)
     code, out, _ = command(config, "--minutes", 0.01, "--seconds", 0.5)
     assert code == 0
-    for words in ("seconds of audio a second", "encoder back", "GFLOP/s", "made-up utterances of 0.5 s"):
+    for words in ("seconds of audio per second", "encoder back", "GFLOP/s", "made-up utterances of 0.5 s"):
         assert words in out
 
 

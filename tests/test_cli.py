@@ -637,7 +637,7 @@ def test_on_a_terminal_training_shows_its_progress_and_ends_well(tmp_path):
         assert process.wait() == 0, shown.decode()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert "Traceback" not in text
-    assert "epoch 2.0/2" in text and "audio-s/s" in text and re.search(r"WER [\d.]+%", text)
+    assert "epoch 2.00/2" in text and "audio-s/s" in text and re.search(r"WER [\d.]+%", text)
 
 
 def test_evaluation_and_transcription_take_a_language_model(command, model, corpus, tmp_path):

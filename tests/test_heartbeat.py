@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from asr import heartbeat
-from asr.commands import bench, console, doctor, tuning
+from asr.commands import console, doctor
 from asr.corpora import measure
 from asr.corpora.importers import IMPORTERS
 from asr.corpora.prepare import prepare
@@ -99,12 +99,10 @@ def test_a_line_a_minute_is_what_people_get() -> None:
 
 
 BARS = [
-    ("minutes of audio: 1:15 of 10:00, ", lambda: console.audio_bar(600), (75,)),
-    ("1:15 minutes of audio done in 0:0", lambda: console.speed_bar(None), (75,)),
-    ("files: 1 of 3, ", lambda: console.file_bar(3), ()),
+    ("minutes of audio: 1:15 of 10:00, RTF 0.00", lambda: console.audio_bar(600), (75,)),
     ("extracting a.tar: 2.00 GB of 4.00 GB, ", lambda: byte_bar("extracting a.tar", 4_000_000_000), (2_000_000_000,)),
-    ("settings tried: 3", tuning._point_bar, (3, 10)),
-    ("measuring: 50%", bench.bar, (0.5,)),
+    ("measuring: 50% of 100%, ", lambda: console.share_bar("measuring"), (0.5,)),
+    ("reading text: 3 lines", lambda: console.absolute_bar("reading text", None, "{:,.0f} lines".format), (3,)),
 ]
 
 

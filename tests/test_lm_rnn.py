@@ -505,7 +505,7 @@ def test_the_commands_train_measure_and_sample(text, tmp_path, monkeypatch):
     assert load_rnn(tmp_path / "own").tokenizer.symbols == (" ", "a", "b", "c", "d")
     out = tmp_path / "m"
     printed = run("train", text, "--type", "rnn", *QUICK, "--out", out)
-    assert "bits a character" in printed and printed.startswith(f"{out}: ")
+    assert "bits per character" in printed and printed.startswith(f"{out}: ")
     measured = json.loads(run("perplexity", out, text, "--json"))
     assert measured["words"] == 3 * len(LINES) and measured["unknown_characters"] == 0
     assert run("sample", out, "--num", 2, "--seed", 5) == run("sample", out, "--num", 2, "--seed", 5)

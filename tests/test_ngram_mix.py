@@ -236,7 +236,7 @@ def test_the_command_takes_weights(files):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a.arpa", "--weights", "1"], "a.arpa alone is no mixture"),
+        (["a.arpa", "--weights", "1"], "a.arpa: a mixture needs two models or more, got one"),
         (["a.arpa", "b.bin"], "either --text TEXT"),
         (["a.arpa", "./a.arpa", "--weights", "1,1"], "a model is named twice"),
         (["a.arpa", "b.bin", "--weights", "1,1", "--text", "dev.txt"], "either --text TEXT"),

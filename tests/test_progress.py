@@ -96,7 +96,7 @@ def test_the_training_of_a_language_model_says_where_it_is(often):
             time.sleep(0.05)
     for said in (
         r"the first step is not done after 0 s\n",
-        r"epoch 0\.50 of 4, 1\.500 bits a character, [\d,]+ tokens/s\n",
-        r"epoch 1\.00 of 4, 1\.500 bits a character, [\d,]+ tokens/s, \d s left\n",
+        r"epoch 0\.50 of 4, 1\.500 bits per character, [\d,]+ tokens/s\n",
+        r"epoch 1\.00 of 4, 1\.500 bits per character, [\d,]+ tokens/s, \d s left\n",
     ):
         assert re.search(said, often.text), said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from asr.commands.console import print_json, print_result, shown
 from asr.commands.options import Json
@@ -13,7 +13,7 @@ from asr.commands.options import Json
 def info(
     thing: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="THING", help="A model or run folder, torchaudio:NAME, a manifest, a language model, or a config."
         ),
     ],

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from asr.commands.console import audio_bar, print_json, print_result, say, shown
-from asr.commands.options import Device, Json, ModelPath, Threads, naming_failures
+from asr.commands.options import Json, MachineOptions, ModelPath, naming_failures, with_groups, with_resampling
 from asr.errors import AsrError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -28,31 +29,30 @@ _DOUBTFUL = 0.1
 _PARTS, _NAMED = 10, 5
 
 
+@with_groups
 def align(
+    *,
     model: ModelPath,
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A manifest, or with --text one recording.")],
-    text: Annotated[Path | None, typer.Option("--text", metavar="FILE", help="What is said in the recording.")] = None,
+    source: Annotated[Path, Argument(metavar="INPUT", help="A manifest, or with --text one recording.")],
+    text: Annotated[Path | None, Option("--text", metavar="FILE", help="What is said in the recording.")] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("-f", "--format", metavar="FORMAT,...", help="txt srt vtt tsv json jsonl ctm TextGrid, or all."),
+        Option("-f", "--format", metavar="FORMAT,...", help="txt srt vtt tsv json jsonl ctm TextGrid, or all."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Write a file an utterance here.")
-    ] = None,
+    out: Annotated[Path | None, Option("-o", "--out", metavar="DIR", help="Write a file an utterance here.")] = None,
     worst: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="List the N likeliest wrong transcripts instead.")
+        int | None, Option(min=1, metavar="N", help="List the N likeliest wrong transcripts instead.")
     ] = None,
     as_json: Json = False,
     normalization: Annotated[
         str | None,
-        typer.Option("--normalization", metavar="PROFILE", help="Done to the text first; default the model's."),
+        Option("--normalization", metavar="PROFILE", help="Done to the text first; default the model's."),
     ] = None,
     allow_gaps: Annotated[
-        bool, typer.Option("--allow-gaps", help="Align what fits; leave the rest of the text and the audio out.")
+        bool, Option("--allow-gaps", help="Align what fits; leave the rest of the text and the audio out.")
     ] = False,
-    resample: Annotated[bool, typer.Option("--resample", help="Resample a manifest's audio of another rate.")] = False,
-    device: Device = "auto",
-    threads: Threads = None,
+    resample: Annotated[bool, Option("--resample", help="Resample a manifest's audio of another rate.")] = False,
+    machine: MachineOptions,
 ) -> None:
     """Say when each word and character of a text is said, and how well the text fits the audio."""
     from asr.outputs import Targets, on_stdout, parse_formats
@@ -69,7 +69,7 @@ def align(
     if out is not None:
         audio = [] if manifest is None else map(manifest.audio_path, manifest)
         targets = Targets(ids, names or ("json",), out, inputs=[source, *([text] if text else []), *audio])
-    loaded = _load(model, device, threads, resample)
+    loaded = _load(model, machine, resample)
     failed: dict[str, str] = {}
     misfits: list[tuple[str, Aligned]] = []
     with naming_failures(failed):
@@ -114,17 +114,13 @@ def _inputs(source: Path, text: Path | None) -> tuple[str, Manifest | None]:
         raise DataError(f"{error}; if it is a recording, give its text with --text FILE") from error
 
 
-def _load(model: Path, device: str, threads: int | None, resample: bool) -> AcousticModel:
-    from dataclasses import replace
-
+def _load(model: Path, machine: MachineOptions, resample: bool) -> AcousticModel:
     from asr.model.checkpoint import load_model
     from asr.runtime import find_device, use_threads
 
-    use_threads(threads)
-    loaded = load_model(model, find_device(device))
-    if resample:
-        loaded = replace(loaded, audio=loaded.audio.model_copy(update={"resample": True}))
-    return loaded
+    use_threads(machine.threads)
+    loaded = load_model(model, find_device(machine.device))
+    return with_resampling(loaded) if resample else loaded
 
 
 def _recording(model: AcousticModel, path: Path, text: str, normalization: str | None, allow_gaps: bool) -> Aligned:

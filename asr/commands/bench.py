@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from asr.commands.console import print_json, print_result, shown
-from asr.commands.options import Json, Lm, Threads
+from asr.commands.console import print_json, print_result, share_bar, shown
+from asr.commands.options import Json, Lm, Settings, Threads
 from asr.errors import CheckpointError, ConfigError
-from asr.heartbeat import heartbeat
-from asr.scoring.wer import format_ends, percent
 
 if TYPE_CHECKING:
-    from asr.bench.training import Measured as Trained
+    from asr.bench.training import Measured as MeasuredTraining
     from asr.bench.transcription import Item, Measured
-    from asr.data.manifest import Channel
     from asr.model.checkpoint import AcousticModel
+    from asr.scoring.compare import Comparison
 
 app = typer.Typer(help="How fast things go on this machine, and where the time goes.")
 
 
 @app.command()
 def transcribe(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model or run folder; or a config, for its speed.")],
+    model: Annotated[str, Argument(metavar="MODEL", help="A model or run folder; or a config, for its speed.")],
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="[INPUT...]", help="Audio, folders, manifests; none: made-up audio.")
+        list[str] | None, Argument(metavar="[INPUT...]", help="Audio, folders, manifests; none: made-up audio.")
     ] = None,
-    files: Annotated[int | None, typer.Option(min=1, help="So many of the inputs; made-up ones: default 32.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Length of a made-up file.")] = 10.0,
+    files: Annotated[int | None, Option(min=1, help="So many of the inputs; made-up ones: default 32.")] = None,
+    seconds: Annotated[float, Option(min=0.1, max=3600, help="Length of a made-up file.")] = 10.0,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Beside the plain path: float32, one file at a time; in turns.")
+        bool, Option("--compare", help="Beside the plain path: float32, one file at a time; in turns.")
     ] = False,
     lm: Lm = None,
-    precision: Annotated[str, typer.Option(metavar="auto|fp32|bf16", help="Of the fast path.")] = "auto",
-    rounds: Annotated[
-        int, typer.Option(min=1, max=100, help="After one that is not counted; the median is shown.")
-    ] = 3,
+    precision: Annotated[str, Option(metavar="auto|fp32|bf16", help="Of the fast path.")] = "auto",
+    rounds: Annotated[int, Option(min=1, max=100, help="After one that is not counted; the median is shown.")] = 3,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -50,86 +45,32 @@ def transcribe(
     from asr.runtime import use_threads
 
     used = use_threads(threads)
-    loaded, folder = _model(model)
+    loaded, folder = _load(model)
     items = _items(loaded, inputs or [], files, seconds)
     decoders = [greedy_decoder(loaded.tokenizer)]
     if lm is not None:
         decoders.append(decoder_for(folder or Path(), loaded.tokenizer, DecoderOptions("beam", lm=lm)))
-    with bar() as advance:
+
+    with share_bar("measuring") as reach:
         measured = bench.measure(
-            loaded, items, decoders, rounds=rounds, precision=precision, plain_too=compare, progress=advance
+            loaded, items, decoders, rounds=rounds, precision=precision, plain_too=compare, progress=reach
         )
-    report = _Report(model, loaded, items, measured, used, precision)
+    plain = [way for way in measured if way.name == "plain"]
+    fast = [way for way in measured if way.name == "fast"]
+    pairs = [(p, f, bench.compared(items, p, f, loaded.text.normalization)) for p, f in zip(plain, fast, strict=False)]
+
+    facts = {"model": model} | _facts(loaded, items, measured, used, precision)
     if as_json:
-        print_json(report.to_json())
+        document = facts | {"rows": [way.to_json() for way in measured]}
+        if pairs:
+            document["compared"] = [_pair_to_json(*pair) for pair in pairs]
+        print_json(document)
     else:
-        print_result("\n".join(report.lines()))
+        print_result("\n".join([*_table(facts, measured), *(line for pair in pairs for line in _pair_lines(*pair))]))
 
 
-@app.command()
-def train(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or recipe/name (an4/default).")],
-    data: Annotated[Path | None, typer.Option(help="Folder with train.jsonl; without one, made-up audio.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Length of a made-up utterance.")] = 10.0,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Beside what a plain script does: fp32, torch's layers; in turns.")
-    ] = False,
-    minutes: Annotated[float, typer.Option(min=0.001, help="How long, both ways together.")] = 1.0,
-    steps: Annotated[int | None, typer.Option(min=1, help="So many steps (each way), however long it takes.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one config value.")
-    ] = None,
-    threads: Threads = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure how fast a config trains, and where the time goes; nothing is kept."""
-    import tempfile
-
-    from asr import config as configs
-    from asr.bench import training as bench_train
-    from asr.corpora.catalogue import find_config
-
-    settings = [*(set_ or ())]
-    settings += [] if threads is None else [f"train.threads={threads}"]
-    settings += [] if device is None else [f"train.device={device}"]
-    settings += [] if data is not None else ["batch.max_utterance_s=null"]  # of what is made as long as was asked
-    cfg = configs.load(find_config(config), settings)
-    with tempfile.TemporaryDirectory() as folder, bar() as advance:
-        words = shown(data) if data is not None else bench_train.made_up_data(cfg, Path(folder), seconds)
-        found = bench_train.measure(
-            cfg, data or Path(folder), words, compare=compare, minutes=minutes, steps=steps, progress=advance
-        )
-    if as_json:
-        print_json({"config": config, **found.to_json()})
-    else:
-        print_result("\n".join(_training_lines(config, found)))
-
-
-def _training_lines(config: str, found: Trained) -> list[str]:
-    rate, shares = found.audio_s_per_s, found.shares
-    lines = [
-        f"{shown(config)}: {found.parameters:,} parameters, {found.precision}, {found.hardware}",
-        f"{found.data}; {found.steps:,} steps of {found.batch[0]:.1f} utterances, {found.batch[1]:.1f} s of audio",
-        "",
-        f"{rate:,.1f} seconds of audio a second",
-        "",
-        *(f"{part:<17} {share:>6.1%}" for part, share in shares.items()),
-        f"{'sum':<17} {sum(shares.values()):>6.1%}",
-        "",
-        f"features, computed in threads beside the step: {found.features_s / found.seconds:.1%} of its time",
-        f"convolution and encoder, there and back: {found.of_peak:.1%} of the {found.peak / 1e9:,.0f} GFLOP/s "
-        f"that a large product reaches here in {found.precision}",
-    ]
-    if found.ratio is not None:
-        lines += ["", "plain (fp32, torch's layers, random batches, features on the fly): "
-                      f"{found.plain_audio_s_per_s:,.1f}"
-                      f" seconds of audio a second; ours is {found.ratio:.2f} times as fast"]  # fmt: skip
-    return lines
-
-
-def _model(name: str) -> tuple[AcousticModel, Path | None]:
-    """The model of a folder, and the folder; or of a config, with random weights."""
+def _load(name: str) -> tuple[AcousticModel, Path | None]:
+    """Return the model of a folder, and the folder; or the model of a config with random weights, and None."""
     from asr import config as configs
     from asr.bench.transcription import random_model
     from asr.corpora.catalogue import find_config
@@ -154,102 +95,146 @@ def _items(model: AcousticModel, inputs: list[str], files: int | None, seconds: 
     if not inputs:
         return list(bench.made_up([seconds] * (files or 32), model.audio.sample_rate_hz))
     items = []
-    for one in find_inputs(inputs)[:files]:
-        if one.source is None:
+    for found in find_inputs(inputs)[:files]:
+        if found.source is None:
             raise ConfigError("standard input can be read once only; give files")
-        length_s = None if one.part.end_s is None else one.part.end_s - one.part.start_s
-        channel: Channel = one.part.channel or "mix"
-        items.append(bench.Item(one.name, one.source, None, one.text, one.part.start_s, length_s, channel))
+        part = found.part
+        items.append(
+            bench.Item(
+                found.name,
+                found.source,
+                reference=found.text,
+                offset_s=part.start_s,
+                duration_s=None if part.end_s is None else part.end_s - part.start_s,
+                channel=part.channel or "mix",
+            )
+        )
     return items
 
 
-class _Report:
-    """What was measured, for people and for programs."""
+def _facts(
+    model: AcousticModel, items: list[Item], measured: list[Measured], threads: int, precision: str
+) -> dict[str, Any]:
+    from asr.infer import prepared
+    from asr.runtime import hardware
 
-    def __init__(
-        self, name: str, model: AcousticModel, items: list[Item], measured: list[Measured], threads: int, precision: str
-    ) -> None:
-        from asr.bench.transcription import compared
-
-        self.name, self.items, self.measured = name, items, measured
-        self.audio_s = measured[0].rounds[0].audio_s
-        self.facts = self._facts(model, threads, precision)
-        fast = [one for one in measured if one.name == "fast"]
-        plain = [one for one in measured if one.name == "plain"]
-        self.pairs = list(zip(plain, fast, strict=False))
-        self.scores = [compared(items, one, other, model.text.normalization) for one, other in self.pairs]
-
-    def _facts(self, model: AcousticModel, threads: int, precision: str) -> dict[str, Any]:
-        from asr.infer import prepared
-        from asr.runtime import hardware
-
-        network = prepared(model, precision).network
-        return {
-            "model": self.name,
-            "parameters": model.num_parameters,
-            "hardware": hardware(model.device, threads),
-            "threads": threads,
-            "precision": getattr(network, "precision", "fp32"),
-            "twin": network is not model.network,
-            "files": len(self.items),
-            "audio_s": round(self.audio_s, 3),
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        rows = [one.to_json() for one in self.measured]
-        document = self.facts | {"rows": rows}
-        if self.pairs:
-            document["compared"] = [
-                {
-                    "decoder": fast.decoder,
-                    "ratio": round(plain.seconds / fast.seconds, 3),
-                    "texts_that_differ": _differing(plain, fast),
-                    "wer": None if score is None else score.to_json(worst=0),
-                }
-                for (plain, fast), score in zip(self.pairs, self.scores, strict=True)
-            ]
-        return document
-
-    def lines(self) -> list[str]:
-        from asr.bench.transcription import PARTS
-        from asr.scoring.compare import conclusion
-
-        facts = self.facts
-        how = f"{facts['precision']} products" if facts["twin"] else "no fast path for this network"
-        lines = [
-            f"{shown(self.name)}: {facts['parameters']:,} parameters, {how}, {facts['hardware']}",
-            f"{facts['files']:,} files, {self.audio_s:,.1f} s of audio",
-            "",
-            f"{'':<6} {'audio-s/s':>10} {'RTF':>9}  " + "".join(f"{part:>10}" for part in PARTS) + "  decoder",
-        ]
-        for one in self.measured:
-            shares = "".join(f"{share:>10.0%}" for share in one.shares().values())
-            decoder = one.decoder + (f", LM {shown(one.lm)}" if one.lm else "")
-            lines.append(f"{one.name:<6} {1 / one.rtf:>10,.0f} {one.rtf:>9.5f}  {shares}  {decoder}")
-        for (plain, fast), score in zip(self.pairs, self.scores, strict=True):
-            differ = _differing(plain, fast)
-            lines += ["", f"{fast.decoder}: {plain.seconds / fast.seconds:.1f} times as fast; "
-                          f"{differ:,} of {len(self.items):,} transcripts differ"]  # fmt: skip
-            if score is not None:
-                rates = (score.a.wer, score.b.wer)
-                lines.append("WER % plain, fast: " + ", ".join(
-                    f"{percent(one.rate)} {format_ends((one.low, one.high))}" for one in rates))  # fmt: skip
-                lines.append(conclusion(score, "plain", "fast"))
-        return lines
+    network = prepared(model, precision).network
+    return {
+        "parameters": model.num_parameters,
+        "hardware": hardware(model.device, threads),
+        "threads": threads,
+        "precision": getattr(network, "precision", "fp32"),
+        "twin": network is not model.network,
+        "files": len(items),
+        "audio_s": round(measured[0].rounds[0].audio_s, 3),
+    }
 
 
-def _differing(plain: Measured, fast: Measured) -> int:
+def _table(facts: dict[str, Any], measured: list[Measured]) -> list[str]:
+    from asr.bench.transcription import PARTS
+
+    how = f"{facts['precision']} products" if facts["twin"] else "no fast path for this network"
+    lines = [
+        f"{shown(facts['model'])}: {facts['parameters']:,} parameters, {how}, {facts['hardware']}",
+        f"{facts['files']:,} files, {facts['audio_s']:,.1f} s of audio",
+        "",
+        f"{'':<6} {'audio-s/s':>10} {'RTF':>9}  " + "".join(f"{part:>10}" for part in PARTS) + "  decoder",
+    ]
+    for way in measured:
+        shares = "".join(f"{share:>10.0%}" for share in way.shares().values())
+        decoder = way.decoder + (f", LM {shown(way.lm)}" if way.lm else "")
+        lines.append(f"{way.name:<6} {1 / way.rtf:>10,.0f} {way.rtf:>9.5f}  {shares}  {decoder}")
+    return lines
+
+
+def _pair_to_json(plain: Measured, fast: Measured, comparison: Comparison | None) -> dict[str, Any]:
+    return {
+        "decoder": fast.decoder,
+        "ratio": round(plain.seconds / fast.seconds, 3),
+        "texts_that_differ": _num_differing(plain, fast),
+        "wer": None if comparison is None else comparison.to_json(worst=0),
+    }
+
+
+def _pair_lines(plain: Measured, fast: Measured, comparison: Comparison | None) -> list[str]:
+    from asr.scoring.compare import conclusion
+    from asr.scoring.wer import format_ends, percent
+
+    ratio = f"{plain.seconds / fast.seconds:.1f} times as fast"
+    differing = f"{_num_differing(plain, fast):,} of {len(plain.texts):,} transcripts differ"
+    lines = ["", f"{fast.decoder}: {ratio}; {differing}"]
+    if comparison is not None:
+        rates = (f"{percent(r.rate)} {format_ends((r.low, r.high))}" for r in (comparison.a.wer, comparison.b.wer))
+        lines.append(f"WER % plain, fast: {', '.join(rates)}")
+        lines.append(conclusion(comparison, "plain", "fast"))
+    return lines
+
+
+def _num_differing(plain: Measured, fast: Measured) -> int:
     return sum(text != fast.texts[id_] for id_, text in plain.texts.items())
 
 
-@contextmanager
-def bar(words: str = "measuring") -> Iterator[Callable[[float], None]]:
-    """A progress bar over the share that is done, on stderr when that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
+@app.command()
+def train(
+    config: Annotated[str, Argument(metavar="CONFIG", help="A YAML file, or recipe/name (an4/default).")],
+    data: Annotated[Path | None, Option(help="Folder with train.jsonl; without one, made-up audio.")] = None,
+    seconds: Annotated[float, Option(min=0.1, max=3600, help="Length of a made-up utterance.")] = 10.0,
+    compare: Annotated[
+        bool, Option("--compare", help="Beside what a plain script does: fp32, torch's layers; in turns.")
+    ] = False,
+    minutes: Annotated[float, Option(min=0.001, help="How long, both ways together.")] = 1.0,
+    steps: Annotated[int | None, Option(min=1, help="So many steps (each way), however long it takes.")] = None,
+    set_: Settings = None,
+    threads: Threads = None,
+    device: Annotated[str | None, Option(help="auto, cpu, cuda, cuda:1.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast a config trains, and where the time goes; nothing is kept."""
+    import tempfile
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(words, total=1.0)
-        with heartbeat(lambda: f"{words}: {progress.tasks[0].completed:.0%}"):
-            yield lambda share: progress.update(task, completed=share)
+    from asr import config as configs
+    from asr.bench import training as bench
+    from asr.corpora.catalogue import find_config
+
+    settings = [*(set_ or ())]
+    if threads is not None:
+        settings.append(f"train.threads={threads}")
+    if device is not None:
+        settings.append(f"train.device={device}")
+    if data is None:  # made-up utterances are as long as was asked for
+        settings.append("batch.max_utterance_s=null")
+    cfg = configs.load(find_config(config), settings)
+
+    with tempfile.TemporaryDirectory() as folder, share_bar("measuring") as reach:
+        words = shown(data) if data is not None else bench.made_up_data(cfg, Path(folder), seconds)
+        measured = bench.measure(
+            cfg, data or Path(folder), words, compare=compare, minutes=minutes, steps=steps, progress=reach
+        )
+    if as_json:
+        print_json({"config": config, **measured.to_json()})
+    else:
+        print_result("\n".join(_training_lines(config, measured)))
+
+
+def _training_lines(config: str, found: MeasuredTraining) -> list[str]:
+    utterances, audio_s = found.batch
+    lines = [
+        f"{shown(config)}: {found.parameters:,} parameters, {found.precision}, {found.hardware}",
+        f"{found.data}; {found.steps:,} steps of {utterances:.1f} utterances, {audio_s:.1f} s of audio",
+        "",
+        f"{found.audio_s_per_s:,.1f} seconds of audio per second",
+        "",
+        *(f"{part:<17} {share:>6.1%}" for part, share in found.shares.items()),
+        f"{'sum':<17} {sum(found.shares.values()):>6.1%}",
+        "",
+        f"features, computed in threads beside the step: {found.features_s / found.seconds:.1%} of its time",
+        f"convolution and encoder, there and back: {found.of_peak:.1%} of the {found.peak / 1e9:,.0f} GFLOP/s "
+        f"that a large product reaches here in {found.precision}",
+    ]
+    if found.ratio is not None:
+        lines.append("")
+        lines.append(
+            "plain (fp32, torch's layers, random batches, features on the fly): "
+            f"{found.plain_audio_s_per_s:,.1f} seconds of audio per second; ours is {found.ratio:.2f} times as fast"
+        )
+    return lines

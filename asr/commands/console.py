@@ -1,4 +1,4 @@
-"""What the command prints and writes: results to stdout, words and progress bars to stderr, files of rows."""
+"""Print results to stdout, messages and progress to stderr, and write files of rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ import typer
 
 from asr.errors import AsrError, ConfigError, os_reason
 from asr.files import open_atomic
-from asr.heartbeat import counted, heartbeat
+from asr.heartbeat import bar, counted, stderr_is_terminal
 
 
 def print_result(text: str) -> None:
-    """Prints a part of the result at once.
+    """Print a part of the result at once.
 
     Raises:
-        AsrError: stdout cannot be written. A reader that has gone (``asr … | head``) ends the command with 1.
+        AsrError: stdout cannot be written.
+        typer.Exit: the reader has gone (``asr … | head``).
     """
     try:
         print(text, flush=True)
@@ -36,35 +37,38 @@ def print_result(text: str) -> None:
 
 
 def say(line: str) -> None:
-    """Prints to stderr; where nobody can hear it, the result goes on."""
+    """Print to stderr; if stderr is closed, the work goes on without the message."""
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def give_up_stdout() -> None:
-    """Sends what is still buffered to nowhere, so that the interpreter's end does not fail on it."""
+    """Discard what is still buffered, so that Python's exit does not fail on it."""
     with suppress(OSError, ValueError):  # a stream without a descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def shown(value: object) -> str:
-    """A name or text on one line: a newline, an escape code or half a character in it is shown, not obeyed."""
+    """Return a name or text on one line, with newlines, escape codes and half characters spelled out."""
     return str(AsrError(str(value)))
 
 
 def print_json(value: Any) -> None:
+    """Print a value as JSON, in ASCII where stdout is not UTF-8."""
     utf8 = (sys.stdout.encoding or "utf-8").lower() in ("utf-8", "utf8")
     print_result(json.dumps(value, indent=2, ensure_ascii=not utf8, allow_nan=False))
 
 
 def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows])
-    print_result("\n".join(line.rstrip() for line in lines))
+    """Print rows in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in [header, *rows]:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print_result("  ".join(cells).rstrip())
 
 
 def check_apart(targets: Iterable[Path | None], sources: Iterable[Path | None]) -> None:
-    """Refuses to write over what is read, and two files into one.
+    """Refuse to write over an input, or two outputs into one file.
 
     Raises:
         ConfigError: a target is a source, or another target.
@@ -79,7 +83,7 @@ def check_apart(targets: Iterable[Path | None], sources: Iterable[Path | None]) 
 
 
 def check_target(path: Path) -> None:
-    """Refuses, before the work, a file that could not be written after it.
+    """Refuse a file that could not be written, before the work for it is done.
 
     Raises:
         AsrError: it is a folder, or its folder cannot be made or written to.
@@ -94,7 +98,12 @@ def check_target(path: Path) -> None:
         raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
 
 
-def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as JSON Lines.
+
+    Raises:
+        AsrError: the file cannot be written.
+    """
     try:
         with open_atomic(path) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -102,13 +111,8 @@ def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
         raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
 
 
-def _stdout_is_terminal() -> bool:
-    """Whether a bar may take what is printed and show it above itself: it would send a result in a file to stderr."""
-    return sys.stdout is not None and sys.stdout.isatty()
-
-
 def minutes(seconds: float) -> str:
-    """A length of audio for people.
+    """Format a length of audio for people.
 
     >>> minutes(75)
     '1:15'
@@ -117,88 +121,61 @@ def minutes(seconds: float) -> str:
     return f"{whole}:{rest:02}"
 
 
-def audio_bar(audio_s: float) -> AbstractContextManager[Callable[[float], None]]:
-    """A progress bar over seconds of audio, on stderr when that is a terminal, else a line about every minute."""
-    return counted("minutes of audio", audio_s, minutes)
+def audio_bar(audio_s: float | None) -> AbstractContextManager[Callable[[float], None]]:
+    """Show progress in seconds of audio, with the real-time factor."""
+    return counted("minutes of audio", audio_s, minutes, rate=lambda done_s, spent_s: f"RTF {spent_s / done_s:.4f}")
 
 
 @contextmanager
-def speed_bar(audio_s: float | None) -> Iterator[Callable[[float], None]]:
-    """A progress bar over seconds of audio with the real-time factor and the time left; without a terminal, lines."""
-    import time
+def absolute_bar(what: str, total: float | None, shown: Callable[[float], str]) -> Iterator[Callable[[float], None]]:
+    """Show progress of work that reports all that is done so far, not what was done since the last call."""
+    with counted(what, total, shown) as advance:
+        before = 0.0
 
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        def reach(done: float) -> None:
+            nonlocal before
+            advance(done - before)
+            before = done
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.fields[done]} of audio"), BarColumn(), TaskProgressColumn(),
-        TextColumn("{task.fields[rtf]}"), TimeRemainingColumn(),
-    )  # fmt: skip
-    began, done_s = time.perf_counter(), 0.0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal,
-                  redirect_stdout=_stdout_is_terminal()) as progress:  # fmt: skip
-        task = progress.add_task("audio", total=audio_s, done="0:00", rtf="")
+        yield reach
 
-        def advance(seconds: float) -> None:
-            nonlocal done_s
-            done_s += seconds
-            rtf = (time.perf_counter() - began) / max(done_s, 1e-9)
-            progress.update(task, advance=seconds, done=minutes(done_s), rtf=f"RTF {rtf:.4f}")
 
-        with heartbeat(lambda: f"{minutes(done_s)} minutes of audio done in {minutes(time.perf_counter() - began)}"):
-            yield advance
+def share_bar(what: str) -> AbstractContextManager[Callable[[float], None]]:
+    """Show progress of work that reports which share of it is done, from 0 to 1."""
+    return absolute_bar(what, 1.0, "{:.0%}".format)
 
 
 @contextmanager
-def file_bar(count: int | None, what: str = "files") -> Iterator[Callable[[], None]]:
-    """A progress bar over files, on stderr when that is a terminal, else a line about every minute.
+def epoch_bar(describe: Callable[[dict[str, float]], str]) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Show progress in epochs on a terminal, with the log above it; show nothing elsewhere.
 
-    Args:
-        count: how many there are; None where nobody knows.
+    The yielded function takes the state of the training: ``epoch``, ``epochs`` and what ``describe`` formats.
     """
-    with counted(what, count) as advance:
-        yield lambda: advance(1)
-
-
-@contextmanager
-def training_bar() -> Iterator[Any]:
-    """A progress bar over epochs with loss, dev WER, audio-seconds a second and time left; the log goes above it."""
-    import time
-
-    from rich.console import Console
-    from rich.logging import RichHandler
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not stderr_is_terminal():
         yield lambda values: None
         return
-    columns = (
-        TextColumn("epoch {task.completed:.1f}/{task.fields[epochs]}"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TextColumn("WER {task.fields[wer]}"),
-        TextColumn("{task.fields[speed]} audio-s/s"),
-        TimeRemainingColumn(),
-    )
+
+    from rich.logging import RichHandler
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+    epochs = TextColumn("epoch {task.completed:.2f}/{task.fields[epochs]}")
+    progress = bar(epochs, BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn(), transient=False)
     root = logging.getLogger()
     before = root.handlers[:]
-    root.handlers[:] = [RichHandler(console=console, show_path=False, markup=False, rich_tracebacks=False)]
-    began = time.perf_counter()
-    with Progress(*columns, console=console, redirect_stdout=_stdout_is_terminal()) as progress:
-        task = progress.add_task("train", total=None, epochs="?", loss="-", wer="-", speed="-")
+    root.handlers[:] = [RichHandler(console=progress.console, show_path=False, markup=False, rich_tracebacks=False)]
+    try:
+        with progress:
+            task = progress.add_task("", total=None, epochs="?")
 
-        def watch(values: dict[str, float]) -> None:
-            fields = {"epochs": f"{values['epochs']:g}"}
-            if "loss" in values:
-                fields["loss"] = f"{values['loss']:.2f}"
-                fields["speed"] = f"{values['audio_s'] / (time.perf_counter() - began):.0f}"
-            if "wer" in values:
-                fields["wer"] = f"{values['wer']:.1%}"
-            progress.update(task, total=values["epochs"], completed=values["epoch"], **fields)  # type: ignore[arg-type]
+            def watch(values: dict[str, float]) -> None:
+                progress.update(
+                    task,
+                    description=describe(values),
+                    total=values["epochs"],
+                    completed=values["epoch"],
+                    epochs=f"{values['epochs']:g}",
+                )
 
-        try:
             yield watch
-        finally:
-            root.handlers[:] = before
+    finally:
+        root.handlers[:] = before

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from asr.commands.console import print_json, print_result, print_table, say, shown
-from asr.commands.options import Json
+from asr.commands.options import Json, with_groups
 from asr.errors import AsrError, ConfigError, os_reason
 
 
@@ -18,55 +20,81 @@ def recipes(as_json: Json = False) -> None:
     from asr.corpora.importers import IMPORTERS
 
     found = [find_recipe(name) for name in recipe_names()]
+    importers = IMPORTERS.values()
     if as_json:
-        keys = ("name", "title", "hours", "sample_rate_hz", "licence", "homepage", "archive", "subsets",
-                "default_subsets")  # fmt: skip
-        rows: list[dict[str, Any]] = [
-            {k: getattr(r, k) for k in keys} | {"configs": recipe_configs(folder), "importer": False}
-            for r, folder in found
-        ]
-        rows += [{k: getattr(r, k) for k in keys} | {"configs": [], "importer": True} for r in IMPORTERS.values()]
+        rows = [_facts(recipe) | {"configs": recipe_configs(folder), "importer": False} for recipe, folder in found]
+        rows += [_facts(importer) | {"configs": [], "importer": True} for importer in importers]
         print_json(rows)
         return
+
     table = [(r.name, r.title, f"{r.hours:g}" if r.hours else "", r.licence) for r, _ in found]
-    table += [(r.name, r.title, "", "importer") for r in IMPORTERS.values()]
+    table += [(importer.name, importer.title, "", "importer") for importer in importers]
     print_table(("recipe", "dataset", "hours", "licence"), table)
-    for r, folder in found:
+    for recipe, folder in found:
         if configs := recipe_configs(folder):
-            print_result(f"{r.name} configs: {', '.join(f'{r.name}/{config}' for config in configs)}")
-    for r, _ in found:
-        if r.subsets:
-            names = (f"{name}*" if name in (r.default_subsets or r.subsets) else name for name in r.subsets)
-            print_result(f"{r.name} --subsets (* by default): {', '.join(names)}")
+            print_result(f"{recipe.name} configs: {', '.join(f'{recipe.name}/{config}' for config in configs)}")
+    for recipe, _ in found:
+        if recipe.subsets:
+            default = recipe.default_subsets or recipe.subsets
+            names = (f"{name}*" if name in default else name for name in recipe.subsets)
+            print_result(f"{recipe.name} --subsets (* by default): {', '.join(names)}")
 
 
+def _facts(recipe: Any) -> dict[str, Any]:
+    """Return what ``asr recipes --json`` states of a recipe or importer."""
+    return {
+        "name": recipe.name,
+        "title": recipe.title,
+        "hours": recipe.hours,
+        "sample_rate_hz": recipe.sample_rate_hz,
+        "licence": recipe.licence,
+        "homepage": recipe.homepage,
+        "archive": recipe.archive,
+        "subsets": recipe.subsets,
+        "default_subsets": recipe.default_subsets,
+    }
+
+
+@dataclass(frozen=True)
+class ImporterOptions:
+    """Options of importers only; each is handed to the importer by its name."""
+
+    dev: Annotated[str, Option(metavar="FRACTION", help="Importers: share of speakers for dev.")] = ""
+    audio_column: Annotated[str, Option(metavar="C", help="Importers: column of the audio path.")] = ""
+    text_column: Annotated[str, Option(metavar="C", help="Importers: column of the text.")] = ""
+    speaker_column: Annotated[str, Option(metavar="C", help="Importers: column of the speaker.")] = ""
+    name: Annotated[str, Option(metavar="SPLIT", help="Importers: the manifest's name.")] = ""
+    mix: Annotated[bool, Option("--mix", help="Importers: average the channels of stereo files.")] = False
+    keep_truncated: Annotated[bool, Option("--keep-truncated", help="Importers: keep what cut recordings hold.")] = (
+        False
+    )
+    channel: Annotated[str, Option(metavar="N", help="Importers: take this channel, from 1.")] = ""
+
+    def given(self) -> dict[str, str]:
+        """Return the options that were given, flags as "yes"."""
+        return {name: "yes" if value is True else value for name, value in asdict(self).items() if value}
+
+
+@with_groups
 def prepare(
+    *,
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe or importer ('asr recipes' lists them), or a folder.")
+        str, Argument(metavar="RECIPE", help="A recipe or importer ('asr recipes' lists them), or a folder.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for audio and manifests.")],
+    out: Annotated[Path, Option(help="Folder for audio and manifests.")],
     source: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[SOURCE...]", help="Importers: the folder or file; combined: several."),
+        Argument(metavar="[SOURCE...]", help="Importers: the folder or file; combined: several."),
     ] = None,
     archive: Annotated[
-        list[Path] | None, typer.Option(help="A corpus archive or folder that is already here; repeatable.")
+        list[Path] | None, Option(help="A corpus archive or folder that is already here; repeatable.")
     ] = None,
-    mirror: Annotated[str, typer.Option(metavar="URL", help="http(s):// or file://, in place of the host.")] = "",
-    subsets: Annotated[str, typer.Option(metavar="A,B", help="Which parts; 'asr recipes' lists them.")] = "",
-    dev: Annotated[str, typer.Option(metavar="FRACTION", help="Importers: share of speakers for dev.")] = "",
-    audio_column: Annotated[str, typer.Option(metavar="C", help="Importers: column of the audio path.")] = "",
-    text_column: Annotated[str, typer.Option(metavar="C", help="Importers: column of the text.")] = "",
-    speaker_column: Annotated[str, typer.Option(metavar="C", help="Importers: column of the speaker.")] = "",
-    name: Annotated[str, typer.Option(metavar="SPLIT", help="Importers: the manifest's name.")] = "",
-    mix: Annotated[bool, typer.Option("--mix", help="Importers: average the channels of stereo files.")] = False,
-    keep_truncated: Annotated[
-        bool, typer.Option("--keep-truncated", help="Importers: keep what cut recordings hold.")
-    ] = False,
-    channel: Annotated[str, typer.Option(metavar="N", help="Importers: take this channel, from 1.")] = "",
-    normalization: Annotated[str, typer.Option(metavar="PROFILE", help="Done to all texts: none, upper, …")] = "",
-    tokenizer: Annotated[str, typer.Option(metavar="KIND", help="char, bpe or unigram, trained on train.")] = "",
-    vocab_size: Annotated[int, typer.Option(metavar="N", help="Tokens of a bpe or unigram tokenizer.")] = 0,
+    mirror: Annotated[str, Option(metavar="URL", help="http(s):// or file://, in place of the host.")] = "",
+    subsets: Annotated[str, Option(metavar="A,B", help="Which parts; 'asr recipes' lists them.")] = "",
+    importing: ImporterOptions,
+    normalization: Annotated[str, Option(metavar="PROFILE", help="Applied to all texts: none, upper, …")] = "",
+    tokenizer: Annotated[str, Option(metavar="KIND", help="char, bpe or unigram, trained on train.")] = "",
+    vocab_size: Annotated[int, Option(metavar="N", help="Tokens of a bpe or unigram tokenizer.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Turn a corpus into manifests: download, check, extract, write. Rows that cannot be used: named, exit code 1."""
@@ -74,16 +102,6 @@ def prepare(
     from asr.corpora.prepare import prepare as prepare_data
     from asr.corpora.recipe import Request
 
-    options = {
-        "dev": dev,
-        "audio_column": audio_column,
-        "text_column": text_column,
-        "speaker_column": speaker_column,
-        "name": name,
-        "mix": "yes" if mix else "",
-        "channel": channel,
-        "keep_truncated": "yes" if keep_truncated else "",
-    }
     names = tuple(part.strip() for part in subsets.split(",")) if subsets else ()
     if "" in names:
         raise ConfigError(f"--subsets '{subsets}': a name is empty; separate names by single commas")
@@ -93,7 +111,7 @@ def prepare(
         mirror=mirror,
         subsets=names,
         sources=tuple(source or ()),
-        options={key: value for key, value in options.items() if value},
+        options=importing.given(),
         normalization=normalization,
         tokenizer=tokenizer,
         vocab_size=vocab_size,
@@ -105,16 +123,16 @@ def prepare(
         prepared = prepare_data(found, request)
     except OSError as error:
         raise AsrError(f"{error.filename or out}: {os_reason(error)}") from error
-    header = prepared.header
+
     if as_json:
         document: dict[str, Any] = {
             "manifests": {name: str(path) for name, path in prepared.manifests.items()},
             "utterances": {name: len(rows) for name, rows in prepared.utterances.items()},
             "dropped": dict(prepared.dropped),
             "excluded": dict(prepared.excluded),
-            "normalization": header.normalization,
-            "tokenizer": header.tokenizer,
-            "flagged_numbers": header.flagged_numbers,
+            "normalization": prepared.header.normalization,
+            "tokenizer": prepared.header.tokenizer,
+            "flagged_numbers": prepared.header.flagged_numbers,
             "notes": prepared.notes,
         }
         if prepared.files:

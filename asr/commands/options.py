@@ -1,151 +1,222 @@
-"""What several subcommands share: their options, the decoder that options ask for, how failures are named."""
+"""Options that several subcommands share, and what they are turned into."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
+from typer import Argument, Option
 
 from asr.commands.console import say
 from asr.errors import ConfigError, nearest
 
+if TYPE_CHECKING:
+    from asr.model.checkpoint import AcousticModel
+    from asr.transcribe import Recognizer
+
 ModelPath = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A model folder, a run folder (its best model), or torchaudio:NAME.")
+    Path, Argument(metavar="MODEL", help="A model folder, a run folder (its best model), or torchaudio:NAME.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-DecoderName = Annotated[str, typer.Option("--decoder", metavar="greedy|beam", help="Default: as tuned, else greedy.")]
-Backend = Annotated[
-    str,
-    typer.Option("--decoder-backend", metavar="auto|numba|numpy", help="Which beam search; the texts are the same."),
-]
-Lm = Annotated[Path | None, typer.Option("--lm", help="An n-gram model: ARPA, plain or gzip, or binary; or none.")]
-Beam = Annotated[int | None, typer.Option("--beam", min=1, max=100_000, help="Prefixes kept; default tuned, else 100.")]
-Alpha = Annotated[float | None, typer.Option("--alpha", help="Weight of the language model; default tuned, else 0.5.")]
-Beta = Annotated[float | None, typer.Option("--beta", help="Bonus for each word, with an LM; default tuned, else 1.5.")]
-Hotwords = Annotated[list[str] | None, typer.Option("--hotword", metavar="WORD[:W]", help="A word to expect.")]
-Lexicon = Annotated[Path | None, typer.Option("--lexicon", help="Only the words in this file can come out.")]
-RescoreModel = Annotated[
-    Path | None, typer.Option("--rescore", help="A neural language model over the beam's best texts; or none.")
-]
-RescoreWeight = Annotated[
-    float | None, typer.Option("--rescore-weight", min=0, max=10, help="Its weight; default tuned, else 0.5.")
-]
+ManifestPath = Annotated[Path, Argument(metavar="MANIFEST", help="A JSON Lines manifest with the references.")]
+Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
+Lm = Annotated[Path | None, Option(help="An n-gram model: ARPA, plain or gzip, or binary; or none.")]
 NoSpeechThreshold = Annotated[
     float,
-    typer.Option(min=0, max=1, metavar="P", help="No text where nobody speaks with more than P; 1: all give text."),
+    Option(min=0, max=1, metavar="P", help="No text where nobody speaks with a probability over P; 1: all give text."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default one a core.")]
 Precision = Annotated[
     str,
-    typer.Option(metavar="auto|fp32|bf16", help="Of the network's arithmetic; auto: the fastest at equal WER."),
+    Option(metavar="auto|fp32|bf16", help="Of the network's arithmetic; auto: the fastest at equal WER."),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+Resample = Annotated[bool, Option("--resample", help="Resample audio of another rate.")]
+Settings = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change one config value.")]
+Threads = Annotated[int | None, Option(min=1, max=1024, help="CPU threads; default one per core.")]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the options say of the decoder."""
+class MachineOptions:
+    """Where to compute."""
 
-    name: str
-    lm: Path | None
-    hotwords: Sequence[str]
-    search: dict[str, Any]
-    backend: str = ""
-    lexicon: Path | None = None
-    #: whether words need a confidence that looks at the whole beam
-    confidence: bool = False
-    rescore: Path | None = None
-    rescore_weight: float | None = None
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1.")] = "auto"
+    threads: Threads = None
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How log-probabilities become text."""
+
+    decoder: Annotated[str, Option(metavar="greedy|beam", help="Default: as tuned, else greedy.")] = ""
+    lm: Lm = None
+    beam: Annotated[int | None, Option(min=1, max=100_000, help="Prefixes kept; default tuned, else 100.")] = None
+    #: no option here, since most commands need one text only; a subclass makes it one
+    nbest: int | None = None
+    alpha: Annotated[float | None, Option(help="Weight of the language model; default tuned, else 0.5.")] = None
+    beta: Annotated[float | None, Option(help="Bonus for each word, with an LM; default tuned, else 1.5.")] = None
+    hotwords: Annotated[list[str] | None, Option("--hotword", metavar="WORD[:W]", help="A word to expect.")] = None
+    lexicon: Annotated[Path | None, Option(help="Only the words in this file can come out.")] = None
+    rescore: Annotated[Path | None, Option(help="A neural language model over the beam's best texts; or none.")] = None
+    rescore_weight: Annotated[float | None, Option(min=0, max=10, help="Its weight; default tuned, else 0.5.")] = None
+    backend: Annotated[
+        str, Option("--decoder-backend", metavar="auto|numba|numpy", help="Which beam search; the texts are the same.")
+    ] = ""
 
     def check(self) -> None:
-        """Refuses what cannot be meant, before anything is loaded.
+        """Refuse an unknown decoder, and options that greedy decoding cannot follow, before anything is loaded.
 
         Raises:
-            ConfigError: the name is unknown, or is greedy beside an option that greedy decoding cannot follow.
+            ConfigError: the decoder is unknown, or is greedy and an option needs the beam search.
         """
-        if self.name not in ("", "greedy", "beam"):
-            raise ConfigError(f"unknown decoder '{self.name}' (greedy, beam){nearest(self.name, ('greedy', 'beam'))}")
-        needs = [o for o, v in self._files() if v]
-        needs += ["--" + key.partition("_")[0] for key, value in self.search.items() if value is not None]
-        if self.name == "greedy" and needs:
-            raise ConfigError(f"greedy decoding cannot use {', '.join(needs)}; use --decoder beam")
+        if self.decoder not in ("", "greedy", "beam"):
+            near = nearest(self.decoder, ("greedy", "beam"))
+            raise ConfigError(f"unknown decoder '{self.decoder}' (greedy, beam){near}")
 
-    def _files(self) -> tuple[tuple[str, object], ...]:
-        return (
-            ("--lm", self.lm),
-            ("--hotword", self.hotwords),
-            ("--lexicon", self.lexicon),
-            ("--decoder-backend", self.backend),
-            ("--rescore", self.rescore),
-            ("--rescore-weight", self.rescore_weight),
-        )
+        of_beam_search = {
+            "--lm": self.lm,
+            "--hotword": self.hotwords or None,
+            "--lexicon": self.lexicon,
+            "--decoder-backend": self.backend or None,
+            "--rescore": self.rescore,
+            "--rescore-weight": self.rescore_weight,
+            "--beam": self.beam,
+            "--nbest": self.nbest,
+            "--alpha": self.alpha,
+            "--beta": self.beta,
+        }
+        given = [option for option, value in of_beam_search.items() if value is not None]
+        if self.decoder == "greedy" and given:
+            raise ConfigError(f"greedy decoding cannot use {', '.join(given)}; use --decoder beam")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the given settings of the search, by their names in its config."""
+        from asr.decode.settings import parse_hotword
+        from asr.lm.ngram import read_lines
+
+        settings: dict[str, Any] = {
+            "beam_width": self.beam,
+            "nbest": self.nbest,
+            "alpha": self.alpha,
+            "beta": self.beta,
+        }
+        if self.hotwords:
+            settings["hotwords"] = dict(map(parse_hotword, self.hotwords))
+        if self.lexicon is not None:
+            words = (word for line in read_lines([self.lexicon]) for word in line.split())
+            settings["lexicon"] = tuple(dict.fromkeys(words))
+        return {key: value for key, value in settings.items() if value is not None}
 
 
-def recognizer(
-    model: Path, device: str, threads: int | None, resample: bool, asked: Asked, precision: str = "fp32"
-) -> Any:
-    """The recognizer of a model, with threads and decoder set; torch is imported here.
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with each group of options spelled out, for typer, which has no groups.
 
-    ``resample``: manifests may hold audio of another rate than the model's.
+    A parameter whose type is a dataclass stands for an option per annotated field. Other fields keep their defaults.
     """
-    asked.check()
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[type[Any], list[str]]] = {}
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        if not is_dataclass(hints[name]):
+            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        options = _options_of(hints[name])
+        parameters += options
+        groups[name] = (hints[name], [option.name for option in options])
+
+    def expanded(**given: Any) -> None:
+        for name, (group, options) in groups.items():
+            given[name] = group(**{option: given.pop(option) for option in options})
+        command(**given)
+
+    expanded.__name__ = command.__name__
+    expanded.__doc__ = command.__doc__
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return expanded
+
+
+def _options_of(group: type[Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(group)
+        if get_origin(hints[field.name]) is Annotated
+    ]
+
+
+def load_recognizer(
+    path: Path,
+    machine: MachineOptions,
+    decoding: DecodingOptions,
+    *,
+    precision: str,
+    resample: bool = False,
+    confidence: bool = False,
+) -> Recognizer:
+    """Load a model with the decoder that the options ask for.
+
+    Args:
+        resample: accept manifests with audio of another rate than the model's.
+        confidence: compute confidences of words from the whole beam.
+    """
+    decoding.check()
+
+    # Look for the model before torch is imported: a mistyped path should cost no seconds.
     from asr.model.checkpoint import find_model
 
-    find_model(model)
+    find_model(path)
+
     from asr.runtime import use_threads
     from asr.transcribe import Recognizer
 
-    use_threads(threads)
-    settings = {key: value for key, value in asked.search.items() if value is not None}
-    if asked.hotwords:
-        from asr.decode.settings import parse_hotword
-
-        settings["hotwords"] = dict(map(parse_hotword, asked.hotwords))
-    if asked.lexicon is not None:
-        from asr.lm.ngram import read_lines
-
-        settings["lexicon"] = tuple(
-            dict.fromkeys(word for line in read_lines([asked.lexicon]) for word in line.split())
-        )
-    loaded = Recognizer.load(
-        model, device, decoder=asked.name, settings=settings, lm=asked.lm,
-        backend=asked.backend or "auto",  # type: ignore[arg-type]  # BeamDecoder looks at it
-        confidence=asked.confidence, precision=precision, rescore=asked.rescore,
-        rescore_weight=asked.rescore_weight,
-    )  # fmt: skip
+    use_threads(machine.threads)
+    recognizer = Recognizer.load(
+        path,
+        machine.device,
+        decoder=decoding.decoder,
+        settings=decoding.settings(),
+        lm=decoding.lm,
+        backend=decoding.backend or "auto",  # type: ignore[arg-type]  # BeamDecoder checks it
+        confidence=confidence,
+        precision=precision,
+        rescore=decoding.rescore,
+        rescore_weight=decoding.rescore_weight,
+    )
     if resample:
-        loaded.model = with_resampling(loaded.model)
-    if loaded.decoder.source:
-        say(f"asr: {loaded.decoder.source}: {loaded.decoder.name}, LM {loaded.decoder.lm or 'none'}")
-    return loaded
+        recognizer.model = with_resampling(recognizer.model)
+    if recognizer.decoder.source:
+        decoder = recognizer.decoder
+        say(f"asr: {decoder.source}: {decoder.name}, LM {decoder.lm or 'none'}")
+    return recognizer
 
 
-def with_resampling(model: Any) -> Any:
-    """The model, ready for manifests with audio of any rate."""
+def with_resampling(model: AcousticModel) -> AcousticModel:
+    """Return the model, set to accept audio of any rate in manifests."""
     return replace(model, audio=model.audio.model_copy(update={"resample": True}))
 
 
 @contextmanager
-def naming_failures(failed: dict[str, str], cut: dict[str, str] | None = None) -> Iterator[None]:
-    """At the end, whatever else goes wrong inside, names the items that failed, and exits with 1 if there are any.
+def naming_failures(failed: dict[str, str], truncated: dict[str, str] | None = None) -> Iterator[None]:
+    """Name the items that failed when the block ends, also by an error; then exit with 1 if there are any.
 
     Args:
-        cut: items that were done as far as they go, since they are cut; they count as failed.
+        truncated: recordings that were done up to the point where they are cut; they count as failed.
     """
     try:
         yield
     finally:
-        if cut:
-            say(
-                "\n".join(
-                    [f"asr: {len(cut):,} cut short, done as far as they go:", *(f"  {why}" for why in cut.values())]
-                )
-            )
+        if truncated:
+            _say_list(f"{len(truncated):,} cut short, done as far as they go:", truncated)
         if failed:
-            say("\n".join([f"asr: {len(failed):,} failed:", *(f"  {why}" for why in failed.values())]))
-    if failed or cut:
+            _say_list(f"{len(failed):,} failed:", failed)
+    if failed or truncated:
         raise typer.Exit(1)
+
+
+def _say_list(title: str, reasons: dict[str, str]) -> None:
+    say("\n".join([f"asr: {title}", *(f"  {why}" for why in reasons.values())]))

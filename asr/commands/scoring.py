@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from asr.commands import options
 from asr.commands.console import (
     audio_bar,
     check_apart,
     check_target,
-    file_bar,
     print_json,
     print_result,
     say,
@@ -21,85 +21,93 @@ from asr.commands.console import (
     write_lines,
 )
 from asr.commands.options import (
-    Alpha,
-    Asked,
-    Backend,
-    Beam,
-    Beta,
-    DecoderName,
-    Device,
-    Hotwords,
+    DecodingOptions,
     Json,
-    Lexicon,
-    Lm,
+    MachineOptions,
+    ManifestPath,
     ModelPath,
     NoSpeechThreshold,
     Precision,
-    RescoreModel,
-    RescoreWeight,
-    Threads,
+    Resample,
+    load_recognizer,
     naming_failures,
-)  # fmt: skip
+    with_groups,
+)
 from asr.errors import ConfigError, check_choice
+from asr.heartbeat import counted
 
 if TYPE_CHECKING:
     from asr.data.manifest import Manifest
     from asr.evaluate import Evaluation
     from asr.scoring.wer import Score
+    from asr.transcribe import Recognizer
 
-By = Annotated[
-    list[str] | None,
-    typer.Option("--by", metavar="FIELD", help="Also a table by this: speaker, length, meta.x; may be repeated."),
-]
-Report = Annotated[Path | None, typer.Option(metavar="HTML", help="Write all of it as one page that needs no other.")]
-Worst = Annotated[int | None, typer.Option(min=0, help="Utterances shown word by word in the report; default 20.")]
 Alignment = Annotated[
     str,
-    typer.Option("--alignment", metavar="levenshtein|sclite", help="How words are paired; fewest errors, or NIST's."),
+    Option(metavar="levenshtein|sclite", help="How words are paired; fewest errors, or NIST's."),
 ]
 Pairing = Annotated[
     str,
-    typer.Option("--pair", metavar="auto|lines|ids", help="Texts by their ids, or line by line; default: as it looks."),
+    Option("--pair", metavar="auto|lines|ids", help="Texts by their ids, or line by line; default: as it looks."),
 ]
-Normalization = Annotated[str, typer.Option("--normalization", metavar="PROFILE", help="Done to all texts first.")]
-WORST = 20
+Normalization = Annotated[str, Option(metavar="PROFILE", help="Applied to all texts first.")]
+#: ids that are missing in one of the files are listed up to this number
+_MOST_LISTED = 10
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is shown beyond the error rates."""
+
+    by: Annotated[
+        list[str] | None,
+        Option("--by", metavar="FIELD", help="Also a table by this: speaker, length, meta.x; may be repeated."),
+    ] = None
+    report: Annotated[Path | None, Option(metavar="HTML", help="Write all of it as one page that needs no other.")] = (
+        None
+    )
+    worst: Annotated[int | None, Option(min=0, help="Utterances shown word by word in the report; default 20.")] = None
+
+    @property
+    def fields(self) -> list[str]:
+        return self.by or []
+
+    @property
+    def num_worst(self) -> int:
+        return 20 if self.worst is None else self.worst
+
+    def check(self) -> None:
+        """Refuse a report that cannot be written, and options of a report that is not asked for."""
+        if self.report is not None:
+            check_target(self.report)
+        elif self.worst is not None:
+            raise ConfigError("--worst is about the report; add --report")
+
+
+@with_groups
 def evaluate(
+    *,
     model: ModelPath,
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A JSON Lines manifest with the references.")],
+    manifest: ManifestPath,
     hypotheses: Annotated[
-        Path | None, typer.Option(help="Write the transcripts here: JSON Lines, or .trn, or .ctm with times.")
+        Path | None, Option(help="Write the transcripts here: JSON Lines, or .trn, or .ctm with times.")
     ] = None,
-    references: Annotated[Path | None, typer.Option(help="Write the references as scored here: .trn.")] = None,
+    references: Annotated[Path | None, Option(help="Write the references as scored here: .trn.")] = None,
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print a row for a RESULTS.md table.")] = False,
-    by: By = None,
-    report: Report = None,
-    worst: Worst = None,
+    markdown: Annotated[bool, Option("--markdown", help="Print a row for a RESULTS.md table.")] = False,
+    reporting: ReportOptions,
     alignment: Alignment = "levenshtein",
     normalization: Annotated[
-        str | None,
-        typer.Option("--normalization", metavar="PROFILE", help="Done to both sides; default the model's, to one."),
+        str | None, Option(metavar="PROFILE", help="Applied to both sides; default the model's, to one.")
     ] = None,
     confidence: Annotated[
-        bool, typer.Option("--confidence", help="Also how often words of each confidence are right.")
+        bool, Option("--confidence", help="Also how often words of each confidence are right.")
     ] = False,
-    decoder: DecoderName = "",
-    lm: Lm = None,
-    beam: Beam = None,
-    alpha: Alpha = None,
-    beta: Beta = None,
-    hotwords: Hotwords = None,
-    lexicon: Lexicon = None,
-    rescore: RescoreModel = None,
-    rescore_weight: RescoreWeight = None,
-    backend: Backend = "",
-    resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
+    decoding: DecodingOptions,
+    resample: Resample = False,
     no_speech_threshold: NoSpeechThreshold = 0.6,
     precision: Precision = "fp32",
-    device: Device = "auto",
-    threads: Threads = None,
+    machine: MachineOptions,
 ) -> None:
     """Measure a model's WER and CER on a manifest."""
     from asr.data import manifest as manifests
@@ -108,179 +116,103 @@ def evaluate(
     from asr.scoring.tables import check_fields
     from asr.scoring.wer import ALIGNMENTS
 
-    if as_json and markdown:
-        raise ConfigError("--json and --markdown are two forms of one result; choose one")
-    if markdown and by and report is None:
-        raise ConfigError("--by has no place in a --markdown row; leave one out, or add --report")
-    if markdown and confidence:
-        raise ConfigError("--confidence has no place in a --markdown row; leave one out")
-    if markdown and precision != "fp32":
-        raise ConfigError("--markdown states results of fp32; leave --precision out")
+    if markdown:
+        _check_markdown(as_json, reporting, confidence, precision)
     check_choice("alignment", alignment, ALIGNMENTS)
     if normalization is not None:
         check_profile(normalization)
-    _check_report(report, worst)
-    check_apart([hypotheses, references, report], [manifest])
+    reporting.check()
+    check_apart([hypotheses, references, reporting.report], [manifest])
+
     rows = manifests.read(manifest)
-    check_fields(by or [], (UtteranceInfo(u.speaker, u.duration_s, u.meta) for u in rows))
-    _check_targets(hypotheses, references, [u.id for u in rows])
-    search = {"beam_width": beam, "alpha": alpha, "beta": beta}
-    asked = Asked(decoder, lm, hotwords or [], search, backend, lexicon, confidence, rescore, rescore_weight)
-    if report is not None:
+    check_fields(reporting.fields, (UtteranceInfo(u.speaker, u.duration_s, u.meta) for u in rows))
+    _check_text_files(hypotheses, references, [u.id for u in rows])
+    if reporting.report is not None:
         from asr.scoring.picture import check
 
         check(Path("report.png"))  # before the work: pictures need matplotlib
-    recognizer = options.recognizer(model, device, threads, resample, asked, precision)
-    from asr.evaluate import MARKDOWN_HEADER, markdown_row
-    from asr.evaluate import evaluate as measure
-    from asr.scoring.reliability import format_reliability
 
-    timed = hypotheses is not None and hypotheses.suffix.lower() == ".ctm"
+    recognizer = load_recognizer(
+        model, machine, decoding, precision=precision, resample=resample, confidence=confidence
+    )
+
+    from asr.evaluate import evaluate as measure_error_rates
+
+    with_times = hypotheses is not None and hypotheses.suffix.lower() == ".ctm"
     with audio_bar(rows.duration_s) as advance:
-        with_words = timed or confidence
-        result = measure(
+        result = measure_error_rates(
             recognizer.model,
             rows,
             recognizer.decoder,
             advance,
             alignment=alignment,
-            with_words=with_words,
+            with_words=with_times or confidence,
             normalization=normalization,
             no_speech_threshold=no_speech_threshold,
         )
     if result.unwritable:
         say(f"asr: {shown(result.unwritable)}")
-    used = getattr(recognizer.model.network, "precision", "fp32")
-    reliability = result.reliability() if confidence else None
-    # The result first: it must not be lost when the file cannot be written.
-    if as_json:
-        more = {"confidence": reliability.to_json() if reliability else None} if confidence else {}
-        print_json(result.to_json(str(model), by or []) | more | {"precision": used})
-    elif markdown:
+
+    # The result first: it must not be lost when a file cannot be written.
+    if markdown:
+        from asr.evaluate import MARKDOWN_HEADER, markdown_row
+
         print_result(f"{MARKDOWN_HEADER}\n{markdown_row(recognizer.model, result)}")
     else:
-        conditions = ", ".join(f"{name} {value}" for name, value in result.conditions().items())
-        conditions += "" if used == "fp32" else f", precision {used}"
-        _print_score(result.score, by or [], conditions)
-        if confidence:
-            print_result("\n" + (format_reliability(reliability) if reliability else "no words: no confidences"))
+        _print_evaluation(result, recognizer, str(model), as_json, reporting.fields, confidence)
     with naming_failures(result.failed):
         _write_texts(result, hypotheses, references)
-        if report is not None:
-            count = WORST if worst is None else worst
-            _write_page(report, result, recognizer.model, rows, (str(model), str(manifest)), by or [], count)
+        if reporting.report is not None:
+            _write_page(reporting, reporting.report, result, recognizer, rows, (str(model), str(manifest)))
 
 
-def score(
-    reference: Annotated[Path, typer.Argument(help="Manifest, table, .trn, .ctm, .stm, subtitles, plain lines, …")],
-    hypothesis: Annotated[Path, typer.Argument(help="Hypotheses in any of these, or the folder of asr transcribe.")],
-    as_json: Json = False,
-    by: By = None,
-    report: Report = None,
-    worst: Worst = None,
-    alignment: Alignment = "levenshtein",
-    normalization: Normalization = "none",
-    pair: Pairing = "auto",
-) -> None:
-    """Score hypotheses against references, paired by utterance id or line by line; no model needed."""
-    from asr.scoring.files import score_files
-    from asr.scoring.pairing import PAIRINGS
-    from asr.scoring.tables import check_fields, commonest_errors, tables
-    from asr.scoring.wer import ALIGNMENTS
-
-    check_choice("alignment", alignment, ALIGNMENTS)
-    check_choice("--pair", pair, PAIRINGS)
-    _check_report(report, worst)
-    check_apart([report], [reference, hypothesis])
-    result, no_hypothesis, no_reference = score_files(reference, hypothesis, normalization, alignment, pair, _told)
-    check_fields(by or [], (one.info for one in result.per_utterance))
+def _check_markdown(as_json: bool, reporting: ReportOptions, confidence: bool, precision: str) -> None:
+    """Refuse what a row of a table cannot show."""
     if as_json:
-        groups = {table.field: [group.to_json() for group in table.groups] for table in tables(result, by or [])}
-        more = {"errors": commonest_errors(result), "by": groups}
-        print_json(result.to_json() | more | {"missing_hypothesis": no_hypothesis, "missing_reference": no_reference})
-    else:
-        said = "" if normalization == "none" else f"text normalization {normalization}"
-        _print_score(result, by or [], said)
-    if report is not None:
-        from asr.scoring.report import write_report
-
-        conditions = {"references": str(reference), "hypotheses": str(hypothesis), "text normalization": normalization}
-        count = WORST if worst is None else worst
-        write_report(report, result, f"{hypothesis} against {reference}", conditions, by or [], count)
-        say(f"report: {shown(report)}")
-    _name_missing([(hypothesis, "hypothesis", no_hypothesis), (reference, "reference", no_reference)])
+        raise ConfigError("--json and --markdown are two forms of one result; choose one")
+    if reporting.by and reporting.report is None:
+        raise ConfigError("--by has no place in a --markdown row; leave one out, or add --report")
+    if confidence:
+        raise ConfigError("--confidence has no place in a --markdown row; leave one out")
+    if precision != "fp32":
+        raise ConfigError("--markdown states results of fp32; leave --precision out")
 
 
-def compare(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="[REFERENCE] A B", help="References, unless A and B hold them; two files of hypotheses."
-        ),
-    ],
-    as_json: Json = False,
-    show: Annotated[int, typer.Option(min=0, help="Utterances shown, those that differ most.")] = 10,
-    alignment: Alignment = "levenshtein",
-    normalization: Normalization = "none",
-    pair: Pairing = "auto",
+def _check_text_files(hypotheses: Path | None, references: Path | None, ids: Sequence[str]) -> None:
+    """Refuse files that could not be written after the work."""
+    from asr.scoring.nist import check_id
+
+    if references is not None and references.suffix.lower() != ".trn":
+        raise ConfigError(f"--references writes trn; name the file with .trn, got {references}")
+    for path in (hypotheses, references):
+        if path is None:
+            continue
+        check_target(path)
+        if path.suffix.lower() in (".trn", ".ctm"):
+            for id_ in ids:
+                check_id(id_, path)
+
+
+def _print_evaluation(
+    result: Evaluation, recognizer: Recognizer, model: str, as_json: bool, by: list[str], confidence: bool
 ) -> None:
-    """Compare two systems on the same references: is one better, or is it chance?"""
-    from asr.scoring.compare import conclusion, format_comparison
-    from asr.scoring.files import compare_files
-    from asr.scoring.pairing import PAIRINGS
-    from asr.scoring.wer import ALIGNMENTS
+    from asr.scoring.reliability import format_reliability
 
-    if len(files) not in (2, 3):
-        raise ConfigError(f"compare takes two files of hypotheses, after one of references or not; got {len(files)}")
-    *reference, path_a, path_b = files
-    check_choice("alignment", alignment, ALIGNMENTS)
-    check_choice("--pair", pair, PAIRINGS)
-    against = reference[0] if reference else None
-    result, missing = compare_files(against, path_a, path_b, normalization, alignment, pair, _told)
-    sentence = conclusion(result, f"A ({path_a})", f"B ({path_b})")
+    precision = getattr(recognizer.model.network, "precision", "fp32")
+    reliability = result.reliability() if confidence else None
     if as_json:
-        names = {"a": str(path_a), "b": str(path_b), "reference": str(reference[0]) if reference else None}
-        print_json(
-            result.to_json(show)
-            | {"conclusion": sentence, "files": names, "missing": {str(path): ids for path, ids in missing}}
-        )
-    else:
-        print_result(f"{format_comparison(result, show)}\n\n{shown(sentence)}")
-    _name_missing([(path, "text", ids) for path, ids in missing])
+        document = result.to_json(model, by)
+        if confidence:
+            document["confidence"] = reliability.to_json() if reliability else None
+        print_json(document | {"precision": precision})
+        return
 
-
-def _told(line: str) -> None:
-    say(f"asr: {shown(line)}")
-
-
-def _print_score(result: Score, by: Sequence[str], conditions: str) -> None:
-    from asr.scoring.tables import commonest_errors, format_errors, format_table, tables
-    from asr.scoring.wer import format_score
-
-    print_result(format_score(result))
-    if conditions:
-        print_result(shown(conditions))
-    if result.wer.errors:
-        print_result(format_errors(commonest_errors(result)))
-    for table in tables(result, by) if by else []:
-        if table.field in by:
-            print_result("\n" + format_table(table))
-
-
-def _write_page(
-    path: Path, result: Evaluation, model: Any, rows: Manifest, names: tuple[str, str], by: Sequence[str], count: int
-) -> None:
-    """The page of ``--report``; the worst utterances are computed again, one at a time."""
-    from asr.scoring.examples import examples
-    from asr.scoring.report import write_report
-    from asr.scoring.tables import worst
-
-    ids = [one.id for one in worst(result.score, count)]
-    conditions = {"model": names[0], "manifest": names[1], **result.conditions()}
-    with file_bar(len(ids)) as step:
-        drawn = _counting(examples(model, rows, ids), step)
-        write_report(path, result.score, " on ".join(names), conditions, by, count, drawn, result.failed)
-    say(f"report: {shown(path)}")
+    conditions = [f"{name} {value}" for name, value in result.conditions().items()]
+    if precision != "fp32":
+        conditions.append(f"precision {precision}")
+    _print_score(result.score, by, ", ".join(conditions))
+    if confidence:
+        print_result("\n" + (format_reliability(reliability) if reliability else "no words: no confidences"))
 
 
 def _write_texts(result: Evaluation, hypotheses: Path | None, references: Path | None) -> None:
@@ -299,38 +231,158 @@ def _write_texts(result: Evaluation, hypotheses: Path | None, references: Path |
         write_trn(references, ((u.id, u.reference) for u in scored))
 
 
-def _check_targets(hypotheses: Path | None, references: Path | None, ids: Sequence[str]) -> None:
-    """Refuses, before the work, what could not be written after it."""
-    from asr.scoring.nist import check_id
+def _write_page(
+    reporting: ReportOptions,
+    path: Path,
+    result: Evaluation,
+    recognizer: Recognizer,
+    rows: Manifest,
+    names: tuple[str, str],
+) -> None:
+    """Write the page of ``--report``; the worst utterances are computed again, one at a time."""
+    from asr.scoring.examples import examples
+    from asr.scoring.report import write_report
+    from asr.scoring.tables import worst
 
-    if references is not None and references.suffix.lower() != ".trn":
-        raise ConfigError(f"--references writes trn; name the file with .trn, got {references}")
-    for path in (hypotheses, references):
-        if path is not None:
-            check_target(path)
-            for id_ in ids if path.suffix.lower() in (".trn", ".ctm") else ():
-                check_id(id_, path)
+    ids = [utterance.id for utterance in worst(result.score, reporting.num_worst)]
+    conditions = {"model": names[0], "manifest": names[1], **result.conditions()}
+    with counted("files", len(ids)) as advance:
+
+        def drawn() -> Iterator[Any]:
+            for example in examples(recognizer.model, rows, ids):
+                yield example
+                advance(1)
+
+        write_report(
+            path,
+            result.score,
+            " on ".join(names),
+            conditions,
+            reporting.fields,
+            reporting.num_worst,
+            drawn(),
+            result.failed,
+        )
+    say(f"report: {shown(path)}")
 
 
-def _check_report(report: Path | None, worst: int | None) -> None:
-    if report is not None:
-        check_target(report)
-    elif worst is not None:
-        raise ConfigError("--worst is about the report; add --report")
+@with_groups
+def score(
+    *,
+    reference: Annotated[Path, Argument(help="Manifest, table, .trn, .ctm, .stm, subtitles, plain lines, …")],
+    hypothesis: Annotated[Path, Argument(help="Hypotheses in any of these, or the folder of asr transcribe.")],
+    as_json: Json = False,
+    reporting: ReportOptions,
+    alignment: Alignment = "levenshtein",
+    normalization: Normalization = "none",
+    pair: Pairing = "auto",
+) -> None:
+    """Score hypotheses against references, paired by utterance id or line by line; no model needed."""
+    from asr.scoring.files import score_files
+    from asr.scoring.tables import check_fields, commonest_errors, tables
+
+    _check_pairing(alignment, pair)
+    reporting.check()
+    check_apart([reporting.report], [reference, hypothesis])
+    result, no_hypothesis, no_reference = score_files(reference, hypothesis, normalization, alignment, pair, _say_line)
+    check_fields(reporting.fields, (utterance.info for utterance in result.per_utterance))
+
+    if as_json:
+        print_json(
+            result.to_json()
+            | {
+                "errors": commonest_errors(result),
+                "by": {
+                    table.field: [group.to_json() for group in table.groups]
+                    for table in tables(result, reporting.fields)
+                },
+                "missing_hypothesis": no_hypothesis,
+                "missing_reference": no_reference,
+            }
+        )
+    else:
+        conditions = "" if normalization == "none" else f"text normalization {normalization}"
+        _print_score(result, reporting.fields, conditions)
+
+    if reporting.report is not None:
+        from asr.scoring.report import write_report
+
+        title = f"{hypothesis} against {reference}"
+        facts = {"references": str(reference), "hypotheses": str(hypothesis), "text normalization": normalization}
+        write_report(reporting.report, result, title, facts, reporting.fields, reporting.num_worst)
+        say(f"report: {shown(reporting.report)}")
+    _name_missing([(hypothesis, "hypothesis", no_hypothesis), (reference, "reference", no_reference)])
+
+
+def compare(
+    files: Annotated[
+        list[Path],
+        Argument(metavar="[REFERENCE] A B", help="References, unless A and B hold them; two files of hypotheses."),
+    ],
+    as_json: Json = False,
+    show: Annotated[int, Option(min=0, help="Utterances shown, those that differ most.")] = 10,
+    alignment: Alignment = "levenshtein",
+    normalization: Normalization = "none",
+    pair: Pairing = "auto",
+) -> None:
+    """Compare two systems on the same references: is one better, or is it chance?"""
+    from asr.scoring.compare import conclusion, format_comparison
+    from asr.scoring.files import compare_files
+
+    _check_pairing(alignment, pair)
+    if len(files) not in (2, 3):
+        raise ConfigError(f"compare takes two files of hypotheses, after one of references or not; got {len(files)}")
+    reference = files[0] if len(files) == 3 else None
+    path_a, path_b = files[-2:]
+    result, missing = compare_files(reference, path_a, path_b, normalization, alignment, pair, _say_line)
+
+    sentence = conclusion(result, f"A ({path_a})", f"B ({path_b})")
+    if as_json:
+        facts = {
+            "conclusion": sentence,
+            "files": {"a": str(path_a), "b": str(path_b), "reference": str(reference) if reference else None},
+            "missing": {str(path): ids for path, ids in missing},
+        }
+        print_json(result.to_json(show) | facts)
+    else:
+        print_result(f"{format_comparison(result, show)}\n\n{shown(sentence)}")
+    _name_missing([(path, "text", ids) for path, ids in missing])
+
+
+def _check_pairing(alignment: str, pair: str) -> None:
+    """Refuse an unknown way of pairing words or utterances."""
+    from asr.scoring.pairing import PAIRINGS
+    from asr.scoring.wer import ALIGNMENTS
+
+    check_choice("alignment", alignment, ALIGNMENTS)
+    check_choice("--pair", pair, PAIRINGS)
+
+
+def _say_line(line: str) -> None:
+    say(f"asr: {shown(line)}")
+
+
+def _print_score(result: Score, by: Sequence[str], conditions: str) -> None:
+    from asr.scoring.tables import commonest_errors, format_errors, format_table, tables
+    from asr.scoring.wer import format_score
+
+    print_result(format_score(result))
+    if conditions:
+        print_result(shown(conditions))
+    if result.wer.errors:
+        print_result(format_errors(commonest_errors(result)))
+    for table in tables(result, by) if by else []:
+        if table.field in by:
+            print_result("\n" + format_table(table))
 
 
 def _name_missing(missing: Iterable[tuple[Path, str, Sequence[str]]]) -> None:
+    """Name the ids that are not in all files, and exit with 1 if there are any."""
     any_missing = False
     for path, what, ids in missing:
         if ids:
             any_missing = True
-            some = ", ".join(ids[:10]) + (", …" if len(ids) > 10 else "")
+            some = ", ".join(ids[:_MOST_LISTED]) + (", …" if len(ids) > _MOST_LISTED else "")
             say(shown(f"asr: {path}: no {what} for {len(ids):,} of the ids, which are not scored: {some}"))
     if any_missing:
         raise typer.Exit(1)
-
-
-def _counting(items: Iterable[Any], step: Any) -> Iterable[Any]:
-    for item in items:
-        yield item
-        step()

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from asr.commands.console import file_bar, print_json, print_result, say, shown
+from asr.commands.console import print_json, print_result, say, shown
 from asr.commands.options import Json
+from asr.heartbeat import counted
 
 
 def shard(
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON Lines; docs/formats.md.")],
-    out: Annotated[Path, typer.Option(help="Folder of the new manifest; the tar files go into its 'shards'.")],
-    shard_mib: Annotated[int, typer.Option(metavar="N", min=1, help="Size of a tar file, about, in MiB.")] = 512,
+    manifest: Annotated[Path, Argument(metavar="MANIFEST", help="JSON Lines; docs/formats.md.")],
+    out: Annotated[Path, Option(help="Folder of the new manifest; the tar files go into its 'shards'.")],
+    shard_mib: Annotated[int, Option(metavar="N", min=1, help="Size of a tar file, about, in MiB.")] = 512,
     as_json: Json = False,
 ) -> None:
     """Pack the audio of a manifest into tar files (WebDataset), with a manifest of them. Run again, it goes on."""
@@ -22,8 +23,8 @@ def shard(
     from asr.data.sharding import write_shards
 
     read = manifests.read(manifest)
-    with file_bar(None, "tar files") as advance:
-        done = write_shards(read, out, shard_mib, advance)
+    with counted("tar files", None) as advance:
+        done = write_shards(read, out, shard_mib, lambda: advance(1))
     if as_json:
         document: dict[str, Any] = {
             "manifest": str(done.manifest),

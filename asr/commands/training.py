@@ -6,13 +6,17 @@ import json
 import math
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext, suppress
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from typer import Argument, Option
 
-from asr.commands.console import print_result, say, shown, training_bar
+from asr.commands.console import epoch_bar, print_result, say, share_bar, shown
+from asr.commands.options import Settings
 from asr.errors import AsrError, ConfigError
 
 if TYPE_CHECKING:
@@ -21,26 +25,31 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[
-        str | None, typer.Argument(metavar="[CONFIG]", help="A YAML file, or recipe/name (an4/default).")
+        str | None, Argument(metavar="[CONFIG]", help="A YAML file, or recipe/name (an4/default).")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder with train.jsonl and dev.jsonl.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the new run.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one config value.")
-    ] = None,
-    init: Annotated[Path | None, typer.Option(help="Start from the weights of this model or run.")] = None,
+    data: Annotated[Path | None, Option(help="Folder with train.jsonl and dev.jsonl.")] = None,
+    out: Annotated[Path | None, Option(help="Folder of the new run.")] = None,
+    set_: Settings = None,
+    init: Annotated[Path | None, Option(help="Start from the weights of this model or run.")] = None,
     max_batch_seconds: Annotated[
-        str | None, typer.Option(metavar="S|auto", help="Padded audio in a batch; auto: the most that fits in memory.")
+        str | None, Option(metavar="S|auto", help="Padded audio in a batch; auto: the most that fits in memory.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder, exactly.")] = None,
+    resume: Annotated[Path | None, Option(help="Continue the run in this folder, exactly.")] = None,
     find_lr: Annotated[
-        bool, typer.Option("--find-lr", help="Try rising learning rates for 100 steps, print them; train nothing.")
+        bool, Option("--find-lr", help="Try rising learning rates for 100 steps, print them; train nothing.")
     ] = False,
 ) -> None:
     """Train a model, or continue a run that was stopped or killed."""
     if resume is not None:
-        given = [n for n, v in (("CONFIG", config), ("--out", out), ("--set", set_), ("--init", init),
-                                ("--max-batch-seconds", max_batch_seconds), ("--find-lr", find_lr)) if v]  # fmt: skip
+        options = {
+            "CONFIG": config,
+            "--out": out,
+            "--set": set_,
+            "--init": init,
+            "--max-batch-seconds": max_batch_seconds,
+            "--find-lr": find_lr,
+        }
+        given = [name for name, value in options.items() if value]
         if given:
             how = f" (what may change is changed in {resume / 'config.yaml'})" if set_ else ""
             raise ConfigError(f"--resume continues the run as it was configured; leave out {', '.join(given)}{how}")
@@ -51,33 +60,65 @@ def train(
         return
     elif config is None or data is None or out is None:
         raise ConfigError("train needs CONFIG, --data DIR and --out RUN; or --resume RUN")
+
     from asr import config as configs
     from asr import train as training
     from asr.corpora.catalogue import find_config
+
+    def run(watch: Callable[[dict[str, float]], None]) -> Report:
+        if resume is not None:
+            return training.resume(resume, data, watch)
+        assert config is not None and data is not None and out is not None  # checked above
+        settings = _settings(set_, init, max_batch_seconds)
+        return training.train(configs.load(find_config(config), settings), data, out, watch)
+
+    _run(run)
+
+
+def _run(run: Callable[[Callable[[dict[str, float]], None]], Report]) -> None:
+    """Run the training, print its best model, and exit; of several processes the first one speaks."""
     from asr.training.distributed import has_others, is_said, starts_first
 
-    quiet: AbstractContextManager[Any] = nullcontext(lambda values: None)
     try:
-        with training_bar() if starts_first() else quiet as watch:
-            if resume is not None:
-                report = training.resume(resume, data, watch)
-            else:
-                assert config is not None and data is not None and out is not None  # checked above
-                settings = _settings(set_, init, max_batch_seconds)
-                report = training.train(configs.load(find_config(config), settings), data, out, watch)
+        with epoch_bar(_description()) if starts_first() else nullcontext(lambda values: None) as watch:
+            report = run(watch)
     except AsrError as error:
         if not has_others():
             raise
         if not is_said(error):
             say(f"asr: {error}")
         _leave(2)
+
+    if not report.interrupted and report.progress.best and starts_first():
+        print_result(shown(report.run / "best"))
     if has_others():
-        if starts_first() and not report.interrupted:
-            _print_model(report)
         _leave(130 if report.interrupted else 0)
     if report.interrupted:
         raise typer.Exit(130)
-    _print_model(report)
+
+
+def _description() -> Callable[[dict[str, float]], str]:
+    """Return a function that describes the state of a training, with the newest value of each number."""
+    began = time.perf_counter()
+    newest: dict[str, str] = {"loss": "-", "wer": "-", "speed": "-"}
+
+    def describe(values: dict[str, float]) -> str:
+        if "loss" in values:
+            newest["loss"] = f"{values['loss']:.2f}"
+            newest["speed"] = f"{values['audio_s'] / (time.perf_counter() - began):.0f}"
+        if "wer" in values:
+            newest["wer"] = f"{values['wer']:.1%}"
+        return "loss {loss}  WER {wer}  {speed} audio-s/s".format(**newest)
+
+    return describe
+
+
+def _leave(code: int) -> NoReturn:
+    """End one process of several at once: torch's threads would wait for those that are lost, or abort."""
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _settings(set_: list[str] | None, init: Path | None, max_batch_seconds: str | None) -> list[str]:
@@ -102,11 +143,10 @@ def _check_batch(max_batch_seconds: str) -> None:
 
 def _find_lr(config: str, data: Path, settings: list[str]) -> None:
     from asr import config as configs
-    from asr.commands.bench import bar
     from asr.corpora.catalogue import find_config
     from asr.training.lr_finder import find_lr
 
-    with bar("learning rates") as advance:
+    with share_bar("learning rates") as advance:
         found = find_lr(configs.load(find_config(config), settings), data, progress=advance)
     lines = [f"{'rate':>9} {'loss':>9} {'smoothed':>9}   nats a second of audio"]
     lines += [f"{one.lr:>9.2e} {one.loss:>9.2f} {one.smoothed:>9.2f}" for one in found.tried]
@@ -123,13 +163,13 @@ def _find_lr(config: str, data: Path, settings: list[str]) -> None:
 
 
 def average(
-    models: Annotated[list[str], typer.Argument(metavar="RUN|MODEL...", help="A run; or models, all alike.")],
-    out: Annotated[Path, typer.Option(help="Folder of the new model.")],
+    models: Annotated[list[str], Argument(metavar="RUN|MODEL...", help="A run; or models, all alike.")],
+    out: Annotated[Path, Option(help="Folder of the new model.")],
     last: Annotated[
-        int | None, typer.Option(min=1, help="So many of the run's last epochs (train.keep_last keeps them).")
+        int | None, Option(min=1, help="So many of the run's last epochs (train.keep_last keeps them).")
     ] = None,
     best: Annotated[
-        int | None, typer.Option(min=1, help="So many of the run's best epochs, by dev WER (train.keep_best).")
+        int | None, Option(min=1, help="So many of the run's best epochs, by dev WER (train.keep_best).")
     ] = None,
 ) -> None:
     """Average the weights of several models, or of several epochs of a run, to one model."""
@@ -146,16 +186,3 @@ def average(
     for folder in folders:
         say(f"asr: averaged {shown(folder)}")
     print_result(shown(out))
-
-
-def _leave(code: int) -> NoReturn:
-    """Ends one process of several at once: torch's threads would wait for those that are lost, or abort."""
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
-
-
-def _print_model(report: Report) -> None:
-    if report.progress.best:
-        print_result(shown(report.run / "best"))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from asr.commands.console import audio_bar, check_target, print_json, print_result, say, shown
-from asr.commands.options import Device, Json, ModelPath, Threads, naming_failures, with_resampling
+from asr.commands.console import audio_bar, check_target, print_json, print_result, say, share_bar, shown
+from asr.commands.options import (
+    DecodingOptions,
+    Json,
+    MachineOptions,
+    ModelPath,
+    Resample,
+    load_recognizer,
+    naming_failures,
+    with_groups,
+)
 from asr.errors import AsrError
 from asr.files import cache_folder
-from asr.heartbeat import heartbeat
 
 if TYPE_CHECKING:
     from asr.decode.settings import BeamConfig
@@ -23,20 +30,21 @@ if TYPE_CHECKING:
     from asr.tuning.tune import Point, Tuning
 
 
+@with_groups
 def tune(
+    *,
     model: ModelPath,
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A dev set: a manifest with its references.")],
-    lm: Annotated[Path, typer.Option("--lm", help="An n-gram language model: ARPA, plain or gzip, or binary.")],
+    manifest: Annotated[Path, Argument(metavar="MANIFEST", help="A dev set: a manifest with its references.")],
+    lm: Annotated[Path, Option(help="An n-gram language model: ARPA, plain or gzip, or binary.")],
     rescore: Annotated[
-        Path | None, typer.Option("--rescore", help="A neural language model: also tune it over the beam's best texts.")
+        Path | None, Option(help="A neural language model: also tune it over the beam's best texts.")
     ] = None,
-    nbest: Annotated[int, typer.Option(min=2, max=10_000, help="How many of the best texts it looks at.")] = 100,
-    cache: Annotated[Path | None, typer.Option(help="Where log-probabilities are kept for the next time.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what was found and save nothing.")] = False,
+    nbest: Annotated[int, Option(min=2, max=10_000, help="How many of the best texts it looks at.")] = 100,
+    cache: Annotated[Path | None, Option(help="Where log-probabilities are kept for the next time.")] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Print what was found and save nothing.")] = False,
     as_json: Json = False,
-    resample: Annotated[bool, typer.Option("--resample", help="Resample audio of another rate.")] = False,
-    device: Device = "auto",
-    threads: Threads = None,
+    resample: Resample = False,
+    machine: MachineOptions,
 ) -> None:
     """Find the beam search's weights and widths for a model and a language model, and save them with the model."""
     from asr.data import manifest as manifests
@@ -50,35 +58,42 @@ def tune(
     if not dry_run:
         check_target(folder / FILE)
     language_model = ngram.load(lm)
-    neural = None if rescore is None else _neural(rescore, nbest)
-    from asr.runtime import use_threads
-    from asr.transcribe import Recognizer
+    neural = None if rescore is None else _load_neural(rescore, nbest)
+    greedy = DecodingOptions(decoder="greedy")
+    loaded = load_recognizer(model, machine, greedy, precision="fp32", resample=resample).model
+
     from asr.tuning.emissions import emissions
     from asr.tuning.tune import decoder_to_tune
     from asr.tuning.tune import tune as search
 
-    use_threads(threads)
-    loaded = Recognizer.load(model, device, decoder="greedy", precision="fp32").model
-    loaded = with_resampling(loaded) if resample else loaded
+    # Everything is checked before the network runs over the dev set.
     texts = {u.id: normalize(u.text, loaded.text.normalization) for u in rows}
     decoder = decoder_to_tune(loaded.tokenizer, list(texts.values()), language_model)
     if neural is not None and rescore is not None:
         from asr.tuning.rescore import check_fits
 
         check_fits(neural[0], loaded.tokenizer, rescore)
+
     with audio_bar(rows.duration_s) as advance:
         emitted = emissions(loaded, rows, cache or _cache_folder(), advance)
-    said = "found" if emitted.found else "kept"
-    say(f"asr: log-probabilities of {len(emitted.log_probs):,} utterances {said} in {shown(emitted.folder)}")
+    done = "found" if emitted.found else "kept"
+    say(f"asr: log-probabilities of {len(emitted.log_probs):,} utterances {done} in {shown(emitted.folder)}")
+
     references = [texts[u.id] for u in emitted.utterances]
-    with _point_bar() as watch:
+    with share_bar("trying settings") as reach:
         tuning = search(
-            loaded.tokenizer, emitted.log_probs, references, language_model,
-            threads=threads, decoder=decoder, progress=watch,
-        )  # fmt: skip
+            loaded.tokenizer,
+            emitted.log_probs,
+            references,
+            language_model,
+            threads=machine.threads,
+            decoder=decoder,
+            progress=lambda done, total: reach(min(1.0, done / total)),
+        )
     found = config = None
     if neural is not None:
-        found, config = _rescoring(decoder, tuning, emitted.log_probs, references, neural, threads)
+        found, config = _tune_rescoring(decoder, tuning, emitted.log_probs, references, neural, machine.threads)
+
     if as_json:
         print_json(tuning.to_json() | ({"rescoring": found.to_json()} if found else {}))
     else:
@@ -90,8 +105,15 @@ def tune(
             say(f"asr: saved in {shown(saved)}; evaluate and transcribe will use it")
 
 
-def _neural(path: Path, nbest: int) -> tuple[RnnModel, Rescore]:
-    """The neural model, and what is known of it before its weights are tuned."""
+def _cache_folder() -> Path:
+    try:
+        return cache_folder() / "log-probs"
+    except RuntimeError as error:
+        raise AsrError("there is no home folder to keep log-probabilities in; give one with --cache") from error
+
+
+def _load_neural(path: Path, nbest: int) -> tuple[RnnModel, Rescore]:
+    """Return the neural model, and its settings before its weights are tuned."""
     from asr.decode.tuned import Rescore
     from asr.lm.neural.folder import WEIGHTS, find_rnn, load_rnn
 
@@ -100,11 +122,15 @@ def _neural(path: Path, nbest: int) -> tuple[RnnModel, Rescore]:
     return model, Rescore(model=str(path), model_bytes=size, nbest=nbest)
 
 
-def _rescoring(
-    decoder: Any, tuning: Tuning, log_probs: Any, references: list[str], neural: tuple[RnnModel, Rescore],
+def _tune_rescoring(
+    decoder: Any,
+    tuning: Tuning,
+    log_probs: Any,
+    references: Sequence[str],
+    neural: tuple[RnnModel, Rescore],
     threads: int | None,
-) -> tuple[Rescoring, BeamConfig]:  # fmt: skip
-    """What rescoring gives, and the search whose texts it looks at."""
+) -> tuple[Rescoring, BeamConfig]:
+    """Return what rescoring gives, and the settings of the search whose texts it looks at."""
     from asr.tuning.rescore import tune_rescoring, wider
 
     assert tuning.best is not None  # a finished search has one
@@ -122,15 +148,19 @@ def _save(
     found: Rescoring | None,
     wider: BeamConfig | None,
 ) -> Path:
-    """Saves what was measured: the best search; or, where rescoring helps, the wider one before it, and its weights."""
+    """Save the best search; or, if rescoring helps, the wider search before it, and the weights of the rescoring."""
     from asr.decode.tuned import Tuned, write_tuned
 
     assert tuning.best is not None  # a finished search has one
     best: Point | Rescoring = tuning.best
-    config, rescore = tuning.best.config, None
+    config = tuning.best.config
+    rescore = None
     if found is not None and wider is not None and found.helps:
-        best, config, rescore = found, wider, _keep_neural(folder, found.how)
+        best = found
+        config = wider
+        rescore = _keep_neural(folder, found.how)
         facts = facts | {"neural_lm": str(Path(found.how.model).resolve())}
+
     measured = {
         "utterances": tuning.utterances,
         "words": tuning.words,
@@ -144,16 +174,17 @@ def _save(
     return write_tuned(folder, tuned)
 
 
-def _keep_neural(folder: Path, how: Rescore) -> Rescore:
-    """Copies the neural model into the model folder, where it is not there already."""
+def _keep_neural(folder: Path, rescore: Rescore) -> Rescore:
+    """Copy the neural model into the model folder, unless it is there already."""
     from asr.decode.tuned import NEURAL_LM
     from asr.lm.neural.folder import copy_rnn
 
-    place, own = Path(how.model).resolve(), folder.resolve()
+    place = Path(rescore.model).resolve()
+    own = folder.resolve()
     if not place.is_relative_to(own):
         place = own / NEURAL_LM
-        copy_rnn(Path(how.model), place)
-    return how.model_copy(update={"model": str(place.relative_to(own))})
+        copy_rnn(Path(rescore.model), place)
+    return rescore.model_copy(update={"model": str(place.relative_to(own))})
 
 
 def _report(tuning: Tuning) -> Iterator[str]:
@@ -161,40 +192,41 @@ def _report(tuning: Tuning) -> Iterator[str]:
     assert best is not None  # a finished search has one
     yield f"{tuning.utterances:,} utterances, {tuning.words:,} words; greedy WER {_rate(tuning.greedy)}"
     yield ""
+
     yield "WER % ± half its 95 % interval, alpha down, beta across"
-    alphas = sorted({alpha for alpha, _ in tuning.surface})
     betas = sorted({beta for _, beta in tuning.surface})
     yield "       " + "".join(f"{beta:>11g}" for beta in betas)
-    for alpha in alphas:
+    for alpha in sorted({alpha for alpha, _ in tuning.surface}):
         cells = (_cell(tuning.surface.get((alpha, beta)), best) for beta in betas)
         yield f"{alpha:>7g}" + "".join(f"{cell:>11}" for cell in cells)
     yield ""
+
     prices = (f"{point.config.unknown_log_prob:g}: {100 * point.rate:.2f}" for point in tuning.unknowns)
     yield "WER % by the price of an unknown word   " + "   ".join(prices)
     yield ""
+
     columns = ("beam", "token floor", "pruning", "WER %", "differs %", "utterances/s")
     yield "".join(f"{name:>14}" for name in columns) + f", {tuning.threads} threads"
     for point in tuning.searches:
         config = point.config
-        row = (
-            str(config.beam_width), _log(config.min_token_log_prob), _log(config.beam_prune_log_prob),
-            f"{100 * point.rate:.2f}", f"{100 * point.differs:.2f}", f"{tuning.utterances / point.seconds:,.0f}",
-        )  # fmt: skip
+        row = [str(config.beam_width), _threshold(config.min_token_log_prob), _threshold(config.beam_prune_log_prob)]
+        row += [f"{100 * point.rate:.2f}", f"{100 * point.differs:.2f}", f"{tuning.utterances / point.seconds:,.0f}"]
         yield "".join(f"{cell:>14}" for cell in row) + ("   <- chosen" if point is best else "")
     yield ""
-    yield f"best: alpha {best.config.alpha:g}, beta {best.config.beta:g}, unknown {best.config.unknown_log_prob:g}, " \
-          f"beam {best.config.beam_width}: WER {_rate(best)}"  # fmt: skip
+
+    weights = f"alpha {best.config.alpha:g}, beta {best.config.beta:g}, unknown {best.config.unknown_log_prob:g}"
+    yield f"best: {weights}, beam {best.config.beam_width}: WER {_rate(best)}"
 
 
 def _report_rescoring(found: Rescoring) -> Iterator[str]:
     how = found.how
+    ranked = f"WER {100 * found.before:.2f} % as the beam ranks them"
+    oracle = f"{100 * found.oracle:.2f} % if the best one were always chosen"
     yield ""
-    yield f"{how.nbest} best texts, {found.texts:.1f} an utterance on average: WER {100 * found.before:.2f} % as the " \
-          f"beam ranks them, {100 * found.oracle:.2f} % if the best one were always chosen"  # fmt: skip
-    weights = f"weight {how.weight:g}, word bonus {how.word_bonus:+g}, beam's scores x {how.lm_scale:g}"
-    rate = f"{100 * found.rate:.2f} % [{100 * found.low:.2f}, {100 * found.high:.2f}]"
+    yield f"{how.nbest} best texts, {found.texts:.1f} per utterance on average: {ranked}, {oracle}"
     if found.helps:
-        yield f"rescored by {how.model}: {weights}: WER {rate}"
+        weights = f"weight {how.weight:g}, word bonus {how.word_bonus:+g}, beam's scores x {how.lm_scale:g}"
+        yield f"rescored by {how.model}: {weights}: WER {_rate(found)}"
     else:
         yield f"rescoring by {how.model} does not help on this set: it is not used"
 
@@ -206,29 +238,9 @@ def _cell(point: Point | None, best: Point) -> str:
     return f"{'*' if chosen else ''}{100 * point.rate:.2f}±{50 * (point.high - point.low):.2f}"
 
 
-def _rate(point: Point) -> str:
+def _rate(point: Point | Rescoring) -> str:
     return f"{100 * point.rate:.2f} % [{100 * point.low:.2f}, {100 * point.high:.2f}]"
 
 
-def _log(value: float | None) -> str:
+def _threshold(value: float | None) -> str:
     return "off" if value is None else f"{value:g}"
-
-
-def _cache_folder() -> Path:
-    try:
-        return cache_folder() / "log-probs"
-    except RuntimeError as error:
-        raise AsrError("there is no home folder to keep log-probabilities in; give one with --cache") from error
-
-
-@contextmanager
-def _point_bar() -> Iterator[Any]:
-    """A progress bar over points, on stderr when that is a terminal, else a line about every minute."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("settings", total=None)
-        with heartbeat(lambda: f"settings tried: {progress.tasks[0].completed:,.0f}"):
-            yield lambda done, total: progress.update(task, completed=done, total=max(done, total))
