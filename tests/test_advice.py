@@ -171,7 +171,7 @@ def test_the_doctor_that_training_recommends_runs_as_printed(command, tmp_path, 
     monkeypatch.setattr("asr.doctor.start.SOME_HEADERS", 4)
     sets = [manifest.read(data / f"{name}.jsonl") for name in ("train", "dev")]
     *_, last = check_start(sets[0], range(len(sets[0])), sets[1], tiny_config().audio, "none")
-    printed = shlex.split(last.partition("all that there is to say: asr ")[2])
+    printed = shlex.split(last.partition("everything that was found: asr ")[2])
     assert printed[-2:] == ["--config", "CONFIG"]
     done = command(*printed[:-1], "an4/smoke")
     assert done.code in (0, 1), done.err  # 1: it finds what there is to find

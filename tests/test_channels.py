@@ -60,7 +60,7 @@ def test_what_prepare_records_is_what_everything_reads(tmp_path, options, channe
     read_n = load_wave(manifest, row, 16000, False)
     np.testing.assert_allclose(read_n, wave_n, atol=1e-7)  # the average is rounded to float32
     assert not examine([manifest.path], deep=True).errors
-    assert sound.measure(str(manifest.audio_path(row)), 0, -1, row.channel).peak == np.abs(read_n).max()
+    assert sound.measure_samples(str(manifest.audio_path(row)), 0, -1, row.channel).peak == np.abs(read_n).max()
     (one,) = [one for one in find_inputs([str(manifest.path)]) if one.name == "two"]
     assert one.source is not None
     with open_stream(one.source, 16000, one.part) as stream:

@@ -27,11 +27,11 @@ from asr.data import manifest as manifests
 from asr.data import prepared as headers
 from asr.data.manifest import Utterance
 from asr.data.targets import min_steps
-from asr.doctor import Report, examine, sound
+from asr.doctor import Examination, examine, sound
 from asr.doctor import fix as fixing
 from asr.doctor.expected import of_config, of_model
 from asr.doctor.findings import KINDS
-from asr.doctor.picture import draw
+from asr.doctor.picture import draw_histograms
 from asr.doctor.rows import role_of
 from asr.doctor.start import check_start
 from asr.errors import AsrError, DataError
@@ -60,15 +60,15 @@ def corpus(folder: Path, *rows: Utterance, name: str = "train") -> Path:
     return folder / f"{name}.jsonl"
 
 
-def codes(report: Report) -> dict[str, int]:
+def codes(report: Examination) -> dict[str, int]:
     return {f.code: f.count for f in report.findings}
 
 
-def found(report: Report, code: str) -> list[str]:
+def found(report: Examination, code: str) -> list[str]:
     return [str(example) for f in report.findings if f.code == code for example in f.examples]
 
 
-def severity(report: Report, code: str) -> str:
+def severity(report: Examination, code: str) -> str:
     return next(f.severity for f in report.findings if f.code == code)
 
 
@@ -97,8 +97,8 @@ def test_a_file_that_is_well_has_its_own_length(tmp_path_factory, suffix, num_sa
     path = tmp_path_factory.mktemp("a") / f"a.{suffix}"
     soundfile.write(path, noise(1.0)[:num_samples], 16000)
     header = sound.read_header(str(path))
-    assert (header.code, header.frames) == ("", num_samples)
-    assert sound.measure(str(path), 0, -1).num_samples == num_samples
+    assert (header.code, header.num_samples) == ("", num_samples)
+    assert sound.measure_samples(str(path), 0, -1).num_samples == num_samples
 
 
 # --- rows that no reader takes ----------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_file_that_does_not_say_its_length_is_well(tmp_path, deep):
     for name in "ab":
         without_length(tmp_path / f"{name}.flac")
     assert codes(examine([path], deep=deep)) == {}
-    span = sound.measure(str(tmp_path / "a.flac"), 16000, -1)
+    span = sound.measure_samples(str(tmp_path / "a.flac"), 16000, -1)
     assert span.num_samples == 8 * 16000 and not span.code
 
 
@@ -242,9 +242,7 @@ def test_without_a_model_the_odd_rate_out_is_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize("deep", [False, True])
-@pytest.mark.parametrize(
-    "changes", [{"offset_s": 1e299}, {"offset_s": 0.5, "duration_s": 1e299}, {"duration_s": 1e299}]
-)
+@pytest.mark.parametrize("changes", [{"offset_s": 9e8}, {"offset_s": 0.5, "duration_s": 9e8}, {"duration_s": 9e8}])
 def test_times_beyond_all_files_are_findings(tmp_path, changes, deep):
     write_wav(tmp_path / "u.wav", noise(1.0))
     path = corpus(tmp_path, utterance("u", audio_path="u.wav", **changes))
@@ -320,10 +318,10 @@ def test_the_sums_over_blocks_are_those_of_the_whole(tmp_path_factory, num_sampl
     block = sound._BLOCK_S
     try:
         sound._BLOCK_S = 0.04
-        pieces = sound.measure(str(path), start, -1)
+        pieces = sound.measure_samples(str(path), start, -1)
     finally:
         sound._BLOCK_S = block
-    whole = sound.measure(str(path), start, -1)
+    whole = sound.measure_samples(str(path), start, -1)
     assert pieces.num_samples == whole.num_samples == num_samples
     part = wave[start:].astype(np.float64)
     if num_samples:
@@ -398,7 +396,7 @@ def test_a_text_that_belongs_to_other_audio_stands_out_by_its_rate(tmp_path):
     rows += [utterance("fast", text="abcd " * 7), utterance("slow", text="a", duration_s=6.0)]
     report = examine([corpus(tmp_path, *rows)], num_examples=9)
     assert codes(report) == {"rate-of-speech": 2}
-    assert "34.0 characters a second" in found(report, "rate-of-speech")[0]
+    assert "34.0 characters per second" in found(report, "rate-of-speech")[0]
     few = examine([corpus(tmp_path, *rows[-4:-1], name="few")])
     assert codes(few) == {"rate-of-speech": 1}  # beyond what anybody speaks: no median is needed
 
@@ -449,7 +447,7 @@ def test_audio_of_another_set_in_the_training_set_is_an_error_there(tmp_path):
     report = examine([dev, train])
     assert codes(report) == {"overlap-audio": 1}
     assert found(report, "overlap-audio") == [f"{train}:2 b: as {dev}:1 x, with the same text"]
-    assert report.bad.keys() == {(1, 2)}
+    assert list(report.manifests[1].errors) == [2]
 
 
 def test_speakers_and_long_texts_in_two_sets_are_warned_of_with_their_share(tmp_path):
@@ -692,14 +690,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capfd, arg
 def test_a_picture_without_matplotlib_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(AsrError, match="pip install"):
-        draw(examine([corpus(tmp_path, utterance("a"))]), tmp_path / "p.png")
+        draw_histograms(examine([corpus(tmp_path, utterance("a"))]), tmp_path / "p.png")
 
 
 @pytest.mark.parametrize("count", [1, 12])
 def test_the_picture_is_drawn_for_any_number_of_manifests(tmp_path, count):
     pytest.importorskip("matplotlib")
     paths = [corpus(tmp_path, utterance(f"a{i}", speaker=f"s{i}"), name=f"$set_{i}^$") for i in range(count)]
-    draw(examine(paths), tmp_path / "p.png")
+    draw_histograms(examine(paths), tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -750,7 +748,7 @@ def test_training_says_in_a_few_lines_what_the_doctor_found(data, tmp_path, capl
     said = [m for m in caplog.messages if m.startswith("data: ")]
     assert any("overlap-speaker: 4 of 4 speakers" in m for m in said)
     assert any("duplicate-audio: 2 rows" in m for m in said)
-    assert said[-1].startswith("data: all that there is to say: asr doctor ")
+    assert said[-1].startswith("data: everything that was found: asr doctor ")
     assert len(said) <= 7
 
 

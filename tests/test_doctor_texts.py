@@ -11,7 +11,7 @@ import pytest
 from asr.data import manifest as manifests
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import CharTokenizer
-from asr.doctor import Report, examine
+from asr.doctor import Examination, examine
 from asr.doctor import fix as fixing
 from asr.doctor.characters import find_markup, mended
 from asr.doctor.pairs import find_shift, letters_in
@@ -44,14 +44,14 @@ def manifest(folder: Path, rows: list[Utterance], name: str = "train") -> Path:
 
 
 def plain(texts: list[str]) -> list[Utterance]:
-    """Rows of these texts, each at twelve characters a second."""
+    """Rows of these texts, each at twelve characters per second."""
     return [
         Utterance(f"u{i}", "long.wav", max(0.1, round(len(text) / 12, 3)), text, offset_s=(i + 1) / 50)
         for i, text in enumerate(texts)
     ]
 
 
-def codes(report: Report) -> dict[str, int]:
+def codes(report: Examination) -> dict[str, int]:
     return {found.code: found.count for found in report.findings}
 
 
@@ -59,7 +59,7 @@ def examined(folder: Path, texts: list[str]) -> dict[str, int]:
     return codes(examine([manifest(folder, plain(texts))]))
 
 
-def details(report: Report, code: str) -> str:
+def details(report: Examination, code: str) -> str:
     return " ".join(line for found in report.findings if found.code == code for line in found.details)
 
 
@@ -289,7 +289,7 @@ def test_texts_of_the_next_rows_are_found_and_the_way_is_said(tmp_path, make, by
 def test_a_part_that_is_shifted_is_found_with_its_lines(tmp_path, start, stop):
     rows = shifted(read_sentences(600), 1, start, stop)
     report = examine([manifest(tmp_path, rows)])
-    lines = [line for (_, line), (code, _) in report.bad.items() if code == "wrong-pairs"]
+    lines = [line for line, (code, _) in report.manifests[0].errors.items() if code == "wrong-pairs"]
     assert abs(min(lines) - 1 - start) <= 5 and abs(max(lines) - stop) <= 5
     path = tmp_path / "train.jsonl"
     fixing.fix(report, fixing.targets([path], tmp_path / "clean.jsonl"))

@@ -10,12 +10,14 @@ from types import SimpleNamespace
 import pytest
 
 from asr import heartbeat
-from asr.commands import console, doctor
+from asr.commands import console
 from asr.corpora import measure
 from asr.corpora.importers import IMPORTERS
 from asr.corpora.prepare import prepare
 from asr.corpora.recipe import Request
 from asr.data import audio
+from asr.doctor import examine
+from asr.doctor.sound import read_header
 from asr.download.remote import byte_bar
 from asr.heartbeat import counted
 from tests.builders import write_wav
@@ -113,13 +115,17 @@ def test_every_bar_gives_lines_where_there_is_no_terminal(often, line, bar, done
         wait_for(often, line)
 
 
-def test_the_doctor_says_which_part_it_is_at(often: pytest.LogCaptureFixture) -> None:
-    with doctor._bars() as begin:
-        wait_for(often, "reading the manifests")
-        begin("headers", 10)(4)
-        wait_for(often, "headers: 4 of 10")
-        begin("same size", 0)(2)
-        wait_for(often, "same size: 2")
+def test_the_doctor_says_which_part_it_is_at(often, tmp_path, monkeypatch) -> None:
+    write_wav(tmp_path / "a.wav")
+    row = '{"id": "a", "audio_path": "a.wav", "duration_s": 1.0, "text": "one", "speaker": ""}'
+    (tmp_path / "train.jsonl").write_text(row, encoding="utf-8")
+
+    def slow(path):
+        wait_for(often, "headers: 0 of 1")
+        return read_header(path)
+
+    monkeypatch.setattr("asr.doctor.sound.read_header", slow)
+    examine([tmp_path / "train.jsonl"], progress=counted)
 
 
 def test_headers_and_rows_are_counted_while_a_corpus_is_prepared(often, tmp_path, monkeypatch) -> None:

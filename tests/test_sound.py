@@ -449,7 +449,7 @@ def test_a_cut_recording_is_an_error_for_the_rows_that_need_what_is_lost(tmp_pat
     report = examine([tmp_path / "train.jsonl"], deep=True)
     found = {f.severity: [e.id for e in f.examples] for f in report.findings if f.code == "audio-truncated"}
     assert found == {"error": ["lost"], "warning": ["kept", "early"]}
-    assert list(report.bad) == [(0, 1)]
+    assert list(report.manifests[0].errors) == [1]
 
 
 # What transcribe reads, prepare takes

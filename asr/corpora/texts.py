@@ -15,7 +15,7 @@ from asr.data.prepared import Header
 from asr.data.text import normalize, spoken_signs_lost
 from asr.data.tokenizer import FILE as TOKENIZER_FILE
 from asr.data.tokenizer import SubwordKind, SubwordTokenizer, Tokenizer, read_tokenizer
-from asr.doctor.characters import find_markup, shown
+from asr.doctor.characters import excerpt, find_markup
 from asr.errors import CheckpointError, ConfigError
 
 #: utterances by the name of their manifest
@@ -52,7 +52,7 @@ def _notes(pairs: Iterable[tuple[str, Utterance]], profile: str) -> list[str]:
             changed += 1
             signs.update(spoken_signs_lost(old, profile))
             if (mark := find_markup(old)) and not find_markup(new.text):
-                markup.append(f"{mark[0]} of {new.id} in {shown(old, mark[1])}")
+                markup.append(f"{mark[0]} of {new.id} in {excerpt(old, mark[1])}")
         if old.strip() and not new.text:
             emptied[new.id] = None
         if profile == "librispeech":

@@ -1,4 +1,4 @@
-"""What is wrong with the data, before it costs a run: ``examine(manifests) -> Report``.
+"""Find what is wrong with the data, before it costs a run: ``examine(manifests) -> Examination``.
 
 It looks at every row and every audio header, and with ``deep`` at every sample; rows that ``asr.data.manifest.read``
 would refuse are findings here. ``docs/doctor.md`` lists what it finds.
@@ -6,25 +6,25 @@ would refuse are findings here. ``docs/doctor.md`` lists what it finds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from asr.doctor import checks, overlap, pairs
 from asr.doctor.characters import check_characters
-from asr.doctor.checks import Expected, Files
-from asr.doctor.findings import Findings, Loaded
-from asr.doctor.report import Report
+from asr.doctor.examination import Examination, Expected
 from asr.doctor.rows import read_all
-from asr.doctor.sound import Advance, Header, measure_all, read_headers, same_content
+from asr.doctor.sound import Advance, measure_all, read_headers, same_content
 
-__all__ = ["Expected", "Report", "examine"]
+__all__ = ["Examination", "Expected", "check_rows", "examine"]
 
-#: (what is done, how many times) -> called with how many are done since the last call
-Progress = Callable[[str, int], Advance]
+#: shows the progress of a part of the work, given its name and size; as ``asr.heartbeat.counted``
+Progress = Callable[[str, float | None], AbstractContextManager[Advance]]
 
 
-def _silent(what: str, total: int) -> Advance:
-    return lambda done: None
+@contextmanager
+def _silent(what: str, total: float | None) -> Iterator[Advance]:
+    yield lambda done: None
 
 
 def examine(
@@ -34,94 +34,64 @@ def examine(
     deep: bool = False,
     num_examples: int = 3,
     progress: Progress = _silent,
-) -> Report:
-    """Everything that is wrong with manifests and their audio.
+) -> Examination:
+    """Find everything that is wrong with manifests and their audio.
 
     Args:
-        expected: what a model wants (``asr.doctor.expected``); without it, checks against one are left out, and said.
+        expected: what a model wants (``asr.doctor.expected``); without it the report says which checks were not made.
         deep: decode all audio.
 
     Raises:
         DataError: a manifest cannot be read at all.
     """
-    loaded: list[Loaded] = []
-    findings = Findings(loaded, num_examples)
-    read_all(paths, expected.normalization if expected else "none", loaded, findings)
-    files = checks.files_of(loaded)
-    headers = read_headers(files.paths, progress("headers", len(files.paths)))
-    checks.check_headers(loaded, files, headers, expected.audio if expected else None, findings)
-    content = same_content(files.paths, headers, progress("same size", 0))
-    keys = [
-        [overlap.audio_key(row, headers[file], content[file]) for row, file in zip(one.rows, of_row, strict=True)]
-        for one, of_row in zip(loaded, files.of_row, strict=True)
-    ]
+    examination = Examination(expected, num_examples)
+    examination.deep = deep
+    with progress("manifests", None):
+        read_all(paths, examination)
+    files = examination.files
+    with progress("headers", len(files)) as advance:
+        examination.headers = read_headers(files, advance)
+    checks.check_headers(examination)
+    with progress("same size", None) as advance:
+        overlap.set_audio_keys(examination, same_content(examination.headers, advance))
     if deep:
-        _decode(loaded, files, headers, keys, findings, progress)
-    overlap.check_same_audio(loaded, keys, findings)
-    skipped = _check_texts(loaded, files, headers, expected, findings)
+        _check_samples(examination, progress)
+    check_rows(examination)
     if not deep:
-        skipped.append("the samples (clipping, silence, DC offset, damage inside a file): use --deep")
-    return Report(loaded, findings.sorted(), findings.bad, skipped, len(files.paths), deep)
+        examination.skipped.append("the samples (clipping, silence, DC offset, damage inside a file): use --deep")
+    return examination
 
 
-def _check_texts(
-    loaded: list[Loaded], files: Files, headers: Sequence[Header], expected: Expected | None,
-    findings: Findings,
-) -> list[str]:  # fmt: skip
-    tokenizer = steps = None
-    skipped = []
-    check_characters(loaded, findings)
-    pairs.check_pairs(loaded, findings)
-    if expected is None:
-        skipped.append("sample rate, vocabulary and output steps of a model: give --config or --model")
-    else:
-        tokenizer = checks.vocabulary(loaded, expected, findings)
-        steps = [
-            expected.num_steps(checks.num_samples(one, of_row, headers, expected.audio.sample_rate_hz))
-            for one, of_row in zip(loaded, files.of_row, strict=True)
-        ]
-        if tokenizer is None:
-            why = "a config takes the vocabulary from a training manifest, give one"
-            if any(one.is_training for one in loaded):
-                why = "no row of the training manifest is without an error; mend those first"
-            skipped.append(f"vocabulary and output steps: {why}")
-    first, then = list(range(len(loaded))), []
-    if expected is not None and expected.tokenizer is None:
-        first = [i for i, one in enumerate(loaded) if one.is_training]
-        then = [i for i, one in enumerate(loaded) if not one.is_training]
-    before = len(findings.bad)
-    checks.check_texts(loaded, first, steps, expected, tokenizer, findings)
-    if expected is not None and then and len(findings.bad) > before:
-        # rows that --fix takes out for their labels give the vocabulary nothing
-        tokenizer = checks.vocabulary(loaded, expected, findings)
-    checks.check_texts(loaded, then, steps, expected, tokenizer, findings)
-    checks.check_rare_characters(loaded, findings)
-    pairs.check_rate_of_speech(loaded, findings)
-    pairs.check_speed(loaded, findings)
-    return skipped + overlap.check_overlap(loaded, findings)
+def check_rows(examination: Examination) -> None:
+    """Make all checks that need no audio."""
+    overlap.check_same_audio(examination)
+    check_characters(examination)
+    pairs.check_pairs(examination)
+    checks.check_texts(examination)
+    pairs.check_rate_of_speech(examination)
+    pairs.check_speed(examination)
+    overlap.check_overlap(examination)
 
 
-def _decode(
-    loaded: list[Loaded], files: Files, headers: Sequence[Header], keys: list[list[object]],
-    findings: Findings, progress: Progress,
-) -> None:  # fmt: skip
-    spans, whose = [], []
-    for index, one in enumerate(loaded):
-        for i, (row, file) in enumerate(zip(one.rows, files.of_row[index], strict=True)):
-            header, u = headers[file], row.utterance
-            if header.code:
-                continue
-            start = checks.samples_in(u.offset_s, header.rate_hz)
-            if start >= header.frames:
-                continue
-            count = header.frames - start
-            if not overlap.means_whole_file(u, header):
-                count = min(count, checks.samples_in(u.duration_s, header.rate_hz))
-            if isinstance(u.channel, int) and u.channel > header.channels:
-                continue
-            spans.append((files.paths[file], start, count, u.channel))
-            whose.append((index, i))
-    for (index, i), sound in zip(whose, measure_all(spans, progress("samples", len(spans))), strict=True):
-        row = loaded[index].rows[i]
-        checks.check_sound(row, sound, bool(row.text), findings)
-        keys[index][i] = sound.key or None
+def _check_samples(examination: Examination, progress: Progress) -> None:
+    """Decode what each row names, as far as the file holds it."""
+    rows = []
+    spans = []
+    for row in examination.rows:
+        header = examination.headers[row.audio_path]
+        u = row.utterance
+        if header.code or (isinstance(u.channel, int) and u.channel > header.channels):
+            continue
+        start = header.samples_in(u.offset_s)
+        count = header.num_samples - start
+        if count <= 0:
+            continue
+        if not checks.means_whole_file(row, header):
+            count = min(count, header.samples_in(u.duration_s))
+        rows.append(row)
+        spans.append((row.audio_path, start, count, u.channel))
+
+    with progress("samples", len(spans)) as advance:
+        for row, sound in zip(rows, measure_all(spans, advance), strict=True):
+            checks.check_sound(row, sound, examination)
+            row.audio_key = sound.key or None

@@ -9,11 +9,11 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from html.entities import html5
 
-from asr.doctor.findings import Findings, Loaded, Row
+from asr.doctor.examination import Examination
+from asr.doctor.findings import ManifestRow
 
 #: Latin letters, and the letters of two other scripts that look the same, in the same order
 _LATIN_FOR_CYRILLIC = "ABEKMHOPCTYXIJSGaeopcyxijsëïËÏqwdhlI"
@@ -22,33 +22,28 @@ _LATIN_FOR_GREEK = "ABEZHIKMNOPTYXoó"
 _GREEK = "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧοό"
 
 
-@dataclass(frozen=True)
-class _Script:
-    """Describe a script with letters that look like Latin ones."""
-
-    letter: re.Pattern[str]
-    #: a word that has Latin letters and letters of this script
-    mixed: re.Pattern[str]
-    #: a Latin stem with an ending of this script, as Russian writes "SMSка"
-    inflected: re.Pattern[str]
-    like_latin: dict[str, str]
-
-    @classmethod
-    def of(cls, letters: str, own: str, latin: str) -> _Script:
-        a, b = f"[{_LATIN}]", f"[{letters}]"
-        return cls(
-            letter=re.compile(b),
-            mixed=re.compile(f"(?:{a}+{b}|{b}+{a})[{_LATIN}{letters}]*"),
-            inflected=re.compile(f"{a}{{2,}}{b}+"),
-            like_latin=dict(zip(own, latin, strict=True)),
-        )
-
-
 _LATIN = "A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ"
 _LATIN_LETTER = re.compile(f"[{_LATIN}]")
+
+
+class _Script:
+    """A script with letters that look like Latin ones."""
+
+    def __init__(self, letters: str, own: str, latin: str) -> None:
+        """Take the script's letters (as a character class), those that look like Latin ones, and the Latin ones."""
+        a = f"[{_LATIN}]"
+        b = f"[{letters}]"
+        self.letter = re.compile(b)
+        #: a word that has Latin letters and letters of this script
+        self.mixed = re.compile(f"(?:{a}+{b}|{b}+{a})[{_LATIN}{letters}]*")
+        #: a Latin stem with an ending of this script, as Russian writes "SMSка"
+        self.inflected = re.compile(f"{a}{{2,}}{b}+")
+        self.like_latin = dict(zip(own, latin, strict=True))
+
+
 _SCRIPTS = (
-    _Script.of("\u0400-\u0481\u048a-\u052f\u1c80-\u1c88\ua640-\ua66d", _CYRILLIC, _LATIN_FOR_CYRILLIC),
-    _Script.of("\u0370-\u0373\u0376-\u037d\u037f-\u03ff\u1f00-\u1fbc\u1fc2-\u1fff", _GREEK, _LATIN_FOR_GREEK),
+    _Script("\u0400-\u0481\u048a-\u052f\u1c80-\u1c88\ua640-\ua66d", _CYRILLIC, _LATIN_FOR_CYRILLIC),
+    _Script("\u0370-\u0373\u0376-\u037d\u037f-\u03ff\u1f00-\u1fbc\u1fc2-\u1fff", _GREEK, _LATIN_FOR_GREEK),
 )
 #: variants of Latin letters: ligatures as in PDF files, mathematical alphabets
 _DRESSED = re.compile("[\ufb00-\ufb06\U0001d400-\U0001d6a3]")
@@ -99,10 +94,12 @@ _MISREAD_BY_CHANCE = re.compile(
 _WESTERN = re.compile("[\0-\u017f\u2010-\u2044\u20ac\u2122]*")
 
 
-def shown(text: str, at: int) -> str:
+def excerpt(text: str, at: int) -> str:
     """Return the text around a place, quoted."""
     start = max(0, at - 20)
-    return f"{'…' if start else ''}{text[start : start + 40]!r}{'…' if text[start + 40 :] else ''}"
+    before = "…" if start else ""
+    after = "…" if text[start + 40 :] else ""
+    return f"{before}{text[start : start + 40]!r}{after}"
 
 
 def mended(text: str) -> str:
@@ -117,18 +114,19 @@ def mended(text: str) -> str:
     return text if text.isascii() else _REMOVABLE.sub("", _SPACES.sub(" ", text))
 
 
-def check_characters(loaded: Sequence[Loaded], findings: Findings) -> None:
+def check_characters(examination: Examination) -> None:
     """Check what the texts hide: damaged characters, invisible ones, look-alikes, markup."""
-    _check_lookalikes(loaded, findings)
-    for one in loaded:
-        for row in one.rows:
-            if markup := find_markup(row.utterance.text):
-                findings.add("text-markup", row, f"{markup[0]} in {shown(row.utterance.text, markup[1])}")
-            if row.utterance.text.isascii() and row.utterance.text.isprintable():
-                continue
-            if damage := _damage(row):
-                findings.add("text-unicode", row, damage)
-            _check_invisible(row, findings)
+    _check_lookalikes(examination)
+    for row in examination.rows:
+        text = row.utterance.text
+        if markup := find_markup(text):
+            kind, at = markup
+            examination.add("text-markup", row, f"{kind} in {excerpt(text, at)}")
+        if text.isascii() and text.isprintable():
+            continue
+        if damage := _damage(row):
+            examination.add("text-unicode", row, damage)
+        _check_invisible(row, examination)
 
 
 def find_markup(text: str) -> tuple[str, int] | None:
@@ -150,20 +148,20 @@ def find_markup(text: str) -> tuple[str, int] | None:
     return None
 
 
-def _damage(row: Row) -> str:
+def _damage(row: ManifestRow) -> str:
     """Describe the damage to the characters of a text; return an empty string if there is none."""
     text = row.utterance.text
     if "\ufffd" in text:
-        return f"U+FFFD in {shown(text, text.index(chr(0xFFFD)))}"
+        return f"U+FFFD in {excerpt(text, text.index(chr(0xFFFD)))}"
     # Cc control, Co private, Cn unassigned; other characters that do not print are correct in some scripts
     if not text.isprintable():
         bad = ("Cc", "Co", "Cn")
         odd = next((i for i, c in enumerate(text) if unicodedata.category(c) in bad and not c.isspace()), None)
         if odd is not None:
-            return f"U+{ord(text[odd]):04X} in {shown(text, odd)}"
+            return f"U+{ord(text[odd]):04X} in {excerpt(text, odd)}"
     if misread := _misread(" ".join(text.split())):
-        return f"UTF-8 read as {misread[0]}: {shown(text, 0)} is {shown(misread[1], 0)}"
-    return f"not NFC: {shown(row.text, 0)}" if _is_in_pieces(row.text) else ""
+        return f"UTF-8 read as {misread[0]}: {excerpt(text, 0)} is {excerpt(misread[1], 0)}"
+    return f"not NFC: {excerpt(row.text, 0)}" if _is_in_pieces(row.text) else ""
 
 
 def _misread(text: str) -> tuple[str, str] | None:
@@ -190,21 +188,21 @@ def _is_in_pieces(text: str) -> bool:
     return sorted(unicodedata.normalize("NFC", apart)) != sorted(apart)
 
 
-def _check_invisible(row: Row, findings: Findings) -> None:
+def _check_invisible(row: ManifestRow, examination: Examination) -> None:
     """Note what every profile removes or reads as a space; warn if two words may become one by it."""
     text = row.utterance.text
     places = [match.start() for match in _INVISIBLE.finditer(text) if not _is_joined(text, match.start())]
     between = next((at for at in places if _WORDS_MEET.match(text, max(0, at - 1))), None)
     if between is not None:
-        value = f"{_named(text[between])}, taken out between letters, in {shown(text, between)}"
-        findings.add("text-invisible", row, value)
+        value = f"{_named(text[between])}, taken out between letters, in {excerpt(text, between)}"
+        examination.add("text-invisible", row, value)
     elif places:
-        findings.add(
-            "text-invisible", row, f"{_named(text[places[0]])}, taken out, in {shown(text, places[0])}", "note"
+        examination.add(
+            "text-invisible", row, f"{_named(text[places[0]])}, taken out, in {excerpt(text, places[0])}", "note"
         )
     elif space := _SPACES.search(text):
-        value = f"{_named(space[0])}, read as a space, in {shown(text, space.start())}"
-        findings.add("text-invisible", row, value, "note")
+        value = f"{_named(space[0])}, read as a space, in {excerpt(text, space.start())}"
+        examination.add("text-invisible", row, value, "note")
 
 
 def _is_joined(text: str, at: int) -> bool:
@@ -213,59 +211,65 @@ def _is_joined(text: str, at: int) -> bool:
     return _JOINING.match(text[at]) is not None and _JOINED.search(beside) is not None
 
 
-def _check_lookalikes(loaded: Sequence[Loaded], findings: Findings) -> None:
-    rows = [row for one in loaded for row in one.rows]
+def _check_lookalikes(examination: Examination) -> None:
+    """Find letters and apostrophes that stand for others; count the rows of each character."""
+    rows = list(examination.rows)
     letters: set[str] = set()
     for row in rows:
         letters.update(row.text)
     if max(letters, default="").isascii():
         return
-    found: dict[int, list[tuple[str, int]]] = {}  # place among the rows -> (character, position)
-    for place, slip in _foreign_letters(rows, letters):
-        found.setdefault(place, []).append(slip)
-    for place, slip in _rare_apostrophes(rows):
-        found.setdefault(place, []).append(slip)
+
+    scripts = _mixed_scripts(letters)
+    apostrophe = _usual_apostrophe(rows)
     counts: Counter[str] = Counter()
-    for place in sorted(found):
-        row, slips = rows[place], found[place]
-        counts.update({c for c, _ in slips})
-        c, at = slips[0]
-        findings.add("text-lookalike", row, f"{_named(c)} in {shown(row.text, at)}")
+    for row in rows:
+        slips = _foreign_letters(row.text, letters, scripts)
+        slips += [(m[0], m.start()) for m in _APOSTROPHE.finditer(row.text) if m[0] != apostrophe]
+        if slips:
+            counts.update({c for c, _ in slips})
+            c, at = slips[0]
+            examination.add("text-lookalike", row, f"{_named(c)} in {excerpt(row.text, at)}")
     if counts:
         listed = ", ".join(f"{_named(c)} {n:,}" for c, n in counts.most_common(20))
-        findings.of("text-lookalike").details.append(
+        examination.finding("text-lookalike").details.append(
             f"rows with each: {listed}{', …' if len(counts) > 20 else ''}; each is a token beside the one meant"
         )
 
 
-def _foreign_letters(rows: Sequence[Row], letters: set[str]) -> Iterator[tuple[int, tuple[str, int]]]:
-    """Yield letters that stand for those of another script: (place of the row, (letter, position))."""
-    has_latin = any(_LATIN_LETTER.match(c) for c in letters)
-    used = [script for script in _SCRIPTS if has_latin and any(script.letter.match(c) for c in letters)]
-    # If all letters of a script look Latin, nobody writes in that script: they are slips in any place.
-    stray = [s for s in used if all(c in s.like_latin for c in letters if s.letter.match(c))]
-    for place, row in enumerate(rows):
-        text = row.text
-        if text.isascii():
-            continue
-        for match in _DRESSED.finditer(text):
-            yield place, (match[0], match.start())
-        for script in used:
-            if script in stray:
-                yield from ((place, (m[0], m.start())) for m in script.letter.finditer(text))
-            elif script.letter.search(text) and _LATIN_LETTER.search(text):
-                yield from ((place, slip) for slip in _slips(text, script, letters))
+def _mixed_scripts(letters: set[str]) -> dict[_Script, bool]:
+    """Return the scripts that are used beside Latin letters, each with whether all its letters look Latin.
+
+    If they do, nobody writes in that script: they are slips in any place.
+    """
+    if not any(_LATIN_LETTER.match(c) for c in letters):
+        return {}
+    own_letters = {script: [c for c in letters if script.letter.match(c)] for script in _SCRIPTS}
+    return {script: all(c in script.like_latin for c in own) for script, own in own_letters.items() if own}
+
+
+def _foreign_letters(text: str, letters: set[str], scripts: dict[_Script, bool]) -> list[tuple[str, int]]:
+    """Return letters that stand for those of another script, with their positions."""
+    slips: list[tuple[str, int]] = []
+    if text.isascii():
+        return slips
+    slips += [(match[0], match.start()) for match in _DRESSED.finditer(text)]
+    for script, is_stray in scripts.items():
+        if is_stray:
+            slips += [(match[0], match.start()) for match in script.letter.finditer(text)]
+        elif script.letter.search(text) and _LATIN_LETTER.search(text):
+            slips += _slips(text, script, letters)
+    return slips
 
 
 def _slips(text: str, script: _Script, letters: set[str]) -> Iterator[tuple[str, int]]:
     """Return the letters in words of two scripts that can only be meant as letters of the other script."""
     to_script = {latin: own for own, latin in script.like_latin.items() if own in letters}
     for match in script.mixed.finditer(text):
-        word, rest = match[0], text[: match.start()] + text[match.end() :]
-        places = {True: [], False: []}  # type: dict[bool, list[int]]
-        for i, c in enumerate(word):
-            places[script.letter.match(c) is not None].append(i)
-        own, latin = places[True], places[False]
+        word = match[0]
+        rest = text[: match.start()] + text[match.end() :]
+        own = [i for i, c in enumerate(word) if script.letter.match(c)]
+        latin = [i for i, c in enumerate(word) if not script.letter.match(c)]
         own_slips = all(word[i] in script.like_latin for i in own)
         latin_slips = all(word[i] in to_script for i in latin)
         among_latin = _LATIN_LETTER.search(rest) is not None and script.letter.search(rest) is None
@@ -277,14 +281,10 @@ def _slips(text: str, script: _Script, letters: set[str]) -> Iterator[tuple[str,
             yield from ((word[i], match.start() + i) for i in latin)
 
 
-def _rare_apostrophes(rows: Sequence[Row]) -> Iterator[tuple[int, tuple[str, int]]]:
-    """Yield apostrophes inside words that most texts write as another character."""
-    found = [
-        (place, (match[0], match.start())) for place, row in enumerate(rows) for match in _APOSTROPHE.finditer(row.text)
-    ]
-    counts = Counter(c for _, (c, _) in found)
-    usual = max(counts, key=lambda c: (counts[c], c == "'"), default="'")
-    yield from (slip for slip in found if slip[1][0] != usual)
+def _usual_apostrophe(rows: Sequence[ManifestRow]) -> str:
+    """Return the character that most texts have between letters as an apostrophe."""
+    counts = Counter(c for row in rows for c in _APOSTROPHE.findall(row.text))
+    return max(counts, key=lambda c: (counts[c], c == "'"), default="'")
 
 
 @cache

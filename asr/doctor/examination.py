@@ -1,98 +1,176 @@
-"""What the doctor says: as a table for people, as JSON, and as columns for a picture."""
+"""What the doctor looks at, and what it finds: as a table for people, and as JSON."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from asr.doctor.findings import Finding, Loaded
-from asr.errors import AsrError
+import numpy as np
+import numpy.typing as npt
+
+from asr.config import AudioConfig
+from asr.data.tokenizer import Tokenizer
+from asr.doctor.findings import (
+    KINDS,
+    SEVERITIES,
+    Finding,
+    FindingExample,
+    LoadedManifest,
+    ManifestRow,
+    Severity,
+)
+from asr.doctor.sound import AudioHeader
 
 
 @dataclass(frozen=True)
-class Report:
-    """An examination's result."""
+class Expected:
+    """What a model wants; ``asr.doctor.expected`` makes it from a model folder or a config.
 
-    manifests: list[Loaded]
-    #: by severity
-    findings: list[Finding]
-    #: (manifest, line) of each row with an error -> code and value of its first one
-    bad: dict[tuple[int, int], tuple[str, str]]
-    #: what could not be looked at, and how it can be
-    skipped: list[str]
-    num_files: int
-    deep: bool
+    ``num_steps``: samples to output steps; ``min_steps``: labels to the steps they need. Without a ``tokenizer`` the
+    vocabulary is that of the training manifests. ``longest_s``: longer utterances are left out of training.
+    """
+
+    audio: AudioConfig
+    normalization: str
+    tokenizer: Tokenizer | None
+    num_steps: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
+    min_steps: Callable[[Sequence[int]], int]
+    longest_s: float | None = None
+
+
+class Examination:
+    """Manifests and the headers of their audio; the checks add what they find, and every row is counted."""
+
+    def __init__(self, expected: Expected | None = None, num_examples: int = 3) -> None:
+        self.expected = expected
+        #: how training reads audio, if that is known
+        self.audio = expected.audio if expected is not None else None
+        self.manifests: list[LoadedManifest] = []
+        #: headers of the files that were read, by path
+        self.headers: dict[str, AudioHeader] = {}
+        self.deep = False
+        #: what could not be looked at, and how it can be
+        self.skipped: list[str] = []
+        self._num_examples = num_examples
+        self._found: dict[tuple[str, Severity], Finding] = {}
+
+    @property
+    def rows(self) -> Iterator[ManifestRow]:
+        """The rows of all manifests."""
+        return (row for manifest in self.manifests for row in manifest.rows)
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of all audio files, each once."""
+        return list(dict.fromkeys(row.audio_path for row in self.rows))
+
+    def add(self, code: str, row: ManifestRow, value: str, severity: Severity | None = None) -> None:
+        """Count a row with a finding."""
+        self.add_group(code, [row], value, severity)
+
+    def add_group(self, code: str, rows: Sequence[ManifestRow], value: str, severity: Severity | None = None) -> None:
+        """Count rows that have the same trouble; the first is the example."""
+        first = rows[0]
+        finding = self.finding(code, severity)
+        finding.audio_s += sum(row.utterance.duration_s for row in rows)
+        self._count(finding, first.manifest, first.line, first.utterance.id, value, len(rows))
+
+    def add_line(self, code: str, manifest: LoadedManifest, line: int | None, value: str) -> None:
+        """Count a line that is no utterance, or (without a line) a whole manifest."""
+        self._count(self.finding(code), manifest, line, None, value, 1)
+
+    def _count(
+        self, finding: Finding, manifest: LoadedManifest, line: int | None, id_: str | None, value: str, count: int
+    ) -> None:
+        finding.count += count
+        if len(finding.examples) < self._num_examples:
+            finding.examples.append(FindingExample(str(manifest.path), line, id_, value))
+        if finding.severity == "error" and line is not None:
+            manifest.errors.setdefault(line, (finding.code, value))
+
+    def finding(self, code: str, severity: Severity | None = None) -> Finding:
+        """Return the finding of a code; make it if there is none."""
+        severity = severity or KINDS[code].severity
+        return self._found.setdefault((code, severity), Finding(code, severity))
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All findings, by severity, then in the order of ``KINDS``."""
+        order = list(KINDS)
+        return sorted(self._found.values(), key=lambda f: (SEVERITIES.index(f.severity), order.index(f.code)))
 
     @property
     def errors(self) -> int:
-        """How many rows, lines and manifests have an error (one with two counts once for each kind)."""
-        return self._rows("error")
+        """Number of rows, lines and manifests with an error; one with two kinds counts twice."""
+        return self.num_rows("error")
 
-    def _rows(self, severity: str) -> int:
-        return sum(f.count for f in self.findings if f.severity == severity)
+    def num_rows(self, severity: str) -> int:
+        """Return how many rows have findings of a severity."""
+        return sum(finding.count for finding in self.findings if finding.severity == severity)
 
     def lines(self) -> Iterator[str]:
-        """For people: the manifests, a table of the findings, then each with its first examples."""
-        for one in self.manifests:
-            yield _shown(
-                f"{one.path}: {len(one.rows):,} utterances, {_hours(sum(r.utterance.duration_s for r in one.rows))}, "
-                f"{len({r.utterance.speaker for r in one.rows if r.utterance.speaker}):,} speakers"
-            )
+        """Yield lines for people: the manifests, a table of the findings, then each with its first examples."""
+        for manifest in self.manifests:
+            size = f"{len(manifest.rows):,} utterances, {_duration(manifest.audio_s)}"
+            yield f"{manifest.path}: {size}, {len(manifest.speakers):,} speakers"
         yield ""
-        if self.findings:
+
+        findings = self.findings
+        if findings:
             yield f"{'severity':8}  {'finding':18}  {'rows':>9}  {'audio':>9}  what"
-            for f in self.findings:
-                audio = _hours(f.audio_s) if f.audio_s else "-"
-                yield f"{f.severity:8}  {f.code:18}  {f.count:>9,}  {audio:>9}  {f.what}"
+            for finding in findings:
+                audio = _duration(finding.audio_s) if finding.audio_s else "-"
+                columns = f"{finding.severity:8}  {finding.code:18}  {finding.count:>9,}  {audio:>9}"
+                yield f"{columns}  {KINDS[finding.code].what}"
             yield ""
-        for f in self.findings:
-            yield f"{f.severity} {f.code}: {f.todo}"
-            yield from (f"  {_shown(detail)}" for detail in f.details)
-            yield from (f"  {example}" for example in f.examples)
+
+        for finding in findings:
+            yield f"{finding.severity} {finding.code}: {KINDS[finding.code].todo}"
+            yield from (f"  {detail}" for detail in finding.details)
+            yield from (f"  {example}" for example in finding.examples)
             # Examples of groups (speakers) stand for several rows.
-            if len(f.examples) < f.count and f.code != "overlap-speaker":
-                yield f"  … and {f.count - len(f.examples):,} more"
-        yield from (_shown(f"not looked at: {one}") for one in self.skipped)
+            if len(finding.examples) < finding.count and finding.code != "overlap-speaker":
+                yield f"  … and {finding.count - len(finding.examples):,} more"
+        yield from (f"not looked at: {what}" for what in self.skipped)
         yield self.verdict()
 
     def verdict(self) -> str:
-        counts = {s: self._rows(s) for s in ("error", "warning", "note")}
-        found = ", ".join(f"{n:,} {s}{'s' if n != 1 else ''}" for s, n in counts.items() if n) or "nothing wrong"
-        rows = sum(one.num_lines for one in self.manifests)
+        """Return the last line: how much was found in how much data."""
+        counts = {severity: self.num_rows(severity) for severity in SEVERITIES}
+        found = ", ".join(f"{n:,} {severity}{'s' if n != 1 else ''}" for severity, n in counts.items() if n)
+        num_lines = sum(manifest.num_lines for manifest in self.manifests)
         how = "decoded" if self.deep else "by their headers"
-        return f"{found} in {rows:,} rows and {self.num_files:,} files ({how})"
+        return f"{found or 'nothing wrong'} in {num_lines:,} rows and {len(self.files):,} files ({how})"
 
     def to_json(self) -> dict[str, Any]:
+        """Return the document of ``asr doctor --json``."""
         return {
             "manifests": [
                 {
-                    "path": str(one.path),
-                    "set": one.role,
-                    "rows": one.num_lines,
-                    "utterances": len(one.rows),
-                    "audio_s": round(sum(r.utterance.duration_s for r in one.rows), 3),
-                    "speakers": len({r.utterance.speaker for r in one.rows if r.utterance.speaker}),
+                    "path": str(manifest.path),
+                    "set": manifest.role,
+                    "rows": manifest.num_lines,
+                    "utterances": len(manifest.rows),
+                    "audio_s": round(manifest.audio_s, 3),
+                    "speakers": len(manifest.speakers),
                 }
-                for one in self.manifests
+                for manifest in self.manifests
             ],
-            "findings": [f.to_json() for f in self.findings],
+            "findings": [finding.to_json() for finding in self.findings],
             "not_looked_at": self.skipped,
-            "files": self.num_files,
+            "files": len(self.files),
             "deep": self.deep,
-            "errors": self._rows("error"),
-            "warnings": self._rows("warning"),
+            "errors": self.num_rows("error"),
+            "warnings": self.num_rows("warning"),
         }
 
     def reasons(self) -> dict[str, int]:
-        """How many rows each code of error takes out, each row by its first error."""
-        return dict(Counter(code for code, _ in self.bad.values()).most_common())
+        """Return how many rows each code of error takes out, each row by its first error."""
+        codes = (code for manifest in self.manifests for code, _ in manifest.errors.values())
+        return dict(Counter(codes).most_common())
 
 
-def _hours(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 3600:.2f} h"
-
-
-def _shown(text: str) -> str:
-    return str(AsrError(text))

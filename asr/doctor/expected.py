@@ -1,4 +1,4 @@
-"""What a model or a training config expects of the data."""
+"""Find out what a model or a training config expects of the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asr.config import AudioConfig, FeatureConfig, ModelConfig, RunConfig, TextC
 from asr.data import prepared as headers
 from asr.data.targets import min_steps
 from asr.data.tokenizer import Tokenizer, read_tokenizer
-from asr.doctor.checks import Expected
+from asr.doctor.examination import Expected
 from asr.errors import CheckpointError, ConfigError
 from asr.features import FeatureExtractor
 from asr.model import bundles
@@ -21,7 +21,7 @@ from asr.model.network import steps_after
 
 
 def of_model(path: Path) -> Expected:
-    """What the model in a folder, or a bundle, expects; its weights are not read.
+    """Return what the model in a folder, or a bundle, expects; its weights are not read.
 
     Raises:
         CheckpointError: not a model folder, or damaged.
@@ -36,7 +36,8 @@ def of_model(path: Path) -> Expected:
 
         return Expected(known.audio, known.text.normalization, known.tokenizer, num_steps, min_steps, None)
     folder = find_model(path)
-    config, tokenizer = read_model_config(folder), read_tokenizer(folder / "tokenizer.json")
+    config = read_model_config(folder)
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
     try:
         return _expected(config.audio, config.text, config.features, config.model, tokenizer, None)
     except ConfigError as error:
@@ -44,7 +45,7 @@ def of_model(path: Path) -> Expected:
 
 
 def of_config(cfg: RunConfig, folder: Path) -> Expected:
-    """What training with a config on a folder's manifests expects.
+    """Return what training with a config on a folder's manifests expects.
 
     The normalisation and the subwords that come with the data are looked up in the folder; without subwords the
     vocabulary is the characters of the training set.
@@ -61,9 +62,13 @@ def of_config(cfg: RunConfig, folder: Path) -> Expected:
 
 
 def _expected(
-    audio: AudioConfig, text: TextConfig, features: FeatureConfig, model: ModelConfig, tokenizer: Tokenizer | None,
+    audio: AudioConfig,
+    text: TextConfig,
+    features: FeatureConfig,
+    model: ModelConfig,
+    tokenizer: Tokenizer | None,
     longest_s: float | None,
-) -> Expected:  # fmt: skip
+) -> Expected:
     extractor = FeatureExtractor(features, audio.sample_rate_hz)
 
     def num_steps(num_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Manifests without the rows that have an error, and with the texts that can be mended without a doubt mended."""
+"""Write manifests without the rows that have an error, and with safe corrections of the texts."""
 
 from __future__ import annotations
 
@@ -14,63 +14,66 @@ from asr.data import prepared as headers
 from asr.data.manifest import Utterance
 from asr.data.tokenizer import FILE as TOKENIZER_FILE
 from asr.doctor.characters import check_characters, mended
-from asr.doctor.findings import Findings, Loaded, Row
-from asr.doctor.report import Report
+from asr.doctor.examination import Examination
+from asr.doctor.findings import LoadedManifest
 from asr.errors import DataError, os_reason
 from asr.files import open_atomic, write_bytes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fixed:
     """What was written, and what is not in it."""
 
-    #: manifest -> the one written; one of which no row was left has none
-    written: dict[str, str]
-    kept: int
-    left_out: int
+    #: manifest -> the one written, if a row was left
+    written: dict[str, str] = field(default_factory=dict)
+    kept: int = 0
+    left_out: int = 0
     #: code -> rows
-    reasons: dict[str, int]
-    #: manifests of which nothing was left
-    nothing_left: list[str]
+    reasons: dict[str, int] = field(default_factory=dict)
+    #: manifests of which no row was left
+    nothing_left: list[str] = field(default_factory=list)
     #: rows whose text was mended
     mended: int = 0
-    #: what else there is to say
+    #: what else a person should know
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
+        """Return lines for people."""
         why = ", ".join(f"{code} {n:,}" for code, n in self.reasons.items())
         lines = [f"kept {self.kept:,} rows, left out {self.left_out:,}{f' ({why})' if why else ''}"]
         if self.mended:
-            lines.append(
-                f"mended {self.mended:,} texts: no-break spaces to spaces, byte-order marks and their like out"
-            )
+            what = "no-break spaces to spaces, byte-order marks and their like out"
+            lines.append(f"mended {self.mended:,} texts: {what}")
         lines += [f"{path}: no row without an error, nothing written" for path in self.nothing_left]
-        return lines + [f"wrote {path}" for path in self.written.values()] + self.notes
+        lines += [f"wrote {path}" for path in self.written.values()]
+        return lines + self.notes
 
     def to_json(self) -> dict[str, Any]:
         return vars(self)
 
 
 def targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where each manifest goes: one into the file ``out`` (or into the folder, if it is one), several into a folder.
+    """Choose where each manifest goes: one into the file ``out``, or into the folder, several into a folder.
 
     Raises:
         DataError: two would have one name, one would overwrite what was given, or a file is in the place of the folder.
     """
-    given = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
+    given: dict[str, Path] = {}
+    for path in paths:
+        given.setdefault(os.path.realpath(path), path)
     if len(given) == 1 and not out.is_dir():
-        found = {given[0]: out}
+        found = dict.fromkeys(given.values(), out)
     elif out.exists() and not out.is_dir():
         raise DataError("is a file; of several manifests --fix makes a folder", out)
     else:
-        found = {path: out / path.name for path in given}
+        found = {path: out / path.name for path in given.values()}
+
     if len(set(found.values())) < len(found):
         raise DataError("two manifests have the same name; fix them one by one", out)
-    taken = {os.path.realpath(path) for path in given}
     for source, target in found.items():
-        if os.path.realpath(target) in taken:
+        if os.path.realpath(target) in given:
             raise DataError(f"--fix would overwrite {source}; choose another place", target)
-    taken |= {os.path.realpath(target) for target in found.values()}
+    taken = given.keys() | {os.path.realpath(target) for target in found.values()}
     for target in map(_dropped_beside, found.values()):
         if os.path.realpath(target) in taken:
             raise DataError("--fix would write there what it leaves out; choose another place", target)
@@ -81,60 +84,65 @@ def _dropped_beside(target: Path) -> Path:
     return target.with_suffix(".dropped.jsonl")
 
 
-def fix(report: Report, where: dict[Path, Path]) -> Fixed:
-    """Writes each manifest without its rows that have an error, and ``<name>.dropped.jsonl`` beside it (id, line, why).
+def fix(examination: Examination, where: dict[Path, Path]) -> Fixed:
+    """Write each manifest without its rows that have an error, and ``<name>.dropped.jsonl`` beside it (id, line, why).
 
-    Of what texts hide, that which can be mended without a doubt is (``characters.mended``); the rest is left, and
-    named. Audio paths lead to the same files as before. ``prepared.json`` and the subwords come along into another
-    folder.
+    Texts get the corrections that are safe (``characters.mended``); other findings in texts are counted. Audio paths
+    lead to the same files as before. ``prepared.json`` and the subwords are copied into another folder.
 
     Raises:
         DataError: a file cannot be written.
     """
-    written, nothing_left, kept, num_mended = {}, [], 0, 0
-    after: list[Loaded] = []
+    fixed = Fixed(
+        left_out=sum(len(manifest.errors) for manifest in examination.manifests), reasons=examination.reasons()
+    )
+    after = Examination(num_examples=0)
     splits: dict[tuple[Path, Path], dict[str, dict[str, float | int]]] = {}
-    for index, one in enumerate(report.manifests):
-        out = where[one.path]
-        kept_rows = [row for row in one.rows if (index, row.line) not in report.bad]
-        if not kept_rows:
-            nothing_left.append(str(one.path))
+    for manifest in examination.manifests:
+        out = where[manifest.path]
+        kept = [row for row in manifest.rows if not row.has_error]
+        if not kept:
+            fixed.nothing_left.append(str(manifest.path))
             continue
-        rows = [replace(row.utterance, text=mended(row.utterance.text)) for row in kept_rows]
-        num_mended += sum(new.text != row.utterance.text for new, row in zip(rows, kept_rows, strict=True))
-        moved = [Row(len(after), row.line, u, mended(row.text)) for u, row in zip(rows, kept_rows, strict=True)]
-        after.append(Loaded(out, one.role, moved))
-        kept += manifests.write(out, _moved(rows, one.path.parent, out.parent))
-        written[str(one.path)] = str(out)
-        facts = headers.split_facts(rows)
-        splits.setdefault((one.path.parent, out.parent), {})[out.stem] = facts
-        _write_dropped(report, index, one, _dropped_beside(out))
-    told = [line for (before, after), facts in splits.items() for line in _carry_header(before, after, facts)]
-    told += _still_hidden(after)
-    return Fixed(written, kept, len(report.bad), report.reasons(), nothing_left, num_mended, told)
 
+        copy = LoadedManifest(out, manifest.role)
+        for row in kept:
+            utterance = replace(row.utterance, text=mended(row.utterance.text))
+            copy.rows.append(replace(row, manifest=copy, utterance=utterance, text=mended(row.text)))
+            fixed.mended += utterance.text != row.utterance.text
+        utterances = [row.utterance for row in copy.rows]
+        fixed.kept += manifests.write(out, _moved(utterances, manifest.path.parent, out.parent))
+        fixed.written[str(manifest.path)] = str(out)
+        _write_dropped(manifest, _dropped_beside(out))
+        after.manifests.append(copy)
 
-def _still_hidden(loaded: list[Loaded]) -> list[str]:
-    """A line on what the texts still hide: only a person knows what is meant."""
-    findings = Findings(loaded, num_examples=0)
-    check_characters(loaded, findings)
-    listed = ", ".join(f"{found.code} {found.count:,}" for found in findings.sorted())
-    return [f"left in the texts, for only a person knows what is meant: {listed}"] if listed else []
+        facts = headers.split_facts(utterances)
+        splits.setdefault((manifest.path.parent, out.parent), {})[out.stem] = facts
+    for (folder, new_folder), facts_of in splits.items():
+        fixed.notes += _carry_header(folder, new_folder, facts_of)
+
+    check_characters(after)
+    if left := ", ".join(f"{finding.code} {finding.count:,}" for finding in after.findings):
+        fixed.notes.append(f"left in the texts, for only a person knows what is meant: {left}")
+    return fixed
 
 
 def _carry_header(before: Path, after: Path, splits: dict[str, dict[str, float | int]]) -> list[str]:
-    """Takes what the data say of themselves, and their subwords, to a new folder; why not, where it cannot."""
+    """Copy ``prepared.json`` and the subwords to another folder; return why not, if that is not possible."""
     if os.path.realpath(before) == os.path.realpath(after):
         return []
     try:
-        header, there = headers.read(before), headers.read(after)
-        source, present = headers.tokenizer_path(before, header), headers.tokenizer_path(after, there)
+        header = headers.read(before)
+        other_header = headers.read(after)
+        source = headers.tokenizer_path(before, header)
+        present = headers.tokenizer_path(after, other_header)
         name = source.name if source is not None else TOKENIZER_FILE
         subwords = source.read_bytes() if source is not None and source.is_file() else None
-        # what training takes there, and what would be written over
+
+        # Subwords that training would take there, and those that would be written over.
         kept = [path for path in (present, after / name if subwords is not None else None) if path and path.exists()]
         other_subwords = any(path.read_bytes() != subwords for path in kept)
-        if other_subwords or (header and there and header.normalization != there.normalization):
+        if other_subwords or (header and other_header and header.normalization != other_header.normalization):
             return [
                 f"{after}: has the {headers.FILE} or {name} of other data than {before}, which stay as they are; "
                 "remove them and run it again, or choose another place"
@@ -142,7 +150,7 @@ def _carry_header(before: Path, after: Path, splits: dict[str, dict[str, float |
         if subwords is not None:
             write_bytes(after / name, subwords)
         if header is not None:
-            headers.write(after, replace(header, splits={**(there.splits if there else {}), **splits}))
+            headers.write(after, replace(header, splits={**(other_header.splits if other_header else {}), **splits}))
     except (OSError, DataError) as error:
         reason = os_reason(error) if isinstance(error, OSError) else error
         return [f"{headers.FILE} and subwords of {before} are not taken to {after}: {reason}"]
@@ -150,8 +158,9 @@ def _carry_header(before: Path, after: Path, splits: dict[str, dict[str, float |
 
 
 def _moved(rows: Sequence[Utterance], before: Path, after: Path) -> Sequence[Utterance]:
-    """The rows with audio paths relative to another folder."""
-    old, new = os.path.realpath(before), os.path.realpath(after)
+    """Return the rows with audio paths relative to another folder."""
+    old = os.path.realpath(before)
+    new = os.path.realpath(after)
     if old == new:
         return rows
     try:
@@ -159,26 +168,26 @@ def _moved(rows: Sequence[Utterance], before: Path, after: Path) -> Sequence[Utt
     except ValueError:  # on another drive of Windows
         way = old
 
-    def path(name: str) -> str:
-        # Joined, not shortened: ".." behind a symbolic link leads elsewhere than the text of the path says.
-        if Path(name).is_absolute():
-            return name
-        inside = os.path.normpath(name) if ".." not in name else name
-        return Path(way, inside).as_posix()
+    moved = []
+    for u in rows:
+        if Path(u.audio_path).is_absolute():
+            moved.append(u)
+            continue
+        # A ".." behind a symbolic link leads elsewhere than the text of the path says, so it is kept.
+        inside = u.audio_path if ".." in u.audio_path else os.path.normpath(u.audio_path)
+        moved.append(replace(u, audio_path=Path(way, inside).as_posix()))
+    return moved
 
-    return [replace(u, audio_path=path(u.audio_path)) for u in rows]
 
-
-def _write_dropped(report: Report, index: int, one: Loaded, out: Path) -> None:
-    ids = {row.line: row.utterance.id for row in one.rows} | one.duplicates
-    bad = sorted((line, code, value) for (manifest, line), (code, value) in report.bad.items() if manifest == index)
+def _write_dropped(manifest: LoadedManifest, out: Path) -> None:
+    """Write the rows that were left out; remove the file of an earlier call if there are none."""
+    ids = {row.line: row.utterance.id for row in manifest.rows} | manifest.duplicates
     try:
-        if not bad:
-            out.unlink(missing_ok=True)  # of an earlier fix
+        if not manifest.errors:
+            out.unlink(missing_ok=True)
             return
         with open_atomic(out) as file:
-            for line, code, value in bad:
-                row = {"id": ids.get(line), "line": line, "why": f"{code}: {value}"}
-                file.write(json.dumps(row) + "\n")
+            for line, (code, value) in sorted(manifest.errors.items()):
+                file.write(json.dumps({"id": ids.get(line), "line": line, "why": f"{code}: {value}"}) + "\n")
     except OSError as error:
         raise DataError(f"cannot write: {os_reason(error)}", out) from error

@@ -1,122 +1,120 @@
-"""What is in two places: speakers, texts and audio in two sets, and the same audio twice in one."""
+"""Find what is in two places: speakers, texts and audio in two sets, and the same audio twice in one."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
+from itertools import combinations
 
-from asr.data.manifest import Utterance
-from asr.doctor.characters import shown
-from asr.doctor.checks import SLACK_S
-from asr.doctor.findings import Findings, Loaded, Row
-from asr.doctor.sound import Header
+from asr.doctor.characters import excerpt
+from asr.doctor.checks import means_whole_file
+from asr.doctor.examination import Examination
+from asr.doctor.findings import LoadedManifest, ManifestRow
 
-#: of five words and 20 characters: spelled names and short commands repeat by nature
+#: spelled names and short commands repeat by nature
 _LONG_TEXT_WORDS, _LONG_TEXT = 5, 20
 
 
-def check_overlap(loaded: Sequence[Loaded], findings: Findings) -> list[str]:
-    """Speakers and long texts that are in two sets; what could not be looked at."""
-    skipped = []
-    if len({one.role for one in loaded}) < 2:
-        return ["overlap of speakers, texts and audio between sets: give train, dev and test manifests together"]
-    speakers = [Counter(row.utterance.speaker for row in one.rows if row.utterance.speaker) for one in loaded]
-    nameless = [str(one.path) for one, found in zip(loaded, speakers, strict=True) if one.rows and not found]
-    if nameless:
-        skipped.append(f"overlap of speakers: no row of {', '.join(nameless)} names one")
-    texts: list[dict[int, list[int]]] = []  # hash of the text -> places of the rows
-    for one in loaded:
-        texts.append({})
-        for i, row in enumerate(one.rows):
-            text = row.text.casefold()
-            if len(text) >= _LONG_TEXT and text.count(" ") >= _LONG_TEXT_WORDS - 1:
-                texts[-1].setdefault(hash(text), []).append(i)
-    for a, b in _pairs(loaded):
-        _tell_speakers(loaded, a, b, speakers, findings)
-        _tell_texts(loaded, a, b, texts, findings)
-    return skipped
-
-
-def _pairs(loaded: Sequence[Loaded]) -> Iterator[tuple[int, int]]:
-    """Pairs of manifests of different sets, the training set first."""
-    order = sorted(range(len(loaded)), key=lambda i: (not loaded[i].is_training, i))
-    for at, a in enumerate(order):
-        for b in order[at + 1 :]:
-            if loaded[a].role != loaded[b].role:
-                yield a, b
-
-
-def _tell_speakers(
-    loaded: Sequence[Loaded], a: int, b: int, speakers: Sequence[Counter[str]], findings: Findings
-) -> None:
-    shared = sorted(set(speakers[a]) & set(speakers[b]))
-    if not shared:
+def check_overlap(examination: Examination) -> None:
+    """Find speakers and long texts that are in two sets."""
+    loaded = examination.manifests
+    if len({manifest.role for manifest in loaded}) < 2:
+        examination.skipped.append(
+            "overlap of speakers, texts and audio between sets: give train, dev and test manifests together"
+        )
         return
-    rows_of: dict[str, list[Row]] = {speaker: [] for speaker in shared}
-    for row in loaded[b].rows:
+
+    # The training set comes first: what two sets share is counted in the other one.
+    for first, second in combinations(sorted(loaded, key=lambda manifest: not manifest.is_training), 2):
+        if first.role != second.role:
+            _check_speakers(first, second, examination)
+            _check_long_texts(first, second, examination)
+    nameless = [str(manifest.path) for manifest in loaded if manifest.rows and not manifest.speakers]
+    if nameless:
+        examination.skipped.append(f"overlap of speakers: no row of {', '.join(nameless)} names one")
+
+
+def _check_speakers(first: LoadedManifest, second: LoadedManifest, examination: Examination) -> None:
+    speakers = first.speakers
+    rows_of: dict[str, list[ManifestRow]] = {speaker: [] for speaker in sorted(speakers & second.speakers)}
+    for row in second.rows:
         if row.utterance.speaker in rows_of:
             rows_of[row.utterance.speaker].append(row)
+    if not rows_of:
+        return
+
     for speaker, rows in rows_of.items():
-        value = f"speaker '{speaker}': {len(rows):,} rows here, {speakers[a][speaker]:,} in {loaded[a].path}"
-        findings.add_group("overlap-speaker", rows, value)
-    count, total = sum(map(len, rows_of.values())), len(loaded[b].rows)
-    findings.of("overlap-speaker").details.append(
-        f"{len(shared):,} of {len(speakers[b]):,} speakers of {loaded[b].path} ({count:,} of {total:,} rows) "
-        f"are in {loaded[a].path}"
+        value = f"speaker '{speaker}': {len(rows):,} rows here, {speakers[speaker]:,} in {first.path}"
+        examination.add_group("overlap-speaker", rows, value)
+    num_rows = sum(map(len, rows_of.values()))
+    examination.finding("overlap-speaker").details.append(
+        f"{len(rows_of):,} of {len(second.speakers):,} speakers of {second.path} ({num_rows:,} of "
+        f"{len(second.rows):,} rows) are in {first.path}"
     )
 
 
-def _tell_texts(
-    loaded: Sequence[Loaded], a: int, b: int, texts: Sequence[dict[int, list[int]]], findings: Findings
-) -> None:
-    shared = [(i, texts[a][key][0]) for key, places in texts[b].items() if key in texts[a] for i in places]
-    for i, other in sorted(shared):
-        row, there = loaded[b].rows[i], loaded[a].rows[other]
-        value = f"{shown(row.utterance.text, 0)} is also {loaded[a].path}:{there.line} {there.utterance.id}"
-        findings.add("overlap-text", row, value)
+def _check_long_texts(first: LoadedManifest, second: LoadedManifest, examination: Examination) -> None:
+    row_of_text: dict[str, ManifestRow] = {}
+    for row in first.rows:
+        if text := _long_text(row):
+            row_of_text.setdefault(text, row)
+
+    shared = 0
+    for row in second.rows:
+        other = row_of_text.get(_long_text(row))
+        if other is not None:
+            shared += 1
+            value = f"{excerpt(row.utterance.text, 0)} is also {first.path}:{other.line} {other.utterance.id}"
+            examination.add("overlap-text", row, value)
     if shared:
-        total = len(loaded[b].rows)
-        findings.of("overlap-text").details.append(
-            f"{len(shared):,} of {total:,} rows of {loaded[b].path} ({len(shared) / total:.1%}) have a text of "
-            f"{loaded[a].path}"
+        examination.finding("overlap-text").details.append(
+            f"{shared:,} of {len(second.rows):,} rows of {second.path} ({shared / len(second.rows):.1%}) have a text "
+            f"of {first.path}"
         )
 
 
-def check_same_audio(loaded: Sequence[Loaded], keys: Sequence[Sequence[object]], findings: Findings) -> None:
-    """Rows whose audio is that of another one. ``keys``: equal for equal audio, None where it is not known."""
-    first: dict[object, Row] = {}
-    places: dict[object, list[Row]] = {}
-    for one, row_keys in zip(loaded, keys, strict=True):
-        for row, key in zip(one.rows, row_keys, strict=True):
-            if key is not None and first.setdefault(key, row) is not row:
-                places.setdefault(key, [first[key]]).append(row)
-    for rows in places.values():
-        others = [row for row in rows if not loaded[row.manifest].is_training]
+def _long_text(row: ManifestRow) -> str:
+    """Return the text in one letter case; an empty string if it is short."""
+    text = row.text.casefold()
+    is_long = len(text) >= _LONG_TEXT and text.count(" ") >= _LONG_TEXT_WORDS - 1
+    return text if is_long else ""
+
+
+def set_audio_keys(examination: Examination, first_file: Mapping[str, str]) -> None:
+    """Give rows that name the same part of the same file equal keys; ``first_file``: path to the first of its content.
+
+    Rows whose file cannot be read get none.
+    """
+    for row in examination.rows:
+        header = examination.headers.get(row.audio_path)
+        if header is not None and header.code:
+            continue
+        u = row.utterance
+        file = first_file.get(row.audio_path, row.audio_path)
+        if header is not None and means_whole_file(row, header):
+            row.audio_key = file, u.channel
+        else:
+            row.audio_key = file, u.channel, round(u.offset_s, 2), round(u.duration_s, 2)
+
+
+def check_same_audio(examination: Examination) -> None:
+    """Find rows whose audio is that of another row."""
+    rows_of_key: dict[object, list[ManifestRow]] = {}
+    for row in examination.rows:
+        if row.audio_key is not None:
+            rows_of_key.setdefault(row.audio_key, []).append(row)
+
+    for rows in rows_of_key.values():
+        if len(rows) == 1:
+            continue
+        # Of a training and a test row the training row is the error.
+        others = [row for row in rows if not row.manifest.is_training]
         for row in rows:
-            # What is measured on stays; what is trained on goes.
-            goes = bool(others) and loaded[row.manifest].is_training
-            value = _same_as(row, others[0] if goes else next(r for r in rows if r is not row), loaded)
-            if goes:
-                findings.add("overlap-audio", row, value)
+            if others and row.manifest.is_training:
+                examination.add("overlap-audio", row, _same_as(row, others[0]))
             elif row is not (others or rows)[0]:
-                findings.add("duplicate-audio", row, value)
+                examination.add("duplicate-audio", row, _same_as(row, rows[0]))
 
 
-def _same_as(row: Row, other: Row, loaded: Sequence[Loaded]) -> str:
+def _same_as(row: ManifestRow, other: ManifestRow) -> str:
     same = "with the same text" if row.text == other.text else "with another text"
-    return f"as {loaded[other.manifest].path}:{other.line} {other.utterance.id}, {same}"
-
-
-def means_whole_file(utterance: Utterance, header: Header) -> bool:
-    """Whether an utterance is all of its file, as far as its rounded duration says."""
-    return not utterance.offset_s and utterance.duration_s >= header.frames / header.rate_hz - SLACK_S
-
-
-def audio_key(row: Row, header: Header | None, content: int) -> object:
-    """Equal for rows that mean the same part of the same file; None for what cannot be read."""
-    if header is not None and header.code:
-        return None
-    u = row.utterance
-    if header is not None and means_whole_file(u, header):
-        return content, u.channel
-    return content, u.channel, round(u.offset_s, 2), round(u.duration_s, 2)
+    return f"as {other.manifest.path}:{other.line} {other.utterance.id}, {same}"

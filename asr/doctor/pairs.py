@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from asr.doctor.characters import shown
-from asr.doctor.findings import Findings, Loaded, Row
+from asr.doctor.characters import excerpt
+from asr.doctor.examination import Examination
+from asr.doctor.findings import LoadedManifest, ManifestRow
 
 Values = npt.NDArray[np.float64]
 
-#: Robust deviations of log(characters a second) from a manifest's median that are suspicious. On real corpora of short
-#: commands and of read sentences 5 finds at most one row in a thousand; a wrong text is often beyond it.
+#: Robust deviations of log(characters per second) from a manifest's median that are suspicious. On real corpora of
+#: short commands and of read sentences 5 finds at most one row in a thousand; a wrong text is often beyond it.
 _SUSPICIOUS_DEVIATIONS = 5.0
 #: a median over fewer rows is not reliable
 _ENOUGH_ROWS = 30
@@ -70,27 +71,27 @@ def letters_in(text: str) -> float:
     return length + sum(more * len(pattern.findall(text)) for pattern, more in _HEAVY)
 
 
-def check_pairs(loaded: Sequence[Loaded], findings: Findings) -> None:
+def check_pairs(examination: Examination) -> None:
     """Find texts that belong to the audio of other rows, by the correlation of their lengths with the durations."""
-    for one in loaded:
-        rows = one.rows
+    for manifest in examination.manifests:
+        rows = manifest.rows
         if len(rows) < _ENOUGH_ROWS:
             continue
         letters_r = np.array([letters_in(row.text) for row in rows])
         seconds_r = np.array([row.utterance.duration_s for row in rows])
         if not (moved := find_shift(letters_r, seconds_r)):
-            _check_unrelated(one, letters_r, seconds_r, findings)
+            _check_unrelated(manifest, letters_r, seconds_r, examination)
             continue
         first, last = rows[moved.start], rows[moved.stop - 1]
         count = f"{abs(moved.by)} row{'s' if abs(moved.by) > 1 else ''} {'before' if moved.by < 0 else 'after'}"
-        findings.of("wrong-pairs").details.append(
-            f"{one.path}: from line {first.line} to {last.line} ({moved.stop - moved.start:,} of {len(rows):,} rows) "
-            f"the audio fits the text of {count} its own: text length and duration correlate with "
+        examination.finding("wrong-pairs").details.append(
+            f"{manifest.path}: from line {first.line} to {last.line} ({moved.stop - moved.start:,} of {len(rows):,} "
+            f"rows) the audio fits the text of {count} its own: text length and duration correlate with "
             f"{moved.then:.2f}, as they stand with {moved.now:.2f}"
         )
         for i in range(moved.start, moved.stop):
-            text, other = shown(rows[i].text, 0), shown(rows[i + moved.by].text, 0)
-            findings.add("wrong-pairs", rows[i], f"{seconds_r[i]:.2f} s with {text}, better with {other}")
+            text, other = excerpt(rows[i].text, 0), excerpt(rows[i + moved.by].text, 0)
+            examination.add("wrong-pairs", rows[i], f"{seconds_r[i]:.2f} s with {text}, better with {other}")
 
 
 @dataclass(frozen=True)
@@ -131,17 +132,17 @@ def find_shift(letters_r: Values, seconds_r: Values) -> Shift | None:
     return found
 
 
-def _check_unrelated(one: Loaded, letters_r: Values, seconds_r: Values, findings: Findings) -> None:
+def _check_unrelated(manifest: LoadedManifest, letters_r: Values, seconds_r: Values, examination: Examination) -> None:
     """Find sentences whose lengths do not correlate with the durations: the pairs are in disorder."""
     varied = [values.std() / values.mean() if values.mean() else 0.0 for values in (letters_r, seconds_r)]
-    if len(one.rows) < _UNRELATED_ROWS or letters_r.mean() < _SENTENCE:
+    if len(manifest.rows) < _UNRELATED_ROWS or letters_r.mean() < _SENTENCE:
         return
     if varied[0] < _VARIED_TEXT or varied[1] < _VARIED_AUDIO:
         return
     correlation = _correlation(_ranks(letters_r), _ranks(seconds_r))
-    if correlation + 3 / math.sqrt(len(one.rows)) < _UNRELATED:
-        value = f"text length and duration of its {len(one.rows):,} rows correlate with {correlation:.2f} only"
-        findings.add_group("wrong-pairs", one.rows, value, "warning")
+    if correlation + 3 / math.sqrt(len(manifest.rows)) < _UNRELATED:
+        value = f"text length and duration of its {len(manifest.rows):,} rows correlate with {correlation:.2f} only"
+        examination.add_group("wrong-pairs", manifest.rows, value, "warning")
 
 
 def _ranks(values_r: Values) -> Values:
@@ -157,22 +158,24 @@ def _correlation(a_r: Values, b_r: Values) -> float:
     return float(((a_r - a_r.mean()) * (b_r - b_r.mean())).mean() / deviations) if deviations else 0.0
 
 
-def check_speed(loaded: Sequence[Loaded], findings: Findings) -> None:
+def check_speed(examination: Examination) -> None:
     """Find audio that plays too fast or too slowly, as with a wrong sample rate: a whole set, a speaker, or a part."""
-    for one in loaded:
-        rows = [row for row in one.rows if row.text and not findings.has_error(row)]
+    for manifest in examination.manifests:
+        rows = [row for row in manifest.rows if row.text and not row.has_error]
         if len(rows) < _ENOUGH_ROWS:
             continue
         speeds_r = np.array([math.log(letters_in(row.text) / row.utterance.duration_s) for row in rows])
         median = math.exp(float(np.median(speeds_r)))
         if median > _FASTEST_SET:
-            value = f"half of the {len(rows):,} rows have over {median:.1f} letters a second, faster than anybody reads"
-            findings.add_group("speed", rows, value)
-        elif not _check_two_speeds(rows, speeds_r, findings):
-            _check_speakers(rows, speeds_r, findings)
+            value = (
+                f"half of the {len(rows):,} rows have over {median:.1f} letters per second, faster than anybody reads"
+            )
+            examination.add_group("speed", rows, value)
+        elif not _check_two_speeds(rows, speeds_r, examination):
+            _check_speakers(rows, speeds_r, examination)
 
 
-def _check_two_speeds(rows: Sequence[Row], speeds_r: Values, findings: Findings) -> bool:
+def _check_two_speeds(rows: Sequence[ManifestRow], speeds_r: Values, examination: Examination) -> bool:
     """Report and return true if the rows are two groups, one about twice as fast as the other (Otsu's threshold)."""
     n = len(rows)
     if n < _TWO_GROUPS_ROWS:
@@ -191,13 +194,13 @@ def _check_two_speeds(rows: Sequence[Row], speeds_r: Values, findings: Findings)
         return False
     value = (
         f"{n - slow:,} of {n:,} rows are {times:.1f} times as fast as the others "
-        f"({math.exp(high):.1f} and {math.exp(low):.1f} letters a second)"
+        f"({math.exp(high):.1f} and {math.exp(low):.1f} letters per second)"
     )
-    findings.add_group("speed", [rows[i] for i in sorted(order[slow:])], value)
+    examination.add_group("speed", [rows[i] for i in sorted(order[slow:])], value)
     return True
 
 
-def _check_speakers(rows: Sequence[Row], speeds_r: Values, findings: Findings) -> None:
+def _check_speakers(rows: Sequence[ManifestRow], speeds_r: Values, examination: Examination) -> None:
     """Find speakers who are far from all the others, relative to the spread of the speakers of this set."""
     rows_of: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
@@ -207,32 +210,34 @@ def _check_speakers(rows: Sequence[Row], speeds_r: Values, findings: Findings) -
     if len(medians) < _SPEAKERS:
         return
     usual = statistics.median(medians.values())
-    deviation = 1.4826 * statistics.median(abs(x - usual) for x in medians.values())
-    least = max(math.log(_DOUBLE[0]), _SUSPICIOUS_DEVIATIONS * deviation)
+    least = max(math.log(_DOUBLE[0]), _SUSPICIOUS_DEVIATIONS * _deviation(list(medians.values()), usual))
     for speaker, median in medians.items():
         if abs(median - usual) > least:
-            value = f"speaker '{speaker}': {math.exp(median):.1f} letters a second, the others {math.exp(usual):.1f}"
-            findings.add_group("speed", [rows[i] for i in rows_of[speaker]], value)
+            value = f"speaker '{speaker}': {math.exp(median):.1f} letters per second, the others {math.exp(usual):.1f}"
+            examination.add_group("speed", [rows[i] for i in rows_of[speaker]], value)
 
 
-def check_rate_of_speech(loaded: Sequence[Loaded], findings: Findings) -> None:
+def check_rate_of_speech(examination: Examination) -> None:
     """Find rows with far more or fewer characters per second than their manifest's median, or than anybody speaks."""
-    for one in loaded:
-        rows = [row for row in one.rows if not findings.has_error(row)]
-        lengths = [len(row.text) for row in rows]
-        logs = [math.log(n / row.utterance.duration_s) for n, row in zip(lengths, rows, strict=True) if n]
-        median = statistics.median(logs) if len(logs) >= _ENOUGH_ROWS else None
-        deviation = 0.0
-        if median is not None:
-            around = 1.4826 * statistics.median(abs(x - median) for x in logs)  # to a normal's deviation
-            deviation = max(_SMALLEST_DEVIATION, around)
-        for n, row in zip(lengths, rows, strict=True):
+    for manifest in examination.manifests:
+        rows = [row for row in manifest.rows if row.text and not row.has_error]
+        rates = [len(row.text) / row.utterance.duration_s for row in rows]
+        usual = ""
+        lowest, highest = 0.0, math.inf
+        if len(rows) >= _ENOUGH_ROWS:
+            logs = [math.log(rate) for rate in rates]
+            median = statistics.median(logs)
+            usual = f", the median is {math.exp(median):.1f}"
+            spread = _SUSPICIOUS_DEVIATIONS * max(_SMALLEST_DEVIATION, _deviation(logs, median))
+            lowest, highest = math.exp(median - spread), math.exp(median + spread)
+        for row, rate in zip(rows, rates, strict=True):
             seconds = row.utterance.duration_s
-            rate = n / seconds
-            odd = rate > _FASTEST or (rate < _SLOWEST and seconds >= _SLOW_FROM_S)
-            if median is not None and n:
-                odd = odd or abs(math.log(rate) - median) > _SUSPICIOUS_DEVIATIONS * deviation
-            if odd and n:
-                usual = f", the median is {math.exp(median):.1f}" if median is not None else ""
-                value = f"{rate:.1f} characters a second ({n} in {seconds:.2f} s){usual}: {shown(row.text, 0)}"
-                findings.add("rate-of-speech", row, value)
+            too_slow = rate < _SLOWEST and seconds >= _SLOW_FROM_S
+            if rate > _FASTEST or too_slow or not lowest <= rate <= highest:
+                value = f"{rate:.1f} characters per second ({len(row.text)} in {seconds:.2f} s){usual}"
+                examination.add("rate-of-speech", row, f"{value}: {excerpt(row.text, 0)}")
+
+
+def _deviation(values: Sequence[float], median: float) -> float:
+    """Return the median absolute deviation, scaled to the standard deviation of a normal distribution."""
+    return 1.4826 * statistics.median(abs(value - median) for value in values)

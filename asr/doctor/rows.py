@@ -1,4 +1,4 @@
-"""Reading manifests that ``asr.data.manifest.read`` may refuse: every bad row is a finding, the others are rows."""
+"""Read manifests that ``asr.data.manifest.read`` may refuse: each bad row becomes a finding."""
 
 from __future__ import annotations
 
@@ -10,67 +10,89 @@ from pathlib import Path
 from asr.data import manifest as manifests
 from asr.data.manifest import Manifest, Utterance
 from asr.data.text import normalize
-from asr.doctor.findings import Findings, Loaded, Row
+from asr.doctor.examination import Examination
+from asr.doctor.findings import LoadedManifest, ManifestRow
 from asr.errors import DataError
 
-_ROLES = {"train": "train", "training": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev",
-          "test": "test", "eval": "test"}  # fmt: skip
+_ROLES = {
+    "train": ("train", "training"),
+    "dev": ("dev", "valid", "validation", "val"),
+    "test": ("test", "eval"),
+}
 
 
 def role_of(path: Path) -> str:
-    """What a manifest is for, by its file's name; one that does not say is a set of its own.
+    """Return what a manifest is for, by a word in its file's name; without such a word the name itself.
 
     >>> role_of(Path("train-clean-100.jsonl")), role_of(Path("dev.jsonl")), role_of(Path("phone.jsonl"))
     ('train', 'dev', 'phone')
     """
-    words = re.split(r"[^a-z]+", path.stem.lower())
-    return next((_ROLES[word] for word in words if word in _ROLES), path.stem)
+    for word in re.split(r"[^a-z]+", path.stem.lower()):
+        for role, words in _ROLES.items():
+            if word in words:
+                return role
+    return path.stem
 
 
-def read_all(paths: Sequence[Path], normalization: str, loaded: list[Loaded], findings: Findings) -> None:
-    """Fills ``loaded`` with the manifests at the paths, each once.
+def read_all(paths: Sequence[Path], examination: Examination) -> None:
+    """Read the manifests at the paths, each once.
 
     Raises:
         DataError: a file cannot be read.
     """
-    first: dict[str, int] = {}
+    first: dict[str, LoadedManifest] = {}
     for path in paths:
         real = os.path.realpath(path)
         if real in first:
-            findings.add_line("manifest-twice", first[real], None, f"also given as {path}")
-            continue
-        first[real] = len(loaded)
-        loaded.append(Loaded(path, role_of(path)))
-        _read(loaded[-1], len(loaded) - 1, normalization, findings)
-
-
-def _read(one: Loaded, index: int, normalization: str, findings: Findings) -> None:
-    line_of_id: dict[str, int] = {}
-    for number, raw in manifests.lines(one.path):
-        one.num_lines += 1
-        try:
-            utterance = manifests.parse_line(raw, one.path, number)
-        except DataError as error:
-            findings.add_line("row-invalid", index, number, str(error).removeprefix(f"{one.path}:{number}: "))
-            continue
-        row = _row(index, number, utterance, normalization)
-        line = line_of_id.setdefault(utterance.id, number)
-        if line != number:
-            findings.add("duplicate-id", row, f"first on line {line}")
-            one.duplicates[number] = utterance.id
+            examination.add_line("manifest-twice", first[real], None, f"also given as {path}")
         else:
-            one.rows.append(row)
-    if not one.num_lines:
-        findings.add_line("manifest-empty", index, None, "no rows")
+            first[real] = _read(path, examination)
+    examination.manifests += first.values()
 
 
-def _row(index: int, line: int, utterance: Utterance, normalization: str) -> Row:
+def _read(path: Path, examination: Examination) -> LoadedManifest:
+    normalization = examination.expected.normalization if examination.expected is not None else "none"
+    loaded = LoadedManifest(path, role_of(path))
+    folder = _folder(path)
+    line_of_id: dict[str, int] = {}
+    for number, raw in manifests.lines(path):
+        loaded.num_lines += 1
+        try:
+            utterance = manifests.parse_line(raw, path, number)
+        except DataError as error:
+            examination.add_line("row-invalid", loaded, number, str(error).removeprefix(f"{path}:{number}: "))
+            continue
+
+        row = _row(loaded, folder, number, utterance, normalization)
+        first_line = line_of_id.setdefault(utterance.id, number)
+        if first_line == number:
+            loaded.rows.append(row)
+        else:
+            examination.add("duplicate-id", row, f"first on line {first_line}")
+            loaded.duplicates[number] = utterance.id
+    if not loaded.num_lines:
+        examination.add_line("manifest-empty", loaded, None, "no rows")
+    return loaded
+
+
+def from_manifest(manifest: Manifest, kept: Iterable[int], role: str, normalization: str) -> LoadedManifest:
+    """Take some utterances of a manifest that was read before; its lines are counted without the blank ones."""
+    loaded = LoadedManifest(manifest.path, role)
+    folder = _folder(manifest.path)
+    loaded.rows = [_row(loaded, folder, i + 1, manifest.utterances[i], normalization) for i in kept]
+    loaded.num_lines = len(loaded.rows)
+    return loaded
+
+
+def _folder(path: Path) -> str:
+    folder = str(path.parent)
+    return "" if folder == "." else folder
+
+
+def _row(manifest: LoadedManifest, folder: str, line: int, utterance: Utterance, normalization: str) -> ManifestRow:
     text = normalize(utterance.text, normalization)
-    # Mostly nothing changes: one string is kept, not two.
-    return Row(index, line, utterance, utterance.text if text == utterance.text else text)
-
-
-def from_manifest(manifest: Manifest, kept: Iterable[int], index: int, role: str, normalization: str) -> Loaded:
-    """Some utterances of a manifest that was read before; its lines are counted without the blank ones."""
-    rows = [_row(index, i + 1, manifest.utterances[i], normalization) for i in kept]
-    return Loaded(manifest.path, role, rows, len(rows))
+    if text == utterance.text:  # in most rows: keep one string, not two
+        text = utterance.text
+    # 300,000 path objects would cost a second.
+    audio_path = os.path.join(folder, utterance.audio_path)  # noqa: PTH118
+    return ManifestRow(manifest, line, utterance, text, audio_path)
