@@ -32,6 +32,7 @@ from asr.tuning.rescore import (
     SCALES_TRIED,
     SEARCH,
     WEIGHTS_TRIED,
+    NbestLists,
     Rescoring,
     check_fits,
     rescored,
@@ -139,6 +140,7 @@ def test_the_tuned_weights_are_the_best_of_the_grid_by_brute_force():
     references = [str(rng.choice(texts)) for _ in range(6)]
     model = neural()
     found = tune_rescoring(nbests, references, model, Rescore(model="x", nbest=4))
+    lists = NbestLists(nbests, references, model)
 
     def errors(how: Rescore) -> int:
         best = [nbest[0].text for nbest in rescored(nbests, model, how)]
@@ -147,11 +149,11 @@ def test_the_tuned_weights_are_the_best_of_the_grid_by_brute_force():
     words = sum(len(text.split()) for text in references)
     assert found.rate * words == pytest.approx(errors(found.how))
     assert found.before * words == pytest.approx(errors(Rescore(model="x", weight=0)))
-    for weight, bonus, scale in itertools.product(WEIGHTS_TRIED[::6], BONUSES_TRIED[::6], SCALES_TRIED):
+    for weight, bonus, scale in itertools.product(WEIGHTS_TRIED[::6], (0.0, *BONUSES_TRIED[::6]), SCALES_TRIED):
         how = Rescore(model="x", weight=weight, word_bonus=bonus, lm_scale=scale)
-        assert found.surface[weight, bonus, scale] == errors(how)
-        if scale == 1:
-            assert errors(how) >= min(e for (_, _, s), e in found.surface.items() if s == 1)
+        assert lists.errors_at(weight, bonus, scale).sum() == errors(how)
+        if (bonus, scale) == (0, 1):
+            assert errors(how) >= found.rate * words - 1e-6
     oracle = sum(
         min(c.errors for c in word_counts([(reference, h.text) for h in nbest]))
         for reference, nbest in zip(references, nbests, strict=True)
@@ -252,7 +254,7 @@ def test_where_rescoring_helps_the_search_is_reported_as_it_was_and_saved_as_it_
     am = save_random_model(tmp_path / "am")
 
     def helps(lists, references, model, how):
-        return Rescoring(how, rate=0.01, low=0.0, high=0.02, before=0.5, oracle=0.0, texts=3.0, surface={}, helps=True)
+        return Rescoring(how, rate=0.01, low=0.0, high=0.02, before=0.5, oracle=0.0, texts=3.0, helps=True)
 
     monkeypatch.setattr("asr.tuning.rescore.tune_rescoring", helps)
     where = ("--cache", tmp_path / "cache", "--device", "cpu", "--threads", 1)

@@ -1,4 +1,4 @@
-"""A neural language model over the best texts of a beam search: texts found fast, ranked anew by more.
+"""A neural language model over the best texts of a beam search, which are ranked anew by its score.
 
     score = log_prob + lm_scale x lm_score + weight x ln P(text) + word_bonus x words
 
@@ -34,69 +34,70 @@ from asr.lm.neural.folder import WEIGHTS, find_rnn, load_rnn
 from asr.lm.neural.network import RnnModel
 from asr.scoring.bootstrap import bootstrap_interval
 from asr.scoring.wer import word_counts
+from asr.tuning.tune import RESAMPLES, SURE, Errors, deviations
 
 log = logging.getLogger(__name__)
 
-Doubles = npt.NDArray[np.float64]
-
-#: at least so wide a search, so that there are texts to choose from: width, token floor, beam pruning
+#: the narrowest search that leaves texts to choose from
 SEARCH = {"beam_width": 200, "min_token_log_prob": -7.0, "beam_prune_log_prob": -13.0}
 WEIGHTS_TRIED = tuple(0.1 * i for i in range(31))
 BONUSES_TRIED = tuple(0.5 * i for i in range(-8, 17))
 SCALES_TRIED = (1.0, 0.75, 0.5, 0.25, 0.0)
-#: another number is taken when it saves more errors than this many deviations of the difference
-SURE = 1.0
-#: resamples for an interval
-_RESAMPLES = 1000
 
 
 def check_fits(model: RnnModel, tokenizer: Tokenizer, path: Path) -> None:
-    """Refuses a language model that cannot write all that the acoustic model can.
+    """Refuse a language model that cannot write all that the acoustic model can.
 
     Raises:
         ConfigError: it cannot; the first character is shown.
     """
     written = "".join(tokenizer.symbols).replace(WORD_START, " ")
     unknown = model.tokenizer.unknown(written)
-    if unknown:
-        swapped = [
-            c for c in unknown if c.swapcase() != c and c.swapcase() not in model.tokenizer.unknown(c.swapcase())
-        ]
-        known = "".join(s for s in model.tokenizer.symbols if len(s) == 1)
-        hint = "the case is another" if swapped else "train it with --tokenizer and this acoustic model's folder"
-        raise ConfigError(
-            f"{path}: the language model cannot write {unknown[0]!r} (U+{ord(unknown[0]):04X}), which the acoustic "
-            f"model can; it writes {known!r}: {hint}"
-        )
+    if not unknown:
+        return
+
+    other_case = [c.swapcase() for c in unknown if c.swapcase() != c]
+    is_case = any(not model.tokenizer.unknown(c) for c in other_case)
+    hint = "the case is another" if is_case else "train it with --tokenizer and this acoustic model's folder"
+    known = "".join(s for s in model.tokenizer.symbols if len(s) == 1)
+    raise ConfigError(
+        f"{path}: the language model cannot write {unknown[0]!r} (U+{ord(unknown[0]):04X}), which the acoustic "
+        f"model can; it writes {known!r}: {hint}"
+    )
 
 
 def rescored(
     nbests: Sequence[Sequence[Hypothesis]], model: RnnModel, how: Rescore, keep: int = 1, confidence: bool = False
 ) -> list[list[Hypothesis]]:
-    """The best texts of each utterance under the score of this module, best first; ties as they came.
+    """Return the best texts of each utterance under the score of this module, best first; ties as they came.
 
     All texts of all utterances are scored together.
 
     Args:
-        keep: texts an utterance, at most.
-        confidence: whether words get the share of the list's probability that agrees on them.
+        keep: Texts per utterance, at most.
+        confidence: Whether words get the share of the list's probability that agrees on them.
     """
-    texts = sorted({hypothesis.text for nbest in nbests for hypothesis in nbest})
-    neural = dict(zip(texts, model.score_texts(texts).tolist(), strict=True))
+    neural = _score_texts(nbests, model)
     out = []
     for nbest in nbests:
-        lm_scores = [
-            how.lm_scale * h.lm_score + how.weight * neural[h.text] + how.word_bonus * len(h.text.split())
-            for h in nbest
-        ]
-        scores = [h.log_prob + lm_score for h, lm_score in zip(nbest, lm_scores, strict=True)]
-        best = sorted(range(len(nbest)), key=lambda k: -scores[k])[:keep]
-        kept = [replace(nbest[k], lm_score=lm_scores[k]) for k in best]
+        ranked = []
+        for h in nbest:
+            words = len(h.text.split())
+            lm_score = how.lm_scale * h.lm_score + how.weight * neural[h.text] + how.word_bonus * words
+            ranked.append(replace(h, lm_score=lm_score))
+        scores = [h.score for h in ranked]
+        kept = sorted(ranked, key=lambda h: -h.score)[:keep]
         if confidence and max(scores) > -math.inf:
-            texts_k = [h.text for h in nbest]
-            kept = [replace(h, word_shares=word_shares(h.text, texts_k, scores)) for h in kept]
+            texts = [h.text for h in ranked]
+            kept = [replace(h, word_shares=word_shares(h.text, texts, scores)) for h in kept]
         out.append(kept)
     return out
+
+
+def _score_texts(nbests: Sequence[Sequence[Hypothesis]], model: RnnModel) -> dict[str, float]:
+    """Return ln P of each text of the lists, the end of the sentence included."""
+    texts = sorted({h.text for nbest in nbests for h in nbest})
+    return dict(zip(texts, model.score_texts(texts).tolist(), strict=True))
 
 
 def rescoring_decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | None = None) -> Decoder:
@@ -143,14 +144,12 @@ def rescoring_decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOp
 
 
 def wider(config: BeamConfig) -> dict[str, Any]:
-    """The prunings of a search that leaves texts to choose from, where a config's leaves fewer."""
-    return {
-        "beam_width": max(config.beam_width, int(SEARCH["beam_width"])),
-        "min_token_log_prob": None if config.min_token_log_prob is None
-        else min(config.min_token_log_prob, SEARCH["min_token_log_prob"]),
-        "beam_prune_log_prob": None if config.beam_prune_log_prob is None
-        else min(config.beam_prune_log_prob, SEARCH["beam_prune_log_prob"]),
-    }  # fmt: skip
+    """Return the settings of a search that leaves texts to choose from, where a config's leaves fewer."""
+    settings: dict[str, Any] = {"beam_width": max(config.beam_width, int(SEARCH["beam_width"]))}
+    for key in ("min_token_log_prob", "beam_prune_log_prob"):
+        value = getattr(config, key)
+        settings[key] = None if value is None else min(value, SEARCH[key])
+    return settings
 
 
 def describe_rescoring(how: Rescore, path: Path) -> str:
@@ -164,7 +163,7 @@ def describe_rescoring(how: Rescore, path: Path) -> str:
 
 
 def _tuned_path(folder: Path, how: Rescore | None) -> Path:
-    """Where the tuned model is.
+    """Return where the tuned model is.
 
     Raises:
         CheckpointError: it is gone; without it there would be other texts than were measured.
@@ -179,11 +178,15 @@ def _tuned_path(folder: Path, how: Rescore | None) -> Path:
             "give its new place with --rescore, or --rescore none",
             folder / FILE,
         ) from error
+
     size = (found / WEIGHTS).stat().st_size
     if size != how.model_bytes:
-        log.warning("%s: %s had %s bytes when it was tuned and has %d now: tune again",
-                    folder / FILE, path, how.model_bytes, size)  # fmt: skip
+        message = "%s: %s had %s bytes when it was tuned and has %d now: tune again"
+        log.warning(message, folder / FILE, path, how.model_bytes, size)
     return path
+
+
+# --- tuning -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -197,23 +200,54 @@ class Rescoring:
     #: of the beam search's own best texts, and of the best text in each list, which no weights can beat
     before: float
     oracle: float
-    #: texts an utterance on average
+    #: texts per utterance on average
     texts: float
-    #: (weight, word bonus, scale) -> errors
-    surface: dict[tuple[float, float, float], int]
     #: whether it is surely better than the beam search by itself
     helps: bool
 
     def to_json(self) -> dict[str, Any]:
+        rates = {"wer": self.rate, "low": self.low, "high": self.high, "before": self.before, "oracle": self.oracle}
         weights = {key: getattr(self.how, key) for key in ("weight", "word_bonus", "lm_scale", "nbest")}
-        return {"wer": self.rate, "low": self.low, "high": self.high, "before": self.before, "oracle": self.oracle,
-                "texts": round(self.texts, 2), "helps": self.helps, **weights}  # fmt: skip
+        return {**rates, "texts": round(self.texts, 2), "helps": self.helps, **weights}
+
+
+class NbestLists:
+    """The best texts of all utterances as arrays. Shapes: (u, k), with log-probability -inf where a list is shorter."""
+
+    def __init__(self, nbests: Sequence[Sequence[Hypothesis]], references: Sequence[str], model: RnnModel) -> None:
+        neural = _score_texts(nbests, model)
+        shape = len(nbests), max(map(len, nbests))
+        self.acoustic_uk = np.full(shape, -np.inf)
+        self.lm_uk = np.zeros(shape)
+        self.neural_uk = np.zeros(shape)
+        self.words_uk = np.zeros(shape)
+        self.errors_uk = np.zeros(shape, np.int64)
+        for u, (nbest, reference) in enumerate(zip(nbests, references, strict=True)):
+            at = u, slice(len(nbest))
+            self.acoustic_uk[at] = [h.log_prob for h in nbest]
+            self.lm_uk[at] = [h.lm_score for h in nbest]
+            self.neural_uk[at] = [neural[h.text] for h in nbest]
+            self.words_uk[at] = [len(h.text.split()) for h in nbest]
+            self.errors_uk[at] = [counts.errors for counts in word_counts([(reference, h.text) for h in nbest])]
+
+    def errors_at(self, weight: float, bonus: float, scale: float) -> Errors:
+        """Return the word errors of each utterance's best text under these weights."""
+        scores_uk = self.acoustic_uk + scale * self.lm_uk + weight * self.neural_uk + bonus * self.words_uk
+        errors_u: Errors = self.errors_uk[np.arange(len(scores_uk)), scores_uk.argmax(axis=1)]
+        return errors_u
+
+    def fewest_errors(self) -> Errors:
+        """Return the word errors of the best text in each list."""
+        possible_uk = np.isfinite(self.acoustic_uk)
+        possible_uk[:, 0] = True
+        errors_u: Errors = np.where(possible_uk, self.errors_uk, np.iinfo(np.int64).max).min(axis=1)
+        return errors_u
 
 
 def tune_rescoring(
     nbests: Sequence[Sequence[Hypothesis]], references: Sequence[str], model: RnnModel, how: Rescore
 ) -> Rescoring:
-    """The weights with the fewest word errors on these lists; ties go to the better neighbourhood.
+    """Find the weights with the fewest word errors on these lists; ties go to the better neighbourhood.
 
     Another word bonus than 0, and then another scale than 1, is taken only when it is surely better: each is one more
     number to choose on few words.
@@ -224,64 +258,51 @@ def tune_rescoring(
     words_u = np.array([len(text.split()) for text in references], np.int64)
     if not words_u.sum():
         raise DataError("the references have no words: no error rate can be tuned")
-    texts = sorted({h.text for nbest in nbests for h in nbest})
-    neural = dict(zip(texts, model.score_texts(texts).tolist(), strict=True))
-    most = max(map(len, nbests))
-    acoustic_uk, lm_uk, neural_uk, count_uk = (np.zeros((len(nbests), most)) for _ in range(4))
-    acoustic_uk -= np.inf
-    errors_uk = np.zeros((len(nbests), most), np.int64)
-    for u, (nbest, reference) in enumerate(zip(nbests, references, strict=True)):
-        counts = word_counts([(reference, h.text) for h in nbest])
-        for k, (h, count) in enumerate(zip(nbest, counts, strict=True)):
-            acoustic_uk[u, k], lm_uk[u, k], neural_uk[u, k] = h.log_prob, h.lm_score, neural[h.text]
-            count_uk[u, k], errors_uk[u, k] = len(h.text.split()), count.errors
 
-    def errors_at(weight: float, bonus: float, scale: float) -> npt.NDArray[np.int64]:
-        scores_uk = acoustic_uk + scale * lm_uk + weight * neural_uk + bonus * count_uk
-        return np.take_along_axis(errors_uk, scores_uk.argmax(axis=1)[:, None], axis=1)[:, 0]
-
-    shape = len(SCALES_TRIED), len(WEIGHTS_TRIED), len(BONUSES_TRIED)
-    surface = np.zeros(shape, np.int64)
-    for s, w, b in itertools.product(*map(range, shape)):
-        surface[s, w, b] = errors_at(WEIGHTS_TRIED[w], BONUSES_TRIED[b], SCALES_TRIED[s]).sum()
-    none = BONUSES_TRIED.index(0.0)
-    before_u = errors_at(0.0, 0.0, 1.0)
-    weight, bonus, scale = WEIGHTS_TRIED[_lowest(surface[0, :, none : none + 1])[0]], 0.0, 1.0
-    errors_u = errors_at(weight, bonus, scale)
-    simpler_u = errors_u  # each scale is held against scale 1, not against the one before
-    for s in range(shape[0]):
-        w, b = _lowest(surface[s])
-        point = WEIGHTS_TRIED[w], BONUSES_TRIED[b], SCALES_TRIED[s]
-        found_u = errors_at(*point)
-        if _deviations(simpler_u, found_u) > SURE and found_u.sum() < errors_u.sum():
-            (weight, bonus, scale), errors_u = point, found_u
-        simpler_u = errors_u if s == 0 else simpler_u
-    low, high = bootstrap_interval(errors_u, words_u, resamples=_RESAMPLES)
+    lists = NbestLists(nbests, references, model)
+    before_u = lists.errors_at(0.0, 0.0, 1.0)
+    weight, bonus, scale = _best_weights(lists)
+    errors_u = lists.errors_at(weight, bonus, scale)
+    low, high = bootstrap_interval(errors_u, words_u, resamples=RESAMPLES)
     assert low is not None and high is not None  # there are reference words
-    oracle_uk = np.where(np.isfinite(acoustic_uk) | (np.arange(most) == 0), errors_uk, np.iinfo(np.int64).max)
-    points = {(WEIGHTS_TRIED[w], BONUSES_TRIED[b], SCALES_TRIED[s]): int(surface[s, w, b])
-              for s, w, b in itertools.product(*map(range, shape))}  # fmt: skip
+    num_words = int(words_u.sum())
     return Rescoring(
-        how.model_copy(update={"weight": round(weight, 6), "word_bonus": bonus, "lm_scale": scale}),
-        float(errors_u.sum() / words_u.sum()), low, high,
-        float(before_u.sum() / words_u.sum()),
-        float(oracle_uk.min(axis=1).sum() / words_u.sum()),
-        sum(map(len, nbests)) / len(nbests), points, weight > 0 and _deviations(before_u, errors_u) > SURE,
-    )  # fmt: skip
+        how=how.model_copy(update={"weight": round(weight, 6), "word_bonus": bonus, "lm_scale": scale}),
+        rate=float(errors_u.sum() / num_words),
+        low=low,
+        high=high,
+        before=float(before_u.sum() / num_words),
+        oracle=float(lists.fewest_errors().sum() / num_words),
+        texts=sum(map(len, nbests)) / len(nbests),
+        helps=weight > 0 and deviations(before_u, errors_u) > SURE,
+    )
 
 
-def _deviations(worse_u: npt.NDArray[np.int64], better_u: npt.NDArray[np.int64]) -> float:
-    """By how many standard deviations of the summed difference over utterances there are fewer errors."""
-    difference_u = worse_u - better_u
-    return float(difference_u.sum()) / math.sqrt(max(float((difference_u**2).sum()), 1.0))
+def _best_weights(lists: NbestLists) -> tuple[float, float, float]:
+    """Return weight, word bonus and scale."""
+
+    def best(bonuses: Sequence[float], scale: float) -> tuple[float, float, float]:
+        points = itertools.product(WEIGHTS_TRIED, bonuses)
+        errors = [int(lists.errors_at(weight, bonus, scale).sum()) for weight, bonus in points]
+        w, b = _lowest(np.reshape(errors, (len(WEIGHTS_TRIED), len(bonuses))), bonuses)
+        return WEIGHTS_TRIED[w], bonuses[b], scale
+
+    chosen = best((0.0,), 1.0)
+    simpler_u = errors_u = lists.errors_at(*chosen)
+    for scale in SCALES_TRIED:
+        point = best(BONUSES_TRIED, scale)
+        found_u = lists.errors_at(*point)
+        if deviations(simpler_u, found_u) > SURE and found_u.sum() < errors_u.sum():
+            chosen, errors_u = point, found_u
+        if scale == 1:  # each other scale is compared with scale 1, not with the one before
+            simpler_u = errors_u
+    return chosen
 
 
-def _lowest(surface: npt.NDArray[np.int64]) -> tuple[int, int]:
-    """The point with the fewest errors; of several, the one with the fewest around it, then the smallest weight."""
-    # beyond the edge: as on it
+def _lowest(surface: npt.NDArray[np.int64], bonuses: Sequence[float]) -> tuple[int, int]:
+    """Return the point with the fewest errors; of several, that with the fewest around it, then the smallest weight."""
     padded = np.pad(surface.astype(np.float64), 1, mode="edge")
     rows, columns = surface.shape
     around = np.sum([padded[i : i + rows, j : j + columns] for i in range(3) for j in range(3)], axis=0)
-    points = itertools.product(*map(range, surface.shape))
-    w, b = min(points, key=lambda at: (surface[at], around[at], at[0], abs(BONUSES_TRIED[at[1]])))
-    return w, b
+    points = itertools.product(range(rows), range(columns))
+    return min(points, key=lambda at: (surface[at], around[at], at[0], abs(bonuses[at[1]])))

@@ -1,9 +1,11 @@
 """Decoder settings for a model and a language model, by the word error rate on a dev set.
 
-The order: the weights alpha and beta on a grid that grows while its best point lies on its edge, then on a finer grid
-around that point; the price of unknown words; then width and pruning. Of the weights whose error rate is not surely
-above the lowest one, those nearest to the usual ones are taken. Width and pruning are judged by the texts, which say
+First the weights alpha and beta are tried on a grid that grows while its best point lies on its edge, then on a finer
+grid around that point. Of the weights whose error rate is not surely above the lowest one, those nearest to the
+defaults are taken. The price of unknown words follows, then width and pruning. These are judged by the texts, which say
 more than a few errors: the fastest search is taken that finds nearly the same words as the widest.
+
+Axes: n utterances.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,12 +35,15 @@ ALPHAS = tuple(ALPHA_STEP * i for i in range(7))
 BETAS = tuple(BETA_STEP * i for i in range(-1, 6))
 #: how far it may grow; alpha above 4 lets the language model write the text alone
 ALPHA_RANGE, BETA_RANGE = (0.0, 4.0), (-4.5, 12.0)
-#: of the words that the widest search finds, as many may be others
+#: the share of the words of the widest search that a faster one may find differently
 MOST_DIFFERENT = 0.001
-#: a setting is surely better than another one when it saves more errors than this many deviations of the difference
+#: a setting is surely better than another one when it saves more errors than this many standard deviations
 SURE = 1.0
+#: points of the finer grid that are not on the first one
+_FINER_POINTS = 16
+#: prices of an unknown word
 UNKNOWNS = (-30.0, -20.0, -15.0, -10.0, -7.0, -5.0, -3.0)
-#: (width, token floor, beam pruning); the first is the widest, against which the others are held
+#: (width, token floor, beam pruning); the first is the widest, with which the others are compared
 SEARCHES: tuple[tuple[int, float | None, float | None], ...] = (
     (400, -9.0, -16.0),
     (200, -7.0, -13.0),
@@ -52,23 +57,25 @@ SEARCHES: tuple[tuple[int, float | None, float | None], ...] = (
     (8, -3.0, -5.0),
 )
 #: resamples for the interval of a point of the surface; the chosen one gets the scorer's own 10,000
-_RESAMPLES = 1000
+RESAMPLES = 1000
+
+Errors = npt.NDArray[np.int64]
+#: the error rates by (alpha, beta)
+Surface = dict[tuple[float, float], "Point"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a setting gives: word errors, their rate with its 95 % interval, and the seconds of searching.
-
-    Shapes: ``errors_n`` holds the errors of each utterance.
-    """
+    """What a setting gives: word errors of each utterance, their rate with its 95 % interval, seconds of searching."""
 
     config: BeamConfig
-    errors_n: npt.NDArray[np.int64]
+    errors_n: Errors
     rate: float
     low: float
     high: float
     seconds: float
-    #: of the widest search's words, how many this one writes otherwise; a fraction, of searches only
+    texts: Sequence[str] = ()
+    #: the share of the widest search's words that this one writes differently; of searches only
     differs: float = 0.0
 
     @property
@@ -82,22 +89,20 @@ class Point:
         return settings | rates | {"errors": self.errors, "seconds": round(self.seconds, 4)}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tuning:
     """What a search over settings found."""
 
     greedy: Point
-    #: (alpha, beta) -> what it gives
-    surface: dict[tuple[float, float], Point] = field(default_factory=dict)
-    unknowns: list[Point] = field(default_factory=list)
-    searches: list[Point] = field(default_factory=list)
-    best: Point | None = None
-    words: int = 0
-    utterances: int = 0
-    threads: int = 1
+    surface: Surface
+    unknowns: list[Point]
+    searches: list[Point]
+    best: Point
+    words: int
+    utterances: int
+    threads: int
 
     def to_json(self) -> dict[str, Any]:
-        assert self.best is not None  # set before anybody gets to see it
         return {
             "best": self.best.to_json(),
             "greedy": {"wer": self.greedy.rate, "low": self.greedy.low, "high": self.greedy.high},
@@ -110,10 +115,8 @@ class Tuning:
         }
 
 
-def decoder_to_tune(
-    tokenizer: Tokenizer, references: Sequence[str], lm: Any, base: BeamConfig | None = None
-) -> BeamDecoder:
-    """The decoder whose settings are searched; made before the forward pass, it refuses what ``tune`` would after it.
+def decoder_to_tune(tokenizer: Tokenizer, references: Sequence[str], lm: Any) -> BeamDecoder:
+    """Make the decoder whose settings are searched; before the forward pass, so that errors come early.
 
     Raises:
         DataError: the references have no words, so there is no error rate.
@@ -121,7 +124,7 @@ def decoder_to_tune(
     """
     if not any(text.split() for text in references):
         raise DataError("the references have no words: no error rate can be tuned")
-    return BeamDecoder(tokenizer, base or BeamConfig(), lm)
+    return BeamDecoder(tokenizer, BeamConfig(), lm)
 
 
 def tune(
@@ -129,87 +132,79 @@ def tune(
     log_probs: Sequence[LogProbs],
     references: Sequence[str],
     lm: Any,
-    base: BeamConfig | None = None,
     threads: int | None = None,
     decoder: BeamDecoder | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuning:
-    """The best settings for these utterances, and every point that was looked at.
+    """Find the best settings for these utterances; every point that was tried is returned.
 
     Args:
-        references: the texts, normalised as the model's are.
-        lm: an n-gram model.
-        base: what is not tuned (hotwords, lexicon, fusion).
-        decoder: of ``decoder_to_tune`` with the same arguments, where it is made already.
-        progress: told the points that are done, and how many there will be at least.
+        references: The texts, normalised as the model's are.
+        lm: An n-gram model.
+        decoder: The result of ``decoder_to_tune`` with the same arguments, where it is made already.
+        progress: Called with the number of points that are done, and how many there will be at least.
 
     Raises:
         DataError: the references have no words, so there is no error rate.
         ConfigError: tokenizer and language model do not fit together.
     """
-    words = sum(len(text.split()) for text in references)
-    base = base or BeamConfig()
-    if decoder is None or not words:
-        decoder = decoder_to_tune(tokenizer, references, lm, base)
-    measure = _Measure(decoder, log_probs, references, threads, progress)
-    tuning = Tuning(measure.greedy(tokenizer), words=words, utterances=len(references), threads=measure.threads)
-    alpha, beta = _tune_weights(tuning.surface, measure, base)
-    config = base.model_copy(update={"alpha": alpha, "beta": beta})
-    chosen = measure(config)
-    prices = {base.unknown_log_prob: chosen}
-    for price in UNKNOWNS:
-        if price not in prices:
-            prices[price] = measure(config.model_copy(update={"unknown_log_prob": price}))
-    tuning.unknowns = [prices[price] for price in sorted(prices)]
-    # Few words of a dev set are unknown: the usual price stands unless another one is surely better.
-    better = [point for point in tuning.unknowns if _deviations(chosen, point) > SURE]
-    config = min(better, key=lambda point: point.errors, default=chosen).config
-    tuning.searches, texts = [], []
-    for width, floor, prune in SEARCHES:
-        search = {"beam_width": width, "min_token_log_prob": floor, "beam_prune_log_prob": prune}
-        texts.append(measure.texts(config.model_copy(update=search)))
-        tuning.searches.append(measure.last(differs=_different(texts[0], texts[-1])))
-    same = [i for i, point in enumerate(tuning.searches) if point.differs <= MOST_DIFFERENT]
-    place = min(same, key=lambda i: tuning.searches[i].seconds)
-    tuning.best = tuning.searches[place] = measure.closer(tuning.searches[place])
-    return tuning
+    decoder = decoder or decoder_to_tune(tokenizer, references, lm)
+    measure = _Measure(decoder, log_probs, references, threads or cores(), progress)
+    greedy_point = measure.greedy(tokenizer)
+
+    surface: Surface = {}
+    alpha, beta = _tune_weights(surface, measure)
+    unknowns, best_price = _tune_unknown(surface[alpha, beta], measure)
+    searches = _try_searches(best_price.config, measure)
+    same = [i for i, point in enumerate(searches) if point.differs <= MOST_DIFFERENT]
+    place = min(same, key=lambda i: searches[i].seconds)
+    searches[place] = measure.with_full_interval(searches[place])
+    return Tuning(
+        greedy=greedy_point,
+        surface=surface,
+        unknowns=unknowns,
+        searches=searches,
+        best=searches[place],
+        words=int(measure.words_n.sum()),
+        utterances=len(references),
+        threads=measure.threads,
+    )
 
 
-def _different(texts: Sequence[str], others: Sequence[str]) -> float:
-    counts = sum(word_counts(zip(texts, others, strict=True)), Counts())
-    return counts.errors / max(counts.reference_length, 1)
-
-
-def _deviations(worse: Point, better: Point) -> float:
-    """By how many standard deviations of the summed difference over utterances one point has fewer errors."""
-    difference_n = worse.errors_n - better.errors_n
+def deviations(worse_n: Errors, better_n: Errors) -> float:
+    """Return by how many standard deviations, of the summed difference over utterances, there are fewer errors."""
+    difference_n = worse_n - better_n
     return float(difference_n.sum()) / math.sqrt(max(float((difference_n**2).sum()), 1.0))
 
 
-def _tune_weights(
-    surface: dict[tuple[float, float], Point], measure: _Measure, base: BeamConfig
-) -> tuple[float, float]:
-    """Fills the surface; the point of it that is taken."""
+# --- alpha and beta ---------------------------------------------------------------------------------------------------
+
+
+def _tune_weights(surface: Surface, measure: _Measure) -> tuple[float, float]:
+    """Fill the surface, and return the weights that are taken."""
 
     def look(alphas: Sequence[float], betas: Sequence[float]) -> None:
         for alpha, beta in itertools.product(alphas, betas):
             if (alpha, beta) not in surface:
-                surface[alpha, beta] = measure(base.model_copy(update={"alpha": alpha, "beta": beta}))
+                surface[alpha, beta] = measure(BeamConfig(alpha=alpha, beta=beta))
 
     alphas, betas = list(ALPHAS), list(BETAS)
-    while True:
+    grown = True
+    while grown:
         look(alphas, betas)
         alpha, beta = lowest(surface, ALPHA_STEP, BETA_STEP)
-        grown = [_grow(alphas, alpha, ALPHA_STEP, ALPHA_RANGE), _grow(betas, beta, BETA_STEP, BETA_RANGE)]
-        if not any(grown):
-            break
-    near = [alpha + i * ALPHA_STEP / 2 for i in range(-2, 3)]
-    look([a for a in near if a >= ALPHA_RANGE[0]], [beta + i * BETA_STEP / 2 for i in range(-2, 3)])
+        alphas_grown = _grow(alphas, alpha, ALPHA_STEP, ALPHA_RANGE)
+        betas_grown = _grow(betas, beta, BETA_STEP, BETA_RANGE)
+        grown = alphas_grown or betas_grown
+
+    near_alphas = [alpha + i * ALPHA_STEP / 2 for i in range(-2, 3)]
+    near_betas = [beta + i * BETA_STEP / 2 for i in range(-2, 3)]
+    look([a for a in near_alphas if a >= ALPHA_RANGE[0]], near_betas)
     return nearest_usual(surface, lowest(surface, ALPHA_STEP / 2, BETA_STEP / 2))
 
 
 def _grow(values: list[float], best: float, step: float, limits: tuple[float, float]) -> bool:
-    """Adds a value beyond the edge on which the best one lies."""
+    """Add a value beyond the edge on which the best one lies."""
     if best == values[-1] and best + step <= limits[1]:
         values.append(best + step)
         return True
@@ -219,20 +214,20 @@ def _grow(values: list[float], best: float, step: float, limits: tuple[float, fl
     return False
 
 
-def lowest(surface: dict[tuple[float, float], Point], alpha_step: float, beta_step: float) -> tuple[float, float]:
-    """The point with the fewest errors; of several, the one with the fewest in its neighbourhood, then the smallest."""
+def lowest(surface: Mapping[tuple[float, float], Point], alpha_step: float, beta_step: float) -> tuple[float, float]:
+    """Return the point with the fewest errors; of several, that with the fewest around it, then the smallest."""
 
-    def judged(key: tuple[float, float]) -> tuple[int, float, float, float]:
+    def rank(key: tuple[float, float]) -> tuple[int, float, float, float]:
         alpha, beta = key
         around = [(alpha + i * alpha_step, beta + j * beta_step) for i in (-1, 0, 1) for j in (-1, 0, 1)]
         errors = [surface[near].errors for near in around if near in surface]
         return surface[key].errors, sum(errors) / len(errors), alpha, abs(beta)
 
-    return min(surface, key=judged)
+    return min(surface, key=rank)
 
 
 def nearest_usual(surface: Mapping[tuple[float, float], Point], best: tuple[float, float]) -> tuple[float, float]:
-    """Of the points that are not surely worse than the best, the nearest to the usual weights, in steps of the grid.
+    """Return, of the points that are not surely worse than the best, the nearest to the defaults in steps of the grid.
 
     On few words the lowest point is partly luck; on many, few others are as good. What else was tried: ``docs/log.md``.
 
@@ -240,64 +235,88 @@ def nearest_usual(surface: Mapping[tuple[float, float], Point], best: tuple[floa
     """
     usual = BeamConfig()
 
-    def far(key: tuple[float, float]) -> tuple[float, int]:
-        alpha_steps, beta_steps = (key[0] - usual.alpha) / ALPHA_STEP, (key[1] - usual.beta) / BETA_STEP
+    def distance(key: tuple[float, float]) -> tuple[float, int]:
+        alpha_steps = (key[0] - usual.alpha) / ALPHA_STEP
+        beta_steps = (key[1] - usual.beta) / BETA_STEP
         return alpha_steps**2 + beta_steps**2, surface[key].errors
 
-    return min((key for key in surface if _deviations(surface[key], surface[best]) <= SURE), key=far)
+    as_good = [key for key in surface if deviations(surface[key].errors_n, surface[best].errors_n) <= SURE]
+    return min(as_good, key=distance)
+
+
+# --- unknown words, width and pruning ---------------------------------------------------------------------------------
+
+
+def _tune_unknown(usual: Point, measure: _Measure) -> tuple[list[Point], Point]:
+    """Return a point per price of an unknown word, by price, and the one that is taken.
+
+    Few words of a dev set are unknown: the default price stands unless another one is surely better.
+    """
+    points = {usual.config.unknown_log_prob: usual}
+    for price in UNKNOWNS:
+        if price not in points:
+            points[price] = measure(usual.config.model_copy(update={"unknown_log_prob": price}))
+    by_price = [points[price] for price in sorted(points)]
+    better = [point for point in by_price if deviations(usual.errors_n, point.errors_n) > SURE]
+    return by_price, min(better, key=lambda point: point.errors, default=usual)
+
+
+def _try_searches(config: BeamConfig, measure: _Measure) -> list[Point]:
+    points: list[Point] = []
+    for width, floor, prune in SEARCHES:
+        search = {"beam_width": width, "min_token_log_prob": floor, "beam_prune_log_prob": prune}
+        point = measure(config.model_copy(update=search))
+        widest = points[0] if points else point
+        counts = sum(word_counts(zip(widest.texts, point.texts, strict=True)), Counts())
+        points.append(replace(point, differs=counts.errors / max(counts.reference_length, 1)))
+    return points
 
 
 class _Measure:
-    """A setting's point on the dev set."""
+    """Decodes the dev set under a setting, and returns its point."""
 
     def __init__(
         self,
         decoder: BeamDecoder,
         log_probs: Sequence[LogProbs],
         references: Sequence[str],
-        threads: int | None,
+        threads: int,
         progress: Callable[[int, int], None],
     ) -> None:
-        self.decoder, self.log_probs, self.references = decoder, log_probs, references
-        self.threads = threads or cores()
-        self._words_n = np.array([len(text.split()) for text in references], np.int64)
+        self.decoder = decoder
+        self.log_probs = log_probs
+        self.references = references
+        self.threads = threads
+        self.words_n = np.array([len(text.split()) for text in references], np.int64)
         self._progress = progress
         self._done = 0
-        # the first decoding may compile: no point's seconds should have that in them
+        # The first decoding may compile, which should not count in the seconds of a point.
         decoder.decode(log_probs[0][:1])
 
     def __call__(self, config: BeamConfig) -> Point:
-        self.texts(config)
-        return self.last()
-
-    def texts(self, config: BeamConfig) -> list[str]:
-        """The texts under a setting; ``last`` is then its point."""
         decoder = self.decoder.with_config(config)
         began = time.perf_counter()
         texts = [nbest[0].text for nbest in decoder.decode_all(self.log_probs, self.threads)]
         seconds = time.perf_counter() - began
-        self._done += 1
-        self._progress(self._done, len(ALPHAS) * len(BETAS) + 17 + len(UNKNOWNS) + len(SEARCHES))
-        self._last = config, texts, seconds
-        return texts
 
-    def last(self, differs: float = 0.0) -> Point:
-        return replace(self._point(*self._last), differs=differs)
+        self._done += 1
+        self._progress(self._done, len(ALPHAS) * len(BETAS) + _FINER_POINTS + len(UNKNOWNS) + len(SEARCHES))
+        return self._point(config, texts, seconds)
 
     def greedy(self, tokenizer: Tokenizer) -> Point:
         began = time.perf_counter()
-        texts = [greedy(one_sv, tokenizer).text for one_sv in self.log_probs]
+        texts = [greedy(log_probs_sv, tokenizer).text for log_probs_sv in self.log_probs]
         return self._point(self.decoder.config, texts, time.perf_counter() - began)
 
-    def closer(self, point: Point) -> Point:
-        """The same with as many resamples as the scorer takes."""
-        low, high = bootstrap_interval(point.errors_n, self._words_n)
+    def with_full_interval(self, point: Point) -> Point:
+        """Return the point with an interval from as many resamples as the scorer takes."""
+        low, high = bootstrap_interval(point.errors_n, self.words_n)
         assert low is not None and high is not None  # there are reference words
         return replace(point, low=low, high=high)
 
     def _point(self, config: BeamConfig, texts: Sequence[str], seconds: float) -> Point:
         counts = word_counts(zip(self.references, texts, strict=True))
         errors_n = np.array([c.errors for c in counts], np.int64)
-        low, high = bootstrap_interval(errors_n, self._words_n, resamples=_RESAMPLES)
+        low, high = bootstrap_interval(errors_n, self.words_n, resamples=RESAMPLES)
         assert low is not None and high is not None  # there are reference words
-        return Point(config, errors_n, float(errors_n.sum() / self._words_n.sum()), low, high, seconds)
+        return Point(config, errors_n, float(errors_n.sum() / self.words_n.sum()), low, high, seconds, texts)
