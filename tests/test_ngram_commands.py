@@ -172,7 +172,7 @@ def test_a_list_of_other_words_is_refused(text, tmp_path):
 
 def test_counting_is_told_about_every_minute_where_there_is_no_terminal(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("asr.heartbeat.EVERY_S", 0.001)
-    monkeypatch.setattr("asr.lm.estimate._CHUNK", 2000)
+    monkeypatch.setattr("asr.lm.estimate._CHUNK", 500)
     lines = random_text(1, num_lines=3000, num_words=2000)
     (tmp_path / "t.txt").write_text("\n".join(lines))
     with caplog.at_level("INFO", "asr"):

@@ -55,15 +55,23 @@ LMPLZ = os.environ.get("ASR_LMPLZ") or shutil.which("lmplz")
 @pytest.mark.skipif(not LMPLZ, reason="lmplz is not installed (name it in ASR_LMPLZ; test-only)")
 @pytest.mark.parametrize(
     ("order", "prune", "limited"),
-    [(1, (0,), False), (2, (0,), False), (3, (0, 1), False), (4, (0, 0, 1, 2), False), (5, (0,), False),
-     (6, (0,), False), (3, (0,), True), (3, (1, 2), True)],
-)  # fmt: skip
+    [
+        (1, (0,), False),
+        (2, (0,), False),
+        (3, (0, 1), False),
+        (4, (0, 0, 1, 2), False),
+        (5, (0,), False),
+        (6, (0,), False),
+        (3, (0,), True),
+        (3, (1, 2), True),
+    ],
+)
 def test_the_estimate_equals_lmplz(order, prune, limited, tmp_path):
     lines = random_text(order, num_lines=2000, num_words=400)
     vocab = sorted({w for line in lines[:20] for w in line.split()}) if limited else None
     (tmp_path / "text").write_text("\n".join(lines) + "\n")
-    command = [str(LMPLZ), "-o", str(order), "--text", str(tmp_path / "text"), "--arpa", str(tmp_path / "ref.arpa"),
-               "-S", "100M", "--discount_fallback", "--prune", *map(str, prune)]  # fmt: skip
+    files = ["--text", str(tmp_path / "text"), "--arpa", str(tmp_path / "ref.arpa")]
+    command = [str(LMPLZ), "-o", str(order), *files, "-S", "100M", "--discount_fallback", "--prune", *map(str, prune)]
     if vocab:
         (tmp_path / "vocab").write_text("\n".join(vocab))
         command += ["--limit_vocab_file", str(tmp_path / "vocab")]
@@ -132,7 +140,7 @@ def test_a_text_too_small_for_discounts_says_so(caplog):
     assert "discounts of 1-grams cannot be computed: " in caplog.text
     assert "Using 0.5, 1, 1.5" in caplog.text
     with pytest.raises(DataError, match="discounts of 1-grams cannot be computed"):
-        ngram.train(["a b", "a c"], 2, discount_fallback=None)
+        ngram.train(["a b", "a c"], 2, discount_fallback=False)
 
 
 @pytest.mark.parametrize("word", ["<s>", "</s>", "<unk>", "<UNK>"])
@@ -157,7 +165,6 @@ def test_no_text_is_an_error():
         ({"order": 2, "prune": (1, 0)}, "never fall"),
         ({"order": 2, "prune": (0, 0, 1)}, "at most 2 numbers"),
         ({"order": 2, "prune": (-1,)}, "0 or more"),
-        ({"order": 2, "discount_fallback": (0.5, 3.0, 1.0)}, r"in 0\.\.1, 0\.\.2, 0\.\.3"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -135,7 +135,7 @@ def _train_ngram(texts: list[Path], out: Path, counting: NgramOptions, tokenizer
             vocab=words,
             skip_symbols=counting.skip_symbols,
             progress=lambda lines, words: reach(lines),
-            discount_fallback=ngram.FALLBACK_DISCOUNTS if counting.discount_fallback else None,
+            discount_fallback=counting.discount_fallback,
         )
     ngram.write(model, out)
     _print_model(model, out, as_json)

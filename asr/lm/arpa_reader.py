@@ -222,18 +222,15 @@ class _Reader:
 
     def _vocabulary(self, words: WordTable, num_words: int) -> bytes:
         """Return the words in the order of their ids, a newline between."""
-        from asr.lm.compiled.arpa import copy_words
-
-        starts, ends = words.starts[3:num_words], words.ends[3:num_words]
-        others = np.empty(int((ends - starts + 1).sum()), np.uint8)
-        copy_words(self.data, starts, ends, others)
-        vocabulary = "\n".join((UNK, BEGIN, END)).encode() + others.tobytes()
+        spans = list(zip(words.starts[3:num_words].tolist(), words.ends[3:num_words].tolist(), strict=True))
+        others = [self.content[start:end] for start, end in spans]
+        vocabulary = b"\n".join([UNK.encode(), BEGIN.encode(), END.encode(), *others])
         try:
             vocabulary.decode()
         except UnicodeDecodeError as error:
             word = vocabulary.count(b"\n", 0, error.start) - 3
-            self.line_start = int(starts[word])
-            self._error(f"the word {self.content[starts[word] : ends[word]]!r} is not UTF-8; convert the file")
+            self.line_start = spans[word][0]
+            self._error(f"the word {others[word]!r} is not UTF-8; convert the file")
         return vocabulary
 
     # --- errors -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ gives the same numbers.
 from __future__ import annotations
 
 import logging
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,11 +28,11 @@ logger = logging.getLogger(__name__)
 Bools = npt.NDArray[np.bool_]
 
 #: lmplz's --discount_fallback, for counts 1, 2, and 3 or more
-FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
+_FALLBACK_DISCOUNTS = [0.5, 1.0, 1.5]
 #: words that a text may not have; readers of ARPA files take the last for <unk>
-_SYMBOLS = (UNK, BEGIN, END, "<UNK>")
-#: characters turned into ids at a time; their words take ten times the room
-_CHUNK = 2_000_000
+_SYMBOLS = frozenset((UNK, BEGIN, END, "<UNK>"))
+#: tokens counted at a time
+_CHUNK = 400_000
 
 #: called with the numbers of lines and words so far
 Progress = Callable[[int, int], None]
@@ -43,7 +44,7 @@ def train(
     *,
     prune: Sequence[int] = (0,),
     vocab: Collection[str] | None = None,
-    discount_fallback: Sequence[float] | None = FALLBACK_DISCOUNTS,
+    discount_fallback: bool = True,
     skip_symbols: bool = False,
     progress: Progress | None = None,
 ) -> NgramModel:
@@ -57,20 +58,16 @@ def train(
         prune: A threshold per order, from 1-grams up, the last for all higher ones: n-grams that occur that often or
             less are left out, and their probability goes to the back-off.
         vocab: N-grams with other words are left out in the same way.
-        discount_fallback: Discounts for counts 1, 2 and more, for orders whose text is too small or too regular to
-            compute them (a warning is logged); None makes that an error.
+        discount_fallback: Use 0.5, 1 and 1.5 as discounts for counts 1, 2 and more where a text is too small or too
+            regular to compute them, and log a warning; otherwise that is an error.
         skip_symbols: Leave out <s>, </s> and <unk> in the text, which are an error otherwise.
 
     Raises:
         DataError: there is no text, or not one word; it contains <s>, </s> or <unk>; pruning or ``vocab`` leave no
             word; or discounts cannot be computed.
-        ConfigError: order, prune or discount_fallback are out of range.
+        ConfigError: order or prune are out of range.
     """
     thresholds = _thresholds(prune, order)
-    if discount_fallback is not None and not _in_range(discount_fallback):
-        got = tuple(discount_fallback)
-        raise ConfigError(f"discounts must be three numbers in 0..1, 0..2, 0..3, got {got}", key="discount_fallback")
-
     words, trie = _count(lines, order, skip_symbols, progress)
     pruned_n = _pruned(words, trie, thresholds, vocab)
     _check_words(words, trie, pruned_n, vocab)
@@ -88,10 +85,6 @@ def _thresholds(prune: Sequence[int], order: int) -> Longs:
             f"prune must be at most {order} numbers that never fall, each 0 or more, got {prune}", key="prune"
         )
     return np.array([0, *prune, *[prune[-1]] * (order - len(prune))], np.int64)
-
-
-def _in_range(discounts: Sequence[float]) -> bool:
-    return len(discounts) == 3 and all(0 <= d <= count for count, d in enumerate(discounts, start=1))
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
@@ -150,43 +143,37 @@ def _count(lines: Iterable[str], order: int, skip_symbols: bool, progress: Progr
 
 
 def _token_blocks(lines: Iterable[str], ids: _Ids, skip_symbols: bool, progress: Progress | None) -> Iterator[Ints]:
-    """Yield the text as ids, some megabytes at a time, whole sentences between <s> and </s>."""
+    """Yield the text as ids, some at a time, whole sentences between <s> and </s>."""
+    block = array("i")
     num_lines = num_words = 0
-    for block in _blocks(lines):
-        if any(symbol in line for line in block for symbol in _SYMBOLS):
-            block = [_without_symbols(line, num_lines + i, skip_symbols) for i, line in enumerate(block, start=1)]
-        words = f"{BEGIN} {f' {END} {BEGIN} '.join(block)} {END}".split()
-        num_lines += len(block)
-        num_words += len(words) - 2 * len(block)
-        if progress:
-            progress(num_lines, num_words)
-        yield np.fromiter(map(ids.__getitem__, words), np.int32, len(words))
-
-
-def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the lines in blocks of about ``_CHUNK`` characters."""
-    block: list[str] = []
-    characters = 0
     for line in lines:
-        block.append(line)
-        characters += len(line) + 1
-        if characters >= _CHUNK:
-            yield block
-            block = []
-            characters = 0
-    if block:
-        yield block
+        num_lines += 1
+        words = line.split()
+        if not _SYMBOLS.isdisjoint(words):
+            words = _without_symbols(words, num_lines, skip_symbols)
+        num_words += len(words)
+        block.append(ids[BEGIN])
+        block.extend(map(ids.__getitem__, words))
+        block.append(ids[END])
+
+        if len(block) >= _CHUNK:
+            yield np.array(block, np.int32)
+            block = array("i")
+            if progress:
+                progress(num_lines, num_words)
+    yield np.array(block, np.int32)
+    if progress:
+        progress(num_lines, num_words)
 
 
-def _without_symbols(line: str, number: int, skip_symbols: bool) -> str:
-    words = line.split()
-    symbols = [word for word in words if word in _SYMBOLS]
-    if symbols and not skip_symbols:
+def _without_symbols(words: Sequence[str], line: int, skip_symbols: bool) -> list[str]:
+    if not skip_symbols:
+        symbol = next(word for word in words if word in _SYMBOLS)
         raise DataError(
-            f"line {number:,} of the text has the word {symbols[0]}, which the model keeps for itself; "
+            f"line {line:,} of the text has the word {symbol}, which the model keeps for itself; "
             "remove it, or leave it out with skip_symbols"
         )
-    return " ".join(word for word in words if word not in symbols)
+    return [word for word in words if word not in _SYMBOLS]
 
 
 # --- pruning ----------------------------------------------------------------------------------------------------------
@@ -241,9 +228,7 @@ def _check_words(words: list[str], trie: _Trie, pruned_n: Bools, vocab: Collecti
 # --- smoothing --------------------------------------------------------------------------------------------------------
 
 
-def _smooth(
-    trie: _Trie, order: int, pruned_n: Bools, fallback: Sequence[float] | None
-) -> tuple[Doubles, Doubles, float]:
+def _smooth(trie: _Trie, order: int, pruned_n: Bools, fallback: bool) -> tuple[Doubles, Doubles, float]:
     """Return ln of the probabilities and of the back-off weights, and ln of the probability of <unk>."""
     num_nodes = len(trie.counts)
     adjusted_n = _adjusted_counts(trie, order)
@@ -289,7 +274,7 @@ def _adjusted_counts(trie: _Trie, order: int) -> Longs:
     return adjusted_n
 
 
-def _discounts(trie: _Trie, adjusted_n: Longs, order: int, fallback: Sequence[float] | None) -> list[list[float]]:
+def _discounts(trie: _Trie, adjusted_n: Longs, order: int, fallback: bool) -> list[list[float]]:
     """Return for each order what is taken from counts 0, 1, 2, and 3 or more. Chen & Goodman, equation 26."""
     rows = []
     last = 0
@@ -303,18 +288,18 @@ def _discounts(trie: _Trie, adjusted_n: Longs, order: int, fallback: Sequence[fl
             seen[min(adjusted_n[last], 5)] -= 1
             seen[min(trie.counts[last], 5)] += 1
 
-        row = None
+        row = [-1.0]
         if seen[1:4].all():
             y = seen[1] / (seen[1] + 2 * seen[2])
             row = [j - (j + 1) * y * seen[j + 1] / seen[j] for j in (1, 2, 3)]
-        if row is None or not _in_range(row):
+        if not all(0 <= discount <= count for count, discount in enumerate(row, start=1)):
             why = (
                 f"discounts of {n}-grams cannot be computed: {seen[1]:.0f}, {seen[2]:.0f}, {seen[3]:.0f} and "
                 f"{seen[4]:.0f} of them have the counts 1, 2, 3 and 4; is the text small or artificial?"
             )
-            if fallback is None:
-                raise DataError(f"{why} Give discounts to fall back on")
-            row = [float(d) for d in fallback]
+            if not fallback:
+                raise DataError(f"{why} Fixed discounts would help (discount_fallback)")
+            row = _FALLBACK_DISCOUNTS
             logger.warning("%s Using %g, %g, %g", why, *row)
         rows.append([0.0, *row])
     return rows

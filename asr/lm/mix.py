@@ -34,7 +34,6 @@ from asr.lm.model import (
     new_arrays,
     nodes_by_order,
 )
-from asr.lm.perplexity import score_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +247,6 @@ def _token_probs(models: Sequence[NgramModel], lines: Iterable[str]) -> Doubles:
     if unknown > num_words / 2:
         logger.warning("%d of the %d words of the text are unknown to all models; %s", unknown, num_words, hint)
 
-    log_probs_mt = np.stack([score_tokens(model, ids_t) for model, ids_t in zip(models, ids_mt, strict=True)])
+    log_probs_mt = np.stack([model.score_ids(ids_t) for model, ids_t in zip(models, ids_mt, strict=True)])
     probs_mt: Doubles = np.where(ids_mt == NgramModel.unk_id, 0.0, np.exp(log_probs_mt))
     return probs_mt[:, probs_mt.sum(0) > 0]

@@ -189,6 +189,14 @@ class NgramModel:
             log_probs_w[i], state = self.advance(state, word)
         return log_probs_w
 
+    def score_ids(self, ids_w: Ints) -> Doubles:
+        """Return ln p of each token of whole sentences, as ``sentence_ids`` gives them. Shapes: w -> w."""
+        from asr.lm.compiled.ngram import score_ids  # compiles
+
+        log_probs_w = np.empty(len(ids_w))
+        score_ids(self.arrays, ids_w, self.end_id, self.begin_state, log_probs_w)
+        return log_probs_w
+
     def score(self, words: Sequence[str], bos: bool = True, eos: bool = True) -> float:
         """Return ln p of a sentence, its end included: what kenlm calls score, in natural log."""
         return float(self.score_words(words, bos, eos).sum())

@@ -14,7 +14,6 @@ from asr.lm.arpa_reader import parse_arpa as parse_arpa
 from asr.lm.arpa_reader import read_arpa
 from asr.lm.arpa_writer import write_arpa
 from asr.lm.binary import MAGIC, load_binary, save_binary
-from asr.lm.estimate import FALLBACK_DISCOUNTS as FALLBACK_DISCOUNTS
 from asr.lm.estimate import train as train
 from asr.lm.files import read_lines as read_lines
 from asr.lm.model import NgramModel as NgramModel

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asr.errors import DataError
-from asr.lm.model import Doubles, Ints, NgramModel
+from asr.lm.model import NgramModel
 
 #: tokens scored at a time
 _CHUNK = 200_000
@@ -74,7 +74,7 @@ def perplexity(model: NgramModel, lines: Iterable[str]) -> Perplexity:
 
     def score() -> None:
         ids_w = np.array(chunk, np.int32)
-        log_probs_w = score_tokens(model, ids_w)
+        log_probs_w = model.score_ids(ids_w)
         ends = int((ids_w == model.end_id).sum())
         unknown_w = ids_w == model.unk_id
         counts[:] += ends, len(ids_w) - ends, unknown_w.sum()
@@ -91,12 +91,3 @@ def perplexity(model: NgramModel, lines: Iterable[str]) -> Perplexity:
     if not sentences:
         raise DataError("no text to score: there is not one line")
     return Perplexity(sentences, words, unknown, *log_probs.tolist())
-
-
-def score_tokens(model: NgramModel, ids_w: Ints) -> Doubles:
-    """Return ln p of each token of whole sentences (``NgramModel.sentence_ids``). Shapes: w -> w."""
-    from asr.lm.compiled.ngram import score_ids  # compiles
-
-    log_probs_w = np.empty(len(ids_w))
-    score_ids(model.arrays, ids_w, model.end_id, model.begin_state, log_probs_w)
-    return log_probs_w

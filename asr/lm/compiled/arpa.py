@@ -316,14 +316,3 @@ def _link_block(words_bu: Ints, arrays: NgramArrays, first_node: Int) -> tuple[I
 
     link_suffixes(arrays, contexts, words_bu[:, order - 1], first_node)
     return OK, size
-
-
-@compiled
-def copy_words(data: Bytes, starts: Longs, ends: Longs, out: Bytes) -> None:
-    """Write words one after the other, a newline before each."""
-    at = 0
-    for word in range(len(starts)):
-        out[at] = _NEWLINE
-        size = ends[word] - starts[word]
-        out[at + 1 : at + 1 + size] = data[starts[word] : ends[word]]
-        at += 1 + size
