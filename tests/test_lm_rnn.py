@@ -439,9 +439,13 @@ def test_subwords_of_its_own_and_many_tokens():
 
 @pytest.mark.parametrize(
     ("lines", "said"),
-    [([], "not one usable line"), (["one"], "too little text: of 1 sentences"), (["", "", ""], "held out|empty"),
-     (["a <s> b"], "line 1 of the text has the word <s>")],
-)  # fmt: skip
+    [
+        ([], "not one usable line"),
+        (["one"], "too little text: of 1 sentences"),
+        (["", "", ""], "held out|empty"),
+        (["a <s> b"], "line 1 of the text has the word <s>"),
+    ],
+)
 def test_texts_that_cannot_be_trained_on_are_one_line(lines, said):
     with pytest.raises(DataError, match=said):
         read(lines)
@@ -456,8 +460,12 @@ def test_a_folder_is_read_back_and_what_is_wrong_with_one_is_said(tmp_path, trai
     assert info.describe(str(trained)) == ("neural language model", describe(trained))
     acoustic = save_random_model(tmp_path / "acoustic")
     assert not is_rnn(acoustic) and not is_rnn(tmp_path / "nowhere")
-    for path, said in ((acoustic, "an acoustic model's folder"), (tmp_path / "nowhere", "no such folder"),
-                       (tmp_path / "m" / "config.json", "is a file"), (tmp_path, "missing")):  # fmt: skip
+    for path, said in (
+        (acoustic, "an acoustic model's folder"),
+        (tmp_path / "nowhere", "no such folder"),
+        (tmp_path / "m" / "config.json", "is a file"),
+        (tmp_path, "missing"),
+    ):
         with pytest.raises(CheckpointError, match=said):
             load_rnn(path)
     weights = tmp_path / "m" / "model.safetensors"

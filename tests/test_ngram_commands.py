@@ -63,9 +63,9 @@ def test_a_model_of_tokens_is_estimated_measured_and_mixed_by_the_tokenizer_of_a
     (folder / "tokenizer.json").write_text(json.dumps(CharTokenizer(tuple(" abc")).to_json()))
     (tmp_path / "t.txt").write_text("a cab\n\nab  ba\ncaf\u00e9\n", encoding="utf-8")
     for place in (tmp_path / "run", folder, folder / "tokenizer.json"):
-        result = CliRunner().invoke(
-            app, ["train", str(tmp_path / "t.txt"), "--order", "2", "--tokenizer", str(place), "--out",
-                  str(tmp_path / "lm.bin")], catch_exceptions=False)  # fmt: skip
+        files = [str(tmp_path / "t.txt"), "--out", str(tmp_path / "lm.bin")]
+        arguments = ["train", *files, "--order", "2", "--tokenizer", str(place)]
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert result.exit_code == 0
         assert "lines left out for characters that the tokenizer does not know: 'f' in 1, 'é' in 1" in result.stderr
     lm = ngram.load(tmp_path / "lm.bin")

@@ -245,7 +245,7 @@ def test_the_command_takes_weights(files):
         (["a.arpa", ".", "--weights", "1,1"], "is a folder; only n-gram models"),
         (["a.arpa", "m.bin", "--weights", "1,1"], "m.bin: read or written by this command already"),
     ],
-)  # fmt: skip
+)
 def test_the_command_refuses(files, monkeypatch, arguments, message):
     monkeypatch.chdir(files)
     (files / "m.bin").write_bytes((files / "b.bin").read_bytes())

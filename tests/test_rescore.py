@@ -84,11 +84,10 @@ def test_rescoring_is_the_formula_on_every_text(nbests, weight, bonus, scale, ke
     model = neural()
     how = Rescore(model="x", weight=weight, word_bonus=bonus, lm_scale=scale)
     for found, nbest in zip(rescored(nbests, model, how, keep), nbests, strict=True):
-        scores = {
-            h.text: h.log_prob + scale * h.lm_score + weight * float(model.score_texts([h.text])[0])
-            + bonus * len(h.text.split())
-            for h in nbest
-        }  # fmt: skip
+        scores = {}
+        for h in nbest:
+            neural_score = float(model.score_texts([h.text])[0])
+            scores[h.text] = h.log_prob + scale * h.lm_score + weight * neural_score + bonus * len(h.text.split())
         assert len(found) == min(keep, len(nbest))
         # 1e-4: a float32 network sums in another order when texts are scored together
         assert [h.score for h in found] == pytest.approx(sorted(scores.values(), reverse=True)[:keep], abs=1e-4)

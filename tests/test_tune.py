@@ -122,8 +122,9 @@ def test_references_without_words_are_refused(lm):
 
 @given(st.dictionaries(st.tuples(st.integers(0, 6), st.integers(0, 6)), st.integers(0, 5), min_size=1))
 def test_the_lowest_point_has_the_fewest_errors(surface):
-    points = {(float(a), float(b)): Point(BeamConfig(), np.array([e]), 0.0, 0.0, 0.0, 0.0)
-              for (a, b), e in surface.items()}  # fmt: skip
+    points = {
+        (float(a), float(b)): Point(BeamConfig(), np.array([e]), 0.0, 0.0, 0.0, 0.0) for (a, b), e in surface.items()
+    }
     assert points[lowest(points, 1.0, 1.0)].errors == min(surface.values())
 
 
@@ -388,9 +389,14 @@ def test_a_language_model_that_is_gone_is_an_error_and_one_that_changed_is_said(
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("{", "not valid JSON"), ('{"format_version": 2}', "format_version 2"), ('{"config": {"beam": 3}}', "beam"),
-     ("[]", "expected a mapping"), ('{"config": {"alpha": -1}}', "alpha")],
-)  # fmt: skip
+    [
+        ("{", "not valid JSON"),
+        ('{"format_version": 2}', "format_version 2"),
+        ('{"config": {"beam": 3}}', "beam"),
+        ("[]", "expected a mapping"),
+        ('{"config": {"alpha": -1}}', "alpha"),
+    ],
+)
 def test_damaged_settings_are_one_line_that_names_the_file(tuned_folder, content, said):
     (tuned_folder / "decoder.json").write_text(content)
     with pytest.raises(CheckpointError, match=said) as error:
