@@ -153,10 +153,14 @@ def describe(emissions: Emissions, lm: ngram.NgramModel) -> dict[str, Any]:
     texts = (greedy(one_sv, tokenizer).text for one_sv in emissions.log_probs)
     found = score((str(i), emissions.texts[i], text) for i, text in enumerate(texts))
     return {
-        "utterances": len(emissions.texts), "steps": steps, "vocabulary": len(emissions.symbols) + 1,
-        "surely_blank": round(sure / steps, 4), "greedy_wer": round(found.wer.rate or 0.0, 4),
-        "words": found.wer.reference_length, "lm_ngrams": list(lm.counts),
-    }  # fmt: skip
+        "utterances": len(emissions.texts),
+        "steps": steps,
+        "vocabulary": len(emissions.symbols) + 1,
+        "surely_blank": round(sure / steps, 4),
+        "greedy_wer": round(found.wer.rate or 0.0, 4),
+        "words": found.wer.reference_length,
+        "lm_ngrams": list(lm.counts),
+    }
 
 
 def machine() -> dict[str, Any]:
@@ -172,9 +176,12 @@ def machine() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": names[0] if names else platform.processor(), "cores": os.cpu_count(),
-        "python": platform.python_version(), "versions": versions, **commit(),
-    }  # fmt: skip
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+        **commit(),
+    }
 
 
 def prepare(arguments: argparse.Namespace, size: Size, folder: Path) -> tuple[Emissions, Emissions, Path]:
@@ -232,9 +239,15 @@ def run(arguments: argparse.Namespace, size: Size, folder: Path) -> dict[str, An
     first = folder / "first.npz"
     save(Emissions(emissions.log_probs[:1], emissions.texts[:1], emissions.symbols), first)
     return {
-        "emissions": about, "points": points, "weights": weights, "missing": missing, "threads": threads,
-        "startup": startup.measure(arpa, first), "machine": machine(), "seconds": time.perf_counter() - began,
-    }  # fmt: skip
+        "emissions": about,
+        "points": points,
+        "weights": weights,
+        "missing": missing,
+        "threads": threads,
+        "startup": startup.measure(arpa, first),
+        "machine": machine(),
+        "seconds": time.perf_counter() - began,
+    }
 
 
 def clipped(peer: Peer, vocabulary: int) -> Peer:

@@ -90,9 +90,14 @@ def _flashlight(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
     size = len(bench.symbols) + 1
     space = bench.symbols.index(" ") + 1
     common = {
-        "beam_size": 100, "beam_size_token": size, "beam_threshold": 50.0, "sil_score": 0.0, "log_add": True,
-        "criterion_type": fl.CriterionType.CTC, "lm_weight": 1.0,
-    }  # fmt: skip
+        "beam_size": 100,
+        "beam_size_token": size,
+        "beam_threshold": 50.0,
+        "sil_score": 0.0,
+        "log_add": True,
+        "criterion_type": fl.CriterionType.CTC,
+        "lm_weight": 1.0,
+    }
     common |= settings
     if with_lm:
         trie, lm, unknown = bench.once("flashlight", lambda: _flashlight_lexicon(bench, size, space))
@@ -177,8 +182,10 @@ def _grid(width: str, widths: tuple[int, ...], *prunings: Settings) -> tuple[Set
 
 
 _OURS_WEIGHTS = {
-    "unknown_log_prob": (-10.0, -15.0, -5.0, -3.0), "alpha": (0.5, 0.2, 0.35, 0.7), "beta": (1.5, 0.0, 0.75),
-}  # fmt: skip
+    "unknown_log_prob": (-10.0, -15.0, -5.0, -3.0),
+    "alpha": (0.5, 0.2, 0.35, 0.7),
+    "beta": (1.5, 0.0, 0.75),
+}
 _OUR_PRUNINGS = tuple(
     {"min_token_log_prob": token, "beam_prune_log_prob": beam}
     for token, beam in (
@@ -198,46 +205,96 @@ _PYCTC_PRUNINGS = (
 
 PEERS = (
     Peer(
-        "ours, numba", _ours, (), {"beam_width": 100},
+        "ours, numba",
+        _ours,
+        (),
+        {"beam_width": 100},
         ({"beam_width": 50}, {"beam_width": 50, "min_token_log_prob": -7.0, "beam_prune_log_prob": -14.0}),
-        _grid("beam_width", (5, 10, 25, 50, 100, 200, 400), *_OUR_PRUNINGS), _OURS_WEIGHTS,
+        _grid("beam_width", (5, 10, 25, 50, 100, 200, 400), *_OUR_PRUNINGS),
+        _OURS_WEIGHTS,
     ),
     Peer(
-        "pyctcdecode", _pyctcdecode, ("pyctcdecode", "kenlm"), {"beam_width": 100},
+        "pyctcdecode",
+        _pyctcdecode,
+        ("pyctcdecode", "kenlm"),
+        {"beam_width": 100},
         ({"beam_width": 25}, {"beam_width": 25, "token_min_logp": -3.5, "beam_prune_logp": -6.0}),
-        (*_grid("beam_width", (5, 10, 25, 50, 100), *_PYCTC_PRUNINGS),
-         {"beam_width": 50, "token_min_logp": -7.0, "beam_prune_logp": -14.0}),
+        (
+            *_grid("beam_width", (5, 10, 25, 50, 100), *_PYCTC_PRUNINGS),
+            {"beam_width": 50, "token_min_logp": -7.0, "beam_prune_logp": -14.0},
+        ),
         {"unk_score_offset": (-10.0, -15.0, -5.0, -3.0), "alpha": (0.5, 0.2, 0.35, 0.7), "beta": (1.5, 0.0, 0.75)},
     ),
     Peer(
-        "flashlight, lexicon", _flashlight, ("flashlight.lib.text.decoder.kenlm",), {"beam_size": 100},
-        ({"beam_size": 50, "beam_size_token": 10, "beam_threshold": 15.0},
-         {"beam_size": 50, "beam_size_token": 5, "beam_threshold": 10.0}),
-        (*_grid("beam_size", (5, 10, 25, 50, 100, 250), {"beam_size_token": 5, "beam_threshold": 10.0},
-                {"beam_size_token": 10, "beam_threshold": 15.0}),
-         {"beam_size": 50, "beam_size_token": 29, "beam_threshold": 25.0}),
-        {"unk_score": (-math.inf, -5.0, -3.0, -2.0), "lm_weight": (1.15, 0.6, 1.6, 2.2),
-         "word_score": (1.5, 0.0, 0.75), "log_add": (True, False)},
+        "flashlight, lexicon",
+        _flashlight,
+        ("flashlight.lib.text.decoder.kenlm",),
+        {"beam_size": 100},
+        (
+            {"beam_size": 50, "beam_size_token": 10, "beam_threshold": 15.0},
+            {"beam_size": 50, "beam_size_token": 5, "beam_threshold": 10.0},
+        ),
+        (
+            *_grid(
+                "beam_size",
+                (5, 10, 25, 50, 100, 250),
+                {"beam_size_token": 5, "beam_threshold": 10.0},
+                {"beam_size_token": 10, "beam_threshold": 15.0},
+            ),
+            {"beam_size": 50, "beam_size_token": 29, "beam_threshold": 25.0},
+        ),
+        {
+            "unk_score": (-math.inf, -5.0, -3.0, -2.0),
+            "lm_weight": (1.15, 0.6, 1.6, 2.2),
+            "word_score": (1.5, 0.0, 0.75),
+            "log_add": (True, False),
+        },
     ),
-)  # fmt: skip
+)
 
 PEERS_WITHOUT_LM = (
     Peer(
-        "ours, numba", _ours, (), {"beam_width": 100}, (),
-        _grid("beam_width", (1, 2, 5, 10, 25, 50, 100, 200), *_OUR_PRUNINGS), with_lm=False,
+        "ours, numba",
+        _ours,
+        (),
+        {"beam_width": 100},
+        (),
+        _grid("beam_width", (1, 2, 5, 10, 25, 50, 100, 200), *_OUR_PRUNINGS),
+        with_lm=False,
     ),
     Peer("ours, greedy", _greedy, (), {}, (), (), with_lm=False),
     Peer(
-        "fast-ctc-decode", _fast_ctc_decode, ("fast_ctc_decode",), {"beam_size": 100, "beam_cut_threshold": 0.0067}, (),
-        _grid("beam_size", (2, 5, 10, 25, 50, 100, 200), {"beam_cut_threshold": 0.03}, {"beam_cut_threshold": 0.0067},
-              {"beam_cut_threshold": 0.001}), with_lm=False, takes_probs=True,
+        "fast-ctc-decode",
+        _fast_ctc_decode,
+        ("fast_ctc_decode",),
+        {"beam_size": 100, "beam_cut_threshold": 0.0067},
+        (),
+        _grid(
+            "beam_size",
+            (2, 5, 10, 25, 50, 100, 200),
+            {"beam_cut_threshold": 0.03},
+            {"beam_cut_threshold": 0.0067},
+            {"beam_cut_threshold": 0.001},
+        ),
+        with_lm=False,
+        takes_probs=True,
     ),
     Peer(
-        "pyctcdecode", _pyctcdecode, ("pyctcdecode",), {"beam_width": 100}, (),
-        _grid("beam_width", (5, 25), *_PYCTC_PRUNINGS), with_lm=False,
+        "pyctcdecode",
+        _pyctcdecode,
+        ("pyctcdecode",),
+        {"beam_width": 100},
+        (),
+        _grid("beam_width", (5, 25), *_PYCTC_PRUNINGS),
+        with_lm=False,
     ),
     Peer(
-        "flashlight, lexicon-free", _flashlight, ("flashlight.lib.text.decoder",), {"beam_size": 100}, (),
-        _grid("beam_size", (5, 25, 100), {"beam_size_token": 5, "beam_threshold": 10.0}), with_lm=False,
+        "flashlight, lexicon-free",
+        _flashlight,
+        ("flashlight.lib.text.decoder",),
+        {"beam_size": 100},
+        (),
+        _grid("beam_size", (5, 25, 100), {"beam_size_token": 5, "beam_threshold": 10.0}),
+        with_lm=False,
     ),
-)  # fmt: skip
+)

@@ -41,10 +41,14 @@ class Point:
         settings = {k: str(v) if isinstance(v, float) and math.isinf(v) else v for k, v in self.settings.items()}
         found = self.score
         return {
-            "decoder": self.decoder, "settings": settings, "with_lm": self.with_lm, "kind": self.kind,
-            "utterances_per_s": round(self.rate, 3), "seconds_per_utterance_by_round": self.seconds,
+            "decoder": self.decoder,
+            "settings": settings,
+            "with_lm": self.with_lm,
+            "kind": self.kind,
+            "utterances_per_s": round(self.rate, 3),
+            "seconds_per_utterance_by_round": self.seconds,
             "wer": found.wer.to_json() if found else None,
-        }  # fmt: skip
+        }
 
 
 def speed_ratio(ours: Point, theirs: Point) -> float:

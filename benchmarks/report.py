@@ -11,11 +11,21 @@ from benchmarks.points import Point, compare, front, speed_ratio
 
 OURS = "ours, numba"
 SHORT = {
-    "beam_width": "width", "beam_size": "width", "min_token_log_prob": "token", "beam_prune_log_prob": "beam",
-    "token_min_logp": "token", "beam_prune_logp": "beam", "beam_size_token": "tokens", "beam_threshold": "beam",
-    "beam_cut_threshold": "cut", "unknown_log_prob": "unk", "unk_score_offset": "unk", "unk_score": "unk",
-    "lm_weight": "alpha", "word_score": "beta",
-}  # fmt: skip
+    "beam_width": "width",
+    "beam_size": "width",
+    "min_token_log_prob": "token",
+    "beam_prune_log_prob": "beam",
+    "token_min_logp": "token",
+    "beam_prune_logp": "beam",
+    "beam_size_token": "tokens",
+    "beam_threshold": "beam",
+    "beam_cut_threshold": "cut",
+    "unknown_log_prob": "unk",
+    "unk_score_offset": "unk",
+    "unk_score": "unk",
+    "lm_weight": "alpha",
+    "word_score": "beta",
+}
 #: what each target asks: title, least ratio, their decoder, with a language model
 TARGETS = (
     ("pyctcdecode + kenlm, at every WER it reaches", 60.0, "pyctcdecode", True),
@@ -33,9 +43,10 @@ def tables(result: dict[str, Any], markdown: bool) -> str:
         f"{about['utterances']} utterances, {about['words']} words, {about['steps']} steps of {about['vocabulary']} "
         f"tokens ({100 * about['surely_blank']:.0f} % surely blank), greedy WER {100 * about['greedy_wer']:.2f} %; "
         f"LM of {sum(about['lm_ngrams']):,} n-grams.\n"
-        f"{made['processor']}, one thread; " + ", ".join(f"{k} {v}" for k, v in made["versions"].items())
+        f"{made['processor']}, one thread; "
+        + ", ".join(f"{k} {v}" for k, v in made["versions"].items())
         + f"; Python {made['python']}; commit {str(made.get('commit'))[:10]}; {result['seconds']:.0f} s in all."
-    )  # fmt: skip
+    )
     parts = [head, *result["missing"]]
     for with_lm in (True, False):
         here = [point for point in points if point.with_lm == with_lm]
@@ -46,10 +57,14 @@ def tables(result: dict[str, Any], markdown: bool) -> str:
         columns = ("peer", "its settings", "its utt/s", "its WER %", "our fastest as good", "utt/s", "WER %", "ratio")
         title += ": at every WER that a peer reaches"
         parts.append(_table(title + " (tuned weights)" * with_lm, columns, _front_rows(here), markdown))
-    parts.append(_table(
-        "Without a language model: same width, tokens above e^-5",
-        ("width", "ours, utterances/s", "WER %", "fast-ctc-decode", "WER %", "ratio"), _width_rows(points), markdown,
-    ))  # fmt: skip
+    parts.append(
+        _table(
+            "Without a language model: same width, tokens above e^-5",
+            ("width", "ours, utterances/s", "WER %", "fast-ctc-decode", "WER %", "ratio"),
+            _width_rows(points),
+            markdown,
+        )
+    )
     weights = [(name, _settings(settings)) for name, settings in result["weights"].items()]
     parts.append(_table("Tuned weights", ("decoder", "weights"), weights, markdown))
     parts.append(_table("Targets", ("target", "asked", "measured", ""), _target_rows(result), markdown))
@@ -79,8 +94,11 @@ def _front_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
 
 def _width_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
     """Our search and fast-ctc-decode at the same width, with the same tokens left out."""
-    ours = {p.settings["beam_width"]: p for p in points
-            if p.decoder == OURS and not p.with_lm and p.settings.get("min_token_log_prob") == -5.0}  # fmt: skip
+    ours = {
+        p.settings["beam_width"]: p
+        for p in points
+        if p.decoder == OURS and not p.with_lm and p.settings.get("min_token_log_prob") == -5.0
+    }
     rows: list[tuple[str, ...]] = []
     for theirs in points:
         mine = ours.get(theirs.settings.get("beam_size"))

@@ -31,10 +31,14 @@ def main(first: str, *others: str) -> None:
         same = str(run) == first
         p = result.matched_pairs.p
         cells = (
-            run.name, f"{percent(wer.rate)} {format_ends((wer.low, wer.high))}", percent(cer.rate),
+            run.name,
+            f"{percent(wer.rate)} {format_ends((wer.low, wer.high))}",
+            percent(cer.rate),
             "" if same else f"{percent(result.difference)} {format_ends(result.ends)}",
-            "" if same or p is None else f"{p:.2f}", f"{_minutes(run):.1f}", made["epoch"],
-        )  # fmt: skip
+            "" if same or p is None else f"{p:.2f}",
+            f"{_minutes(run):.1f}",
+            made["epoch"],
+        )
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
     print(
         f"\n{result.b.utterances} utterances, {wer.reference_length} words, greedy; seed {made['seed']}, "

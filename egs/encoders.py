@@ -60,8 +60,10 @@ def _measure(run: Path) -> dict[str, float]:
     seconds = sum(report.phases_s[phase] for phase in ("forward", "loss", "backward", "optimizer"))
     memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux
     return {
-        "train_audio_s_per_s": report.audio_s / seconds, "train_memory_mib": memory_mib, "use_audio_s_per_s": 1 / rtf,
-    }  # fmt: skip
+        "train_audio_s_per_s": report.audio_s / seconds,
+        "train_memory_mib": memory_mib,
+        "use_audio_s_per_s": 1 / rtf,
+    }
 
 
 def _data(run: Path) -> Path:
@@ -79,15 +81,20 @@ def table(manifest_path: str, *runs: str) -> None:
         path = run / "speed.json"
         speed: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         cells = (
-            run.name, f"{percent(wer.rate)} {format_ends((wer.low, wer.high))}",
-            f"{wer.substitutions} / {wer.deletions} / {wer.insertions}", percent(cer.rate),
-            f"{model.num_parameters:,}", *(f"{speed[key]:.0f}" if key in speed else "not measured" for key in SPEEDS),
+            run.name,
+            f"{percent(wer.rate)} {format_ends((wer.low, wer.high))}",
+            f"{wer.substitutions} / {wer.deletions} / {wer.insertions}",
+            percent(cer.rate),
+            f"{model.num_parameters:,}",
+            *(f"{speed[key]:.0f}" if key in speed else "not measured" for key in SPEEDS),
             model.training["epoch"],
-        )  # fmt: skip
+        )
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
     made = model.training
-    print(f"\n{result.score.utterances} utterances, {wer.reference_length} words, {result.score.interval.drawn}; "
-          f"seed {made['seed']}, {made['hardware']}, {made['precision']}")  # fmt: skip
+    print(
+        f"\n{result.score.utterances} utterances, {wer.reference_length} words, {result.score.interval.drawn}; "
+        f"seed {made['seed']}, {made['hardware']}, {made['precision']}"
+    )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def test_upper_case_against_a_model_of_lower_case_is_mended_by_lower():
         ("AT 5, OR 6", "model writes ('5', ',', '6'): --normalization upper-nopunct mends all but 2"),
         ("5 OR 6", "no --normalization mends that; write them as the model does, numbers as they are spoken"),
     ],
-)  # fmt: skip
+)
 def test_what_a_profile_mends_and_what_it_does_not(text, said):
     assert said in unwritable_line([text], UPPER)
 

@@ -168,9 +168,16 @@ def test_the_comparison_is_printed_and_as_json() -> None:
     assert said.count("\n  ref ") == 1 and "segments; fewer than 50, so p is rough" in said
     document = json.loads(json.dumps(result.to_json(2), allow_nan=False))
     assert set(document) == {
-        "a", "b", "difference", "probability_b_better", "interval", "matched_pairs", "utterances", "verdict",
+        "a",
+        "b",
+        "difference",
+        "probability_b_better",
+        "interval",
+        "matched_pairs",
+        "utterances",
+        "verdict",
         "differing",
-    }  # fmt: skip
+    }
     assert len(document["differing"]) == 2
     assert document["interval"] == {"unit": "speaker", "units": 8, "level": 0.95, "resamples": 10_000}
     assert document["a"]["wer"]["rate"] == result.a.wer.rate

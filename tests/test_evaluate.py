@@ -149,9 +149,24 @@ def test_json_has_the_keys_that_are_promised(corpus, model):
     result = evaluate(model, corpus)
     row = json.loads(json.dumps(result.to_json("runs/x/best"), allow_nan=False))
     assert set(row) == {
-        "wer", "cer", "utterances", "interval", "alignment", "failed", "blank_fraction", "emitted_ratio",
-        "audio_s", "rtf", "decoder", "lm", "normalization", "model", "commit", "errors", "by",
-    }  # fmt: skip
+        "wer",
+        "cer",
+        "utterances",
+        "interval",
+        "alignment",
+        "failed",
+        "blank_fraction",
+        "emitted_ratio",
+        "audio_s",
+        "rtf",
+        "decoder",
+        "lm",
+        "normalization",
+        "model",
+        "commit",
+        "errors",
+        "by",
+    }
     assert row["interval"] == {"unit": "utterance", "units": 9, "level": 0.95, "resamples": 10_000}  # 4 speakers
     assert set(row["errors"]) == {"substitutions", "deletions", "insertions"}
     assert list(row["by"]) == ["speaker", "length"]

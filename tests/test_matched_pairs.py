@@ -73,8 +73,11 @@ def test_the_test_equals_a_second_implementation(rows: list[tuple[str, str, str]
 
 #: (reference, first, second); what sc_stats 1.3 of SCTK 2.4.10 prints for these, with sclite's alignments, is below
 NIST = [
-    ("one two three four five six seven eight", "one two tree four five six seven eight",
-     "one two three four five six seven eight"),
+    (
+        "one two three four five six seven eight",
+        "one two tree four five six seven eight",
+        "one two three four five six seven eight",
+    ),
     ("a b c d e f g h", "a x c d e f y h", "a b c d e f g h"),
     ("the cat sat on the mat", "the cat sat on the mat", "the cat sat on a mat"),
     ("go", "go now", "go"),
@@ -86,7 +89,7 @@ NIST = [
     ("u v", "u v", "u v"),
     ("q r s t u v w", "q q r s t v w", "q r t u v w x"),
     ("b a n a n a s", "b a n a n a s", "p a n a m a s"),
-]  # fmt: skip
+]
 
 
 def test_the_result_is_what_nist_s_own_program_prints() -> None:

@@ -103,17 +103,26 @@ def test_the_page_shows_the_numbers_of_the_score(tmp_path):
     assert [row[0] for row in groups if row[1] == "WER %"] == ["speaker", "length in seconds", "meta.room"]
     assert sum(int(row[-1]) for row in groups if row[1] != "WER %") == 3 * 31
     assert [row for row in page.rows("errors") if row[-1] != "times"] == [
-        ["b", "x", "10"], ["a", "1"], ["c", "1"], ["e", "10"],
-    ]  # fmt: skip
+        ["b", "x", "10"],
+        ["a", "1"],
+        ["c", "1"],
+        ["e", "10"],
+    ]
 
 
 def test_the_worst_utterances_are_shown_word_by_word(tmp_path):
     page = written(tmp_path, example_score(), num_worst=2)
     # "v" has as many errors as the others and fewer words: it comes first.
     assert page.pairs == [
-        ("d", ["a", "∅"]), ("c", ["b", "b"]), ("d", ["c", "∅"]),
-        ("c", ["a", "a"]), ("s", ["b", "x"]), ("c", ["c", "c"]), ("c", ["d", "d"]), ("i", ["∅", "e"]),
-    ]  # fmt: skip
+        ("d", ["a", "∅"]),
+        ("c", ["b", "b"]),
+        ("d", ["c", "∅"]),
+        ("c", ["a", "a"]),
+        ("s", ["b", "x"]),
+        ("c", ["c", "c"]),
+        ("c", ["d", "d"]),
+        ("i", ["∅", "e"]),
+    ]
     assert "2 errors, WER 67%, speaker s0, 31.00 s" in page.text
 
 
@@ -131,9 +140,15 @@ def test_a_text_is_text_whatever_it_holds(tmp_path):
         [(evil, f"{evil} a", evil), ("u2", "a", "<b>x</b> \ud800")], {evil: UtteranceInfo(evil, 1.0, {evil: evil})}
     )
     write_report(
-        tmp_path / "r.html", result, evil, {evil: evil}, [f"meta.{evil}"], 20,
-        [ReportExample(evil, b"", b"", note=evil)], {evil: evil},
-    )  # fmt: skip
+        tmp_path / "r.html",
+        result,
+        evil,
+        {evil: evil},
+        [f"meta.{evil}"],
+        20,
+        [ReportExample(evil, b"", b"", note=evil)],
+        {evil: evil},
+    )
     page = Page(tmp_path / "r.html")
     assert not {"script", "b"} & {tag for tag, _ in page.tags}
     assert "http://evil.example" in page.text

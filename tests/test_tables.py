@@ -59,8 +59,11 @@ def test_length_is_in_seconds_where_all_are_known_else_in_words() -> None:
     (table,) = tables(whole)
     assert table.title == "length in seconds"
     assert [(group.value, group.utterances) for group in table.groups] == [
-        ("up to 1", 2), ("1 to 2", 1), ("20 to 30", 1), ("over 30", 1),
-    ]  # fmt: skip
+        ("up to 1", 2),
+        ("1 to 2", 1),
+        ("20 to 30", 1),
+        ("over 30", 1),
+    ]
     texts = [" ".join("a" * n) for n in (0, 1, 2, 3, 4, 5, 6, 41)]
     (table,) = tables(scored(*((text, text, UtteranceInfo(duration_s=1.0 if text else None)) for text in texts)))
     assert table.title == "length in words"
@@ -123,8 +126,10 @@ def test_commonest_errors_are_counted_over_all_and_ordered() -> None:
         "insertions": [{"hypothesis": "uh", "count": 2}],
     }
     assert format_errors(errors).splitlines() == [
-        "substituted: the → a 2, in → on 1", "deleted:     sat 1", "inserted:    uh 2",
-    ]  # fmt: skip
+        "substituted: the → a 2, in → on 1",
+        "deleted:     sat 1",
+        "inserted:    uh 2",
+    ]
 
 
 @given(st.lists(st.tuples(st.text("abc ", max_size=12), st.text("abc ", max_size=12)), min_size=1, max_size=6))

@@ -161,8 +161,9 @@ def test_trn_and_ctm_and_stm_are_found_by_what_they_hold(tmp_path) -> None:
     assert texts(tmp_path / "a.trn", "<s> one </s> (u-1)\ntwo (u-2)\n") == {"u-1": "one", "u-2": "two"}
     assert texts(tmp_path / "b.txt", "t 1 0.1 0.2 one 0.9\nt 1 0.4 0.2 two NA\n") == {"t": "one two"}
     assert texts(tmp_path / "c.txt", ";; x\nt 1 s 0.1 0.2 <o> one\nt 1 s 0.4 0.6 two\n") == {
-        "t 0.10-0.20": "one", "t 0.40-0.60": "two",
-    }  # fmt: skip
+        "t 0.10-0.20": "one",
+        "t 0.40-0.60": "two",
+    }
     assert texts(tmp_path / "d.txt", "u1 room 2 3 left\n") == {"u1": "room 2 3 left"}
     assert texts(tmp_path / "e.tsv", "u1\ta b\nu2\tc\n") == {"u1": "a b", "u2": "c"}  # Kaldi's, no header
 

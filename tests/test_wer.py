@@ -197,8 +197,9 @@ def test_a_score_over_speakers_has_the_interval_over_utterances_beside_it() -> N
     document = by_speaker.to_json()
     assert (document["interval"]["unit"], document["interval"]["units"]) == ("speaker", 5)
     assert document["interval"]["over_utterances"] == {
-        "wer": [plain.wer.low, plain.wer.high], "cer": [plain.cer.low, plain.cer.high],
-    }  # fmt: skip
+        "wer": [plain.wer.low, plain.wer.high],
+        "cer": [plain.cer.low, plain.cer.high],
+    }
     assert by_speaker.wer.rate == plain.wer.rate
     # One speaker of five makes all the errors.
     assert (by_speaker.wer.low, by_speaker.wer.high) == (0.0, pytest.approx(3 / 5 / 4))
