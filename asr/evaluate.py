@@ -85,6 +85,7 @@ class Evaluation:
                 confidences += [word.confidence] * len(scored.split())
             else:
                 rows += outcomes(one.reference, " ".join(parts), confidences)
+
         return reliability(rows)
 
     def conditions(self) -> dict[str, str]:
@@ -140,6 +141,7 @@ def evaluate(
     failed = {u.id: found.failed[u.id] for u in manifest if u.id in found.failed}
     if not done:
         raise DataError(f"no utterance could be read; the first: {next(iter(failed.values()))}", manifest.path)
+
     rows = [found.rows[u.id] for u in done]
     info = {u.id: UtteranceInfo(u.speaker, u.duration_s, u.meta) for u in done}
     return Evaluation(
@@ -166,6 +168,7 @@ class _Transcription:
         self.both_sides = normalization is not None
         self.profile = model.text.normalization if normalization is None else normalization
         normalize("", self.profile)  # an unknown profile is refused before the work
+
         self.rows: dict[str, tuple[str, str, str]] = {}
         self.words: dict[str, list[TimedWord]] = {}
         self.failed: dict[str, str] = {}
@@ -208,6 +211,7 @@ def markdown_row(model: AcousticModel, result: Evaluation) -> str:
     made = model.training
     seconds = made.get("seconds")
     minutes = f"{seconds / 60:.1f} min" if isinstance(seconds, int | float) else "unknown"
+
     costs = "" if result.score.alignment == "levenshtein" else f" ({result.score.alignment})"
     cells = [
         f"{percent(wer.rate)} {format_ends((wer.low, wer.high))}",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asr.scoring import bootstrap
-from asr.scoring.bootstrap import FEWEST_SPEAKERS, bootstrap_interval, bootstrap_intervals, pooled, unit_of
+from asr.scoring.bootstrap import FEWEST_SPEAKERS, bootstrap_interval, pooled, unit_of
 
 
 def test_speakers_are_drawn_when_all_are_known_and_there_are_enough() -> None:
@@ -67,12 +67,6 @@ def test_an_interval_over_speakers_covers_the_true_rate_where_one_over_utterance
 
 def test_numbers_are_pooled_by_speaker() -> None:
     assert pooled(np.array([[1, 2, 3], [10, 20, 30]]), ["x", "y", "x"]).tolist() == [[4, 2], [40, 20]]
-
-
-def test_rates_of_one_set_see_the_same_draws() -> None:
-    errors, lengths = [0, 1, 2, 5] * 5, [5, 6, 7, 8] * 5
-    first, second = bootstrap_intervals([(errors, lengths), (errors, lengths)])
-    assert first == second == bootstrap_interval(errors, lengths)
 
 
 def test_the_interval_does_not_depend_on_the_order_of_a_speaker_s_utterances() -> None:

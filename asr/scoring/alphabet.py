@@ -31,6 +31,7 @@ def unwritable_line(texts: Iterable[str], written: Collection[str], profile: str
     missing = _missing(raw, written, profile)
     if not missing:
         return ""
+
     total = sum(_size(normalize(text, profile)) for text in raw)
     some = ", ".join(repr(c) for c, _ in missing.most_common(_SHOWN)) + (", …" if len(missing) > _SHOWN else "")
     counted = f"{missing.total():,} of {total:,} characters of the references are none that the model writes ({some})"
@@ -51,6 +52,7 @@ def unlike_line(references: Iterable[str], hypotheses: Iterable[str]) -> str:
     are not compared, as one may be missing by chance.
     """
     sides = {"references": _kinds(references), "hypotheses": _kinds(hypotheses)}
+
     parts: list[str] = []
     unlike: set[str] = set()
     for name, other in (("references", "hypotheses"), ("hypotheses", "references")):
@@ -93,10 +95,12 @@ def _kinds(texts: Iterable[str]) -> tuple[Counter[str], int]:
     total = 0
     for text in texts:
         total += _size(text)
+
         found[UPPER] += sum(map(str.isupper, text))
         found[LOWER] += sum(map(str.islower, text))
         found[ACCENTS] += sum(not c.isascii() and unicodedata.normalize("NFD", c)[0].isascii() for c in text)
         found[PUNCTUATION] += _signs(text) - _signs(normalize(text, "lower-nopunct"))
+
     return +found, total
 
 

@@ -10,7 +10,7 @@ groups: Davison & Hinkley, Bootstrap Methods and their Application, 1997, sectio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -118,16 +118,20 @@ def percentile_ends(errors_r: Ints, lengths_r: Ints) -> Ends:
     return float(low), float(high)
 
 
-def bootstrap_intervals(
-    rates: Iterable[tuple[ArrayLike, ArrayLike]],
+def bootstrap_interval(
+    errors_n: ArrayLike,
+    lengths_n: ArrayLike,
     speakers: Sequence[str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> list[Ends]:
-    """Return the percentile bootstrap interval of each rate, given as (errors, lengths), all on the same resamples.
+) -> Ends:
+    """Return the percentile bootstrap interval of an error rate; rates of the same units see the same resamples.
 
     One unit gives (rate, rate): resampling it tells nothing. The ends of a rate without any reference length are 0
     without errors, else None.
+
+    >>> bootstrap_interval([2], [8])
+    (0.25, 0.25)
 
     Args:
         speakers: the speaker of each utterance, to resample whole speakers (``unit_of`` tells when that is sound);
@@ -137,30 +141,8 @@ def bootstrap_intervals(
     """
     import numpy as np
 
-    values = np.array([each for pair in rates for each in pair], dtype=np.int64)
-    sums_kr = resampled_sums(values, speakers, resamples, seed)
-
-    ends: list[Ends] = []
-    for errors, lengths, errors_r, lengths_r in zip(
-        values[::2], values[1::2], sums_kr[::2], sums_kr[1::2], strict=True
-    ):
-        if lengths.any() or errors.any():
-            ends.append(percentile_ends(errors_r, lengths_r))
-        else:
-            ends.append((0.0, 0.0))
-    return ends
-
-
-def bootstrap_interval(
-    errors_n: ArrayLike,
-    lengths_n: ArrayLike,
-    speakers: Sequence[str] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Ends:
-    """Return the interval of one rate, as ``bootstrap_intervals`` does.
-
-    >>> bootstrap_interval([2], [8])
-    (0.25, 0.25)
-    """
-    return bootstrap_intervals([(errors_n, lengths_n)], speakers, resamples, seed)[0]
+    values_kn = np.array([errors_n, lengths_n], dtype=np.int64)
+    if not values_kn.any():
+        return 0.0, 0.0
+    errors_r, lengths_r = resampled_sums(values_kn, speakers, resamples, seed)
+    return percentile_ends(errors_r, lengths_r)

@@ -60,10 +60,12 @@ class Comparison:
         low, high = self.ends
         # One unit drawn again and again is itself: an interval of no width excludes nothing.
         excluded = self.interval.units > 1 and low is not None and high is not None and not low <= 0 <= high
+
         p = self.matched_pairs.p
         significant = p is not None and p < SIGNIFICANT
         if excluded and significant:
             return "b" if (self.difference or 0) > 0 else "a"
+
         # An undefined test (of one segment, say) does not speak against the interval, but not for it either.
         return "unclear" if excluded or significant else "same"
 
@@ -104,6 +106,7 @@ def compare(
     # The paired bootstrap.
     errors_a = [one.counts.errors for one in a.per_utterance]
     errors_b = [one.counts.errors for one in b.per_utterance]
+
     lengths = [one.counts.reference_length for one in a.per_utterance]
     speakers = [one.info.speaker for one in a.per_utterance] if a.interval.unit == "speaker" else None
     a_r, b_r, words_r = resampled_sums([errors_a, errors_b, lengths], speakers)
@@ -119,6 +122,7 @@ def compare(
         if in_a != in_b
     ]
     differing.sort(key=lambda one: -abs(one.errors_a - one.errors_b))  # stable: else in the order of the references
+
     wins_b = sum(one.errors_b < one.errors_a for one in differing)
     return Comparison(
         a=a,
@@ -154,6 +158,7 @@ def conclusion(result: Comparison, name_a: str = "A", name_b: str = "B") -> str:
         better, worse, sign = name_b, name_a, 1
     else:
         better, worse, sign = name_a, name_b, -1
+
     by = f"by {_format_difference(result, sign)}"
     if result.verdict != "unclear":
         return f"{better} is better than {worse} {by}, {test}."

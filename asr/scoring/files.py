@@ -39,6 +39,7 @@ def score_files(
     """
     normalize("", normalization)  # an unknown profile is refused before the files are read
     references, hypotheses = read_together([(ref_path, REFERENCES), (hyp_path, HYPOTHESES)], pair, warn)
+
     rows, info, missing = _common_rows(references, [hypotheses], normalization, warn)
     return score(rows, info, alignment, normalization), missing[1], missing[0]
 
@@ -85,6 +86,7 @@ def _common_rows(
     ids = list(dict.fromkeys(id_ for source in sources for id_ in source.texts))
     for source in [*hypotheses, references]:
         source.add_silent(ids, warn)
+
     missing = [[id_ for id_ in ids if id_ not in source.texts] for source in sources]
 
     rows = [
@@ -92,6 +94,7 @@ def _common_rows(
         for id_ in ids
         if all(id_ in source.texts for source in sources)
     ]
+
     _, reference_texts, *hypothesis_texts = zip(*rows, strict=True)
     lines = [unlike_line(reference_texts, texts) for texts in hypothesis_texts]
     for line in dict.fromkeys(filter(None, lines)):

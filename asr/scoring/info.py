@@ -32,6 +32,7 @@ NO_INFO = UtteranceInfo()
 def merge_info(*sources: Mapping[str, UtteranceInfo]) -> dict[str, UtteranceInfo]:
     """Merge what several files know of each utterance, field by field; the first file that knows a field wins."""
     merged: dict[str, UtteranceInfo] = {}
+
     for source in sources:
         for id_, info in source.items():
             first = merged.get(id_, NO_INFO)

@@ -77,10 +77,12 @@ def read_trn(path: str | Path) -> dict[str, str]:
     for number, line in numbered_lines(path):
         if line.startswith(";;"):
             continue
+
         found = _TRN.fullmatch(line.strip())
         if found is None:
             raise DataError(f"expected 'text (id)', got {line.strip()[:60]!r}", path, number)
         text, id_ = found.groups()
+
         check_new(id_, number)
         if wrong := alternatives_in(text):
             raise DataError(f"utt '{id_}': {wrong}; choose one reading for each utterance", path, number)
@@ -101,6 +103,7 @@ def write_trn(path: str | Path, texts: Mapping[str, str] | Iterable[tuple[str, s
     with _open(path) as file:
         for id_, text in texts.items() if isinstance(texts, Mapping) else texts:
             check_id(id_, path)
+
             words = " ".join(text.split())
             wrong = "it begins with ';;', a comment" if words.startswith(";;") else alternatives_in(words)
             if wrong:
@@ -124,11 +127,13 @@ def read_ctm(path: str | Path) -> dict[str, list[CtmWord]]:
             words.setdefault(id_of(silent[1], silent[2], number), [])
         if line.lstrip().startswith(";;"):
             continue
+
         name, channel, word = _ctm_word(line, path, number)
         words.setdefault(id_of(name, channel, number), []).append(word)
 
     if not words:
         raise DataError("the file has no words", path)
+
     for each in words.values():
         each.sort(key=lambda word: word.start_s)
     return words
@@ -151,6 +156,7 @@ def write_ctm(path: str | Path, utterances: Mapping[str, Sequence[Any]]) -> None
             check_id(id_, path)
             if not utterances[id_]:
                 file.write(f";; {id_} A: no words\n")
+
             for word in sorted(utterances[id_], key=lambda word: word.start_s):
                 confidence = "" if word.confidence is None else f" {word.confidence:.4f}"
                 duration_s = max(0.0, word.end_s - word.start_s)
@@ -169,6 +175,7 @@ class ChannelIds:
         first = self._spelled.setdefault(id_, channel)
         if first.upper() != channel.upper():
             raise DataError(f"'{name}' has channels '{first}' and '{channel}': which is the first?", self._path, number)
+
         if f"{name}:0" in self._spelled and self._spelled.get(name) == "1":
             raise DataError(f"'{name}' has channels '0' and '1'; NIST counts A, B or 1, 2", self._path, number)
         return id_
@@ -205,6 +212,7 @@ def _ctm_word(line: str, path: Path, number: int) -> tuple[str, str, CtmWord]:
     fields = line.split()
     if len(fields) in (5, 6) and fields[4] in _ALTERNATIVES:
         raise DataError("alternatives (<ALT_BEGIN>) are not read; choose one reading", path, number)
+
     try:
         name, channel, start, duration, word, *rest = fields
         start_s, duration_s = float(start), float(duration)

@@ -43,6 +43,7 @@ def read_together(
     """
     named = [(Path(path), prefer) for path, prefer in files]
     kinds = [kind_of(path) for path, _ in named]
+
     by_line = pair == "lines"
     if pair == "auto" and set(kinds) == {"plain"}:
         by_line = _are_sentences([path for path, _ in named], warn)
@@ -75,6 +76,7 @@ def check_common(sides: Sequence[Transcripts]) -> None:
     """
     if set.intersection(*(set(one.texts) for one in sides)):
         return
+
     *others, last = sides
     here = next(iter(last.texts))
     there = next(iter(sides[0].texts))
@@ -130,6 +132,7 @@ def _read_by_line(files: Sequence[tuple[Path, Sequence[str]]], kinds: Sequence[K
                 "equally many; where lines begin with ids use --pair ids",
                 other.path,
             )
+
     with_ids = next((one for one in sides if one.kind != "plain"), first)
     return [_renamed(one, list(with_ids.texts)) for one in sides]
 
@@ -139,6 +142,7 @@ def _read_plain(path: Path, recordings: set[str], warn: Warn) -> Transcripts:
     lines = read_lines(path)
     if not recordings or recordings & {line.split(" ", 1)[0] for line in lines if line}:
         return read(path)
+
     warn(f"{path}: taken as the text of one recording")
     return Transcripts(path, {path.stem: " ".join(line for line in lines if line)}, of_one=True)
 
@@ -148,6 +152,7 @@ def _same_segments(sides: list[Transcripts]) -> list[Transcripts]:
     reference, *others = sides
     if reference.segments is not None and all(one.kind == "ctm" for one in others):
         return [reference, *(_cut(reference, one) for one in others)]
+
     if all(one.kind == "stm" for one in sides):
         return sides
     return [
@@ -163,6 +168,7 @@ def _cut(reference: Transcripts, hypothesis: Transcripts) -> Transcripts:
     cut: dict[str, Sequence[CtmWord]] = {}
     for recording, each in segments.items():
         cut |= {segment.id: some for segment, some in words_by_segment(each, words.pop(recording, ()))}
+
     cut |= words  # in no segment: named, and not scored
     return replace(hypothesis, texts={id_: " ".join(word.word for word in some) for id_, some in cut.items()})
 
@@ -191,5 +197,6 @@ def _spelled_as(known: Collection[str], names: Iterable[str]) -> list[str]:
     """Return names as another file spells them, if they differ in letter case only."""
     names = list(names)
     as_known = {name.casefold(): name for name in known}
+
     found = [name if name in known else as_known.get(name.casefold(), name) for name in names]
     return found if len(set(found)) == len(found) else names

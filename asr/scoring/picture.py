@@ -35,6 +35,7 @@ def draw(recognizer: Recognizer, source: Source, out: Path) -> None:
         AsrError: matplotlib is not installed, or the picture cannot be written.
     """
     check(out)
+
     wave_n = recognizer.load_wave(source)
     path = Path(source.name) if isinstance(source, Input) else Path("array" if isinstance(source, tuple) else source)
     name = os.fsencode(path.name).decode("utf-8", "replace")  # a name of any bytes can be shown
@@ -51,6 +52,7 @@ def draw_png(model: AcousticModel, wave_n: Wave, name: str) -> bytes:
     log_probs_sv = log_probs(model, [extract(model.extractor, wave_n)])[0]
     content = io.BytesIO()
     _figure(model, wave_n, log_probs_sv, name, (10, 4.5)).savefig(content, dpi=90, format="png")
+
     # 256 colours: a quarter of the bytes, and the lines keep their colours (they do not with the other methods).
     small = io.BytesIO()
     palette = Image.open(content).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
@@ -68,6 +70,7 @@ def check(out: Path) -> str:
         import matplotlib.backend_bases
     except ImportError as error:
         raise AsrError("pictures need matplotlib: pip install 'asr-ctc[pictures]'") from error
+
     kind = out.suffix[1:].lower()
     if kind not in matplotlib.backend_bases.FigureCanvasBase.get_supported_filetypes():
         raise AsrError(f"{out}: the name of a picture ends in its format: .png, .svg, .pdf, .jpg")
@@ -129,6 +132,7 @@ def _draw_spectrogram(axis: Any, model: AcousticModel, wave_n: Wave, duration_s:
     extractor = model.extractor
     if not isinstance(extractor, FeatureExtractor):  # a bundle's front-end takes the samples themselves
         extractor = FeatureExtractor(FeatureConfig(), model.audio.sample_rate_hz)
+
     features_btf, _ = extractor.raw(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
     features_ft = features_btf[0].numpy().T
     axis.imshow(

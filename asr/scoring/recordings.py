@@ -32,6 +32,7 @@ def read_cues(path: Path) -> str:
     """
     cues = list(_cues(path))
     lines = [line for cue in cues for line in cue]
+
     if any(map(_INSIDE.search, lines)):
         bare = [text for text in map(_bare, lines) if text]
         texts = [text for before, text in zip(["", *bare], bare, strict=False) if text != before]
@@ -48,6 +49,7 @@ def read_labels(path: Path, *, header: bool) -> str:
     """
     lines = list(numbered_lines(path))
     delimiter = "\t" if "\t" in lines[0][1] else ","
+
     texts = []
     for number, line in lines[1:] if header else lines:
         fields = line.rstrip("\r\n").split(delimiter, maxsplit=2)
@@ -107,6 +109,7 @@ def _cues(path: Path) -> Iterator[list[str]]:
             spoken = True
         elif cue is not None and spoken:
             cue.append(text)
+
         may_be_name = begins_block or text.isdecimal()
         before = number
     if cue:
@@ -120,6 +123,7 @@ def _bare(line: str) -> str:
 def _shown_once(cues: Sequence[str]) -> Iterator[str]:
     """Yield the text of cues; a cue that is shown several times, with each word underlined in turn, counts once."""
     underlines = any("<u>" in cue for cue in cues)
+
     before = None
     at = -1
     for cue in cues:
@@ -129,6 +133,7 @@ def _shown_once(cues: Sequence[str]) -> Iterator[str]:
         if not again:
             yield text
             at = -1
+
         before = text
         if place >= 0:
             at = place
@@ -142,6 +147,7 @@ def _texts_of(documents: list[Any], path: Path) -> dict[str, str]:
     for one, name in zip(documents, named, strict=True):
         text = _text_of(one)
         id_ = _id_of(one, without_suffix(str(name) if count[name.name] > 1 else name.name))
+
         if text is None:
             raise DataError(f"transcript {len(texts) + 1} has no 'text'", path)
         if not id_:
@@ -158,6 +164,7 @@ def _id_of(document: dict[str, Any], name: str) -> str:
     own = document.get("id")
     if isinstance(own, str) and own:
         return own
+
     channel = document.get("channel")
     return utterance_id(name, channel if isinstance(channel, int) else None)
 
@@ -168,6 +175,7 @@ def _text_of(document: Any) -> str | None:
         return None
     if isinstance(document.get("text"), str):
         return " ".join(document["text"].split())
+
     parts = document.get("segments", document.get("transcription"))  # keys of WhisperX and of whisper.cpp
     if not isinstance(parts, list) or not all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in parts):
         return None

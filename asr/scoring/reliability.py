@@ -59,9 +59,6 @@ def outcomes(reference: str, hypothesis: str, confidences: Sequence[float]) -> l
 
     >>> outcomes("a b c", "a x c d", [0.9, 0.4, 0.8, 0.2])
     [(0.9, True), (0.4, False), (0.8, True), (0.2, False)]
-
-    Raises:
-        ValueError: there is not one confidence for each word.
     """
     right = [operation == "equal" for operation, _, word in align(reference, hypothesis) if word is not None]
     return list(zip(confidences, right, strict=True))

@@ -145,6 +145,7 @@ def _error_tables(score: Score) -> str:
         "deletions": ("deleted", "times"),
         "insertions": ("inserted", "times"),
     }
+
     errors = commonest_errors(score)
     parts = [
         _table(header, [map(str, row.values()) for row in errors[kind]], "errors") for kind, header in headers.items()
@@ -167,6 +168,7 @@ def _utterances(shown: Sequence[UtteranceScore], alignment: str, examples: Itera
     for one, aligned in zip(shown, all_aligned, strict=True):
         length = one.counts.reference_length
         facts = [f"{one.counts.errors} errors", f"WER {one.counts.errors / length:.0%}" if length else "WER undefined"]
+
         if one.info.speaker:
             facts.append(f"speaker {one.info.speaker}")
         if one.info.duration_s is not None:
@@ -176,6 +178,7 @@ def _utterances(shown: Sequence[UtteranceScore], alignment: str, examples: Itera
         if example is not None and example.id == one.id:
             media = _media(example)
             example = next(remaining, None)
+
         yield (
             f'<section><h3 id="{_anchor(one.id)}">{escape(one.id)}</h3>\n'
             f'<p class="note">{escape(", ".join(facts))}</p>\n{_words(aligned)}{media}</section>\n'
@@ -197,9 +200,11 @@ def _media(example: ReportExample) -> str:
     html = ""
     if example.audio_flac is not None:
         html += f'<audio controls preload="none" src="{_data("audio/flac", example.audio_flac)}"></audio>\n'
+
     if example.picture_png is not None:
         alternative = f"Spectrogram and token posteriors of {example.id}"
         html += f'<img alt="{escape(alternative)}" src="{_data("image/png", example.picture_png)}">\n'
+
     if example.note:
         html += f'<p class="note">{escape(example.note)}</p>\n'
     return html
@@ -221,6 +226,7 @@ def _plot(score: Score, shown: set[str]) -> str:
     # Above 150 % all is equally wrong: one such utterance must not flatten all others.
     top = max(0.01, min(1.5, rated[0][0]))
     left, bottom, width, height = 45, _PLOT_HEIGHT - 30, _PLOT_WIDTH - 60, _PLOT_HEIGHT - 45
+
     step = width / len(rated)
 
     def y(rate: float) -> str:

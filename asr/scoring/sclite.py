@@ -67,6 +67,7 @@ def _blocks(pairs: Sequence[_WordPair]) -> Iterator[list[int]]:
     for p in sorted(range(len(pairs)), key=longest.__getitem__):
         if not longest[p]:
             continue
+
         if block and (len(block) + 1) * (longest[p] + 1) ** 2 > _BLOCK:
             yield block
             block = []
@@ -113,6 +114,7 @@ def _trace(reference: Sequence[str], hypothesis: Sequence[str], choices_ij: NDAr
     """Follow the choices from the end of both texts to their beginning."""
     width = choices_ij.shape[1]
     choices = choices_ij.tobytes()
+
     i = len(reference)
     j = len(hypothesis)
     rows: WordAlignment = []
@@ -129,5 +131,6 @@ def _trace(reference: Sequence[str], hypothesis: Sequence[str], choices_ij: NDAr
         else:
             j -= 1
             rows.append(("insert", None, hypothesis[j]))
+
     rows.reverse()
     return rows

@@ -50,6 +50,7 @@ def read_stm(path: Path) -> dict[str, list[StmSegment]]:
     for number, line in numbered_lines(path):
         if line.lstrip().startswith(";;"):
             continue
+
         name, channel, segment = _segment(line, path, number)
         recording = id_of(name, channel, number)
 
@@ -63,6 +64,7 @@ def read_stm(path: Path) -> dict[str, list[StmSegment]]:
 
     if not found:
         raise DataError("the file has no utterances", path)
+
     for each in found.values():
         each.sort(key=lambda segment: segment.start_s)
     return found
@@ -82,6 +84,7 @@ def words_by_segment(
         is_last = segment is segments[-1]
         while end < len(words) and (is_last or _middle_s(words[end]) < _single(segment.end_s)):
             end += 1
+
         if not segment.ignored:
             yield segment, words[start:end]
         start = end
@@ -124,6 +127,7 @@ def _segment(line: str, path: Path, number: int) -> tuple[str, str, StmSegment]:
     labels = ""
     if text.startswith("<"):
         labels, _, text = text.partition(" ")
+
     if wrong := alternatives_in(text):
         raise DataError(f"{wrong}; choose one reading", path, number)
     return name, channel, StmSegment("", speaker, start_s, end_s, labels.strip("<>"), text)

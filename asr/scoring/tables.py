@@ -118,6 +118,7 @@ def format_table(table: GroupTable) -> str:
     """Format the table in aligned columns."""
     rows = [[table.title, *COLUMNS]]
     rows += [[printable(value), *cells] for value, *cells in (group.cells() for group in table.groups)]
+
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
     return "\n".join("  ".join(row) for row in aligned)
@@ -156,6 +157,7 @@ def _group(value: str, members: Sequence[UtteranceScore], field: str) -> GroupSc
     counts = [one.counts for one in members]
     # A group by speaker has one speaker: its utterances are resampled.
     speakers = ["" if field == "speaker" else one.info.speaker for one in members]
+
     interval = replace(unit_of(speakers), resamples=RESAMPLES)
     ends = bootstrap_interval(
         [c.errors for c in counts],
@@ -171,6 +173,7 @@ def _bin_key(value: float, ends: Sequence[int]) -> tuple[Any, str]:
     index = sum(value > end for end in ends)
     if index == len(ends):
         return index, f"over {ends[-1]}"
+
     end = ends[index]
     if index == 0:
         return index, f"up to {end}" if end else "0"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.data.lines import numbered_lines, unique_ids
+from asr.data.manifest import is_seconds
 from asr.errors import DataError
 from asr.files import visible
 from asr.scoring import nist, recordings
@@ -28,8 +29,6 @@ from asr.scoring.stm import StmSegment, read_stm
 REFERENCES, HYPOTHESES = ("reference", "text"), ("hypothesis", "text")
 #: what is looked for in a folder, the richest first
 FOLDER_SUFFIXES = (".jsonl", ".json", ".ctm", ".trn", ".vtt", ".srt", ".tsv", ".txt")
-#: numbers of seconds above this are no durations
-_LONGEST_S = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +120,7 @@ def _read_plain(path: Path) -> Transcripts:
         id_, *rest = re.split(r"[ \t]+", line.strip(" \t\r\n"), maxsplit=1)
         check_new(id_, number)
         texts[id_] = "".join(rest)
+
     if not texts:
         raise DataError("the file has no utterances", path)
     return Transcripts(path, texts)
@@ -142,6 +142,7 @@ def _read_rows(path: Path, prefer: Sequence[str]) -> Transcripts:
             fieldname = next((name for name in prefer if name in row), "")
         if problem := _problem(row, prefer, fieldname):
             raise DataError(problem, path, number)
+
         id_ = row["id"]
         check_new(id_, number)
         texts[id_] = row[fieldname]
@@ -175,7 +176,7 @@ def _problem(row: Any, prefer: Sequence[str], fieldname: str) -> str:
         problem = f"'{found}' must be a string, got {row[found]!r}"
     elif not isinstance(row.get("speaker") or "", str):
         problem = f"'speaker' must be a string, got {row['speaker']!r}"
-    elif duration_s is not None and not (type(duration_s) in (int, float) and 0 <= duration_s <= _LONGEST_S):
+    elif duration_s is not None and not is_seconds(duration_s):
         problem = f"'duration_s' must be a number of seconds, finite and not negative, got {duration_s!r}"
     elif not isinstance(row.get("meta") or {}, dict):
         problem = f"'meta' must be an object, got {row['meta']!r}"
@@ -189,6 +190,7 @@ def _read_stm(path: Path) -> Transcripts:
     scored = [segment for each in segments.values() for segment in each if not segment.ignored]
     if not scored:
         raise DataError("no part of it is to be scored", path)
+
     info = {
         one.id: UtteranceInfo(one.speaker, one.end_s - one.start_s, {"labels": one.labels} if one.labels else None)
         for one in scored
@@ -218,6 +220,7 @@ def _read_table(path: Path, prefer: Sequence[str]) -> Transcripts:
             raise DataError(f"no id in column '{names[at_id]}'", path, number)
         check_new(id_, number)
         texts[id_] = fields[at_text]
+
     if not texts:
         raise DataError("has a header line, but no rows", path)
     return Transcripts(path, texts, "table")
@@ -263,11 +266,14 @@ def _read_folder(folder: Path, prefer: Sequence[str]) -> Transcripts:
             one = Transcripts(file, {file.stem: " ".join(line for _, line in numbered_lines(file))}, of_one=True)
         else:
             one = read(file, prefer)
+
         for id_, text in one.texts.items():
             name = (file.parent.relative_to(folder) / id_).as_posix() if one.of_one else id_
             if name in texts:
                 raise DataError(f"'{name}' is in two of the folder's files; ids must be unique", file)
+
             texts[name] = " ".join(text.split())
+
             if id_ in one.info:
                 info[name] = one.info[id_]
     return Transcripts(folder, texts, "folder", info)

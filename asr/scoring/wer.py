@@ -18,7 +18,7 @@ from itertools import zip_longest
 from typing import Any, Literal
 
 from asr.errors import DataError
-from asr.scoring.bootstrap import Ends, Interval, bootstrap_intervals, unit_of
+from asr.scoring.bootstrap import Ends, Interval, bootstrap_interval, unit_of
 from asr.scoring.info import NO_INFO, UtteranceInfo
 from asr.scoring.sclite import WordAlignment, align_words
 
@@ -203,12 +203,13 @@ def score(
 
     speakers = [one.speaker for one in infos]
     interval = unit_of(speakers)
-    counted = [([c.errors for c in each], [c.reference_length for c in each]) for each in (words_n, characters_n)]
-    wer_ends, cer_ends = bootstrap_intervals(counted)
+    wer_ends = _interval(words_n)
+    cer_ends = _interval(characters_n)
     over_utterances = None
     if interval.unit == "speaker":
         over_utterances = (wer_ends, cer_ends)
-        wer_ends, cer_ends = bootstrap_intervals(counted, speakers)
+        wer_ends = _interval(words_n, speakers)
+        cer_ends = _interval(characters_n, speakers)
 
     return Score(
         wer=rate_of(words_n, wer_ends),
@@ -288,6 +289,10 @@ def _levenshtein_counts(pairs: list[tuple[list[str], list[str]]]) -> list[Counts
 def _counts_of(aligned: WordAlignment) -> Counts:
     total = Counter(operation for operation, _, _ in aligned)
     return Counts(total["substitute"], total["delete"], total["insert"], len(aligned) - total["insert"])
+
+
+def _interval(counts_n: Sequence[Counts], speakers: Sequence[str] | None = None) -> Ends:
+    return bootstrap_interval([c.errors for c in counts_n], [c.reference_length for c in counts_n], speakers)
 
 
 def _format_rate(rate: Rate) -> str:
