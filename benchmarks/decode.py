@@ -4,17 +4,18 @@
     pip install --no-deps pyctcdecode
     python -m benchmarks.decode --text BOOKS.txt.gz --markdown --json decode.json --picture decode.png
 
-(pyctcdecode asks for numpy below 2 but runs on 2, hence --no-deps.) A decoder that is not installed is left out with a
-line. ``--text`` is language-model text, a sentence a line; without it the one in the folder that ASR_TEST_DATA names.
+(pyctcdecode asks for numpy below 2 but runs on 2, hence --no-deps.) A decoder that is not installed is left out, and
+a line says so. ``--text`` is language-model text, one sentence per line; the default is the text in the folder that
+ASR_TEST_DATA names.
 
-How it measures. Utterances are cut into blocks; a round gives one block to every decoder and every setting in turn, so
-a change in the machine's speed hits all alike. Utterances are decoded one by one.
+Utterances are cut into blocks. A round gives one block to every decoder and every setting in turn, so that a change in
+the machine's speed affects all alike. Utterances are decoded one by one.
 Each decoder sees one utterance untimed first; fast ones repeat a block.
 Speeds are medians over rounds, ratios medians of the ratios of each round. All run on one thread. Language model
 weights are tuned for each decoder alike, by a grid at moderate width, on other utterances; the sweep uses them.
 ``--emissions synthetic`` has sharp posteriors, as trained models do; ``blurred`` is a model that is far less sure.
 The 3-gram is estimated by ``asr.lm.ngram.train`` on the text without the decoded lines; all decoders read its ARPA.
-Nothing else should run on the machine meanwhile.
+Nothing else should run on the machine during the measurement.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ SYNTHETIC = {"synthetic": Noise(), "blurred": BLURRED}
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """State how much is measured."""
 
     utterances: int = 128
     tuning_utterances: int = 48
     rounds: int = 8
-    #: every how-manieth point of a sweep
+    #: only every nth point of a sweep is measured
     every: int = 1
 
     @classmethod
@@ -69,7 +70,7 @@ class Size:
 
 
 def tune(bench: Bench, peer: Peer, emissions: Emissions) -> Settings:
-    """The weights with the fewest errors at any of the decoder's settings for tuning; of equals, those tried first."""
+    """Find the weights with the fewest errors at any of the settings for tuning; of equals, those tried first."""
     prepared = [peer.prepare(one_sv) for one_sv in emissions.log_probs]
 
     def errors(settings: Settings) -> float:
@@ -83,7 +84,7 @@ def tune(bench: Bench, peer: Peer, emissions: Emissions) -> Settings:
 
 
 def _tune_at(peer: Peer, search: Settings, errors: Callable[[Settings], float]) -> tuple[float, Settings]:
-    """The fewest errors and their weights: an unknown word's price, the two others jointly, the price again, others."""
+    """Find the fewest errors and their weights: the price of an unknown word, two others, the price again, others."""
     price, *two, last = [*list(peer.weights)[:3], list(peer.weights)[3:]]
     best = {name: values[0] for name, values in peer.weights.items()}
     fewest = 1.0
@@ -97,7 +98,7 @@ def _tune_at(peer: Peer, search: Settings, errors: Callable[[Settings], float]) 
 
 
 def points_of(peer: Peer, weights: Settings, every: int) -> list[Point]:
-    """The operating point as it comes and with tuned weights, and the sweep with tuned weights."""
+    """Make the operating points, untuned and with tuned weights, and the sweep with tuned weights."""
     points = [Point(peer.name, peer.point, peer.with_lm, "defaults")]
     if weights:
         points.append(Point(peer.name, peer.point | weights, peer.with_lm, "tuned"))
@@ -105,7 +106,7 @@ def points_of(peer: Peer, weights: Settings, every: int) -> list[Point]:
 
 
 def measure(bench: Bench, peers: Sequence[Peer], points: Sequence[Point], emissions: Emissions, rounds: int) -> None:
-    """Fills in the points: each round gives one block of utterances to all points in turn."""
+    """Fill in the points: each round gives one block of utterances to all points in turn."""
     by_name = {peer.name: peer for peer in peers}
     made = [by_name[point.decoder].make(bench, point.settings, point.with_lm) for point in points]
     count = len(emissions.texts)
@@ -130,7 +131,7 @@ def measure(bench: Bench, peers: Sequence[Peer], points: Sequence[Point], emissi
 
 
 def thread_gain(bench: Bench, emissions: Emissions, rounds: int) -> dict[str, float]:
-    """Utterances a second of ``decode_all`` on one and on two threads, in turns, and how many times more two do."""
+    """Measure utterances per second of ``decode_all`` on one and two threads, in turns, and their ratio."""
     decoder = BeamDecoder(CharTokenizer(bench.symbols), BeamConfig(), bench.lm, "numba")
     many = emissions.log_probs * max(1, 256 // len(emissions.log_probs))
     seconds: dict[int, list[float]] = {1: [], 2: []}
@@ -145,7 +146,7 @@ def thread_gain(bench: Bench, emissions: Emissions, rounds: int) -> dict[str, fl
 
 
 def describe(emissions: Emissions, lm: ngram.NgramModel) -> dict[str, Any]:
-    """What is decoded, for the head of the report."""
+    """Describe what is decoded, for the head of the report."""
     tokenizer = CharTokenizer(emissions.symbols)
     floor = BeamConfig().min_token_log_prob or -5.0
     sure = sum(int((one_sv[:, 1:].max(axis=1) < floor).sum()) for one_sv in emissions.log_probs)
@@ -164,7 +165,7 @@ def describe(emissions: Emissions, lm: ngram.NgramModel) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured, and with which versions."""
+    """Describe the machine, and the versions of the libraries."""
     from asr.runtime import commit
 
     versions = {}
@@ -185,7 +186,7 @@ def machine() -> dict[str, Any]:
 
 
 def prepare(arguments: argparse.Namespace, size: Size, folder: Path) -> tuple[Emissions, Emissions, Path]:
-    """The utterances to decode, those to tune on, and the ARPA file."""
+    """Return the utterances to decode, those to tune on, and the ARPA file."""
     if arguments.emissions not in SYNTHETIC:
         if not (arguments.tune_emissions and arguments.lm):
             raise ConfigError("--emissions FILE also needs --tune-emissions FILE and --lm FILE.arpa")
@@ -209,14 +210,14 @@ def prepare(arguments: argparse.Namespace, size: Size, folder: Path) -> tuple[Em
 
 
 def present(peers: Sequence[Peer], missing: list[str]) -> list[Peer]:
-    """The decoders that can run here; why not, for the others, goes to ``missing``."""
+    """Return the decoders that can run here; for the others, the reason is added to ``missing``."""
     reasons = {peer.name: peer.why_absent() for peer in peers}
     missing += [reason for reason in reasons.values() if reason and reason not in missing]
     return [peer for peer in peers if not reasons[peer.name]]
 
 
 def run(arguments: argparse.Namespace, size: Size, folder: Path) -> dict[str, Any]:
-    """Everything that is measured, for ``report``."""
+    """Measure everything that ``report`` shows."""
     began = time.perf_counter()
     emissions, tuning, arpa = prepare(arguments, size, folder)
     bench = Bench(emissions.symbols, arpa, ngram.load(arpa))
@@ -251,7 +252,7 @@ def run(arguments: argparse.Namespace, size: Size, folder: Path) -> dict[str, An
 
 
 def clipped(peer: Peer, vocabulary: int) -> Peer:
-    """The decoder with settings that fit a smaller vocabulary."""
+    """Return the decoder with settings that fit a smaller vocabulary."""
 
     def fit(settings: Settings) -> Settings:
         return {k: min(v, vocabulary) if k == "beam_size_token" else v for k, v in settings.items()}
@@ -265,7 +266,7 @@ say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=Tru
 def main() -> int:
     summary = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=summary)
-    parser.add_argument("--text", type=Path, help="language-model text, a sentence a line; may be gzip")
+    parser.add_argument("--text", type=Path, help="language-model text, one sentence per line; may be gzip")
     parser.add_argument(
         "--emissions", default="synthetic", help="synthetic, blurred, or a file that benchmarks.emissions made"
     )

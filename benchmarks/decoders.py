@@ -1,7 +1,7 @@
-"""The decoders that are compared, behind one face: settings in, a function from an utterance to its text out.
+"""The decoders that are compared, with one interface: settings in, a function from an utterance to its text out.
 
-What is done before the clock runs, for every decoder alike: the language model is read, its word list made a trie, and
-the input brought into the form that the decoder takes (fast-ctc-decode: probabilities; the others: log-probabilities).
+For every decoder, some work is not timed: reading the language model, making a trie of its word list, and
+bringing the input into the form that the decoder takes (fast-ctc-decode: probabilities; the others: log-probabilities).
 
 Axes: s steps, v vocabulary.
 """
@@ -31,7 +31,7 @@ Decode = Callable[[Any], str]
 
 @dataclass
 class Bench:
-    """What every decoder is made from: the symbols (the blank left out), the ARPA file and its words."""
+    """Hold what every decoder is made from: the symbols (the blank left out), the ARPA file and its words."""
 
     symbols: tuple[str, ...]
     arpa: Path
@@ -39,14 +39,14 @@ class Bench:
     cache: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What is expensive to make and shared by settings."""
+        """Return what is expensive to make and shared by settings."""
         if key not in self.cache:
             self.cache[key] = make()
         return self.cache[key]
 
     @property
     def words(self) -> list[str]:
-        """The language model's words that the symbols can write; <unk>, <s> and </s> left out."""
+        """Return the language model's words that the symbols can write; <unk>, <s> and </s> left out."""
         letters = set(self.symbols)
         return [word for word in self.lm.words[3:] if not set(word) - letters]
 
@@ -117,7 +117,7 @@ def _flashlight(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
 
 
 def _flashlight_lexicon(bench: Bench, size: int, space: int) -> tuple[Any, Any, int]:
-    """The trie of the language model's words with smeared scores, the model, and <unk>'s id."""
+    """Return the trie of the language model's words with smeared scores, the model, and <unk>'s id."""
     from flashlight.lib.text import decoder as fl
     from flashlight.lib.text.decoder.kenlm import KenLM
     from flashlight.lib.text.dictionary import Dictionary
@@ -146,7 +146,7 @@ def _fast_ctc_decode(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
 
 @dataclass(frozen=True)
 class Peer:
-    """A decoder: how it is made, where its width is set, and the settings it is tried with."""
+    """Describe a decoder: how it is made, where its width is set, and the settings it is tried with."""
 
     name: str
     make: Callable[[Bench, Settings, bool], Decode]
@@ -161,12 +161,12 @@ class Peer:
     takes_probs: bool = False
 
     def prepare(self, log_probs_sv: LogProbs) -> Any:
-        """An utterance in the form that the decoder takes."""
+        """Bring an utterance into the form that the decoder takes."""
         array = np.ascontiguousarray(log_probs_sv, np.float32)
         return np.exp(array) if self.takes_probs else array
 
     def why_absent(self) -> str | None:
-        """Why the decoder cannot run here, or None."""
+        """Return why the decoder cannot run here, or None."""
         import importlib
 
         try:

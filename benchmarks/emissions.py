@@ -1,4 +1,4 @@
-"""Emissions to decode: a trained model's through ``asr.infer``, or synthetic ones with the text that was meant.
+"""Emissions to decode: those of a trained model by ``asr.infer``, or synthetic ones with their references.
 
     python -m benchmarks.emissions --model work/an4/default-seed1 --manifest work/an4/data/test.jsonl --out test.npz
 
@@ -29,7 +29,7 @@ STEPS, STEPS_A_SECOND = 500, 50
 
 @dataclass(frozen=True)
 class Emissions:
-    """Log-probabilities of utterances, what was said, and the vocabulary (the blank, id 0, left out)."""
+    """Hold log-probabilities of utterances, their references, and the vocabulary (the blank, id 0, left out)."""
 
     log_probs: list[LogProbs]
     texts: list[str]
@@ -42,13 +42,13 @@ class Emissions:
 
 
 def save(emissions: Emissions, path: Path) -> None:
-    """Writes emissions as one npz file."""
+    """Write emissions as one npz file."""
     arrays: dict[str, Any] = {f"log_probs_{i}": one_sv for i, one_sv in enumerate(emissions.log_probs)}
     np.savez(path, texts=np.array(emissions.texts), symbols=np.array(emissions.symbols), **arrays)
 
 
 def load(path: Path) -> Emissions:
-    """Reads what ``save`` wrote.
+    """Read what ``save`` wrote.
 
     Raises:
         DataError: it is something else, or its rows are no log-probabilities.
@@ -65,7 +65,7 @@ def load(path: Path) -> Emissions:
 
 
 def of_model(model_path: str, manifest_path: str) -> Emissions:
-    """The emissions of a trained model for a manifest, as ``asr evaluate`` makes them."""
+    """Compute the emissions of a trained model for a manifest, as ``asr evaluate`` makes them."""
     from asr.batch import extract, load_wave
     from asr.data import manifest as manifests
     from asr.data.text import normalize
@@ -83,7 +83,7 @@ def of_model(model_path: str, manifest_path: str) -> Emissions:
 
 
 def read_text(path: Path) -> list[str]:
-    """The lines of a text (or its gzip), those with other symbols than A-Z and the apostrophe left out.
+    """Read the lines of a text (may be gzip); those with other symbols than A-Z and the apostrophe are left out.
 
     Raises:
         DataError: it cannot be read, or has too few lines.
@@ -101,7 +101,7 @@ def read_text(path: Path) -> list[str]:
 
 
 def hold_out(lines: list[str], count: int, seed: int) -> tuple[list[str], list[str]]:
-    """Lines of 100 to 160 letters (10 s of speech each) drawn to be decoded, and all the others, for the model."""
+    """Draw lines of 100 to 160 letters (10 s of speech) to be decoded; return these and all others, for the model."""
     fitting = [i for i, line in enumerate(lines) if 100 <= len(line) <= 160]
     drawn = np.random.default_rng(seed).permutation(fitting)[:count].tolist()
     out = set(drawn)
@@ -110,7 +110,7 @@ def hold_out(lines: list[str], count: int, seed: int) -> tuple[list[str], list[s
 
 @dataclass(frozen=True)
 class Noise:
-    """How hard it is to hear: mean log-odds, natural, of what was said over others. Greedy WER about 28 %."""
+    """Describe the noise: mean natural log-odds of the true letter over others. Greedy WER about 28 %."""
 
     #: over a letter that sounds alike, over any other letter, over the blank
     similar: float = 17.0
@@ -128,22 +128,22 @@ class Noise:
     smeared: float = 0.6
 
 
-#: a model that is much less sure than it could be; the greedy text is about as good
+#: a model that is much less confident than it could be; the greedy text is about as good
 BLURRED = Noise(temperature=3.0)
 
 
 def synthetic(texts: list[str], seed: int, noise: Noise | None = None) -> Emissions:
-    """Emissions of 500 steps a text with the look of a trained CTC model's: peaks of one or two steps, blank between.
+    """Make emissions of 500 steps per text that look like a trained CTC model's: short peaks, blank between them.
 
     Each letter is put at a step of its own, with silence at both ends and uneven gaps. There the letter competes with
     those that sound like it, with all others, and with the blank: mostly it wins, else most often one that sounds
     alike, or the blank (a letter or a word border is lost). Most letters show weakly in a step beside their own, and
-    some gaps sound a little like a space. Between letters the blank is certain: about 64 % of the steps hold nothing
-    else above e^-5.
+    some gaps sound a little like a space. Between letters the blank is certain: in about 64 % of the steps no other
+    token is above e^-5.
 
-    The log-odds of what was said over another token are drawn from a normal distribution of mean m and variance 2 m:
+    The log-odds of the true letter over another token are drawn from a normal distribution of mean m and variance 2 m:
     the one for which the probabilities are right (a letter given 0.1 was said one time in ten), as a trained model's
-    nearly are. With any other variance, pruning tokens would tell the decoder something about the truth.
+    nearly are. With any other variance, pruning tokens would reveal something about the truth to the decoder.
     """
     noise, rng = noise or Noise(), np.random.default_rng(seed)
     near_vv = _similar()
@@ -151,7 +151,7 @@ def synthetic(texts: list[str], seed: int, noise: Noise | None = None) -> Emissi
 
 
 def _similar() -> npt.NDArray[np.bool_]:
-    """Which tokens sound alike: tokens by tokens, the blank first."""
+    """Return which tokens sound alike: tokens by tokens, the blank first."""
     size = len(SYMBOLS) + 1
     near_vv = np.zeros((size, size), np.bool_)
     for group in SIMILAR:
@@ -192,7 +192,7 @@ def _log_odds(means: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.N
 
 
 def _places(count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Ascending steps for letters: at least two apart, 10 to 25 of silence at each end, the rest in uneven gaps."""
+    """Draw ascending steps for letters: at least two apart, 10 to 25 steps of silence at both ends, uneven gaps."""
     first, last = rng.integers(10, 25, 2)
     free = STEPS - first - last - 2 * count
     if free < 0:

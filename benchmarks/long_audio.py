@@ -5,7 +5,7 @@
 Utterances of the manifest are joined, again and again until there is enough, with pauses of the given lengths between
 them, filled with noise like that in the quietest tenth of the utterance before (``--pause 0 0``: nothing between them).
 The recording, and each utterance as a file of its own, are transcribed by ``asr transcribe`` with the OPTIONS, in two
-processes whose peak memory and time are measured. The recording is aligned to its text by ``asr align``, too; the
+processes whose peak memory and time are measured. The recording is also aligned to its text by ``asr align``; the
 words' times are compared with those of the utterances aligned one by one.
 
 Words of the long transcript are given to utterances by their time: paired differences are over utterances.
@@ -40,7 +40,7 @@ from asr.scoring.wer import format_score, score, word_counts
 
 @dataclass(frozen=True)
 class Spoken:
-    """An utterance in the long recording."""
+    """Hold an utterance in the long recording."""
 
     id: str
     text: str
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace, options: Sequence[str], folder: Path) -> None:
 
 
 def write_recording(args: argparse.Namespace, folder: Path, rate: int, profile: str) -> list[Spoken]:
-    """``long.flac``, ``long.txt`` and ``pieces/``; what is said in it, and when."""
+    """Write ``long.flac``, ``long.txt`` and ``pieces/``; return the utterances and their times."""
     (folder / "pieces").mkdir(parents=True, exist_ok=True)
     rows = manifests.read(args.manifest)
     random = np.random.default_rng(args.seed)
@@ -139,7 +139,7 @@ def write_recording(args: argparse.Namespace, folder: Path, rate: int, profile: 
 
 
 def room(wave_n: audio.Wave, size: int, rate: int, random: np.random.Generator) -> audio.Wave:
-    """Noise with the mean spectrum of the quietest tenth of the wave's frames. Shapes: (n,) -> (size,)."""
+    """Make noise with the mean spectrum of the quietest tenth of the wave's frames. Shapes: (n,) -> (size,)."""
     frame = max(2, rate // 40)
     frames = wave_n[: len(wave_n) // frame * frame].reshape(-1, frame)
     if not len(frames) or not size:
@@ -154,7 +154,7 @@ def room(wave_n: audio.Wave, size: int, rate: int, random: np.random.Generator) 
 
 
 def measured(command: Sequence[str]) -> dict[str, float]:
-    """Wall-clock seconds and peak resident MiB of a command; what it says goes to stderr."""
+    """Measure wall-clock seconds and peak resident MiB of a command; its output goes to stderr."""
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -164,7 +164,7 @@ def measured(command: Sequence[str]) -> dict[str, float]:
 
 
 def by_time(spoken: Sequence[Spoken], document: dict[str, Any]) -> dict[str, str]:
-    """The words of the long transcript, each given to the utterance in which, or nearest to which, its middle lies."""
+    """Assign each word of the long transcript to the utterance that its middle lies in, or is nearest to."""
     words: dict[str, list[str]] = {s.id: [] for s in spoken}
     at = 0
     for word in (word for segment in document["segments"] for word in segment["words"]):
@@ -176,7 +176,7 @@ def by_time(spoken: Sequence[Spoken], document: dict[str, Any]) -> dict[str, str
 
 
 def align(args: argparse.Namespace, cli: Sequence[str], folder: Path, spoken: Sequence[Spoken]) -> None:
-    """Aligns the recording, and each utterance; how far the words' starts lie apart."""
+    """Align the recording, and each utterance; print how far the starts of words are apart."""
     long = [*cli, "align", str(args.model), str(folder / "long.flac"), "--text", str(folder / "long.txt")]
     used = measured([*long, "-f", "json", "-o", str(folder / "aligned")])
     print(f"aligned: {used['seconds']:.1f} s, peak {used['mib']:,.0f} MiB")

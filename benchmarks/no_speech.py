@@ -1,11 +1,12 @@
-"""Words out of sounds in which nobody speaks, and what the same decision costs in speech.
+"""Words that a model writes for sounds without speech, and the cost of the no-speech decision in speech.
 
     python -m benchmarks.no_speech MODEL [MANIFEST ...] [--babble MANIFEST] [--decoder greedy|beam]
 
-First the words per minute that the model makes of made sounds (silence, noise, signals, music), without and with the
-decision of ``asr.recordings.speech``: a minute of each as one recording, and as twenty files of three seconds. None of
-these sounds was used when the decision was fitted. Then, for each manifest, its word error rate without and with it:
-as it is, scaled by 0.01, over a telephone, and in white noise and babble (of ``--babble``'s voices) at 10 and 5 dB.
+The first table gives the words per minute for synthetic sounds (silence, noise, signals, music), without and with the
+decision of ``asr.recordings.speech``: one minute of each as one recording, and as twenty files of three seconds. None
+of these sounds was used to fit the decision. The next tables give the word error rate of each manifest, without and
+with it: unchanged, scaled by 0.01, over a telephone, and in white noise and babble (of ``--babble``'s voices) at 10 and
+5 dB.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def words(recognizer: Recognizer, waves: list[Wave], threshold: float | None) ->
 
 
 def transcripts(recognizer: Recognizer, waves: list[Wave], threshold: float | None) -> Iterator[Transcript]:
-    """With another threshold than the default, where one is given."""
+    """Transcribe with the default threshold, or the given one."""
     recognizer.no_speech_threshold = NO_SPEECH_THRESHOLD if threshold is None else threshold
     for result in recognizer.transcribe_all([(wave_n, RATE_HZ) for wave_n in waves]):
         assert isinstance(result, Transcript), result
@@ -134,7 +135,7 @@ def tones(length_s: float, *hz: float) -> Floats:
 
 
 def coloured(length_s: float, slope: float) -> Floats:
-    """Noise whose power falls with this power of the frequency: 0 white, 1 pink, 2 brown."""
+    """Make noise whose power falls with this power of the frequency: 0 white, 1 pink, 2 brown."""
     count = round(length_s * RATE_HZ)
     hz = np.maximum(np.fft.rfftfreq(count, 1 / RATE_HZ), 30.0)
     out_n: Floats = np.fft.irfft(np.fft.rfft(_rng.standard_normal(count)) * (hz / 1000) ** (-slope / 2), count)
@@ -142,13 +143,13 @@ def coloured(length_s: float, slope: float) -> Floats:
 
 
 def wavering(length_s: float, per_s: float) -> Floats:
-    """A slow random curve."""
+    """Make a slow random curve."""
     knots = _rng.standard_normal(round(length_s * per_s) + 2)
     return np.interp(clock(length_s) * per_s, np.arange(len(knots)), knots)
 
 
 def sequence(length_s: float, step_s: float, note: Callable[[int], Floats]) -> Floats:
-    """Notes one after the other, each sounding on into the next ones."""
+    """Make notes one after the other; each rings on into the next ones."""
     out_n = np.zeros(round(length_s * RATE_HZ))
     for i in range(int(length_s / step_s)):
         start = round(i * step_s * RATE_HZ)
@@ -168,7 +169,7 @@ def harmonic(hz: float, length_s: float, decay_per_s: float, weights: tuple[floa
 
 
 def plucked(hz: float, length_s: float) -> Floats:
-    """A string after Karplus and Strong: noise that goes round and is smoothed."""
+    """Make the sound of a plucked string (Karplus and Strong): noise in a loop that is smoothed at each turn."""
     period = round(RATE_HZ / hz)
     rounds = [_rng.uniform(-1, 1, period)]
     for _ in range(int(length_s * RATE_HZ / period)):
@@ -218,7 +219,7 @@ def swept(length_s: float, low_hz: float, high_hz: float, every_s: float) -> Flo
 
 
 def keyed(length_s: float) -> Floats:
-    """Frequency shift keying, 300 bits a second, as fax machines do."""
+    """Make frequency shift keying of 300 bits per second, as of fax machines."""
     bits = np.repeat(_rng.integers(0, 2, round(length_s * 300) + 1), RATE_HZ // 300 + 1)[: round(length_s * RATE_HZ)]
     return np.sin(2 * np.pi * np.cumsum(np.where(bits, 1650, 1850)) / RATE_HZ)
 
@@ -228,7 +229,7 @@ def dialled(i: int) -> Floats:
     return tones(0.1, low, high)
 
 
-#: everything at -20 dBFS but these
+#: all sounds are at -20 dBFS, except these
 LEVELS_DB = {"dither": -60.0, "clicks": -35.0, "faint hum": -50.0}
 SOUNDS: dict[str, Callable[[float], Floats]] = {
     "digital silence": lambda s: np.zeros(round(s * RATE_HZ)),

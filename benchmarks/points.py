@@ -1,4 +1,4 @@
-"""What was measured of a decoder with certain settings, and which of two decoders is faster at the same error rate."""
+"""Measurements of decoders with their settings, and which of two decoders is faster at the same error rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asr.scoring.wer import Score, score
 
 @dataclass
 class Point:
-    """A decoder with settings: seconds an utterance in each round, and the texts."""
+    """Hold a decoder with settings, its seconds per utterance in each round, and its texts."""
 
     decoder: str
     settings: dict[str, Any]
@@ -25,7 +25,7 @@ class Point:
 
     @property
     def rate(self) -> float:
-        """Utterances a second: the median over rounds."""
+        """Utterances per second: the median over rounds."""
         return 1 / median(self.seconds)
 
     @property
@@ -52,7 +52,7 @@ class Point:
 
 
 def speed_ratio(ours: Point, theirs: Point) -> float:
-    """How many times faster ours is: the median over rounds, each round on the same utterances, one after the other.
+    """Return how many times faster ours is: the median over rounds, each on the same utterances, one after the other.
 
     >>> speed_ratio(Point("a", {}, True, seconds=[1.0, 2.0, 1.0]), Point("b", {}, True, seconds=[4.0, 8.0, 5.0]))
     4.0
@@ -61,7 +61,7 @@ def speed_ratio(ours: Point, theirs: Point) -> float:
 
 
 def front(points: Iterable[Point]) -> list[Point]:
-    """The points that no other beats: none is as accurate and faster, or as fast and more accurate. Fastest first."""
+    """Return the points that no other beats, fastest first: no other is both as accurate and faster, or the reverse."""
     kept: list[Point] = []
     for point in sorted(points, key=lambda p: (-p.rate, p.wer)):
         if not kept or point.wer < kept[-1].wer:
@@ -70,7 +70,7 @@ def front(points: Iterable[Point]) -> list[Point]:
 
 
 class Comparison(NamedTuple):
-    """A point of another decoder, and the fastest of ours that makes no more errors; None where none does."""
+    """Hold a point of another decoder, and the fastest of ours that makes no more errors; None if there is none."""
 
     theirs: Point
     ours: Point | None
@@ -78,7 +78,7 @@ class Comparison(NamedTuple):
 
 
 def compare(ours: Sequence[Point], theirs: Sequence[Point]) -> list[Comparison]:
-    """For every error rate on the others' front: our fastest point with no more errors."""
+    """Find for every error rate on the others' front our fastest point with no more errors."""
     rows = []
     for point in front(theirs):
         able = [mine for mine in ours if mine.wer <= point.wer]

@@ -1,4 +1,4 @@
-"""The tables and the picture of ``benchmarks.decode``."""
+"""Make the tables and the picture of ``benchmarks.decode``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORT = {
     "lm_weight": "alpha",
     "word_score": "beta",
 }
-#: what each target asks: title, least ratio, their decoder, with a language model
+#: the targets: title, least ratio, their decoder, with a language model
 TARGETS = (
     ("pyctcdecode + kenlm, at every WER it reaches", 60.0, "pyctcdecode", True),
     ("flashlight lexicon + KenLM, at every WER it reaches", 15.0, "flashlight, lexicon", True),
@@ -36,7 +36,7 @@ COMPILE_S, FIRST_S, THREADS = 15.0, 0.5, 1.8
 
 
 def tables(result: dict[str, Any], markdown: bool) -> str:
-    """All tables, as markdown or in columns for people."""
+    """Make all tables, as Markdown or in columns for people."""
     points: list[Point] = result["points"]
     about, made = result["emissions"], result["machine"]
     head = (
@@ -93,7 +93,7 @@ def _front_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
 
 
 def _width_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
-    """Our search and fast-ctc-decode at the same width, with the same tokens left out."""
+    """Compare our search with fast-ctc-decode at the same width, with the same tokens left out."""
     ours = {
         p.settings["beam_width"]: p
         for p in points
@@ -163,7 +163,7 @@ def _settings(settings: dict[str, Any]) -> str:
 
 
 def _search(point: Point) -> str:
-    """The settings of a point without its weights, which the table of tuned weights has."""
+    """Format the settings of a point, without its weights, which are in the table of tuned weights."""
     keys = ("width", "token", "tokens", "beam", "cut")
     shown = {k: v for k, v in point.settings.items() if SHORT.get(k, k) in keys}
     return _settings(shown) + (" (untuned)" if point.kind == "defaults" and point.with_lm else "")
@@ -186,7 +186,7 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], mar
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Speed (log) against WER: a panel with the language model and one without; each decoder's front as a line."""
+    """Draw speed (log) against WER: a panel with the language model and one without; each decoder's front as a line."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Times of a fresh process: what a person waits for before the first text. ``benchmarks.decode`` starts it.
+"""Measure how long a fresh process takes to the first text. ``benchmarks.decode`` starts it.
 
     python -m benchmarks.startup LM.arpa EMISSIONS.npz
 
@@ -51,7 +51,7 @@ def main(arpa: str, emissions_path: str) -> None:
 
 
 def measure(arpa: Path, emissions_path: Path, warm_runs: int = 5) -> dict[str, dict[str, float]]:
-    """Times of a process without any compiled code on disk, and (medians) of processes that find it there."""
+    """Measure a process without any compiled code on disk, and (medians) processes that find it there."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"NUMBA_CACHE_DIR": folder}
         command = [sys.executable, "-m", "benchmarks.startup", str(arpa), str(emissions_path)]

@@ -1,9 +1,10 @@
-"""A Markdown table of runs beside the first of them: what a change of the config makes of the dev set.
+"""Print a Markdown table of runs and their difference to the first: what a change of the config does on the dev set.
 
     python egs/ablations.py RUN RUN [RUN ...]
 
-Each run holds ``dev.jsonl``, its transcripts. Beside its error rate stands the paired difference to the first run, with
-a 95 % bootstrap interval over speakers (utterances, where speakers are not known): if 0 is inside, it may be chance.
+Each run holds ``dev.jsonl``, its transcripts. The table has its error rate, and the paired difference to the first run
+with a 95 % bootstrap interval over speakers (over utterances if speakers are not known). If 0 is inside, the difference
+may be chance.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main(first: str, *others: str) -> None:
 
 
 def _minutes(run: Path) -> float:
-    """Of the whole training, as its last row of metrics has it."""
+    """Return the minutes of the whole training, from the last row of metrics."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return float(max(row["seconds"] for row in rows)) / 60
 

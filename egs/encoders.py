@@ -1,12 +1,12 @@
-"""A RESULTS.md table of runs that differ in their network: error rates, sizes, speed and memory.
+"""Make a RESULTS.md table of runs that differ in their network: error rates, sizes, speed and memory.
 
-    python egs/encoders.py measure RUN [RUN ...]           writes RUN/speed.json, where there is none
+    python egs/encoders.py measure RUN [RUN ...]           writes RUN/speed.json if it does not exist
     python egs/encoders.py table MANIFEST RUN [RUN ...]    prints the table
 
-Speed and memory are measured apart from training, each network in a process of its own, on the data and with the
-settings of its run: the dev set twice, of which the faster counts (reading and features included, as in ``asr
-evaluate``), then the first updates of a new run (reading and features not counted). Memory is the largest that this
-process ever had, program and data included. Leave the machine alone meanwhile.
+Speed and memory are measured separately from training, each network in a process of its own, with the data and the
+settings of its run. The dev set is decoded twice, and the faster pass counts (reading and features included, as in
+``asr evaluate``); then come the first updates of a new run (reading and features not counted). Memory is the peak of
+this process, program and data included. Nothing else should run on the machine during the measurement.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from asr.runtime import use_threads
 from asr.scoring.wer import format_ends, percent
 from asr.train import train
 
-#: updates that the speed of training is measured over
+#: number of updates over which the speed of training is measured
 STEPS = 12
-#: of speed.json, in the order of the table
+#: keys of speed.json, in the order of the table
 SPEEDS = ("train_audio_s_per_s", "train_memory_mib", "use_audio_s_per_s")
 HEADER = (
     "| config | WER % [95 %] | S / D / I | CER % | parameters | training, audio-s/s | memory in training, MiB "
@@ -38,8 +38,8 @@ HEADER = (
 
 
 def measure(*runs: str) -> None:
-    """Writes ``speed.json`` into each run that has none."""
-    # A process each, as the largest memory of a process never falls; forked, so that torch is loaded once.
+    """Write ``speed.json`` into each run that has none."""
+    # One process per run, as the peak memory of a process never falls; forked, so that torch is loaded once.
     context = multiprocessing.get_context("fork")
     for run in map(Path, runs):
         if not (run / "speed.json").exists():
@@ -50,7 +50,7 @@ def measure(*runs: str) -> None:
 
 
 def _measure(run: Path) -> dict[str, float]:
-    # Not by duration, so that these steps are like all others; batches read between the steps, not beside them.
+    # Not sorted by duration, so that these steps are like all others; batches are read between the steps.
     cfg = load(run / "config.yaml", [f"train.max_steps={STEPS}", "train.sortagrad=false", "batch.workers=0"])
     use_threads(cfg.train.threads)
     model, rows = load_model(run), manifest.read(_data(run) / "dev.jsonl")
@@ -71,7 +71,7 @@ def _data(run: Path) -> Path:
 
 
 def table(manifest_path: str, *runs: str) -> None:
-    """Prints the table: each run's best model on the manifest, decoded greedily."""
+    """Print the table: each run's best model on the manifest, decoded greedily."""
     rows = manifest.read(manifest_path)
     print(HEADER)
     for run in map(Path, runs):

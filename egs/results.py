@@ -1,11 +1,12 @@
-"""A RESULTS.md table from runs that differ in their seed: a row each, and the mean with its interval.
+"""Make a RESULTS.md table from runs that differ in their seed: one row per run, and the mean with its interval.
 
     python egs/results.py [--greedy] MANIFEST RUN [RUN ...]
 
-Each run is decoded as it was tuned, or greedily where it was not or with --greedy.
+Each run is decoded as it was tuned; greedily if it was not tuned, or with --greedy.
 
-The interval of the mean is a bootstrap of the errors of all runs together, over what the interval of each run is over
-(speakers where they are known): it says how far another test set of this size might lie, not how far another seed.
+The interval of the mean is a bootstrap of the errors of all runs together, over the same units as the interval of each
+run (speakers if they are known). It tells how much the result might change with another test set of this size, not with
+another seed.
 """
 
 from __future__ import annotations
