@@ -7,14 +7,13 @@ import gzip
 import io
 import mmap
 import re
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from asr.errors import AsrError, DataError, os_reason
-from asr.lm.files import GZIP_MAGIC
+from asr.errors import DataError
+from asr.lm.files import GZIP_MAGIC, reading
 from asr.lm.model import (
     BEGIN,
     END,
@@ -48,14 +47,9 @@ def read_arpa(path: str | Path) -> NgramModel:
         AsrError: it cannot be read.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            is_gzip = file.peek(2)[:2] == GZIP_MAGIC
-            content = gzip.decompress(file.read()) if is_gzip else _map_plain(file)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"the gzip file is damaged ({error}); copy it again", path) from error
-    except OSError as error:
-        raise AsrError(f"{path}: cannot read: {os_reason(error)}") from error
+    with reading(path), path.open("rb") as file:
+        is_gzip = file.peek(2)[:2] == GZIP_MAGIC
+        content = gzip.decompress(file.read()) if is_gzip else _map_plain(file)
     return parse_arpa(content, path)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from asr.errors import AsrError, DataError, os_reason
-from asr.lm.files import writing
+from asr.errors import AsrError, DataError
+from asr.lm.files import reading, writing
 from asr.lm.model import LN10, MAX_ORDER, MOST_BACKOFF_LOG10, NgramArrays, NgramModel, no_ngrams
 
 MAGIC = b"asr n-gram 1\n\0\0\0"
@@ -62,13 +62,9 @@ def load_binary(path: str | Path) -> NgramModel:
     """
     path = Path(path)
     try:
-        # Copy on write: numba compiles for read-only arrays anew.
-        data = np.memmap(path, np.uint8, mode="c").view(np.ndarray)
-    except OSError as error:
-        raise AsrError(f"{path}: cannot read: {os_reason(error)}") from error
-    except ValueError as error:
-        raise DataError("the file is empty", path) from error
-    try:
+        with reading(path):
+            # Copy on write: numba would compile everything again for read-only arrays.
+            data = np.memmap(path, np.uint8, mode="c").view(np.ndarray)
         return _parse(data)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(

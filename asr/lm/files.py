@@ -37,14 +37,9 @@ def read_lines(paths: Iterable[str | Path]) -> Iterator[str]:
         if path.suffix == ".jsonl":
             yield from (" ".join(utterance.text.split()) for utterance in manifest.read(path))
             continue
-        try:
-            with _open(path) as file:
-                for number, line in enumerate(file, start=1):
-                    yield _checked_line(line, path, number)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(f"the gzip file is damaged ({error}); copy it again", path) from error
-        except OSError as error:
-            raise AsrError(f"{path}: cannot read: {os_reason(error)}") from error
+        with reading(path), _open(path) as file:
+            for number, line in enumerate(file, start=1):
+                yield _checked_line(line, path, number)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -61,19 +56,18 @@ def _checked_line(line: bytes, path: Path, number: int) -> str:
     except UnicodeDecodeError as error:
         raise DataError("not UTF-8 text; convert the file (iconv -t UTF-8)", path, number) from error
 
+    reason = ""
     if "\r" in text:
-        raise DataError(
+        reason = (
             "a carriage return inside the line: several sentences would be read as one; if the line ends are carriage "
-            "returns alone, convert the file (tr '\\r' '\\n')",
-            path,
-            number,
+            "returns alone, convert the file (tr '\\r' '\\n')"
         )
-    if "\0" in text:
-        kind = "a zero byte: this is no text in UTF-8 but a binary file, or UTF-16 (iconv -f UTF-16 -t UTF-8)"
-        raise DataError(kind, path, number)
-    if text.strip() == "\\data\\":
-        kind = "the start of an ARPA language model: expected a text, a sentence per line"
-        raise DataError(kind, path, number)
+    elif "\0" in text:
+        reason = "a zero byte: this is no text in UTF-8 but a binary file, or UTF-16 (iconv -f UTF-16 -t UTF-8)"
+    elif text.strip() == "\\data\\":
+        reason = "the start of an ARPA language model: expected a text, a sentence per line"
+    if reason:
+        raise DataError(reason, path, number)
     return text
 
 
@@ -99,6 +93,22 @@ def as_tokens(lines: Iterable[str], tokenizer: Tokenizer, left_out: Counter[str]
         raise DataError(
             f"no line of the text can be written by the tokenizer: it does not know {shown}; is the case right?"
         )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn failed reading into an error that names the file.
+
+    Raises:
+        DataError: a gzip file is damaged.
+        AsrError: as the operating system says.
+    """
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"the gzip file is damaged ({error}); copy it again", path) from error
+    except OSError as error:
+        raise AsrError(f"{path}: cannot read: {os_reason(error)}") from error
 
 
 @contextmanager

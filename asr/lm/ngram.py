@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from asr.errors import AsrError, os_reason
 from asr.lm.arpa_reader import parse_arpa as parse_arpa
 from asr.lm.arpa_reader import read_arpa
 from asr.lm.arpa_writer import write_arpa
 from asr.lm.binary import MAGIC, load_binary, save_binary
 from asr.lm.estimate import train as train
 from asr.lm.files import read_lines as read_lines
+from asr.lm.files import reading
 from asr.lm.model import NgramModel as NgramModel
 from asr.lm.perplexity import Perplexity as Perplexity
 from asr.lm.perplexity import perplexity as perplexity
@@ -29,11 +29,8 @@ def load(path: str | Path) -> NgramModel:
         AsrError: it cannot be read.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(MAGIC))
-    except OSError as error:
-        raise AsrError(f"{path}: cannot read: {os_reason(error)}") from error
+    with reading(path), path.open("rb") as file:
+        head = file.read(len(MAGIC))
     return load_binary(path) if head.startswith(MAGIC[:11]) else read_arpa(path)
 
 

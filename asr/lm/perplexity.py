@@ -1,4 +1,4 @@
-"""How well a language model predicts a text."""
+"""The perplexity of a text under an n-gram model."""
 
 from __future__ import annotations
 

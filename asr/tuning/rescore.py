@@ -101,7 +101,7 @@ def _score_texts(nbests: Sequence[Sequence[Hypothesis]], model: RnnModel) -> dic
 
 
 def rescoring_decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | None = None) -> Decoder:
-    """Make the decoder of a model folder as ``decoder_for`` does, its texts rescored where that was tuned or is asked.
+    """Make the decoder of a model folder; it rescores where that was tuned or is asked for.
 
     Raises:
         CheckpointError: the tuned settings are damaged, or one of their language models is gone.
@@ -191,7 +191,7 @@ def _tuned_path(folder: Path, how: Rescore | None) -> Path:
 
 @dataclass(frozen=True)
 class Rescoring:
-    """What rescoring was found to give on a dev set: word error rates, and the weights."""
+    """The result of tuning the rescoring on a dev set: word error rates, and the weights."""
 
     how: Rescore
     rate: float

@@ -66,7 +66,7 @@ Surface = dict[tuple[float, float], "Point"]
 
 @dataclass(frozen=True)
 class Point:
-    """What a setting gives: word errors of each utterance, their rate with its 95 % interval, seconds of searching."""
+    """The result of a setting: word errors of each utterance, their rate with its 95 % interval, seconds of search."""
 
     config: BeamConfig
     errors_n: Errors
@@ -91,7 +91,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a search over settings found."""
+    """The result of a search over settings."""
 
     greedy: Point
     surface: Surface

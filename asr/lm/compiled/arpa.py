@@ -122,7 +122,7 @@ def _read_number(data: Bytes, at: Int) -> tuple[Any, Any, Int]:
 @compiled
 def hash_word(data: Bytes, at: Int) -> tuple[Int, Int]:
     """Return the hash of the word that starts here, and where the word ends."""
-    i = np.uint64(at)  # an index of type int64 costs a test for negative ones
+    i = np.uint64(at)  # numba tests a signed index for being negative
     hashed = _FNV_START
     while not _is_space(data[i]):
         hashed = (hashed ^ np.uint64(data[i])) * _FNV_PRIME
@@ -132,7 +132,7 @@ def hash_word(data: Bytes, at: Int) -> tuple[Int, Int]:
 
 @compiled
 def _is_minus_inf(data: Bytes, at: Int) -> Any:
-    """Whether ``-inf`` stands here, in letters of either case."""
+    """Check whether ``-inf`` stands here, in letters of either case."""
     for i in range(4):
         if at + i >= len(data) or (data[at + i] != _MINUS_INF[i] and data[at + i] + 32 != _MINUS_INF[i]):
             return False

@@ -26,7 +26,7 @@ _FILES = (WEIGHTS, CONFIG, TOKENIZER)
 
 
 class RnnFolderConfig(Stage):
-    """What ``config.json`` holds."""
+    """The content of ``config.json``."""
 
     format_version: int
     #: what tells this folder from an acoustic model's
@@ -37,7 +37,7 @@ class RnnFolderConfig(Stage):
 
 
 def is_rnn(path: Path) -> bool:
-    """Tell whether a folder is a neural language model's, or that of its training."""
+    """Check whether a folder is a neural language model's, or that of its training."""
     configs = [folder / CONFIG for folder in (path, path / "best") if (folder / CONFIG).exists()]
     try:
         return any(read_json(config).get("type") == TYPE for config in configs)
@@ -144,7 +144,7 @@ def copy_rnn(source: Path, target: Path) -> None:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """Return what ``asr info`` says of a folder.
+    """Return the facts that ``asr info`` prints about a folder.
 
     Raises:
         CheckpointError: as ``load_rnn``.

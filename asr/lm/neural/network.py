@@ -198,7 +198,7 @@ class RnnModel:
 
     @cached_property
     def _first_gates_vg(self) -> Tensor:
-        """What each token, and the reset, gives to the gates of the first layer: looked up, not multiplied."""
+        """The input of the first layer's gates for each token and the reset: looked up, not multiplied."""
         layer = self.network.layer(0)
         with torch.no_grad():
             gates_vg = F.linear(self.network.embedding.weight, layer.weight_ih, layer.bias_ih)
@@ -276,7 +276,7 @@ class RnnModel:
 
 
 def _step_cell(cell: str, gates_ng: Tensor, state_ns: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
-    """Do one step of a layer: its output, and its state. ``gates_ng``: what the input gives to the gates."""
+    """Return the output and the state of a layer after one step; ``gates_ng`` is what the input gives to its gates."""
     weight_hh, bias_hh = layer.weight_hh, layer.bias_hh
     if cell == "lstm":
         h_nh, c_nh = state_ns.chunk(2, dim=1)

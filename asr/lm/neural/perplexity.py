@@ -1,4 +1,4 @@
-"""How well a neural language model predicts a text, in numbers that stand beside an n-gram model's."""
+"""The perplexity of a text under a neural language model, comparable with that under an n-gram model."""
 
 from __future__ import annotations
 

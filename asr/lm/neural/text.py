@@ -50,7 +50,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read: the tokenizer, sentences to train on and to measure on, and what was left out."""
+    """A text as tokens: the tokenizer, sentences to train on and to measure on, and what was left out."""
 
     tokenizer: Tokenizer
     train: Corpus
