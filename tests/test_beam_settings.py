@@ -359,13 +359,13 @@ def drawn(rng: np.random.Generator, steps: int, peak: float) -> np.ndarray:
 @pytest.mark.parametrize("settings", [{}, {"lexicon": ("a", "ab", "cab")}, {"hotwords": {"cab": 3.0}}])
 def test_whole_blocks_in_threads_are_decoded_as_streams_are(settings, room, monkeypatch):
     if room == "tiny":  # nodes for one step: the memory grows, and the utterance begins again, time after time
-        new_work = compiled_search._new_work
+        new_work = compiled_search.new_work
 
         def small(width: int, vocabulary: int) -> Any:
             work = new_work(width, vocabulary)
             return work._replace(nodes=work.nodes[: width + 1].copy(), scores=work.scores[: width + 1].copy())
 
-        monkeypatch.setattr(compiled_search, "_new_work", small)
+        monkeypatch.setattr(compiled_search, "new_work", small)
     rng = np.random.default_rng(7)
     lm = model("a cab", "ab a ab") if "hotwords" not in settings else None
     for width, nbest in ((1, 1), (3, 8), (30, 5), (30, 10**12)):

@@ -1,6 +1,6 @@
 """The compiled beam search as an object: its memory, used again for the next utterance, and its compilation.
 
-Axes: s steps, v vocabulary, b prefixes in the beam, u tokens of a text.
+Axes: s steps, v vocabulary, n utterances, b prefixes in the beam, h hypotheses, k states of a text, u its tokens.
 """
 
 from __future__ import annotations
@@ -16,26 +16,25 @@ from pathlib import Path
 import numpy as np
 
 from asr.decode.beam import Final
-from asr.decode.compiled import beam, ends, viterbi, whole
-from asr.decode.compiled.scores import CANDIDATE, NODE, SCORES, Work
+from asr.decode.compiled import beam, prefixes, viterbi, whole
+from asr.decode.compiled.memory import Found, Work, new_found, new_work, with_more_nodes
 from asr.decode.tables import Limits, SearchTables
 from asr.decode.types import LogProbs, Span, SpanColumns
 from asr.decode.viterbi import states_of
-from asr.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-#: acoustic log-probability, score of everything else, spans
+#: log-probability, other score, spans
 Decoded = tuple[float, float, SpanColumns]
 #: modules of compiled code, and those whose code is put into it
-_PARTS = ("whole", "beam", "borrowed", "ends", "scores", "viterbi")
+_PARTS = ("whole", "beam", "borrowed", "memory", "prefixes", "rows", "viterbi")
 _INCLUDED = ("asr.lm.compiled.ngram", "asr.lm.model", "asr.decode.tables")
 _compiling = threading.RLock()
 _ready = False
 
 
 class CompiledSearches:
-    """Make searches over one set of tables. ``CompiledSearch.close`` gives the memory back for the next one."""
+    """Make searches over one set of tables, and keep their memory for the next ones."""
 
     def __init__(self, tables: SearchTables, limits: Limits) -> None:
         self.tables = tables
@@ -43,155 +42,121 @@ class CompiledSearches:
         self.free: list[Work] = []
 
     def start(self) -> CompiledSearch:
+        """Start the search of one utterance."""
         compile_once(self)
         return CompiledSearch(self)
 
     def take_work(self) -> Work:
-        """The memory of a search that is over, or new."""
+        """Return the memory of a search that is over, or new memory."""
         try:
             return self.free.pop()
-        except IndexError:
-            return _new_work(self.limits.beam_width, len(self.tables.opens_v))
+        except IndexError:  # another thread may have taken the last one
+            return new_work(self.limits.beam_width, len(self.tables.opens_v))
 
     def decode_whole(self, log_probs: Sequence[LogProbs], limit: int) -> list[list[Decoded] | None]:
-        """The best texts of whole utterances, best first; ``None`` where a ``CompiledSearch`` has to do it."""
+        """Return the best texts of whole utterances, best first; ``None`` where a ``CompiledSearch`` has to do it."""
         compile_once(self)
         work = self.take_work()
         end_n = np.cumsum([len(one_sv) for one_sv in log_probs])
+        steps = int(end_n[-1])
         if len(log_probs) == 1:
             all_sv = log_probs[0]
         else:  # into memory that is kept: new pages cost more than the search of a short utterance
-            if end_n[-1] > len(work.rows_sv):
-                work = work._replace(rows_sv=np.empty((end_n[-1], len(self.tables.opens_v)), np.float32))
-            all_sv = np.concatenate(log_probs, out=work.rows_sv[: end_n[-1]])
-        found = _new_found(len(log_probs), limit, int(end_n[-1]))
+            if steps > len(work.rows_sv):
+                work = work._replace(rows_sv=np.empty((steps, len(self.tables.opens_v)), np.float32))
+            all_sv = np.concatenate(log_probs, out=work.rows_sv[:steps])
+
+        found = new_found(len(log_probs), limit, steps)
         done = 0
         while True:
             done = whole.decode_whole(self.tables, self.limits, work, all_sv, end_n, done, limit, found)
             if done == len(log_probs):
                 break
-            work = _longer(work)
+            work = with_more_nodes(work)
         self.free.append(work)
         return _decoded(found, limit)
 
 
 class CompiledSearch:
-    """A search over one utterance; its methods are those of ``asr.decode.beam.PlainSearch``."""
+    """Search one utterance; the methods are those of ``asr.decode.beam.PlainSearch``."""
 
     def __init__(self, searches: CompiledSearches) -> None:
         self._searches = searches
+        self._tables = searches.tables
+        self._limits = searches.limits
         self._work = searches.take_work()
-        whole.begin(searches.tables, self._work)
+        prefixes.begin(self._tables, self._work)
 
     def feed(self, log_probs_sv: LogProbs) -> None:
-        searches, step = self._searches, 0
+        step = 0
         while True:
-            step = beam.search_steps(searches.tables, searches.limits, self._work, step, log_probs_sv)
+            step = beam.search_steps(self._tables, self._limits, self._work, step, log_probs_sv)
             if step == len(log_probs_sv):
                 return
-            self._work = _longer(self._work)
+            self._work = with_more_nodes(self._work)
 
     def finals(self, limit: int | None) -> list[Final]:
-        node_b, log_prob_b, lm_score_b, heard_b = ends.end_all(self._searches.tables, self._work)
+        node_b, log_prob_b, lm_score_b, heard_b = whole.end_utterance(self._tables, self._work)
         order = np.argsort(-(log_prob_b + lm_score_b), kind="stable")
-        cut = len(order) > 0 and bool((node_b != heard_b).any())
-        if not cut:
+        words_were_cut = bool((node_b != heard_b).any())
+        if not words_were_cut:
             order = order[:limit]
-        found: dict[int, tuple[float, float, int]] = {}
+
+        merged: dict[int, tuple[float, float, int]] = {}
         for row in order.tolist():
             node, log_prob, heard = int(node_b[row]), float(log_prob_b[row]), int(heard_b[row])
-            if node in found:  # they differ in the word that was cut
-                log_prob = float(np.logaddexp(found[node][0], log_prob))
-                heard = found[node][2]
-            found[node] = log_prob, float(lm_score_b[row]), heard
+            if node in merged:  # they differ in the word that was cut
+                log_prob = float(np.logaddexp(merged[node][0], log_prob))
+                heard = merged[node][2]
+            merged[node] = log_prob, float(lm_score_b[row]), heard
         finals = [
             Final(self._tokens_of(node), log_prob, lm_score, self._tokens_of(heard))
-            for node, (log_prob, lm_score, heard) in found.items()
+            for node, (log_prob, lm_score, heard) in merged.items()
         ]
         return sorted(finals, key=lambda final: -final.score)[:limit]
 
     def _tokens_of(self, node: int) -> list[int]:
-        tokens: list[int] = ends.tokens_of(self._work.nodes, node).tolist()
+        tokens: list[int] = prefixes.tokens_of(self._work.nodes, node).tolist()
         return tokens
 
     def spans_of(self, log_probs_sv: LogProbs, tokens: Sequence[int]) -> tuple[Span, ...]:
-        delimiter = self._searches.tables.delimiter
-        labels_k = states_of(tokens, delimiter)
-        found = viterbi.find_spans(log_probs_sv, labels_k, delimiter, self._searches.limits.floor)
-        firsts, ends, peaks = (each_u.tolist() for each_u in found)
-        return tuple(map(Span._make, zip(tokens, firsts, ends, peaks, strict=True)))
+        labels_k = states_of(tokens, self._tables.delimiter)
+        found = viterbi.find_spans(log_probs_sv, labels_k, self._tables.delimiter, self._limits.floor)
+        first_u, end_u, peak_u = (each_u.tolist() for each_u in found)
+        return tuple(Span(*row) for row in zip(tokens, first_u, end_u, peak_u, strict=True))
 
     def close(self) -> None:
-        """Gives the memory back; the search is over."""
+        """Give the memory back; the search is over."""
         self._searches.free.append(self._work)
         del self._work
 
 
-def _longer(work: Work) -> Work:
-    """The same search with room for twice the nodes."""
-    nodes, scores = np.empty(2 * len(work.nodes), NODE), np.empty(2 * len(work.nodes), SCORES)
-    nodes[: len(work.nodes)], scores[: len(work.nodes)] = work.nodes, work.scores
-    return work._replace(nodes=nodes, scores=scores)
-
-
-def _new_found(utterances: int, limit: int, steps: int) -> whole.Found:
-    most, hypotheses = steps * limit, utterances * limit  # a token takes a step at least
-    return whole.Found(
-        np.zeros(utterances, np.int32), np.empty(hypotheses), np.empty(hypotheses), np.zeros(hypotheses, np.int64),
-        np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most),
-    )  # fmt: skip
-
-
-def _decoded(found: whole.Found, limit: int) -> list[list[Decoded] | None]:
-    end_h, acoustic_h, fusion_h = found.end_h.tolist(), found.acoustic_h.tolist(), found.fusion_h.tolist()
-    token_u, first_u, last_u, peak_u = found.token_u, found.first_u, found.last_u, found.peak_u
-    out: list[list[Decoded] | None] = []
+def _decoded(found: Found, limit: int) -> list[list[Decoded] | None]:
+    """Return the hypotheses of each utterance."""
+    end_h = [0, *found.end_h.tolist()]
+    log_prob_h, lm_score_h = found.log_prob_h.tolist(), found.lm_score_h.tolist()
+    utterances: list[list[Decoded] | None] = []
     for n, count in enumerate(found.count_n.tolist()):
         if count < 0:
-            out.append(None)
+            utterances.append(None)
             continue
-        utterance = []
+        hypotheses = []
         for h in range(n * limit, n * limit + count):
-            part = slice(end_h[h - 1] if h else 0, end_h[h])
+            part = slice(end_h[h], end_h[h + 1])
             # copies: a view would keep the whole block's memory
-            spans = SpanColumns(token_u[part].copy(), first_u[part].copy(), last_u[part].copy(), peak_u[part].copy())
-            utterance.append((acoustic_h[h], fusion_h[h], spans))
-        out.append(utterance)
-    return out
-
-
-def _new_work(beam_width: int, vocabulary_size: int) -> Work:
-    """Memory for a search; pages that are never written cost nothing."""
-    most = beam_width * max(vocabulary_size - 1, 1)
-    try:
-        return Work(
-            nodes=np.empty(max(4096, 4 * beam_width), NODE),
-            scores=np.empty(max(4096, 4 * beam_width), SCORES),
-            node_2b=np.empty((2, beam_width), np.int32),
-            blank_2b=np.empty((2, beam_width)),
-            token_2b=np.empty((2, beam_width)),
-            candidates=np.empty(most, CANDIDATE),
-            masses=np.empty(most + beam_width + 1),
-            buckets=np.empty(256, np.int64),
-            merged_bk=np.zeros(most, np.bool_),
-            tokens_k=np.empty(vocabulary_size, np.int32),
-            place_v=np.empty(vocabulary_size, np.int32),
-            chosen_v=np.empty(vocabulary_size),
-            fall_l=np.empty(32),
-            counts=np.zeros(3, np.int64),
-            scales=np.zeros(2),
-            rows_sv=np.empty((0, vocabulary_size), np.float32),
-        )
-    except MemoryError as error:
-        raise ConfigError(
-            f"no memory for a beam of {beam_width:,} over {vocabulary_size:,} tokens; narrow it, or take the numpy "
-            "backend",
-            key="beam_width",
-        ) from error
+            spans = SpanColumns(
+                token_u=found.token_u[part].copy(),
+                start_u=found.first_u[part].copy(),
+                end_u=found.last_u[part].copy(),
+                log_prob_u=found.peak_u[part].copy(),
+            )
+            hypotheses.append((log_prob_h[h], lm_score_h[h], spans))
+        utterances.append(hypotheses)
+    return utterances
 
 
 def compile_once(searches: CompiledSearches) -> None:
-    """Compiles the search, or loads it from disk, once a process; says so when it takes its time."""
+    """Compile the search, or load it from disk, once per process; log it when it takes long."""
     global _ready
     with _compiling:
         if _ready:
@@ -224,7 +189,7 @@ def _cached(pattern: str) -> list[Path]:
 
 
 def _forget_outdated() -> None:
-    """Removes compiled code that is older than what it was made of: numba looks only at a function's own file."""
+    """Remove compiled code that is older than what it was made of: numba looks only at a function's own file."""
     sources = [*(f"asr.decode.compiled.{part}" for part in _PARTS), *_INCLUDED]
     newest_s = max(Path(str(sys.modules[name].__file__)).stat().st_mtime for name in sources)
     if any(index.stat().st_mtime < newest_s for index in _cached("*.nbi")):

@@ -15,17 +15,29 @@ from typing import NamedTuple
 import numpy as np
 
 from asr.decode.compiled.borrowed import borrowed
-from asr.decode.compiled.scores import best_token, only_blank
+from asr.decode.compiled.rows import best_token, only_blank
 from asr.decode.types import Flags, Floats, Ints, LogProbs, Longs, Moves
-from asr.jit import compiled
+from asr.jit import compiled, inlined
 
 #: cells beside the window that the next step reads
 _GUARD = 2
 
 
-class _Back(NamedTuple):
-    """The way back: for each step the window's first place, and where its moves begin."""
+class _Memory(NamedTuple):
+    """The memory of one pass. Token j and blank j are at place j + _GUARD of the first two, which are two each."""
 
+    blank_2j: Floats
+    token_2j: Floats
+    #: what it costs to come to token j from the token before it, or from the blank behind it
+    skip_j: Floats
+    back_j: Floats
+    emit_j: Floats
+    label_j: Ints
+    #: log-probabilities of the tokens that are possible in a step
+    possible_v: Floats
+    #: whether only the blank is possible in a step
+    blank_s: Flags
+    #: the way back: for each step the window's first place, and where its moves begin
     low_s: Ints
     start_s: Longs
     blank_moves_m: Moves
@@ -33,15 +45,40 @@ class _Back(NamedTuple):
 
 
 @compiled
-def _new_back(steps: int, moves: int) -> _Back:
-    return _Back(
-        np.empty(steps, np.int32), np.empty(steps, np.int64), np.empty(moves, np.int8), np.empty(moves, np.int8)
+def _new_memory(log_probs_sv: LogProbs, labels_k: Ints, delimiter: int, floor: float, moves: int) -> _Memory:
+    steps, vocabulary_size = log_probs_sv.shape
+    tokens = len(labels_k) // 2
+    skip_j, back_j = np.full(tokens + 1, -math.inf), np.full(tokens + 1, -math.inf)
+    label_j = np.zeros(tokens + 1, np.int32)
+    for j in range(tokens):
+        label_j[j] = labels_k[2 * j + 1]
+        if j > 0 and label_j[j] != label_j[j - 1]:
+            skip_j[j] = 0.0
+        if label_j[j] == delimiter:
+            back_j[j] = 0.0
+    blank_s = np.empty(steps, np.bool_)
+    for step in range(steps):
+        blank_s[step] = only_blank(log_probs_sv[step], floor)
+    cells = tokens + 1 + 2 * _GUARD
+    return _Memory(
+        blank_2j=np.full((2, cells), -math.inf),
+        token_2j=np.full((2, cells), -math.inf),
+        skip_j=skip_j,
+        back_j=back_j,
+        emit_j=np.full(tokens + 1, -math.inf),
+        label_j=label_j,
+        possible_v=np.empty(vocabulary_size),
+        blank_s=blank_s,
+        low_s=np.empty(steps, np.int32),
+        start_s=np.empty(steps, np.int64),
+        blank_moves_m=np.empty(moves, np.int8),
+        token_moves_m=np.empty(moves, np.int8),
     )
 
 
 @compiled
 def find_spans(own_sv: LogProbs, labels_k: Ints, delimiter: int, floor: float) -> tuple[Ints, Ints, Floats]:
-    """First step, step after the last, and best log-probability of each token of the text; none where no path is.
+    """Return first step, step after the last, and best log-probability of each token; nothing where no path is.
 
     Shapes: u tokens, all three; the optional delimiters at the ends of ``labels_k`` are none.
     """
@@ -52,22 +89,22 @@ def find_spans(own_sv: LogProbs, labels_k: Ints, delimiter: int, floor: float) -
     first_u, last_u, peak_u = np.full(tokens, -1, np.int32), np.zeros(tokens, np.int32), np.full(tokens, -math.inf)
     if steps == 0 or tokens == 0:
         return first_u, last_u, peak_u
-    blank_s = np.empty(steps, np.bool_)
-    for step in range(steps):
-        blank_s[step] = only_blank(log_probs_sv[step], floor)
-    cells = _new_cells(labels_k, delimiter, log_probs_sv.shape[1])
-    back, state, moves = _new_back(steps, 8 * steps), -1, 0
-    for attempt in range(2):  # with all tokens where pruning leaves no path
-        if state < 0:
-            for step in range(steps if attempt > 0 else 0):
-                blank_s[step] = False
-            state, moves = _best_end(log_probs_sv, labels_k, floor, blank_s, cells, back)
-            while moves > 0:
-                back = _new_back(steps, moves)
-                state, moves = _best_end(log_probs_sv, labels_k, floor, blank_s, cells, back)
-            floor = -math.inf
+
+    memory, state, room = _new_memory(log_probs_sv, labels_k, delimiter, floor, 8 * steps), -1, 8 * steps
+    for _ in range(2):
+        needed = room
+        while needed > 0:
+            if needed > room:
+                room = needed
+                memory = _new_memory(log_probs_sv, labels_k, delimiter, floor, room)
+            state, needed = _best_end(log_probs_sv, labels_k, floor, memory)
+        if state >= 0:
+            break
+        floor = -math.inf  # with all tokens, where pruning leaves no path
+        memory.blank_s[:] = False
     if state < 0:
         return first_u[:0], last_u[:0], peak_u[:0]
+
     for step in range(steps - 1, -1, -1):
         place = (state - 1) // 2 - lead
         if state % 2 == 1 and 0 <= place < tokens:
@@ -75,15 +112,15 @@ def find_spans(own_sv: LogProbs, labels_k: Ints, delimiter: int, floor: float) -
             if last_u[place] == 0:
                 last_u[place] = step + 1
             peak_u[place] = max(peak_u[place], float(log_probs_sv[step, labels_k[state]]))
-        if step > 0 and not (blank_s[step] and blank_s[step - 1]):
-            move = back.start_s[step] + state // 2 - back.low_s[step]
-            state += back.token_moves_m[move] if state % 2 == 1 else back.blank_moves_m[move]
+        if step > 0 and not (memory.blank_s[step] and memory.blank_s[step - 1]):
+            move = memory.start_s[step] + state // 2 - memory.low_s[step]
+            state += memory.token_moves_m[move] if state % 2 == 1 else memory.blank_moves_m[move]
     return first_u, last_u, peak_u
 
 
-@compiled
+@inlined
 def _set_possible(log_probs_v: LogProbs, floor: float, possible_v: Floats) -> None:
-    """Fills in the log-probabilities with -inf below the floor, the best excepted."""
+    """Fill in the log-probabilities with -inf below the floor, the best excepted."""
     for token in range(len(log_probs_v)):
         possible_v[token] = log_probs_v[token] if log_probs_v[token] >= floor else -math.inf
     best = best_token(log_probs_v, floor)
@@ -91,75 +128,37 @@ def _set_possible(log_probs_v: LogProbs, floor: float, possible_v: Floats) -> No
         possible_v[best] = log_probs_v[best]
 
 
-class _Cells(NamedTuple):
-    """The memory of one pass. Token j and blank j are at place j + _GUARD of the first two, which are two each."""
-
-    blank_2j: Floats
-    token_2j: Floats
-    #: what it costs to come to token j from the token before it, or from the blank behind it
-    skip_j: Floats
-    back_j: Floats
-    emit_j: Floats
-    label_j: Ints
-    possible_v: Floats
-
-
 @compiled
-def _new_cells(labels_k: Ints, delimiter: int, vocabulary_size: int) -> _Cells:
-    tokens = len(labels_k) // 2
-    skip_j, back_j = np.full(tokens + 1, -math.inf), np.full(tokens + 1, -math.inf)
-    label_j = np.zeros(tokens + 1, np.int32)
-    for j in range(tokens):
-        label_j[j] = labels_k[2 * j + 1]
-        if j > 0 and label_j[j] != label_j[j - 1]:
-            skip_j[j] = 0.0
-        if label_j[j] == delimiter:
-            back_j[j] = 0.0
-    cells = tokens + 1 + 2 * _GUARD
-    return _Cells(
-        np.full((2, cells), -math.inf), np.full((2, cells), -math.inf), skip_j, back_j, np.full(tokens + 1, -math.inf),
-        label_j, np.empty(vocabulary_size),
-    )  # fmt: skip
-
-
-@compiled
-def _best_end(
-    own_sv: LogProbs, labels_k: Ints, floor: float, own_blank_s: Flags, own_cells: _Cells, own_back: _Back
-) -> tuple[int, int]:
-    """The state in which the best path ends, -1 when there is no path; fills in where each state came from.
+def _best_end(own_sv: LogProbs, labels_k: Ints, floor: float, own_memory: _Memory) -> tuple[int, int]:
+    """Return the state in which the best path ends, -1 when there is none; fill in where each state came from.
 
     The second number is 0, or how many moves there should have been room for.
     """
-    log_probs_sv, blank_s, cells, back = (
-        borrowed(own_sv),
-        borrowed(own_blank_s),
-        borrowed(own_cells),
-        borrowed(own_back),
-    )
-    skip_j, back_j, emit_j, label_j, possible_v = (
-        cells.skip_j, cells.back_j, cells.emit_j, cells.label_j, cells.possible_v,
-    )  # fmt: skip
-    blank_moves_m, token_moves_m = back.blank_moves_m, back.token_moves_m
+    log_probs_sv, memory = borrowed(own_sv), borrowed(own_memory)
+    skip_j, back_j, emit_j, possible_v = memory.skip_j, memory.back_j, memory.emit_j, memory.possible_v
     steps, states, tokens = len(log_probs_sv), len(labels_k), len(labels_k) // 2
     ends = 2
     for j in range(tokens):
         if back_j[j] == 0.0:  # a delimiter: those at both ends may be left out
             ends = 4
     ends = min(ends, states)
-    cells.blank_2j[:] = -math.inf
-    cells.token_2j[:] = -math.inf
-    blank_j, token_j = cells.blank_2j[0], cells.token_2j[0]
-    next_blank_j, next_token_j = cells.blank_2j[1], cells.token_2j[1]
-    filled = 0
+
+    # the first step
+    memory.blank_2j[:] = -math.inf
+    memory.token_2j[:] = -math.inf
+    blank_j, token_j = memory.blank_2j[0], memory.token_2j[0]
+    next_blank_j, next_token_j = memory.blank_2j[1], memory.token_2j[1]
     _set_possible(log_probs_sv[0], floor, possible_v)
     for state in range(ends):
         if state % 2 == 0:
             blank_j[state // 2 + _GUARD] = possible_v[0]
         else:
             token_j[state // 2 + _GUARD] = possible_v[labels_k[state]]
+
     first, last = 0, (ends - 1) // 2  # the window
+    filled = 0
     for step in range(1, steps):
-        if blank_s[step] and blank_s[step - 1]:
+        if memory.blank_s[step] and memory.blank_s[step - 1]:
             continue  # all stay, and all change by the same
         _set_possible(log_probs_sv[step], floor, possible_v)
         # a path goes on by one place, back by one to a delimiter, and must still reach the end in time
@@ -168,24 +167,35 @@ def _best_end(
         if low > high:
             return -1, 0
         places = high - low + 1
-        if filled + places > len(blank_moves_m):
-            return -1, 2 * len(blank_moves_m) + places
-        back.low_s[step], back.start_s[step] = low, filled
+        if filled + places > len(memory.blank_moves_m):
+            return -1, 2 * len(memory.blank_moves_m) + places
+        memory.low_s[step], memory.start_s[step] = low, filled
         for j in range(low, min(high + 1, tokens)):
-            emit_j[j] = possible_v[label_j[j]]
+            emit_j[j] = possible_v[memory.label_j[j]]
+
+        at = low + _GUARD
         move_blanks(
-            blank_j[low + _GUARD : high + 1 + _GUARD], token_j[low - 1 + _GUARD : high + _GUARD], possible_v[0],
-            next_blank_j[low + _GUARD : high + 1 + _GUARD], blank_moves_m[filled : filled + places],
-        )  # fmt: skip
+            blank_j[at : at + places],
+            token_j[at - 1 : at - 1 + places],
+            possible_v[0],
+            next_blank_j[at : at + places],
+            memory.blank_moves_m[filled : filled + places],
+        )
         move_tokens(
-            blank_j[low + _GUARD : high + 2 + _GUARD], token_j[low - 1 + _GUARD : high + 1 + _GUARD],
-            skip_j[low : high + 1], back_j[low : high + 1], emit_j[low : high + 1],
-            next_token_j[low + _GUARD : high + 1 + _GUARD], token_moves_m[filled : filled + places],
-        )  # fmt: skip
+            blank_j[at : at + places + 1],
+            token_j[at - 1 : at + places],
+            skip_j[low : high + 1],
+            back_j[low : high + 1],
+            emit_j[low : high + 1],
+            next_token_j[at : at + places],
+            memory.token_moves_m[filled : filled + places],
+        )
         filled += places
+
+        # nothing outside the window can be reached; narrow it to what can
         for beside in range(_GUARD):
             next_blank_j[low + beside] = next_token_j[low + beside] = -math.inf
-            next_blank_j[high + 1 + _GUARD + beside] = next_token_j[high + 1 + _GUARD + beside] = -math.inf
+            next_blank_j[at + places + beside] = next_token_j[at + places + beside] = -math.inf
         first, last = low, high
         while first <= last and next_blank_j[first + _GUARD] == -math.inf and next_token_j[first + _GUARD] == -math.inf:
             first += 1
@@ -195,6 +205,7 @@ def _best_end(
             return -1, 0
         blank_j, next_blank_j = next_blank_j, blank_j
         token_j, next_token_j = next_token_j, token_j
+
     end, best = -1, -math.inf
     for state in range(states - ends, states):
         place = state // 2
@@ -210,7 +221,7 @@ def _best_end(
 
 @compiled
 def move_blanks(blank_j: Floats, token_j: Floats, p_blank: float, next_j: Floats, moves_j: Moves) -> None:
-    """Each blank comes from itself or from the token before it."""
+    """Let each blank come from itself or from the token before it."""
     for j in range(len(next_j)):
         stay, other = blank_j[j], token_j[j]
         moves_j[j] = -1 if other > stay else 0
@@ -221,7 +232,7 @@ def move_blanks(blank_j: Floats, token_j: Floats, p_blank: float, next_j: Floats
 def move_tokens(
     blank_j: Floats, token_j: Floats, skip_j: Floats, back_j: Floats, emit_j: Floats, next_j: Floats, moves_j: Moves
 ) -> None:
-    """Each token comes from itself, the blank or the token before it, or, the delimiter, from the blank after it."""
+    """Let each token come from itself, the blank or the token before it, or, a delimiter, from the blank after it."""
     for j in range(len(next_j)):
         best, move = token_j[j + 1], 0
         other = blank_j[j]

@@ -1,0 +1,193 @@
+"""``asr.decode.prefixes``, compiled: the prefixes as nodes of a tree, and their scores.
+
+Functions that run for every candidate are put into their callers: handing on a tuple of arrays costs more than what
+they do.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from asr.decode.compiled.memory import Work
+from asr.decode.tables import NO_FUSION, TOKEN_FUSION, WORD_FUSION, SearchTables
+from asr.decode.types import Ints
+from asr.jit import compiled, inlined
+from asr.lm.compiled.ngram import advance
+
+
+@compiled
+def begin(tables: SearchTables, work: Work) -> None:
+    """Put the empty prefix, and nothing else, into the beam."""
+    root = work.nodes[0]
+    root.parent, root.token, root.child, root.sibling = -1, tables.delimiter, -1, -1
+    root.slot, root.word, root.letters, root.state = 0, 0, 0, tables.begin_state
+    scores = work.scores[0]
+    scores.score, scores.look, scores.growth, scores.end_score = 0.0, 0.0, 1.0, np.nan
+    work.node_2b[0, 0], work.blank_2b[0, 0], work.token_2b[0, 0] = 0, 1.0, 0.0
+    state = work.state[0]
+    state.num_nodes, state.num_prefixes, state.now = 1, 1, 0
+    state.log_scale, state.scale = 0.0, 1.0
+
+
+@inlined
+def has_scores(tables: SearchTables) -> bool:
+    """Whether a prefix has scores: there is a list of words or a language model."""
+    return tables.listed or tables.fusion != NO_FUSION
+
+
+@compiled
+def _count_bits(bits: np.uint64) -> np.int64:
+    """Return how many bits are set.
+
+    Source: Warren, Hacker's Delight, section 5-1; compilers know it and use the processor's instruction.
+    """
+    bits -= (bits >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((bits * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@inlined
+def spell(tables: SearchTables, word: int, token: int) -> int:
+    """Return the letter trie's node after a token's letters, -1 where no listed word begins so."""
+    for place in range(tables.num_letters_v[token]):
+        if word < 0:
+            continue
+        letter = tables.letters_vl[token, place]
+        if len(tables.edge_mask_n) > 0:  # a letter is a bit: no search
+            bit = np.uint64(1) << np.uint64(letter)
+            mask = tables.edge_mask_n[word]
+            word = tables.first_edge_n[word] + 1 + _count_bits(mask & (bit - np.uint64(1))) if mask & bit else -1
+        else:
+            low, end = tables.first_edge_n[word], tables.first_edge_n[word + 1]
+            high = end
+            while low < high:
+                middle = (low + high) >> 1
+                if tables.edge_letters_e[middle] < letter:
+                    low = middle + 1
+                else:
+                    high = middle
+            word = low + 1 if low < end and tables.edge_letters_e[low] == letter else -1
+    return word
+
+
+@inlined
+def look_of(tables: SearchTables, word: int, letters: int) -> float:
+    """Return the score of an open word for the time being."""
+    return tables.look_n[word] if word >= 0 else tables.off * max(1.0, letters / tables.unknown_letters)
+
+
+@inlined
+def end_word(tables: SearchTables, work: Work, n: int) -> None:
+    """Note at a prefix, once, what its open word is worth as complete."""
+    if math.isnan(work.scores[n].end_score):
+        word, state = work.nodes[n].word, np.int64(work.nodes[n].state)
+        lm_word = tables.word_n[word] if word > 0 else -1
+        score = tables.bonus_n[word] if word > 0 else 0.0
+        if tables.closed and lm_word == -1:
+            score = -math.inf
+        elif tables.fusion == WORD_FUSION:
+            log_prob, state = advance(tables.lm, state, np.int64(lm_word if lm_word >= 0 else tables.unk_id))
+            score += tables.alpha * log_prob + tables.beta
+            if word <= 0 or not tables.known_n[word]:
+                score += tables.unknown * max(1.0, work.nodes[n].letters / tables.unknown_letters)
+        work.scores[n].end_score = score
+        work.scores[n].end_state = state
+        work.scores[n].end_growth = math.exp(score - work.scores[n].look)
+
+
+@inlined
+def score_token(tables: SearchTables, state: int, token: int) -> tuple[float, int]:
+    """Return what a token adds where the language model is one of tokens, and the state after it."""
+    lm_word = tables.lm_token_v[token]
+    log_prob, after = advance(tables.lm, np.int64(state), np.int64(lm_word if lm_word >= 0 else tables.unk_id))
+    unknown = tables.unknown if lm_word < 0 else 0.0
+    return tables.alpha * log_prob + tables.beta + unknown, after
+
+
+@inlined
+def make_node(tables: SearchTables, work: Work, n: int, parent: int, token: int, word: int) -> None:
+    """Fill in the node of a new prefix, and hang it under its parent."""
+    nodes = work.nodes
+    num_letters = tables.num_letters_v[token]
+    nodes[n].parent, nodes[n].token, nodes[n].child = parent, token, -1
+    nodes[n].sibling = nodes[parent].child
+    nodes[parent].child = n
+    nodes[n].word, nodes[n].state = word, nodes[parent].state
+    nodes[n].letters = num_letters if tables.opens_v[token] else nodes[parent].letters + num_letters
+
+
+@inlined
+def make_scores(tables: SearchTables, work: Work, n: int, parent: int, token: int, growth: float) -> None:
+    """Fill in the scores of a new prefix, and the language model's state after it."""
+    nodes, scores = work.nodes, work.scores
+    scores[n].score, scores[n].end_score, scores[n].growth = scores[parent].score, math.nan, growth
+    if tables.opens_v[token] and nodes[parent].letters > 0:
+        nodes[n].state = scores[parent].end_state
+        scores[n].score = scores[parent].score + scores[parent].end_score
+    if tables.fusion == TOKEN_FUSION:
+        token_score, nodes[n].state = score_token(tables, nodes[parent].state, token)
+        scores[n].score += token_score
+    scores[n].look = look_of(tables, nodes[n].word, nodes[n].letters) if tables.listed else 0.0
+
+
+@compiled
+def tokens_of(nodes: Any, node: int) -> Ints:
+    """Return the tokens of a prefix, in order."""
+    count, n = 0, node
+    while n != 0:
+        count += 1
+        n = nodes[n].parent
+    tokens_u = np.empty(count, np.int32)
+    while node != 0:
+        count -= 1
+        tokens_u[count] = nodes[node].token
+        node = nodes[node].parent
+    return tokens_u
+
+
+@compiled
+def finish(tables: SearchTables, work: Work, n: int) -> tuple[int, float]:
+    """Return a prefix without a space at its end, and its score with the open word and the sentence complete."""
+    nodes, scores = work.nodes, work.scores
+    if not has_scores(tables):
+        node = nodes[n].parent if n != 0 and nodes[n].token == tables.delimiter else n
+        return node, 0.0
+
+    score, state, node = scores[n].score, nodes[n].state, n
+    if nodes[n].letters > 0:
+        end_word(tables, work, n)
+        score += scores[n].end_score
+        if tables.fusion == WORD_FUSION:
+            state = scores[n].end_state
+    if n != 0 and nodes[n].token == tables.delimiter:
+        node = nodes[n].parent
+        if tables.fusion == TOKEN_FUSION:  # the space that does not count was scored
+            state = nodes[node].state
+            space, _ = score_token(tables, state, tables.delimiter)
+            score -= space
+    return node, score + _sentence_end(tables, state)
+
+
+@compiled
+def without_open_word(tables: SearchTables, work: Work, n: int) -> tuple[int, float]:
+    """Return a prefix without its open word, and its score with the sentence complete."""
+    nodes, node = work.nodes, n
+    while node != 0 and not tables.opens_v[nodes[node].token]:
+        node = nodes[node].parent
+    if node != 0:
+        node = nodes[node].parent
+    if tables.fusion == TOKEN_FUSION:  # the tokens that are left out were scored
+        return finish(tables, work, node)
+    return node, work.scores[n].score + _sentence_end(tables, nodes[n].state)
+
+
+@inlined
+def _sentence_end(tables: SearchTables, state: int) -> float:
+    log_prob = 0.0
+    if tables.fusion != NO_FUSION:
+        log_prob, _ = advance(tables.lm, np.int64(state), np.int64(tables.end_id))
+    return tables.alpha * log_prob
