@@ -1,4 +1,4 @@
-"""What a thing is: facts about a model, a manifest, a language model or a training config, for ``asr info``."""
+"""Describe a model, a manifest, a language model or a training config, for ``asr info``."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from typing import Any
 from asr.data.tokenizer import FILE as TOKENIZER_FILE
 from asr.data.tokenizer import Tokenizer, read_tokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError
+from asr.lm.binary import MAGIC
 from asr.model.foreign import kind_of_file
 
 NO_RESULTS = "none on record: measure it with asr evaluate"
+#: how a binary n-gram model begins, whatever its version; and how gzip does
+_BINARY = MAGIC[:11]
+_GZIP = b"\x1f\x8b"
 
 
 def describe(thing: str) -> tuple[str, dict[str, Any]]:
-    """(kind, facts) of a model or run folder, ``torchaudio:NAME``, manifest, n-gram model or config.
+    """Return kind and facts of a model or run folder, ``torchaudio:NAME``, manifest, n-gram model or config.
 
     Raises:
         AsrError: it is none of these, or damaged; the line says which and why.
     """
-    path, near = Path(thing), ""
+    path = Path(thing)
     if thing.startswith("torchaudio:"):
         return "bundle", _bundle(thing)
     if path.is_dir():
@@ -36,6 +40,8 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
         return "tokenizer", {"path": str(path), "tokens": _tokens(read_tokenizer(path))}
     if path.suffix in (".jsonl", ".json"):
         return "manifest", _manifest(path)
+
+    near = ""
     if path.suffix in (".yaml", ".yml") or (not path.exists() and thing.count("/") <= 1):
         try:
             return "config", _config(thing)
@@ -45,76 +51,83 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
             near = "".join(str(error).rpartition("; did you mean")[1:]) if "; did you mean" in str(error) else ""
     if path.is_file() and _is_language_model(path):
         return "language model", _language_model(path)
+
     what = "neither a model or run folder, a .jsonl manifest, a .yaml config, an n-gram model, torchaudio:NAME"
     what += ", nor recipe/config"
+    if not path.exists():
+        what = f"no such file, and {what}"
     kind = kind_of_file(path) if path.is_file() else ""
-    near += f"; it seems to be {kind}" if kind else ""
-    raise AsrError(f"{thing}: {what if path.exists() else f'no such file, and {what}'}{near}")
+    raise AsrError(f"{thing}: {what}{near}" + (f"; it seems to be {kind}" if kind else ""))
 
 
 def _model(path: Path) -> dict[str, Any]:
-    from asr.model.checkpoint import find_model, load_trainable, read_json
+    from asr.model.checkpoint import find_model, load_trainable
     from asr.model.network import describe as describe_network
 
     folder = find_model(path)
     model = load_trainable(folder)
     cfg = model.extractor.cfg
+    extraction = f"{cfg.kind}, {model.extractor.num_bins} values every {cfg.hop_s * 1000:g} ms"
     facts: dict[str, Any] = {
         "path": str(folder),
         "parameters": model.num_parameters,
         "bytes": sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
         "network": _rows(describe_network(model.network)),
-        "features": f"{cfg.kind}, {model.extractor.num_bins} values every {cfg.hop_s * 1000:g} ms, "
-        f"{cfg.normalization} normalization",
+        "features": f"{extraction}, {cfg.normalization} normalization",
         "audio": f"{model.audio.sample_rate_hz} Hz",
         "step": f"{model.step_s * 1000:g} ms",
         "tokens": _tokens(model.tokenizer),
         "text normalization": model.text.normalization,
     }
     facts |= _training(model.training | {"corpus": model.training.get("corpus") or _corpus(folder)})
-    if (folder / "results.json").exists():
-        results = read_json(folder / "results.json")
-        try:
-            for split, result in results.items():
-                facts[f"{split} WER"] = _rate(result["wer"])
-                if "cer" in result:
-                    facts[f"{split} CER"] = _rate(result["cer"])
-                if "utterances" in result:
-                    facts[f"{split} utterances"] = result["utterances"]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError("not results as evaluation writes them", folder / "results.json") from error
-    else:
-        facts["results"] = NO_RESULTS
-    return facts | _decoder(folder)
+    return facts | _results(folder) | _decoder(folder)
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    """Return the error rates that evaluation wrote into a model folder."""
+    from asr.model.checkpoint import read_json
+
+    path = folder / "results.json"
+    if not path.exists():
+        return {"results": NO_RESULTS}
+    facts: dict[str, Any] = {}
+    try:
+        for split, result in read_json(path).items():
+            facts[f"{split} WER"] = _rate(result["wer"])
+            if "cer" in result:
+                facts[f"{split} CER"] = _rate(result["cer"])
+            if "utterances" in result:
+                facts[f"{split} utterances"] = result["utterances"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError("not results as evaluation writes them", path) from error
+    return facts
 
 
 def _bundle(thing: str) -> dict[str, Any]:
-    """What is known without the weights, which are not downloaded for this."""
+    """Return what is known without the weights, which are not downloaded for this."""
     from asr.model import bundles
 
     known = bundles.describe_bundle(thing)
     rows = bundles.parts(thing)
-    here = known.weights.is_file()
-    input_ = "each utterance to mean 0, variance 1" if known.extractor.cfg.normalize else "as they are"
-    rate = known.audio.sample_rate_hz
+    is_here = known.weights.is_file()
+    samples = "each utterance to mean 0, variance 1" if known.extractor.cfg.normalize else "as they are"
+    rate_hz = known.audio.sample_rate_hz
     facts: dict[str, Any] = {
-        "path": str(known.weights) if here else f"not here: downloaded to {known.weights} when it is first used",
+        "path": str(known.weights) if is_here else f"not here: downloaded to {known.weights} when it is first used",
         "parameters": sum(count for _, _, count in rows),
-        "bytes": known.weights.stat().st_size if here else None,
+        "bytes": known.weights.stat().st_size if is_here else None,
         "network": _rows(rows),
-        "features": f"none: the samples, {input_}",
-        "audio": f"{rate} Hz",
-        "step": f"{1000 * known.stride / rate:g} ms",
+        "features": f"none: the samples, {samples}",
+        "audio": f"{rate_hz} Hz",
+        "step": f"{1000 * known.stride / rate_hz:g} ms",
         "tokens": _tokens(known.tokenizer),
         "text normalization": known.text.normalization,
     }
-    facts |= _training(known.training)
-    facts["results"] = NO_RESULTS
-    return facts | _decoder(bundles.settings_folder(thing))
+    return facts | _training(known.training) | {"results": NO_RESULTS} | _decoder(bundles.settings_folder(thing))
 
 
 def _rows(parts: Sequence[tuple[str, str, int]]) -> list[str]:
-    """A line for each part of a network; many that are alike in a row ("transformer 1" to "12") share one."""
+    """Return a line per part of a network; many that are alike in a row ("transformer 1" to "12") share one."""
     lines: list[str] = []
     for _, alike in groupby(parts, key=lambda part: (part[0].partition(" ")[0], part[1], part[2])):
         group = list(alike)
@@ -126,7 +139,7 @@ def _rows(parts: Sequence[tuple[str, str, int]]) -> list[str]:
 
 
 def _training(training: dict[str, Any]) -> dict[str, Any]:
-    """What is known of a model's making, and what follows for long audio."""
+    """Return what is known of a model's training, and what follows from it for long audio."""
     facts = {f"training {key}": value for key, value in training.items() if value not in (None, "")}
     longest_s = training.get("longest_s")
     if isinstance(longest_s, int | float):
@@ -135,7 +148,7 @@ def _training(training: dict[str, Any]) -> dict[str, Any]:
 
 
 def _corpus(folder: Path) -> str:
-    """The corpus of a model that lies in its run folder, from the data that the run names; empty: not known."""
+    """Return the corpus that the run folder around a model names; an empty string if it is not known."""
     from asr.data import prepared as headers
 
     try:
@@ -171,26 +184,23 @@ def _rate(wer: dict[str, float | None]) -> str:
 
 
 def _is_language_model(path: Path) -> bool:
-    """By content, as ``asr.lm.ngram.load`` goes by it; what is damaged further on says so itself."""
-    from asr.lm.binary import MAGIC
-
+    """Check the content, as ``asr.lm.ngram.load`` does; damage further on is found when the model is loaded."""
     with path.open("rb") as file:
         head = file.read(4096)
-    return head.startswith((MAGIC[:11], b"\x1f\x8b")) or b"\\data\\" in head
+    return head.startswith((_BINARY, _GZIP)) or b"\\data\\" in head
 
 
 def _language_model(path: Path) -> dict[str, Any]:
     from asr.lm import ngram
-    from asr.lm.binary import MAGIC
 
     model = ngram.load(path)
     with path.open("rb") as file:
-        binary = file.read(len(MAGIC)).startswith(MAGIC[:11])
+        is_binary = file.read(len(_BINARY)) == _BINARY
     words = [word for word in model.words if word not in ("<s>", "</s>", "<unk>", "<UNK>")]
     longest = sorted(words, key=lambda word: (-len(word), word))[:3]
     return {
         "path": str(path),
-        "form": "binary, mapped" if binary else "ARPA",
+        "form": "binary, mapped" if is_binary else "ARPA",
         "bytes": path.stat().st_size,
         "order": len(model.counts),
         **{f"{n}-grams": count for n, count in enumerate(model.counts, start=1)},

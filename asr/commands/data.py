@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -12,6 +12,9 @@ from typer import Argument, Option
 from asr.commands.console import print_json, print_result, print_table, say, shown
 from asr.commands.options import Json, with_groups
 from asr.errors import AsrError, ConfigError, os_reason
+
+if TYPE_CHECKING:
+    from asr.corpora.prepare import Prepared
 
 
 def recipes(as_json: Json = False) -> None:
@@ -125,21 +128,25 @@ def prepare(
         raise AsrError(f"{error.filename or out}: {os_reason(error)}") from error
 
     if as_json:
-        document: dict[str, Any] = {
-            "manifests": {name: str(path) for name, path in prepared.manifests.items()},
-            "utterances": {name: len(rows) for name, rows in prepared.utterances.items()},
-            "dropped": dict(prepared.dropped),
-            "excluded": dict(prepared.excluded),
-            "normalization": prepared.header.normalization,
-            "tokenizer": prepared.header.tokenizer,
-            "flagged_numbers": prepared.header.flagged_numbers,
-            "notes": prepared.notes,
-        }
-        if prepared.files:
-            document["files"] = {name: str(path) for name, path in prepared.files.items()}
-        print_json(document)
+        print_json(_document(prepared))
     else:
         paths = [*prepared.manifests.values(), *prepared.files.values()]
         print_result("\n".join(map(shown, [*prepared.summary(), *paths])))
     if prepared.dropped:
         raise typer.Exit(1)
+
+
+def _document(prepared: Prepared) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "manifests": {name: str(path) for name, path in prepared.manifests.items()},
+        "utterances": {name: len(rows) for name, rows in prepared.utterances.items()},
+        "dropped": dict(prepared.dropped),
+        "excluded": dict(prepared.excluded),
+        "normalization": prepared.header.normalization,
+        "tokenizer": prepared.header.tokenizer,
+        "flagged_numbers": prepared.header.flagged_numbers,
+        "notes": prepared.notes,
+    }
+    if prepared.files:
+        document["files"] = {name: str(path) for name, path in prepared.files.items()}
+    return document

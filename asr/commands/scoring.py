@@ -84,15 +84,55 @@ class ReportOptions:
             raise ConfigError("--worst is about the report; add --report")
 
 
+@dataclass(frozen=True)
+class TextFileOptions:
+    """Files for the texts of an evaluation."""
+
+    hypotheses: Annotated[
+        Path | None, Option(help="Write the transcripts here: JSON Lines, or .trn, or .ctm with times.")
+    ] = None
+    references: Annotated[Path | None, Option(help="Write the references as scored here: .trn.")] = None
+
+    @property
+    def with_times(self) -> bool:
+        return self.hypotheses is not None and self.hypotheses.suffix.lower() == ".ctm"
+
+    def check(self, ids: Sequence[str]) -> None:
+        """Refuse files that could not be written after the work."""
+        from asr.scoring.nist import check_id
+
+        if self.references is not None and self.references.suffix.lower() != ".trn":
+            raise ConfigError(f"--references writes trn; name the file with .trn, got {self.references}")
+        for path in (self.hypotheses, self.references):
+            if path is None:
+                continue
+            check_target(path)
+            if path.suffix.lower() in (".trn", ".ctm"):
+                for id_ in ids:
+                    check_id(id_, path)
+
+    def write(self, result: Evaluation) -> None:
+        """Write the texts of an evaluation."""
+        from asr.scoring.nist import write_ctm, write_trn
+
+        scored = result.score.per_utterance
+        if self.hypotheses is not None:
+            if self.with_times:
+                write_ctm(self.hypotheses, {u.id: result.words[u.id] for u in scored})
+            elif self.hypotheses.suffix.lower() == ".trn":
+                write_trn(self.hypotheses, ((u.id, u.hypothesis) for u in scored))
+            else:
+                write_lines(self.hypotheses, (u.to_json() for u in scored))
+        if self.references is not None:
+            write_trn(self.references, ((u.id, u.reference) for u in scored))
+
+
 @with_groups
 def evaluate(
     *,
     model: ModelPath,
     manifest: ManifestPath,
-    hypotheses: Annotated[
-        Path | None, Option(help="Write the transcripts here: JSON Lines, or .trn, or .ctm with times.")
-    ] = None,
-    references: Annotated[Path | None, Option(help="Write the references as scored here: .trn.")] = None,
+    files: TextFileOptions,
     as_json: Json = False,
     markdown: Annotated[bool, Option("--markdown", help="Print a row for a RESULTS.md table.")] = False,
     reporting: ReportOptions,
@@ -110,35 +150,15 @@ def evaluate(
     machine: MachineOptions,
 ) -> None:
     """Measure a model's WER and CER on a manifest."""
-    from asr.data import manifest as manifests
-    from asr.data.text import check_profile
-    from asr.scoring.info import UtteranceInfo
-    from asr.scoring.tables import check_fields
-    from asr.scoring.wer import ALIGNMENTS
-
     if markdown:
         _check_markdown(as_json, reporting, confidence, precision)
-    check_choice("alignment", alignment, ALIGNMENTS)
-    if normalization is not None:
-        check_profile(normalization)
-    reporting.check()
-    check_apart([hypotheses, references, reporting.report], [manifest])
-
-    rows = manifests.read(manifest)
-    check_fields(reporting.fields, (UtteranceInfo(u.speaker, u.duration_s, u.meta) for u in rows))
-    _check_text_files(hypotheses, references, [u.id for u in rows])
-    if reporting.report is not None:
-        from asr.scoring.picture import check
-
-        check(Path("report.png"))  # before the work: pictures need matplotlib
-
+    rows = _read_checked(manifest, files, reporting, alignment, normalization)
     recognizer = load_recognizer(
         model, machine, decoding, precision=precision, resample=resample, confidence=confidence
     )
 
     from asr.evaluate import evaluate as measure_error_rates
 
-    with_times = hypotheses is not None and hypotheses.suffix.lower() == ".ctm"
     with audio_bar(rows.duration_s) as advance:
         result = measure_error_rates(
             recognizer.model,
@@ -146,7 +166,7 @@ def evaluate(
             recognizer.decoder,
             advance,
             alignment=alignment,
-            with_words=with_times or confidence,
+            with_words=files.with_times or confidence,
             normalization=normalization,
             no_speech_threshold=no_speech_threshold,
         )
@@ -161,9 +181,35 @@ def evaluate(
     else:
         _print_evaluation(result, recognizer, str(model), as_json, reporting.fields, confidence)
     with naming_failures(result.failed):
-        _write_texts(result, hypotheses, references)
+        files.write(result)
         if reporting.report is not None:
             _write_page(reporting, reporting.report, result, recognizer, rows, (str(model), str(manifest)))
+
+
+def _read_checked(
+    manifest: Path, files: TextFileOptions, reporting: ReportOptions, alignment: str, normalization: str | None
+) -> Manifest:
+    """Read the manifest; refuse, before the work, what would fail after it."""
+    from asr.data import manifest as manifests
+    from asr.data.text import check_profile
+    from asr.scoring.info import UtteranceInfo
+    from asr.scoring.tables import check_fields
+    from asr.scoring.wer import ALIGNMENTS
+
+    check_choice("alignment", alignment, ALIGNMENTS)
+    if normalization is not None:
+        check_profile(normalization)
+    reporting.check()
+    check_apart([files.hypotheses, files.references, reporting.report], [manifest])
+
+    rows = manifests.read(manifest)
+    check_fields(reporting.fields, (UtteranceInfo(u.speaker, u.duration_s, u.meta) for u in rows))
+    files.check([u.id for u in rows])
+    if reporting.report is not None:
+        from asr.scoring.picture import check
+
+        check(Path("report.png"))  # pictures need matplotlib
+    return rows
 
 
 def _check_markdown(as_json: bool, reporting: ReportOptions, confidence: bool, precision: str) -> None:
@@ -176,21 +222,6 @@ def _check_markdown(as_json: bool, reporting: ReportOptions, confidence: bool, p
         raise ConfigError("--confidence has no place in a --markdown row; leave one out")
     if precision != "fp32":
         raise ConfigError("--markdown states results of fp32; leave --precision out")
-
-
-def _check_text_files(hypotheses: Path | None, references: Path | None, ids: Sequence[str]) -> None:
-    """Refuse files that could not be written after the work."""
-    from asr.scoring.nist import check_id
-
-    if references is not None and references.suffix.lower() != ".trn":
-        raise ConfigError(f"--references writes trn; name the file with .trn, got {references}")
-    for path in (hypotheses, references):
-        if path is None:
-            continue
-        check_target(path)
-        if path.suffix.lower() in (".trn", ".ctm"):
-            for id_ in ids:
-                check_id(id_, path)
 
 
 def _print_evaluation(
@@ -213,22 +244,6 @@ def _print_evaluation(
     _print_score(result.score, by, ", ".join(conditions))
     if confidence:
         print_result("\n" + (format_reliability(reliability) if reliability else "no words: no confidences"))
-
-
-def _write_texts(result: Evaluation, hypotheses: Path | None, references: Path | None) -> None:
-    from asr.scoring.nist import write_ctm, write_trn
-
-    scored = result.score.per_utterance
-    if hypotheses is not None:
-        kind = hypotheses.suffix.lower()
-        if kind == ".trn":
-            write_trn(hypotheses, ((u.id, u.hypothesis) for u in scored))
-        elif kind == ".ctm":
-            write_ctm(hypotheses, {u.id: result.words[u.id] for u in scored})
-        else:
-            write_lines(hypotheses, (u.to_json() for u in scored))
-    if references is not None:
-        write_trn(references, ((u.id, u.reference) for u in scored))
 
 
 def _write_page(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,7 @@ from asr.heartbeat import stderr_is_terminal
 if TYPE_CHECKING:
     from asr.outputs import Targets
     from asr.recordings.inputs import Input
+    from asr.transcribe import Failure
     from asr.transcript import Transcript
 
 #: a progress bar is not worth reading more headers than this
@@ -123,87 +125,37 @@ def transcribe(
 
     found = find_inputs(inputs, Part(cutting.channel, cutting.start, cutting.end))
     writer = _Writer(found, kinds, output, also_read=_other_inputs(inputs, Path(model)))
-    failed = {_label(item): writer.clashes[item.name] for item in found if item.name in writer.clashes}
-    items = _not_done(found, writer, output.skip_existing)
+    items = writer.left_to_do(found)
     if not items:
         if picture is not None:
             say(f"asr: nothing is left to draw: {shown(picture)} is not written")
-        with naming_failures(failed):
+        with naming_failures(writer.failed):
             return
     if picture is not None:
         _check_readable_twice(items)
 
-    recognizer = load_recognizer(
-        model,
-        machine,
-        decoding,
-        precision=precision,
-        confidence=output.as_json or output.word_times or bool(set(kinds) - _WITHOUT_CONFIDENCE),
-    )
+    confidence = output.as_json or output.word_times or bool(set(kinds) - _WITHOUT_CONFIDENCE)
+    recognizer = load_recognizer(model, machine, decoding, precision=precision, confidence=confidence)
     recognizer.no_speech_threshold = cutting.no_speech_threshold
 
     from asr.infer import BATCH_S
 
-    truncated: dict[str, str] = {}
-    with naming_failures(failed, truncated):
+    with naming_failures(writer.failed, writer.truncated):
         audio_s = _seconds(items) if stderr_is_terminal() else None
         with audio_bar(audio_s) as advance:
             results = recognizer.transcribe_all(
-                items,
-                longest_s=cutting.longest,
-                batch_s=batch_seconds or BATCH_S,
-                jobs=jobs,
-                advance=advance,
+                items, longest_s=cutting.longest, batch_s=batch_seconds or BATCH_S, jobs=jobs, advance=advance
             )
             for item, result in zip(items, results, strict=True):
-                _take(item, result, writer, failed, truncated, several=(decoding.nbest or 1) > 1)
+                writer.take(item, result, several=(decoding.nbest or 1) > 1)
+        writer.finish({"failed": writer.failed, "model": str(model)})
 
-        writer.finish({"failed": failed, "model": str(model)})
-        drawn = next((item for item in items if _label(item) not in failed), None)
+        drawn = next((item for item in items if _label(item) not in writer.failed), None)
         if picture is not None and drawn is not None:
             from asr.scoring.picture import draw
 
             draw(recognizer, drawn, picture)
             say(f"picture: {shown(picture)}")
-
-
-def _not_done(found: Sequence[Input], writer: _Writer, skip_existing: bool) -> list[Input]:
-    """Return the inputs that are left to transcribe; say how many are done already."""
-    possible = [item for item in found if item.name not in writer.clashes]
-    items = [item for item in possible if not (skip_existing and writer.is_done(item))]
-    if len(items) < len(possible):
-        say(f"asr: {len(possible) - len(items):,} of {len(possible):,} are done already")
-    return items
-
-
-def _take(
-    item: Input,
-    result: Transcript | Any,
-    writer: _Writer,
-    failed: dict[str, str],
-    truncated: dict[str, str],
-    *,
-    several: bool,
-) -> None:
-    """Write one transcript, or note why there is none."""
-    from asr.transcribe import Failure
-
-    label = _label(item)
-    prefix = "" if item.text is None else f"utt '{item.name}': "
-    if isinstance(result, Failure):
-        failed[label] = prefix + result.why
-        return
-
-    notes = list(result.notes)
-    if several and result.seams and not result.others:
-        notes.append("decoded in several passages: no other texts of the whole (--nbest)")
-    writer.note(item, notes)
-    if result.truncated:
-        truncated[label] = f"{label}: {result.truncated}"
-    try:
-        writer.write(item, result)
-    except DataError as error:  # the files of other recordings can perhaps be written
-        failed[label] = prefix + str(error)
 
 
 def _other_inputs(inputs: Sequence[str], model: Path) -> list[Path]:
@@ -215,12 +167,11 @@ def _other_inputs(inputs: Sequence[str], model: Path) -> list[Path]:
 def _check_readable_twice(inputs: Sequence[Input]) -> None:
     """Refuse to draw audio that can be read only once, since the picture reads it a second time."""
     for item in inputs:
-        try:
-            only_once = item.source is None or item.source.is_fifo()
-        except OSError:  # transcribing it will fail, with a better message
-            continue
-        if only_once:
-            raise ConfigError(f"--picture draws from a file, and {_label(item)} can be read only once; save it first")
+        # A name that the system refuses fails later, with a better message.
+        with suppress(OSError):
+            if item.source is None or item.source.is_fifo():
+                label = _label(item)
+                raise ConfigError(f"--picture draws from a file, and {label} can be read only once; save it first")
 
 
 class _Writer:
@@ -243,14 +194,21 @@ class _Writer:
         files = [item.name for item in inputs if item.text is None]
         self._ids = {item.name: item.name for item in inputs} | dict(zip(files, recording_ids(files), strict=True))
 
+        self._skip_existing = output.skip_existing
         self._targets: Targets | None = None
         if output.out is not None:
             sources = [*also_read, *(item.source for item in inputs if item.source is not None)]
             self._targets = Targets([item.name for item in inputs], kinds, output.out, inputs=sources)
         elif not output.as_json:
             self._check_stdout()
-        #: names of inputs whose files would have the names of another input's files, with the reason
-        self.clashes = self._targets.clashes if self._targets is not None else {}
+
+        #: label -> why there is no transcript; at first, inputs whose files would have the names of another's files
+        self.failed: dict[str, str] = {}
+        if self._targets is not None:
+            clashes = self._targets.clashes
+            self.failed = {_label(item): clashes[item.name] for item in inputs if item.name in clashes}
+        #: label -> where a recording is cut
+        self.truncated: dict[str, str] = {}
 
     def _check_stdout(self) -> None:
         from asr.outputs import on_stdout
@@ -264,16 +222,41 @@ class _Writer:
         """Return true if each transcript is one line of text."""
         return self._kinds[0] == "txt" and not self._layout.word_times
 
-    def is_done(self, item: Input) -> bool:
-        """Return true if the files of an input are there."""
-        return self._targets is not None and self._targets.done(item.name)
+    def left_to_do(self, inputs: Sequence[Input]) -> list[Input]:
+        """Return the inputs that are left to transcribe; say how many are done already."""
+        possible = [item for item in inputs if _label(item) not in self.failed]
+        items = possible
+        if self._skip_existing and self._targets is not None:
+            items = [item for item in possible if not self._targets.done(item.name)]
+        if len(items) < len(possible):
+            say(f"asr: {len(possible) - len(items):,} of {len(possible):,} are done already")
+        return items
 
-    def write(self, item: Input, transcript: Transcript) -> None:
-        """Write one transcript.
+    def take(self, item: Input, result: Transcript | Failure, *, several: bool) -> None:
+        """Write a transcript, or note why there is none; ``several``: other texts of each recording are wanted."""
+        from asr.transcribe import Failure
 
-        Raises:
-            DataError: its file cannot be written.
-        """
+        label = _label(item)
+        prefix = "" if item.text is None else f"utt '{item.name}': "
+        if isinstance(result, Failure):
+            self.failed[label] = prefix + result.why
+            return
+
+        notes = list(result.notes)
+        if several and result.seams and not result.others:
+            notes.append("decoded in several passages: no other texts of the whole (--nbest)")
+        for note in notes:
+            if not self._notes[note]:  # said with the first recording of which it is true
+                say(f"{shown(label)}: {note}")
+            self._notes[note] += 1
+        if result.truncated:
+            self.truncated[label] = f"{label}: {result.truncated}"
+        try:
+            self._write(item, result)
+        except DataError as error:  # the files of other recordings can perhaps be written
+            self.failed[label] = prefix + str(error)
+
+    def _write(self, item: Input, transcript: Transcript) -> None:
         from asr.outputs import document, render
 
         if self._as_json:
@@ -287,13 +270,6 @@ class _Writer:
         else:
             text = render(transcript, self._kinds[0], self._layout, id_=self._ids[item.name])
             print_result(text.removesuffix("\n"))
-
-    def note(self, item: Input, notes: Sequence[str]) -> None:
-        """Say what was done to the audio, with the first recording of which it is true."""
-        for note in notes:
-            if not self._notes[note]:
-                say(f"{shown(_label(item))}: {note}")
-            self._notes[note] += 1
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Say of how many recordings each note is true; print the JSON document, with the facts in it."""
@@ -318,13 +294,13 @@ def _seconds(inputs: Sequence[Input]) -> float | None:
         return None
     total_s = 0.0
     for item in inputs:
-        if item.source is None:
-            return None
-        if item.part.end_s is None and item.source.suffix.lower() in FFMPEG_SUFFIXES:
-            return None
-        try:
-            duration_s = info(item.source).duration_s
-        except AsrError:  # transcribing it will fail, or another reader takes it
-            continue
-        total_s += max(0.0, min(duration_s, item.part.end_s or duration_s) - item.part.start_s)
+        end_s = item.part.end_s
+        if end_s is None:
+            if item.source is None or item.source.suffix.lower() in FFMPEG_SUFFIXES:
+                return None
+            try:
+                end_s = info(item.source).duration_s
+            except AsrError:  # transcribing it will fail, or another reader takes it
+                continue
+        total_s += max(0.0, end_s - item.part.start_s)
     return total_s

@@ -94,10 +94,7 @@ def tune(
     if neural is not None:
         found, config = _tune_rescoring(decoder, tuning, emitted.log_probs, references, neural, machine.threads)
 
-    if as_json:
-        print_json(tuning.to_json() | ({"rescoring": found.to_json()} if found else {}))
-    else:
-        print_result("\n".join([*_report(tuning), *(_report_rescoring(found) if found else ())]))
+    _print(tuning, found, as_json)
     with naming_failures(emitted.failed):
         if not dry_run:
             facts = {"manifest": str(manifest), "lm": str(lm.resolve())}
@@ -185,6 +182,13 @@ def _keep_neural(folder: Path, rescore: Rescore) -> Rescore:
         place = own / NEURAL_LM
         copy_rnn(Path(rescore.model), place)
     return rescore.model_copy(update={"model": str(place.relative_to(own))})
+
+
+def _print(tuning: Tuning, found: Rescoring | None, as_json: bool) -> None:
+    if as_json:
+        print_json(tuning.to_json() | ({"rescoring": found.to_json()} if found else {}))
+    else:
+        print_result("\n".join([*_report(tuning), *(_report_rescoring(found) if found else ())]))
 
 
 def _report(tuning: Tuning) -> Iterator[str]:

@@ -79,19 +79,22 @@ def check_pairs(examination: Examination) -> None:
             continue
         letters_r = np.array([letters_in(row.text) for row in rows])
         seconds_r = np.array([row.utterance.duration_s for row in rows])
-        if not (moved := find_shift(letters_r, seconds_r)):
+        shift = find_shift(letters_r, seconds_r)
+        if shift is None:
             _check_unrelated(manifest, letters_r, seconds_r, examination)
             continue
-        first, last = rows[moved.start], rows[moved.stop - 1]
-        count = f"{abs(moved.by)} row{'s' if abs(moved.by) > 1 else ''} {'before' if moved.by < 0 else 'after'}"
+
+        count = f"{abs(shift.by)} row{'s' if abs(shift.by) > 1 else ''} {'before' if shift.by < 0 else 'after'}"
+        lines = f"from line {rows[shift.start].line} to {rows[shift.stop - 1].line}"
         examination.finding("wrong-pairs").details.append(
-            f"{manifest.path}: from line {first.line} to {last.line} ({moved.stop - moved.start:,} of {len(rows):,} "
-            f"rows) the audio fits the text of {count} its own: text length and duration correlate with "
-            f"{moved.then:.2f}, as they stand with {moved.now:.2f}"
+            f"{manifest.path}: {lines} ({shift.stop - shift.start:,} of {len(rows):,} rows) the audio fits the text of "
+            f"{count} its own: text length and duration correlate with {shift.then:.2f}, as they stand with "
+            f"{shift.now:.2f}"
         )
-        for i in range(moved.start, moved.stop):
-            text, other = excerpt(rows[i].text, 0), excerpt(rows[i + moved.by].text, 0)
-            examination.add("wrong-pairs", rows[i], f"{seconds_r[i]:.2f} s with {text}, better with {other}")
+        for i in range(shift.start, shift.stop):
+            text = excerpt(rows[i].text, 0)
+            better = excerpt(rows[i + shift.by].text, 0)
+            examination.add("wrong-pairs", rows[i], f"{seconds_r[i]:.2f} s with {text}, better with {better}")
 
 
 @dataclass(frozen=True)
@@ -111,21 +114,30 @@ def find_shift(letters_r: Values, seconds_r: Values) -> Shift | None:
     Ranks are treated as normally distributed. The gain of a row is the number of nats by which a text some rows on
     explains its duration better. The part with the largest sum of gains is taken.
     """
-    x_r, y_r = _ranks(letters_r), _ranks(seconds_r)
-    best, found = _ENOUGH_NATS, None
+    x_r = _ranks(letters_r)
+    y_r = _ranks(seconds_r)
+    best = _ENOUGH_NATS
+    found = None
     for by in _SHIFTS:
         at_r = np.arange(max(0, -by), len(x_r) - max(0, by))
-        own_r, other_r, then_r = x_r[at_r], x_r[at_r + by], y_r[at_r]
+        own_r = x_r[at_r]
+        other_r = x_r[at_r + by]
+        audio_r = y_r[at_r]
+
         # If a part of the rows is shifted, each of the two pairings has its share of the correlation.
-        rho = min(0.95, max(0.0, float(np.mean(own_r * then_r) + np.mean(other_r * then_r))))
-        gain_r = ((then_r - rho * own_r) ** 2 - (then_r - rho * other_r) ** 2) / (2 * (1 - rho**2))
+        rho = min(0.95, max(0.0, float(np.mean(own_r * audio_r) + np.mean(other_r * audio_r))))
+        gain_r = ((audio_r - rho * own_r) ** 2 - (audio_r - rho * other_r) ** 2) / (2 * (1 - rho**2))
+
+        # The part with the largest sum ends where the running sum is highest above its lowest value so far.
         sums = np.concatenate([[0.0], np.cumsum(np.clip(gain_r, -_MOST_NATS, _MOST_NATS))])
         lowest = np.minimum.accumulate(sums)
         end = int(np.argmax(sums - lowest))
         start = int(np.flatnonzero(sums[: end + 1] == lowest[end])[-1])
         if sums[end] - sums[start] <= best:
             continue
-        now, then = (_correlation(one[start:end], then_r[start:end]) for one in (own_r, other_r))
+
+        now = _correlation(own_r[start:end], audio_r[start:end])
+        then = _correlation(other_r[start:end], audio_r[start:end])
         if then >= _LEAST_CORRELATION and now <= then / 2 and then - now >= _LEAST_GAIN:
             best = sums[end] - sums[start]
             found = Shift(int(at_r[start]), int(at_r[end - 1]) + 1, by, now, then)
@@ -134,10 +146,9 @@ def find_shift(letters_r: Values, seconds_r: Values) -> Shift | None:
 
 def _check_unrelated(manifest: LoadedManifest, letters_r: Values, seconds_r: Values, examination: Examination) -> None:
     """Find sentences whose lengths do not correlate with the durations: the pairs are in disorder."""
-    varied = [values.std() / values.mean() if values.mean() else 0.0 for values in (letters_r, seconds_r)]
     if len(manifest.rows) < _UNRELATED_ROWS or letters_r.mean() < _SENTENCE:
         return
-    if varied[0] < _VARIED_TEXT or varied[1] < _VARIED_AUDIO:
+    if letters_r.std() < _VARIED_TEXT * letters_r.mean() or seconds_r.std() < _VARIED_AUDIO * seconds_r.mean():
         return
     correlation = _correlation(_ranks(letters_r), _ranks(seconds_r))
     if correlation + 3 / math.sqrt(len(manifest.rows)) < _UNRELATED:
@@ -167,30 +178,36 @@ def check_speed(examination: Examination) -> None:
         speeds_r = np.array([math.log(letters_in(row.text) / row.utterance.duration_s) for row in rows])
         median = math.exp(float(np.median(speeds_r)))
         if median > _FASTEST_SET:
-            value = (
-                f"half of the {len(rows):,} rows have over {median:.1f} letters per second, faster than anybody reads"
-            )
+            speed = f"over {median:.1f} letters per second, faster than anybody reads"
+            value = f"half of the {len(rows):,} rows have {speed}"
             examination.add_group("speed", rows, value)
         elif not _check_two_speeds(rows, speeds_r, examination):
             _check_speakers(rows, speeds_r, examination)
 
 
 def _check_two_speeds(rows: Sequence[ManifestRow], speeds_r: Values, examination: Examination) -> bool:
-    """Report and return true if the rows are two groups, one about twice as fast as the other (Otsu's threshold)."""
+    """Report and return true if the rows are two groups, one about twice as fast as the other."""
     n = len(rows)
     if n < _TWO_GROUPS_ROWS:
         return False
     order = np.argsort(speeds_r, kind="stable")
-    sums = np.cumsum(speeds_r[order])
-    slow_k = np.arange(1, n)
-    low_k, high_k = sums[:-1] / slow_k, (sums[-1] - sums[:-1]) / (n - slow_k)
-    cut = int(np.argmax(slow_k * (n - slow_k) * (high_k - low_k) ** 2))
-    low, high, slow = float(low_k[cut]), float(high_k[cut]), cut + 1
     sorted_r = speeds_r[order]
+
+    # Otsu's threshold: the k slowest rows and the others have means that are as far apart as possible.
+    sums = np.cumsum(sorted_r)
+    slow_k = np.arange(1, n)
+    low_k = sums[:-1] / slow_k
+    high_k = (sums[-1] - sums[:-1]) / (n - slow_k)
+    cut = int(np.argmax(slow_k * (n - slow_k) * (high_k - low_k) ** 2))
+    low = float(low_k[cut])
+    high = float(high_k[cut])
+    slow = cut + 1
+
     within = math.sqrt((np.sum((sorted_r[:slow] - low) ** 2) + np.sum((sorted_r[slow:] - high) ** 2)) / n)
     times = math.exp(high - low)
-    share = min(slow, n - slow) / n
-    if not (_DOUBLE[0] <= times <= _DOUBLE[1] and share >= _SMALLEST_SHARE and high - low >= _TWO_GROUPS * within):
+    if not _DOUBLE[0] <= times <= _DOUBLE[1] or min(slow, n - slow) < _SMALLEST_SHARE * n:
+        return False
+    if high - low < _TWO_GROUPS * within:
         return False
     value = (
         f"{n - slow:,} of {n:,} rows are {times:.1f} times as fast as the others "
@@ -209,6 +226,7 @@ def _check_speakers(rows: Sequence[ManifestRow], speeds_r: Values, examination: 
     medians = {s: float(np.median(speeds_r[places])) for s, places in rows_of.items() if len(places) >= _SPEAKER_ROWS}
     if len(medians) < _SPEAKERS:
         return
+
     usual = statistics.median(medians.values())
     least = max(math.log(_DOUBLE[0]), _SUSPICIOUS_DEVIATIONS * _deviation(list(medians.values()), usual))
     for speaker, median in medians.items():
@@ -223,13 +241,16 @@ def check_rate_of_speech(examination: Examination) -> None:
         rows = [row for row in manifest.rows if row.text and not row.has_error]
         rates = [len(row.text) / row.utterance.duration_s for row in rows]
         usual = ""
-        lowest, highest = 0.0, math.inf
+        lowest = 0.0
+        highest = math.inf
         if len(rows) >= _ENOUGH_ROWS:
             logs = [math.log(rate) for rate in rates]
             median = statistics.median(logs)
             usual = f", the median is {math.exp(median):.1f}"
             spread = _SUSPICIOUS_DEVIATIONS * max(_SMALLEST_DEVIATION, _deviation(logs, median))
-            lowest, highest = math.exp(median - spread), math.exp(median + spread)
+            lowest = math.exp(median - spread)
+            highest = math.exp(median + spread)
+
         for row, rate in zip(rows, rates, strict=True):
             seconds = row.utterance.duration_s
             too_slow = rate < _SLOWEST and seconds >= _SLOW_FROM_S
