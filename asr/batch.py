@@ -1,4 +1,4 @@
-"""Utterances as the network takes them: samples read, features computed, several padded to one batch.
+"""Utterances as the network takes them: read the samples, compute the features, pad several to one batch.
 
 Axes: b batch, n samples, t frames, f bins, u targets.
 """
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from asr.data import audio
 from asr.data.manifest import Manifest, Utterance
@@ -41,15 +42,20 @@ class Batch:
     twin_btf: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> Batch:
-        """Some of its utterances, padded to the longest of them; of the seconds their part."""
-        num_frames_b, num_targets_b = self.num_frames_b[start:stop], self.num_targets_b[start:stop]
+        """Return some of the utterances, padded to the longest of them, with their share of the seconds."""
+        num_frames_b = self.num_frames_b[start:stop]
+        num_targets_b = self.num_targets_b[start:stop]
         longest = int(num_frames_b.max())
+        all_frames = max(1, int(self.num_frames_b.sum()))
         return Batch(
-            self.features_btf[start:stop, :longest], num_frames_b,
-            self.targets_bu[start:stop, : int(num_targets_b.max())], num_targets_b,
-            self.ids[start:stop], self.duration_s * int(num_frames_b.sum()) / max(1, int(self.num_frames_b.sum())),
-            None if self.twin_btf is None else self.twin_btf[start:stop, :longest],
-        )  # fmt: skip
+            features_btf=self.features_btf[start:stop, :longest],
+            num_frames_b=num_frames_b,
+            targets_bu=self.targets_bu[start:stop, : int(num_targets_b.max())],
+            num_targets_b=num_targets_b,
+            ids=self.ids[start:stop],
+            duration_s=self.duration_s * int(num_frames_b.sum()) / all_frames,
+            twin_btf=None if self.twin_btf is None else self.twin_btf[start:stop, :longest],
+        )
 
     @property
     def area(self) -> int:
@@ -58,50 +64,54 @@ class Batch:
 
 
 def empty_batch(bins: int) -> Batch:
-    """For a process that has nothing to do while others have: one utterance of no frames, which has no name."""
-    return Batch(
-        torch.zeros(1, 1, bins), torch.zeros(1, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.int64),
-        torch.zeros(1, dtype=torch.int64), (), 0.0,
-    )  # fmt: skip
+    """Make a batch for a process that has nothing to do: one utterance of no frames, without an id."""
+    no_length_b = torch.zeros(1, dtype=torch.int64)
+    no_targets_bu = torch.zeros(1, 0, dtype=torch.int64)
+    return Batch(torch.zeros(1, 1, bins), no_length_b, no_targets_bu, no_length_b, ids=(), duration_s=0.0)
 
 
 def load_wave(
     manifest: Manifest, utterance: Utterance, sample_rate_hz: int, resample: bool, logged_hz: set[int] | None = None
 ) -> audio.Wave:
-    """The samples of one utterance at the model's rate.
+    """Load the samples of one utterance at the model's rate.
+
+    Args:
+        resample: resample audio of another rate, which is an error otherwise.
+        logged_hz: rates whose resampling has been logged already.
 
     Raises:
         DataError: as ``audio.load``, or shorter than the manifest says; the utterance is named.
     """
+    remedy = "resample the corpus, set audio.resample=true in training, or pass --resample in use"
     try:
         path = manifest.audio_path(utterance)
-        wave, rate = audio.load(
+        wave_n, rate_hz = audio.load(
             path, offset_s=utterance.offset_s, duration_s=utterance.duration_s, channel=utterance.channel
         )
-        remedy = "resample the corpus, set audio.resample=true in training, or pass --resample in use"
-        fitted = audio.at_rate(wave, rate, sample_rate_hz, resample, path, remedy)
-        if rate != sample_rate_hz and logged_hz is not None and rate not in logged_hz:
-            logged_hz.add(rate)
-            log.info("resampling %d Hz audio to %d Hz (first: utt '%s')", rate, sample_rate_hz, utterance.id)
-        return fitted
+        wave_n = audio.at_rate(wave_n, rate_hz, sample_rate_hz, resample, path, remedy)
     except DataError as error:
         raise DataError(f"utt '{utterance.id}': {error}") from error
+    if rate_hz != sample_rate_hz and logged_hz is not None and rate_hz not in logged_hz:
+        logged_hz.add(rate_hz)
+        log.info("resampling %d Hz audio to %d Hz (first: utt '%s')", rate_hz, sample_rate_hz, utterance.id)
+    return wave_n
 
 
 def extract(extractor: AnyExtractor, wave_n: audio.Wave, seed: int | None = None) -> Features:
-    """Features of one utterance, computed alone: no neighbour in a batch can matter. Shapes: (n,) -> (t, f)."""
+    """Compute the features of one utterance alone, so that no neighbour in a batch matters. Shapes: (n,) -> (t, f).
+
+    Args:
+        seed: of the dither; without one there is none.
+    """
     dither = None if seed is None else torch.Generator().manual_seed(seed)
-    device = extractor.device
-    waves_bn, num_samples_b = torch.from_numpy(wave_n)[None].to(device), torch.tensor([len(wave_n)], device=device)
+    waves_bn = torch.from_numpy(wave_n)[None].to(extractor.device)
+    num_samples_b = torch.tensor([len(wave_n)], device=extractor.device)
     features_btf, _ = extractor(waves_bn, num_samples_b, dither)
     features_tf: Features = features_btf[0].cpu().numpy()
     return features_tf
 
 
 def pad(features: Sequence[Features]) -> tuple[Tensor, Tensor]:
-    """Stacks features of several lengths. Shapes: b times (t, f) -> (b, t, f), (b,)."""
-    num_frames_b = torch.tensor([len(f) for f in features])
-    features_btf = torch.zeros(len(features), int(num_frames_b.max()), features[0].shape[1])
-    for i, one_tf in enumerate(features):
-        features_btf[i, : len(one_tf)] = torch.from_numpy(one_tf)
-    return features_btf, num_frames_b
+    """Stack features of several lengths; also return the lengths. Shapes: b times (t, f) -> (b, t, f), (b,)."""
+    features_btf = pad_sequence([torch.from_numpy(features_tf) for features_tf in features], batch_first=True)
+    return features_btf, torch.tensor([len(features_tf) for features_tf in features])

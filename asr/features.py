@@ -20,39 +20,11 @@ from asr.errors import ConfigError
 _STD_FLOOR = 1e-3
 
 
-def window_samples(cfg: FeatureConfig, sample_rate_hz: int) -> int:
-    return round(cfg.window_s * sample_rate_hz)
-
-
-def hop_samples(cfg: FeatureConfig, sample_rate_hz: int) -> int:
-    return round(cfg.hop_s * sample_rate_hz)
-
-
-def fft_samples(cfg: FeatureConfig, sample_rate_hz: int) -> int:
-    window = window_samples(cfg, sample_rate_hz)
-    return cfg.fft_samples or 2 ** math.ceil(math.log2(max(2, window)))
-
-
-def num_frames(num_samples: int, cfg: FeatureConfig, sample_rate_hz: int) -> int:
-    """Frames of a wave: one at sample 0 and one every hop up to its end; 0 for an empty wave."""
-    return 1 + num_samples // hop_samples(cfg, sample_rate_hz) if num_samples > 0 else 0
-
-
-def num_bins(cfg: FeatureConfig, sample_rate_hz: int) -> int:
-    """Values a frame, derivatives and context included."""
-    base = {
-        "spectrogram": fft_samples(cfg, sample_rate_hz) // 2 + 1,
-        "log_mel": cfg.num_mels,
-        "mfcc": cfg.num_ceps,
-    }[cfg.kind]
-    return base * (1 + cfg.deltas) * (1 + 2 * cfg.context_frames)
-
-
 class FeatureExtractor(nn.Module):
-    """Waves to normalised features.
+    """Turns waves into normalised features.
 
-    With ``normalization: corpus`` the buffers ``mean_f`` and ``std_f`` hold the statistics of the training set; they
-    are saved with the model. ``fit`` sets them.
+    With ``normalization: corpus`` the buffers ``mean_f`` and ``std_f`` hold the statistics of the training set, which
+    ``fit`` sets; they are saved with the model.
     """
 
     mean_f: Tensor
@@ -62,70 +34,88 @@ class FeatureExtractor(nn.Module):
     dct: Tensor
 
     def __init__(self, cfg: FeatureConfig, sample_rate_hz: int) -> None:
+        """Check that the settings fit together, and make window and filters.
+
+        Raises:
+            ConfigError: they do not fit together, or not the sample rate.
+        """
         super().__init__()
-        self.cfg, self.sample_rate_hz = cfg, sample_rate_hz
-        window, self.hop = window_samples(cfg, sample_rate_hz), hop_samples(cfg, sample_rate_hz)
-        self.fft = fft_samples(cfg, sample_rate_hz)
-        high_hz = cfg.high_hz or sample_rate_hz / 2
+        self.cfg = cfg
+        self.sample_rate_hz = sample_rate_hz
+        window = round(cfg.window_s * sample_rate_hz)
+        self.hop = round(cfg.hop_s * sample_rate_hz)
+        self.fft = cfg.fft_samples or 2 ** math.ceil(math.log2(max(2, window)))
         if self.fft % 2:
-            # Half of it on either side of a frame's centre: with an odd one a last frame would be missing.
+            # Half of it lies on either side of a frame's centre: with an odd one a last frame would be missing.
             raise ConfigError(f"features: fft_samples must be even, got {self.fft}", key="features.fft_samples")
         if self.hop < 1 or window < 2 or self.fft < window:
             raise ConfigError(
                 f"features: a window of {window} and a hop of {self.hop} samples do not fit an FFT of {self.fft}",
                 key="features",
             )
+        high_hz = cfg.high_hz or sample_rate_hz / 2
         if not cfg.low_hz < high_hz <= sample_rate_hz / 2:
             raise ConfigError(
                 f"features: need low_hz < high_hz <= {sample_rate_hz / 2:g} (half the sample rate), "
                 f"got {cfg.low_hz:g} and {high_hz:g}",
                 key="features.high_hz",
             )
+
+        # The buffers of window and filters are not saved: they follow from the config.
         window_fn = torch.hann_window if cfg.window == "hann" else torch.hamming_window
-        # Not persistent, as the filters below: they follow from the config, and no checkpoint may say otherwise.
         self.register_buffer("window", window_fn(window), persistent=False)
+        bins = self.fft // 2 + 1
         if cfg.kind != "spectrogram":
-            mel_fb = mel_filters(self.fft // 2 + 1, cfg.low_hz, high_hz, cfg.num_mels, sample_rate_hz)
-            empty = int((mel_fb.sum(0) == 0).sum())
-            if empty:
-                raise ConfigError(
-                    f"features: {empty} of {cfg.num_mels} mel filters lie between FFT bins and are always empty; "
-                    f"use fewer num_mels or a longer fft_samples than {self.fft}",
-                    key="features.num_mels",
-                )
-            self.register_buffer("mel_fb", mel_fb, persistent=False)
+            self.register_buffer("mel_fb", self._mel_filters(high_hz), persistent=False)
+            bins = cfg.num_mels
         if cfg.kind == "mfcc":
             if cfg.num_ceps > cfg.num_mels:
                 raise ConfigError(
                     f"features: num_ceps {cfg.num_ceps} is more than num_mels {cfg.num_mels}", key="features.num_ceps"
                 )
             self.register_buffer("dct", cosines(cfg.num_ceps, cfg.num_mels), persistent=False)
-        bins = num_bins(cfg, sample_rate_hz)
+            bins = cfg.num_ceps
+        bins *= (1 + cfg.deltas) * (1 + 2 * cfg.context_frames)
         self.register_buffer("mean_f", torch.zeros(bins))
         self.register_buffer("std_f", torch.ones(bins))
 
+    def _mel_filters(self, high_hz: float) -> Tensor:
+        """Make the mel filters; none may be empty."""
+        cfg = self.cfg
+        mel_fb = mel_filters(self.fft // 2 + 1, cfg.low_hz, high_hz, cfg.num_mels, self.sample_rate_hz)
+        empty = int((mel_fb.sum(0) == 0).sum())
+        if empty:
+            raise ConfigError(
+                f"features: {empty} of {cfg.num_mels} mel filters lie between FFT bins and are always empty; "
+                f"use fewer num_mels or a longer fft_samples than {self.fft}",
+                key="features.num_mels",
+            )
+        return mel_fb
+
     @property
     def num_bins(self) -> int:
+        """Values per frame, derivatives and context included."""
         return len(self.mean_f)
 
     @property
     def device(self) -> torch.device:
+        """Where it computes."""
         return self.mean_f.device
 
     def num_frames(self, num_samples_b: Tensor) -> Tensor:
-        """Frames of each wave, by the one formula. Shapes: (b,) -> (b,)."""
+        """Count the frames of each wave: one at sample 0 and one every hop up to its end. Shapes: (b,) -> (b,)."""
         return torch.where(num_samples_b > 0, 1 + num_samples_b // self.hop, 0)
 
     @torch.no_grad()
     def forward(
         self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Normalised features and the number of valid frames; frames beyond are zero.
+        """Return normalised features and the number of valid frames; frames beyond are zero.
 
         Shapes: (b, n), (b,) -> (b, t, f), (b,).
 
         Args:
-            generator: draws the dither; without one there is none (as in use, after training).
+            generator: draws the dither; without one there is none, as in use.
         """
         features_btf, num_frames_b = self.raw(waves_bn, num_samples_b, generator)
         return self.normalize(features_btf, num_frames_b), num_frames_b
@@ -133,29 +123,33 @@ class FeatureExtractor(nn.Module):
     def raw(
         self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Features before normalisation. Shapes: (b, n), (b,) -> (b, t, f), (b,)."""
+        """Compute features before normalisation. Shapes: (b, n), (b,) -> (b, t, f), (b,)."""
         cfg = self.cfg
         num_frames_b = self.num_frames(num_samples_b)
         if not num_frames_b.any():  # torch has no spectrogram of nothing
             return waves_bn.new_zeros(len(waves_bn), 0, self.num_bins), num_frames_b
-        # A wave alone has no padding, and no need of masks of ones.
+
+        # A wave alone has no padding, and needs no masks of ones.
         padded = len(waves_bn) > 1 or int(num_samples_b[0]) < waves_bn.shape[1]
         inside_bn: Tensor | float = 1.0
         if padded:
             inside_bn = inside = _mask(num_samples_b, waves_bn.shape[1])
-            waves_bn = waves_bn.masked_fill(inside == 0, 0.0)  # not a product: padding may hold inf or nan
+            # Masked by filling, not by a product: padding may hold inf or nan.
+            waves_bn = waves_bn.masked_fill(inside == 0, 0.0)
         if cfg.dither and generator is not None:
             noise = torch.randn(waves_bn.shape, generator=generator, dtype=waves_bn.dtype)
             waves_bn = waves_bn + cfg.dither * noise.to(waves_bn.device) * inside_bn
         if cfg.preemphasis:
             previous_bn = torch.cat([waves_bn[:, :1], waves_bn[:, :-1]], dim=1)
             waves_bn = (waves_bn - cfg.preemphasis * previous_bn) * inside_bn
+
         power_btf = self._power(waves_bn)
         if cfg.kind != "spectrogram":
             power_btf = power_btf @ self.mel_fb
         features_btf = power_btf.clamp(min=cfg.power_floor).log()
         if cfg.kind == "mfcc":
             features_btf = features_btf @ self.dct
+
         features_btf = features_btf[:, : int(num_frames_b.max())]
         if cfg.deltas or cfg.context_frames:
             features_btf = _with_neighbours(features_btf, num_frames_b, cfg.deltas, cfg.context_frames)
@@ -164,17 +158,23 @@ class FeatureExtractor(nn.Module):
         return features_btf, num_frames_b
 
     def _power(self, waves_bn: Tensor) -> Tensor:
-        """The power spectrogram. Shapes: (b, n) -> (b, t, f)."""
+        """Compute the power spectrogram. Shapes: (b, n) -> (b, t, f)."""
         spectra_bft = torch.stft(
-            waves_bn, self.fft, self.hop, len(self.window), self.window, center=True, pad_mode="constant",
+            waves_bn,
+            n_fft=self.fft,
+            hop_length=self.hop,
+            win_length=len(self.window),
+            window=self.window,
+            center=True,
+            pad_mode="constant",
             return_complex=True,
-        )  # fmt: skip
-        # Not by way of the absolute value, whose root would only be squared again.
+        )
+        # Not from the absolute value, whose root would only be squared again.
         squares_btf2 = torch.view_as_real(spectra_bft.transpose(1, 2)).square()
         return squares_btf2[..., 0] + squares_btf2[..., 1]
 
     def normalize(self, features_btf: Tensor, num_frames_b: Tensor) -> Tensor:
-        """Features with the configured mean and variance; padding stays zero."""
+        """Bring features to the configured mean and variance; padding stays zero."""
         padded = len(features_btf) > 1 or int(num_frames_b[0]) < features_btf.shape[1]
         mask_bt1 = _mask(num_frames_b, features_btf.shape[1])[:, :, None] if padded else 1.0
         if self.cfg.normalization == "utterance":
@@ -188,7 +188,7 @@ class FeatureExtractor(nn.Module):
         return features_btf
 
     def fit(self, sums_f: Tensor, squares_f: Tensor, frames: int) -> None:
-        """Sets the corpus statistics from sums over all training frames (float64)."""
+        """Set the corpus statistics from sums over all training frames (float64)."""
         mean_f = sums_f / frames
         variance_f = (squares_f / frames - mean_f.square()).clamp(min=0)
         self.mean_f.copy_(mean_f)
@@ -196,32 +196,33 @@ class FeatureExtractor(nn.Module):
 
 
 def _mask(num_b: Tensor, length: int) -> Tensor:
-    """1.0 inside, 0.0 beyond each length. Shapes: (b,) -> (b, length)."""
+    """Return 1.0 inside and 0.0 beyond each length. Shapes: (b,) -> (b, length)."""
     return (torch.arange(length, device=num_b.device)[None, :] < num_b[:, None]).float()
 
 
 def _with_neighbours(features_btf: Tensor, num_frames_b: Tensor, deltas: int, context: int) -> Tensor:
-    """Appends derivatives and neighbouring frames; beyond an end, the end's own static values are repeated, and
-    derivatives are those of what is repeated.
+    """Append derivatives and neighbouring frames.
 
-    The padding is filled with the last valid frame first, so the end of a padded utterance is as if it stood alone.
+    Beyond an end the end frame is repeated before derivatives are taken, so padding changes nothing.
     """
     batch, length, _ = features_btf.shape
     reach = 4 * deltas + context
     at_t = torch.arange(-reach, length + reach, device=features_btf.device)
     index_bt = at_t[None, :].minimum(num_frames_b[:, None] - 1).clamp(min=0)
     padded_btf = features_btf.gather(1, index_bt[:, :, None].expand(batch, len(at_t), features_btf.shape[2]))
+
     parts = [padded_btf]
     for _ in range(deltas):
         parts.append(_deltas(parts[-1]))
     full_btf = torch.cat(parts, dim=2)
+
     start = reach - context
     shifted = [full_btf[:, start + i : start + i + length] for i in range(2 * context + 1)]
     return torch.cat(shifted, dim=2)
 
 
 def _deltas(features_btf: Tensor) -> Tensor:
-    """The slope of each value over five frames (a line fitted to them); the end frames are repeated.
+    """Compute the slope of each value over five frames (of a line fitted to them); the end frames are repeated.
 
     Source: Young et al., The HTK Book, section 5.9.
     """
@@ -232,7 +233,7 @@ def _deltas(features_btf: Tensor) -> Tensor:
 
 
 def mel_filters(num_bins: int, low_hz: float, high_hz: float, num_mels: int, sample_rate_hz: int) -> Tensor:
-    """Triangles of equal width on HTK's mel scale, of height 1. Shapes: (bins of the FFT, mels).
+    """Make triangles of equal width on HTK's mel scale, of height 1. Shapes: (bins of the FFT, mels).
 
     Source: Young et al., The HTK Book, section 5.6. The same numbers as ``torchaudio.functional.melscale_fbanks``.
     """
@@ -240,13 +241,15 @@ def mel_filters(num_bins: int, low_hz: float, high_hz: float, num_mels: int, sam
     corners_hz = 700.0 * (10.0 ** (torch.linspace(low_mel, high_mel, num_mels + 2) / 2595.0) - 1.0)
     widths_hz = corners_hz[1:] - corners_hz[:-1]
     away_hz = corners_hz[None, :] - torch.linspace(0, sample_rate_hz // 2, num_bins)[:, None]
-    rising, falling = -1.0 * away_hz[:, :-2] / widths_hz[:-1], away_hz[:, 2:] / widths_hz[1:]
+    rising = -1.0 * away_hz[:, :-2] / widths_hz[:-1]
+    falling = away_hz[:, 2:] / widths_hz[1:]
     return torch.minimum(rising, falling).clamp(min=0)
 
 
 def cosines(num_ceps: int, num_mels: int) -> Tensor:
-    """The orthonormal discrete cosine transform, type 2. Shapes: (mels, coefficients)."""
-    at_m, order_c1 = torch.arange(float(num_mels)), torch.arange(float(num_ceps))[:, None]
+    """Make the matrix of the orthonormal discrete cosine transform, type 2. Shapes: (mels, coefficients)."""
+    at_m = torch.arange(float(num_mels))
+    order_c1 = torch.arange(float(num_ceps))[:, None]
     dct_cm = torch.cos(math.pi / num_mels * (at_m + 0.5) * order_c1)
     dct_cm[0] *= 1.0 / math.sqrt(2.0)
     return (dct_cm * math.sqrt(2.0 / num_mels)).T

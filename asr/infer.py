@@ -136,7 +136,7 @@ def of_manifest(
             no_speech = no_speech_prob(wave_n, rate_hz) if no_speech_threshold < 1 else 0.0
             yield (utterance, no_speech), extract(model.extractor, wave_n)
 
-    for (utterance, no_speech), one_sv in pipeline(model, stream(), lambda one_sv: one_sv):
+    for (utterance, no_speech), one_sv in pipeline(model, stream(), lambda one_sv: one_sv, batch_s=BATCH_S):
         while unusable:
             yield unusable.pop()
         spoken = second_opinion(no_speech, one_sv) <= no_speech_threshold

@@ -11,12 +11,13 @@ import torch
 import yaml
 
 from asr.bench.plain import PlainNetwork, PlainTrainer
-from asr.bench.training import PARTS, made_up_data, measure, training_operations
+from asr.bench.training import PARTS, made_up_data, measure_training, training_operations
 from asr.cli import run
 from asr.config import ModelConfig
 from asr.ctc import consistency_loss, ctc_loss
 from asr.errors import ConfigError
 from asr.model.build import build_network
+from asr.model.network import DeepSpeech2
 from asr.training.trial import Trial
 from tests.builders import build_corpus, tiny_config
 
@@ -71,7 +72,7 @@ def test_operations_of_windows_follow_their_stride():
 @pytest.mark.parametrize("settings", [(), ("model.encoder=tdnn", "model.conv=[]"), ("model.cell=lstm",)])
 def test_the_parts_are_all_of_the_time(tmp_path, settings):
     cfg = tiny_config(*settings)
-    found = measure(cfg, tmp_path, made_up_data(cfg, tmp_path, 0.5), steps=5)
+    found = measure_training(cfg, tmp_path, made_up_data(cfg, tmp_path, 0.5), steps=5)
     assert found.steps == 5 and found.data == "made-up utterances of 0.5 s"
     assert set(found.parts) == set(PARTS) and sum(found.shares.values()) == pytest.approx(1)
     wall = sum(turn.seconds for turn in found.turns)
@@ -80,6 +81,18 @@ def test_the_parts_are_all_of_the_time(tmp_path, settings):
     assert sum(turn.audio_s for turn in found.turns) == pytest.approx(5 * 4 * 0.5)
     assert 0 < found.of_peak < 1
     assert found.parts["convolution back"] > 0 or not cfg.model.conv
+
+
+@torch.no_grad()
+def copy_weights(ours: DeepSpeech2, plain: PlainNetwork) -> None:
+    plain.convs.load_state_dict(ours.front_end.convs.state_dict())
+    plain.output.load_state_dict(ours.output.state_dict())
+    for layer, our_layer in zip(plain.layers, ours.layers, strict=True):
+        for suffix, way in zip(("", "_reverse"), our_layer.directions, strict=False):
+            second = torch.zeros_like(way.bias_g) if way.bias_hidden_g is None else way.bias_hidden_g
+            values = (way.w_input_gi, way.w_hidden_gh, way.bias_g, second)
+            for name, value in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), values, strict=True):
+                getattr(layer, f"{name}_l0{suffix}").copy_(value)
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm", "tanh"])
@@ -98,7 +111,7 @@ def test_the_plain_way_has_the_same_loss_on_a_batch(tmp_path, cell, merge):
     made_up_data(cfg, tmp_path, 0.6)
     trial = Trial(cfg, tmp_path)
     plain = PlainTrainer(trial.data, trial.network, trial.device)
-    plain.network.copy_from(trial.network)
+    copy_weights(trial.network, plain.network)
     batch = trial.data.load(trial.data.plan(1)[0])
     outputs = [
         trial.network(one_btf, batch.num_frames_b)

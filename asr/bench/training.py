@@ -1,4 +1,4 @@
-"""How fast a config trains on this machine, where the time goes, and how near the products come to the peak.
+"""Measure how fast a config trains on this machine, where the time goes, and how near the products come to the peak.
 
 The step that is measured is training's own (``asr.training.step``), on batches from its own loader.
 """
@@ -17,25 +17,33 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asr.bench.plain import PlainTrainer
 from asr.bench.transcription import made_up
-from asr.config import ModelConfig, RunConfig
+from asr.config import RunConfig
 from asr.data import manifest as manifests
 from asr.data.manifest import Utterance
-from asr.errors import ConfigError
-from asr.model.conv import strided
-from asr.model.network import DeepSpeech2, Network
+from asr.model.conv import strided, strided_b
+from asr.model.network import DeepSpeech2, Network, steps_after
 from asr.model.recurrent import RecurrentLayer
 from asr.model.tdnn import WindowLayer, WindowNetwork
 from asr.runtime import hardware
 from asr.training.trial import Trial
 
 #: the parts of a step, in order; together they are all of its time
-PARTS = ("data", "convolution", "encoder", "output", "ctc", "output back", "encoder back", "convolution back",
-         "optimiser")  # fmt: skip
-#: what convolutions and the encoder's layers take
+PARTS = (
+    "data",
+    "convolution",
+    "encoder",
+    "output",
+    "ctc",
+    "output back",
+    "encoder back",
+    "convolution back",
+    "optimiser",
+)
+#: the parts of convolutions and the encoder's layers
 PRODUCTS = ("convolution", "encoder", "encoder back", "convolution back")
 #: steps of one way before the other has its turn
 _TURN = 4
@@ -44,17 +52,17 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz "
 _SQUARE = 2048
 
 
-@dataclass
+@dataclass(frozen=True)
 class Turn:
     """Some steps of one way."""
 
-    audio_s: float = 0.0
-    seconds: float = 0.0
+    audio_s: float
+    seconds: float
 
 
 @dataclass
-class Measured:
-    """What came out."""
+class TrainingSpeed:
+    """What was measured."""
 
     precision: str
     hardware: str
@@ -62,30 +70,34 @@ class Measured:
     parameters: int
     #: what was trained on, in words
     data: str
-    #: utterances a batch, seconds a batch: means
+    #: means per batch: utterances, and seconds of audio
     batch: tuple[float, float] = (0.0, 0.0)
     steps: int = 0
     turns: list[Turn] = field(default_factory=list)
     plain: list[Turn] = field(default_factory=list)
     #: seconds of each part
-    parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    #: of the data's threads, beside the step
+    parts: dict[str, float] = field(default_factory=dict)
+    #: seconds of computing features, in threads beside the step
     features_s: float = 0.0
-    #: operations of convolutions and the encoder (a multiplication and an addition are two), and the machine's best
+    #: operations of convolutions and the encoder (a multiplication and an addition are two)
     operations: float = 0.0
+    #: operations per second of the machine's best matrix product
     peak: float = 0.0
 
     @property
     def seconds(self) -> float:
+        """Time of all steps."""
         return sum(self.parts.values())
 
     @property
     def audio_s_per_s(self) -> float:
-        return statistics.median(turn.audio_s / turn.seconds for turn in self.turns)
+        """Seconds of audio per second, the median over turns."""
+        return _median_rate(self.turns)
 
     @property
     def plain_audio_s_per_s(self) -> float | None:
-        return statistics.median(turn.audio_s / turn.seconds for turn in self.plain) if self.plain else None
+        """The same of the plain way, if it was measured."""
+        return _median_rate(self.plain) if self.plain else None
 
     @property
     def ratio(self) -> float | None:
@@ -95,16 +107,19 @@ class Measured:
 
     @property
     def shares(self) -> dict[str, float]:
+        """The share of each part in the time."""
         return {part: spent / self.seconds for part, spent in self.parts.items()}
 
     @property
     def of_peak(self) -> float:
-        """What convolutions and encoder reach of the peak, while they run."""
+        """The share of the peak that convolutions and encoder reach while they run."""
         spent = sum(self.parts[part] for part in PRODUCTS)
         return self.operations / spent / self.peak if spent else math.nan
 
     def to_json(self) -> dict[str, Any]:
-        plain, ratio = self.plain_audio_s_per_s, self.ratio
+        """Return the numbers for programs."""
+        plain = self.plain_audio_s_per_s
+        ratio = self.ratio
         return {
             "audio_s_per_s": round(self.audio_s_per_s, 2),
             "shares": {part: round(share, 4) for part, share in self.shares.items()},
@@ -125,7 +140,11 @@ class Measured:
         }
 
 
-def measure(
+def _median_rate(turns: list[Turn]) -> float:
+    return statistics.median(turn.audio_s / turn.seconds for turn in turns)
+
+
+def measure_training(
     cfg: RunConfig,
     data: Path,
     words: str,
@@ -134,64 +153,68 @@ def measure(
     minutes: float = 1.0,
     steps: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
-) -> Measured:
-    """Trains for some minutes, or for so many steps (each way), and forgets it.
+) -> TrainingSpeed:
+    """Train for some minutes, or for so many steps (each way), and forget it.
 
     The first two steps of each way are not counted: in them code is compiled and memory found. With ``compare`` both
     ways take turns of four steps.
 
     Args:
-        data: a folder with train.jsonl; ``words`` says of it what the report shall say.
+        data: a folder with train.jsonl; ``words`` describes it in the report.
+        progress: called with the share that is done.
 
     Raises:
         ConfigError, DataError: as training does.
     """
-    with _Ours(cfg, data).running() as ours:
+    with _Timed(cfg, data).running() as ours:
         trial = ours.trial
-        precision, device = trial.precision, trial.device
-        found = Measured(precision, hardware(device, trial.threads), trial.threads, trial.parameters, words)
+        device = trial.device
+        machine = hardware(device, trial.threads)
+        found = TrainingSpeed(trial.precision, machine, trial.threads, trial.parameters, words)
         plain = PlainTrainer(trial.data, trial.network, device) if compare else None
-        found.peak = peak(precision, device)
+        found.peak = peak(trial.precision, device)
         for _ in range(2):
             ours.step()
             if plain is not None:
                 plain.step()
+
         ours.forget()
-        end = time.perf_counter() + 60 * minutes
-        while steps is None or found.steps < steps:
+        began = time.perf_counter()
+        share = 0.0
+        while share < 1:
             count = _TURN if steps is None else min(_TURN, steps - found.steps)
             found.turns.append(_turn(ours.step, count, device))
             if plain is not None:
                 found.plain.append(_turn(lambda: plain.step()[0], count, device))
             found.steps += count
-            left = 1 - (end - time.perf_counter()) / (60 * minutes)
-            progress(left if steps is None else found.steps / steps)
-            if steps is None and left >= 1:
-                break
-        found.peak = max(found.peak, peak(precision, device))
-        found.parts, found.operations, found.features_s = ours.clock.seconds(), ours.operations, ours.features_s
+            share = (time.perf_counter() - began) / (60 * minutes) if steps is None else found.steps / steps
+            progress(min(1.0, share))
+
+        found.peak = max(found.peak, peak(trial.precision, device))
+        found.parts = ours.clock.seconds()
+        found.operations = ours.operations
+        found.features_s = ours.features_s
         found.batch = (ours.utterances / found.steps, ours.audio_s / found.steps)
     return found
 
 
 def _turn(step: Callable[[], float], count: int, device: torch.device) -> Turn:
-    turn, began = Turn(), time.perf_counter()
-    for _ in range(count):
-        turn.audio_s += step()
+    """Time some steps of one way; each returns its seconds of audio."""
+    began = time.perf_counter()
+    audio_s = sum(step() for _ in range(count))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    turn.seconds = time.perf_counter() - began
-    return turn
+    return Turn(audio_s, time.perf_counter() - began)
 
 
 def made_up_data(cfg: RunConfig, folder: Path, seconds: float) -> str:
-    """Writes a training set of sounds that move like speech, all as long, with letters for texts; says what it is."""
-    rate, count = cfg.audio.sample_rate_hz, 2 * cfg.batch.max_utterances
+    """Write a training set of sounds that move like speech, all of one length, with random letters; describe it."""
+    rate_hz = cfg.audio.sample_rate_hz
     random = np.random.default_rng(cfg.train.seed)
     rows = []
-    for item in made_up([seconds] * count, rate, cfg.train.seed):
+    for item in made_up([seconds] * (2 * cfg.batch.max_utterances), rate_hz, cfg.train.seed):
         path = folder / f"{item.id}.wav"
-        soundfile.write(path, item.wave_n, rate, subtype="PCM_16")
+        soundfile.write(path, item.wave_n, rate_hz, subtype="PCM_16")
         text = "".join(random.choice(list(_LETTERS), max(1, round(6 * seconds))))
         text = " ".join(text.split()) or "a"
         rows.append(Utterance(id=item.id, audio_path=str(path), duration_s=seconds, text=text))
@@ -199,7 +222,7 @@ def made_up_data(cfg: RunConfig, folder: Path, seconds: float) -> str:
     return f"made-up utterances of {seconds:g} s"
 
 
-class _Ours:
+class _Timed:
     """A training step as ``asr.train`` does it, with a clock on its parts."""
 
     def __init__(self, cfg: RunConfig, data: Path) -> None:
@@ -209,27 +232,32 @@ class _Ours:
         self.forget()
 
     @contextmanager
-    def running(self) -> Iterator[_Ours]:
+    def running(self) -> Iterator[_Timed]:
+        """Watch the network, and stop the loader in the end."""
         with _watched(self.trial.network, self.clock), closing(self._loading):
             yield self
 
     def forget(self) -> None:
+        """Begin to count anew."""
         self.clock.forget()
-        self.operations = self.audio_s = 0.0
+        self.operations = 0.0
+        self.audio_s = 0.0
         self.utterances = 0
         self._features_before = sum(self.trial.data.views.seconds.values())
 
     @property
     def features_s(self) -> float:
+        """Seconds of computing features, over all threads."""
         return sum(self.trial.data.views.seconds.values()) - self._features_before
 
     def step(self) -> float:
-        """One update; seconds of audio."""
+        """Update the weights once; return the seconds of audio."""
         self.clock.start()
         batches = next(self._loading)
         self.clock.until("data")
         done = self.trial.step(batches, self.trial.cfg.optim.lr)
         self.clock.until("optimiser")
+
         for batch in batches:
             views = 1 if batch.twin_btf is None else 2
             self.operations += views * training_operations(self.trial.network, batch.num_frames_b)
@@ -238,6 +266,7 @@ class _Ours:
         return done.audio_s
 
     def _timed(self, phase: str, work: Callable[[], Any]) -> Any:
+        """Do a phase of a training step; its end is the end of a part (hooks mark those within a phase)."""
         result = work()
         back = "convolution back" if self.trial.cfg.model.conv else "encoder back"
         self.clock.until({"forward": "output", "loss": "ctc", "backward": back, "optimizer": "optimiser"}[phase])
@@ -245,35 +274,38 @@ class _Ours:
 
 
 class _Clock:
-    """Seconds of each part: of the wall on CPU, by events on a GPU, which runs behind."""
+    """Seconds of each part: by the wall on CPU, by events on a GPU, which runs behind."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.forget()
 
     def forget(self) -> None:
+        """Set all parts to zero."""
         self._seconds = dict.fromkeys(PARTS, 0.0)
-        self._marks: list[tuple[str, Any]] = []
+        self._events: list[tuple[str, Any, Any]] = []
         self._last: Any = None
 
     def start(self) -> None:
+        """Begin a step."""
         self._last = self._now()
 
     def until(self, part: str) -> None:
-        """What has passed since the last mark was this part."""
+        """Count what has passed since the last mark under this part."""
         now = self._now()
         if self.device.type == "cuda":
-            self._marks.append((part, (self._last, now)))
+            self._events.append((part, self._last, now))
         elif self._last is not None:
             self._seconds[part] += now - self._last
         self._last = now
 
     def seconds(self) -> dict[str, float]:
-        if self._marks:
+        """Return the seconds of each part."""
+        if self._events:
             torch.cuda.synchronize(self.device)
-            for part, (first, second) in self._marks:
-                self._seconds[part] += first.elapsed_time(second) / 1000
-            self._marks = []
+        for part, first, second in self._events:
+            self._seconds[part] += first.elapsed_time(second) / 1000
+        self._events = []
         return self._seconds
 
     def _now(self) -> Any:
@@ -286,7 +318,7 @@ class _Clock:
 
 @contextmanager
 def _watched(network: Network, clock: _Clock) -> Iterator[None]:
-    """Marks the end of the front-end and of the encoder, forward and back."""
+    """Mark the end of the front-end and of the encoder, forward and back."""
 
     def front_end(module: Any, args: Any, result: Any) -> None:
         clock.until("convolution")
@@ -309,53 +341,47 @@ def _watched(network: Network, clock: _Clock) -> Iterator[None]:
 
 
 def training_operations(network: Network, num_frames_b: Tensor) -> float:
-    """Operations of the products of convolutions and encoder in a training step: forward once, back twice.
+    """Count the operations of the products of convolutions and encoder in a training step.
 
-    A multiplication and an addition are two. The first layer of all needs no gradient of its input, so it goes back
-    once; padding, the output layer and everything that is no product count nothing.
+    A multiplication and an addition are two. Each layer goes forward once and back twice, but the first of all needs no
+    gradient of its input, so it goes back once. Padding, the output layer and everything that is no product count
+    nothing.
     """
-    layers = [*_conv_products(network.cfg, network.bins, num_frames_b), *_encoder_products(network, num_frames_b)]
-    return sum(2.0 * count * (3 if i else 2) for i, count in enumerate(layers))
+    products = list(_products(network, num_frames_b))
+    return 6.0 * sum(products) - 2.0 * products[0]
 
 
-def _conv_products(cfg: ModelConfig, bins: int, num_b: Tensor) -> Iterator[float]:
-    """Multiplications of each convolution, forward."""
-    channels = 1
-    for layer in cfg.conv:
-        (kernel_t, kernel_f), (stride_t, stride_f) = layer.kernel_tf, layer.stride_tf
-        num_b = (num_b + stride_t - 1) // stride_t
-        bins = strided(bins, kernel_f, stride_f)
-        yield float(num_b.sum()) * bins * layer.channels * channels * kernel_t * kernel_f
-        channels = layer.channels
+def _products(network: Network, num_b: Tensor) -> Iterator[float]:
+    """Count the multiplications of each layer, forward."""
+    bins = network.bins
+    for conv in network.front_end.convs:
+        assert isinstance(conv, nn.Conv2d)
+        num_b = strided_b(num_b, conv.kernel_size[0], conv.stride[0])
+        bins = strided(bins, conv.kernel_size[1], conv.stride[1])
+        yield float(num_b.sum()) * bins * conv.weight.numel()
 
-
-def _encoder_products(network: Network, num_b: Tensor) -> Iterator[float]:
-    """Multiplications of each layer of the encoder, forward: of its input, and of its state where it has one."""
-    for conv in network.cfg.conv:
-        num_b = (num_b + conv.stride_tf[0] - 1) // conv.stride_tf[0]
-    if isinstance(network, DeepSpeech2):
-        for layer in network.layers:
+    assert isinstance(network, DeepSpeech2 | WindowNetwork)
+    for layer in network.layers:
+        if isinstance(layer, WindowLayer):
+            num_b = steps_after((layer.stride,), num_b)
+            weights = layer.w_hki.numel()
+        else:
             assert isinstance(layer, RecurrentLayer)
-            yield float(num_b.sum()) * sum(w.w_input_gi.numel() + w.w_hidden_gh.numel() for w in layer.directions)
-    elif isinstance(network, WindowNetwork):
-        for window, layer in zip(network.windows(), network.layers, strict=True):
-            assert isinstance(layer, WindowLayer)
-            num_b = (num_b + window.get("stride", 1) - 1) // window.get("stride", 1)
-            yield float(num_b.sum()) * layer.w_hki.numel()
-    else:
-        raise ConfigError(f"bench train cannot count what a {type(network).__name__} computes")
+            weights = sum(way.w_input_gi.numel() + way.w_hidden_gh.numel() for way in layer.directions)
+        yield float(num_b.sum()) * weights
 
 
 def peak(precision: str, device: torch.device, tries: int = 5) -> float:
-    """Operations a second of the machine's best matrix product: the best of several."""
+    """Return the operations per second of the machine's best matrix product, the best of several."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     size = _SQUARE if device.type == "cpu" else 4 * _SQUARE
-    a, b = torch.randn(size, size, device=device).to(dtype), torch.randn(size, size, device=device).to(dtype)
+    a = torch.randn(size, size, device=device).to(dtype)
+    b = torch.randn(size, size, device=device).to(dtype)
     best = math.inf
     for _ in range(tries):
-        clock = time.perf_counter()
+        began = time.perf_counter()
         torch.mm(a, b)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - clock)
+        best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best

@@ -1,4 +1,4 @@
-"""How fast a model transcribes on this machine, where the time goes, and how much the fast path gains.
+"""Measure how fast a model transcribes on this machine, where the time goes, and how much the fast path gains.
 
 Axes: n samples, s steps, v vocabulary.
 """
@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, cast
@@ -31,14 +32,14 @@ from asr.model.contract import AnyNetwork
 from asr.scoring.compare import Comparison, compare
 from asr.scoring.info import UtteranceInfo
 
-#: the parts that a second of work is counted under
+#: the parts of the work
 PARTS = ("reading", "features", "network", "decoding")
 _LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something to transcribe: a file, or samples made for it; ``reference`` where it is known."""
+    """Something to transcribe: a file or samples, with its reference text if that is known."""
 
     id: str
     path: Path | None = None
@@ -51,15 +52,17 @@ class Item:
 
 @dataclass
 class Clock:
-    """Seconds of each part, over all threads."""
+    """Seconds of each part, over all threads; and of the audio."""
 
-    #: the wall's where parts come one after the other, a thread's own where they overlap
+    #: the wall's time if parts come one after the other, a thread's own if they overlap
     now: Callable[[], float]
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    #: length of what was read
+    audio_s: float = 0.0
     _lock: Any = field(default_factory=Lock)
 
     def timed(self, part: str, work: Callable[..., Any], *args: Any) -> Any:
-        """What the work gives; its time is counted under the part."""
+        """Do some work, and count its time under a part."""
         began = self.now()
         try:
             return work(*args)
@@ -80,7 +83,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Measured:
+class TranscriptionSpeed:
     """The rounds of one way of transcribing."""
 
     name: str
@@ -90,38 +93,40 @@ class Measured:
 
     @property
     def seconds(self) -> float:
-        """Of a round: the median."""
-        return statistics.median(one.seconds for one in self.rounds)
+        """Time of a round, the median."""
+        return statistics.median(done.seconds for done in self.rounds)
 
     @property
     def rtf(self) -> float:
-        """Seconds of computing for each second of audio."""
+        """Real-time factor: seconds of computing per second of audio."""
         return self.seconds / self.rounds[0].audio_s
 
     @property
     def texts(self) -> dict[str, str]:
+        """The transcripts by item, the same in every round."""
         return self.rounds[0].texts
 
     def shares(self) -> dict[str, float]:
-        """What part of all processor time each part takes."""
-        sums = {part: sum(one.parts[part] for one in self.rounds) for part in PARTS}
+        """Return the share of each part in all processor time."""
+        sums = {part: sum(done.parts[part] for done in self.rounds) for part in PARTS}
         whole = sum(sums.values()) or 1.0
         return {part: spent / whole for part, spent in sums.items()}
 
     def to_json(self) -> dict[str, Any]:
+        """Return the numbers for programs."""
         return {
             "path": self.name,
             "decoder": self.decoder,
             "lm": self.lm,
             "seconds": round(self.seconds, 4),
-            "rounds_s": [round(one.seconds, 4) for one in self.rounds],
+            "rounds_s": [round(done.seconds, 4) for done in self.rounds],
             "audio_s_per_s": round(1 / self.rtf, 2),
             "rtf": round(self.rtf, 6),
             "shares": {part: round(share, 4) for part, share in self.shares().items()},
         }
 
 
-def measure(
+def measure_transcription(
     model: AcousticModel,
     items: Sequence[Item],
     decoders: Sequence[Decoder],
@@ -130,11 +135,14 @@ def measure(
     precision: str = "auto",
     plain_too: bool = False,
     progress: Callable[[float], None] = lambda share: None,
-) -> list[Measured]:
-    """The fast path with each decoder, and with ``plain_too`` the plain one beside it, in rounds that alternate.
+) -> list[TranscriptionSpeed]:
+    """Measure the fast path with each decoder, and with ``plain_too`` the plain one beside it, in alternating rounds.
 
     The plain path is float32, one file at a time, decoded after its network, on as many threads as torch may use. Every
     way has a first round that is not counted: in it code is compiled and memory found.
+
+    Args:
+        progress: called with the share that is done.
 
     Raises:
         DataError: a file cannot be used.
@@ -144,35 +152,37 @@ def measure(
     ways: list[tuple[str, Decoder, Callable[[], Round]]] = []
     for decoder in decoders:
         if plain_too:
-            ways.append(("plain", decoder, _round(model, items, decoder, _one_by_one)))
-        ways.append(("fast", decoder, _round(fast, items, decoder, _piped)))
+            ways.append(("plain", decoder, partial(_one_by_one, model, items, decoder)))
+        ways.append(("fast", decoder, partial(_piped, fast, items, decoder)))
+
     kept: list[list[Round]] = [[] for _ in ways]
     for number in range(rounds + 1):
         for place, (_, _, run) in enumerate(ways):
-            one = run()
+            done = run()
             if number:
-                kept[place].append(one)
+                kept[place].append(done)
             progress((number * len(ways) + place + 1) / ((rounds + 1) * len(ways)))
     return [
-        Measured(name, decoder.name, decoder.lm, tuple(done))
-        for (name, decoder, _), done in zip(ways, kept, strict=True)
+        TranscriptionSpeed(name, decoder.name, decoder.lm, tuple(kept[place]))
+        for place, (name, decoder, _) in enumerate(ways)
     ]
 
 
-def compared(items: Sequence[Item], plain: Measured, fast: Measured, normalization: str) -> Comparison | None:
-    """Both ways' texts against the references, A plain and B fast; None where a reference is not known."""
-    rows = [
-        (one.id, normalize(one.reference, normalization), plain.texts[one.id], fast.texts[one.id])
-        for one in items
-        if one.reference is not None
-    ]
-    if len(rows) < len(items):
-        return None
-    return compare(rows, {one.id: UtteranceInfo("", one.duration_s or 0.0) for one in items})
+def compared(
+    items: Sequence[Item], plain: TranscriptionSpeed, fast: TranscriptionSpeed, normalization: str
+) -> Comparison | None:
+    """Score both ways' texts against the references, A plain and B fast; None if a reference is not known."""
+    rows = []
+    for item in items:
+        if item.reference is None:
+            return None
+        reference = normalize(item.reference, normalization)
+        rows.append((item.id, reference, plain.texts[item.id], fast.texts[item.id]))
+    return compare(rows, {item.id: UtteranceInfo("", item.duration_s or 0.0) for item in items})
 
 
 def made_up(durations_s: Sequence[float], rate_hz: int, seed: int = 1) -> Iterator[Item]:
-    """Waves that move like speech, where none is at hand: syllables of a changing voice, and pauses."""
+    """Make waves that move like speech: syllables of a changing voice, and pauses."""
     for number, duration_s in enumerate(durations_s):
         rng = np.random.default_rng((seed, number))
         count = max(1, round(duration_s * rate_hz))
@@ -186,48 +196,43 @@ def made_up(durations_s: Sequence[float], rate_hz: int, seed: int = 1) -> Iterat
 
 
 def random_model(cfg: RunConfig) -> AcousticModel:
-    """A model of a config with random weights and the letters of English: for its speed only."""
+    """Build a model of a config with random weights and the letters of English, for its speed only."""
     torch.manual_seed(cfg.train.seed)
     return build_model(cfg.audio, cfg.text, cfg.features, cfg.model, CharTokenizer(tuple(sorted(_LETTERS))))
 
 
-def _round(
-    model: AcousticModel, items: Sequence[Item], decoder: Decoder, way: Callable[..., dict[str, str]]
-) -> Callable[[], Round]:
-    def run() -> Round:
-        clock, length_s = Clock(time.perf_counter if way is _one_by_one else time.thread_time), [0.0]
-
-        def features_of(item: Item) -> Features:
-            wave_n = clock.timed("reading", _read, model, item)
-            length_s[0] += len(wave_n) / model.audio.sample_rate_hz
-            features_tf: Features = clock.timed("features", extract, model.extractor, wave_n)
-            return features_tf
-
-        began = time.perf_counter()
-        texts = way(model, items, decoder, features_of, clock)
-        return Round(time.perf_counter() - began, length_s[0], clock.seconds, texts)
-
-    return run
-
-
-def _one_by_one(
-    model: AcousticModel, items: Sequence[Item], decoder: Decoder, features_of: Any, clock: Clock
-) -> dict[str, str]:
+def _one_by_one(model: AcousticModel, items: Sequence[Item], decoder: Decoder) -> Round:
+    """Transcribe one item after the other, the network before the decoder."""
+    clock = Clock(time.perf_counter)
+    began = time.perf_counter()
     texts = {}
     for item in items:
-        one_sv = clock.timed("network", log_probs, model, [features_of(item)])[0]
-        texts[item.id] = _text(clock.timed("decoding", decoder.decode, one_sv))
-    return texts
+        features_tf = _features(model, item, clock)
+        one_sv = clock.timed("network", log_probs, model, [features_tf])[0]
+        texts[item.id] = _decode(decoder, clock, one_sv)
+    return Round(time.perf_counter() - began, clock.audio_s, clock.seconds, texts)
 
 
-def _piped(
-    model: AcousticModel, items: Sequence[Item], decoder: Decoder, features_of: Any, clock: Clock
-) -> dict[str, str]:
-    def decode(one_sv: LogProbs) -> str:
-        return _text(clock.timed("decoding", decoder.decode, one_sv))
-
+def _piped(model: AcousticModel, items: Sequence[Item], decoder: Decoder) -> Round:
+    """Transcribe as ``asr transcribe`` does."""
+    clock = Clock(time.thread_time)
+    began = time.perf_counter()
     watched = replace(model, network=cast(AnyNetwork, _Watched(model.network, clock)))
-    return dict(pipeline(watched, ((item.id, features_of(item)) for item in items), decode))
+    stream = ((item.id, _features(model, item, clock)) for item in items)
+    texts = dict(pipeline(watched, stream, partial(_decode, decoder, clock)))
+    return Round(time.perf_counter() - began, clock.audio_s, clock.seconds, texts)
+
+
+def _features(model: AcousticModel, item: Item, clock: Clock) -> Features:
+    wave_n = clock.timed("reading", _read, model, item)
+    clock.audio_s += len(wave_n) / model.audio.sample_rate_hz
+    features_tf: Features = clock.timed("features", extract, model.extractor, wave_n)
+    return features_tf
+
+
+def _decode(decoder: Decoder, clock: Clock, log_probs_sv: LogProbs) -> str:
+    hypotheses = clock.timed("decoding", decoder.decode, log_probs_sv)
+    return " ".join(hypotheses[0].text.split())
 
 
 class _Watched:
@@ -246,10 +251,6 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._network, name)
-
-
-def _text(hypotheses: Sequence[Any]) -> str:
-    return " ".join(hypotheses[0].text.split())
 
 
 def _read(model: AcousticModel, item: Item) -> Wave:

@@ -13,8 +13,8 @@ from asr.commands.options import Json, Lm, Settings, Threads
 from asr.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from asr.bench.training import Measured as MeasuredTraining
-    from asr.bench.transcription import Item, Measured
+    from asr.bench.training import TrainingSpeed
+    from asr.bench.transcription import Item, TranscriptionSpeed
     from asr.model.checkpoint import AcousticModel
     from asr.scoring.compare import Comparison
 
@@ -52,7 +52,7 @@ def transcribe(
         decoders.append(decoder_for(folder or Path(), loaded.tokenizer, DecoderOptions("beam", lm=lm)))
 
     with share_bar("measuring") as reach:
-        measured = bench.measure(
+        measured = bench.measure_transcription(
             loaded, items, decoders, rounds=rounds, precision=precision, plain_too=compare, progress=reach
         )
     plain = [way for way in measured if way.name == "plain"]
@@ -113,7 +113,7 @@ def _items(model: AcousticModel, inputs: list[str], files: int | None, seconds: 
 
 
 def _facts(
-    model: AcousticModel, items: list[Item], measured: list[Measured], threads: int, precision: str
+    model: AcousticModel, items: list[Item], measured: list[TranscriptionSpeed], threads: int, precision: str
 ) -> dict[str, Any]:
     from asr.infer import prepared
     from asr.runtime import hardware
@@ -130,7 +130,7 @@ def _facts(
     }
 
 
-def _table(facts: dict[str, Any], measured: list[Measured]) -> list[str]:
+def _table(facts: dict[str, Any], measured: list[TranscriptionSpeed]) -> list[str]:
     from asr.bench.transcription import PARTS
 
     how = f"{facts['precision']} products" if facts["twin"] else "no fast path for this network"
@@ -147,7 +147,7 @@ def _table(facts: dict[str, Any], measured: list[Measured]) -> list[str]:
     return lines
 
 
-def _pair_to_json(plain: Measured, fast: Measured, comparison: Comparison | None) -> dict[str, Any]:
+def _pair_to_json(plain: TranscriptionSpeed, fast: TranscriptionSpeed, comparison: Comparison | None) -> dict[str, Any]:
     return {
         "decoder": fast.decoder,
         "ratio": round(plain.seconds / fast.seconds, 3),
@@ -156,7 +156,7 @@ def _pair_to_json(plain: Measured, fast: Measured, comparison: Comparison | None
     }
 
 
-def _pair_lines(plain: Measured, fast: Measured, comparison: Comparison | None) -> list[str]:
+def _pair_lines(plain: TranscriptionSpeed, fast: TranscriptionSpeed, comparison: Comparison | None) -> list[str]:
     from asr.scoring.compare import conclusion
     from asr.scoring.wer import format_ends, percent
 
@@ -170,7 +170,7 @@ def _pair_lines(plain: Measured, fast: Measured, comparison: Comparison | None) 
     return lines
 
 
-def _num_differing(plain: Measured, fast: Measured) -> int:
+def _num_differing(plain: TranscriptionSpeed, fast: TranscriptionSpeed) -> int:
     return sum(text != fast.texts[id_] for id_, text in plain.texts.items())
 
 
@@ -207,7 +207,7 @@ def train(
 
     with tempfile.TemporaryDirectory() as folder, share_bar("measuring") as reach:
         words = shown(data) if data is not None else bench.made_up_data(cfg, Path(folder), seconds)
-        measured = bench.measure(
+        measured = bench.measure_training(
             cfg, data or Path(folder), words, compare=compare, minutes=minutes, steps=steps, progress=reach
         )
     if as_json:
@@ -216,7 +216,7 @@ def train(
         print_result("\n".join(_training_lines(config, measured)))
 
 
-def _training_lines(config: str, found: MeasuredTraining) -> list[str]:
+def _training_lines(config: str, found: TrainingSpeed) -> list[str]:
     utterances, audio_s = found.batch
     lines = [
         f"{shown(config)}: {found.parameters:,} parameters, {found.precision}, {found.hardware}",
