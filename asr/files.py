@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -66,6 +66,23 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON document atomically, indented for people; not-a-number values are refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file that can be made again; an empty one if it is missing or damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    return there
 
 
 def cache_folder() -> Path:
@@ -178,9 +195,9 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def held(path: Path, busy: str) -> Iterator[None]:
-    """Lock a file for this process; the system releases it however the process ends.
+    """Lock a file or folder for this process; the system releases it however the process ends.
 
-    Nothing is written. The file must be one that is never replaced.
+    Nothing is written. It must be one that is never replaced. A file system without locks holds nothing.
 
     Args:
         busy: the error if another process holds it.
@@ -191,12 +208,18 @@ def held(path: Path, busy: str) -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    with ExitStack() as opened:
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot write: {os_reason(error)}") from error
+    try:
         try:
-            file = opened.enter_context(path.open("r+"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(busy) from error
         except OSError as error:
-            raise ConfigError(f"{path}: cannot write: {os_reason(error)}") from error
+            log.debug("%s: not locked: %s", path, os_reason(error))
         yield
+    finally:
+        os.close(descriptor)

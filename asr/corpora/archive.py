@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import lzma
 import os
@@ -13,11 +12,10 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from asr.download.remote import byte_bar, check_space, gigabytes
 from asr.errors import DataError, os_reason
-from asr.files import is_hidden, write_json
+from asr.files import is_hidden, read_record, write_json
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] 
     """
     target = out / folder
     size = archive.stat().st_size
-    mark = _read_mark(target)
+    mark = read_record(target / MARK)
     before = mark.get("archive_bytes")
     if isinstance(before, int) and before != size:
         raise DataError(
@@ -82,16 +80,8 @@ def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] 
 
 def is_unpacked(target: Path) -> bool:
     """Check whether ``unpack`` has filled a folder, and as many files are there as it wrote."""
-    mark = _read_mark(target)
+    mark = read_record(target / MARK)
     return bool("files" in mark and mark["files"] == _count_files(target) and mark.get("archive_bytes"))
-
-
-def _read_mark(target: Path) -> dict[str, Any]:
-    try:
-        mark = json.loads((target / MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return mark if isinstance(mark, dict) else {}
 
 
 def _take_back(target: Path, is_of_nothing: bool) -> None:

@@ -15,7 +15,7 @@ from asr.data.audio import AudioInfo
 from asr.data.manifest import Channel, Utterance
 from asr.errors import DataError
 from asr.heartbeat import counted
-from asr.sound.reader import SLACK_S
+from asr.sound.recording import SLACK_S
 
 log = logging.getLogger(__name__)
 

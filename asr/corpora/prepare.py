@@ -26,7 +26,7 @@ from asr.data.text import has_digits
 from asr.data.tokenizer import FILE as TOKENIZER_FILE
 from asr.data.tokenizer import SubwordKind, Tokenizer
 from asr.errors import ConfigError, DataError, os_reason
-from asr.files import write_json
+from asr.files import existing_parent, write_json
 
 log = logging.getLogger(__name__)
 
@@ -145,9 +145,7 @@ def _check_folder(out: Path) -> None:
     Raises:
         ConfigError: it is a file, lies in one, or no file can be made there.
     """
-    there = out.absolute()
-    while not there.exists():
-        there = there.parent
+    there = existing_parent(out)
     if not there.is_dir():
         raise ConfigError(f"--out {out}: {there} is a file, expected a folder")
     if not os.access(there, os.W_OK | os.X_OK):

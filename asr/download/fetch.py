@@ -7,10 +7,8 @@ records what the part is of (URL, ETag, date, size), so that a later run resumes
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -34,11 +32,8 @@ from asr.download.remote import (
     gigabytes,
     verify,
 )
-from asr.errors import AsrError, DataError, os_reason
-from asr.files import write_json
-
-if sys.platform != "win32":  # there, two processes that download one file are not prevented
-    import fcntl
+from asr.errors import DataError, os_reason
+from asr.files import held, read_record, write_json
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +93,7 @@ def fetch(remote: Remote, folder: Path, mirror: str = "", remedy: str = "", pati
         folder.mkdir(parents=True, exist_ok=True)
     urls = (mirrored(remote.url, mirror),) if mirror else (remote.url, *remote.copies)
     failures: list[_Broken] = []
-    with _only_one(folder):
+    with held(folder, f"{folder}: another process is downloading there; wait for it, or stop it"):
         if target.is_file():
             try:
                 verify(target, remote)
@@ -199,7 +194,9 @@ class _Download:
         Raises:
             _Broken: it ended early, or the answer is not the file.
         """
-        state = self._read_state()
+        state = read_record(self.state)
+        if state.get("url") != self.url:
+            state = {}
         have = self.bytes_here()
         digest = hashlib.md5(usedforsecurity=False)
         if have and have == state.get("size"):  # killed after the last byte
@@ -237,14 +234,6 @@ class _Download:
             self.forget()
             raise _Broken(f"{count:,} bytes, expected {expected:,}: not the published file", final=True)
         return digest.hexdigest() if self.remote.md5 else ""
-
-    def _read_state(self) -> dict[str, Any]:
-        """Return what is known of the part, if it came from this URL."""
-        try:
-            state = json.loads(self.state.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return state if isinstance(state, dict) and state.get("url") == self.url else {}
 
     def _digest_of_part(self, digest: Any, what: str) -> str:
         if not self.remote.md5:
@@ -346,25 +335,6 @@ def _why(error: object) -> str:
     if isinstance(error, OSError):
         return os_reason(error)
     return str(error) or type(error).__name__
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold a download folder alone: two processes that append to one part would spoil it."""
-    if sys.platform == "win32":
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AsrError(f"{folder}: another process is downloading there; wait for it, or stop it") from error
-        except OSError:
-            log.debug("%s: a file system without locks", folder)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

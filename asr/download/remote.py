@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from asr.errors import DataError, os_reason
+from asr.files import existing_parent
 from asr.heartbeat import counted
 
 BLOCK = 1 << 20
@@ -97,10 +98,7 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     Raises:
         DataError: the disk of ``folder`` (which need not be there yet) has less free.
     """
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(existing_parent(folder)).free
     if free < needed:
         problem = f"{what} {gigabytes(needed)}, but {gigabytes(free)} are free"
         raise DataError(f"{problem}; make room, or give --out on another disk", folder)
