@@ -31,7 +31,7 @@ def prepare(recipe: Recipe, request: Request, template: str) -> Corpus:
     """Return the utterances of each subset, and ``train``, ``dev`` and ``test`` as ``roles`` makes them.
 
     Args:
-        template: URL with ``{subset}``, where a mirror has subsets that the recipe does not know.
+        template: path on OpenSLR with ``{subset}``, for subsets that the recipe does not know.
     """
     dropped: dict[str, str] = {}
     subsets = {}

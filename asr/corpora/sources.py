@@ -13,7 +13,7 @@ from asr.corpora.archive import DamagedArchive, unpack
 from asr.corpora.recipe import Recipe, Request
 from asr.download.fetch import fetch
 from asr.download.mirror import mirror_folder
-from asr.download.remote import Remote, check_space, gigabytes, verify
+from asr.download.remote import Remote, check_space, gigabytes, openslr, verify
 from asr.errors import ConfigError, DataError, nearest
 from asr.files import visible
 
@@ -24,7 +24,8 @@ def chosen_files(recipe: Recipe, request: Request, template: str = "") -> list[R
     """Return the files of the subsets that are asked for (``all``: every one), in the recipe's order.
 
     Args:
-        template: URL with ``{subset}``, for subsets that the recipe does not know: a mirror or --archive may have them.
+        template: path on OpenSLR with ``{subset}``, for subsets that the recipe does not know: a mirror or --archive
+            may have them.
 
     Raises:
         ConfigError: an unknown subset, one named twice, names beside ``all``, or an --archive that is none of the
@@ -48,7 +49,7 @@ def chosen_files(recipe: Recipe, request: Request, template: str = "") -> list[R
                 f"{recipe.name} has no subset '{name}'{nearest(name, recipe.subsets)}{remedy} "
                 f"(known: {', '.join(recipe.subsets)}, all)"
             )
-        files.append(Remote(template.format(subset=name), subset=name))
+        files.append(openslr(template.format(subset=name), subset=name))
 
     for path in request.archive:
         if not any(_has(path, file) for file in files):

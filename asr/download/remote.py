@@ -40,6 +40,16 @@ class Remote:
         return urlsplit(self.url).path.rpartition("/")[2]
 
 
+def openslr(path: str, size: int = 0, md5: str = "", subset: str = "") -> Remote:
+    """Return a file of www.openslr.org, with the mirrors that its pages list: US, EU.
+
+    Args:
+        path: ``/resources/12/dev-clean.tar.gz``.
+    """
+    copies = ("https://us.openslr.org" + path, "https://openslr.elda.org" + path)
+    return Remote("https://www.openslr.org" + path, size, md5, subset, copies)
+
+
 def verify(path: Path, remote: Remote) -> None:
     """Check that a file is the published one, as far as its host publishes what to check.
 

@@ -6,12 +6,8 @@ import shutil
 
 from asr.corpora.recipe import Corpus, Recipe, Request
 from asr.corpora.sources import check_room, chosen_files, obtain
-from asr.download.remote import Remote
+from asr.download.remote import openslr
 from asr.files import open_atomic
-
-HOST = "https://www.openslr.org"
-#: as https://www.openslr.org/11 lists its mirrors: US, EU
-COPIES = ("https://us.openslr.org", "https://openslr.elda.org")
 
 # OpenSLR 11 publishes no checksums; a gzip file's own is checked instead. Bytes: Kaldi's
 # egs/librispeech/s5/local/download_lm.sh, whose versions differ in the lexicon's. MD5 of the text: the recipe of CAT
@@ -33,16 +29,13 @@ def prepare(request: Request) -> Corpus:
     check_room(request, files, unpacked=False, folder="")
     paths = {}
     for file in files:
-        found, paths[file.subset] = obtain(RECIPE, request, file, folder=""), request.out / file.name
-        if found != paths[file.subset]:  # from --archive or the mirror's folder
-            with found.open("rb") as source, open_atomic(paths[file.subset], "wb") as target:
+        found = obtain(RECIPE, request, file, folder="")
+        path = request.out / file.name
+        paths[file.subset] = path
+        if found != path:  # from --archive or the mirror's folder
+            with found.open("rb") as source, open_atomic(path, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
     return Corpus({}, files=paths)
-
-
-def _remote(subset: str, name: str, size: int, md5: str) -> Remote:
-    path = f"/resources/11/{name}"
-    return Remote(HOST + path, size, md5, subset, tuple(host + path for host in COPIES))
 
 
 RECIPE = Recipe(
@@ -54,7 +47,7 @@ RECIPE = Recipe(
     homepage="https://www.openslr.org/11",
     prepare=prepare,
     archive="3-gram.pruned.1e-7.arpa.gz and so on from the homepage",
-    files=tuple(_remote(*file) for file in _FILES),
+    files=tuple(openslr(f"/resources/11/{name}", size, md5, subset) for subset, name, size, md5 in _FILES),
     default_subsets=("3-gram.pruned.1e-7", "vocabulary"),
     speech=False,
 )

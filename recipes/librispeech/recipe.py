@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from asr.corpora import librispeech
 from asr.corpora.recipe import Corpus, Recipe, Request
-from asr.download.remote import Remote
+from asr.download.remote import openslr
 
-HOST = "https://www.openslr.org"
-#: as https://www.openslr.org/12 lists its mirrors: US, EU
-COPIES = ("https://us.openslr.org", "https://openslr.elda.org")
 PATH = "/resources/12/{subset}.tar.gz"
 
 # Bytes: sizes_new in Kaldi's egs/librispeech/s5/local/download_and_untar.sh, and tensorflow_datasets' librispeech.
@@ -37,12 +34,7 @@ UTTERANCES = {
 
 def prepare(request: Request) -> Corpus:
     """A manifest for each subset; ``train`` (all training subsets), ``dev`` and ``test`` (the clean ones)."""
-    return librispeech.prepare(RECIPE, request, HOST + PATH)
-
-
-def _remote(subset: str, size: int, md5: str) -> Remote:
-    path = PATH.format(subset=subset)
-    return Remote(HOST + path, size, md5, subset, tuple(host + path for host in COPIES))
+    return librispeech.prepare(RECIPE, request, PATH)
 
 
 RECIPE = Recipe(
@@ -54,7 +46,7 @@ RECIPE = Recipe(
     homepage="https://www.openslr.org/12",
     prepare=prepare,
     archive="train-clean-100.tar.gz and so on from the homepage, or a folder with LibriSpeech/<subset>",
-    files=tuple(_remote(*file) for file in _FILES),
+    files=tuple(openslr(PATH.format(subset=subset), size, md5, subset) for subset, size, md5 in _FILES),
     default_subsets=("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other"),
     normalization="librispeech",
     utterances=UTTERANCES,

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from asr.corpora import librispeech
 from asr.corpora.recipe import Corpus, Recipe, Request
-from asr.download.remote import Remote
+from asr.download.remote import openslr
 
-HOST = "https://www.openslr.org"
-#: as https://www.openslr.org/31 lists its mirrors: US, EU
-COPIES = ("https://us.openslr.org", "https://openslr.elda.org")
 PATH = "/resources/31/{subset}.tar.gz"
 
 # MD5: https://www.openslr.org/resources/31/md5sum.txt, also in PaddleSpeech's mini_librispeech.py; test-clean is
@@ -22,11 +19,7 @@ _FILES = (
 
 def prepare(request: Request) -> Corpus:
     """A manifest for each subset, and the same as ``train``, ``dev`` and ``test``."""
-    return librispeech.prepare(RECIPE, request, HOST + PATH)
-
-
-def _remote(subset: str, path: str, size: int, md5: str) -> Remote:
-    return Remote(HOST + path, size, md5, subset, tuple(host + path for host in COPIES))
+    return librispeech.prepare(RECIPE, request, PATH)
 
 
 RECIPE = Recipe(
@@ -38,7 +31,7 @@ RECIPE = Recipe(
     homepage="https://www.openslr.org/31",
     prepare=prepare,
     archive="train-clean-5.tar.gz, dev-clean-2.tar.gz (homepage) and test-clean.tar.gz (https://www.openslr.org/12)",
-    files=tuple(_remote(*file) for file in _FILES),
+    files=tuple(openslr(path, size, md5, subset) for subset, path, size, md5 in _FILES),
     normalization="librispeech",
     # as LibriSpeech has it; of the other two nobody publishes the number
     utterances={"test-clean": 2_620},

@@ -8,7 +8,7 @@ from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers import kaldi
 from asr.corpora.importers.importer import collect
 from asr.corpora.recipe import Corpus, Recipe, Request
-from asr.download.remote import Remote
+from asr.download.remote import openslr
 
 DEV_FRACTION = "0.1"
 
@@ -36,13 +36,5 @@ RECIPE = Recipe(
     prepare=prepare,
     archive="speechocean762.tar.gz from the homepage",
     # OpenSLR publishes no checksum of it
-    files=(
-        Remote(
-            "https://www.openslr.org/resources/101/speechocean762.tar.gz",
-            copies=(
-                "https://us.openslr.org/resources/101/speechocean762.tar.gz",
-                "https://openslr.elda.org/resources/101/speechocean762.tar.gz",
-            ),
-        ),
-    ),
+    files=(openslr("/resources/101/speechocean762.tar.gz"),),
 )

@@ -10,7 +10,7 @@ from asr.corpora.measure import Row, measure
 from asr.corpora.recipe import Corpus, Recipe, Request
 from asr.data.lines import stripped_lines
 from asr.data.manifest import Utterance
-from asr.download.remote import Remote
+from asr.download.remote import openslr
 from asr.errors import DataError
 from asr.files import visible
 
@@ -96,13 +96,5 @@ RECIPE = Recipe(
     prepare=prepare,
     archive="TEDLIUM_release-3.tgz (about 54 GB) from the homepage",
     # OpenSLR publishes no checksum of it (torchaudio has SHA-256 ad1e454d…eccdb)
-    files=(
-        Remote(
-            "https://www.openslr.org/resources/51/TEDLIUM_release-3.tgz",
-            copies=(
-                "https://us.openslr.org/resources/51/TEDLIUM_release-3.tgz",
-                "https://openslr.elda.org/resources/51/TEDLIUM_release-3.tgz",
-            ),
-        ),
-    ),
+    files=(openslr("/resources/51/TEDLIUM_release-3.tgz"),),
 )

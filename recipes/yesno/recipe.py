@@ -8,7 +8,7 @@ from asr.corpora.corpus import corpus_folder
 from asr.corpora.measure import Row, measure
 from asr.corpora.recipe import Corpus, Recipe, Request, held_out_speakers, split_by
 from asr.data.manifest import Utterance
-from asr.download.remote import Remote
+from asr.download.remote import openslr
 from asr.files import visible
 
 #: KEN and LO are what is said; YES and NO what Kaldi's recipe, and so everybody, writes
@@ -50,13 +50,5 @@ RECIPE = Recipe(
     prepare=prepare,
     archive="waves_yesno.tar.gz (5 MB) from the homepage",
     # OpenSLR publishes no checksum of it (torchaudio has SHA-256 c3f49e0c…8e73)
-    files=(
-        Remote(
-            "https://www.openslr.org/resources/1/waves_yesno.tar.gz",
-            copies=(
-                "https://us.openslr.org/resources/1/waves_yesno.tar.gz",
-                "https://openslr.elda.org/resources/1/waves_yesno.tar.gz",
-            ),
-        ),
-    ),
+    files=(openslr("/resources/1/waves_yesno.tar.gz"),),
 )
