@@ -157,6 +157,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
     part = path.with_name(path.name + ".part")
     old = path.with_name(path.name + ".old")
     shutil.rmtree(part, ignore_errors=True)
+
     try:
         part.mkdir()
         yield part
@@ -173,6 +174,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         recover_folder(path)
         raise
+
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -213,6 +215,7 @@ def held(path: Path, busy: str) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     except OSError as error:
         raise ConfigError(f"{path}: cannot write: {os_reason(error)}") from error
+
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -44,6 +44,7 @@ def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] 
             "give another --out",
             target,
         )
+
     if is_unpacked(target):
         return
 
@@ -62,11 +63,13 @@ def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] 
         write_json(target / MARK, identity)
     except OSError as error:
         raise DataError(f"cannot extract to {out}: {os_reason(error)}", archive) from error
+
     try:
         written = extract(archive, out, noted, keep=is_same)
     except BaseException as error:
         _take_back(target, isinstance(error, DamagedArchive))
         raise
+
     if not any(path.is_relative_to(target) for path in written):
         _take_back(target, True)
         there = ", ".join(sorted(tops - {folder})[:5])
@@ -139,6 +142,7 @@ def extract(
         # for a file that is no archive, tarfile lists every kind that it tried, on five lines
         reason = "not tar, gzip, bzip2 or xz" if "\n" in str(error) else str(error)
         raise DamagedArchive(f"not a whole tar archive ({reason}); fetch it again", archive) from error
+
     return [*extraction.written]
 
 
@@ -164,6 +168,7 @@ class _Extraction:
         path = self._path(member)
         if any(map(is_hidden, PurePosixPath(member.name).parts)):
             return
+
         if member.issym() or content is None:
             log.warning("%s: left out '%s', a link to '%s'", self.archive, member.name, member.linkname)
         if content is None or not content.isfile():
@@ -183,6 +188,7 @@ class _Extraction:
         assert source is not None  # a regular file always has content
         part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
+
         try:
             with source, part.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)

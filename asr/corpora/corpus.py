@@ -89,6 +89,7 @@ def _top(archive: Path) -> str:
                     return name
     except (tarfile.TarError, OSError, EOFError):
         return ""
+
     raise DataError("its files are in no folder: is this the archive as it was published?", archive)
 
 

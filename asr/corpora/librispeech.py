@@ -76,6 +76,7 @@ def roles(subsets: Mapping[str, Sequence[Utterance]]) -> dict[str, list[Utteranc
             found.setdefault(role, []).extend(rows)
         else:
             found.setdefault(role, list(rows))
+
     return found
 
 
@@ -106,6 +107,7 @@ def _rows(folder: Path, dropped: dict[str, str]) -> list[Row]:
         if speaker in sexes:
             meta["sex"] = sexes[speaker]
         rows.append(Row(id_, path, texts[id_], speaker, meta=meta))
+
     return rows
 
 
@@ -129,9 +131,11 @@ def _sexes(path: Path) -> dict[str, str]:
     if not path.is_file():
         log.warning("%s: not there; the speakers' sex is not known", path)
         return {}
+
     sexes = {}
     for _, line in numbered_lines(path):
         fields = [part.strip() for part in line.split("|")]
         if line[0] != ";" and len(fields) > 1 and fields[1] in ("F", "M"):
             sexes[fields[0]] = fields[1]
+
     return sexes

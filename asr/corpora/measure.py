@@ -80,6 +80,7 @@ def measure(
             channel=wanted if header.channels > 1 else None,
         )
         utterances.append(utterance)
+
     return utterances
 
 
@@ -90,6 +91,7 @@ def _read_headers(paths: Iterable[Path]) -> dict[Path, AudioInfo | str]:
         log.info("reading the headers of %s audio files", f"{len(distinct):,}")
     found: dict[Path, AudioInfo | str] = {}
     pool = ThreadPoolExecutor(THREADS)
+
     try:
         with counted("headers of audio files", len(distinct)) as advance:
             for path, header in zip(distinct, pool.map(_read_header, distinct), strict=True):
@@ -97,6 +99,7 @@ def _read_headers(paths: Iterable[Path]) -> dict[Path, AudioInfo | str]:
                 advance(1)
     finally:
         pool.shutdown(cancel_futures=True)
+
     return found
 
 
@@ -105,10 +108,12 @@ def _read_header(path: Path) -> AudioInfo | str:
         str(path).encode()
     except UnicodeEncodeError:
         return "the file's name is not UTF-8, so no manifest can hold it; rename it"
+
     if is_url(path):
         return f"{path}: a URL, and an import downloads nothing; fetch the file, and name it where it is"
     if path.is_symlink() and not path.exists():
         return f"{path}: a link to {path.readlink()}, which is not there"
+
     try:
         return audio.info(path, keep_truncated=True)
     except DataError as error:

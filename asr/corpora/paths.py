@@ -69,6 +69,7 @@ def located(paths: Sequence[str], folder: Path, source: Path) -> list[Path]:
             f"the first; the first path: '{relative[0]}'); make them absolute, or run this where they begin",
             source,
         )
+
     log.info("%s: relative audio paths are taken from %s", source, base)
     return [Path(path) if is_url(path) else _absolute(base / path) for path in paths]
 

@@ -102,6 +102,7 @@ def prepare(recipe: Recipe, request: Request) -> Prepared:
             *_note_on_digits(header),
             *tokenizer_notes,
         ]
+
     return Prepared(paths, splits, corpus.dropped, corpus.excluded, files, header, all_notes)
 
 
@@ -131,6 +132,7 @@ def check_request(recipe: Recipe, request: Request) -> None:
         problem = f"takes no --{unknown[0].replace('_', '-')}"
     elif not recipe.speech and (request.normalization or request.tokenizer):
         problem = "takes no --normalization and no --tokenizer: it makes no manifests"
+
     if problem:
         raise ConfigError(f"{recipe.name} {problem}")
 
@@ -175,6 +177,7 @@ def _profile(request: Request, before: Header | None) -> str:
             f"take another --out, leave out --normalization, or remove {next(p for p in paths if p.exists())} and the "
             "manifests to prepare all of it anew"
         )
+
     return before.normalization
 
 
@@ -194,6 +197,7 @@ def _sorted(splits: Splits, out: Path) -> dict[str, list[Utterance]]:
             if one.id == next_one.id:
                 paths = " and ".join(dict.fromkeys([one.audio_path, next_one.audio_path]))
                 raise DataError(f"two utterances of {name} have the id '{one.id}' ({paths}); ids must be unique", out)
+
     return rows
 
 
@@ -262,6 +266,7 @@ def _write(out: Path, header: Header, splits: Splits, tokenizer: Tokenizer | Non
             write_json(out / TOKENIZER_FILE, tokenizer.to_json())
     except OSError as error:
         raise DataError(f"cannot write: {os_reason(error)}", out) from error
+
     for name, rows in splits.items():
         manifests.write(out / f"{name}.jsonl", rows)
     headers.write(out, header)

@@ -56,6 +56,7 @@ class Request:
                 f"--tokenizer {self.tokenizer} needs --vocab-size N: "
                 "about 100 for an hour of speech, 500 for a hundred, 1000 to 5000 for a thousand"
             )
+
         if self.tokenizer not in kinds and self.vocab_size:
             raise ConfigError("--vocab-size goes with --tokenizer bpe or unigram")
 

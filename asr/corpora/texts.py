@@ -37,6 +37,7 @@ def normalize_splits(splits: Splits, profile: str) -> tuple[dict[str, list[Utter
             new = replace(row, text=normalize(row.text, profile))
             normalized[name].append(new)
             pairs[same(row)] = row.text, new  # an utterance may be in several manifests, and counts once
+
     return normalized, _notes(pairs.values(), profile)
 
 
@@ -47,6 +48,7 @@ def _notes(pairs: Iterable[tuple[str, Utterance]], profile: str) -> list[str]:
     foreign: Counter[str] = Counter()
     markup: list[str] = []
     emptied: dict[str, None] = {}
+
     for old, new in pairs:
         if old != new.text:
             changed += 1
@@ -66,6 +68,7 @@ def _notes(pairs: Iterable[tuple[str, Utterance]], profile: str) -> list[str]:
     if markup:
         count = f"{len(markup):,} texts, first {markup[0]}"
         notes.append(f"markup became words in {count}; decode entities, and take markers out")
+
     if foreign:
         notes.append(f"characters that {profile} leaves as they are: {_ranked(foreign)}")
     if emptied:
@@ -112,6 +115,7 @@ def choose_tokenizer(
         return "", None, [f"tokenizer: characters; the {TOKENIZER_FILE} {what}"]
     if before is None or not before.tokenizer:
         return "", None, []
+
     try:
         kept = read_tokenizer(path)
     except CheckpointError as error:

@@ -143,6 +143,7 @@ def save(path: str | Path, wave_n: Wave, sample_rate_hz: int) -> None:
         soundfile.write(content, steps_n, sample_rate_hz, subtype="PCM_16", format=path.suffix[1:].upper())
     except (soundfile.SoundFileError, TypeError, ValueError) as error:  # the last two: a suffix it cannot write
         raise DataError(f"cannot write the audio: {reason_of(error)}; .wav and .flac can be written", path) from error
+
     try:
         write_bytes(path, content.getvalue())
     except OSError as error:

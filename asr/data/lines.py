@@ -67,4 +67,5 @@ def numbered(ids: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
         taken.add(chosen)
         last[id_] = number
         found.append(chosen)
+
     return found

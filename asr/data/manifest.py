@@ -56,6 +56,7 @@ class Utterance:
         }
         if self.offset_s:
             row["offset_s"] = self.offset_s
+
         if self.channel is not None:
             row["channel"] = self.channel
         if self.meta:
@@ -102,6 +103,7 @@ def read(path: str | Path) -> Manifest:
             utterance = parse_line(raw, path, number)
             new_id(utterance.id, number)
             utterances.append(utterance)
+
     if not utterances:
         raise DataError("the manifest has no utterances", path)
     return Manifest(path, utterances)
@@ -121,6 +123,7 @@ def read_split(folder: Path, split: str) -> Manifest:
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "no such folder"
         raise DataError(f"{problem}; {wanted}", folder)
+
     others = [one.name for one in visible(folder, "*.jsonl") if one.stem not in ("train", "dev")]
     remedy = f"; {', '.join(others[:3])} there: prepare again with --dev 0.1, or --name {split}" if others else ""
     raise DataError(f"no such file; {wanted}{remedy}", path)
@@ -199,6 +202,7 @@ def _utterance(row: Any, path: Path, line: int) -> Utterance:
         missing = error.args[0]
         hint = nearest(missing, [key for key in row if key not in _FIELDS]).replace("did you mean", "is it written as")
         raise DataError(f"missing field '{missing}'{hint}", path, line) from None
+
     speaker = row.get("speaker", "")
     offset_s = row.get("offset_s", 0.0)
     meta = row.get("meta")
@@ -221,6 +225,7 @@ def _utterance(row: Any, path: Path, line: int) -> Utterance:
         problem = f"'channel' must be a number from 1 on, or \"mix\" (all channels averaged), got {channel!r}"
     elif meta is not None and type(meta) is not dict:
         problem = f"'meta' must be an object, got {meta!r}"
+
     if problem:
         raise DataError(f"utt '{id_}': {problem}", path, line)
 
@@ -247,6 +252,7 @@ def write(path: str | Path, utterances: Iterable[Utterance]) -> int:
                 file.write(_line(utterance, path, number))
     except OSError as error:
         raise DataError(f"cannot write the manifest: {os_reason(error)}", path) from error
+
     return number
 
 

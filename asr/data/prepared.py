@@ -130,6 +130,7 @@ def _read(path: Path) -> Header | None:
         reason = f"not valid JSON ({error})"
     except (ValueError, ConfigError) as error:
         reason = str(error)
+
     raise DataError(f"{reason}; prepare again, or remove it to use the manifests without it", path)
 
 
@@ -151,6 +152,7 @@ def _parse(data: Any) -> Header:
     for name, facts in values["splits"].items():
         if not isinstance(facts, dict) or not all(type(v) in (int, float) for v in facts.values()):
             raise ValueError(f"split '{name}' must have numbers, got {facts!r}")
+
     # a path out of the folder would let a foreign header read any file
     if Path(values["tokenizer"]).name != values["tokenizer"]:
         raise ValueError(f"'tokenizer' must be the name of a file beside it, got {values['tokenizer']!r}")
@@ -202,6 +204,7 @@ def resolve_normalization(configured: str, header: Header | None) -> str:
             prepared,
             AS_PREPARED,
         )
+
     return configured
 
 

@@ -96,6 +96,7 @@ def write_shards(
     kept = 0
     items = _items(manifest)
     places: dict[str, str] = {}
+
     for number, part in enumerate(_cut(items, shard_mib * MIB)):
         tar = out / "shards" / f"{stem}-{number:06d}.tar"
         try:
@@ -115,6 +116,7 @@ def write_shards(
         splits = dict(header_there.splits) if header_there else {}
         splits |= {name: facts for name, facts in header.splits.items() if name == stem}
         headers.write(out, replace(header, splits=splits))
+
     return Sharded(path, tars, kept, len(items))
 
 
@@ -141,10 +143,12 @@ def _check_alike(folder: Path, header: Header | None, out: Path, header_there: H
             f"--out {out} holds data prepared with text normalization {profile_there}, these have {profile}; "
             "choose another"
         )
+
     try:
         tokenizers = {one.read_bytes() if one is not None else b"" for one in (place, place_there)}
     except OSError as error:
         raise DataError(f"the tokenizer that the data speak of cannot be read: {os_reason(error)}", out) from error
+
     if len(tokenizers) > 1:
         raise ConfigError(f"--out {out} holds data with another tokenizer than these; choose another")
 
@@ -171,6 +175,7 @@ def _items(manifest: Manifest) -> list[_Item]:
             raise DataError(f"utt '{rows[0].id}': cannot read the audio: {reason}", path) from error
         name = shards.split(path)[1] if shards.is_member(path) else path.name
         items.append(_Item(path, key, PurePosixPath(name).suffix.lower(), num_bytes, mtime_ns, tuple(rows)))
+
     return items
 
 
@@ -194,6 +199,7 @@ def _cut(items: list[_Item], limit: int) -> Iterator[list[_Item]]:
             size = 0
         part.append(item)
         size += item.bytes_in_tar
+
     if part:
         yield part
 
@@ -212,6 +218,7 @@ def _write(tar: Path, items: list[_Item]) -> bool:
             with shards.open_bytes(item.path) as audio:
                 _add(file, item.member, item.num_bytes, audio)
             _add(file, item.key + ".json", len(item.about), io.BytesIO(item.about))
+
     status = tar.stat()
     shards.write_index(tar, status.st_size, status.st_mtime_ns, shards.find_members(tar), source=source)
     return False

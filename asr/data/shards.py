@@ -159,6 +159,7 @@ def _find(path: str | Path) -> tuple[Tar, str]:
         raise DataError(f"cannot read the tar file: {os_reason(error)}", file) from error
     except ValueError as error:  # a NUL or half a surrogate pair
         raise DataError(f"cannot read the tar file: the name is impossible ({error})", file) from error
+
     if name not in tar.members:
         raise DataError(f"holds no member '{name}'; does the manifest belong to these shards?", file)
     return tar, name

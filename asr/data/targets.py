@@ -40,6 +40,7 @@ class PackedTargets(Sequence[list[int]]):
             else:
                 flat.extend(ids)
             ends.append(len(flat))
+
         self._flat = np.frombuffer(flat, np.dtype(code))
         self._ends = np.frombuffer(ends, np.int64)
 

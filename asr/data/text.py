@@ -135,6 +135,7 @@ def _without_stray_marks(text: str) -> str:
         return text
     out = []
     on_letter = False
+
     for c in text:
         category = unicodedata.category(c)
         is_mark = category[0] == "M" or c in _JOINERS
@@ -142,6 +143,7 @@ def _without_stray_marks(text: str) -> str:
             continue
         on_letter = is_mark or _in_word(c)
         out.append(c)
+
     return "".join(out)
 
 
@@ -154,12 +156,14 @@ def _fold(text: str) -> str:
         return text
     out = []
     latin = False
+
     for c in text:
         if latin and unicodedata.category(c) == "Mn":
             continue
         folded = _folded(c)
         latin = folded.isascii() and folded.isalpha()
         out.append(folded)
+
     return "".join(out)
 
 

@@ -83,6 +83,7 @@ class Tokenizer(ABC):
         if swapped:
             other = "upper" if swapped[0].islower() else "lower"
             hint = f"; the vocabulary has the {other}-case form: set text.normalization={other}"
+
         excerpt = text if len(text) <= 40 else text[:40] + "…"
         return f"unknown character {shown} in {excerpt!r}; the vocabulary is {''.join(known)!r}{hint}"
 
@@ -163,6 +164,7 @@ class SubwordTokenizer(Tokenizer):
         if not rows:
             raise DataError("no text to train a tokenizer on")
         characters = set("".join(rows))
+
         for c in sorted(characters):
             if c in f"{WORD_START}\u2585\0" or "\ud800" <= c <= "\udfff":
                 row = next(row for row in rows if c in row)
@@ -243,6 +245,7 @@ def _train_sentencepiece(rows: Sequence[str], vocabulary_size: int, kind: Subwor
                 f"at most {found[1]} are possible; give --vocab-size {found[1]} or less"
             ) from error
         raise ConfigError(f"SentencePiece cannot train a {kind} of {vocabulary_size} tokens: {error}") from error
+
     return model.getvalue()
 
 
@@ -279,6 +282,7 @@ def tokenizer_from_json(data: Any, path: Path) -> Tokenizer:
     symbols = data.get(key)
     if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
         raise CheckpointError(f"{key} must be a list of strings", path)
+
     try:
         if kind == "char":
             return CharTokenizer(tuple(symbols))

@@ -93,6 +93,7 @@ def fetch(remote: Remote, folder: Path, mirror: str = "", remedy: str = "", pati
         folder.mkdir(parents=True, exist_ok=True)
     urls = (mirrored(remote.url, mirror),) if mirror else (remote.url, *remote.copies)
     failures: list[_Broken] = []
+
     with held(folder, f"{folder}: another process is downloading there; wait for it, or stop it"):
         if target.is_file():
             try:
@@ -162,9 +163,11 @@ class _Download:
                 check_gzip(self.part, self.target.name)
             except DataError as error:
                 problem = str(error)
+
         if problem:
             self.forget()
             raise _Broken(f"{problem}; nothing of it is kept", final=True)
+
         self.part.replace(self.target)
         self.forget()
 
@@ -202,6 +205,7 @@ class _Download:
         if have and have == state.get("size"):  # killed after the last byte
             self.is_resumed = True
             return self._digest_of_part(digest, f"checking {self.remote.name}")
+
         validator = _validator(state)
         if have and not (self.remote.md5 or validator):
             log.warning(
@@ -215,6 +219,7 @@ class _Download:
             headers["Range"] = f"bytes={have}-"
             if validator:
                 headers["If-Range"] = validator
+
         with self._answer(headers, timeout_s) as answer:
             start, total = _extent(answer, have)
             if have and not start:
@@ -233,6 +238,7 @@ class _Download:
         if expected and count > expected:
             self.forget()
             raise _Broken(f"{count:,} bytes, expected {expected:,}: not the published file", final=True)
+
         return digest.hexdigest() if self.remote.md5 else ""
 
     def _digest_of_part(self, digest: Any, what: str) -> str:
@@ -264,6 +270,7 @@ class _Download:
         except (OSError, HTTPException) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             raise _Broken(f"cannot be reached ({_why(cause)})", unreachable=True) from error
+
         with answer:
             if answer.status not in (200, 206):
                 raise _Broken(f"HTTP {answer.status} {answer.reason}", final=True)
@@ -308,6 +315,7 @@ class _Download:
                 show(count)
             file.flush()
             os.fsync(file.fileno())
+
         return count
 
 

@@ -30,6 +30,7 @@ def mirror_folder(mirror: str) -> Path | None:
         parts = urlsplit(mirror)
     except ValueError as error:
         raise DataError(f"--mirror '{mirror}': no URL ({error}); {expected}") from error
+
     if not mirror or parts.scheme in ("http", "https"):
         return None
 

@@ -60,6 +60,7 @@ def verify(path: Path, remote: Remote) -> None:
         size = path.stat().st_size
     except OSError as error:
         raise DataError(f"cannot read the archive: {os_reason(error)}", path) from error
+
     if remote.size and size != remote.size:
         raise DataError(f"{size:,} bytes, expected {remote.size:,}: not the published file, or not all of it", path)
 

@@ -51,11 +51,13 @@ def _rows(folder: Path, split: str, dropped: dict[str, str]) -> list[Row]:
     for id_ in sorted(texts.keys() - names.keys()):
         dropped[id_] = f"not listed in an4_{split}.fileids"
     rows = []
+
     for id_, name in names.items():
         if texts.get(id_):
             rows.append(Row(id_, folder / "wav" / f"{name}.sph", texts[id_], Path(name).parent.name))
         else:
             dropped[id_] = "no transcript"
+
     return rows
 
 

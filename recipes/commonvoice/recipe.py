@@ -26,12 +26,14 @@ def prepare(request: Request) -> Corpus:
     )
     splits: dict[str, list[Utterance]] = {}
     dropped: dict[str, str] = {}
+
     for name in SPLITS:
         lost: dict[str, str] = {}
         splits[name] = measure(_rows(folder, name, lost), request.out, lost)
         if not splits[name]:
             raise DataError(_nothing_left(folder, lost), folder / f"{name}.tsv")
         dropped |= lost
+
     return Corpus(splits, dropped)
 
 
@@ -58,6 +60,7 @@ def _rows(folder: Path, split: str, dropped: dict[str, str]) -> list[Row]:
     found, lost = table.rows(at["path"], at["sentence"])
     dropped |= lost
     rows = []
+
     for _, record in found:
         clip = record[at["path"]]
         clip = clip if clip.endswith(".mp3") else f"{clip}.mp3"  # releases before 2 have no suffix
@@ -65,6 +68,7 @@ def _rows(folder: Path, split: str, dropped: dict[str, str]) -> list[Row]:
         rows.append(
             Row(Path(clip).stem, folder / "clips" / clip, record[at["sentence"]], record[at["client_id"]], meta=meta)
         )
+
     return rows
 
 

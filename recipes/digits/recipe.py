@@ -56,6 +56,7 @@ def prepare(request: Request, per_voice: Mapping[str, int] = PER_VOICE) -> Corpu
             meta = {"rate_wpm": plan.rate_wpm, "pitch": plan.pitch, "snr_db": round(plan.snr_db, 1)}
             rows[plan.split].append(Utterance(plan.id, path.as_posix(), duration_s, plan.text, plan.voice, meta=meta))
             advance(1)
+
     return Corpus(rows)
 
 

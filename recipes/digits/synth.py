@@ -115,6 +115,7 @@ class Espeak:
             finally:
                 library.espeak_Terminate()
                 _unload(library)
+
         if status != 0 or not chunks:
             raise AsrError(f"espeak-ng made no sound of {text!r} with voice '{voice}' (status {status})")
         return np.frombuffer(b"".join(chunks), np.int16).astype(np.float32) / np.float32(32768)
@@ -124,6 +125,7 @@ class Espeak:
             library = ctypes.CDLL(self._library_path)
         except OSError as error:
             raise AsrError(f"cannot load the espeak-ng library ({error}): run {INSTALL} again") from error
+
         rate_hz = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(data_path), _INITIALIZE_DONT_EXIT)
         if rate_hz != self.sample_rate_hz:
             _unload(library)
@@ -148,6 +150,7 @@ def _short_path(path: Path) -> Iterator[Path]:
     if len(os.fsencode(path)) < 150:
         yield path
         return
+
     with tempfile.TemporaryDirectory(prefix="asr-espeak-") as folder:
         link = Path(folder) / "data"
         try:

@@ -26,6 +26,7 @@ def prepare(request: Request) -> Corpus:
             dropped[path.stem] = "its name is not digit_speaker_number"
             continue
         rows.append(Row(path.stem, path, WORDS[int(match["digit"])], match["speaker"]))
+
     return Corpus(split_by(measure(rows, request.out, dropped), split_of), dropped)
 
 

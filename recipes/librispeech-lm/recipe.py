@@ -35,6 +35,7 @@ def prepare(request: Request) -> Corpus:
         if found != path:  # from --archive or the mirror's folder
             with found.open("rb") as source, open_atomic(path, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
+
     return Corpus({}, files=paths)
 
 

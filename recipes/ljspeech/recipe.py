@@ -21,6 +21,7 @@ def prepare(request: Request) -> Corpus:
     table = folder / "metadata.csv"
     rows = []
     dropped = {}
+
     for number, line in stripped_lines(table):
         # three fields, no quoting; the last one has numbers and abbreviations spelled out
         fields = line.split("|")

@@ -32,11 +32,13 @@ def prepare(request: Request) -> Corpus:
     splits: dict[str, list[Utterance]] = {}
     dropped: dict[str, str] = {}
     excluded: dict[str, str] = {}
+
     for split, part in FOLDERS.items():
         rows: list[Row] = []
         for path in visible(folder / part / "stm", "*.stm"):
             rows += _talk(path, split, dropped, excluded)
         splits[split] = measure(rows, request.out, dropped)
+
     return Corpus(splits, dropped, excluded)
 
 
@@ -71,6 +73,7 @@ def _talk(path: Path, split: str, dropped: dict[str, str], excluded: dict[str, s
             meta = {"talk": talk} | ({"gender": gender} if gender else {})
             sph = path.parent.parent / "sph" / f"{talk}.sph"
             rows.append(Row(id_, sph, spoken(text), speaker, begin_s, round(end_s - begin_s, 4), meta))
+
     return rows
 
 

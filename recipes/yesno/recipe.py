@@ -26,6 +26,7 @@ def prepare(request: Request) -> Corpus:
             dropped[path.stem] = "its name is not eight times 0 or 1"
             continue
         rows.append(Row(path.stem, path, " ".join(WORDS[c] for c in path.stem.split("_")), "M"))
+
     # Sorted by name, every second recording is for testing. Kaldi takes the second half: then every recording that is
     # trained on begins with NO and every one that is tested with YES, and a network that sees the whole recording
     # learns that the first word is NO.

@@ -56,6 +56,7 @@ def prepare(request: Request) -> Corpus:
             for name in names
             for u in rows[name].get(split, [])
         ]
+
     return Corpus(splits, normalization=profiles[names[0]])
 
 
@@ -102,6 +103,7 @@ def _rows(folder: Path, corpus: str, out: Path) -> dict[str, list[Utterance]]:
                 replace(u, audio_path=reference(manifest.audio_path(u), out), meta={"corpus": corpus} | (u.meta or {}))
                 for u in manifest
             ]
+
     if not found:
         raise DataError(f"holds none of {', '.join(f'{split}.jsonl' for split in SPLITS)}; prepare it first", folder)
     return found
@@ -125,6 +127,7 @@ def _distinct(
     if shared:
         count = len({label for _, label in shared})
         log.info("%s %s in another corpus, and get their corpus in front", f"{count:,}", what)
+
     # a label with its corpus in front may be another one's own
     new = dict(zip(shared, numbered((f"{c}-{label}" for c, label in shared), taken=corpora), strict=True))
     return lambda corpus, label: new.get((corpus, label), label)

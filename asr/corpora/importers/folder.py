@@ -29,6 +29,7 @@ def read(folder: Path, options: Mapping[str, str]) -> dict[str, Found]:
         raise DataError(
             "no such folder; expected one with audio files, and a .txt of the same name beside each", folder
         )
+
     found = Found([], {}, folder)
     audio, texts = _pairs(found)
     if not audio:
@@ -68,6 +69,7 @@ def _pairs(found: Found) -> tuple[dict[str, Path], dict[str, Path]]:
         files[id_] = first
         for other in others:
             drop(other, f"{first.name} beside it has the same name")
+
     return audio, texts
 
 

@@ -96,6 +96,7 @@ def _fraction(text: str) -> float | None:
         value = float(text)
     except ValueError:
         value = 0.0
+
     if not 0 < value < 1:
         raise ConfigError(f"--dev '{text}': expected a share between 0 and 1, for example 0.1")
     return value

@@ -122,6 +122,7 @@ def _recordings(folder: Path) -> dict[str, Path]:
         if problem:
             raise DataError(f"'{id_}' {problem}", source, number)
         paths[id_] = local_path(path)
+
     return dict(zip(paths, located(list(paths.values()), folder, source), strict=True))
 
 
@@ -144,6 +145,7 @@ def _segments(path: Path) -> dict[str, _Segment]:
                 number,
             ) from None
         segments[id_] = _Segment(recording, start_s, None if end_s < 0 else end_s, channels[0] if channels else None)
+
     return segments
 
 
@@ -163,6 +165,7 @@ def _channels(path: Path) -> dict[str, int]:
             channels[id_] = int(name)
         elif re.fullmatch("[A-Z]", name):
             channels[id_] = ord(name) - ord("A") + 1
+
     return channels
 
 
@@ -187,6 +190,7 @@ def _cut(texts: dict[str, tuple[int, str]], known: Collection[str]) -> dict[str,
             after = next_one
         elif one in known and not (one < next_one and (not after or next_one < after)):
             cut[one] = texts[next_one][0]
+
     return cut
 
 
@@ -199,6 +203,7 @@ def _facts(gender: str, age: str) -> dict[str, Any] | None:
         facts["group"] = "child" if int(age) < ADULT_AGE else "adult"
     elif age:
         facts["age"] = age
+
     return facts or None
 
 
@@ -218,6 +223,7 @@ def _table(path: Path) -> dict[str, tuple[int, str]]:
         key, rest = (*re.split(r"[ \t]+", line, maxsplit=1), "")[:2]
         new_id(key, number)
         rows[key] = (number, rest)
+
     if not rows:
         raise DataError("the file is empty", path)
     return rows

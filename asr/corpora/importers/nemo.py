@@ -48,6 +48,7 @@ def read(path: Path, options: Mapping[str, str]) -> dict[str, Found]:
             meta={key: value for key, value in entry.items() if key not in _FIELDS} or None,
         )
         rows.append(row)
+
     return {path.stem: Found(rows, {}, path)}
 
 
@@ -58,6 +59,7 @@ def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise DataError(f"not valid JSON ({where}); expected one object per line", path, number) from error
+
     if not isinstance(entry, dict):
         raise DataError(f"a line must be a JSON object, got {type(entry).__name__}", path, number)
 
@@ -75,6 +77,7 @@ def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
         problem = f"'offset' must be a number of seconds, finite and not negative, got {offset_s!r}"
     elif duration_s is not None and not (is_seconds(duration_s) and duration_s):
         problem = f"'duration' must be a number of seconds, finite and positive, got {duration_s!r}"
+
     if problem:
         raise DataError(problem, path, number)
     return entry

@@ -61,6 +61,7 @@ def read(path: Path, options: Mapping[str, str]) -> dict[str, Found]:
             meta={name: value for name, value in others.items() if value} or None,
         )
         rows.append(row)
+
     return {path.stem: Found(rows, dropped, path)}
 
 
@@ -71,6 +72,7 @@ def _columns(table: Table, options: Mapping[str, str]) -> dict[str, int]:
         option = f"{name.removesuffix('_path')}_column"
         if name != "speaker" or options.get(option) or name in table.header:
             columns[name] = table.column(options.get(option) or name, f"--{option.replace('_', '-')}")
+
     if columns["audio_path"] == columns["text"]:
         column = table.header[columns["text"]]
         raise ConfigError(f"column '{column}' cannot be both the audio's path and the text")
@@ -78,6 +80,7 @@ def _columns(table: Table, options: Mapping[str, str]) -> dict[str, int]:
     for name in ("id", "offset_s"):
         if name in table.header:
             columns[name] = table.column(name)
+
     # a duration without a place where it begins is what somebody knew of the file
     if "offset_s" in columns and "duration_s" in table.header:
         columns["duration_s"] = table.column("duration_s")
@@ -105,6 +108,7 @@ def _usable(table: Table, columns: Mapping[str, int]) -> tuple[list[tuple[int, l
             records.append((line, fields))
         else:
             dropped[f"{table.path.name}:{line}"] = f"no audio path in column '{audio}'"
+
     if not records:
         raise DataError(f"no row has an audio path in column '{audio}'", table.path)
     return records, dropped
@@ -119,6 +123,7 @@ def _seconds(values: Mapping[str, str], name: str, path: Path, line: int) -> flo
         value = float(text)
     except ValueError:
         value = math.nan
+
     if not is_seconds(value) or (name == "duration_s" and not value):
         kind = "positive" if name == "duration_s" else "not negative"
         raise DataError(f"'{name}' must be a number of seconds, finite and {kind}, got '{text}'", path, line)
@@ -178,6 +183,7 @@ class Table:
                 dropped[f"{self.path.name}:{record.line}"] = why
             else:
                 kept.append((record.line, record.fields))
+
         return kept, dropped
 
     def _cut(self, at_audio: int, at_text: int) -> dict[int, int]:
@@ -208,6 +214,7 @@ class Table:
                 is_row = len(other.fields) == width
             if not is_row:
                 cut[whole.line] = other.line
+
         return cut
 
     def _swallowed(self, record: Record, at_audio: int) -> int:
@@ -261,6 +268,7 @@ def read_table(path: Path) -> Table:
     except csv.Error as error:
         problem = f"not a table that can be read ({error}); is a quote not closed, or not doubled?"
         raise DataError(problem, path, number) from error
+
     if not records:
         raise DataError("has no header line that names the columns", path)
     return Table(path, records[0].fields, records[1:], lines, delimiter)
@@ -276,6 +284,7 @@ def _lines(path: Path) -> list[str]:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the table: {os_reason(error)}", path) from error
+
     remedy = "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
         raise DataError(f"UTF-16 text; {remedy}", path)
