@@ -61,11 +61,7 @@ def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable
 
 
 def _check_published(archive: Path, remote: Remote) -> None:
-    """Warn if an archive differs from the published one: under another name it may be another version, on purpose.
-
-    Raises:
-        DataError: it differs under the published name.
-    """
+    """Warn if an archive differs from the published one: under another name it may be another version, on purpose."""
     try:
         verify(archive, remote)
     except DataError as error:
@@ -75,11 +71,7 @@ def _check_published(archive: Path, remote: Remote) -> None:
 
 
 def _top(archive: Path) -> str:
-    """Return the folder that an archive fills; empty if it cannot be read (to unpack it is an error then).
-
-    Raises:
-        DataError: its files are in no folder.
-    """
+    """Return the folder that an archive fills; empty if it cannot be read (to unpack it is an error then)."""
     try:
         with tarfile.open(archive) as tar:
             for member in tar:

@@ -142,11 +142,7 @@ def check_request(recipe: Recipe, request: Request) -> None:
 
 
 def _check_folder(out: Path) -> None:
-    """Refuse, before the work, a folder that could not be written after it.
-
-    Raises:
-        ConfigError: it is a file, lies in one, or no file can be made there.
-    """
+    """Refuse, before the work, a folder that could not be written after it."""
     there = existing_parent(out)
     if not there.is_dir():
         raise ConfigError(f"--out {out}: {there} is a file, expected a folder")
@@ -163,11 +159,7 @@ def _header_before(out: Path) -> Header | None:
 
 
 def _profile(request: Request, before: Header | None) -> str:
-    """Return the profile that is asked for, or that of the folder; empty: the recipe's.
-
-    Raises:
-        ConfigError: the two differ. One header describes all manifests of a folder.
-    """
+    """Return the profile that is asked for, or that of the folder; empty: the recipe's."""
     if before is None:
         return request.normalization
     if request.normalization not in ("", before.normalization):
@@ -182,11 +174,7 @@ def _profile(request: Request, before: Header | None) -> str:
 
 
 def _sorted(splits: Splits, out: Path) -> dict[str, list[Utterance]]:
-    """Return the splits sorted by id.
-
-    Raises:
-        DataError: a split is empty, or has two utterances of one id.
-    """
+    """Return the splits sorted by id."""
     rows = {name: sorted(utterances, key=lambda u: u.id) for name, utterances in splits.items()}
     empty = [name for name, utterances in rows.items() if not utterances]
     if empty:
@@ -202,11 +190,7 @@ def _sorted(splits: Splits, out: Path) -> dict[str, list[Utterance]]:
 
 
 def _check_own(request: Request, splits: Splits) -> None:
-    """Refuse to write over a file that was not prepared here.
-
-    Raises:
-        ConfigError: a manifest or a tokenizer is there that is in no header.
-    """
+    """Refuse to write over a file that was not prepared here."""
     names = [f"{name}.jsonl" for name in splits]
     if request.tokenizer in get_args(SubwordKind):
         names.append(TOKENIZER_FILE)
@@ -252,11 +236,7 @@ def _header(
 
 
 def _write(out: Path, header: Header, splits: Splits, tokenizer: Tokenizer | None) -> None:
-    """Write tokenizer, manifests and header, in this order: a manifest that is there has its tokenizer beside it.
-
-    Raises:
-        DataError: a file cannot be written.
-    """
+    """Write tokenizer, manifests and header, in this order: a manifest that is there has its tokenizer beside it."""
     replaced = [f"{name}.jsonl" for name in splits]
     if tokenizer is not None or (not header.tokenizer and headers.is_own(out, TOKENIZER_FILE)):
         replaced.append(TOKENIZER_FILE)

@@ -124,11 +124,7 @@ def choose_tokenizer(
 
 
 def _training_rows(request: Request, train: Sequence[Utterance] | None) -> Iterable[Utterance]:
-    """Return the training utterances that are prepared now, or those that are in the folder already.
-
-    Raises:
-        ConfigError: there are none.
-    """
+    """Return the training utterances that are prepared now, or those that are in the folder already."""
     if train is not None:
         return train
     path = request.out / "train.jsonl"

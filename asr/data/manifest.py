@@ -7,10 +7,8 @@ The audio path is relative to the manifest's folder (or absolute). Reading keeps
 from __future__ import annotations
 
 import codecs
-import gc
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -98,11 +96,10 @@ def read(path: str | Path) -> Manifest:
     path = Path(path)
     utterances: list[Utterance] = []
     new_id = unique_ids(path)
-    with _no_collection():
-        for number, raw in lines(path):
-            utterance = parse_line(raw, path, number)
-            new_id(utterance.id, number)
-            utterances.append(utterance)
+    for number, raw in lines(path):
+        utterance = parse_line(raw, path, number)
+        new_id(utterance.id, number)
+        utterances.append(utterance)
 
     if not utterances:
         raise DataError("the manifest has no utterances", path)
@@ -175,18 +172,6 @@ def parse_line(raw: bytes, path: Path, number: int) -> Utterance:
 def is_seconds(value: object) -> bool:
     """Check whether a value is a number of seconds that audio can have."""
     return type(value) in (float, int) and 0 <= value <= LONGEST_S  # type: ignore[operator]
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Stop the garbage collector: it would look again and again at 300,000 rows of which none is garbage."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _utterance(row: Any, path: Path, line: int) -> Utterance:

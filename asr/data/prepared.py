@@ -6,12 +6,12 @@ the tokenizer from it, and evaluation compares them with the model's.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from asr import __version__
 from asr.data.manifest import Utterance
@@ -50,6 +50,12 @@ class Header:
 
     def __post_init__(self) -> None:
         check_profile(self.normalization)
+        # a path out of the folder would let a foreign header read any file
+        if Path(self.tokenizer).name != self.tokenizer:
+            raise ConfigError(f"'tokenizer' must be the name of a file beside it, got {self.tokenizer!r}")
+
+
+_HEADER = TypeAdapter(Header)
 
 
 def split_facts(rows: Iterable[Utterance]) -> dict[str, float | int]:
@@ -115,48 +121,21 @@ def corpus_title(folder: Path) -> str:
 
 def _read(path: Path) -> Header | None:
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = os_reason(error) if isinstance(error, OSError) else "not UTF-8 text"
-        raise DataError(f"cannot read: {reason}", path) from error
+    except OSError as error:
+        raise DataError(f"cannot read: {os_reason(error)}", path) from error
 
     try:
-        return _parse(json.loads(text))
-    except RecursionError:
-        reason = "not valid JSON (nested too deeply)"
-    except json.JSONDecodeError as error:
-        reason = f"not valid JSON ({error})"
-    except (ValueError, ConfigError) as error:
+        return _HEADER.validate_json(content, strict=True)
+    except ConfigError as error:
         reason = str(error)
-
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        reason = f"{where}: {first['msg']}" if where else first["msg"]
     raise DataError(f"{reason}; prepare again, or remove it to use the manifests without it", path)
-
-
-def _parse(data: Any) -> Header:
-    if not isinstance(data, dict):
-        raise ValueError(f"expected an object, got {type(data).__name__}")
-
-    kinds: dict[str, type] = {"splits": dict, "dropped": int, "flagged_numbers": int}
-    values: dict[str, Any] = {}
-    for field in fields(Header):
-        kind = kinds.get(field.name, str)
-        if field.name not in data:
-            raise ValueError(f"missing field '{field.name}'")
-        value = data[field.name]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValueError(f"'{field.name}' must be of type {kind.__name__}, got {value!r}")
-        values[field.name] = value
-
-    for name, facts in values["splits"].items():
-        if not isinstance(facts, dict) or not all(type(v) in (int, float) for v in facts.values()):
-            raise ValueError(f"split '{name}' must have numbers, got {facts!r}")
-
-    # a path out of the folder would let a foreign header read any file
-    if Path(values["tokenizer"]).name != values["tokenizer"]:
-        raise ValueError(f"'tokenizer' must be the name of a file beside it, got {values['tokenizer']!r}")
-    return Header(**values)
 
 
 def begin(folder: Path, header: Header, replaced: Iterable[str]) -> None:

@@ -154,11 +154,7 @@ def _check_alike(folder: Path, header: Header | None, out: Path, header_there: H
 
 
 def _items(manifest: Manifest) -> list[_Item]:
-    """Return the audio files of a manifest, each once.
-
-    Raises:
-        DataError: one cannot be read.
-    """
+    """Return the audio files of a manifest, each once."""
     rows_of: dict[str, list[Utterance]] = {}
     for row in manifest:
         rows_of.setdefault(row.audio_path, []).append(row)

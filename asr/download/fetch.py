@@ -192,11 +192,7 @@ class _Download:
                 time.sleep(pause_s)
 
     def _receive_some(self, timeout_s: float) -> str:
-        """Receive what one connection gives; return the MD5 if the file is whole and one is expected.
-
-        Raises:
-            _Broken: it ended early, or the answer is not the file.
-        """
+        """Receive what one connection gives; return the MD5 if the file is whole and one is expected."""
         state = read_record(self.state)
         if state.get("url") != self.url:
             state = {}
@@ -249,11 +245,7 @@ class _Download:
 
     @contextmanager
     def _answer(self, headers: dict[str, str], timeout_s: float) -> Iterator[HTTPResponse]:
-        """Yield the answer to a request, whose code is 200 or 206.
-
-        Raises:
-            _Broken: there is none, or another code.
-        """
+        """Yield the answer to a request, whose code is 200 or 206."""
         try:
             answer = urllib.request.urlopen(urllib.request.Request(self.url, headers=headers), timeout=timeout_s)
         except urllib.error.HTTPError as error:

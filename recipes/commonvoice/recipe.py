@@ -52,23 +52,18 @@ def _nothing_left(folder: Path, lost: Mapping[str, str]) -> str:
 
 def _rows(folder: Path, split: str, dropped: dict[str, str]) -> list[Row]:
     """The clips of a split; rows that do not fit the header go to ``dropped``, with the reason."""
-    path = folder / f"{split}.tsv"
-    table = read_table(path)
-    header = table.header
-    at = {name: table.column(name) for name in ("client_id", "path", "sentence")}
-    meta_at = {header.index(name): key for name, key in META.items() if name in header}
-    found, lost = table.rows(at["path"], at["sentence"])
+    table = read_table(folder / f"{split}.tsv")
+    for name in ("client_id", "path", "sentence"):
+        table.check_column(name)
+    found, lost = table.rows("path", "sentence")
     dropped |= lost
+
     rows = []
-
-    for _, record in found:
-        clip = record[at["path"]]
+    for record in found.values():
+        clip = record["path"]
         clip = clip if clip.endswith(".mp3") else f"{clip}.mp3"  # releases before 2 have no suffix
-        meta = {"language": folder.name} | {key: record[i] for i, key in meta_at.items() if record[i]}
-        rows.append(
-            Row(Path(clip).stem, folder / "clips" / clip, record[at["sentence"]], record[at["client_id"]], meta=meta)
-        )
-
+        meta = {"language": folder.name} | {key: record[name] for name, key in META.items() if record.get(name)}
+        rows.append(Row(Path(clip).stem, folder / "clips" / clip, record["sentence"], record["client_id"], meta=meta))
     return rows
 
 

@@ -39,60 +39,53 @@ def read(path: Path, options: Mapping[str, str]) -> dict[str, Found]:
     table = read_table(path)
     columns = _columns(table, options)
     records, dropped = _usable(table, columns)
+    used = set(columns.values())
 
     # ids that the table gives stay, and made ones make way
-    paths = [local_path(fields[columns["audio_path"]]) for _, fields in records]
-    given = [fields[columns["id"]] if "id" in columns else "" for _, fields in records]
+    paths = [local_path(record[columns["audio_path"]]) for record in records.values()]
+    given = [record.get("id", "") for record in records.values()]
     unnamed = [name for name, own in zip(ids_of(paths), given, strict=True) if not own]
     made = iter(numbered(unnamed, taken=given))
 
     rows = []
-    files = located(paths, path.parent, path)
-    for own, file, (line, fields) in zip(given, files, records, strict=True):
-        values = {name: fields[i] for name, i in columns.items()}
-        others = {name: fields[i] for i, name in enumerate(table.header) if name and i not in columns.values()}
+    for file, (line, record) in zip(located(paths, path.parent, path), records.items(), strict=True):
         row = Row(
-            id=own or next(made),
+            id=record.get("id") or next(made),
             audio=file,
-            text=values["text"],
-            speaker=values.get("speaker", ""),
-            offset_s=_seconds(values, "offset_s", path, line) or 0.0,
-            duration_s=_seconds(values, "duration_s", path, line),
-            meta={name: value for name, value in others.items() if value} or None,
+            text=record[columns["text"]],
+            speaker=record.get(columns["speaker"], ""),
+            offset_s=_seconds(record, "offset_s", path, line) or 0.0,
+            duration_s=_seconds(record, "duration_s", path, line) if "offset_s" in record else None,
+            meta={name: value for name, value in record.items() if name and value and name not in used} or None,
         )
         rows.append(row)
 
     return {path.stem: Found(rows, dropped, path)}
 
 
-def _columns(table: Table, options: Mapping[str, str]) -> dict[str, int]:
-    """Return the places of the columns that have a meaning, by what they mean."""
+def _columns(table: Table, options: Mapping[str, str]) -> dict[str, str]:
+    """Return the names of the columns that have a meaning, by what they mean."""
     columns = {}
-    for name in ("audio_path", "text", "speaker"):
-        option = f"{name.removesuffix('_path')}_column"
-        if name != "speaker" or options.get(option) or name in table.header:
-            columns[name] = table.column(options.get(option) or name, f"--{option.replace('_', '-')}")
-
+    for meaning, option in (("audio_path", "audio_column"), ("text", "text_column"), ("speaker", "speaker_column")):
+        columns[meaning] = options.get(option) or meaning
+        if meaning != "speaker" or options.get(option):
+            table.check_column(columns[meaning], f"--{option.replace('_', '-')}")
     if columns["audio_path"] == columns["text"]:
-        column = table.header[columns["text"]]
-        raise ConfigError(f"column '{column}' cannot be both the audio's path and the text")
+        raise ConfigError(f"column '{columns['text']}' cannot be both the audio's path and the text")
 
-    for name in ("id", "offset_s"):
-        if name in table.header:
-            columns[name] = table.column(name)
-
-    # a duration without a place where it begins is what somebody knew of the file
-    if "offset_s" in columns and "duration_s" in table.header:
-        columns["duration_s"] = table.column("duration_s")
     for name in filter(None, table.header):
-        table.column(name)  # two of one name are an error
+        table.check_column(name)  # two of one name are an error
+    columns |= {name: name for name in ("id", "offset_s")}
+    # a duration without a place where it begins is what somebody knew of the file
+    if "offset_s" in table.header:
+        columns["duration_s"] = "duration_s"
     return columns
 
 
-def _usable(table: Table, columns: Mapping[str, int]) -> tuple[list[tuple[int, list[str]]], dict[str, str]]:
-    """Return the rows that have an audio path, with their lines; and why others are left out."""
-    audio = table.header[columns["audio_path"]]
-    found, dropped = table.rows(columns["audio_path"], columns["text"])
+def _usable(table: Table, columns: Mapping[str, str]) -> tuple[dict[int, dict[str, str]], dict[str, str]]:
+    """Return the rows that have an audio path, by their lines; and why others are left out."""
+    audio = columns["audio_path"]
+    found, dropped = table.rows(audio, columns["text"])
     if not table.records:
         raise DataError("has a header line, but no rows", table.path)
     if not found:
@@ -100,23 +93,20 @@ def _usable(table: Table, columns: Mapping[str, int]) -> tuple[list[tuple[int, l
         raise DataError(f"no row fits the header ({len(dropped):,} left out; the first: {where}: {why})", table.path)
 
     new_id = unique_ids(table.path)
-    records = []
-    for line, fields in found:
-        if "id" in columns and fields[columns["id"]]:
-            new_id(fields[columns["id"]], line)
-        if fields[columns["audio_path"]]:
-            records.append((line, fields))
-        else:
+    for line, record in list(found.items()):
+        if record.get("id"):
+            new_id(record["id"], line)
+        if not record[audio]:
             dropped[f"{table.path.name}:{line}"] = f"no audio path in column '{audio}'"
-
-    if not records:
+            del found[line]
+    if not found:
         raise DataError(f"no row has an audio path in column '{audio}'", table.path)
-    return records, dropped
+    return found, dropped
 
 
-def _seconds(values: Mapping[str, str], name: str, path: Path, line: int) -> float | None:
+def _seconds(record: Mapping[str, str], name: str, path: Path, line: int) -> float | None:
     """Return the time in a column, or None if it is empty or not there."""
-    text = values.get(name)
+    text = record.get(name)
     if not text:
         return None
     try:
@@ -148,8 +138,8 @@ class Table:
     lines: list[str]
     delimiter: str
 
-    def column(self, name: str, option: str = "") -> int:
-        """Return the place of a column.
+    def check_column(self, name: str, option: str = "") -> None:
+        """Check that there is one column of a name.
 
         Raises:
             DataError: it is not there, or there are two; the columns are listed.
@@ -157,15 +147,20 @@ class Table:
         count = self.header.count(name)
         if count > 1:
             raise DataError(f"has {count} columns '{name}': which one is meant?", self.path, 1)
-        if count:
-            return self.header.index(name)
-        remedy = f"{nearest(name, self.header)}{f'; name it with {option}' if option else ''}"
-        raise DataError(f"has no column '{name}'{remedy} (columns: {', '.join(self.header)})", self.path)
+        if not count:
+            remedy = f"{nearest(name, self.header)}{f'; name it with {option}' if option else ''}"
+            raise DataError(f"has no column '{name}'{remedy} (columns: {', '.join(self.header)})", self.path)
 
-    def rows(self, at_audio: int, at_text: int) -> tuple[list[tuple[int, list[str]]], dict[str, str]]:
-        """Return the rows whose text is surely theirs, with their lines; and why others are left out, by place."""
-        kept: list[tuple[int, list[str]]] = []
+    def rows(self, audio: str, text: str) -> tuple[dict[int, dict[str, str]], dict[str, str]]:
+        """Return the rows whose text is surely theirs, by line; and why others are left out, by place.
+
+        Args:
+            audio, text: names of the columns.
+        """
+        kept: dict[int, dict[str, str]] = {}
         dropped: dict[str, str] = {}
+        at_audio = self.header.index(audio)
+        at_text = self.header.index(text)
         cut = self._cut(at_audio, at_text)
         for record in self.records:
             count = len(record.fields)
@@ -182,7 +177,7 @@ class Table:
             if why:
                 dropped[f"{self.path.name}:{record.line}"] = why
             else:
-                kept.append((record.line, record.fields))
+                kept[record.line] = dict(zip(self.header, record.fields, strict=True))
 
         return kept, dropped
 
@@ -275,11 +270,7 @@ def read_table(path: Path) -> Table:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the lines of a table, without their ends.
-
-    Raises:
-        DataError: the file cannot be read, or is no UTF-8.
-    """
+    """Return the lines of a table, without their ends."""
     try:
         content = path.read_bytes()
     except OSError as error:
