@@ -57,21 +57,17 @@ class Patience:
     longest_pause_s: float = 60.0
 
 
+@dataclass(eq=False)
 class _Broken(Exception):
-    """A connection or an answer that failed.
+    """A connection or an answer that failed."""
 
-    Args:
-        final: another try cannot help.
-        unreachable: there was no answer at all.
-        wait_s: how long the host asks to be left alone.
-    """
-
-    def __init__(self, reason: str, final: bool = False, unreachable: bool = False, wait_s: float = 0.0) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.final = final
-        self.unreachable = unreachable
-        self.wait_s = wait_s
+    reason: str
+    #: another try cannot help
+    final: bool = False
+    #: there was no answer at all
+    unreachable: bool = False
+    #: how long the host asks to be left alone
+    wait_s: float = 0.0
 
 
 def fetch(remote: Remote, folder: Path, mirror: str = "", remedy: str = "", patience: Patience | None = None) -> Path:
