@@ -10,7 +10,6 @@ from pathlib import Path
 from asr.corpora.archive import is_unpacked, unpack
 from asr.corpora.recipe import Recipe, Request
 from asr.corpora.sources import check_room, obtain, removed_if_damaged
-from asr.download.remote import Remote, verify
 from asr.errors import ConfigError, DataError
 from asr.files import folders_in, is_hidden, visible
 
@@ -30,44 +29,30 @@ def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable
         ConfigError: there is no archive and nothing to download.
         DataError: the archive cannot be had or read, or is another one.
     """
-    remote = recipe.files[0] if recipe.files else None
-    if request.archive:
-        given = request.archive[0]
-        if given.is_dir():
-            if found := _holding(given, holds):
-                return found
-            if remote is not None and (given / remote.name).is_file():
-                given = given / remote.name  # a folder of archives
-        elif remote is not None:
-            _check_published(given, remote)
-    else:
-        for folder in folders_in(request.out):
-            if is_unpacked(folder) and (found := _holding(folder, holds)):
-                return found
-        if remote is None:
-            raise ConfigError(f"{recipe.name} needs --archive FILE: {recipe.archive}")
-        check_room(request, [remote])
-        given = obtain(recipe, request, remote)
+    given = request.archive[0] if request.archive else None
+    # the corpus itself is given, or an earlier run has unpacked it
+    places = [given] if given is not None else filter(is_unpacked, folders_in(request.out))
+    for place in places:
+        if place.is_dir() and (found := _holding(place, holds)):
+            return found
 
-    found = None
-    if given.is_file():
-        top = _top(given)
-        with removed_if_damaged(request, given):
-            unpack(given, request.out, top, wanted)
-        found = _holding(request.out / top, holds)
+    problem = f"holds no {holds}: is this {recipe.title}? ({recipe.homepage})"
+    if given is not None and given.is_dir() and not any((given / file.name).is_file() for file in recipe.files):
+        raise DataError(problem, given)
+    if given is None and not recipe.files:
+        raise ConfigError(f"{recipe.name} needs --archive FILE: {recipe.archive}")
+    if given is None:
+        check_room(request, recipe.files)
+    archive = obtain(recipe, request, recipe.files[0]) if recipe.files else given
+    assert archive is not None  # one is given, or there are files
+
+    top = _top(archive)
+    with removed_if_damaged(request, archive):
+        unpack(archive, request.out, top, wanted)
+    found = _holding(request.out / top, holds)
     if found is None:
-        raise DataError(f"holds no {holds}: is this {recipe.title}? ({recipe.homepage})", given)
+        raise DataError(problem, archive)
     return found
-
-
-def _check_published(archive: Path, remote: Remote) -> None:
-    """Warn if an archive differs from the published one: under another name it may be another version, on purpose."""
-    try:
-        verify(archive, remote)
-    except DataError as error:
-        if archive.name == remote.name:
-            raise
-        log.warning("%s; used all the same, as it has another name than %s", error, remote.name)
 
 
 def _top(archive: Path) -> str:

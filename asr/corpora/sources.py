@@ -91,7 +91,8 @@ def local_copy(request: Request, remote: Remote) -> Path | None:
 def obtain(recipe: Recipe, request: Request, remote: Remote, folder: str = "downloads") -> Path:
     """Return a file of a recipe, checked: of --archive, in the mirror's folder, or downloaded to ``out/folder``.
 
-    An --archive for a recipe of one file may have any name.
+    An --archive for a recipe of one file may have any name. Under another name than the published one it may be another
+    version, on purpose, and is used with a warning.
 
     Raises:
         DataError: it cannot be had, or is not the published file.
@@ -101,7 +102,12 @@ def obtain(recipe: Recipe, request: Request, remote: Remote, folder: str = "down
         given = request.archive[0]
         path = given / remote.name if given.is_dir() else given
     if path is not None:
-        verify(path, remote)
+        try:
+            verify(path, remote)
+        except DataError as error:
+            if path.name == remote.name:
+                raise
+            log.warning("%s; used all the same, as it has another name than %s", error, remote.name)
         return path
 
     other = "or leave out --mirror" if request.mirror else "give --mirror URL"
