@@ -63,8 +63,11 @@ def test_all_rows_of_all_folders_are_there_once_and_lead_to_their_own_audio(two,
         ("birds-1", "birds-x", "SONG", {"corpus": "birds"}),
     ]
     assert [train_.audio_path(u) for u in train_] == [
-        two[0] / "wav" / "2.wav", two[1] / "wav" / "4.wav", two[0] / "wav" / "1.wav", two[1] / "wav" / "1.wav"
-    ]  # fmt: skip
+        two[0] / "wav" / "2.wav",
+        two[1] / "wav" / "4.wav",
+        two[0] / "wav" / "1.wav",
+        two[1] / "wav" / "1.wav",
+    ]
     assert all(len(load(train_.audio_path(u))[0]) == 16000 for u in train_)
     assert [u.speaker for u in manifests.read(out / "test.jsonl")] == [""]  # not known stays not known
 
@@ -128,9 +131,12 @@ def test_a_label_with_its_corpus_in_front_is_nobody_elses(tmp_path):
     found = combined(tmp_path / "all", a, b).utterances
     rows = {u.text: (u.id, u.speaker) for split in found.values() for u in split}
     assert rows == {
-        "ONE": ("A-1-3", "A-1-2"), "TWO": ("A-1", "A-1"), "NO": ("A-1-2", "y"), "THREE": ("B-1", "B-1"),
+        "ONE": ("A-1-3", "A-1-2"),
+        "TWO": ("A-1", "A-1"),
+        "NO": ("A-1-2", "y"),
+        "THREE": ("B-1", "B-1"),
         "FOUR": ("2", "B-1"),
-    }  # fmt: skip
+    }
 
 
 def test_two_of_one_recipe_are_told_apart_and_imported_data_are_named_by_folder(two, tmp_path):
@@ -140,8 +146,12 @@ def test_two_of_one_recipe_are_told_apart_and_imported_data_are_named_by_folder(
     (bare / headers.FILE).unlink()
     rows = combined(tmp_path / "all", two[0], second, calls, bare, normalization="upper").utterances["train"]
     assert sorted((u.speaker, u.meta["corpus"]) for u in rows) == [
-        ("bare-x", "bare"), ("bells-2-x", "bells-2"), ("bells-x", "bells"), ("calls-x", "calls"), ("y", "bells")
-    ]  # fmt: skip
+        ("bare-x", "bare"),
+        ("bells-2-x", "bells-2"),
+        ("bells-x", "bells"),
+        ("calls-x", "calls"),
+        ("y", "bells"),
+    ]
 
 
 def test_a_corpus_within_a_corpus_keeps_its_name_and_meta_stays(tmp_path, two):

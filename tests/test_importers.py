@@ -181,8 +181,10 @@ def test_reco2file_and_channel_says_which_channel_of_a_recording_is_meant(tmp_pa
     assert all("2 channels, expected 1; add --mix" in why for why in prepared.dropped.values())
     mixed = run("kaldi", folder, tmp_path / "out2", mix="yes")
     assert {u.id: u.channel for u in mixed.utterances["train"]} == channels | {
-        "two-0": "mix", "two-left": "mix", "none": "mix"
-    }  # fmt: skip
+        "two-0": "mix",
+        "two-left": "mix",
+        "none": "mix",
+    }
 
 
 def test_a_channel_in_segments_counts_from_0_and_before_the_other_file(tmp_path):
@@ -570,8 +572,10 @@ def test_the_times_of_a_table_say_which_part_of_its_file_a_row_is(tmp_path):
     source = write(tmp_path / "t.csv", "\n".join(lines))
     rows = by_id(run("csv", source, tmp_path / "out").manifests["t"])
     assert [(u.text, u.offset_s, u.duration_s, u.meta) for u in rows.values()] == [
-        ("ONE", 0.5, 0.75, {"note": "x"}), ("TWO", 1.25, 0.75, None), ("ALL", 0.0, 2.0, None)
-    ]  # fmt: skip
+        ("ONE", 0.5, 0.75, {"note": "x"}),
+        ("TWO", 1.25, 0.75, None),
+        ("ALL", 0.0, 2.0, None),
+    ]
 
 
 def test_a_duration_without_a_beginning_is_what_somebody_knew_of_the_file(tmp_path):
@@ -579,8 +583,10 @@ def test_a_duration_without_a_beginning_is_what_somebody_knew_of_the_file(tmp_pa
     source = write(tmp_path / "t.csv", "audio_path,text,duration_s\na.wav,ONE,1.9\na.wav,TWO,2000\na.wav,NO,0\n")
     rows = by_id(run("csv", source, tmp_path / "out").manifests["t"])
     assert [(u.duration_s, u.meta) for u in rows.values()] == [
-        (2.0, {"duration_s": "1.9"}), (2.0, {"duration_s": "2000"}), (2.0, {"duration_s": "0"})
-    ]  # fmt: skip
+        (2.0, {"duration_s": "1.9"}),
+        (2.0, {"duration_s": "2000"}),
+        (2.0, {"duration_s": "0"}),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -612,7 +618,7 @@ def test_quotes_in_a_tab_separated_table_are_characters(tmp_path):
         ("audio_path,txt\na.wav,hi\n", ": has no column 'text'; did you mean 'txt'?; name it with --text-column (co"),
         ("audio_path,text,text\na.wav,hi,ho\n", ":1: has 2 columns 'text': which one is meant?"),
         ("audio_path,text\na.wav,yes, please\n", ": no row fits the header (1 left out; the first: train.csv:2: 3 f"),
-        ("audio_path,text\na.wav,fine\na.wav,\"open\na.wav,hi\n", ":3: not a table that can be read (unexpected end"),
+        ('audio_path,text\na.wav,fine\na.wav,"open\na.wav,hi\n', ":3: not a table that can be read (unexpected end"),
         ('audio_path,text\na.wav,"shut" up\n', ":2: not a table that can be read (',' expected after '\"')"),
         (b"audio_path,text\na.wav,fine\na.wav,caf\xe9\n", ":3: not UTF-8 text (invalid continuation byte)"),
         ("audio_path,text\na.wav,hi\n".encode("utf-16"), ": UTF-16 text; save it as UTF-8 (in a spreadsheet"),
@@ -625,7 +631,7 @@ def test_quotes_in_a_tab_separated_table_are_characters(tmp_path):
         ("id,audio_path,text\nx,a.wav,hi\ny,a.wav,hi\nx,a.wav,hi\n", ":4: duplicate id 'x' (first on line 2)"),
         ("audio_path,text\n,hi\n", ": no row has an audio path in column 'audio_path'"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_table_is_one_line_with_its_place(tmp_path, content, expected):
     write_wav(tmp_path / "a.wav", TONE)
     source = write(tmp_path / "train.csv", content)
@@ -678,7 +684,7 @@ def test_rows_of_a_table_without_audio_or_text_are_dropped_with_the_reason(tmp_p
         # the separators of Unicode end no line, not even where the lines end as on an old Mac
         ("file,text\ra.wav,ONE\u2028more\x0bstill\x85on\rb.wav,TWO\r", ["ONE more still on", "TWO"], {}),
     ],
-)  # fmt: skip
+)
 def test_a_row_with_another_number_of_fields_than_the_header_is_no_utterance(tmp_path, content, texts, dropped):
     for name in "abc":
         write_wav(tmp_path / f"{name}.wav", TONE)

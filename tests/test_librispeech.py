@@ -111,8 +111,12 @@ def test_a_mirror_with_other_subsets_gives_their_manifests_and_train_and_dev(arc
             f"/resources/12/{name}.tar.gz" for name in ("a-train", "b-train", "a-dev")
         ]
     assert {name: len(rows) for name, rows in prepared.utterances.items()} == {
-        "a-train": 3, "b-train": 3, "a-dev": 3, "train": 6, "dev": 3,
-    }  # fmt: skip
+        "a-train": 3,
+        "b-train": 3,
+        "a-dev": 3,
+        "train": 6,
+        "dev": 3,
+    }
     assert prepared.dropped == {}
     assert "kept 9 of 9" in prepared.summary()
     train = manifest.read(tmp_path / "train.jsonl")
@@ -482,8 +486,20 @@ def test_the_lj_subsets_come_from_a_mirror_as_published(python_server, tmp_path)
 
 
 def command(out: Path, url: str) -> list[str]:
-    return [sys.executable, "-m", "asr", "prepare", "librispeech", "--mirror", url, "--subsets", ",".join(LJ),
-            "--out", str(out), "--json"]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "asr",
+        "prepare",
+        "librispeech",
+        "--mirror",
+        url,
+        "--subsets",
+        ",".join(LJ),
+        "--out",
+        str(out),
+        "--json",
+    ]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")

@@ -408,9 +408,21 @@ def test_the_command_normalizes_trains_and_tells(tmp_path):
     out = tmp_path / "data"
     done = CliRunner().invoke(
         app,
-        ["prepare", "folder", str(clips), "--out", str(out), "--normalization", "lower-nopunct", "--tokenizer", "bpe",
-         "--vocab-size", "13", "--json"],
-    )  # fmt: skip
+        [
+            "prepare",
+            "folder",
+            str(clips),
+            "--out",
+            str(out),
+            "--normalization",
+            "lower-nopunct",
+            "--tokenizer",
+            "bpe",
+            "--vocab-size",
+            "13",
+            "--json",
+        ],
+    )
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     assert document["normalization"] == "lower-nopunct"

@@ -14,9 +14,16 @@ from asr.data.tokenizer import SubwordTokenizer
 from asr.errors import CheckpointError, ConfigError, DataError
 
 HEADER = Header(
-    recipe="an4", title="CMU AN4", licence="free", homepage="http://a", normalization="upper", tokenizer="",
-    splits={"train": {"utterances": 2, "hours": 0.5, "speakers": 1}}, dropped=3, flagged_numbers=1,
-)  # fmt: skip
+    recipe="an4",
+    title="CMU AN4",
+    licence="free",
+    homepage="http://a",
+    normalization="upper",
+    tokenizer="",
+    splits={"train": {"utterances": 2, "hours": 0.5, "speakers": 1}},
+    dropped=3,
+    flagged_numbers=1,
+)
 
 
 def test_a_header_is_read_as_it_was_written(tmp_path):

@@ -166,9 +166,11 @@ def test_an_archive_that_was_packed_again_is_read_or_refused_in_one_line(tmp_pat
     apple = tmp_path / "apple.tgz"
     with tarfile.open(apple, "w:gz") as tar:
         for name, content in {
-            "._waves_yesno": b"x", "notes.txt": b"x", "waves_yesno/README": b"yes no",
+            "._waves_yesno": b"x",
+            "notes.txt": b"x",
+            "waves_yesno/README": b"yes no",
             **{f"waves_yesno/{name}.wav": wave for name in names},
-        }.items():  # fmt: skip
+        }.items():
             member = tarfile.TarInfo(f"./{name}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))

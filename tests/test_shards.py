@@ -182,9 +182,12 @@ def test_what_is_wrong_with_a_tar_file_is_one_line_that_names_it(folder, tmp_pat
     empty = tmp_path / "empty.tar"
     empty.write_bytes(b"")
     for path, what in (
-        (tmp_path / "no.tar", "cannot read the tar file: no such file"), (zipped, "compressed one must be unpacked"),
-        (cut, "cut"), (empty, "holds no member|not a whole tar file"), (tmp_path / "x" / "a\0.tar", "impossible"),
-    ):  # fmt: skip
+        (tmp_path / "no.tar", "cannot read the tar file: no such file"),
+        (zipped, "compressed one must be unpacked"),
+        (cut, "cut"),
+        (empty, "holds no member|not a whole tar file"),
+        (tmp_path / "x" / "a\0.tar", "impossible"),
+    ):
         with pytest.raises(DataError, match=what) as caught:
             audio.load(f"{path}#{name}")
         assert "\n" not in str(caught.value) and path.stem.split("\0")[0] in str(caught.value)
@@ -340,9 +343,17 @@ def test_what_cannot_be_sharded_is_one_line(folder):
 
 
 HEADER = headers.Header(
-    recipe="r", title="t", licence="l", homepage="h", normalization="lower", tokenizer="subwords.json", splits={},
-    dropped=0, flagged_numbers=0, asr_version="0",
-)  # fmt: skip
+    recipe="r",
+    title="t",
+    licence="l",
+    homepage="h",
+    normalization="lower",
+    tokenizer="subwords.json",
+    splits={},
+    dropped=0,
+    flagged_numbers=0,
+    asr_version="0",
+)
 
 
 def test_the_header_and_its_tokenizer_come_along(folder, tmp_path):

@@ -191,15 +191,27 @@ def test_greedy_text_and_times_of_pieces(path, text, words):
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(logits_sv=hnp.arrays(np.float64, st.tuples(st.integers(0, 4), st.just(6)), elements=st.floats(-3, 3)))
 def test_unpruned_beam_over_pieces_with_a_word_model_is_the_definition(backend, logits_sv):
-    lm = reference.BackoffModel({
-        ("<s>",): (-99.0, -0.2), ("</s>",): (-1.0, 0.0), ("<unk>",): (-2.0, 0.0), ("a",): (-0.5, -0.3),
-        ("ab",): (-0.9, 0.0), ("a", "ab"): (-0.1, 0.0),
-    })  # fmt: skip
+    lm = reference.BackoffModel(
+        {
+            ("<s>",): (-99.0, -0.2),
+            ("</s>",): (-1.0, 0.0),
+            ("<unk>",): (-2.0, 0.0),
+            ("a",): (-0.5, -0.3),
+            ("ab",): (-0.9, 0.0),
+            ("a", "ab"): (-0.1, 0.0),
+        }
+    )
     log_probs_sv = (logits_sv - np.log(np.exp(logits_sv).sum(axis=1, keepdims=True))).astype(np.float32)
     config = BeamConfig(
-        beam_width=5000, min_token_log_prob=None, beam_prune_log_prob=None, nbest=5000, alpha=0.8, beta=0.5,
-        unknown_log_prob=-3.0, unknown_letters=2.0,
-    )  # fmt: skip
+        beam_width=5000,
+        min_token_log_prob=None,
+        beam_prune_log_prob=None,
+        nbest=5000,
+        alpha=0.8,
+        beta=0.5,
+        unknown_log_prob=-3.0,
+        unknown_letters=2.0,
+    )
     found = BeamDecoder(TINY, config, parse_arpa(lm.arpa().encode(), "x.arpa"), backend).decode(log_probs_sv)
     pieces = ["", *(s.replace("▁", " ") for s in TINY.symbols)]
     expected = reference.texts(log_probs_sv, pieces, lm=lm, alpha=0.8, beta=0.5, unknown=-3.0, unknown_letters=2.0)

@@ -23,9 +23,15 @@ from asr.errors import CheckpointError, ConfigError, DataError
 # All of Unicode but lone surrogates, which are not text.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 SENTENCES = [
-    "the cat sat on the mat", "the dog sat on the log", "a cat and a dog", "that that is is", "it's the cat's hat",
-    "he said that she sat there", "on and on it went", "the end of the tale",
-]  # fmt: skip
+    "the cat sat on the mat",
+    "the dog sat on the log",
+    "a cat and a dog",
+    "that that is is",
+    "it's the cat's hat",
+    "he said that she sat there",
+    "on and on it went",
+    "the end of the tale",
+]
 KINDS = ("bpe", "unigram")
 TRAINED = {kind: SubwordTokenizer.train(SENTENCES, 30, kind) for kind in KINDS}
 
