@@ -24,7 +24,7 @@ from asr.decode.types import Ints, LogProbs, TimedWord
 from asr.errors import DataError, os_reason
 from asr.infer import of_manifest
 from asr.model.checkpoint import AcousticModel
-from asr.recordings.longform import emissions_of
+from asr.recordings.longform import log_probs_of_recording
 from asr.recordings.media import open_stream
 from asr.scoring.alphabet import unwritable_line
 from asr.transcript import Seam, Transcript
@@ -155,21 +155,21 @@ def align_recording(
     except DataError as error:
         raise DataError(f"its text: {error}", path) from error
     with open_stream(path, model.audio.sample_rate_hz) as stream:
-        emissions = emissions_of(model, stream)
+        heard = log_probs_of_recording(model, stream)
         duration_s, notes = stream.duration_s or 0.0, stream.notes
         if stream.truncated:  # a text that is not said to its end would be squeezed into what is there
             raise DataError(stream.truncated, path)
     try:
         return align_text(
             text,
-            emissions.log_probs_sv,
-            (emissions.start_s, emissions.end_s),
+            heard.log_probs_sv,
+            (heard.start_s, heard.end_s),
             model.tokenizer,
             profile,
             id_=str(path),
             path=str(path),
             duration_s=duration_s,
-            seams=emissions.seams,
+            seams=heard.seams,
             notes=notes,
             allow_gaps=allow_gaps,
         )

@@ -26,9 +26,11 @@ from asr.decode.types import LogProbs, TimedWord
 from asr.errors import AsrError, DataError
 from asr.infer import BATCH_S, log_probs, pipeline, prepared
 from asr.model.checkpoint import AcousticModel, find_model, load_model
-from asr.recordings.longform import Emissions, Joiner, Place, pieces_of
-from asr.recordings.media import Input, Part, Stream, open_array, open_stream
-from asr.recordings.speech import NO_SPEECH_THRESHOLD, second_opinion, without_words
+from asr.recordings.inputs import Input, Part
+from asr.recordings.longform import Joiner, TimedLogProbs, pieces_with_features
+from asr.recordings.media import Stream, open_array, open_stream
+from asr.recordings.pauses import Piece
+from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
 from asr.runtime import find_device
 from asr.transcript import Alternative, Seam, Segment, Transcript, segments_of
 from asr.tuning.rescore import rescoring_decoder_for
@@ -200,14 +202,14 @@ class Recognizer:
         rate = self.model.audio.sample_rate_hz
         pool = ThreadPoolExecutor(jobs or cores(), "asr-decode")
         try:
-            for (recording, place), one_sv in pipeline(self.model, items, _same, batch_s=batch_s):
+            for (recording, piece, no_speech), one_sv in pipeline(self.model, items, _same, batch_s=batch_s):
                 recording.pieces_done += 1
-                recording.starts_s.append(recording.offset_s + place.keep_from_n / rate)
-                recording.no_speech.append(second_opinion(place.no_speech_prob, one_sv))
+                recording.starts_s.append(recording.offset_s + piece.keep_from_n / rate)
+                recording.no_speech.append(second_opinion(no_speech, one_sv))
                 if recording.no_speech[-1] > self.no_speech_threshold:
                     one_sv = without_words(one_sv)
-                self._decode_all(pool, recording, recording.joiner.add(place, one_sv))
-                advance((place.keep_to_n - place.keep_from_n) / rate)
+                self._decode_all(pool, recording, recording.joiner.add(piece, one_sv))
+                advance((piece.keep_to_n - piece.keep_from_n) / rate)
                 yield from self._ready(pool, waiting)
             yield from self._ready(pool, waiting, at_end=True)
         finally:
@@ -236,7 +238,7 @@ class Recognizer:
 
     def _read(
         self, sources: Iterable[Source], longest_s: float | None, waiting: deque[_Recording]
-    ) -> Iterator[tuple[tuple[_Recording, Place], Features]]:
+    ) -> Iterator[tuple[tuple[_Recording, Piece, float], Features]]:
         for source in sources:
             offset_s = _offset_s(source)
             recording = _Recording(_path(source), Joiner(self.model, offset_s=offset_s), offset_s, _channel(source))
@@ -250,16 +252,17 @@ class Recognizer:
             try:
                 with self._open(source) as stream:
                     recording.notes = stream.notes
-                    for place, features in pieces_of(self.model, counted(stream.blocks()), longest_s):
+                    for piece, features in pieces_with_features(self.model, counted(stream.blocks()), longest_s):
                         recording.pieces_read += 1
-                        yield (recording, place), features
+                        no_speech = no_speech_prob(piece.wave_n, stream.rate_hz)
+                        yield (recording, piece.without_samples(), no_speech), features
                     recording.truncated = stream.truncated
             except AsrError as error:
                 recording.failure = error
             finally:
                 recording.read = True
 
-    def _decode_all(self, pool: ThreadPoolExecutor, recording: _Recording, passages: Iterable[Emissions]) -> None:
+    def _decode_all(self, pool: ThreadPoolExecutor, recording: _Recording, passages: Iterable[TimedLogProbs]) -> None:
         for passage in passages:
             recording.seams += passage.seams
             recording.passages.append(pool.submit(self._decode, passage))
@@ -308,7 +311,7 @@ class Recognizer:
             recording.truncated,
         )
 
-    def _decode(self, passage: Emissions) -> _Passage:
+    def _decode(self, passage: TimedLogProbs) -> _Passage:
         hypotheses = self.decoder.decode(passage.log_probs_sv)
         best = hypotheses[0]
         clock = passage.start_s, passage.end_s

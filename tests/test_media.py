@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from asr.data import audio
 from asr.errors import DataError
 from asr.recordings import media
-from asr.recordings.media import Part, Stream, open_array, open_stream
+from asr.recordings.inputs import Part
+from asr.recordings.media import Stream, open_array, open_stream
+from asr.sound import recording
 from tests.builders import Wave, dominant_hz, noise, sine, sphere_bytes, without_length, write_wav
 
 
@@ -73,7 +75,7 @@ def test_a_file_is_what_audio_load_gives(tmp_path, suffix):
     else:
         soundfile.write(path, noise(25, seed=1), 16000)
     stream = open_stream(path, 16000)
-    assert (stream.name, stream.rate_hz, stream.notes) == (str(path), 16000, ())
+    assert (stream.rate_hz, stream.notes) == (16000, ())
     assert stream.duration_s == 25
     # A decoder that adds up in floats may differ in the last bit where a block begins.
     np.testing.assert_allclose(whole(stream), audio.load(path)[0], rtol=0, atol=1e-7 if suffix == ".mp3" else 0)
@@ -87,7 +89,7 @@ def test_any_block_size_gives_the_samples_of_the_part(tmp_path_factory, block_s,
     wave_n = audio.load(path)[0]
     part = Part(start_s=start / 16000, end_s=(start + count) / 16000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(media, "BLOCK_S", block_s)
+        patch.setattr(recording, "BLOCK_S", block_s)
         with open_stream(path, 16000, part) as stream:
             blocks = list(stream.blocks())
     assert {len(b) for b in blocks[:-1]} <= {round(block_s * 16000)}
@@ -119,7 +121,8 @@ def test_channels_are_mixed_down_or_chosen(tmp_path):
     assert second.duration_s == 0.5
     np.testing.assert_array_equal(whole(second), channels[8000:16000, 1])
     assert message(path, Part(channel=3)) == "channel 3 is wanted, the audio has 2"
-    assert message(path, Part(channel=0)) == "channel 0 is wanted; channels count from 1"
+    with pytest.raises(DataError, match="channel 0 is wanted; channels count from 1"):
+        Part(channel=0)
 
 
 def test_an_end_that_was_rounded_is_the_end_of_the_file(tmp_path):
@@ -135,10 +138,6 @@ def test_an_end_that_was_rounded_is_the_end_of_the_file(tmp_path):
         (Part(start_s=1.5), "the part starts at 1.50 s, the audio ends at 1.00 s"),
         (Part(start_s=1.0), "the part starts at 1.00 s, the audio ends at 1.00 s"),
         (Part(end_s=1.5), "the part ends at 1.50 s, the audio at 1.00 s"),
-        (Part(start_s=0.5, end_s=0.5), "the part would end at 0.5 s, not after its start at 0.5 s"),
-        (Part(start_s=0.5, end_s=0.2), "the part would end at 0.2 s, not after its start at 0.5 s"),
-        (Part(start_s=-1), "a part from -1 to inf s; seconds from the start of the file are wanted"),
-        (Part(start_s=float("nan")), "a part from nan to inf s; seconds from the start of the file are wanted"),
         (Part(end_s=1e-6), "the part is shorter than a sample"),
     ],
 )
@@ -154,7 +153,6 @@ def test_a_wav_that_was_written_to_a_pipe_is_read_from_standard_input(monkeypatc
     wave_n = np.round(noise(12) * 32768) / 32768
     stdin_of(monkeypatch, pipe_wav(wave_n, size))
     stream = open_stream(None, 16000, Part(start_s=1.0))
-    assert stream.name == "stdin"
     np.testing.assert_array_equal(whole(stream), wave_n[16000:])
 
 
@@ -214,10 +212,13 @@ def test_a_flac_of_unknown_length_is_read_to_its_end(tmp_path, seconds):
     assert message(path, Part(start_s=seconds + 1)).startswith("the part starts at")
 
 
-def test_a_part_that_no_recording_has_is_one_line(tmp_path):
-    path = write_wav(tmp_path / "a.wav", noise(0.5))
-    assert message(path, Part(start_s=1e305)) == "a part from 1e+305 to inf s: no recording is so long"
-    assert message(path, Part(end_s=1e305)) == "a part from 0 to 1e+305 s: no recording is so long"
+@pytest.mark.parametrize(
+    ("start_s", "end_s"),
+    [(0.5, 0.5), (0.5, 0.2), (-1, None), (float("nan"), None), (0, float("nan")), (0, float("inf")), (1e305, None)],
+)
+def test_a_part_that_no_recording_has_is_refused(start_s, end_s):
+    with pytest.raises(DataError, match=r"a part from .* s to .*; expected seconds from the start of the file"):
+        Part(start_s=start_s, end_s=end_s)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
@@ -234,7 +235,7 @@ def test_a_named_pipe_is_read_to_its_end(tmp_path):
 def test_the_content_of_a_file_is_read_as_the_file(format):
     content = wav_bytes(noise(1, 8000), 8000, format=format)
     stream = open_stream(content, 16000, name="upload")
-    assert (stream.name, stream.duration_s) == ("upload", 1.0)
+    assert stream.duration_s == 1.0
     assert len(whole(stream)) == 16000
 
 
@@ -359,11 +360,9 @@ def test_an_address_is_an_error_that_says_what_to_do(name, expected):
     assert message(Path(name)) == expected
 
 
-def test_blocks_can_be_read_once_and_closing_twice_is_fine(tmp_path):
+def test_closing_twice_is_fine(tmp_path):
     stream = open_stream(write_wav(tmp_path / "x.wav"), 16000)
     assert len(list(stream.blocks())) == 1
-    with pytest.raises(ValueError, match="once"):
-        next(stream.blocks())
     stream.close()
     stream.close()
 

@@ -24,9 +24,10 @@ from asr.data.manifest import Manifest, Utterance, write
 from asr.doctor import examine
 from asr.doctor.sound import read_header
 from asr.errors import DataError
-from asr.recordings.media import Part, open_stream
+from asr.recordings.inputs import Part
+from asr.recordings.media import open_stream
 from asr.sound import mpeg
-from asr.sound.reader import Reader
+from asr.sound.reader import open_recording
 from tests.builders import noise, sphere_bytes, without_length, write_wav
 
 CASES = Path(__file__).parent / "cases" / "audio"
@@ -103,7 +104,7 @@ def content(name: str) -> bytes:
 @functools.cache
 def whole(name: str) -> np.ndarray:
     """One read of everything, straight on."""
-    with Reader(content(name), name) as reader:
+    with open_recording(content(name), name) as reader:
         samples = reader.read(10**7)
         assert len(samples) == reader.frames and not reader.truncated
     return samples
@@ -121,7 +122,7 @@ def test_a_part_in_blocks_is_that_stretch_of_the_whole(name, at, count, block):
     expected = expected[start : start + count]
     # A decoder of Opus that starts inside a recording has another past; 1e-4 is below the step of 16 bits' noise.
     tolerance = 1e-4 if "opus" in name or "codecs" in name else 0.0
-    with Reader(content(name), name) as reader:
+    with open_recording(content(name), name) as reader:
         assert reader.skip(start) == start
         parts = []
         while sum(map(len, parts)) < len(expected):
@@ -264,9 +265,11 @@ def test_the_decoder_says_nothing_on_stderr(tmp_path, damage):
             sound[place] ^= 0x55
     (tmp_path / "a.mp3").write_bytes(sound + sound if damage == "joined" else sound)
     offset = "offset_s=2.5" if damage == "part" else "offset_s=0"
-    script = "from asr.data import audio\nfrom asr.errors import DataError\n"
-    script += f"print(len(audio.load('a.mp3', {offset})[0]) > 0)"
-    script = script.replace("print", "\ntry:\n  print") + "\nexcept DataError as error:\n  print(error)"
+    script = (
+        "from asr.data import audio\nfrom asr.errors import DataError\n"
+        f"try:\n  print(len(audio.load('a.mp3', {offset})[0]) > 0)\n"
+        "except DataError as error:\n  print(error)"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "" and done.stdout
 

@@ -109,8 +109,7 @@ def transcribe(
     machine: MachineOptions,
 ) -> None:
     """Transcribe recordings: text, subtitles, words with times."""
-    from asr.recordings.inputs import find_inputs
-    from asr.recordings.media import Part
+    from asr.recordings.inputs import Part, find_inputs
 
     kinds = output.kinds()
     if (decoding.nbest or 1) > 1 and not (output.as_json or {"json", "jsonl"} & set(kinds)):

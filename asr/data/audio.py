@@ -16,7 +16,8 @@ from asr.data.manifest import Channel
 from asr.errors import DataError, os_reason
 from asr.files import write_bytes
 from asr.sound.decoders import reason_of
-from asr.sound.reader import Reader, Wave
+from asr.sound.reader import open_recording
+from asr.sound.recording import Wave
 
 __all__ = ["AudioInfo", "Wave", "at_rate", "change_speed", "info", "load", "resampled", "save"]
 
@@ -48,8 +49,8 @@ def info(path: str | Path, *, keep_truncated: bool = False) -> AudioInfo:
     Raises:
         DataError: the file is missing, empty, cut, or not audio that can be read.
     """
-    with Reader(Path(path)) as reader:
-        num_samples = reader.measure(check_end=reader.format == "FLAC")  # their headers hold no size in bytes
+    with open_recording(Path(path)) as reader:
+        num_samples = reader.measure()
         if reader.truncated and not (keep_truncated and num_samples):
             raise DataError(reader.truncated, path)
         return AudioInfo(reader.rate_hz, reader.channels, num_samples, reader.format, reader.truncated)
@@ -76,7 +77,7 @@ def load(
             missing, because the file is cut or ends before.
     """
     path = Path(path)
-    with Reader(path) as reader:
+    with open_recording(path) as reader:
         if channel is None and reader.channels > 1:
             raise DataError(
                 f"{reader.channels} channels, expected 1; 'asr prepare' takes --mix or --channel N, a manifest row "

@@ -15,9 +15,8 @@ from asr.doctor.characters import excerpt
 from asr.doctor.examination import Examination
 from asr.doctor.findings import LoadedManifest, ManifestRow
 from asr.doctor.sound import AudioHeader, SampleStatistics
+from asr.sound.recording import SLACK_S
 
-#: what ``asr.data.audio`` and ``asr.batch`` allow a rounded duration and a codec's padding
-SLACK_S = 0.02
 #: a character is rare in at most so many rows of at least so many
 _RARE_ROWS, _RARE_FROM_ROWS = 3, 500
 #: of the samples; peaks of loud speech touch full scale a few times a second

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from asr.data import audio, shards
 from asr.data.manifest import Channel
 from asr.errors import DataError
-from asr.sound.reader import Reader, one_channel
+from asr.sound.reader import open_recording
+from asr.sound.recording import one_channel
 
 #: a header is 70 to 120 microseconds of computing, most of it under Python's lock; four threads hide a slow disk
 _HEADER_THREADS = 4
@@ -134,7 +135,7 @@ def measure_samples(path: str, start: int, count: int, channel: Channel | None =
     """
     sums = _Sums()
     try:
-        with Reader(Path(path)) as reader:
+        with open_recording(Path(path)) as reader:
             wanted = count if count >= 0 else None
             if reader.frames is not None:
                 rest = reader.frames - start

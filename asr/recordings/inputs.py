@@ -17,11 +17,26 @@ from asr.sound.reader import SUFFIXES
 
 @dataclass(frozen=True)
 class Part:
-    """What is wanted of a recording: a channel, from 1 (none: all mixed down), and a stretch of it in seconds."""
+    """Name what is wanted of a recording: a channel, from 1 (None: all mixed down), and a part of it in seconds.
+
+    Raises:
+        DataError: there is no such channel or part in any recording.
+    """
 
     channel: int | None = None
     start_s: float = 0.0
     end_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.channel is not None and self.channel < 1:
+            raise DataError(f"channel {self.channel} is wanted; channels count from 1")
+        end_s = manifest.LONGEST_S if self.end_s is None else self.end_s
+        if not 0 <= self.start_s < end_s <= manifest.LONGEST_S:
+            end = "the end" if self.end_s is None else f"{self.end_s:g} s"
+            raise DataError(
+                f"a part from {self.start_s:g} s to {end}; expected seconds from the start of the file, the end after "
+                "the start"
+            )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from asr.features import FeatureExtractor
 from asr.files import open_atomic
 from asr.infer import log_probs
 from asr.model.checkpoint import AcousticModel
-from asr.recordings.media import Input
+from asr.recordings.inputs import Input
 from asr.transcribe import Recognizer, Source
 
 

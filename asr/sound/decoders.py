@@ -7,16 +7,17 @@ Axes: n samples, c channels.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from asr.sound.mpeg import Frames
 from asr.sound.quiet import quiet_decoder
-from asr.sound.splice import Spliced
+from asr.sound.splice import Spliced, reader_at
 
 Samples = npt.NDArray[np.float32]
 #: returns a name or an open file for soundfile to open; called again to start over
@@ -27,24 +28,33 @@ _UNKNOWN = 1 << 60
 _BLOCK, _SMALL = 1 << 16, 256
 
 
-class Decoder(Protocol):
+class SoundDecoder(ABC):
     """Give decoded audio as it was recorded.
 
-    ``frames``: the exact number of samples, or None; ``duration_s``: if that is None, the container's length, or None;
-    ``damage``: the reason why the audio ended too early.
+    ``frames``: the exact number of samples, or None; ``duration_s``: if that is None, the container's length, or None.
+    ``truncated``: the reason why the file is cut, as far as its headers show it; ``damage``: the reason why the audio
+    ended too early. ``notes`` describe what was done to read the file.
     """
 
     rate_hz: int
     channels: int
     frames: int | None
-    duration_s: float | None
-    damage: str
+    duration_s: float | None = None
+    format = ""
+    truncated = ""
+    damage = ""
+    notes: tuple[str, ...] = ()
 
+    @abstractmethod
     def seek(self, frame: int) -> int:
         """Go to that sample, and return the position: that sample, or the end."""
 
+    @abstractmethod
     def read(self, frames: int) -> Samples:
         """Return the next samples, fewer only at the end. Shapes: (n, c)."""
+
+    def close(self) -> None:  # noqa: B027 (some decoders have nothing to close)
+        """Close what the decoder holds open."""
 
 
 @cache
@@ -73,7 +83,7 @@ def pass_over(read: Callable[[int], Samples], frames: int, block: int = _BLOCK) 
     return frames - left
 
 
-class Sndfile:
+class Sndfile(SoundDecoder):
     """Decode the files that libsndfile reads.
 
     Args:
@@ -83,17 +93,18 @@ class Sndfile:
         SoundFileError, TypeError: the file is not audio (``errors``).
     """
 
-    duration_s: float | None = None
+    _file: Any = None
+    _source: Any = None
+    _at = 0
+    _ended = False
 
     def __init__(self, opener: Open, run_in_s: float = 0.0) -> None:
         self._opener = opener
-        self._file: Any = None
-        self._source: Any = None
-        self.damage, self._at, self._ended = "", 0, False
         self._reopen()
-        file: Any = self._file
-        self.rate_hz, self.channels, self.format = int(file.samplerate), int(file.channels), str(file.format)
-        self.frames: int | None = int(file.frames) if file.frames < _UNKNOWN else None
+        self.rate_hz = int(self._file.samplerate)
+        self.channels = int(self._file.channels)
+        self.format = str(self._file.format)
+        self.frames = int(self._file.frames) if self._file.frames < _UNKNOWN else None
         self._run_in = round(run_in_s * self.rate_hz)
         self._seekable = self.frames is not None
 
@@ -123,6 +134,7 @@ class Sndfile:
                 pass
             self._seekable = False  # the codec or the file cannot seek; its samples may be whole all the same
             self._reopen()
+
         pass_over(self.read, frame - self._at)
         return self._at
 
@@ -145,7 +157,7 @@ class Sndfile:
     def _up_to_damage(self, frames: int) -> Samples:
         """Decode again the samples before the place where the decoder gave up, as it lost them."""
         parts = [np.zeros((0, self.channels), np.float32)]
-        at, self._at = self._at, 0
+        at = self._at
         self._reopen()
         try:
             if pass_over(self._decoded, at, _SMALL) == at:
@@ -159,46 +171,47 @@ class Sndfile:
 
     def _reopen(self) -> None:
         self.close()
-        self._source, self._at, self._ended, self.damage = self._opener(), 0, False, ""
+        self._at = 0
+        self._ended = False
+        self.damage = ""
+        self._source = self._opener()
         self._file = _straight()(self._source)
 
 
-class Mpeg:
+class MpegDecoder(SoundDecoder):
     """Decode the frames of an MP3 file, all of one format.
 
     Args:
         file: the file that has the frames.
     """
 
-    duration_s: float | None = None
+    format = "MP3"
 
     def __init__(self, frames: Frames, file: BinaryIO) -> None:
-        self._frames, self._source = frames, file
-        self.rate_hz, self.channels = frames.format.rate_hz, frames.format.channels
-        self.frames: int | None = frames.num_samples
-        self.damage = ""
-        self._file: Sndfile | None = None
+        self._frames = frames
+        self._source = file
+        self._decoder: Sndfile | None = None
         self._at = 0
+        self.rate_hz = frames.format.rate_hz
+        self.channels = frames.format.channels
+        self.frames: int = frames.num_samples
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+        if self._decoder is not None:
+            self._decoder.close()
+        self._decoder = None
 
     def seek(self, frame: int) -> int:
-        assert self.frames is not None
         self._at = min(frame, self.frames)
         self.close()
         return self._at
 
     def read(self, frames: int) -> Samples:
-        assert self.frames is not None
-        wanted = min(frames, self.frames - self._at)
         with quiet_decoder():
-            file = self._file = self._file or self._opened()
-            samples = file.read(wanted)
+            decoder = self._decoder = self._decoder or self._opened()
+            samples = decoder.read(min(frames, self.frames - self._at))
         self._at += len(samples)
-        self.damage = file.damage
+        self.damage = decoder.damage
         return samples
 
     def _opened(self) -> Sndfile:
@@ -207,64 +220,72 @@ class Mpeg:
         first = self._frames.first_for(sample)
         # libsndfile computes a length from the size of the file and its first frame, and reads no further.
         claimed = 4096 + len(self._frames.sizes) * int(self._frames.sizes.max())
-        pieces = self._frames.pieces(self._source, first)
-        file = Sndfile(lambda: Spliced(self._source, pieces, claimed))
-        pass_over(file.read, sample - first * self._frames.format.samples)
-        return file
+        parts = self._frames.parts(self._source, first)
+        decoder = Sndfile(lambda: Spliced(reader_at(self._source), parts, claimed))
+        pass_over(decoder.read, sample - first * self._frames.format.samples)
+        return decoder
 
 
-class Chain:
+class Chain(SoundDecoder):
     """Decode several streams in a row, at the rate and with the channels of the first."""
 
-    duration_s: float | None = None
-
-    def __init__(self, decoders: Sequence[Decoder]) -> None:
+    def __init__(self, decoders: Sequence[SoundDecoder]) -> None:
         first = decoders[0]
-        self.rate_hz, self.channels = first.rate_hz, first.channels
+        self.rate_hz = first.rate_hz
+        self.channels = first.channels
+        self.format = first.format
         self._decoders = [
-            one if (one.rate_hz, one.channels) == (self.rate_hz, self.channels) else _Fitted(one, first)
-            for one in decoders
+            decoder if (decoder.rate_hz, decoder.channels) == (self.rate_hz, self.channels) else _Fitted(decoder, first)
+            for decoder in decoders
         ]
-        lengths = [one.frames for one in self._decoders if one.frames is not None]
-        self.frames: int | None = sum(lengths) if len(lengths) == len(self._decoders) else None
-        self.damage = ""
+        lengths = [decoder.frames for decoder in self._decoders]
+        self.frames = None if None in lengths else sum(length or 0 for length in lengths)
         self._i = 0
 
+    def close(self) -> None:
+        for decoder in self._decoders:
+            decoder.close()
+
     def seek(self, frame: int) -> int:
-        self._i, start, self.damage = 0, 0, ""
+        start = 0
+        self._i = 0
+        self.damage = ""
         while self._i < len(self._decoders) - 1:
             length = self._decoders[self._i].frames
             if length is None or frame < start + length:
                 break
             start += length
             self._i += 1
+
         for later in self._decoders[self._i + 1 :]:
             later.seek(0)
         return start + self._decoders[self._i].seek(frame - start)
 
     def read(self, frames: int) -> Samples:
-        parts = [np.zeros((0, self.channels), np.float32)]
+        parts = []
         while True:
-            one = self._decoders[self._i]
-            parts.append(one.read(frames))
+            decoder = self._decoders[self._i]
+            parts.append(decoder.read(frames))
             frames -= len(parts[-1])
-            self.damage = self.damage or one.damage
+            self.damage = self.damage or decoder.damage
             if not frames or self._i == len(self._decoders) - 1:
-                return parts[-1] if len(parts) == 2 else np.concatenate(parts)
+                return parts[0] if len(parts) == 1 else np.concatenate(parts)
             self._i += 1
 
 
-class _Fitted:
+class _Fitted(SoundDecoder):
     """Convert a stream to the rate and channels of another one."""
 
-    duration_s: float | None = None
-
-    def __init__(self, decoder: Decoder, like: Decoder) -> None:
-        self._decoder, self.rate_hz, self.channels = decoder, like.rate_hz, like.channels
+    def __init__(self, decoder: SoundDecoder, like: SoundDecoder) -> None:
+        self._decoder = decoder
+        self.rate_hz = like.rate_hz
+        self.channels = like.channels
         total = decoder.frames
         self.frames = None if total is None else round(total * self.rate_hz / decoder.rate_hz)
-        self.damage = ""
         self.seek(0)
+
+    def close(self) -> None:
+        self._decoder.close()
 
     def seek(self, frame: int) -> int:
         import soxr
@@ -273,7 +294,9 @@ class _Fitted:
         self._resampler = soxr.ResampleStream(
             self._decoder.rate_hz, self.rate_hz, self.channels, dtype="float32", quality="HQ"
         )
-        self._ready, self._ended, self._at = np.zeros((0, self.channels), np.float32), False, 0
+        self._ready = np.zeros((0, self.channels), np.float32)
+        self._ended = False
+        self._at = 0
         return pass_over(self.read, frame)
 
     def read(self, frames: int) -> Samples:
@@ -287,8 +310,10 @@ class _Fitted:
             self.damage = self._decoder.damage
             parts.append(self._resampler.resample_chunk(self._with_channels(samples), last=self._ended))
             held += len(parts[-1])
-        both = np.concatenate(parts)
-        out, self._ready = both[:frames], both[frames:]
+
+        all_nc = np.concatenate(parts)
+        out = all_nc[:frames]
+        self._ready = all_nc[frames:]
         if self._ended and not self.damage and self.frames is not None and len(out) < frames:
             out = np.pad(out, ((0, frames - len(out)), (0, 0)))  # the resampler's own rounding of the length
         self._at += len(out)

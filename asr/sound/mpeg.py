@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from asr.sound.splice import Piece
+from asr.sound.splice import FilePart
 
 #: the content of a file, or the file mapped into memory: its slices are bytes
 Bytes = bytes | mmap.mmap
@@ -116,13 +116,13 @@ class Frames:
         """Return the first frame to decode, so that the sample (counted with the lead) is that of a full decoding."""
         return max(0, (sample // self.format.samples - _RUN_IN) // _STEP * _STEP)
 
-    def pieces(self, file: BinaryIO, first: int) -> list[Piece]:
+    def parts(self, file: BinaryIO, first: int) -> list[FilePart]:
         """Return the frames from that one on, without other data between them; after a seek the first are silenced.
 
         Args:
             file: the file that was scanned.
         """
-        pieces: list[Piece] = []
+        parts: list[FilePart] = []
         blank = min(first + _BLANK, len(self.offsets)) if first and self.format.layer == 3 else first
         held = 0
         for i in range(first, blank):
@@ -135,13 +135,13 @@ class Frames:
             begin = bytes((borrowed,)) if self.format.version == 2 else bytes((borrowed >> 1, (borrowed & 1) << 7))
             frame[side : side + self.format.side] = begin.ljust(self.format.side, b"\0")
             held += len(frame) - side - self.format.side
-            pieces.append(bytes(frame))
+            parts.append(bytes(frame))
         offsets, sizes = self.offsets[blank:], self.sizes[blank:]
         breaks = np.flatnonzero(offsets[1:] != offsets[:-1] + sizes[:-1]) + 1
         for own, length in zip(np.split(offsets, breaks), np.split(sizes, breaks), strict=True):
             if len(own):
-                pieces.append((int(own[0]), int(length.sum())))
-        return pieces
+                parts.append((int(own[0]), int(length.sum())))
+        return parts
 
 
 #: stretches of one format, and why the last one is cut (empty: it is whole)

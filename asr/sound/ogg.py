@@ -24,12 +24,16 @@ def read_links(file: BinaryIO, start: int, stop: int) -> tuple[list[tuple[int, i
         (start, length in bytes) of each link, and the reason.
     """
     begins: list[int] = []
-    end, cut, after_first = start, "", False
-    at, base, data = start, start, b""
+    after_first = False
+    cut = ""
+    data = b""
+    at = base = end = start
     while at < stop:
         if at + _LONGEST > base + len(data) < stop:
             file.seek(at)
-            base, data = at, file.read(min(stop - at, _CHUNK))
+            data = file.read(min(stop - at, _CHUNK))
+            base = at
+
         here = at - base
         if data[here : here + 4] != _CAPTURE:
             found = data.find(_CAPTURE, here + 1)
@@ -37,19 +41,22 @@ def read_links(file: BinaryIO, start: int, stop: int) -> tuple[list[tuple[int, i
                 break
             at = base + found if found >= 0 else base + len(data) - len(_CAPTURE) + 1
             continue
+
         size = _page_bytes(data, here)
         if size is None or at + size > stop:
             needs = "a page header" if size is None else f"the last page needs {size:,} bytes"
             cut = f"truncated: {needs}, the file holds {stop - at:,} of them; fetch it again"
             end = stop
             break
+
         is_first = bool(data[here + 5] & _FIRST)
         if is_first and not after_first:
             begins.append(at)
         after_first = is_first
         at = end = at + size
+
     begins = begins or [start]
-    return [(a, b - a) for a, b in zip(begins, [*begins[1:], end], strict=True)], cut
+    return [(first, last - first) for first, last in zip(begins, [*begins[1:], end], strict=True)], cut
 
 
 def _page_bytes(data: bytes, at: int) -> int | None:

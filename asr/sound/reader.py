@@ -1,7 +1,7 @@
 """Open sound files of any kind, in one way for all code that reads audio.
 
-``Reader`` finds out the kind of a file, the place of the sound in it, and its decoder: libsndfile, with the parts of
-the file that it should see, or ffmpeg. Axes: n samples, c channels.
+``open_recording`` finds out the kind of a file, the place of the sound in it, and its decoder: libsndfile, with the
+parts of the file that it should see, or ffmpeg. Axes: n samples, c channels.
 """
 
 from __future__ import annotations
@@ -12,29 +12,21 @@ import os
 import re
 import tempfile
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from asr.data import shards
 from asr.errors import DataError, os_reason
 from asr.sound import ffmpeg, mpeg, ogg
-from asr.sound.containers import MPEG_CODES, find_layout
-from asr.sound.decoders import Chain, Decoder, Mpeg, Open, Sndfile, reason_of
-from asr.sound.recording import LOWEST_HZ, SLACK_S, Recording, Wave, one_channel
-from asr.sound.splice import Piece, Spliced
+from asr.sound.containers import MPEG_CODES, find_samples
+from asr.sound.decoders import Chain, MpegDecoder, Open, Sndfile, SoundDecoder, reason_of
+from asr.sound.recording import Recording
+from asr.sound.splice import FilePart, Spliced, reader_at
 
-__all__ = ["LOWEST_HZ", "SLACK_S", "SUFFIXES", "Reader", "Recording", "Wave", "check_present", "one_channel"]
-
+_NAMES = "aif aifc aiff au caf flac mp2 mp3 mpga nist oga ogg opus rf64 snd sph voc w64 wav wave"
 #: of files that are read: by libsndfile, and by ffmpeg
-SUFFIXES = ffmpeg.SUFFIXES | frozenset(
-    f".{name}"
-    for name in (
-        *("aif", "aifc", "aiff", "au", "caf", "flac", "mp2", "mp3", "mpga", "nist", "oga", "ogg", "opus", "rf64"),
-        *("snd", "sph", "voc", "w64", "wav", "wave"),
-    )
-)
+SUFFIXES = ffmpeg.SUFFIXES | frozenset(f".{name}" for name in _NAMES.split())
 #: bytes of the file's beginning that show its kind and the place of its samples
 _HEAD = 4096
 #: files up to this size are read at once for a scan of every byte; larger ones are mapped
@@ -46,177 +38,127 @@ _RUN_IN_S = 1.0
 _MPEG_SUFFIXES = (".mp3", ".mp2", ".mp1", ".mpga")
 _HEADERLESS = (".raw", ".pcm", ".s16", ".s16le", ".sw", ".ulaw", ".alaw", ".ul", ".al", ".f32", ".f32le")
 
+#: a path, also of a member of a tar file (``asr.data.shards``), or the content of a file
+Source = Path | bytes
 
-class Reader(Recording):
-    """Open a sound file; a context manager. ``format``: libsndfile's name of its format, or ``ffmpeg``.
+
+def open_recording(source: Source, where: str | Path = "", closing: ExitStack | None = None) -> Recording:
+    """Open a sound file.
 
     Args:
-        source: a path (also of a member of a tar file, ``asr.data.shards``), or the content of a file.
         where: its name in errors; default: the path.
+        closing: what is closed together with the recording.
 
     Raises:
         DataError: the file is missing, empty or not audio, or it needs ffmpeg, which is not installed.
     """
+    where = where or ("bytes" if isinstance(source, bytes) else source)
+    size = check_present(source, where)
+    closing = closing or ExitStack()
+    try:
+        decoder = _decoder(source, where, size, closing)
+        closing.callback(decoder.close)
+        return Recording(decoder, where, closing)
+    except BaseException:
+        closing.close()
+        raise
 
-    def __init__(self, source: Path | bytes, where: str | Path = "") -> None:
-        self._where: str | Path = where or (source if isinstance(source, Path) else "bytes")
-        self._source = source
-        self._closing = ExitStack()
-        self.format, self.truncated, self.notes = "", "", ()
+
+def _decoder(source: Source, where: str | Path, size: int, closing: ExitStack) -> SoundDecoder:
+    suffix = Path(where).suffix.lower()
+    program = ffmpeg.available() if suffix in ffmpeg.SUFFIXES else None
+    reason = ""
+    if program is None:
+        soundfile_errors = Sndfile.errors()
         try:
-            super().__init__(self._opened(), self._where, self.truncated, self.notes)
-        except BaseException:
-            self.close()
-            raise
+            return _native(source, where, size, closing)
+        except soundfile_errors as error:
+            reason = reason_of(error)
+        program = ffmpeg.available()
 
-    def __enter__(self) -> Reader:
-        return self
+    if suffix in _HEADERLESS:
+        raise DataError(
+            "samples without a header: their rate and format are not known; make a WAV of them, for example "
+            f"sox -t raw -r 16000 -e signed -b 16 -c 1 {Path(where).name} OUT.wav",
+            where,
+        )
+    if program is None and suffix in ffmpeg.SUFFIXES:
+        raise DataError(f"{suffix} is read through ffmpeg, which is not on the PATH; {ffmpeg.INSTALL}", where)
+    if program is None:
+        readable = "WAV, FLAC, SPHERE, MP3 and Ogg are, most others where ffmpeg is installed (it is not)"
+        raise DataError(f"not audio that can be read ({reason}); {readable}", where)
+    return ffmpeg.FfmpegDecoder(program, _on_disk(source, closing), where)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
-    def close(self) -> None:
-        """Close the file and end ffmpeg; further calls do nothing."""
-        self._closing.close()
-
-    def _opened(self) -> Decoder:
-        size = check_present(self._source, self._where)
-        suffix = Path(self._where).suffix.lower()
-        program = ffmpeg.available() if suffix in ffmpeg.SUFFIXES else None
-        why = ""
-        if program is None:
-            soundfile_errors = Sndfile.errors()
-            try:
-                return self._native(size, suffix)
-            except soundfile_errors as error:
-                why = reason_of(error)
-            program = ffmpeg.available()
-        if suffix in _HEADERLESS:
-            raise DataError(
-                "samples without a header: their rate and format are not known; make a WAV of them, for example "
-                f"sox -t raw -r 16000 -e signed -b 16 -c 1 {Path(self._where).name} OUT.wav", self._where,
-            )  # fmt: skip
-        if program is None and suffix in ffmpeg.SUFFIXES:
-            raise DataError(f"{suffix} is read through ffmpeg, which is not on the PATH; {ffmpeg.INSTALL}", self._where)
-        if program is None:
-            readable = "WAV, FLAC, SPHERE, MP3 and Ogg are, most others where ffmpeg is installed (it is not)"
-            raise DataError(f"not audio that can be read ({why}); {readable}", self._where)
-        decoder = ffmpeg.Decoder(program, self._on_disk(), self._where)
-        self._closing.callback(decoder.close)
-        self.format, self.notes = "ffmpeg", ("decoded by ffmpeg",)
-        return decoder
-
-    def _native(self, size: int, suffix: str) -> Decoder:
-        """Return the decoder by libsndfile, with the parts of the file that it should see."""
-        file: BinaryIO
-        if isinstance(self._source, bytes):
-            file = io.BytesIO(self._source)
-        else:
-            try:
-                file = shards.open_bytes(self._source)
-            except OSError as error:
-                raise DataError(f"cannot read the audio: {os_reason(error)}", self._where) from error
-        self._closing.enter_context(file)
+def _native(source: Source, where: str | Path, size: int, closing: ExitStack) -> SoundDecoder:
+    """Return the decoder by libsndfile, with the parts of the file that it should see."""
+    try:
+        file = closing.enter_context(_open_file(source))
+    except OSError as error:
+        raise DataError(f"cannot read the audio: {os_reason(error)}", where) from error
+    start = 0
+    head = file.read(_HEAD)
+    if (tagged := mpeg.id3_bytes(head)) and tagged < size:
+        start = tagged
+        file.seek(start)
         head = file.read(_HEAD)
-        start = 0
-        if (tagged := mpeg.id3_bytes(head)) and tagged < size:
-            start = tagged
-            file.seek(start)
-            head = file.read(_HEAD)
-        if head[:4] == b"OggS":
-            return self._ogg(file, start, size)
-        layout = find_layout(file, size, head) if not start else None
-        if layout is not None:
-            self.truncated = layout.cut
-            self.notes = (layout.more,) if layout.more else ()
-            if layout.code in MPEG_CODES:
-                return self._mpeg(file, layout.start, layout.start + layout.num_bytes) or self._plain()
-            return self._sndfile(self._spliced(file, layout.pieces(file)) if layout.patches else self._by_name())
-        if head[:4] != b"fLaC" and (
-            start or suffix in _MPEG_SUFFIXES or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
-        ):
-            found = self._mpeg(file, start, size)
-            if found is not None:
-                return found
-        if start:
-            return self._sndfile(self._spliced(file, [(start, size - start)]))
-        return self._plain()
+    whole = partial(_for_libsndfile, source)
 
-    def _plain(self) -> Decoder:
-        return self._sndfile(self._by_name())
+    if head[:4] == b"OggS":
+        return _ogg(file, start, size, whole)
 
-    def _by_name(self) -> Open:
-        """Return the name of a file, for libsndfile to open; of a tar member, or of content, an open file."""
-        source = self._source
-        if isinstance(source, bytes):
-            return lambda: io.BytesIO(source)
-        if shards.is_member(source):
-            return lambda: shards.open_bytes(source)
-        if source.suffix.lower() in _HEADERLESS:  # by the name it would take no header for one
-            return lambda: io.BytesIO(source.read_bytes())
-        return lambda: os.fsencode(source) if os.name == "posix" else str(source)
-
-    @staticmethod
-    def _spliced(file: BinaryIO, pieces: list[Piece]) -> Open:
-        return lambda: Spliced(file, pieces)
-
-    def _sndfile(self, opener: Open, run_in_s: float = 0.0) -> Sndfile:
-        decoder = Sndfile(opener, run_in_s)
-        self._closing.callback(decoder.close)
-        self.format = decoder.format
+    area = find_samples(file, size, head) if not start else None
+    if area is not None:
+        decoder: SoundDecoder | None = None
+        if area.code in MPEG_CODES:
+            decoder = _mpeg(source, file, area.start, area.start + area.num_bytes) or Sndfile(whole)
+        else:
+            decoder = Sndfile(_spliced(file, area.parts(file)) if area.patches else whole)
+        decoder.truncated = area.cut or decoder.truncated
+        decoder.notes = (area.more,) if area.more else ()
         return decoder
 
-    def _ogg(self, file: BinaryIO, start: int, size: int) -> Decoder:
-        links, self.truncated = ogg.read_links(file, start, size)
-        if len(links) == 1 and not start and links[0][1] == size:
-            return self._sndfile(self._by_name(), _RUN_IN_S)
-        decoders: list[Decoder] = []
-        for link in links:
-            try:
-                decoders.append(self._sndfile(self._spliced(file, [link]), _RUN_IN_S))
-            except Sndfile.errors() as error:
-                if not decoders:
-                    raise
-                which = f"stream {len(decoders) + 1} of {len(links)}"
-                self.truncated = f"truncated or damaged: {which} cannot be decoded ({reason_of(error)}); fetch it again"
-                break
-        return Chain(decoders)
+    is_mpeg = start or Path(where).suffix.lower() in _MPEG_SUFFIXES or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
+    if is_mpeg and head[:4] != b"fLaC" and (decoder := _mpeg(source, file, start, size)):
+        return decoder
+    return Sndfile(_spliced(file, [(start, size - start)]) if start else whole)
 
-    def _mpeg(self, file: BinaryIO, start: int, stop: int) -> Decoder | None:
-        """Return a decoder of the MP3 frames; None: there are none."""
-        runs, cut = self._frames(file, start, stop)
-        if not runs:
-            return None
-        self.format, self.truncated = "MP3", self.truncated or cut
-        decoders = [Mpeg(run, file) for run in runs]
-        for decoder in decoders:
-            self._closing.callback(decoder.close)
-        return Chain(decoders)
 
-    def _frames(self, file: BinaryIO, start: int, stop: int) -> mpeg.Scanned:
-        if isinstance(self._source, bytes):
-            return mpeg.scan(self._source, start, stop)
-        if shards.is_member(self._source):
-            file.seek(0)
-            return mpeg.scan(file.read(), start, stop)
-        status = self._source.stat()
-        return _scanned(str(self._source), status.st_size, status.st_mtime_ns, start, stop)
+def _ogg(file: BinaryIO, start: int, size: int, whole: Open) -> SoundDecoder:
+    links, cut = ogg.read_links(file, start, size)
+    if links == [(0, size)]:
+        decoder: SoundDecoder = Sndfile(whole, _RUN_IN_S)
+        decoder.truncated = cut
+        return decoder
 
-    def _on_disk(self) -> Path:
-        """Return a name under which ffmpeg can open the file."""
-        if isinstance(self._source, Path) and not shards.is_member(self._source):
-            return self._source
-        content = self._source
-        if isinstance(content, Path):
-            with shards.open_bytes(content) as file:
-                content = file.read()
-        handle, name = tempfile.mkstemp(prefix="asr-")
-        os.close(handle)
-        self._closing.callback(Path(name).unlink, missing_ok=True)
-        Path(name).write_bytes(content)
-        return Path(name)
+    decoders: list[SoundDecoder] = []
+    for link in links:
+        try:
+            decoders.append(Sndfile(_spliced(file, [link]), _RUN_IN_S))
+        except Sndfile.errors() as error:
+            if not decoders:
+                raise
+            number = f"stream {len(decoders) + 1} of {len(links)}"
+            cut = f"truncated or damaged: {number} cannot be decoded ({reason_of(error)}); fetch it again"
+            break
+    decoder = Chain(decoders)
+    decoder.truncated = cut
+    return decoder
+
+
+def _mpeg(source: Source, file: BinaryIO, start: int, stop: int) -> SoundDecoder | None:
+    """Return a decoder of the MP3 frames between two places; None: there are none."""
+    if isinstance(source, Path) and not shards.is_member(source):
+        status = source.stat()
+        runs, cut = _scanned(str(source), status.st_size, status.st_mtime_ns, start, stop)
+    else:
+        file.seek(0)
+        runs, cut = mpeg.scan(file.read(), start, stop)
+    if not runs:
+        return None
+    decoder = Chain([MpegDecoder(run, file) for run in runs])
+    decoder.truncated = cut
+    return decoder
 
 
 @lru_cache(_KEPT)
@@ -229,7 +171,42 @@ def _scanned(path: str, size: int, mtime_ns: int, start: int, stop: int) -> mpeg
             return mpeg.scan(data, start, stop)
 
 
-def check_present(source: Path | bytes, where: str | Path) -> int:
+def _open_file(source: Source) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else shards.open_bytes(source)
+
+
+def _for_libsndfile(source: Source) -> BinaryIO | bytes | str:
+    """Return the name of a file, for libsndfile to open; of a tar member, or of content, an open file."""
+    if isinstance(source, bytes) or shards.is_member(source):
+        return _open_file(source)
+    if source.suffix.lower() in _HEADERLESS:  # by its name, libsndfile would take the file for one without a header
+        return io.BytesIO(source.read_bytes())
+    return os.fsencode(source) if os.name == "posix" else str(source)
+
+
+def _spliced(file: BinaryIO, parts: list[FilePart]) -> Open:
+    return lambda: Spliced(reader_at(file), parts)
+
+
+def _on_disk(source: Source, closing: ExitStack) -> Path:
+    """Return a name under which ffmpeg can open the file."""
+    if isinstance(source, Path) and not shards.is_member(source):
+        return source
+    path = temporary_file(closing)
+    with _open_file(source) as file:
+        path.write_bytes(file.read())
+    return path
+
+
+def temporary_file(closing: ExitStack) -> Path:
+    """Make an empty file that is removed when ``closing`` ends."""
+    handle, name = tempfile.mkstemp(prefix="asr-")
+    os.close(handle)
+    closing.callback(Path(name).unlink, missing_ok=True)
+    return Path(name)
+
+
+def check_present(source: Source, where: str | Path) -> int:
     """Return the size of an audio file.
 
     Raises:
@@ -239,28 +216,27 @@ def check_present(source: Path | bytes, where: str | Path) -> int:
         if not source:
             raise DataError("is empty (0 bytes)", where)
         return len(source)
-    if shards.is_member(source):
-        if not (size := shards.num_bytes(source)):
-            raise DataError("the file is empty (0 bytes)", where)
-        return size
+
+    is_member = shards.is_member(source)
     try:
-        size = source.stat().st_size
+        size = shards.num_bytes(source)
     except OSError as error:
         if address := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(source)):
-            raise DataError(_of_address(address[1].lower(), str(source)), where) from error
+            raise DataError(_no_address(address[1].lower(), str(source)), where) from error
         raise DataError(f"cannot read the audio: {os_reason(error)}", where) from error
     except ValueError as error:  # a NUL or half a surrogate pair: no file can have that name
         raise DataError(f"cannot read the audio: the name is impossible ({error})", where) from error
-    if source.is_dir():
+    if not is_member and source.is_dir():
         raise DataError("is a folder, expected an audio file", where)
-    if not source.is_file():
+    if not is_member and not source.is_file():
         raise DataError("is a pipe or a device, expected an audio file", where)
     if size == 0:
         raise DataError("the file is empty (0 bytes)", where)
     return size
 
 
-def _of_address(scheme: str, name: str) -> str:
+def _no_address(scheme: str, name: str) -> str:
+    """Say what to do instead of naming an address."""
     if scheme == "file":
         return "is an address, expected a file's name: leave file:// away"
     address = re.sub(r":/+", "://", name, count=1)  # a path has lost a slash

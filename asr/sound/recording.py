@@ -8,49 +8,74 @@ channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from asr.data.manifest import Channel
 from asr.errors import DataError
-from asr.sound.decoders import Decoder, Samples
+from asr.sound.decoders import Samples, SoundDecoder
 
 Wave = npt.NDArray[np.float32]
 #: durations in manifests and tables are rounded, and a codec's padding moves the end
 SLACK_S = 0.02
-#: what is decoded at once where nobody knows how much there is
+#: seconds that are decoded, resampled and given at a time
 BLOCK_S = 10.0
 #: no speech has a lower sample rate: a header with one is damaged
 LOWEST_HZ = 1000
 
 
 class Recording:
-    """Hold decoded sound that can be read from any place.
+    """Hold decoded sound that can be read from any place; a context manager.
 
     ``frames`` is the exact number of samples, or None if it is known only at the end. ``duration_s`` is the container's
     length if ``frames`` is None, or None. ``truncated`` is the reason why the sound is cut or damaged, as far as it is
-    known so far (empty: whole). ``notes`` describe what was done to read it.
+    known so far (empty: whole). ``notes`` describe what was done to read it. ``format`` is libsndfile's name of the
+    format, or ``ffmpeg``.
 
     Args:
         where: its name in errors.
+        closing: what ``close`` closes.
 
     Raises:
         DataError: its rate is too low for speech.
     """
 
-    def __init__(self, decoder: Decoder, where: str | Path, truncated: str = "", notes: tuple[str, ...] = ()) -> None:
-        self._decoder, self._where = decoder, where
-        self.truncated, self.notes = truncated, notes
-        self.rate_hz, self.channels = decoder.rate_hz, decoder.channels
-        self.frames, self.duration_s = decoder.frames, decoder.duration_s
-        self._at = 0
-        if self.rate_hz < LOWEST_HZ:
+    def __init__(self, decoder: SoundDecoder, where: str | Path, closing: ExitStack | None = None) -> None:
+        if decoder.rate_hz < LOWEST_HZ:
             raise DataError(
-                f"its header says {self.rate_hz} Hz, which is no rate of speech; the file is damaged", where
+                f"its header says {decoder.rate_hz} Hz, which is no rate of speech; the file is damaged", where
             )
+        self._decoder = decoder
+        self._where = where
+        self._closing = closing or ExitStack()
+        self._at = 0
+        self.rate_hz = decoder.rate_hz
+        self.channels = decoder.channels
+        self.frames = decoder.frames
+        self.duration_s = decoder.duration_s
+        self.format = decoder.format
+        self.truncated = decoder.truncated
+        self.notes = decoder.notes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and end ffmpeg; further calls do nothing."""
+        self._closing.close()
+
+    @property
+    def damage(self) -> str:
+        """Return the reason why a decoder gave up, once it did."""
+        return self._decoder.damage
 
     def skip(self, frame: int) -> int:
         """Go to a frame, counted from the start of the file; return the position: that frame, or the end."""
@@ -73,13 +98,9 @@ class Recording:
                 f"truncated: the header promises {self.frames:,} samples, only {self._at:,} could be decoded"
             )
 
-    def measure(self, *, check_end: bool = False) -> int:
-        """Return the number of samples that are there; decode everything if it is unknown.
-
-        Args:
-            check_end: read the last sample, as the header may promise more than there is.
-        """
-        if self.frames is not None and not (check_end and self.frames and not self._holds(self.frames - 1)):
+    def measure(self) -> int:
+        """Return the number of samples that are there; decode everything if nothing else tells it."""
+        if self.frames is not None and self._is_complete(self.frames):
             return self.frames
         self.truncated = ""
         self.skip(0)
@@ -88,28 +109,19 @@ class Recording:
             pass
         return self._at
 
-    @property
-    def damage(self) -> str:
-        """Return the reason why a decoder gave up, once it did."""
-        return self._decoder.damage
-
-    def _holds(self, frame: int) -> bool:
-        return self.skip(frame) == frame and len(self.read(1)) == 1
+    def _is_complete(self, frames: int) -> bool:
+        """Check whether the last sample is there: a FLAC header holds no size in bytes that would show it."""
+        if self.format != "FLAC" or not frames:
+            return True
+        return self.skip(frames - 1) == frames - 1 and len(self.read(1)) == 1
 
     def waves(
-        self,
-        start_s: float = 0.0,
-        end_s: float | None = None,
-        *,
-        channel: Channel,
-        block_s: float | None = None,
-        whole: bool = False,
+        self, start_s: float = 0.0, end_s: float | None = None, *, channel: Channel, whole: bool = False
     ) -> Iterator[Wave]:
-        """Yield the samples of a part, block by block. Shapes: (n,).
+        """Yield the samples of a part, in blocks of ``BLOCK_S``. Shapes: (n,).
 
         Args:
             channel: the channel, counted from 1, or "mix", the average of all.
-            block_s: seconds per block; default: the whole part, if its length is known.
             whole: raise an error if a cut file lacks some of the part; else yield the samples that are there, and
                 ``truncated`` is the reason why some are missing.
 
@@ -122,20 +134,20 @@ class Recording:
         if self.skip(start) < start:
             self._note_end()
             self._check_reaches(self._at, start, stop, whole)
-        block = round((BLOCK_S if block_s is None else block_s) * self.rate_hz)
+
+        block = round(BLOCK_S * self.rate_hz)
         slack = round(SLACK_S * self.rate_hz) if start == 0 and self.frames is None else 0
         ended = False
         while not ended and (stop is None or self._at < stop):
-            at, wanted = self._at, block
-            if stop is not None:
-                left = stop - at
-                wanted = left if block_s is None and self.frames is not None else min(block, left)
+            at = self._at
+            wanted = block if stop is None else min(block, stop - at)
             samples = self.read(wanted)
             ended = len(samples) < wanted
-            if not ended and self._at == stop and slack:
+            if slack and not ended and self._at == stop:
                 samples = np.concatenate([samples, self._rest(slack)])
             if len(samples):
                 yield self._finite(one_channel(samples, channel), at)
+
         if ended:
             self._check_reaches(self._at, start, stop, whole)
         if self._at == start:
@@ -159,6 +171,7 @@ class Recording:
         total = self.frames
         if total is None:
             return start, stop
+
         if not total:
             raise DataError(self.truncated or "the audio has no samples", self._where)
         if stop is None and whole and self.truncated:
@@ -170,21 +183,15 @@ class Recording:
 
     def _check_reaches(self, total: int, start: int, stop: int | None, whole: bool) -> None:
         """Check that the part is there; ``total``: the end of the file."""
+        start_s, end_s = start / self.rate_hz, total / self.rate_hz
         beyond = stop is not None and stop - total > SLACK_S * self.rate_hz
-        if start and start >= total:
-            if self.truncated:
-                raise DataError(self.truncated, self._where)
-            raise DataError(
-                f"the part starts at {start / self.rate_hz:.2f} s, the audio ends at {total / self.rate_hz:.2f} s",
-                self._where,
-            )
-        if self.truncated:
-            if whole and (beyond or stop is None):
-                raise DataError(self.truncated, self._where)
-        elif beyond and stop is not None:
-            raise DataError(
-                f"the part ends at {stop / self.rate_hz:.2f} s, the audio at {total / self.rate_hz:.2f} s", self._where
-            )
+        starts_beyond = start > 0 and start >= total
+        if self.truncated and (starts_beyond or (whole and (beyond or stop is None))):
+            raise DataError(self.truncated, self._where)
+        if starts_beyond:
+            raise DataError(f"the part starts at {start_s:.2f} s, the audio ends at {end_s:.2f} s", self._where)
+        if beyond and stop is not None and not self.truncated:
+            raise DataError(f"the part ends at {stop / self.rate_hz:.2f} s, the audio at {end_s:.2f} s", self._where)
 
     def _finite(self, wave_n: Wave, at: int) -> Wave:
         if not np.isfinite(wave_n).all():
@@ -195,7 +202,24 @@ class Recording:
 
 def one_channel(samples_nc: npt.NDArray[np.float32], channel: Channel) -> Wave:
     """Return one channel, counted from 1, or "mix", the average of all. Shapes: (n, c) -> (n,)."""
-    if channel == "mix":
+    if channel == "mix" and samples_nc.shape[1] > 1:
         mixed: Wave = samples_nc.mean(axis=1, dtype=np.float32)
-        return mixed if samples_nc.shape[1] > 1 else np.ascontiguousarray(samples_nc[:, 0])
-    return np.ascontiguousarray(samples_nc[:, channel - 1])
+        return mixed
+    return np.ascontiguousarray(samples_nc[:, 0 if channel == "mix" else channel - 1])
+
+
+def in_blocks(waves: Iterable[Wave], size: int) -> Iterator[Wave]:
+    """Yield the samples of all arrays in arrays of one size, the last one shorter."""
+    held: list[Wave] = []
+    count = 0
+    for wave_n in waves:
+        held.append(wave_n)
+        count += len(wave_n)
+        if count >= size:
+            all_n = np.concatenate(held)
+            whole = count - count % size
+            yield from np.split(all_n[:whole], whole // size)
+            held = [all_n[whole:]]
+            count -= whole
+    if count:
+        yield np.concatenate(held)

@@ -5,28 +5,30 @@ from __future__ import annotations
 import io
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, BinaryIO
 
 #: bytes of our own, or (start, length) in the file
-Piece = bytes | tuple[int, int]
+FilePart = bytes | tuple[int, int]
+#: read up to so many bytes from an offset of a file: ``read_at(count, offset)``
+ReadAt = Callable[[int, int], bytes]
 #: size of the end of an MP3 file in which a decoder looks for a tag
 _TAG_BYTES = 128
 
 
 class Spliced(io.RawIOBase):
-    """Read the pieces one after the other.
+    """Read the parts one after the other.
 
     Args:
         claimed: the size that the file reports, if a decoder computes the length of the recording from it. Between the
-            end of the pieces and this size there is nothing to read, except for zeros where a tag would be.
+            end of the parts and this size there is nothing to read, except for zeros where a tag would be.
     """
 
-    def __init__(self, file: BinaryIO, pieces: Sequence[Piece], claimed: int = 0) -> None:
-        self._file = file
-        self._pieces = [piece for piece in pieces if _length(piece)]
-        self._ends = list(accumulate(map(_length, self._pieces)))
+    def __init__(self, read_at: ReadAt, parts: Sequence[FilePart], claimed: int = 0) -> None:
+        self._read_at = read_at
+        self._parts = [part for part in parts if _length(part)]
+        self._ends = list(accumulate(map(_length, self._parts)))
         self._size = max(claimed, self._ends[-1] if self._ends else 0)
         self._at = 0
 
@@ -35,9 +37,6 @@ class Spliced(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
-
-    def tell(self) -> int:
-        return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
@@ -52,23 +51,33 @@ class Spliced(io.RawIOBase):
         return done
 
     def _next(self, count: int) -> bytes:
-        """Return bytes from the current position, up to the end of a piece."""
+        """Return bytes from the current position, up to the end of a part."""
         i = bisect_right(self._ends, self._at)
         if i == len(self._ends):
             left = self._size - self._at
             content = bytes(max(0, min(count, left))) if left <= _TAG_BYTES else b""
         else:
-            piece = self._pieces[i]
-            skipped = self._at - (self._ends[i] - _length(piece))
+            part = self._parts[i]
+            skipped = self._at - (self._ends[i] - _length(part))
             count = min(count, self._ends[i] - self._at)
-            if isinstance(piece, bytes):
-                content = piece[skipped : skipped + count]
+            if isinstance(part, bytes):
+                content = part[skipped : skipped + count]
             else:
-                self._file.seek(piece[0] + skipped)
-                content = self._file.read(count)
+                content = self._read_at(count, part[0] + skipped)
+
         self._at += len(content)
         return content
 
 
-def _length(piece: Piece) -> int:
-    return len(piece) if isinstance(piece, bytes) else piece[1]
+def reader_at(file: BinaryIO) -> ReadAt:
+    """Return a function that reads an open file at an offset."""
+
+    def read_at(count: int, offset: int) -> bytes:
+        file.seek(offset)
+        return file.read(count)
+
+    return read_at
+
+
+def _length(part: FilePart) -> int:
+    return len(part) if isinstance(part, bytes) else part[1]
