@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from asr.align import _gaps, align_text, spell
+from asr.align import _gaps, align_text
 from asr.alignment import best_path
 from asr.alignment.forced import force_align
+from asr.alignment.spelling import spell_for
 from asr.data.targets import min_steps
 from asr.data.text import NORMALIZATIONS, normalize
 from asr.data.tokenizer import CharTokenizer, SubwordTokenizer
@@ -269,9 +270,9 @@ def test_words_keep_the_spelling_of_their_author():
 )
 def test_every_normalised_word_belongs_to_one_word_of_the_author(text, profile):
     tokenizer = CharTokenizer(tuple(sorted(set(normalize(text, profile)) | {" "})))
-    spelling = spell(text, tokenizer, profile)
+    spelling = spell_for(tokenizer, text, profile)
     assert sum(size for _, size in spelling.words) == len(spelling.text.split())
-    own = [word for word, _ in spelling.words] + spelling.unsaid
+    own = [word for word, _ in spelling.words] + spelling.unspoken
     assert sorted(own) == sorted(text.split()) or own == spelling.text.split()
 
 
@@ -377,7 +378,7 @@ def test_a_letter_that_the_model_has_in_the_other_case_is_taken_in_that_case():
     ]
     assert lower.transcript.text == "hello World" and lower.reference == "HELLO WORLD" and lower.gap == upper.gap
     both = CharTokenizer(tuple(" Helo"))  # a model of both cases: what it writes stays, the rest is folded
-    assert spell("Hello HELLO", both, "none").text == "Hello Hello"
+    assert spell_for(both, "Hello HELLO", "none").text == "Hello Hello"
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_a_list_gives_a_list_and_misuse_is_said(recognizer, waves):
     assert recognizer.transcribe([]) == []
     with pytest.raises(ValueError, match="samples need their rate"):
         recognizer.transcribe(np.zeros(16000, np.float32))
-    with pytest.raises(ValueError, match="a file states its own"):
+    with pytest.raises(ValueError, match="files state their own"):
         recognizer.transcribe(waves[0], sample_rate_hz=16000)
     with pytest.raises(ValueError, match="files state their own"):
         recognizer.transcribe(waves, sample_rate_hz=16000)
