@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from asr.decode.types import TimedWord
 from asr.errors import ConfigError
 from asr.outputs import FORMATS, Layout, document, on_stdout, parse_formats, render
-from asr.outputs.timing import in_order, one_line, segments, stamp, to_ms
+from asr.outputs.timing import clean_line, in_order, segments, stamp, to_ms
 from asr.scoring import nist
 from asr.scoring.transcripts import read
 from asr.transcript import Alternative, Seam, Segment, Transcript, segments_of
@@ -66,7 +66,7 @@ NOTHING = Transcript("a b.wav", "", 2.0, -0.1)
 def spoken(one: Transcript) -> list[tuple[str, int, int]]:
     """The words that show something, with the times that are written."""
     all_words = [word for segment in segments(one) for word in segment.words]
-    return [(one_line(word.text), word.start_ms, word.end_ms) for word in all_words if one_line(word.text)]
+    return [(clean_line(word.text), word.start_ms, word.end_ms) for word in all_words if clean_line(word.text)]
 
 
 # Which format is asked for
@@ -250,7 +250,7 @@ def test_tsv_is_read_by_csv_with_three_whole_columns(one):
     rows = list(csv.reader(io.StringIO(render(one, "tsv"), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
     assert rows[0] == ["start", "end", "text"]
     assert [(int(start), int(end), text) for start, end, text in rows[1:]] == [
-        (s.start_ms, s.end_ms, one_line(s.text)) for s in segments(one)
+        (s.start_ms, s.end_ms, clean_line(s.text)) for s in segments(one)
     ]
 
 

@@ -157,19 +157,6 @@ def test_an_output_never_takes_the_place_of_an_input(tmp_path, monkeypatch):
     Targets(["a"], ["srt"], tmp_path, inputs=[recording])
 
 
-def test_one_recording_in_one_format_can_have_a_file_of_any_name(tmp_path):
-    targets = Targets(["a.wav"], ["srt"], tmp_path / "deep" / "subtitles.txt", one_file=True)
-    assert targets.write(GO, "a.wav") == [tmp_path / "deep" / "subtitles.txt"]
-    assert targets.done("a.wav")
-    for names, formats in ((["a", "b"], ["srt"]), (["a"], ["srt", "vtt"])):
-        with pytest.raises(ConfigError, match="one file holds one recording in one format"):
-            Targets(names, formats, tmp_path / "x", one_file=True)
-    with pytest.raises(ConfigError, match="is an input"):
-        Targets(
-            ["a.wav"], ["srt"], tmp_path / "deep" / "subtitles.txt", one_file=True, inputs=targets.write(GO, "a.wav")
-        )
-
-
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("one", [GO, NOTHING], ids=["words", "no words"])
 def test_done_means_all_files_are_there_and_whole(tmp_path, format, one):

@@ -1,4 +1,4 @@
-"""Transcripts as the files that people's tools read: text, subtitles, Whisper's JSON, NIST's ctm, Praat's TextGrid.
+"""Write transcripts as the files that people's tools read: text, subtitles, Whisper's JSON, ctm, TextGrid.
 
 ``docs/outputs.md`` shows each.
 
@@ -21,6 +21,14 @@ from asr.outputs.targets import Target, Targets
 from asr.outputs.whisper import document
 
 __all__ = [
-    "FORMATS", "Layout", "Target", "Targets", "document", "on_stdout", "parse_formats", "recording_id", "recording_ids",
+    "FORMATS",
+    "Layout",
+    "Target",
+    "Targets",
+    "document",
+    "on_stdout",
+    "parse_formats",
+    "recording_id",
+    "recording_ids",
     "render",
-]  # fmt: skip
+]

@@ -1,4 +1,4 @@
-"""The formats by name: which there are, which are asked for, and what a transcript is in each."""
+"""Choose output formats by name, and write a transcript in one of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from asr.outputs.layout import Layout
 from asr.outputs.names import recording_id
 from asr.transcript import Transcript
 
-#: what a transcript can be written as; each is also the end of its file's name
+#: the formats of transcripts; each is also the end of its file's name
 FORMATS = ("txt", "srt", "vtt", "tsv", "json", "jsonl", "ctm", "TextGrid")
-#: those in which several recordings, one after the other, are still a file of the format, and say which is which
+#: formats in which several recordings can follow each other in one file, each with its name
 _MANY = ("jsonl", "ctm")
 
 _WRITERS: dict[str, Callable[[Transcript, Layout, str], str]] = {
@@ -28,47 +28,45 @@ _WRITERS: dict[str, Callable[[Transcript, Layout, str], str]] = {
 
 
 def parse_formats(asked: Sequence[str]) -> tuple[str, ...]:
-    """The formats that are asked for, each once, in the order asked; ``all`` is every one.
+    """Return the formats that are asked for, each once, in the order asked; ``all`` is every one.
 
     >>> parse_formats(["srt,textgrid", "TXT"])
     ('srt', 'TextGrid', 'txt')
 
     Raises:
-        ConfigError: a name is unknown, or there is none where some were expected.
+        ConfigError: a name is unknown, or only separators are given.
     """
     known = {name.lower(): (name,) for name in FORMATS} | {"all": FORMATS}
-    found: dict[str, None] = {}
-    for name in (part.strip() for each in asked for part in each.split(",")):
-        if not name:
-            continue
+    found: list[str] = []
+    for name in filter(None, map(str.strip, ",".join(asked).split(","))):
         if name.lower() not in known:
-            names = [*FORMATS, "all"]
             near = nearest(name.lower().lstrip("."), known)
-            raise ConfigError(f"unknown format '{name}'{near} (known: {', '.join(names)})")
-        found.update(dict.fromkeys(known[name.lower()]))
+            raise ConfigError(f"unknown format '{name}'{near} (known: {', '.join(FORMATS)}, all)")
+        found += known[name.lower()]
     if asked and not found:
         raise ConfigError(f"no format is named (known: {', '.join(FORMATS)}, all)")
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 def render(
     transcript: Transcript, format: str, layout: Layout = Layout(), name: str = "", id_: str | None = None
 ) -> str:
-    """The content of the file of one format.
+    """Return the content of the file of one format.
 
     Args:
         format: one of ``FORMATS``.
-        name: what ``jsonl`` and ``ctm`` call the recording, less an audio suffix; by default its file's name.
-        id_: the same, as it is: an id may end like a file.
+        name: the recording's name, which ``jsonl`` and ``ctm`` state without its audio suffix; default: the file's.
+        id_: the recording's id, which is stated as it is.
     """
     if format not in _WRITERS:
         raise ConfigError(f"unknown format '{format}'{nearest(format, FORMATS)} (known: {', '.join(FORMATS)})")
-    own = recording_id(name or transcript.path.rpartition("/")[2]) if id_ is None else id_
-    return _WRITERS[format](transcript, layout, own)
+    if id_ is None:
+        id_ = recording_id(name or transcript.path.rpartition("/")[2])
+    return _WRITERS[format](transcript, layout, id_)
 
 
 def on_stdout(format: str, inputs: int) -> bool:
-    """Whether so many recordings can be printed one after the other, and what comes is of the format.
+    """Check whether so many recordings can be printed one after the other in one file of the format.
 
     >>> on_stdout("ctm", 3), on_stdout("txt", 3), on_stdout("txt", 1)
     (True, False, True)

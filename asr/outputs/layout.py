@@ -1,4 +1,4 @@
-"""How a transcript is laid out for reading: the choices that formats for people leave open."""
+"""Lay out a transcript for reading: the choices that formats for people leave open."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from asr.errors import ConfigError
 
 @dataclass(frozen=True)
 class Layout:
-    """What subtitles and plain text look like.
+    """Say what subtitles and plain text look like.
 
-    ``word_times``: subtitles underline each word while it is said, and ``txt`` has one word a line with its times.
-    ``max_line_width`` is in columns: a Latin letter is one, a Chinese character two. The defaults are what subtitling
-    guides for Latin scripts ask for.
+    ``word_times``: subtitles underline each word while it is said, and ``txt`` has one word per line with its times.
+    ``max_line_width`` is in columns: a Latin letter is one, a Chinese character two.
 
-    Source: Netflix Timed Text Style Guide, general requirements: 42 characters a line, two lines.
+    Source: Netflix Timed Text Style Guide, general requirements: 42 characters per line, two lines.
 
     Raises:
         ConfigError: a line or a count of lines below 1.

@@ -1,4 +1,4 @@
-"""What a recording is called: as an id in a file, and as a path under a folder of outputs."""
+"""Name recordings: as an id in a file, and as a path under a folder of outputs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import PurePosixPath
 
 from asr.sound.reader import SUFFIXES
 
-#: what no file name should hold: control characters, halves of characters (but those that stand for a single byte)
+#: what no file name should hold: control characters, half characters (except those that stand for a single byte)
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udc7f\udd00-\udfff]" + (r'|[<>:"|?*\\]' * (os.name == "nt")))
 #: bytes of a name before its suffix; file systems end at 255, and a file that is being written has a longer name
 _LONGEST = 200
 
 
 def recording_id(name: str) -> str:
-    """The name without a suffix of audio or video, which says what the file is, not which one; an id keeps its dots.
+    """Return a name without a suffix of audio or video; an id keeps its dots.
 
     >>> recording_id("sub/a.WAV"), recording_id("speaker.01")
     ('sub/a', 'speaker.01')
@@ -28,18 +28,19 @@ def recording_id(name: str) -> str:
 
 
 def recording_ids(names: Sequence[str]) -> list[str]:
-    """The ids of recordings by their names, no two alike: the suffix stays where it alone tells them apart.
+    """Return ids for recordings by their names, no two alike: a suffix stays if it alone tells two apart.
 
     >>> recording_ids(["a.wav", "b.wav", "b.flac"])
     ['a', 'b.wav', 'b.flac']
     """
     short = [recording_id(name) for name in names]
     count = Counter([*short, *names])
-    return [own if count[own] == 1 + (own == name) else name for own, name in zip(short, names, strict=True)]
+    # A name that has no suffix is counted twice.
+    return [id_ if count[id_] == 1 + (id_ == name) else name for id_, name in zip(short, names, strict=True)]
 
 
 def relative_stem(name: str) -> str:
-    """Where the outputs of a name belong under a folder, without a suffix: never outside of it.
+    """Return the path of a recording's outputs under a folder, without a suffix: never outside of the folder.
 
     Of an absolute path the last component is kept, of one with ``..`` what comes after it.
 
@@ -55,7 +56,7 @@ def relative_stem(name: str) -> str:
 
 
 def _safe(part: str) -> str:
-    """One component; a long one is cut, and a digest keeps it apart from others."""
+    """Return one component of a path; a long one is cut, and a digest keeps it apart from others."""
     part = _ODD.sub("_", part)
     content = os.fsencode(part)
     if len(content) <= _LONGEST:

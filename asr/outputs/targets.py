@@ -1,4 +1,4 @@
-"""Where the outputs of many recordings go: settled before any work, as is which ones cannot go there."""
+"""Settle before any work where the outputs of many recordings go, and which ones cannot go there."""
 
 from __future__ import annotations
 
@@ -19,64 +19,57 @@ from asr.transcript import Transcript
 
 @dataclass(frozen=True)
 class Target:
-    """A file to write, and what it will hold."""
+    """Name a file to write, and its format."""
 
     format: str
     path: Path
 
 
 class Targets:
-    """The files of each recording, known by its name: a path relative to where it was found, or a manifest's id.
+    """Hold the files of each recording, known by its name: a path relative to its folder, or a manifest's id.
 
     ``sub/a.wav`` gives ``OUT/sub/a.srt`` and so on. Nothing is written outside of ``out``, whatever a name holds.
+    ``clashes`` says by name why files cannot be written: another recording's have their names.
+
+    Args:
+        formats: as ``parse_formats`` gives them.
+        out: the folder; it is made.
+        inputs: files that must not be written over; default: the names, taken as paths.
+
+    Raises:
+        ConfigError: a name comes twice, an output is an input, or the folder cannot be made or written to.
     """
 
     def __init__(
-        self,
-        names: Sequence[str],
-        formats: Sequence[str],
-        out: Path,
-        *,
-        one_file: bool = False,
-        inputs: Iterable[str | Path] | None = None,
+        self, names: Sequence[str], formats: Sequence[str], out: Path, *, inputs: Iterable[str | Path] | None = None
     ) -> None:
-        """Settles every file, and makes the folder.
-
-        Args:
-            formats: as ``parse_formats`` gives them.
-            one_file: ``out`` is the file itself, of one recording in one format; otherwise a folder.
-            inputs: files that must not be written over; by default the names, taken as paths.
-
-        Raises:
-            ConfigError: a name comes twice, an output is an input, or the folder cannot be made or written to.
-        """
         self._targets: dict[str, tuple[Target, ...]] = {}
-        if one_file and (len(names) != 1 or len(formats) != 1):
-            got = f"{len(names)} recordings in {len(formats)} formats"
-            raise ConfigError(f"{out}: one file holds one recording in one format, got {got}; name a folder")
         for name in names:
             if name in self._targets:
                 raise ConfigError(f"'{name}' is given twice; give each recording once")
             stem = relative_stem(name)
-            self._targets[name] = tuple(Target(f, out if one_file else out / f"{stem}.{f}") for f in formats)
-        #: name -> why its files cannot be written: another recording's have those names
-        self.clashes = {} if one_file else _clashes(self._targets, out)
+            self._targets[name] = tuple(Target(format, out / f"{stem}.{format}") for format in formats)
+
+        self.clashes = _clashes(self._targets, out)
+        usable = [targets for name, targets in self._targets.items() if name not in self.clashes]
+        paths = [target.path for targets in usable for target in targets]
         try:
-            _check_folders({target.path.parent for target in self._all()} | ({out.parent} if one_file else {out}), out)
-            _check_files(self._all(), names if inputs is None else inputs)
+            _check_folders({path.parent for path in paths} | {out})
+            out.mkdir(parents=True, exist_ok=True)
+            _check_files(paths, names if inputs is None else inputs)
         except OSError as error:
             raise ConfigError(f"{out}: cannot write there: {os_reason(error)}") from error
 
     def of(self, name: str) -> tuple[Target, ...]:
-        """The files of one recording, in the order of the formats."""
+        """Return the files of one recording, in the order of the formats."""
         return self._targets[name]
 
     def done(self, name: str) -> bool:
-        """Whether all its files are there and whole, so that the work need not be done again."""
+        """Check whether all files of a recording are there and whole, so that the work need not be done again."""
         return name not in self.clashes and all(_is_whole(target) for target in self.of(name))
 
     def write(self, transcript: Transcript, name: str, layout: Layout = Layout(), id_: str | None = None) -> list[Path]:
-        """Writes all its files, each atomically, and returns their paths; ``id_`` as in ``render``.
+        """Write all files of a recording, each atomically, and return their paths; ``id_`` as in ``render``.
 
         Raises:
             DataError: one cannot be written; those before it are there.
@@ -90,58 +83,57 @@ class Targets:
                 raise DataError(f"cannot write: {os_reason(error)}", target.path) from error
         return [target.path for target in self.of(name)]
 
-    def _all(self) -> list[Target]:
-        return [target for name, targets in self._targets.items() if name not in self.clashes for target in targets]
-
 
 def _key(path: Path) -> str:
-    """Equal for paths that some file systems do not tell apart: by case, or by how an accent is encoded."""
+    """Return what is equal for paths that some file systems do not tell apart: by case, or by an accent's encoding."""
     return unicodedata.normalize("NFC", str(path).casefold())
 
 
-def _clashes(targets: dict[str, tuple[Target, ...]], out: Path) -> dict[str, str]:
-    """Recordings whose files would have the names of an earlier one's, also where case is not told apart; and why."""
+def _clashes(targets_of: dict[str, tuple[Target, ...]], out: Path) -> dict[str, str]:
+    """Return by name why a recording's files cannot be written: an earlier one's have their names, but for case."""
     owner: dict[str, str] = {}
     clashes: dict[str, str] = {}
-    for name, each in targets.items():
-        first = next((owner[key] for key in (_key(target.path) for target in each) if key in owner), None)
+    for name, targets in targets_of.items():
+        keys = [_key(target.path) for target in targets]
+        first = next((owner[key] for key in keys if key in owner), None)
         if first is None:
-            owner |= {_key(target.path): name for target in each}
+            owner |= dict.fromkeys(keys, name)
         else:
-            what = f"'{first}' and '{name}' would both be written to {each[0].path}"
-            clashes[name] = f"{what}; transcribe the second into another folder, or rename it"
-    for name, each in targets.items():
-        for parent in each[0].path.relative_to(out).parents if each else ():
+            both = f"'{first}' and '{name}' would both be written to {targets[0].path}"
+            clashes[name] = f"{both}; transcribe the second into another folder, or rename it"
+
+    for name, targets in targets_of.items():
+        for parent in targets[0].path.relative_to(out).parents if targets else ():
             other = owner.get(_key(out / parent))
             if other is not None and parent != Path():
                 clashes[name] = f"{out / parent} would be a file (of '{other}') and a folder (of '{name}')"
     return clashes
 
 
-def _check_folders(folders: set[Path], out: Path) -> None:
-    """Refuses folders that cannot be made; makes the one that was named."""
+def _check_folders(folders: set[Path]) -> None:
+    """Refuse folders that cannot be made or written to."""
     for folder in sorted(folders):
-        there = folder
-        while not os.path.lexists(there) and there != there.parent:
-            there = there.parent
-        if not there.is_dir():
-            raise ConfigError(f"{folder}: cannot write there: {there} is no folder")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise ConfigError(f"{folder}: cannot write there: no permission in {there}, or a read-only file system")
-    for folder in {out} & folders:
-        folder.mkdir(parents=True, exist_ok=True)
+        existing = folder
+        while not os.path.lexists(existing) and existing != existing.parent:
+            existing = existing.parent
+        if not existing.is_dir():
+            raise ConfigError(f"{folder}: cannot write there: {existing} is no folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise ConfigError(f"{folder}: cannot write there: no permission in {existing}, or a read-only file system")
 
 
-def _check_files(targets: Iterable[Target], inputs: Iterable[str | Path]) -> None:
+def _check_files(paths: Iterable[Path], inputs: Iterable[str | Path]) -> None:
+    """Refuse to write over inputs and folders."""
     taken = {_identity(Path(path)) for path in inputs} - {None}
-    for target in targets:
-        if target.path.is_dir():
-            raise ConfigError(f"{target.path}: is a folder, and a file of this name is to be written")
-        if taken and _identity(target.path) in taken:
-            raise ConfigError(f"{target.path}: is an input, and would be written over; name another folder")
+    for path in paths:
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a folder, and a file of this name is to be written")
+        if taken and _identity(path) in taken:
+            raise ConfigError(f"{path}: is an input, and would be written over; name another folder")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what is equal for two names of one file."""
     try:
         found = path.stat()
     except (OSError, ValueError):  # not there; or no file name at all
@@ -149,12 +141,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-#: how a whole file begins, where the format says so
+#: how a whole file begins, if its format says so
 _HEADS = {"vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n", "TextGrid": 'File type = "ooTextFile"\n'}
 
 
 def _is_whole(target: Target) -> bool:
-    """There, and not cut: files are written whole or not at all, but copies of them may not be."""
+    """Check that a file is there and not cut: it was written whole or not at all, but a copy of it may be cut."""
     try:
         if not target.path.is_file():
             return False

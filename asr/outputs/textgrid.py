@@ -1,4 +1,4 @@
-"""Praat's TextGrid, in its long text format.
+"""Write Praat's TextGrid, in its long text format.
 
 A tier is a row of intervals from 0 to the end, each beginning where the one before ends, none without length: silence
 is an interval with an empty text, and a word of no length gets a millisecond.
@@ -17,15 +17,16 @@ Interval = tuple[int, int, str]
 
 
 def textgrid(transcript: Transcript) -> str:
-    """Tiers ``words``, ``characters`` (where alignment gave them) and ``segments``."""
+    """Write the tiers ``words``, ``characters`` (of alignments) and ``segments``."""
     found = segments(transcript)
     tiers = {"words": _placed(word for segment in found for word in spoken(segment.words))}
     characters = [each for segment in transcript.segments for each in segment.characters]
     if characters:
         tiers["characters"] = _placed(spoken(in_order(characters)))
     tiers["segments"] = _placed(spoken([Word(s.text, s.start_ms, s.end_ms) for s in found]))
+
     # At least a millisecond: Praat opens no grid without length.
-    end = max(1, to_ms(transcript.duration_s), *(each[-1][1] for each in tiers.values() if each))
+    end = max(1, to_ms(transcript.duration_s), *(intervals[-1][1] for intervals in tiers.values() if intervals))
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0 ", f"xmax = {_s(end)} "]
     lines += ["tiers? <exists> ", f"size = {len(tiers)} ", "item []: "]
     for number, (name, intervals) in enumerate(tiers.items(), start=1):
@@ -48,7 +49,7 @@ def _tier(name: str, intervals: list[Interval], end: int) -> Iterable[str]:
 
 
 def _placed(words: Iterable[Word]) -> list[Interval]:
-    """Words as intervals of at least a millisecond, each after the one before."""
+    """Return words as intervals of at least a millisecond, each after the one before."""
     placed: list[Interval] = []
     for word in words:
         start_ms = max(word.start_ms, placed[-1][1] if placed else 0)
@@ -57,7 +58,7 @@ def _placed(words: Iterable[Word]) -> list[Interval]:
 
 
 def _filled(intervals: list[Interval], end: int) -> list[Interval]:
-    """The intervals, and empty ones wherever nothing is said."""
+    """Return the intervals, and empty ones wherever nothing is said."""
     filled: list[Interval] = []
     at = 0
     for start_ms, end_ms, text in intervals:
@@ -69,5 +70,5 @@ def _filled(intervals: list[Interval], end: int) -> list[Interval]:
 
 
 def _s(ms: int) -> str:
-    """Seconds with no more digits than needed, never in scientific notation."""
+    """Return seconds with no more digits than needed, never in scientific notation."""
     return f"{ms // 1000}.{ms % 1000:03d}".rstrip("0").rstrip(".")

@@ -1,14 +1,13 @@
-"""The transcript as a JSON document with Whisper's field names, and as one line of JSON.
+"""Write a transcript as a JSON document with Whisper's field names, and as one line of JSON.
 
-What readers of Whisper's JSON rely on, and what follows:
+Readers of Whisper's JSON need this:
 
-- They join words with nothing between (``"".join(w["word"] …)``: Whisper's own subtitle writers, stable-ts), so words
-  and the texts of segments begin with a space, as Whisper's do. The ``text`` of the whole does not: it is compared and
-  searched, and joined to nothing.
-- stable-ts takes the fields of a segment as arguments and refuses others, so what is ours stands at the top.
-- It refuses times that go back (``asr.outputs.timing`` puts them in order).
-- All fields of a segment are there, so that none is missed. What a CTC model does not have is empty (``tokens``:
-  ids of another vocabulary than Whisper's would be read wrong).
+- Whisper's own subtitle writers and stable-ts join words with nothing between, so words and the texts of segments begin
+  with a space, as Whisper's do. The ``text`` of the whole does not: it is compared and searched, not joined.
+- stable-ts passes the fields of a segment as arguments and refuses others, so our own fields are at the top.
+- stable-ts refuses times that go back; ``asr.outputs.timing`` puts them in order.
+- No field of a segment is missing. Those that a CTC model does not have are empty: ``tokens`` with ids of another
+  vocabulary than Whisper's would be read wrong.
 
 Source: openai-whisper 20250625, whisper/utils.py; stable-ts 2.19.1, stable_whisper/result.py.
 """
@@ -21,48 +20,49 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
-from asr.outputs.timing import Timed, Word, in_order, segments, whole_characters
+from asr.outputs.timing import TimedSegment, Word, in_order, segments, whole_characters
 from asr.scoring.nist import utterance_id
 from asr.transcript import Alternative, Transcript
 
 
 def document(transcript: Transcript) -> dict[str, Any]:
-    """The JSON document. Units: seconds to the millisecond; natural logarithms."""
-    marks = [(i, each) for i, segment in enumerate(transcript.segments) for each in segment.characters]
-    characters = zip((i for i, _ in marks), in_order(each for _, each in marks), strict=True)
-    ours: dict[str, Any] = {
+    """Return the JSON document. Units: seconds to the millisecond; natural logarithms."""
+    own: dict[str, Any] = {
         "channel": transcript.channel,
         "seams": [{"at": round(s.at_s, 3), "kind": s.kind, "length": round(s.length_s, 3)} for s in transcript.seams],
         "truncated": whole_characters(transcript.truncated),
         "notes": [whole_characters(note) for note in transcript.notes],
         "nbest": [_alternative(other) for other in transcript.others],
-        "characters": [{"segment": i, "character": whole_characters(c.text), **_times(c)} for i, c in characters],
+        "characters": _characters(transcript),
     }
-    return {
+    document = {
         "path": whole_characters(transcript.path),
         "text": whole_characters(transcript.text),
         "language": None,
         "duration": round(transcript.duration_s, 3) if math.isfinite(transcript.duration_s) else None,
         "log_prob": _log(transcript.log_prob),
-        **({} if transcript.no_speech_prob is None else {"no_speech_prob": _probability(transcript.no_speech_prob)}),
+        "no_speech_prob": _probability(transcript.no_speech_prob),
         "segments": [_segment(i, segment) for i, segment in enumerate(segments(transcript))],
-    } | {name: value for name, value in ours.items() if value}
+    }
+    if transcript.no_speech_prob is None:
+        del document["no_speech_prob"]
+    return document | {name: value for name, value in own.items() if value}
 
 
 def as_json(transcript: Transcript) -> str:
-    """The document, indented for people."""
+    """Write the document, indented for people."""
     return json.dumps(document(transcript), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_line(transcript: Transcript, id_: str) -> str:
-    """The document on one line, with an ``id`` by which ``asr score`` pairs it; it names a channel but the first."""
+    """Write the document on one line, with an ``id`` for ``asr score``, which names any channel but the first."""
     row = {"id": whole_characters(utterance_id(id_, transcript.channel)), **document(transcript)}
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _segment(number: int, segment: Timed) -> dict[str, Any]:
+def _segment(number: int, segment: TimedSegment) -> dict[str, Any]:
     content = segment.text.encode("utf-8", "replace")
-    # Of each character: the tokens of a CTC model are characters, or pieces that the transcript does not name.
+    # Per character: the tokens of a CTC model are characters, or pieces that the transcript does not name.
     average = None if segment.log_prob is None else _log(segment.log_prob / max(1, len(segment.text)))
     return {
         "id": number,
@@ -77,6 +77,15 @@ def _segment(number: int, segment: Timed) -> dict[str, Any]:
         "no_speech_prob": _probability(segment.no_speech_prob),
         "words": _words(segment.words),
     }
+
+
+def _characters(transcript: Transcript) -> list[dict[str, Any]]:
+    numbers = [i for i, segment in enumerate(transcript.segments) for _ in segment.characters]
+    characters = in_order(c for segment in transcript.segments for c in segment.characters)
+    return [
+        {"segment": i, "character": whole_characters(c.text), **_times(c)}
+        for i, c in zip(numbers, characters, strict=True)
+    ]
 
 
 def _alternative(other: Alternative) -> dict[str, Any]:
