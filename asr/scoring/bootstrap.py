@@ -82,9 +82,11 @@ def resampled_sums(
     if not units:
         return sums_kr
 
+    # All indices at once would take 800 MB for 10,000 units.
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK // units)
     for start in range(0, resamples, block):
+        # The same draw for every kind: differences between kinds are paired.
         drawn = generator.integers(0, units, size=(min(block, resamples - start), units))
         for kind, sums in zip(values, sums_kr, strict=True):
             sums[start : start + len(drawn)] = kind.take(drawn).sum(axis=1)

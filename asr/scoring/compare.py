@@ -93,9 +93,6 @@ def compare(
 
     Resamples are paired: both systems are scored on the same draw, so that what is hard for both does not widen the
     interval. They draw speakers if all are known (``asr.scoring.bootstrap.unit_of``), else utterances.
-
-    Raises:
-        DataError: there are no rows.
     """
     rows = list(utterances)
     rows_a = [(id_, reference, hypothesis) for id_, reference, hypothesis, _ in rows]
@@ -103,7 +100,7 @@ def compare(
     a = score(rows_a, info, alignment, normalization)
     b = score(rows_b, info, alignment, normalization)
 
-    # The paired bootstrap.
+    # Paired: both systems are scored on the same draws.
     errors_a = [one.counts.errors for one in a.per_utterance]
     errors_b = [one.counts.errors for one in b.per_utterance]
 
@@ -112,7 +109,7 @@ def compare(
     a_r, b_r, words_r = resampled_sums([errors_a, errors_b, lengths], speakers)
     words = a.wer.reference_length
 
-    # NIST's test.
+    # NIST's test is defined on sclite's alignment, whatever the rates use.
     aligned_a = align_all([row[1:] for row in rows_a], "sclite")
     aligned_b = align_all([row[1:] for row in rows_b], "sclite")
 

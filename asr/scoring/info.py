@@ -35,6 +35,7 @@ def merge_info(*sources: Mapping[str, UtteranceInfo]) -> dict[str, UtteranceInfo
 
     for source in sources:
         for id_, info in source.items():
+            # Sources come in the order of their rank: what an earlier one knows stays.
             first = merged.get(id_, NO_INFO)
             merged[id_] = UtteranceInfo(
                 speaker=first.speaker or info.speaker,

@@ -55,6 +55,7 @@ def kind_of(path: Path) -> Kind:
     if path.is_dir():
         return "folder"
     suffix = path.suffix.lower()
+    # NIST's formats go by their name; all others by what they hold.
     if suffix in (".trn", ".ctm", ".stm"):
         return suffix[1:]  # type: ignore[return-value]
     lines = [line for _, line in itertools.islice(numbered_lines(path), _LOOKED_AT)]
@@ -65,6 +66,7 @@ def kind_of(path: Path) -> Kind:
         if pattern.match(lines[0]):
             raise DataError(f"{what} is not read; give lines of 'id text', .trn, .ctm, .stm, JSON, SRT or VTT", path)
 
+    # The first lines tell documents, subtitles and tables.
     if lines[0].lstrip()[:1] in ("{", "["):
         return _json_kind(path, lines)
     if lines[0].startswith("WEBVTT"):
@@ -77,6 +79,7 @@ def kind_of(path: Path) -> Kind:
         columns = f"an id ({', '.join(ID_COLUMNS[:3])}, …, path) and a text ({', '.join(REFERENCE_COLUMNS)})"
         raise DataError(f"a CSV file without a header line that names {columns}; got {lines[0].strip()[:60]!r}", path)
 
+    # Every line must fit: a sentence may happen to look like one line of a ctm.
     content = [line for line in lines if not line.startswith(";;")] or lines
     for kind, pattern in _LINES.items():
         if all(map(pattern.fullmatch, content)):

@@ -57,6 +57,7 @@ def error_segments(first: WordAlignment, second: WordAlignment) -> Iterator[tupl
         elif is_word:
             correct += 1
 
+        # Words that both systems get right separate the errors before them from those after.
         if correct == BOUNDARY_WORDS and (errors_a or errors_b):
             yield errors_a, errors_b
             errors_a = errors_b = 0
@@ -78,6 +79,7 @@ def z_test(differences: Sequence[int]) -> MatchedPairs:
         return MatchedPairs(n, 0.0, 0.0, 1.0)
 
     mean = sum(differences) / n
+    # A single segment, or the same difference everywhere, has no spread to test against.
     variance = sum((value - mean) ** 2 for value in differences) / (n - 1) if n > 1 else 0.0
     if not variance:
         return MatchedPairs(n, mean, None, None)

@@ -123,6 +123,7 @@ def read_ctm(path: str | Path) -> dict[str, list[CtmWord]]:
     words: dict[str, list[CtmWord]] = {}
     id_of = ChannelIds(path)
     for number, line in numbered_lines(path):
+        # Our own comment keeps utterances without words, which the format cannot hold.
         if silent := _NO_WORDS.fullmatch(line.strip()):
             words.setdefault(id_of(silent[1], silent[2], number), [])
         if line.lstrip().startswith(";;"):
@@ -134,6 +135,7 @@ def read_ctm(path: str | Path) -> dict[str, list[CtmWord]]:
     if not words:
         raise DataError("the file has no words", path)
 
+    # Lines may come in any order.
     for each in words.values():
         each.sort(key=lambda word: word.start_s)
     return words
@@ -182,11 +184,7 @@ class ChannelIds:
 
 
 def check_id(id_: str, path: Path) -> None:
-    """Refuse an id that a trn or ctm file cannot hold.
-
-    Raises:
-        DataError: it has white space or parentheses, or begins a comment; the file to write is named.
-    """
+    """Refuse an id that a trn or ctm file cannot hold."""
     if not id_ or id_.startswith(";;") or re.search(r"[()\s]", id_):
         kind = path.suffix.lower()[1:]
         raise DataError(f"utt '{id_}' cannot be written as {kind}: white space, parentheses or ';;' in its id", path)

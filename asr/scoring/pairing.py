@@ -124,6 +124,7 @@ def _read_by_line(files: Sequence[tuple[Path, Sequence[str]]], kinds: Sequence[K
         else:
             sides.append(read(path, prefer))
 
+    # Texts that are not equally many cannot be paired by place.
     first = sides[0]
     for other in sides[1:]:
         if len(other.texts) != len(first.texts):
@@ -149,6 +150,7 @@ def _read_plain(path: Path, recordings: set[str], warn: Warn) -> Transcripts:
 
 def _same_segments(sides: list[Transcripts]) -> list[Transcripts]:
     """Cut timed words to the segments of the references; for words without times, join each recording's segments."""
+    # Words with times can be cut at the segments; texts without times are compared as a whole.
     reference, *others = sides
     if reference.segments is not None and all(one.kind == "ctm" for one in others):
         return [reference, *(_cut(reference, one) for one in others)]

@@ -49,6 +49,7 @@ def draw_png(model: AcousticModel, wave_n: Wave, name: str) -> bytes:
     """
     from PIL import Image  # matplotlib brings it
 
+    # Smaller than ``draw``'s picture: a report holds many.
     log_probs_sv = log_probs(model, [extract(model.extractor, wave_n)])[0]
     content = io.BytesIO()
     _figure(model, wave_n, log_probs_sv, name, (10, 4.5)).savefig(content, dpi=90, format="png")
@@ -78,11 +79,7 @@ def check(out: Path) -> str:
 
 
 def save(figure: Any, out: Path) -> None:
-    """Write a figure atomically, in the format of the name.
-
-    Raises:
-        AsrError: the picture cannot be written.
-    """
+    """Write a figure atomically, in the format of the name."""
     try:
         with open_atomic(out, "wb") as file:
             figure.savefig(file, dpi=110, format=check(out))

@@ -25,11 +25,7 @@ _AUDIO = re.compile(r"\.[a-zA-Z][a-zA-Z0-9]{1,4}")
 
 
 def read_cues(path: Path) -> str:
-    """Read the text of SRT or WebVTT subtitles; text shown again, underlined or in rolling lines, counts once.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Read the text of SRT or WebVTT subtitles; text shown again, underlined or in rolling lines, counts once."""
     cues = list(_cues(path))
     lines = [line for cue in cues for line in cue]
 
@@ -42,11 +38,7 @@ def read_cues(path: Path) -> str:
 
 
 def read_labels(path: Path, *, header: bool) -> str:
-    """Read the text of a table of start, end and text, separated by tabs or commas.
-
-    Raises:
-        DataError: it cannot be read, or a line has other fields.
-    """
+    """Read the text of a table of start, end and text, separated by tabs or commas."""
     lines = list(numbered_lines(path))
     delimiter = "\t" if "\t" in lines[0][1] else ","
 
@@ -60,12 +52,9 @@ def read_labels(path: Path, *, header: bool) -> str:
 
 
 def read_document(path: Path) -> tuple[dict[str, str], bool]:
-    """Read the texts by id in a JSON document; also return true if it is of one recording, whose id is the file's name.
-
-    Raises:
-        DataError: the file is not a document with texts.
-    """
+    """Read the texts by id in a JSON document; also return true if it is of one recording, which the file names."""
     value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+    # The document of several recordings, or a list of rows.
     several = value.get("transcripts", value.get("alignments")) if isinstance(value, dict) else value
     if isinstance(several, list) and all(isinstance(one, dict) for one in several):
         return _texts_of(several, path), False
@@ -100,6 +89,7 @@ def _cues(path: Path) -> Iterator[list[str]]:
         if begins_block:
             spoken = not text.startswith(_NOT_SPOKEN)
 
+        # A line before the times may be the number or name of the cue, not text of the last one.
         if _TIMES.match(text):
             if cue and may_be_name and not begins_block:
                 cue.pop()

@@ -74,6 +74,7 @@ def reliability(rows: Sequence[tuple[float, bool]]) -> Reliability | None:
         return None
     bins = []
     for low, high in pairwise(EDGES):
+        # The lowest bin includes its lower edge.
         inside = [row for row in rows if low < row[0] <= high or row[0] == low == 0]
         if inside:
             confidence, correct = _means(inside)

@@ -163,6 +163,7 @@ def _table(header: Sequence[str], rows: Iterable[Iterable[str]], kind: str) -> s
 def _utterances(shown: Sequence[UtteranceScore], alignment: str, examples: Iterable[ReportExample]) -> Iterator[str]:
     """Yield a section for each utterance; an example is taken when the one before it is written."""
     all_aligned = align_all([(one.reference, one.hypothesis) for one in shown], alignment)
+    # An example is made when it is asked for, so that one at a time is in memory.
     remaining = iter(examples)
     example = next(remaining, None)
     for one, aligned in zip(shown, all_aligned, strict=True):

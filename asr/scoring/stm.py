@@ -91,11 +91,7 @@ def words_by_segment(
 
 
 def join_segments(segments: Mapping[str, Sequence[StmSegment]], path: Path) -> dict[str, str]:
-    """Join the texts of each file and channel, for hypotheses without times.
-
-    Raises:
-        DataError: a segment is ignored, and its words cannot be told from the rest.
-    """
+    """Join the texts of each file and channel, for hypotheses without times."""
     for each in segments.values():
         for segment in each:
             if segment.ignored:

@@ -74,11 +74,7 @@ def check_fields(asked: Sequence[str], infos: Iterable[UtteranceInfo]) -> None:
 
 
 def tables(score: Score, by: Sequence[str] = ()) -> list[GroupTable]:
-    """Make a table by speaker (if one is known), one by length, and one for each further field.
-
-    Raises:
-        ConfigError: no utterance has such a field.
-    """
+    """Make a table by speaker (if one is known), one by length, and one for each further field."""
     infos = [one.info for one in score.per_utterance]
     check_fields(by, infos)
     usual = ["speaker", "length"] if any(info.speaker for info in infos) else ["length"]
@@ -147,6 +143,7 @@ def _table(utterances: Sequence[UtteranceScore], field: str) -> GroupTable:
         title = "length in words"
         keys = [_bin_key(one.counts.reference_length, WORDS) for one in utterances]
 
+    # Groups come in the order of their sort keys.
     members: dict[tuple[Any, str], list[UtteranceScore]] = {}
     for one, key in zip(utterances, keys, strict=True):
         members.setdefault(key, []).append(one)

@@ -98,11 +98,8 @@ def read(path: str | Path, prefer: Sequence[str] = HYPOTHESES) -> Transcripts:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a plain file, each a text by itself; blank lines are texts too, except at the file's end.
-
-    Raises:
-        DataError: it cannot be read, or has none.
-    """
+    """Read the lines of a plain file, each a text by itself; blank lines are texts too, except at the file's end."""
+    # Blank lines are not among the numbered ones.
     lines: list[str] = []
     for number, line in numbered_lines(path):
         lines += [""] * (number - 1 - len(lines))
@@ -138,6 +135,7 @@ def _read_rows(path: Path, prefer: Sequence[str]) -> Transcripts:
             where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(f"not valid JSON ({where})", path, number) from error
 
+        # The first row decides for all: see ``read``.
         if not fieldname and isinstance(row, dict):
             fieldname = next((name for name in prefer if name in row), "")
         if problem := _problem(row, prefer, fieldname):
@@ -214,6 +212,7 @@ def _read_table(path: Path, prefer: Sequence[str]) -> Transcripts:
     check_new = unique_ids(path)
     for number, fields in _table_rows(path, lines, len(names), delimiter):
         id_ = fields[at_id]
+        # A path names the utterance by the file's name.
         if names[at_id] in PATH_COLUMNS:
             id_ = recordings.without_suffix(id_.rpartition("/")[2])
         if not id_:
@@ -253,6 +252,7 @@ def _read_folder(folder: Path, prefer: Sequence[str]) -> Transcripts:
     """Read the files of a folder in the format that most of them have, as ``asr transcribe -o DIR`` writes them."""
     files = [file for file in visible(folder, "**/*") if file.is_file()]
     count = Counter(file.suffix.lower() for file in files)
+    # Files in other formats hold the same texts again.
     chosen = max(FOLDER_SUFFIXES, key=count.__getitem__)  # of equally many: the first
     if not count[chosen]:
         raise DataError(f"the folder holds no transcripts ({', '.join(FOLDER_SUFFIXES)})", folder)
@@ -262,6 +262,7 @@ def _read_folder(folder: Path, prefer: Sequence[str]) -> Transcripts:
     for file in files:
         if file.suffix.lower() != chosen:
             continue
+        # Lines of a text file here are those of one recording, not of utterances.
         if chosen == ".txt":
             one = Transcripts(file, {file.stem: " ".join(line for _, line in numbered_lines(file))}, of_one=True)
         else:

@@ -205,6 +205,7 @@ def score(
     interval = unit_of(speakers)
     wer_ends = _interval(words_n)
     cer_ends = _interval(characters_n)
+    # The interval over utterances is kept as well: much of the literature prints it.
     over_utterances = None
     if interval.unit == "speaker":
         over_utterances = (wer_ends, cer_ends)
@@ -226,6 +227,7 @@ def score(
 def rate_of(counts_n: Sequence[Counts], ends: Ends, unit: Literal["words", "characters"] = "words") -> Rate:
     """Return the pooled rate of utterances under the empty-reference rule; ``ends`` are those of its interval."""
     total = sum(counts_n, Counts())
+    # The empty-reference rule (see above).
     if total.reference_length:
         rate: float | None = total.errors / total.reference_length
     else:
