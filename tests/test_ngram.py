@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from asr.errors import AsrError, DataError
 from asr.lm import ngram
-from asr.lm.model import LN10, no_ngrams
+from asr.lm.arrays import LN10, no_ngrams
 from tests.reference import ngram as reference
 
 WORDS = ["a", "b", "c", "dé", "e"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asr.errors import AsrError, DataError
 from asr.lm import ngram
-from asr.lm.model import LN10
+from asr.lm.arrays import LN10
 from tests.reference import ngram as reference
 from tests.test_ngram import random_text
 

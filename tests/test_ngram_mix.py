@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from asr.commands.lm import app
 from asr.errors import ConfigError, DataError
 from asr.lm import mix, ngram
-from asr.lm.model import LN10
+from asr.lm.arrays import LN10
 from tests.reference import ngram as reference
 from tests.test_ngram import arpa_text, random_text
 

@@ -18,7 +18,7 @@ from asr.decode.settings import BeamConfig
 from asr.decode.trie import letter_trie
 from asr.decode.types import Floats, Ints
 from asr.errors import ConfigError
-from asr.lm.model import no_ngrams
+from asr.lm.arrays import no_ngrams
 
 logger = logging.getLogger(__name__)
 

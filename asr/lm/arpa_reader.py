@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from asr.errors import DataError
-from asr.lm.files import GZIP_MAGIC, reading
-from asr.lm.model import (
+from asr.lm.arrays import (
     BEGIN,
     END,
     LN10,
@@ -23,10 +22,11 @@ from asr.lm.model import (
     MOST_BACKOFF_LOG10,
     UNK,
     NgramArrays,
-    NgramModel,
     new_arrays,
     table_slots,
 )
+from asr.lm.files import GZIP_MAGIC, reading
+from asr.lm.model import NgramModel
 
 if TYPE_CHECKING:
     from asr.lm.compiled.arpa import WordTable

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from asr.lm.arrays import LN10, Floats, nodes_by_order
 from asr.lm.files import writing
-from asr.lm.model import LN10, Floats, NgramModel, nodes_by_order
+from asr.lm.model import NgramModel
 
 
 def write_arpa(model: NgramModel, path: str | Path) -> None:

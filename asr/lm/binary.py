@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from asr.errors import AsrError, DataError
+from asr.lm.arrays import LN10, MAX_ORDER, MOST_BACKOFF_LOG10, NgramArrays, no_ngrams
 from asr.lm.files import reading, writing
-from asr.lm.model import LN10, MAX_ORDER, MOST_BACKOFF_LOG10, NgramArrays, NgramModel, no_ngrams
+from asr.lm.model import NgramModel
 
 MAGIC = b"asr n-gram 1\n\0\0\0"
 _ALIGNMENT = 64

@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import ConfigError, DataError
-from asr.lm.model import BEGIN, END, MAX_ORDER, UNK, Doubles, Ints, Longs, NgramModel, enter_ngrams, new_arrays
+from asr.lm.arrays import BEGIN, END, MAX_ORDER, UNK, Doubles, Ints, Longs, new_arrays
+from asr.lm.model import NgramModel, enter_ngrams
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from asr.errors import ConfigError, DataError
-from asr.lm.model import (
+from asr.lm.arrays import (
     BEGIN,
     END,
     LN10,
@@ -28,12 +28,10 @@ from asr.lm.model import (
     Ints,
     Longs,
     NgramArrays,
-    NgramModel,
-    advance_many,
-    enter_ngrams,
     new_arrays,
     nodes_by_order,
 )
+from asr.lm.model import NgramModel, advance_many, enter_ngrams
 
 logger = logging.getLogger(__name__)
 

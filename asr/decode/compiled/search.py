@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 Decoded = tuple[float, float, SpanColumns]
 #: modules of compiled code, and those whose code is put into it
 _PARTS = ("whole", "beam", "borrowed", "memory", "prefixes", "rows", "viterbi")
-_INCLUDED = ("asr.lm.compiled.ngram", "asr.lm.model", "asr.decode.tables")
+_INCLUDED = ("asr.lm.compiled.ngram", "asr.lm.arrays", "asr.decode.tables")
 _compiling = threading.RLock()
 _ready = False
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asr.jit import compiled
+from asr.lm.arrays import LN10, MOST_BACKOFF_LOG10, NEVER_LOG10_PROB, Bytes, Floats, Ints, Longs, NgramArrays
 from asr.lm.compiled.ngram import Int, find, link_suffixes, slot_of
-from asr.lm.model import LN10, MOST_BACKOFF_LOG10, NEVER_LOG10_PROB, Bytes, Floats, Ints, Longs, NgramArrays
 
 #: n-grams that are read before they are looked up: their words stay in the first-level cache
 _BLOCK = 1024

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asr.jit import compiled
-from asr.lm.model import Bytes, Doubles, Ints, Longs, NgramArrays
+from asr.lm.arrays import Bytes, Doubles, Ints, Longs, NgramArrays
 
 #: an int of Python or of numpy: the compiler has types of its own
 Int = Any

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from asr.data.tokenizer import BLANK_ID, CharTokenizer, SubwordTokenizer, Tokenizer
 from asr.errors import ConfigError, DataError
-from asr.lm.model import BEGIN, END, UNK
+from asr.lm.arrays import BEGIN, END, UNK
 
 Ints = npt.NDArray[np.int64]
 #: words that a text may not have, as for n-gram models
