@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asr.commands import about, align, bench, data, doctor, lm, scoring, shards, speech, training, tuning
+from asr.commands import about, align, bench, data, doctor, lm, scoring, speech, training, tuning
 from asr.commands.console import give_up_stdout, print_result, say, shown
 from asr.errors import AsrError, os_reason
 
@@ -32,7 +32,7 @@ app = typer.Typer(
 for command in (
     data.recipes,
     data.prepare,
-    shards.shard,
+    data.shard,
     doctor.doctor,
     training.train,
     training.average,

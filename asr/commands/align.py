@@ -39,16 +39,10 @@ def align(
         Option("-f", "--format", metavar="FORMAT,...", help="txt srt vtt tsv json jsonl ctm TextGrid, or all."),
     ] = None,
     out: Annotated[Path | None, Option("-o", "--out", metavar="DIR", help="Write a file per utterance here.")] = None,
-    worst: Annotated[
-        int | None, Option(min=1, metavar="N", help="List the N likeliest wrong transcripts instead.")
-    ] = None,
+    worst: Annotated[int | None, Option(min=1, metavar="N", help="List the N likeliest wrong texts instead.")] = None,
     as_json: Json = False,
-    normalization: Annotated[
-        str | None, Option(metavar="PROFILE", help="Applied to the text first; default the model's.")
-    ] = None,
-    allow_gaps: Annotated[
-        bool, Option("--allow-gaps", help="Align what fits; leave the rest of the text and the audio out.")
-    ] = False,
+    normalization: Annotated[str | None, Option(metavar="PROFILE", help="For the text; default the model's.")] = None,
+    allow_gaps: Annotated[bool, Option("--allow-gaps", help="Align what fits, leave out the rest.")] = False,
     resample: Annotated[bool, Option("--resample", help="Resample a manifest's audio of another rate.")] = False,
     machine: MachineOptions,
 ) -> None:

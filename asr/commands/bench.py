@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from asr.commands.console import print_json, print_result, share_bar, shown
+from asr.commands.console import print_either, print_json, print_result, share_bar, shown
 from asr.commands.options import Json, Lm, Settings, Threads
 from asr.errors import CheckpointError, ConfigError
 
@@ -24,14 +24,10 @@ app = typer.Typer(help="How fast things go on this machine, and where the time g
 @app.command()
 def transcribe(
     model: Annotated[str, Argument(metavar="MODEL", help="A model or run folder; or a config, for its speed.")],
-    inputs: Annotated[
-        list[str] | None, Argument(metavar="[INPUT...]", help="Audio, folders, manifests; none: made-up audio.")
-    ] = None,
+    inputs: Annotated[list[str] | None, Argument(metavar="[INPUT...]", help="Audio; none: made-up files.")] = None,
     files: Annotated[int | None, Option(min=1, help="So many of the inputs; made-up ones: default 32.")] = None,
     seconds: Annotated[float, Option(min=0.1, max=3600, help="Length of a made-up file.")] = 10.0,
-    compare: Annotated[
-        bool, Option("--compare", help="Beside the plain path: float32, one file at a time; in turns.")
-    ] = False,
+    compare: Annotated[bool, Option("--compare", help="Also the plain path: float32, file by file; in turns.")] = False,
     lm: Lm = None,
     precision: Annotated[str, Option(metavar="auto|fp32|bf16", help="Of the fast path.")] = "auto",
     rounds: Annotated[int, Option(min=1, max=100, help="After one that is not counted; the median is shown.")] = 3,
@@ -179,9 +175,7 @@ def train(
     config: Annotated[str, Argument(metavar="CONFIG", help="A YAML file, or recipe/name (an4/default).")],
     data: Annotated[Path | None, Option(help="Folder with train.jsonl; without one, made-up audio.")] = None,
     seconds: Annotated[float, Option(min=0.1, max=3600, help="Length of a made-up utterance.")] = 10.0,
-    compare: Annotated[
-        bool, Option("--compare", help="Beside what a plain script does: fp32, torch's layers; in turns.")
-    ] = False,
+    compare: Annotated[bool, Option("--compare", help="Also a plain script: fp32, torch's layers; in turns.")] = False,
     minutes: Annotated[float, Option(min=0.001, help="How long, both ways together.")] = 1.0,
     steps: Annotated[int | None, Option(min=1, help="So many steps (each way), however long it takes.")] = None,
     set_: Settings = None,
@@ -210,10 +204,7 @@ def train(
         measured = bench.measure_training(
             cfg, data or Path(folder), words, compare=compare, minutes=minutes, steps=steps, progress=reach
         )
-    if as_json:
-        print_json({"config": config, **measured.to_json()})
-    else:
-        print_result("\n".join(_training_lines(config, measured)))
+    print_either(as_json, {"config": config, **measured.to_json()}, "\n".join(_training_lines(config, measured)))
 
 
 def _training_lines(config: str, found: TrainingSpeed) -> list[str]:

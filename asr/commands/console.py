@@ -59,6 +59,14 @@ def print_json(value: Any) -> None:
     print_result(json.dumps(value, indent=2, ensure_ascii=not utf8, allow_nan=False))
 
 
+def print_either(as_json: bool, document: Any, text: str) -> None:
+    """Print a result in the form that was asked for."""
+    if as_json:
+        print_json(document)
+    else:
+        print_result(text)
+
+
 def print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print rows in aligned columns."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]

@@ -1,4 +1,4 @@
-"""``asr recipes`` and ``asr prepare``."""
+"""``asr recipes``, ``asr prepare`` and ``asr shard``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from asr.commands.console import print_json, print_result, print_table, say, shown
+from asr.commands.console import print_either, print_json, print_result, print_table, say, shown
 from asr.commands.options import Json, with_groups
 from asr.errors import AsrError, ConfigError, os_reason
+from asr.heartbeat import counted
 
 if TYPE_CHECKING:
     from asr.corpora.prepare import Prepared
@@ -81,17 +82,13 @@ class ImporterOptions:
 @with_groups
 def prepare(
     *,
-    recipe: Annotated[
-        str, Argument(metavar="RECIPE", help="A recipe or importer ('asr recipes' lists them), or a folder.")
-    ],
+    recipe: Annotated[str, Argument(metavar="RECIPE", help="A recipe, importer ('asr recipes' lists them) or folder.")],
     out: Annotated[Path, Option(help="Folder for audio and manifests.")],
     source: Annotated[
         list[Path] | None,
-        Argument(metavar="[SOURCE...]", help="Importers: the folder or file; combined: several."),
+        Argument(metavar="[SOURCE...]", help="Importers: folder or file; or several."),
     ] = None,
-    archive: Annotated[
-        list[Path] | None, Option(help="A corpus archive or folder that is already here; repeatable.")
-    ] = None,
+    archive: Annotated[list[Path] | None, Option(help="An archive or folder that is already here; repeatable.")] = None,
     mirror: Annotated[str, Option(metavar="URL", help="http(s):// or file://, in place of the host.")] = "",
     subsets: Annotated[str, Option(metavar="A,B", help="Which parts; 'asr recipes' lists them.")] = "",
     importing: ImporterOptions,
@@ -127,11 +124,8 @@ def prepare(
     except OSError as error:
         raise AsrError(f"{error.filename or out}: {os_reason(error)}") from error
 
-    if as_json:
-        print_json(_document(prepared))
-    else:
-        paths = [*prepared.manifests.values(), *prepared.files.values()]
-        print_result("\n".join(map(shown, [*prepared.summary(), *paths])))
+    paths = [*prepared.manifests.values(), *prepared.files.values()]
+    print_either(as_json, _document(prepared), "\n".join(map(shown, [*prepared.summary(), *paths])))
     if prepared.dropped:
         raise typer.Exit(1)
 
@@ -150,3 +144,29 @@ def _document(prepared: Prepared) -> dict[str, Any]:
     if prepared.files:
         document["files"] = {name: str(path) for name, path in prepared.files.items()}
     return document
+
+
+def shard(
+    manifest: Annotated[Path, Argument(metavar="MANIFEST", help="JSON Lines; docs/formats.md.")],
+    out: Annotated[Path, Option(help="Folder of the new manifest; the tar files go into its 'shards'.")],
+    shard_mib: Annotated[int, Option(metavar="N", min=1, help="Size of a tar file, about, in MiB.")] = 512,
+    as_json: Json = False,
+) -> None:
+    """Pack the audio of a manifest into tar files (WebDataset), with a manifest of them. Run again, it goes on."""
+    from asr.data import manifest as manifests
+    from asr.data.sharding import write_shards
+
+    rows = manifests.read(manifest)
+    with counted("tar files", None) as advance:
+        done = write_shards(rows, out, shard_mib, lambda: advance(1))
+    if not as_json:
+        kept = f", {done.kept} of them as they were" if done.kept else ""
+        say(f"{done.files:,} audio files of {len(rows):,} utterances in {len(done.shards):,} shards{kept}")
+    document = {
+        "manifest": str(done.manifest),
+        "shards": [str(path) for path in done.shards],
+        "kept": done.kept,
+        "files": done.files,
+        "utterances": len(rows),
+    }
+    print_either(as_json, document, shown(done.manifest))

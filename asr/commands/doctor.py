@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from asr.commands.console import check_target, print_json, print_result, shown
+from asr.commands.console import check_target, print_either, shown
 from asr.commands.options import Json
 from asr.errors import ConfigError
 from asr.heartbeat import counted
@@ -20,18 +20,12 @@ if TYPE_CHECKING:
 def doctor(
     manifests: Annotated[list[Path], Argument(metavar="MANIFEST...", help="Manifests; best all of a corpus.")],
     config: Annotated[
-        str | None, Option(help="A training config (a YAML file, or recipe/name) that the data are for.")
+        str | None, Option(help="A training config (a YAML file, or recipe/name) for these data.")
     ] = None,
-    set_: Annotated[
-        list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change one value of --config.")
-    ] = None,
-    model: Annotated[
-        Path | None, Option(help="A model or run folder, or torchaudio:NAME, that the data are for.")
-    ] = None,
+    set_: Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a value of --config.")] = None,
+    model: Annotated[Path | None, Option(help="A model or run folder, or torchaudio:NAME, for these data.")] = None,
     deep: Annotated[bool, Option("--deep", help="Decode all audio, not only its headers.")] = False,
-    fix: Annotated[
-        Path | None, Option(metavar="OUT", help="Write manifests without the rows that have an error.")
-    ] = None,
+    fix: Annotated[Path | None, Option(metavar="OUT", help="Write manifests without rows that have an error.")] = None,
     picture: Annotated[Path | None, Option(help="Draw durations and speaking rates: .png, .svg, .pdf.")] = None,
     examples: Annotated[int, Option(min=0, max=100_000, help="Rows shown of each finding.")] = 3,
     as_json: Json = False,
@@ -52,11 +46,9 @@ def doctor(
 
     report = examine(manifests, expected, deep=deep, num_examples=examples, progress=counted)
     fixed = None if fix is None else fixing.fix(report, fixed_paths)
-    if as_json:
-        print_json(report.to_json() | ({} if fixed is None else {"fix": fixed.to_json()}))
-    else:
-        lines = [*report.lines(), *(fixed.lines() if fixed else [])]
-        print_result("\n".join(map(shown, lines)))
+    lines = [*report.lines(), *(fixed.lines() if fixed else [])]
+    document = report.to_json() | ({} if fixed is None else {"fix": fixed.to_json()})
+    print_either(as_json, document, "\n".join(map(shown, lines)))
     if picture is not None:
         from asr.doctor.picture import draw_histograms
 

@@ -19,6 +19,7 @@ from asr.commands.console import (
     check_apart,
     check_target,
     epoch_bar,
+    print_either,
     print_json,
     print_result,
     say,
@@ -38,7 +39,7 @@ Model = Annotated[Path, Argument(metavar="LM", help="ARPA, ARPA as gzip, or the 
 AnyModel = Annotated[Path, Argument(metavar="LM", help="An n-gram model's file, or a neural model's folder.")]
 Out = Annotated[Path, Option(help="Where to write: .arpa, .arpa.gz, or another name for the binary form.")]
 Tokens = Annotated[
-    Path | None, Option("--tokenizer", help="For a model of tokens: the tokenizer, or a model folder with it.")
+    Path | None, Option("--tokenizer", help="For a model of tokens: the tokenizer, or its model folder.")
 ]
 
 
@@ -48,12 +49,10 @@ class NgramOptions:
 
     order: Annotated[int, Option(min=1, max=6, help="The longest n-grams.")] = 3
     prune: Annotated[
-        str, Option(metavar="N,N,...", help="Leave out n-grams that occur this often or less; by order.")
+        str, Option(metavar="N,N,...", help="Leave out n-grams that occur so often or less; by order.")
     ] = "0"
     vocab: Annotated[Path | None, Option(help="Words to keep, between spaces or line ends.")] = None
-    discount_fallback: Annotated[
-        bool, Option(help="Use 0.5, 1, 1.5 where a small text gives no discounts, and say so.")
-    ] = True
+    discount_fallback: Annotated[bool, Option(help="Use 0.5, 1, 1.5 if a small text gives no discounts.")] = True
     skip_symbols: Annotated[bool, Option("--skip-symbols", help="Leave out <s>, </s> and <unk> in the text.")] = False
 
 
@@ -68,9 +67,7 @@ class RnnOptions:
     dropout: Annotated[float | None, Option(min=0, max=0.99, help="rnn: default 0.2.")] = None
     epochs: Annotated[int | None, Option(min=1, help="rnn: at most, default 20.")] = None
     seed: Annotated[int | None, Option(min=0, help="rnn: default 1.")] = None
-    settings: Annotated[
-        list[str] | None, Option("--set", metavar="KEY=VALUE", help="rnn: any other setting; may be repeated.")
-    ] = None
+    settings: Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="rnn: any other setting.")] = None
     device: Annotated[str | None, Option(help="rnn: auto, cpu, cuda, cuda:1.")] = None
     threads: Annotated[int | None, Option(min=1, max=1024, help="rnn: CPU threads; default one per core.")] = None
 
@@ -81,14 +78,12 @@ def train(
     *,
     context: typer.Context,
     texts: Texts,
-    out: Annotated[
-        Path, Option(help="Where to write: .arpa, .arpa.gz, or another name for the binary form; rnn: a folder.")
-    ],
+    out: Annotated[Path, Option(help="Where to write: .arpa, .arpa.gz, another name (binary form); rnn: a folder.")],
     kind: Annotated[str, Option("--type", metavar="ngram|rnn", help="What kind of model.")] = "ngram",
     counting: NgramOptions,
     tokenizer: Annotated[
         Path | None,
-        Option(help="Model its tokens, not words: a tokenizer.json, or a model or data folder with one."),
+        Option(help="Model its tokens, not words: a tokenizer.json, or its folder."),
     ] = None,
     network: RnnOptions,
     as_json: Json = False,
@@ -163,11 +158,12 @@ def _train_rnn(texts: list[Path], out: Path, network: RnnOptions, tokenizer: Pat
     if report.interrupted:
         raise typer.Exit(130)
 
-    if as_json:
-        print_json({"lm": str(out), "parameters": report.parameters} | report.facts)
-    else:
-        bits = f"{report.progress.best_bits:.4f} bits per character on {len(reading.held_out):,} held-out sentences"
-        print_result(f"{shown(out)}: {report.parameters:,} parameters, {bits}")
+    bits = f"{report.progress.best_bits:.4f} bits per character on {len(reading.held_out):,} held-out sentences"
+    print_either(
+        as_json,
+        {"lm": str(out), "parameters": report.parameters} | report.facts,
+        f"{shown(out)}: {report.parameters:,} parameters, {bits}",
+    )
 
 
 @app.command()
@@ -187,10 +183,7 @@ def perplexity(lm: AnyModel, texts: Texts, tokenizer: Tokens = None, as_json: Js
     else:
         with _lines(texts, tokenizer) as lines:
             result = ngram.perplexity(ngram.load(lm), lines)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        print_result(str(result))
+    print_either(as_json, result.to_json(), str(result))
 
 
 @app.command()
@@ -295,18 +288,12 @@ def sample(
     from asr.lm.neural.folder import load_rnn
 
     texts = rnn.sample(load_rnn(lm), num, temperature=temperature, prefix=prefix, seed=seed, longest=longest)
-    if as_json:
-        print_json({"lm": str(lm), "texts": texts})
-    else:
-        print_result("\n".join(map(shown, texts)))
+    print_either(as_json, {"lm": str(lm), "texts": texts}, "\n".join(map(shown, texts)))
 
 
 def _print_model(model: NgramModel, out: Path, as_json: bool) -> None:
-    if as_json:
-        print_json({"lm": str(out), "ngrams": list(model.counts)})
-    else:
-        counts = (f"{count:,} {n}-grams" for n, count in enumerate(model.counts, start=1))
-        print_result(f"{shown(out)}: {', '.join(counts)}")
+    counts = (f"{count:,} {n}-grams" for n, count in enumerate(model.counts, start=1))
+    print_either(as_json, {"lm": str(out), "ngrams": list(model.counts)}, f"{shown(out)}: {', '.join(counts)}")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from asr.transcribe import Recognizer
 
 ModelPath = Annotated[
-    Path, Argument(metavar="MODEL", help="A model folder, a run folder (its best model), or torchaudio:NAME.")
+    Path, Argument(metavar="MODEL", help="A model folder, a run folder (best model), torchaudio:NAME.")
 ]
 ManifestPath = Annotated[Path, Argument(metavar="MANIFEST", help="A JSON Lines manifest with the references.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
@@ -29,10 +29,7 @@ NoSpeechThreshold = Annotated[
     float,
     Option(min=0, max=1, metavar="P", help="No text where nobody speaks with a probability over P; 1: all give text."),
 ]
-Precision = Annotated[
-    str,
-    Option(metavar="auto|fp32|bf16", help="Of the network's arithmetic; auto: the fastest at equal WER."),
-]
+Precision = Annotated[str, Option(metavar="auto|fp32|bf16", help="Of the network; auto: the fastest at equal WER.")]
 Resample = Annotated[bool, Option("--resample", help="Resample audio of another rate.")]
 Settings = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change one config value.")]
 Threads = Annotated[int | None, Option(min=1, max=1024, help="CPU threads; default one per core.")]

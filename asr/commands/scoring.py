@@ -42,14 +42,8 @@ if TYPE_CHECKING:
     from asr.scoring.wer import Score
     from asr.transcribe import Recognizer
 
-Alignment = Annotated[
-    str,
-    Option(metavar="levenshtein|sclite", help="How words are paired; fewest errors, or NIST's."),
-]
-Pairing = Annotated[
-    str,
-    Option("--pair", metavar="auto|lines|ids", help="Texts by their ids, or line by line; default: as it looks."),
-]
+Alignment = Annotated[str, Option(metavar="levenshtein|sclite", help="How words are paired: fewest errors, or NIST's.")]
+Pairing = Annotated[str, Option("--pair", metavar="auto|lines|ids", help="By ids, or line by line; auto: as it looks.")]
 Normalization = Annotated[str, Option(metavar="PROFILE", help="Applied to all texts first.")]
 #: ids that are missing in one of the files are listed up to this number
 _MOST_LISTED = 10
@@ -88,9 +82,9 @@ class ReportOptions:
 class TextFileOptions:
     """Files for the texts of an evaluation."""
 
-    hypotheses: Annotated[
-        Path | None, Option(help="Write the transcripts here: JSON Lines, or .trn, or .ctm with times.")
-    ] = None
+    hypotheses: Annotated[Path | None, Option(help="Write the transcripts here: .jsonl, .trn, or .ctm with times.")] = (
+        None
+    )
     references: Annotated[Path | None, Option(help="Write the references as scored here: .trn.")] = None
 
     @property
@@ -137,12 +131,8 @@ def evaluate(
     markdown: Annotated[bool, Option("--markdown", help="Print a row for a RESULTS.md table.")] = False,
     reporting: ReportOptions,
     alignment: Alignment = "levenshtein",
-    normalization: Annotated[
-        str | None, Option(metavar="PROFILE", help="Applied to both sides; default the model's, to one.")
-    ] = None,
-    confidence: Annotated[
-        bool, Option("--confidence", help="Also how often words of each confidence are right.")
-    ] = False,
+    normalization: Annotated[str | None, Option(metavar="PROFILE", help="For both sides; default the model's.")] = None,
+    confidence: Annotated[bool, Option("--confidence", help="Also how often words of a confidence are right.")] = False,
     decoding: DecodingOptions,
     resample: Resample = False,
     no_speech_threshold: NoSpeechThreshold = 0.6,

@@ -95,16 +95,14 @@ def transcribe(
     model: ModelPath,
     inputs: Annotated[
         list[str],
-        Argument(metavar="INPUT...", help="Audio files, folders, globs, a manifest, or - for standard input."),
+        Argument(metavar="INPUT...", help="Audio files, folders, globs, manifests, - for stdin."),
     ],
     output: OutputOptions,
     cutting: CuttingOptions,
     decoding: NbestDecodingOptions,
     picture: Annotated[Path | None, Option(help="Draw the first file's spectrogram and posteriors here.")] = None,
     precision: Precision = "auto",
-    batch_seconds: Annotated[
-        float | None, Option(min=1, metavar="SECONDS", help="Padded audio in a batch of the network.")
-    ] = None,
+    batch_seconds: Annotated[float | None, Option(min=1, metavar="SECONDS", help="Padded audio in a batch.")] = None,
     jobs: Annotated[int | None, Option(min=1, max=1024, help="Threads that decode; default one per core.")] = None,
     machine: MachineOptions,
 ) -> None:

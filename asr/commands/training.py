@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[
-        str | None, Argument(metavar="[CONFIG]", help="A YAML file, or recipe/name (an4/default).")
+        str | None, Argument(metavar="[CONFIG]", help="A YAML file or recipe/name (an4/default).")
     ] = None,
     data: Annotated[Path | None, Option(help="Folder with train.jsonl and dev.jsonl.")] = None,
     out: Annotated[Path | None, Option(help="Folder of the new run.")] = None,
@@ -36,7 +36,7 @@ def train(
     ] = None,
     resume: Annotated[Path | None, Option(help="Continue the run in this folder, exactly.")] = None,
     find_lr: Annotated[
-        bool, Option("--find-lr", help="Try rising learning rates for 100 steps, print them; train nothing.")
+        bool, Option("--find-lr", help="Try rising learning rates for 100 steps; keep nothing.")
     ] = False,
 ) -> None:
     """Train a model, or continue a run that was stopped or killed."""
@@ -165,11 +165,9 @@ def _find_lr(config: str, data: Path, settings: list[str]) -> None:
 def average(
     models: Annotated[list[str], Argument(metavar="RUN|MODEL...", help="A run; or models, all alike.")],
     out: Annotated[Path, Option(help="Folder of the new model.")],
-    last: Annotated[
-        int | None, Option(min=1, help="So many of the run's last epochs (train.keep_last keeps them).")
-    ] = None,
+    last: Annotated[int | None, Option(min=1, help="Number of the run's last epochs (see train.keep_last).")] = None,
     best: Annotated[
-        int | None, Option(min=1, help="So many of the run's best epochs, by dev WER (train.keep_best).")
+        int | None, Option(min=1, help="Number of its best epochs by dev WER (see train.keep_best).")
     ] = None,
 ) -> None:
     """Average the weights of several models, or of several epochs of a run, to one model."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from asr.commands.console import audio_bar, check_target, print_json, print_result, say, share_bar, shown
+from asr.commands.console import audio_bar, check_target, print_either, say, share_bar, shown
 from asr.commands.options import (
     DecodingOptions,
     Json,
@@ -36,9 +36,7 @@ def tune(
     model: ModelPath,
     manifest: Annotated[Path, Argument(metavar="MANIFEST", help="A dev set: a manifest with its references.")],
     lm: Annotated[Path, Option(help="An n-gram language model: ARPA, plain or gzip, or binary.")],
-    rescore: Annotated[
-        Path | None, Option(help="A neural language model: also tune it over the beam's best texts.")
-    ] = None,
+    rescore: Annotated[Path | None, Option(help="A neural language model: tune it over the best texts.")] = None,
     nbest: Annotated[int, Option(min=2, max=10_000, help="How many of the best texts it looks at.")] = 100,
     cache: Annotated[Path | None, Option(help="Where log-probabilities are kept for the next time.")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Print what was found and save nothing.")] = False,
@@ -94,7 +92,8 @@ def tune(
     if neural is not None:
         found, config = _tune_rescoring(decoder, tuning, emitted.log_probs, references, neural, machine.threads)
 
-    _print(tuning, found, as_json)
+    document = tuning.to_json() | ({"rescoring": found.to_json()} if found else {})
+    print_either(as_json, document, "\n".join([*_report(tuning), *(_report_rescoring(found) if found else ())]))
     with naming_failures(emitted.failed):
         if not dry_run:
             facts = {"manifest": str(manifest), "lm": str(lm.resolve())}
@@ -182,13 +181,6 @@ def _keep_neural(folder: Path, rescore: Rescore) -> Rescore:
         place = own / NEURAL_LM
         copy_rnn(Path(rescore.model), place)
     return rescore.model_copy(update={"model": str(place.relative_to(own))})
-
-
-def _print(tuning: Tuning, found: Rescoring | None, as_json: bool) -> None:
-    if as_json:
-        print_json(tuning.to_json() | ({"rescoring": found.to_json()} if found else {}))
-    else:
-        print_result("\n".join([*_report(tuning), *(_report_rescoring(found) if found else ())]))
 
 
 def _report(tuning: Tuning) -> Iterator[str]:

@@ -48,6 +48,8 @@ def examine(
     examination.deep = deep
     with progress("manifests", None):
         read_all(paths, examination)
+
+    # The audio: headers of all files, then which files are equal, then the samples.
     files = examination.files
     with progress("headers", len(files)) as advance:
         examination.headers = read_headers(files, advance)
@@ -56,6 +58,7 @@ def examine(
         overlap.set_audio_keys(examination, same_content(examination.headers, advance))
     if deep:
         _check_samples(examination, progress)
+
     check_rows(examination)
     if not deep:
         examination.skipped.append("the samples (clipping, silence, DC offset, damage inside a file): use --deep")

@@ -153,12 +153,14 @@ def _damage(row: ManifestRow) -> str:
     text = row.utterance.text
     if "\ufffd" in text:
         return f"U+FFFD in {excerpt(text, text.index(chr(0xFFFD)))}"
+
     # Cc control, Co private, Cn unassigned; other characters that do not print are correct in some scripts
     if not text.isprintable():
         bad = ("Cc", "Co", "Cn")
         odd = next((i for i, c in enumerate(text) if unicodedata.category(c) in bad and not c.isspace()), None)
         if odd is not None:
             return f"U+{ord(text[odd]):04X} in {excerpt(text, odd)}"
+
     if misread := _misread(" ".join(text.split())):
         return f"UTF-8 read as {misread[0]}: {excerpt(text, 0)} is {excerpt(misread[1], 0)}"
     return f"not NFC: {excerpt(row.text, 0)}" if _is_in_pieces(row.text) else ""
@@ -192,6 +194,7 @@ def _check_invisible(row: ManifestRow, examination: Examination) -> None:
     """Note what every profile removes or reads as a space; warn if two words may become one by it."""
     text = row.utterance.text
     places = [match.start() for match in _INVISIBLE.finditer(text) if not _is_joined(text, match.start())]
+
     between = next((at for at in places if _WORDS_MEET.match(text, max(0, at - 1))), None)
     if between is not None:
         value = f"{_named(text[between])}, taken out between letters, in {excerpt(text, between)}"
@@ -220,6 +223,7 @@ def _check_lookalikes(examination: Examination) -> None:
     if max(letters, default="").isascii():
         return
 
+    # Pass over the rows twice: what is usual in all texts decides what is a slip in one.
     scripts = _mixed_scripts(letters)
     apostrophe = _usual_apostrophe(rows)
     counts: Counter[str] = Counter()
@@ -270,11 +274,13 @@ def _slips(text: str, script: _Script, letters: set[str]) -> Iterator[tuple[str,
         rest = text[: match.start()] + text[match.end() :]
         own = [i for i, c in enumerate(word) if script.letter.match(c)]
         latin = [i for i, c in enumerate(word) if not script.letter.match(c)]
+
         own_slips = all(word[i] in script.like_latin for i in own)
         latin_slips = all(word[i] in to_script for i in latin)
         among_latin = _LATIN_LETTER.search(rest) is not None and script.letter.search(rest) is None
         if script.inflected.fullmatch(word) and not among_latin:
-            continue
+            continue  # "SMSка" is correct in a sentence of its script
+
         if own_slips and (among_latin or not latin_slips):
             yield from ((word[i], match.start() + i) for i in own)
         elif latin_slips:

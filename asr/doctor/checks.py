@@ -34,7 +34,9 @@ def check_headers(examination: Examination) -> None:
     """Check rows against the headers of their files; rows of files that were not read are skipped."""
     rates = Counter(header.rate_hz for header in examination.headers.values() if header.rate_hz)
     usual_hz = max(rates, key=lambda hz: (rates[hz], hz), default=0)
+    # A row that is alone in its file should name all of it.
     rows_of_file = Counter(row.audio_path for row in examination.rows)
+
     for row in examination.rows:
         header = examination.headers.get(row.audio_path)
         if header is None:
@@ -112,6 +114,7 @@ def check_texts(examination: Examination) -> None:
     if expected is not None and expected.tokenizer is None:
         # Training rows first: those that have an error, also one found here, add no character to the vocabulary.
         batches = [[m for m in loaded if m.is_training], [m for m in loaded if not m.is_training]]
+
     tokenizer = None
     for manifests in batches:
         tokenizer = _vocabulary(examination)
@@ -207,12 +210,14 @@ def _check_rare_characters(loaded: Sequence[LoadedManifest], examination: Examin
     rows = [row for manifest in chosen for row in manifest.rows]
     if len(rows) < _RARE_FROM_ROWS:
         return
+
     counts: Counter[str] = Counter()
     for row in rows:
         counts.update(set(row.text))
     rare = {c for c, n in counts.items() if n <= _RARE_ROWS}
     if not rare:
         return
+
     for row in rows:
         found = next((c for c in row.text if c in rare), None)
         if found is not None:

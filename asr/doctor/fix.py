@@ -61,6 +61,7 @@ def targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
     given: dict[str, Path] = {}
     for path in paths:
         given.setdefault(os.path.realpath(path), path)
+
     if len(given) == 1 and not out.is_dir():
         found = dict.fromkeys(given.values(), out)
     elif out.exists() and not out.is_dir():
@@ -118,6 +119,7 @@ def fix(examination: Examination, where: dict[Path, Path]) -> Fixed:
 
         facts = headers.split_facts(utterances)
         splits.setdefault((manifest.path.parent, out.parent), {})[out.stem] = facts
+
     for (folder, new_folder), facts_of in splits.items():
         fixed.notes += _carry_header(folder, new_folder, facts_of)
 
@@ -147,6 +149,7 @@ def _carry_header(before: Path, after: Path, splits: dict[str, dict[str, float |
                 f"{after}: has the {headers.FILE} or {name} of other data than {before}, which stay as they are; "
                 "remove them and run it again, or choose another place"
             ]
+
         if subwords is not None:
             write_bytes(after / name, subwords)
         if header is not None:

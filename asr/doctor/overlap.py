@@ -28,6 +28,7 @@ def check_overlap(examination: Examination) -> None:
         if first.role != second.role:
             _check_speakers(first, second, examination)
             _check_long_texts(first, second, examination)
+
     nameless = [str(manifest.path) for manifest in loaded if manifest.rows and not manifest.speakers]
     if nameless:
         examination.skipped.append(f"overlap of speakers: no row of {', '.join(nameless)} names one")

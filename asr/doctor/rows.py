@@ -63,6 +63,7 @@ def _read(path: Path, examination: Examination) -> LoadedManifest:
             examination.add_line("row-invalid", loaded, number, str(error).removeprefix(f"{path}:{number}: "))
             continue
 
+        # Of rows with one id the first counts; the others would be refused.
         row = _row(loaded, folder, number, utterance, normalization)
         first_line = line_of_id.setdefault(utterance.id, number)
         if first_line == number:

@@ -140,6 +140,8 @@ def measure_samples(path: str, start: int, count: int, channel: Channel | None =
             if reader.frames is not None:
                 rest = reader.frames - start
                 wanted = max(0, rest if wanted is None else min(wanted, rest))
+
+            # Blocks hold whole frames, so that sums over blocks are those of the whole.
             frame = max(1, round(_FRAME_S * reader.rate_hz))
             block = frame * round(_BLOCK_S / _FRAME_S)
             reader.skip(start)
@@ -151,10 +153,12 @@ def measure_samples(path: str, start: int, count: int, channel: Channel | None =
                 if not np.isfinite(wave_n).all():
                     return SampleStatistics(code="audio-not-finite", why="holds NaN or infinity")
                 sums.add(wave_n, frame, reader.rate_hz)
+
             # A file that is known to be cut is a finding by its header.
             damage = reader.damage
     except DataError as error:
         return SampleStatistics(code="audio-truncated", why=str(error).removeprefix(f"{path}: "))
+
     if not damage and wanted is not None and sums.num_samples < wanted:
         damage = f"{sums.num_samples:,} of {wanted:,} samples can be decoded"
     if damage:

@@ -49,12 +49,15 @@ def check_start(
     ]
     files = examination.files
     examination.headers = _read_some_headers(files)
+
+    # A file that cannot be used would end the training later, after hours perhaps.
     doctor = command("doctor", train.path, dev.path, "--config", "CONFIG")
     checks.check_headers(examination)
     _refuse_errors(examination, doctor)
 
     overlap.set_audio_keys(examination, {})
     check_rows(examination)
+
     lines = []
     for finding in examination.findings:
         if finding.code in _CODES or finding.severity == "error":
@@ -63,6 +66,7 @@ def check_start(
             else:
                 summary = f"{finding.count:,} rows, first {finding.examples[0]}"
             lines.append(f"data: {finding.code}: {summary}")
+
     if len(examination.headers) < len(files):
         lines.append(f"data: {len(examination.headers):,} of {len(files):,} audio headers were looked at")
     return [*lines, f"data: everything that was found: {doctor}"] if lines else []
