@@ -63,6 +63,7 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
 def _model(path: Path) -> dict[str, Any]:
     from asr.model.checkpoint import find_model, load_trainable
     from asr.model.network import describe as describe_network
+    from asr.model.tensor_files import read_json
 
     folder = find_model(path)
     model = load_trainable(folder)

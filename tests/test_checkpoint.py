@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import asr.model.checkpoint
+import asr.model.tensor_files
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import CheckpointError
 from asr.infer import log_probs
@@ -341,10 +341,10 @@ def _full_disk(*args: object, **kwargs: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("broken", ["save_file", "write_json"])
+@pytest.mark.parametrize("broken", ["tensor_files.save_file", "checkpoint.write_json"])
 def test_a_full_disk_keeps_the_former_model_whole(folder, monkeypatch, broken):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    monkeypatch.setattr(asr.model.checkpoint, broken, _full_disk)
+    monkeypatch.setattr(f"asr.model.{broken}", _full_disk)
     message = _error(lambda: _save(folder, _model(1)), folder)
     assert "cannot save: no space left on device; nothing that was there has changed" in message
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
@@ -456,7 +456,7 @@ def test_the_one_before_a_damaged_newest_survives_until_a_new_one_is_whole(tmp_p
     _state(tmp_path, 3)
     _cut(_state(tmp_path, 5) / "state.safetensors", 0.5)
     with monkeypatch.context() as patch, pytest.raises(CheckpointError):
-        patch.setattr(asr.model.checkpoint, "save_file", _full_disk)
+        patch.setattr(asr.model.tensor_files, "save_file", _full_disk)
         _state(tmp_path, 4)
     assert load_state(tmp_path)[0].state == {"step": 3}
     _state(tmp_path, 4)
@@ -482,7 +482,7 @@ def test_a_full_disk_keeps_the_checkpoints_before(tmp_path, monkeypatch):
     _state(tmp_path, 3)
     _state(tmp_path, 5)
     with monkeypatch.context() as patch:
-        patch.setattr(asr.model.checkpoint, "save_file", _full_disk)
+        patch.setattr(asr.model.tensor_files, "save_file", _full_disk)
         _error(lambda: _state(tmp_path, 7), tmp_path / "step-00000007", "no space left on device")
     assert load_state(tmp_path)[0].state == {"step": 5}
 

@@ -22,7 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import asr.model.checkpoint
+import asr.model.tensor_files
 import asr.train
 import asr.training.folder
 import asr.training.optim
@@ -826,7 +826,7 @@ def test_a_run_can_be_trained_outside_the_main_thread(data, tmp_path):
 def test_a_full_disk_is_one_line_with_the_way_on_and_the_earlier_checkpoint_loads(
     data, reference, tmp_path, monkeypatch
 ):
-    run, real, calls = tmp_path / "run", asr.model.checkpoint.save_file, 0
+    run, real, calls = tmp_path / "run", asr.model.tensor_files.save_file, 0
 
     def save_file(*args: Any) -> None:
         nonlocal calls
@@ -836,7 +836,7 @@ def test_a_full_disk_is_one_line_with_the_way_on_and_the_earlier_checkpoint_load
         real(*args)
 
     with monkeypatch.context() as patch, pytest.raises(CheckpointError) as caught:
-        patch.setattr(asr.model.checkpoint, "save_file", save_file)
+        patch.setattr(asr.model.tensor_files, "save_file", save_file)
         train(tiny_config(*EVERYTHING, EACH_STEP), data, run)
     message = str(caught.value)
     assert "\n" not in message and "cannot save: no space left on device" in message
@@ -896,7 +896,7 @@ KILLER = """
 import json, os, random, resource, shutil, signal, sys, time, traceback
 from pathlib import Path
 import jiwer, soundfile, soxr, torch._dynamo  # what a child would import, once for all
-import asr.model.checkpoint, asr.errors, asr.files
+import asr.model.tensor_files, asr.errors, asr.files
 from asr import config, train
 from asr.training.folder import RunFolder
 
@@ -932,7 +932,7 @@ def arm(place, number):
     elif place == "after rename":
         counted(Path, "rename", number, None, kill)
     elif place == "write":
-        counted(asr.model.checkpoint, "save_file", number, None, half)
+        counted(asr.model.tensor_files, "save_file", number, None, half)
     elif place == "removal":
         counted(shutil, "rmtree", number, lambda path, *args: [f.unlink() for f in Path(path).glob("state.json")], kill)
 

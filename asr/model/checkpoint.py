@@ -1,4 +1,4 @@
-"""Model folders and training checkpoints: tensors as safetensors, everything else as JSON. Loading runs no code.
+"""Model folders and training checkpoints. Loading runs no code.
 
 A model folder holds ``model.safetensors``, ``config.json`` and ``tokenizer.json`` (and ``results.json`` when something
 was measured on it). ``docs/formats.md`` defines both formats.
@@ -6,23 +6,19 @@ was measured on it). ``docs/formats.md`` defines both formats.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from asr.config import AudioConfig, FeatureConfig, ModelConfig, Stage, TextConfig, parse
 from asr.data.tokenizer import Tokenizer, read_tokenizer
-from asr.errors import CheckpointError, ConfigError, os_reason
+from asr.errors import CheckpointError, ConfigError
 from asr.features import FeatureExtractor
 from asr.files import recover_folder, replace_folder, write_json
 from asr.model import bundles
@@ -30,6 +26,7 @@ from asr.model.build import build_network
 from asr.model.contract import AnyExtractor, AnyNetwork
 from asr.model.foreign import kind_of_config, kind_of_file, kind_of_folder
 from asr.model.network import Network
+from asr.model.tensor_files import read_json, read_tensors, write_tensors, writing
 
 FORMAT_VERSION = 1
 _MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json")
@@ -226,14 +223,6 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
     return model
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file with the usual permissions; the library itself lets only the writer read it."""
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(dict(tensors), path)
-    path.chmod(mode)
-
-
 def read_model_config(folder: Path) -> ModelFolderConfig:
     """Read the ``config.json`` of a model folder.
 
@@ -251,49 +240,6 @@ def read_model_config(folder: Path) -> ModelFolderConfig:
         return parse(ModelFolderConfig, data, str(path))
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-
-
-def read_json(path: Path) -> Any:
-    """Read one JSON document.
-
-    Raises:
-        CheckpointError: missing, unreadable, or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
-    except (ValueError, RecursionError) as error:  # the second: brackets 1,000 deep
-        raise CheckpointError(f"not valid JSON ({error}); the file is damaged or was cut short", path) from error
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file.
-
-    Raises:
-        CheckpointError: missing, unreadable, truncated, or another format.
-    """
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
-    except (SafetensorError, ValueError) as error:
-        kind = kind_of_file(path)
-        what = f"it seems to be {kind}" if kind and not kind.startswith("safetensors") else str(error)
-        raise CheckpointError(f"not a whole safetensors file ({what})", path) from error
-    return tensors
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failed write into a CheckpointError that says what is still good."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = os_reason(error) if isinstance(error, OSError) else str(error)
-        raise CheckpointError(
-            f"cannot save: {reason}; nothing that was there has changed: free space or choose another folder", path
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -23,50 +23,60 @@ from asr.model.norm import InputNorm
 
 
 class WindowLayer(nn.Module):
-    """clip(BN(W window)): each window is the ``kernel`` rows around its middle one, ``dilation`` steps apart.
-
-    Shapes: (r, i), (b,) -> (r', h), (b,) with ceil(s / stride) rows of an utterance of s.
-    """
+    """clip(BN(W window)): each window is the ``kernel`` rows around its middle one, ``dilation`` steps apart."""
 
     def __init__(
-        self, inputs: int, hidden: int, *, norm: bool, relu_clip: float, kernel: int = 1, dilation: int = 1,
+        self,
+        inputs: int,
+        hidden: int,
+        *,
+        norm: bool,
+        relu_clip: float,
+        kernel: int = 1,
+        dilation: int = 1,
         stride: int = 1,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
-        self.kernel, self.dilation, self.stride, self.relu_clip = kernel, dilation, stride, relu_clip
+        self.kernel = kernel
+        self.dilation = dilation
+        self.stride = stride
+        self.relu_clip = relu_clip
         self.w_hki = nn.Parameter(torch.empty(hidden, kernel, inputs))
         nn.init.kaiming_uniform_(self.w_hki, nonlinearity="relu")
         self.bias_h = nn.Parameter(torch.zeros(hidden))
         self.norm = InputNorm(hidden) if norm else None
 
     def forward(self, rows_ri: Tensor, num_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute ceil(s / stride) rows of each utterance of s rows. Shapes: (r, i), (b,) -> (r', h), (b,)."""
         if torch.is_autocast_enabled(rows_ri.device.type):
-            # Before the windows are made, which repeat each row ``kernel`` times; autocast would do it after.
+            # Before windows are made, which repeat each row ``kernel`` times; autocast would do it after.
             rows_ri = rows_ri.to(torch.get_autocast_dtype(rows_ri.device.type))
         if self.kernel > 1 or self.stride > 1:
             taps_rk, num_b = taps(num_b, self.kernel, self.dilation, self.stride)
             outside = len(rows_ri)
-            # An embedding, as its backward pass adds up what is read several times faster than an index's does.
+            # By an embedding, whose backward pass adds up what is read several times faster than that of an index.
             rows_ri = F.embedding(taps_rk, F.pad(rows_ri, (0, 0, 0, 1)), padding_idx=outside).flatten(1)
+        return F.hardtanh(self._project(rows_ri), 0.0, self.relu_clip), num_b
+
+    def _project(self, rows_ri: Tensor) -> Tensor:
+        """Return BN(W x) + bias, or W x + bias without a norm. Shapes: (r, i) -> (r, h)."""
         w_hi: Tensor = self.w_hki.flatten(1)
         if self.norm is None:
-            out_rh = F.linear(rows_ri, w_hi, self.bias_h)
-        else:
-            # InputNorm's axes: one row a step, in a batch of one
-            x_r1i, num_valid = rows_ri[:, None], torch.tensor(len(rows_ri), device=rows_ri.device)
-            if self.training:
-                out_rh = self.norm.normalized_projection(x_r1i, w_hi, self.bias_h, num_valid)[:, 0]
-            else:
-                scale_h, shift_h = self.norm.fold(x_r1i, w_hi, num_valid)
-                out_rh = F.linear(rows_ri, scale_h[:, None] * w_hi, self.bias_h + shift_h)
-        return F.hardtanh(out_rh, 0.0, self.relu_clip), num_b
+            return F.linear(rows_ri, w_hi, self.bias_h)
+        # The norm's axes are (s, b, i): one row per step, in a batch of one.
+        x_r1i = rows_ri[:, None]
+        num_valid = torch.tensor(len(rows_ri), device=rows_ri.device)
+        if self.training:
+            return self.norm.normalized_projection(x_r1i, w_hi, self.bias_h, num_valid)[:, 0]
+        scale_h, shift_h = self.norm.fold(x_r1i, w_hi, num_valid)
+        return F.linear(rows_ri, scale_h[:, None] * w_hi, self.bias_h + shift_h)
 
 
 class WindowNetwork(Network):
-    """A stack of window layers. What comes in and goes out is padded; in between are rows."""
+    """A stack of window layers. Its input and output are padded; in between are rows."""
 
     def windows(self) -> Iterator[dict[str, int]]:
-        """``kernel``, ``dilation`` and ``stride`` of each layer, as ``WindowLayer`` takes them."""
+        """Yield ``kernel``, ``dilation`` and ``stride`` of each layer, as ``WindowLayer`` takes them."""
         raise NotImplementedError
 
     def add_layers(self, inputs: int) -> int:
@@ -78,19 +88,22 @@ class WindowNetwork(Network):
         return inputs
 
     def encode(self, x_bsi: Tensor, num_steps_b: Tensor) -> tuple[Tensor, Tensor]:
-        rows_ri, num_b = x_bsi[step_mask(num_steps_b, x_bsi.shape[1])], num_steps_b
+        rows_ri = x_bsi[step_mask(num_steps_b, x_bsi.shape[1])]
+        num_b = num_steps_b
         for i, layer in enumerate(self.layers):
             out_rh, num_b = layer(self.dropout(rows_ri), num_b)
-            # From the second layer on inputs and outputs have one size. Dropout is on the layer's way only.
+            # From the second layer on input and output have one size. What is added is the input without dropout.
             rows_ri = rows_ri + out_rh if self.cfg.residual and i else out_rh
+
         steps = -(-x_bsi.shape[1] // self.cfg.time_strides[-1])
         out_bsh = rows_ri.new_zeros(len(num_b), steps, self.cfg.hidden)
         return out_bsh.masked_scatter(step_mask(num_b, steps)[:, :, None], rows_ri), num_b
 
     def layer_rows(self) -> Iterator[tuple[str, str, int]]:
         for i, (window, layer) in enumerate(zip(self.windows(), self.layers, strict=True), start=1):
-            shape = ", ".join([f"{self.cfg.hidden} units", *(f"{name} {value}" for name, value in window.items())])
-            yield f"{self.cfg.encoder} {i}", shape + added(self.cfg, i), count(layer)
+            numbers = "".join(f", {name} {value}" for name, value in window.items())
+            shape = f"{self.cfg.hidden} units{numbers}{added(self.cfg, i)}"
+            yield f"{self.cfg.encoder} {i}", shape, count(layer)
 
 
 class TimeDelayNetwork(WindowNetwork):
@@ -99,22 +112,28 @@ class TimeDelayNetwork(WindowNetwork):
     def windows(self) -> Iterator[dict[str, int]]:
         tdnn = self.cfg.tdnn
         for i in range(self.cfg.layers):
-            kernel, dilation = (values[min(i, len(values) - 1)] for values in (tdnn.kernels, tdnn.dilations))
-            stride = {} if i or tdnn.stride == 1 else {"stride": tdnn.stride}
-            yield {"kernel": kernel, "dilation": dilation, **stride}
+            window = {
+                "kernel": tdnn.kernels[min(i, len(tdnn.kernels) - 1)],
+                "dilation": tdnn.dilations[min(i, len(tdnn.dilations) - 1)],
+            }
+            if i == 0 and tdnn.stride > 1:
+                window["stride"] = tdnn.stride
+            yield window
 
 
 def taps(num_b: Tensor, kernel: int, dilation: int, stride: int) -> tuple[Tensor, Tensor]:
-    """For each window the rows that it reads, one past the last row where there is none; windows an utterance.
+    """Return the rows that each window reads, and the number of windows of each utterance.
 
-    Shapes: (b,) -> (r', k), (b,).
+    A tap outside its utterance reads the row past the last one. Shapes: (b,) -> (r', k), (b,).
 
     >>> taps(torch.tensor([3, 1]), kernel=3, dilation=1, stride=2)[0].tolist()
     [[4, 0, 1], [1, 2, 4], [4, 3, 4]]
     """
     num_windows_b = (num_b + stride - 1) // stride
     utterance_r = torch.repeat_interleave(num_windows_b)
-    first_window_b, first_row_b = num_windows_b.cumsum(0) - num_windows_b, num_b.cumsum(0) - num_b
+    first_window_b = num_windows_b.cumsum(0) - num_windows_b
+    first_row_b = num_b.cumsum(0) - num_b
+
     middle_r = stride * (torch.arange(len(utterance_r), device=num_b.device) - first_window_b[utterance_r])
     at_rk = middle_r[:, None] + dilation * (torch.arange(kernel, device=num_b.device) - kernel // 2)
     inside_rk = (at_rk >= 0) & (at_rk < num_b[utterance_r, None])

@@ -17,7 +17,7 @@ from asr.data.tokenizer import Tokenizer, read_tokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.files import replace_folder, write_json
 from asr.lm.neural.network import RnnConfig, RnnModel, RnnNetwork
-from asr.model.checkpoint import read_json, read_tensors, write_tensors, writing
+from asr.model.tensor_files import read_json, read_tensors, write_tensors, writing
 
 FORMAT_VERSION = 1
 TYPE = "rnn-lm"

@@ -34,7 +34,8 @@ from asr.files import held, open_atomic, write_json
 from asr.lm.neural.folder import save_rnn, set_tensors, tensors_of
 from asr.lm.neural.network import RnnConfig, RnnModel, RnnNetwork, bits
 from asr.lm.neural.text import NO_TARGET, Corpus, Reading, Streams
-from asr.model.checkpoint import has_state, load_state, read_json, save_state
+from asr.model.checkpoint import has_state, load_state, save_state
+from asr.model.tensor_files import read_json
 from asr.runtime import (
     Interrupt,
     autocast,

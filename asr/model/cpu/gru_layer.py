@@ -29,6 +29,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -343,7 +345,7 @@ def _walk_back(
 
 
 def _product(w_gh: Tensor, rows: int) -> Product:
-    """``x -> x W^T`` for many x of so many rows."""
+    """Return a function x -> x W^T, which is fast for many x of so many rows."""
     mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         packed = torch.ops.mkldnn._reorder_linear_weight(w_gh.contiguous(), rows)
@@ -354,34 +356,32 @@ def _product(w_gh: Tensor, rows: int) -> Product:
 
 
 def _each_way(shape: Shape, run: Callable[[int], Any]) -> list[Any]:
-    """The directions, each on a core when there are several, as a time step is too little to share."""
-    if shape.ways == 1 or shape.threads == 1:
-        return [run(way) for way in range(shape.ways)]
-    return _threaded(shape, run, range(shape.ways))
+    """Run the directions, each on a core of its own: a time step is too little to share."""
+    return _in_threads(shape.threads, [partial(run, way) for way in range(shape.ways)])
 
 
 def _each_part(shape: Shape, run: Callable[[int, int], Any]) -> None:
-    """Some of the utterances on each core."""
+    """Run some of the utterances on each core."""
     count = min(shape.threads, len(shape.lengths))
     ends = [len(shape.lengths) * i // count for i in range(count + 1)]
-    if count == 1:
-        run(0, ends[-1])
-    else:
-        _threaded(shape, lambda i: run(ends[i], ends[i + 1]), range(count))
+    _in_threads(shape.threads, [partial(run, *part) for part in pairwise(ends)])
 
 
-def _threaded(shape: Shape, run: Callable[[int], Any], over: Sequence[int]) -> list[Any]:
-    def alone(i: int) -> Any:
+def _in_threads(threads: int, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+    if threads == 1 or len(jobs) == 1:
+        return [job() for job in jobs]
+
+    def run(job: Callable[[], Any]) -> Any:
         with torch.no_grad():
-            return run(i)
+            return job()
 
     # Short-lived threads, 0.1 ms each: nothing global, and their thread count (a thread's own) cannot leak.
-    with ThreadPoolExecutor(len(over), "asr-gru", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(alone, over))
+    with ThreadPoolExecutor(len(jobs), "asr-gru", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(run, jobs))
 
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:
-    """Its memory, flat, as the loops take it."""
+    """Return a tensor's memory, flat, as the loops take it."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).view(-1).numpy().view(np.uint16)
     flat: npt.NDArray[Any] = tensor.view(-1).numpy()

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.jit import compiled
-from asr.model.cpu import tiles
 from asr.model.cpu.cells import gru, lstm, tanh
-from asr.model.cpu.tiles import WIDE, Weights
+from asr.model.cpu.tiles import WIDE, Weights, tile
 from asr.model.cpu.vectors import LANES, as_stored, load, store
 
 #: rows that share weights while those are in the cache
@@ -25,10 +24,6 @@ Floats = npt.NDArray[np.float32]
 Longs = npt.NDArray[np.int64]
 #: numbers as products take them: float32, or bf16 as uint16
 Stored = npt.NDArray[Any]
-
-tile_8x3, tile_4x3, tile_1x3 = tiles.tile_8x3, tiles.tile_4x3, tiles.tile_1x3
-tile_8x2, tile_4x2, tile_1x2 = tiles.tile_8x2, tiles.tile_4x2, tiles.tile_1x2
-tile_8x1, tile_4x1, tile_1x1 = tiles.tile_8x1, tiles.tile_4x1, tiles.tile_1x1
 
 
 class Conv(NamedTuple):
@@ -49,9 +44,19 @@ class Conv(NamedTuple):
 
 @compiled
 def product(
-    a: Stored, a_at: int, a_row: int, a_run: int, rows: int, w: Weights, first: int, columns: int, apart: int,
-    out: Floats, out_at: int, out_row: int,
-) -> None:  # fmt: skip
+    a: Stored,
+    a_at: int,
+    a_row: int,
+    a_run: int,
+    rows: int,
+    w: Weights,
+    first: int,
+    columns: int,
+    apart: int,
+    out: Floats,
+    out_at: int,
+    out_row: int,
+) -> None:
     """Compute out = bias + a w for any number of rows and of columns of 16 (``tiles`` explains the arguments)."""
     c = 0
     while c < columns:
@@ -64,32 +69,32 @@ def product(
             left = rows - r
             if wide == 3:
                 if left >= 8:
-                    tile_8x3(a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
+                    tile(8, 3, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                     r += 8
                 elif left >= 4:
-                    tile_4x3(a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
+                    tile(4, 3, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                     r += 4
                 else:
-                    tile_1x3(a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
+                    tile(1, 3, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                     r += 1
             elif wide == 2:
                 if left >= 8:
-                    tile_8x2(a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
+                    tile(8, 2, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                     r += 8
                 elif left >= 4:
-                    tile_4x2(a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
+                    tile(4, 2, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                     r += 4
                 else:
-                    tile_1x2(a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
+                    tile(1, 2, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                     r += 1
             elif left >= 8 and WIDE:
-                tile_8x1(a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
+                tile(8, 1, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                 r += 8
             elif left >= 4:
-                tile_4x1(a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
+                tile(4, 1, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                 r += 4
             else:
-                tile_1x1(a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
+                tile(1, 1, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                 r += 1
         c += wide
 

@@ -57,88 +57,91 @@ def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _make(rows: int, columns: int) -> Any:
-    """Make the block product of so many rows and so many columns of 16."""
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
+def tile(
+    typing_context: Any,
+    rows: Any,
+    columns: Any,
+    a: Any,
+    a_at: Any,
+    a_row: Any,
+    a_run: Any,
+    w: Any,
+    first: Any,
+    apart: Any,
+    out: Any,
+    out_at: Any,
+    out_row: Any,
+) -> Any:
+    """Compute out = bias + a w, for a[r, k] = a[a_at + r a_row + a_run (k // groups) + k % groups].
 
-    @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-    def tile(
-        typing_context: Any, a: Any, a_at: Any, a_row: Any, a_run: Any, w: Any, first: Any, apart: Any, out: Any,
-        out_at: Any, out_row: Any,
-    ) -> Any:  # fmt: skip
-        """Compute out = bias + a w, for a[r, k] = a[a_at + r a_row + a_run (k // groups) + k % groups].
+    Places are counted in elements, those of k in groups.
 
-        Places are counted in elements, those of k in groups.
+    Args:
+        rows, columns: size of the block, as literal numbers; 8 x 3 is the largest that fits 32 registers.
+        w: ``Weights``; ``first``: its first block of columns; ``apart``: blocks from one to the next.
+        out: columns of 16 lie side by side, rows ``out_row`` apart.
+    """
+    n = types.intp
+    signature = types.void(rows, columns, a, n, n, n, w, n, n, out, n, n)
+    num_rows = rows.literal_value
+    num_columns = columns.literal_value
+    narrow = a.dtype != types.float32
+    kind = _PAIRS if narrow else FLOATS
 
-        Args:
-            w: ``Weights``; ``first``: its first block of columns; ``apart``: blocks from one to the next.
-            out: columns of 16 lie side by side, rows ``out_row`` apart.
-        """
-        n = types.intp
-        signature = types.void(a, n, n, n, w, n, n, out, n, n)
-        narrow = a.dtype != types.float32
-        kind = _PAIRS if narrow else FLOATS
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        binding.initialize_native_asmparser()  # for the instruction above; it may be asked again
+        a_, a_at_, a_row_, a_run_, w_, first_, apart_, out_, out_at_, out_row_ = arguments[2:]
+        values, bias, _, column, runs, groups = cgutils.unpack_tuple(builder, w_)
+        values_kind, bias_kind = w.types[0], w.types[1]
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            binding.initialize_native_asmparser()  # for the instruction above; it may be asked again
-            a_, a_at_, a_row_, a_run_, w_, first_, apart_, out_, out_at_, out_row_ = arguments
-            values, bias, _, column, runs, groups = cgutils.unpack_tuple(builder, w_)
-            values_kind, bias_kind = w.types[0], w.types[1]
+        def times(value: Any, factor: int) -> Any:
+            return builder.mul(value, ir.Constant(I64, factor))
 
-            def times(value: Any, factor: int) -> Any:
-                return builder.mul(value, ir.Constant(I64, factor))
+        def at(place: Any, kind: Any) -> Any:
+            return builder.bitcast(place, kind.as_pointer())
 
-            def at(place: Any, kind: Any) -> Any:
-                return builder.bitcast(place, kind.as_pointer())
+        def broadcast(place: Any) -> Any:
+            """Load one group of terms into all lanes."""
+            group = builder.load(at(place, kind.element), align=1)
+            one = builder.insert_element(ir.Constant(kind, ir.Undefined), group, ir.Constant(I32, 0))
+            zeros = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
+            return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
 
-            def broadcast(place: Any) -> Any:
-                """Load one group of terms into all lanes."""
-                group = builder.load(at(place, kind.element), align=1)
-                one = builder.insert_element(ir.Constant(kind, ir.Undefined), group, ir.Constant(I32, 0))
-                zeros = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
-                return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+        # every sum starts at its bias
+        sums = [[cgutils.alloca_once(builder, FLOATS) for _ in range(num_columns)] for _ in range(num_rows)]
+        w_places = []
+        for c in range(num_columns):
+            block = builder.add(first_, times(apart_, c))
+            w_places.append(address(context, builder, values_kind, values, builder.mul(block, column)))
+            bias_place = address(context, builder, bias_kind, bias, times(block, LANES))
+            start = builder.load(at(bias_place, FLOATS), align=4)
+            for r in range(num_rows):
+                builder.store(start, sums[r][c])
 
-            # every sum starts at its bias
-            sums = [[cgutils.alloca_once(builder, FLOATS) for _ in range(columns)] for _ in range(rows)]
-            w_places = []
-            for c in range(columns):
-                block = builder.add(first_, times(apart_, c))
-                w_places.append(address(context, builder, values_kind, values, builder.mul(block, column)))
-                bias_place = address(context, builder, bias_kind, bias, times(block, LANES))
-                start = builder.load(at(bias_place, FLOATS), align=4)
-                for r in range(rows):
-                    builder.store(start, sums[r][c])
+        a_places = [address(context, builder, a, a_, builder.add(a_at_, times(a_row_, r))) for r in range(num_rows)]
+        with cgutils.for_range(builder, runs) as run:
+            a_of_run = times(builder.mul(run.index, a_run_), a.dtype.bitwidth // 8)
+            w_of_run = times(builder.mul(run.index, groups), 4 * LANES)
+            with cgutils.for_range(builder, groups) as group:
+                a_offset = builder.add(a_of_run, times(group.index, 4))
+                w_offset = builder.add(w_of_run, times(group.index, 4 * LANES))
+                weights = [builder.load(at(builder.gep(w, [w_offset]), kind), align=4) for w in w_places]
+                for r in range(num_rows):
+                    term = broadcast(builder.gep(a_places[r], [a_offset]))
+                    for c in range(num_columns):
+                        total = builder.load(sums[r][c])
+                        if narrow:
+                            total = builder.call(_DOT_BF16, [total, term, weights[c]])
+                        else:
+                            total = fused(builder, term, weights[c], total)
+                        builder.store(total, sums[r][c])
 
-            a_places = [address(context, builder, a, a_, builder.add(a_at_, times(a_row_, r))) for r in range(rows)]
-            with cgutils.for_range(builder, runs) as run:
-                a_of_run = times(builder.mul(run.index, a_run_), a.dtype.bitwidth // 8)
-                w_of_run = times(builder.mul(run.index, groups), 4 * LANES)
-                with cgutils.for_range(builder, groups) as group:
-                    a_offset = builder.add(a_of_run, times(group.index, 4))
-                    w_offset = builder.add(w_of_run, times(group.index, 4 * LANES))
-                    weights = [builder.load(at(builder.gep(w, [w_offset]), kind), align=4) for w in w_places]
-                    for r in range(rows):
-                        term = broadcast(builder.gep(a_places[r], [a_offset]))
-                        for c in range(columns):
-                            total = builder.load(sums[r][c])
-                            if narrow:
-                                total = builder.call(_DOT_BF16, [total, term, weights[c]])
-                            else:
-                                total = fused(builder, term, weights[c], total)
-                            builder.store(total, sums[r][c])
+        for r in range(num_rows):
+            row_at = builder.add(out_at_, times(out_row_, r))
+            for c in range(num_columns):
+                place = address(context, builder, out, out_, builder.add(row_at, ir.Constant(I64, LANES * c)))
+                builder.store(builder.load(sums[r][c]), at(place, FLOATS), align=4)
+        return context.get_dummy_value()
 
-            for r in range(rows):
-                row_at = builder.add(out_at_, times(out_row_, r))
-                for c in range(columns):
-                    place = address(context, builder, out, out_, builder.add(row_at, ir.Constant(I64, LANES * c)))
-                    builder.store(builder.load(sums[r][c]), at(place, FLOATS), align=4)
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return tile
-
-
-# The widest that fits 32 registers, and what is left of rows and columns.
-tile_8x3, tile_4x3, tile_1x3 = (_make(rows, 3) for rows in (8, 4, 1))
-tile_8x2, tile_4x2, tile_1x2 = (_make(rows, 2) for rows in (8, 4, 1))
-tile_8x1, tile_4x1, tile_1x1 = (_make(rows, 1) for rows in (8, 4, 1))
+    return signature, generate
