@@ -74,12 +74,14 @@ def prepare(recipe: Recipe, request: Request) -> Prepared:
             or holds files of these names that no preparation made.
         DataError: the corpus cannot be had or read, a split is empty, or two utterances of it have one id.
     """
+    # what cannot work is refused before hours of download
     out = request.out
     check_request(recipe, request)
     _check_folder(out)
     before = _header_before(out)
     request = replace(request, normalization=_profile(request, before))
 
+    # all that can fail comes before the first file is written, and leaves the folder as it was
     corpus = recipe.prepare(request)
     profile = request.normalization or corpus.normalization or recipe.normalization
     splits, notes = normalize_splits(_sorted(corpus.splits, out), profile)
@@ -92,7 +94,7 @@ def prepare(recipe: Recipe, request: Request) -> Prepared:
         files["tokenizer"] = out / tokenizer_file
     paths = {name: out / f"{name}.jsonl" for name in splits}
     all_notes: list[str] = []
-    if splits:
+    if splits:  # a language model has none
         _warn_of_replaced(recipe, request, splits, before)
         _write(out, header, splits, tokenizer)
         all_notes = [

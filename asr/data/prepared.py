@@ -59,7 +59,7 @@ _HEADER = TypeAdapter(Header)
 
 
 def split_facts(rows: Iterable[Utterance]) -> dict[str, float | int]:
-    """Return what the header says of a split."""
+    """Return the facts of a split for the header."""
     rows = list(rows)
     hours = sum(u.duration_s for u in rows) / 3600
     speakers = {u.speaker for u in rows if u.speaker}
