@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from asr.errors import DataError, os_reason
+from asr.sound.splice import Spliced
 
 #: between the tar file's name and the member's, the end of the first included
 MARK = ".tar#"
@@ -63,7 +64,7 @@ def open_bytes(path: str | Path) -> BinaryIO:
     if not is_member(path):
         return Path(path).open("rb")
     tar, name = _find(path)
-    return io.BufferedReader(_Window(tar, *tar.members[name]), _BUFFER)
+    return io.BufferedReader(Spliced(tar.read_at, [tar.members[name]]), _BUFFER)
 
 
 def num_bytes(path: str | Path) -> int:
@@ -122,35 +123,8 @@ class Tar:
             os.close(self._descriptor)
 
 
-class _Window(io.RawIOBase):
-    """A part of a tar file, as a file of its own."""
-
-    def __init__(self, tar: Tar, start: int, size: int) -> None:
-        self._tar, self._start, self._size, self._at = tar, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._at))
-        content = self._tar.read_at(wanted, self._start + self._at) if wanted else b""
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)
-
-
 def _find(path: str | Path) -> tuple[Tar, str]:
+    """Return the open tar file that a path's member is in, and the member's name."""
     file, name = split(path)
     try:
         status = file.stat()
