@@ -57,7 +57,7 @@ class _Item:
 
     @property
     def about(self) -> bytes:
-        """The content of ``key.json``: the row, or all rows of one long recording."""
+        """Return the content of ``key.json``: the row, or all rows of one long recording."""
         rows = [{k: v for k, v in row.to_json().items() if k != "audio_path"} for row in self.rows]
         return json.dumps(rows[0] if len(rows) == 1 else {"utterances": rows}, ensure_ascii=False).encode()
 

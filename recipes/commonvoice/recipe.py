@@ -20,7 +20,7 @@ META = {"age": "age", "gender": "gender", "accent": "accent", "accents": "accent
 
 
 def prepare(request: Request) -> Corpus:
-    """Manifests ``train``, ``dev`` and ``test``, as the release has them; the language is the folder's name."""
+    """Return ``train``, ``dev`` and ``test``, as the release has them; the language is the folder's name."""
     folder = corpus_folder(
         RECIPE, request, "train.tsv", lambda name: name.endswith((".mp3", *(f"/{table}.tsv" for table in TABLES)))
     )
@@ -38,12 +38,13 @@ def prepare(request: Request) -> Corpus:
 
 
 def _nothing_left(folder: Path, lost: Mapping[str, str]) -> str:
-    """Why a split is empty, and for one without rows, as small languages have them, what to do."""
+    """Describe why a split is empty, and what to do about one without rows, which small languages have."""
     if lost:
         return f"no clip can be used ({len(lost):,} left out; the first: {': '.join(next(iter(lost.items())))})"
     every_clip = folder / "validated.tsv"
     if not every_clip.is_file():
         return "has no rows, as the language is small, and validated.tsv, which has all clips, is not beside it"
+
     columns = ("--audio-column", "path", "--text-column", "sentence", "--speaker-column", "client_id")
     rest = ("--dev", "0.1", "--normalization", RECIPE.normalization, "--out", "DIR")
     advice = command("prepare", "csv", every_clip, *columns, *rest)
@@ -51,7 +52,7 @@ def _nothing_left(folder: Path, lost: Mapping[str, str]) -> str:
 
 
 def _rows(folder: Path, split: str, dropped: dict[str, str]) -> list[Row]:
-    """The clips of a split; rows that do not fit the header go to ``dropped``, with the reason."""
+    """Return the clips of a split; rows that do not fit the header go to ``dropped``, with the reason."""
     table = read_table(folder / f"{split}.tsv")
     for name in ("client_id", "path", "sentence"):
         table.check_column(name)

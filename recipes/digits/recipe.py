@@ -1,7 +1,7 @@
 """Connected spoken digits, synthesised here and now by espeak-ng: 1,260 utterances of three to five digits.
 
-No download and no archive; the voices of a split are in no other split. It teaches a small model in half a minute,
-which makes it good for a first run and for tests of the whole way; the numbers say nothing about human speech.
+No download and no archive; the voices of a split are in no other split. A small model learns it in half a minute, so it
+is good for a first run and for end-to-end tests; the results say nothing about human speech.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PER_VOICE = {"train": 12, "dev": 10, "test": 10}
 
 
 def prepare(request: Request, per_voice: Mapping[str, int] = PER_VOICE) -> Corpus:
-    """Audio and manifests of ``train``, ``dev`` and ``test``: the same bytes at every run on a machine."""
+    """Synthesise ``train``, ``dev`` and ``test``: the same bytes at every run on a machine."""
     espeak = Espeak()
     plans = [plan for split, count in per_voice.items() for plan in plan_split(split, count)]
     rows: dict[str, list[Utterance]] = {split: [] for split in per_voice}
@@ -62,7 +62,7 @@ def prepare(request: Request, per_voice: Mapping[str, int] = PER_VOICE) -> Corpu
 
 @dataclass(frozen=True)
 class Plan:
-    """How one utterance is to sound.
+    """The sound of one utterance.
 
     Units: ``pitch`` and ``pitch_range`` are espeak-ng's (50 is the voice's own), ``word_gap`` its 10 ms; ``level_db``
     is the speech's RMS against full scale, ``snr_db`` that RMS against the noise's.
@@ -84,7 +84,7 @@ class Plan:
 
 
 def plan_split(split: str, per_voice: int) -> Iterator[Plan]:
-    """The plans of a split: each depends on its id alone."""
+    """Yield the plans of a split: each depends on its id alone."""
     for accent in ACCENTS:
         for variant in VARIANTS[split]:
             for number in range(1, per_voice + 1):
@@ -108,7 +108,7 @@ def plan_split(split: str, per_voice: int) -> Iterator[Plan]:
 
 
 def render(espeak: Espeak, plan: Plan) -> Wave:
-    """The samples of a plan: speech at its level, silence around it, and noise under all of it.
+    """Return the samples of a plan: speech at its level, silence around it, and noise under all of it.
 
     Shapes: (n,) float32 in (-1, 1), at SAMPLE_RATE_HZ.
     """
@@ -124,9 +124,11 @@ def render(espeak: Espeak, plan: Plan) -> Wave:
     speech = audio.resampled(speech, espeak.sample_rate_hz, SAMPLE_RATE_HZ)
     rms = 10 ** (plan.level_db / 20)
     speech *= rms / _rms(speech)
-    lead, trail = round(plan.lead_s * SAMPLE_RATE_HZ), round(plan.trail_s * SAMPLE_RATE_HZ)
+
+    lead = round(plan.lead_s * SAMPLE_RATE_HZ)
+    trail = round(plan.trail_s * SAMPLE_RATE_HZ)
     noise = _generator(plan.id, "noise").standard_normal(lead + len(speech) + trail)
-    # A moving average darkens the noise: the rooms and microphones are not all of one colour
+    # a moving average darkens the noise: rooms and microphones are not all of one colour
     noise = np.convolve(noise, np.ones(plan.noise_width), mode="same")
     wave = noise * (rms * 10 ** (-plan.snr_db / 20) / _rms(noise))
     wave[lead : lead + len(speech)] += speech

@@ -60,7 +60,7 @@ class Espeak:
         self._data_path = Path(self._library_path).parent / "espeak-ng-data"
 
     def variants(self) -> list[str]:
-        """The speaker variants that a language can be combined with (``f3`` in ``en-us+f3``)."""
+        """Return the speaker variants that a language can be combined with (``f3`` in ``en-us+f3``)."""
         return sorted(p.name for p in (self._data_path / "voices" / "!v").glob("*"))
 
     def speak(
@@ -74,7 +74,7 @@ class Espeak:
         volume: int = 100,
         word_gap: int = 0,
     ) -> Wave:
-        """The samples of a text spoken by a voice.
+        """Return the samples of a text spoken by a voice.
 
         Shapes: (n,) float32 in [-1, 1].
         Units: ``rate_wpm`` words a minute, 80-450; ``pitch`` and ``pitch_range`` 0-99 (50 is the voice's own);
@@ -133,7 +133,7 @@ class Espeak:
         return library
 
     def _check_variant(self, voice: str) -> None:
-        """espeak-ng itself takes an unknown variant for none, and says nothing."""
+        """Refuse an unknown variant, which espeak-ng itself silently ignores."""
         variant = voice.partition("+")[2]
         known = self.variants()
         if variant and known and variant not in known:  # without any, the data is missing: _load says so
@@ -142,7 +142,7 @@ class Espeak:
 
 @contextmanager
 def _short_path(path: Path) -> Iterator[Path]:
-    """A name of a folder that espeak-ng has room for.
+    """Return a name of a folder that espeak-ng has room for.
 
     Source: ``speech.h``, N_PATH_HOME: 160 bytes; it cuts a longer path off and then finds no data. In a virtual
     environment the data's own part is some 65 bytes.

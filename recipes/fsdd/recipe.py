@@ -16,7 +16,7 @@ _NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<index>[0-9]+)")
 
 
 def prepare(request: Request) -> Corpus:
-    """Manifests ``train``, ``dev`` and ``test``, by the number of the recording."""
+    """Return ``train``, ``dev`` and ``test``, by the number of the recording."""
     folder = corpus_folder(RECIPE, request, "recordings/*.wav", lambda name: name.endswith((".wav", "README.md")))
     rows = []
     dropped = {}

@@ -24,7 +24,7 @@ _FILES = (
 
 
 def prepare(request: Request) -> Corpus:
-    """The files themselves, in ``request.out``: no speech, hence no manifests."""
+    """Put the files into ``request.out``: there is no speech, so there are no manifests."""
     files = chosen_files(RECIPE, request)
     check_room(request, files, unpacked=False, folder="")
     paths = {}

@@ -33,7 +33,7 @@ UTTERANCES = {
 
 
 def prepare(request: Request) -> Corpus:
-    """A manifest for each subset; ``train`` (all training subsets), ``dev`` and ``test`` (the clean ones)."""
+    """Return each subset; ``train`` (all training subsets), ``dev`` and ``test`` (the clean ones)."""
     return librispeech.prepare(RECIPE, request, PATH)
 
 

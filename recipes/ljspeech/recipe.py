@@ -14,7 +14,7 @@ SPLITS = {"LJ049": "dev", "LJ050": "test"}
 
 
 def prepare(request: Request) -> Corpus:
-    """Manifests ``train``, ``dev`` (chapter LJ049) and ``test`` (chapter LJ050), with the normalised texts."""
+    """Return ``train``, ``dev`` (chapter LJ049) and ``test`` (chapter LJ050), with the normalised texts."""
     folder = corpus_folder(
         RECIPE, request, "metadata.csv", lambda name: name.endswith((".wav", "metadata.csv", "README"))
     )

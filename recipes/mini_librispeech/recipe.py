@@ -18,7 +18,7 @@ _FILES = (
 
 
 def prepare(request: Request) -> Corpus:
-    """A manifest for each subset, and the same as ``train``, ``dev`` and ``test``."""
+    """Return each subset, and the same as ``train``, ``dev`` and ``test``."""
     return librispeech.prepare(RECIPE, request, PATH)
 
 

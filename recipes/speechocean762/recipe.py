@@ -14,7 +14,7 @@ DEV_FRACTION = "0.1"
 
 
 def prepare(request: Request) -> Corpus:
-    """Manifests ``train``, ``dev`` (10 % of the training speakers) and ``test`` (the published one).
+    """Return ``train``, ``dev`` (10 % of the training speakers) and ``test`` (the published one).
 
     ``meta`` has ``gender``, ``age`` and ``group``: a child is under 16. As nobody is 16 to 18, any border in between
     makes the same groups.

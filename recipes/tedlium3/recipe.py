@@ -22,7 +22,7 @@ _MARKS = re.compile(r"\{[^}]*\}|\[[^\]]*\]|<sil>|\([0-9]\)|\([^() ]*\)$")
 
 
 def prepare(request: Request) -> Corpus:
-    """Manifests ``train``, ``dev`` and ``test`` of the legacy distribution; an utterance is a part of a talk's file."""
+    """Return ``train``, ``dev`` and ``test`` of the legacy distribution; an utterance is a part of a talk's file."""
     folder = corpus_folder(
         RECIPE,
         request,
@@ -43,7 +43,7 @@ def prepare(request: Request) -> Corpus:
 
 
 def _talk(path: Path, split: str, dropped: dict[str, str], excluded: dict[str, str]) -> list[Row]:
-    """The segments of one talk; ``excluded`` gets those that are not for training or scoring.
+    """Return the segments of one talk; ``excluded`` gets those that are not for training or scoring.
 
     Source: NIST's STM format: talk, channel, speaker, begin and end in seconds, label, text.
     """
@@ -78,7 +78,7 @@ def _talk(path: Path, split: str, dropped: dict[str, str], excluded: dict[str, s
 
 
 def spoken(text: str) -> str:
-    """The words of a segment: without marks of noise, and with "it 's" as one word.
+    """Return the words of a segment: without marks of noise, and with "it 's" as one word.
 
     Source: egs/tedlium/s5_r3/local/prepare_data.sh and join_suffix.py of Kaldi.
 

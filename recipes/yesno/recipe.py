@@ -17,7 +17,7 @@ DEV_FRACTION = 0.1
 
 
 def prepare(request: Request) -> Corpus:
-    """Manifests ``train`` and ``dev`` (together icefall's training set), and ``test`` (icefall's)."""
+    """Return ``train`` and ``dev`` (together icefall's training set), and ``test`` (icefall's)."""
     folder = corpus_folder(RECIPE, request, "[01]_[01]_[01]_*.wav", lambda name: name.endswith((".wav", "README")))
     rows = []
     dropped = {}
