@@ -63,7 +63,6 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
 def _model(path: Path) -> dict[str, Any]:
     from asr.model.checkpoint import find_model, load_trainable
     from asr.model.network import describe as describe_network
-    from asr.model.tensor_files import read_json
 
     folder = find_model(path)
     model = load_trainable(folder)
@@ -86,7 +85,7 @@ def _model(path: Path) -> dict[str, Any]:
 
 def _results(folder: Path) -> dict[str, Any]:
     """Return the error rates that evaluation wrote into a model folder."""
-    from asr.model.checkpoint import read_json
+    from asr.model.tensor_files import read_json
 
     path = folder / "results.json"
     if not path.exists():
