@@ -37,7 +37,10 @@ def draw(recognizer: Recognizer, source: Source, out: Path) -> None:
     check(out)
 
     wave_n = recognizer.load_wave(source)
-    path = Path(source.name) if isinstance(source, Input) else Path("array" if isinstance(source, tuple) else source)
+    if isinstance(source, tuple):
+        path = Path("array")
+    else:
+        path = Path(source.name if isinstance(source, Input) else source)
     name = os.fsencode(path.name).decode("utf-8", "replace")  # a name of any bytes can be shown
     save(_figure(recognizer.model, wave_n, recognizer.log_probs(wave_n), name, (12, 6)), out)
 
