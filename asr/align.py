@@ -157,7 +157,6 @@ def align_recording(
 
     with open_stream(path, model.audio.sample_rate_hz) as stream:
         heard = log_probs_of_recording(model, stream)
-        duration_s, notes = stream.duration_s or 0.0, stream.notes
         if stream.truncated:  # the whole text would be squeezed into what is there
             raise DataError(stream.truncated, path)
 
@@ -170,9 +169,9 @@ def align_recording(
             profile,
             id_=str(path),
             path=str(path),
-            duration_s=duration_s,
+            duration_s=stream.duration_s,
             seams=heard.seams,
-            notes=notes,
+            notes=stream.notes,
             allow_gaps=allow_gaps,
         )
     except DataError as error:
@@ -227,20 +226,13 @@ def align_text(
 
     if allow_gaps and gaps:
         parts = stretches(gaps, len(log_probs_sv), len(words))
-        if not parts:
-            raise DataError(
-                f"nothing of the text fits the audio, in which the model hears '{heard[:60]}': "
-                "is it the text of another recording?"
-            )
+        _check_any_fit(parts, heard)
     else:
         parts = [Stretch(slice(0, len(log_probs_sv)), slice(0, len(words)))]
         _check_length(tokens_u, len(log_probs_sv), duration_s)
     best = align_parts(log_probs_sv, words, parts, tokenizer, delimiter)
 
     kept = [word for part in parts for word in spelling.words[part.words]]
-    if spelling.unspoken:
-        some = " ".join(spelling.unspoken[:5]) + (" …" if len(spelling.unspoken) > 5 else "")
-        notes += (f"{len(spelling.unspoken):,} of the text's marks that are no words have no time: {some}",)
     total_gap, local_gap = _gaps(log_probs_sv, best.path_s, clock)
     return Aligned(
         id=id_,
@@ -251,7 +243,7 @@ def align_text(
             log_prob=best.log_prob,
             segments=timed_segments(kept, best.pieces, clock, duration_s),
             seams=seams,
-            notes=notes,
+            notes=notes + _note_of_unspoken(spelling.unspoken),
         ),
         reference=spelling.text,
         heard=heard,
@@ -263,12 +255,27 @@ def align_text(
     )
 
 
+def _check_any_fit(parts: Sequence[Stretch], heard: str) -> None:
+    if not parts:
+        raise DataError(
+            f"nothing of the text fits the audio, in which the model hears '{heard[:60]}': "
+            "is it the text of another recording?"
+        )
+
+
 def _check_length(tokens_u: Sequence[int], steps: int, duration_s: float) -> None:
     if (needed := min_steps(tokens_u)) > steps:
         raise DataError(
             f"the text needs {needed:,} steps of the model, the audio has {steps:,} ({duration_s:.2f} s): "
             "is it the text of another recording? To align what fits: --allow-gaps (in Python allow_gaps=True)"
         )
+
+
+def _note_of_unspoken(marks: Sequence[str]) -> tuple[str, ...]:
+    if not marks:
+        return ()
+    some = " ".join(marks[:5]) + (" …" if len(marks) > 5 else "")
+    return (f"{len(marks):,} of the text's marks that are no words have no time: {some}",)
 
 
 def _gaps(log_probs_sv: LogProbs, path_s: Ints, clock: Clock) -> tuple[float, float]:

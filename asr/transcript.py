@@ -1,4 +1,4 @@
-"""What transcription and alignment return: texts with their times, for a clip or a meeting. Plain values, no torch.
+"""Hold what transcription and alignment return: texts with their times. Plain values, no torch.
 
 Times are seconds from the start of the recording (of the whole file, also when only a part of it was asked for).
 """
@@ -14,11 +14,11 @@ from asr.decode.types import TimedWord
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of words without a long pause inside: what becomes one segment of a Whisper-style JSON document.
+    """Hold words without a long pause between them: one segment of a Whisper-style JSON document.
 
-    ``log_prob`` is the decoder's score of the segment where it is known (natural log). ``characters`` are given by
-    alignment only: every character of the text but the spaces. ``no_speech_prob``: of the piece of the recording that
-    it begins in; None in an alignment.
+    ``log_prob`` is the decoder's score of the segment if it is known (natural log). ``characters`` are given by
+    alignment only: every character of the text except spaces. ``no_speech_prob`` is that of the piece of the recording
+    in which the segment begins; None in an alignment.
     """
 
     start_s: float
@@ -32,7 +32,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Seam:
-    """Where a long recording was cut for the network.
+    """Say where a long recording was cut for the network.
 
     ``pause``: inside a pause of ``length_s`` seconds. ``overlap``: no pause in reach, so the two parts share
     ``length_s`` seconds of audio and their log-probabilities were joined inside it.
@@ -45,7 +45,7 @@ class Seam:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another text of the same recording, with its score (a natural log, as the transcript's) and its own words."""
+    """Hold another text of the same recording, with its score (a natural log) and its own words."""
 
     text: str
     log_prob: float
@@ -54,15 +54,15 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a recording, and when.
+    """Hold what was said in a recording, and when.
 
-    ``log_prob`` is the decoder's score, a natural log: greedy, the best path's; beam search, that of all paths in the
-    beam and of the language model; of a long recording the sum over its parts. ``duration_s``: where what was
-    transcribed ends. ``others``: the next best texts, only where the recording was decoded as one. ``notes``: what was
-    done to the audio, in words (resampled, mixed down). ``channel``: the one that was taken, from 1; None: all of them,
-    or the recording is known by an id that says which. ``no_speech_prob``: how probable it is that nobody speaks in it,
-    the lowest of its pieces; None in an alignment. ``truncated``: why the recording is cut or damaged, where the
-    text is that of a part of it (empty: it is whole).
+    ``log_prob`` is the decoder's score, a natural log: of the best path (greedy), or of all paths in the beam and the
+    language model; for a long recording, the sum over its parts. ``duration_s`` is the end of the part that was
+    transcribed. ``others`` are the next best texts, if the recording was decoded as one. ``notes`` describe what was
+    done to the audio (resampled, mixed down). ``channel`` is the one that was taken, from 1; None: all of them, or the
+    recording is known by an id that says which. ``no_speech_prob`` is the probability that nobody speaks in it, the
+    lowest of its pieces; None in an alignment. ``truncated`` is the reason why the recording is cut or damaged, so that
+    the text covers a part of it (empty: it is whole).
     """
 
     path: str
@@ -79,20 +79,18 @@ class Transcript:
 
     @property
     def words(self) -> tuple[TimedWord, ...]:
-        """The words of all segments, in order."""
+        """Return the words of all segments, in order."""
         return tuple(word for segment in self.segments for word in segment.words)
 
 
 #: words further apart than this are in two segments
-SEGMENT_GAP_S = 0.8
-#: and no segment is longer, where it has more than one word
-SEGMENT_S = 30.0
+_SEGMENT_GAP_S = 0.8
+#: no segment of several words is longer
+_SEGMENT_S = 30.0
 
 
-def segments_of(
-    words: Iterable[TimedWord], gap_s: float = SEGMENT_GAP_S, longest_s: float = SEGMENT_S
-) -> list[Segment]:
-    """Words as segments: a new one after each pause longer than ``gap_s``, and before one would be too long.
+def segments_of(words: Iterable[TimedWord]) -> list[Segment]:
+    """Divide words into segments: a new one begins after each long pause, and before one would be too long.
 
     >>> words = [TimedWord("ONE", 0.1, 0.3), TimedWord("TWO", 0.4, 0.6), TimedWord("SIX", 2.0, 2.4)]
     >>> [segment.text for segment in segments_of(words)]
@@ -101,7 +99,7 @@ def segments_of(
     groups: list[list[TimedWord]] = []
     for word in words:
         last = groups[-1] if groups else []
-        if not last or word.start_s - last[-1].end_s > gap_s or word.end_s - last[0].start_s > longest_s:
+        if not last or word.start_s - last[-1].end_s > _SEGMENT_GAP_S or word.end_s - last[0].start_s > _SEGMENT_S:
             groups.append([])
         groups[-1].append(word)
     return [Segment(g[0].start_s, g[-1].end_s, " ".join(w.word for w in g), tuple(g)) for g in groups]

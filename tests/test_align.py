@@ -228,10 +228,9 @@ def aligned(text: str, said: str, normalization: str = "none", tokenizer=None, b
     logits_sv = np.zeros((len(path_s), tokenizer.vocabulary_size))
     logits_sv[np.arange(len(path_s)), path_s] = 9
     log_probs_sv = log_softmax(logits_sv)
-    return align_text(
-        text, log_probs_sv, clock_of(len(path_s)), tokenizer, normalization, id_="u", path="u.wav",
-        duration_s=len(path_s) * 0.04 - 0.01, **more,
-    ), log_probs_sv  # fmt: skip
+    clock = clock_of(len(path_s))
+    more = {"id_": "u", "path": "u.wav", "duration_s": len(path_s) * 0.04 - 0.01} | more
+    return align_text(text, log_probs_sv, clock, tokenizer, normalization, **more), log_probs_sv
 
 
 def test_a_text_that_the_model_would_say_has_the_times_of_its_transcript_and_no_gap():
@@ -302,10 +301,10 @@ DIGITS = Path(__file__).parent / "cases" / "digits_of_16_s.npz"
 def of_digits(text: str, **more):
     """A text against what a small model of spoken digits hears in 16 s of them."""
     case = np.load(DIGITS)
-    return align_text(
-        text, case["log_probs_sv"], (case["start_s"], case["end_s"]), CharTokenizer(tuple(case["symbols"].tolist())),
-        "none", id_="u", path="u.wav", duration_s=16.043, **more,
-    )  # fmt: skip
+    clock = case["start_s"], case["end_s"]
+    tokenizer = CharTokenizer(tuple(case["symbols"].tolist()))
+    more = {"id_": "u", "path": "u.wav", "duration_s": 16.043} | more
+    return align_text(text, case["log_probs_sv"], clock, tokenizer, "none", **more)
 
 
 def test_a_text_of_the_first_utterance_of_a_recording_has_its_times():
@@ -390,7 +389,7 @@ def test_a_letter_that_the_model_has_in_the_other_case_is_taken_in_that_case():
         ("hello, world", "none", ["--normalization upper-nopunct"]),
         ("HELLO " * 300, "none", ["the text needs 2,", "the audio has", "another recording"]),
     ],
-)  # fmt: skip
+)
 def test_a_text_that_cannot_be_aligned_is_an_error_with_what_to_do(text, profile, parts):
     with pytest.raises(DataError) as error:
         aligned(text, "HELLO", profile)

@@ -76,7 +76,6 @@ def test_a_file_is_what_audio_load_gives(tmp_path, suffix):
         soundfile.write(path, noise(25, seed=1), 16000)
     stream = open_stream(path, 16000)
     assert (stream.rate_hz, stream.notes) == (16000, ())
-    assert stream.duration_s == 25
     # A decoder that adds up in floats may differ in the last bit where a block begins.
     np.testing.assert_allclose(whole(stream), audio.load(path)[0], rtol=0, atol=1e-7 if suffix == ".mp3" else 0)
 
@@ -118,7 +117,6 @@ def test_channels_are_mixed_down_or_chosen(tmp_path):
     np.testing.assert_allclose(whole(mixed), channels.mean(axis=1), atol=1e-7)
     second = open_stream(path, 16000, Part(channel=2, start_s=0.5, end_s=1))
     assert second.notes == ("channel 2 of 2",)
-    assert second.duration_s == 0.5
     np.testing.assert_array_equal(whole(second), channels[8000:16000, 1])
     assert message(path, Part(channel=3)) == "channel 3 is wanted, the audio has 2"
     with pytest.raises(DataError, match="channel 0 is wanted; channels count from 1"):
@@ -203,7 +201,6 @@ def test_a_flac_of_unknown_length_is_read_to_its_end(tmp_path, seconds):
     content = without_length(path).read_bytes()
     expected = whole(open_stream(tmp_path / "whole.flac", 16000))
     stream = open_stream(path, 16000)
-    assert stream.duration_s is None
     np.testing.assert_array_equal(whole(stream), expected)
     assert stream.duration_s == seconds
     np.testing.assert_array_equal(whole(open_stream(content, 16000)), expected)
@@ -235,8 +232,8 @@ def test_a_named_pipe_is_read_to_its_end(tmp_path):
 def test_the_content_of_a_file_is_read_as_the_file(format):
     content = wav_bytes(noise(1, 8000), 8000, format=format)
     stream = open_stream(content, 16000, name="upload")
-    assert stream.duration_s == 1.0
     assert len(whole(stream)) == 16000
+    assert stream.duration_s == 1.0
 
 
 @pytest.mark.parametrize(
@@ -423,7 +420,6 @@ def test_what_ffmpeg_writes_is_read_to_its_end(tmp_path, monkeypatch):
     (tmp_path / "-x %d.mp4").write_bytes(b"video")
     stream = open_stream(tmp_path / "-x %d.mp4", 8000, Part(start_s=0.5))
     assert stream.notes == ("decoded by ffmpeg", "resampled from 16000 to 8000 Hz")
-    assert stream.duration_s == pytest.approx(0.52)
     np.testing.assert_allclose(whole(stream), audio.resampled(wave_n[8000:], 16000, 8000), atol=1e-6)
     assert stream.duration_s == 0.5
 
@@ -500,7 +496,7 @@ def test_names_and_tags_are_not_taken_for_what_is_wrong(tmp_path, monkeypatch):
         f"sys.stderr.write({said.format(path=path)!r})\nsys.stderr.flush()\n" + float_wav(noise(1)),
     )
     stream = open_stream(path, 16000)
-    assert stream.duration_s == 1.0 and len(whole(stream)) == 16000
+    assert len(whole(stream)) == 16000
 
 
 @posix

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -232,9 +233,7 @@ def test_the_result_depends_on_the_samples_not_on_the_blocks(data, seed, longest
     assert len(whole) == len(parts)
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(one.wave_n, other.wave_n)
-        assert (one.start_n, one.keep_from_n, one.keep_to_n, one.ends, one.length_s) == (
-            other.start_n, other.keep_from_n, other.keep_to_n, other.ends, other.length_s,
-        )  # fmt: skip
+        assert replace(one, wave_n=None) == replace(other, wave_n=None)
 
 
 @pytest.mark.parametrize("plan", ["w1w4", "9", "w"], ids=["speech", "silence", "no pauses"])

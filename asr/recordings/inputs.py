@@ -1,4 +1,4 @@
-"""What is to be transcribed: files, folders, patterns, manifests and standard input as one list."""
+"""List what is to be transcribed: files, folders, patterns, manifests and standard input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from asr.data import manifest
 from asr.errors import DataError
@@ -41,11 +42,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Input:
-    """One thing to transcribe.
+    """Name a recording to transcribe.
 
-    ``name`` is what its outputs are named after, unique among the inputs of a call: a file's name, for what was found
-    in a folder its path in that folder, an utterance's id, ``stdin``; where two would be the same, with the folders
-    (or the manifest's name) in front. ``source``: None is standard input. ``text``: a manifest row's reference.
+    ``name`` gives the outputs their names, and is unique among the inputs of a call: a file's name, the path of a file
+    inside a folder that was given, an utterance's id, or ``stdin``. If two would be the same, the folders (or the
+    manifest's name) are put in front. ``source``: None is standard input. ``text``: a manifest row's reference.
     """
 
     name: str
@@ -55,32 +56,37 @@ class Input:
 
 
 def find_inputs(inputs: Sequence[str], part: Part = Part()) -> list[Input]:
-    """What is named by files, folders (all audio below), patterns, manifests (``.jsonl``) and ``-``, in that order.
+    """Return the recordings of files, folders (all audio below), patterns, manifests (``.jsonl``) and ``-``, in order.
 
-    The same file is taken once, however often it is named. A file that is not there is kept: it fails by itself.
+    The same file is taken once, however often it is named. A missing file is kept: it fails by itself.
 
     Raises:
-        DataError: a pattern or a folder without audio, a manifest that cannot be read, or a stretch of manifest rows,
+        DataError: a pattern or a folder without audio, a manifest that cannot be read, or a part of manifest rows,
             which state their own.
     """
-    found: dict[object, tuple[Input, list[str]]] = {}
+    found: dict[object, _Found] = {}
     for text in inputs:
-        for key, one, names in _expanded(text, part):
-            found.setdefault(key, (one, names))
-    names = _unique([names for _, names in found.values()])
-    return [replace(one, name=name) for (one, _), name in zip(found.values(), names, strict=True)]
+        for each in _expanded(text, part):
+            found.setdefault(each.key, each)
+    names = _unique([each.names for each in found.values()])
+    return [replace(each.input, name=name) for each, name in zip(found.values(), names, strict=True)]
 
 
-#: a key that is equal for the same audio, the input, and its possible names from short to long
-_Found = tuple[object, Input, list[str]]
+class _Found(NamedTuple):
+    """Hold an input, its possible names from short to long, and a key that is equal for the same audio."""
+
+    key: object
+    input: Input
+    names: list[str]
 
 
 def _expanded(text: str, part: Part) -> Iterator[_Found]:
-    if not text:  # as a variable that is not set gives it; as a path it would be the folder one stands in
+    if not text:  # from a variable that is not set; as a path it would be the working folder
         raise DataError("an empty name; give a file, a folder, a pattern, a manifest or -")
     if text == "-":
-        yield "-", Input("stdin", None, part), ["stdin"]
+        yield _Found("-", Input("stdin", None, part), ["stdin"])
         return
+
     path = Path(text)
     if glob.has_magic(text) and not os.path.lexists(path):
         matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
@@ -106,7 +112,7 @@ def _of_path(path: Path, part: Part) -> Iterator[_Found]:
 
 
 def _audio_below(folder: Path) -> list[Path]:
-    """Audio files by suffix; and what cannot be looked at, which fails by itself: a dangling link, a locked folder."""
+    """Return audio files by suffix, and what cannot be examined and fails later: dangling links, locked folders."""
     lost: list[Path] = []
     found = list(files_below(folder, lambda path, why: lost.append(path)))
     lost = [path for path in lost if not path.is_symlink() or path.suffix.lower() in SUFFIXES]
@@ -114,35 +120,38 @@ def _audio_below(folder: Path) -> list[Path]:
 
 
 def _file(path: Path, part: Part, least: int) -> _Found:
-    """A file, named by at least the last ``least`` parts of its path."""
+    """Return a file, named by at least the last ``least`` parts of its path."""
     parts = Path(os.path.abspath(path)).parts[1:]  # noqa: PTH100 (links stay; without the root: a name is never absolute)
     names = ["/".join(parts[-count:]) for count in range(least, len(parts) + 1)]
-    return os.path.realpath(path), Input(names[0], path, part), names
+    return _Found(os.path.realpath(path), Input(names[0], path, part), names)
 
 
 def _of_manifest(path: Path, part: Part) -> Iterator[_Found]:
     if part.start_s or part.end_s is not None:
         raise DataError("the rows of a manifest state where they start and end; leave start and end away", path)
     rows = manifest.read(path)
-    where = os.path.realpath(path)
+    file = os.path.realpath(path)
     for u in rows:
-        channel = u.channel if isinstance(u.channel, int) else part.channel if u.channel is None else None
-        stretch = Part(channel, u.offset_s, u.offset_s + u.duration_s)
+        channel = part.channel
+        if u.channel is not None:
+            channel = None if u.channel == "mix" else u.channel
+        own_part = Part(channel, u.offset_s, u.offset_s + u.duration_s)
         names = [u.id, f"{path.stem}/{u.id}"]
-        yield (where, u.id), Input(u.id, rows.audio_path(u), stretch, u.text), names
+        yield _Found((file, u.id), Input(u.id, rows.audio_path(u), own_part, u.text), names)
 
 
 def _unique(names: Sequence[list[str]]) -> list[str]:
-    """One of each list of names, the shortest that is no other's; where even the longest are equal, numbered."""
+    """Return one of each list of names, the shortest that is unique; if even the longest are equal, with a number."""
     level = [0] * len(names)
     while True:
-        chosen = [all_[i] for all_, i in zip(names, level, strict=True)]
+        chosen = [own[i] for own, i in zip(names, level, strict=True)]
         count = Counter(chosen)
         longer = [k for k, name in enumerate(chosen) if count[name] > 1 and level[k] + 1 < len(names[k])]
         if not longer:
             break
         for k in longer:
             level[k] += 1
+
     taken = {name for name in chosen if count[name] == 1}
     for k, name in enumerate(chosen):
         if count[name] > 1:

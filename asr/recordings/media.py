@@ -29,21 +29,17 @@ _SPOOL_BYTES = 64 << 20
 class Stream:
     """Give one channel of a recording, or of a part of it, at the wanted rate, block by block; a context manager.
 
-    ``duration_s`` is that of the part; None if it is known only at the end. From a container that ffmpeg reads it is
-    right to about 0.1 s, and exact once all blocks were read. ``notes`` describe what is done to the audio.
+    ``duration_s`` is that of the part, known once all blocks were read. ``notes`` describe what is done to the audio.
     """
 
     def __init__(self, recording: Recording, rate_hz: int, part: Part, where: str | Path) -> None:
-        channels = recording.channels
-        if part.channel is not None and part.channel > channels:
-            raise DataError(f"channel {part.channel} is wanted, the audio has {channels}", where)
         self.rate_hz = rate_hz
         self._recording = recording
         self._part = part
         self._where = where
-        self.duration_s = self._expected_s()
-
+        self.duration_s = 0.0
         self.notes = recording.notes
+        channels = recording.channels
         if channels > 1 and part.channel is None:
             self.notes += (f"{channels} channels mixed down",)
         elif channels > 1:
@@ -81,15 +77,6 @@ class Stream:
         if not num_samples:
             raise DataError("the audio has no samples", self._where)
         self.duration_s = num_samples / self.rate_hz
-
-    def _expected_s(self) -> float | None:
-        from_hz = self._recording.rate_hz
-        start, stop = self._recording.span(self._part.start_s, self._part.end_s)
-        if stop is not None:
-            return (stop - start) / from_hz
-        if self._recording.duration_s is not None:
-            return max(0.0, self._recording.duration_s - start / from_hz)
-        return None
 
     def _waves(self) -> Iterator[Wave]:
         part = self._part

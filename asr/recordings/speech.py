@@ -116,8 +116,8 @@ def no_speech_prob(wave_n: Wave, rate_hz: int) -> float:
 def second_opinion(no_speech: float, log_probs_sv: LogProbs) -> float:
     """Correct the result of ``no_speech_prob`` by a network's output for the same piece. Shapes: (s, v)."""
     best_s = log_probs_sv.max(axis=1)
-    said_s = log_probs_sv.argmax(axis=1) != BLANK_ID
-    if not said_s.any() or float(best_s[said_s].mean()) < _NETWORK_SURE:
+    token_s = log_probs_sv.argmax(axis=1) != BLANK_ID
+    if not token_s.any() or float(best_s[token_s].mean()) < _NETWORK_SURE:
         return no_speech
     odds = no_speech / max(1 - no_speech, 1e-9) * math.exp(-_NETWORK_SAYS)
     return odds / (1 + odds)
@@ -140,10 +140,12 @@ def measure(wave_n: Wave, rate_hz: int) -> Measures | None:
     loud = int(loud_t.sum())
     if loud < _FEWEST:
         return None
+
     fine_tf = ear.fine(power_tf)
     harmonicity_t, pitch_t = ear.pitch(fine_tf)
     shape_tb = ear.shape(power_tf)
 
+    # Does the pitch move between frames that are near each other?
     near_t = loud_t[_NEAR:] & loud_t[:-_NEAR]
     voiced_t = loud_t & (harmonicity_t > _VOICED)
     moved_t = np.abs(pitch_t[_NEAR:] - pitch_t[:-_NEAR])[voiced_t[_NEAR:] & voiced_t[:-_NEAR]]
@@ -151,12 +153,14 @@ def measure(wave_n: Wave, rate_hz: int) -> Measures | None:
     still = int((moved_t <= _STILL).sum())
     pairs = int(near_t.sum())
 
+    # How similar are their high harmonics?
     upper_tf = fine_tf[:, ear.upper :]
     same_t = np.einsum("tf,tf->t", upper_tf[_NEAR:], upper_tf[:-_NEAR])
     size_t = np.einsum("tf,tf->t", upper_tf, upper_tf)
     both = math.sqrt(float(size_t[_NEAR:][near_t].sum()) * float(size_t[:-_NEAR][near_t].sum()))
     lasting = float(same_t[near_t].sum()) / both if both > 0 else 0.0
 
+    # How much does the shape of the spectrum change over a longer time?
     far_t = loud_t[_FAR:] & loud_t[:-_FAR]
     changes_t = np.sqrt(((shape_tb[_FAR:] - shape_tb[:-_FAR])[far_t] ** 2).mean(axis=1))
     return Measures(
@@ -173,7 +177,7 @@ def measure(wave_n: Wave, rate_hz: int) -> Measures | None:
 
 
 class _Ear:
-    """Return the values that depend on the sample rate alone."""
+    """Analyse spectra; hold the values that depend on the sample rate alone."""
 
     def __init__(self, rate_hz: int) -> None:
         self._hop = max(1, round(_HOP_S * rate_hz))
@@ -196,6 +200,7 @@ class _Ear:
         missing = self._size + _FAR * self._hop - len(wave_n)
         if missing > 0:
             wave_n = np.pad(wave_n, (missing // 2, missing - missing // 2))
+
         frames_tn = torch.from_numpy(wave_n).unfold(0, self._size, self._hop) * self._window_n
         spectrum_tf = torch.fft.rfft(frames_tn)[:, self._used]  # several times as fast as numpy's
         power_tf: Floats = ((spectrum_tf.real**2 + spectrum_tf.imag**2) * self._scale).numpy()
@@ -205,6 +210,8 @@ class _Ear:
         """Return the logarithm of spectra without their envelope: harmonics, and noise. Shapes: (t, f) -> same."""
         floor_t = 1e-4 * power_tf.max(axis=1, keepdims=True) + np.float32(1e-15)
         log_tf = np.log(power_tf + floor_t)
+
+        # The envelope is a mean over the frequencies around; the spectrum's ends are repeated.
         width = 2 * self._around + 1
         before_tf = np.repeat(log_tf[:, :1], self._around + 1, axis=1)
         after_tf = np.repeat(log_tf[:, -1:], self._around, axis=1)
@@ -221,6 +228,7 @@ class _Ear:
         best_t = match_tp.argmax(axis=1)
         rows = np.arange(len(match_tp))
         explained_t = match_tp[rows, best_t] / np.sqrt(np.einsum("tf,tf->t", fine_tf, fine_tf) + np.float32(1e-6))
+
         # The top of the parabola through the best and its neighbours.
         middle_t = np.clip(best_t, 1, match_tp.shape[1] - 2)
         below_t, at_t, above_t = (match_tp[rows, middle_t + i] for i in (-1, 0, 1))

@@ -31,7 +31,7 @@ _BLOCK, _SMALL = 1 << 16, 256
 class SoundDecoder(ABC):
     """Give decoded audio as it was recorded.
 
-    ``frames``: the exact number of samples, or None; ``duration_s``: if that is None, the container's length, or None.
+    ``frames``: the exact number of samples, or None.
     ``truncated``: the reason why the file is cut, as far as its headers show it; ``damage``: the reason why the audio
     ended too early. ``notes`` describe what was done to read the file.
     """
@@ -39,7 +39,6 @@ class SoundDecoder(ABC):
     rate_hz: int
     channels: int
     frames: int | None
-    duration_s: float | None = None
     format = ""
     truncated = ""
     damage = ""

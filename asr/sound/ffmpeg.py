@@ -33,8 +33,6 @@ def available() -> str | None:
 class FfmpegDecoder(SoundDecoder):
     """Decode the first audio track of a file, at its own rate and with all channels; a subprocess runs until ``close``.
 
-    ``duration_s`` is the container's length (about 0.1 s of slack), None if it states none.
-
     Raises:
         DataError: ffmpeg cannot read the file, or it has no sound; ``where`` is named.
     """
@@ -68,7 +66,6 @@ class FfmpegDecoder(SoundDecoder):
         self._pipe: IO[bytes] = self._process.stdout
         try:
             self.rate_hz, self.channels = self._header()
-            self.duration_s = _duration_s(self._messages())
         except BaseException:
             self.close()
             raise
@@ -139,11 +136,6 @@ class FfmpegDecoder(SoundDecoder):
             raise DataError(f"ffmpeg cannot decode it ({_reason(messages)})", self._where)
         elif status:
             self.damage = f"truncated or damaged: ffmpeg cannot decode all of it ({_reason(messages)}); fetch it again"
-
-
-def _duration_s(messages: str) -> float | None:
-    found = re.search(r"^ *(?:\[[^]]*\] *)*Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)", messages, re.MULTILINE)
-    return None if found is None else int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
 
 
 def _reason(messages: str) -> str:

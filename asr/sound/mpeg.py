@@ -8,6 +8,7 @@ Source: ISO/IEC 11172-3, 13818-3 (headers, side information); the Xing, LAME Inf
 
 from __future__ import annotations
 
+import itertools
 import mmap
 from dataclasses import dataclass
 from functools import cache
@@ -27,8 +28,8 @@ _KBITS = {
     (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+_KBITS[2, 3] = _KBITS[2, 2]
 _RATES = (44100, 48000, 32000)
 #: divisor of the rates by the version's bits (2.5, reserved, 2, 1)
 _DIVISOR = {0: 4, 2: 2, 3: 1}
@@ -66,7 +67,9 @@ class Format:
     @property
     def samples(self) -> int:
         """Return the samples of a frame, per channel."""
-        return 384 if self.layer == 1 else 1152 if self.layer == 2 or self.version == 1 else 576
+        if self.layer == 1:
+            return 384
+        return 1152 if self.layer == 2 or self.version == 1 else 576
 
     @property
     def reservoir(self) -> int:
@@ -128,20 +131,33 @@ class Frames:
         for i in range(first, blank):
             file.seek(int(self.offsets[i]))
             frame = bytearray(file.read(int(self.sizes[i])))
-            side = 4 if frame[1] & 1 else 6  # behind the checksum, if there is one
-            # Nothing is decoded of it, but it borrows all that there is: mpg123 keeps for the next frame what this one
-            # borrowed, and what stands behind the side information.
-            borrowed = min(held, self.format.reservoir)
-            begin = bytes((borrowed,)) if self.format.version == 2 else bytes((borrowed >> 1, (borrowed & 1) << 7))
-            frame[side : side + self.format.side] = begin.ljust(self.format.side, b"\0")
-            held += len(frame) - side - self.format.side
+            held += _silence(frame, self.format, held)
             parts.append(bytes(frame))
-        offsets, sizes = self.offsets[blank:], self.sizes[blank:]
+
+        # Frames that follow each other without a gap are one part.
+        offsets = self.offsets[blank:]
+        sizes = self.sizes[blank:]
         breaks = np.flatnonzero(offsets[1:] != offsets[:-1] + sizes[:-1]) + 1
         for own, length in zip(np.split(offsets, breaks), np.split(sizes, breaks), strict=True):
             if len(own):
                 parts.append((int(own[0]), int(length.sum())))
         return parts
+
+
+def _silence(frame: bytearray, form: Format, held: int) -> int:
+    """Silence a frame, and return the bytes that it holds behind its side information.
+
+    Nothing is decoded of the frame, but it borrows all that there is: mpg123 keeps for the next frame what this one
+    borrowed and what it holds.
+
+    Args:
+        held: bytes that the frames before it hold.
+    """
+    side = 4 if frame[1] & 1 else 6  # behind the checksum, if there is one
+    borrowed = min(held, form.reservoir)
+    begin = bytes((borrowed,)) if form.version == 2 else bytes((borrowed >> 1, (borrowed & 1) << 7))
+    frame[side : side + form.side] = begin.ljust(form.side, b"\0")
+    return len(frame) - side - form.side
 
 
 #: stretches of one format, and why the last one is cut (empty: it is whole)
@@ -154,7 +170,9 @@ def scan(data: Bytes, start: int, stop: int) -> Scanned:
     Other data between the frames (tags, damage) is skipped.
     """
     stretches: list[tuple[Format, list[int], list[int]]] = []
-    cut, at, form = "", start, None
+    cut = ""
+    at = start
+    form = None
     while (found := _find_frame(data, at, stop, form)) is not None:
         at, form = found
         if not stretches or stretches[-1][0] != form:
@@ -164,13 +182,16 @@ def scan(data: Bytes, start: int, stop: int) -> Scanned:
         if at > stop:
             at = stop = offsets.pop()
             cut = f"truncated: the last frame needs {sizes.pop():,} bytes and is not all there; fetch it again"
+
     tag = _tag(data, stretches[0]) if stretches else None
+    if tag is not None:  # its frame has no sound
+        del stretches[0][1][0], stretches[0][2][0]
     runs = []
     for i, (form, offsets, sizes) in enumerate(stretches):
-        own = slice(1 if tag is not None and i == 0 else 0, None)
-        if offsets[own]:
-            one_tag = tag if i == 0 else None
-            runs.append(Frames(form, np.array(offsets[own], np.int64), np.array(sizes[own], np.int64), one_tag))
+        if offsets:
+            own_tag = tag if i == 0 else None
+            runs.append(Frames(form, np.array(offsets, np.int64), np.array(sizes, np.int64), own_tag))
+
     if tag is not None and tag.frames is not None:
         held = sum(len(run.offsets) for run in runs)
         cut = cut if held < tag.frames else ""
@@ -181,13 +202,15 @@ def scan(data: Bytes, start: int, stop: int) -> Scanned:
 
 def _walk(data: Bytes, at: int, stop: int, form: Format, offsets: list[int], sizes: list[int]) -> int:
     """Add the frames from there on, and return where other data begins; the last frame may go beyond the end."""
-    lengths = _lengths(form.version_bits, form.layer, form.rate_bits)
+    lengths = _lengths(form)
     free = _free_size(data, at, stop)
-    mono, last = form.mono, stop - 4
+    mono = form.mono
+    last = stop - 4
     while at <= last:
         size = lengths.get(data[at : at + 3])
         if size is None or (data[at + 3] >= 0xC0) is not mono:
             break
+
         if not size:
             if not free:
                 break
@@ -199,21 +222,19 @@ def _walk(data: Bytes, at: int, stop: int, form: Format, offsets: list[int], siz
 
 
 @cache
-def _lengths(version_bits: int, layer: int, rate_bits: int) -> dict[bytes, int]:
+def _lengths(form: Format) -> dict[bytes, int]:
     """Return the size of a frame from the first three bytes of its header; 0: its bit rate is free."""
-    version = 1 if version_bits == 3 else 2
-    rate_hz = _RATES[rate_bits] // _DIVISOR[version_bits]
-    samples = 384 if layer == 1 else 1152 if layer == 2 or version == 1 else 576
+    slot_bytes = 4 if form.layer == 1 else 1
     sizes = {}
-    for unprotected in (0, 1):
-        for index in range(15):
-            for low in range(4):
-                second = 0xE0 | version_bits << 3 | (4 - layer) << 1 | unprotected
-                third = index << 4 | rate_bits << 2 | low
-                kbits = _KBITS[version, layer][index - 1] if index else 0
-                slots = samples // 8 * kbits * 1000 // rate_hz // (4 if layer == 1 else 1)
-                size = slots * (4 if layer == 1 else 1) + _padding(third, layer)
-                sizes[bytes((0xFF, second, third))] = size if index else 0
+    for unprotected, index, low in itertools.product((0, 1), range(15), range(4)):
+        second = 0xE0 | form.version_bits << 3 | (4 - form.layer) << 1 | unprotected
+        third = index << 4 | form.rate_bits << 2 | low
+        size = 0
+        if index:
+            kbits = _KBITS[form.version, form.layer][index - 1]
+            slots = form.samples // 8 * kbits * 1000 // form.rate_hz // slot_bytes
+            size = slots * slot_bytes + _padding(third, form.layer)
+        sizes[bytes((0xFF, second, third))] = size
     return sizes
 
 
@@ -226,7 +247,9 @@ def _format(data: Bytes, at: int) -> Format | None:
     head = data[at : at + 4]
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
-    version_bits, layer, rate_bits = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 2 & 3
+    version_bits = head[1] >> 3 & 3
+    layer = 4 - (head[1] >> 1 & 3)
+    rate_bits = head[2] >> 2 & 3
     if version_bits == 1 or layer == 4 or rate_bits == 3 or head[2] >> 4 == 15 or head[3] & 3 == 2:
         return None
     return Format(version_bits, layer, rate_bits, head[3] >= 0xC0)

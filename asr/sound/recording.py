@@ -32,10 +32,9 @@ LOWEST_HZ = 1000
 class Recording:
     """Hold decoded sound that can be read from any place; a context manager.
 
-    ``frames`` is the exact number of samples, or None if it is known only at the end. ``duration_s`` is the container's
-    length if ``frames`` is None, or None. ``truncated`` is the reason why the sound is cut or damaged, as far as it is
-    known so far (empty: whole). ``notes`` describe what was done to read it. ``format`` is libsndfile's name of the
-    format, or ``ffmpeg``.
+    ``frames`` is the exact number of samples, or None if it is known only at the end. ``truncated`` is the reason why
+    the sound is cut or damaged, as far as it is known so far (empty: whole). ``notes`` describe what was done to read
+    it. ``format`` is libsndfile's name of the format, or ``ffmpeg``.
 
     Args:
         where: its name in errors.
@@ -57,7 +56,6 @@ class Recording:
         self.rate_hz = decoder.rate_hz
         self.channels = decoder.channels
         self.frames = decoder.frames
-        self.duration_s = decoder.duration_s
         self.format = decoder.format
         self.truncated = decoder.truncated
         self.notes = decoder.notes
@@ -130,7 +128,7 @@ class Recording:
         """
         if isinstance(channel, int) and channel > self.channels:
             raise DataError(f"channel {channel} is wanted, the audio has {self.channels}", self._where)
-        start, stop = self.span(start_s, end_s, whole)
+        start, stop = self._span(start_s, end_s, whole)
         if self.skip(start) < start:
             self._note_end()
             self._check_reaches(self._at, start, stop, whole)
@@ -158,7 +156,7 @@ class Recording:
         samples = self.read(slack + 1)
         return samples if len(samples) <= slack else samples[:0]
 
-    def span(self, start_s: float, end_s: float | None, whole: bool = False) -> tuple[int, int | None]:
+    def _span(self, start_s: float, end_s: float | None, whole: bool = False) -> tuple[int, int | None]:
         """Return the first and last sample of a part (as in ``waves``); None: to the end, wherever it is.
 
         Raises:
