@@ -187,6 +187,8 @@ def made_up(durations_s: Sequence[float], rate_hz: int, seed: int = 1) -> Iterat
         rng = np.random.default_rng((seed, number))
         count = max(1, round(duration_s * rate_hz))
         at_n = np.arange(count) / rate_hz
+
+        # a voice whose pitch moves, four syllables per second, and some noise
         pitch_hz = 120 + 40 * np.sin(2 * np.pi * (0.3 * at_n + rng.random()))
         phase_n = 2 * np.pi * np.cumsum(pitch_hz) / rate_hz
         voice_n = sum(np.sin(k * phase_n) / k for k in range(1, 12))

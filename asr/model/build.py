@@ -1,4 +1,4 @@
-"""A new network of the kind that a config names."""
+"""Build a new network of the kind that a config names."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ _KINDS: dict[str, type[Network]] = {"recurrent": DeepSpeech2, "tdnn": TimeDelayN
 
 
 def build_network(cfg: ModelConfig, bins: int, vocabulary_size: int) -> Network:
-    """A new network of the kind that ``cfg.encoder`` names, with random weights (torch's generator draws them)."""
+    """Build a network of the kind that ``cfg.encoder`` names, with random weights drawn from torch's generator."""
     return _KINDS[cfg.encoder](cfg, bins, vocabulary_size)

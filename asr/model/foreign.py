@@ -1,4 +1,4 @@
-"""What a file or folder that is no model of ours seems to be, so that an error can say it. Nothing is loaded or run."""
+"""Guess what a file or folder that is no model of ours is, so that an error can name it. Nothing is loaded or run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 _PICKLE = "a PyTorch checkpoint, which is a pickle and may run code when it is loaded"
-#: by the bytes at the start
+#: kinds by the bytes at the start
 _HEADS = (
     (b"version https://git-lfs", "a Git LFS pointer in the file's place: fetch the file with git lfs pull"),
     (b"asr n-gram", "an n-gram language model"),
@@ -19,7 +19,7 @@ _HEADS = (
     (b"OggS", "an Ogg file"),
     (b"NIST_1A", "a SPHERE file"),
 )
-#: by the end of the name, where the bytes say little
+#: kinds by the end of the name, for files whose bytes tell little
 _SUFFIXES = {
     ".nemo": "a NVIDIA NeMo model",
     ".onnx": "an ONNX model",
@@ -31,7 +31,9 @@ _SUFFIXES = {
     ".yml": "a config",
     ".md": "a text for people",
 }
-#: by a file that such a folder has
+#: suffixes of other toolkits' models
+_OF_OTHERS = (".nemo", ".onnx", ".tflite", ".pt", ".pth", ".ckpt", ".bin", ".pkl")
+#: kinds of folders by a file in them
 _FOLDERS = (
     ("hyperparams.yaml", "a SpeechBrain model"),
     ("preprocessor_config.json", "a Hugging Face Transformers model"),
@@ -43,7 +45,7 @@ _FOLDERS = (
 
 
 def kind_of_file(path: Path) -> str:
-    """What a file seems to be, in a few words; empty where nothing can be said.
+    """Describe a file in a few words; return an empty string if it is unknown.
 
     >>> kind_of_file(Path("a.nemo"))
     'a NVIDIA NeMo model'
@@ -53,11 +55,13 @@ def kind_of_file(path: Path) -> str:
             head = file.read(512)
     except OSError:
         head = b""
-    if path.suffix.lower() in (".nemo", ".onnx"):  # archives, or without a mark of their own
-        return _SUFFIXES[path.suffix.lower()]
+    suffix = path.suffix.lower()
+
+    if suffix in (".nemo", ".onnx"):  # archives, or files without bytes of their own at the start
+        return _SUFFIXES[suffix]
     if head.startswith(b"PK\x03\x04"):
         return _PICKLE if _zip_has(path, "data.pkl") else "a zip archive"
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return _PICKLE
     for start, kind in _HEADS:
         if head.startswith(start):
@@ -72,11 +76,11 @@ def kind_of_file(path: Path) -> str:
         return "safetensors: weights without what says how to use them"
     if head and tarfile.is_tarfile(path):
         return "a tar archive: extract it first"
-    return _SUFFIXES.get(path.suffix.lower(), "")
+    return _SUFFIXES.get(suffix, "")
 
 
 def kind_of_folder(folder: Path) -> str:
-    """What a folder seems to be, in a few words; empty where nothing can be said."""
+    """Describe a folder in a few words; return an empty string if it is unknown."""
     if found := kind_of_config(folder / "config.json"):
         return found
     if (folder / "model.bin").is_file() and any(folder.glob("vocabulary.*")):
@@ -84,21 +88,21 @@ def kind_of_folder(folder: Path) -> str:
     for name, kind in _FOLDERS:
         if (folder / name).is_file():
             return kind
+
     names = sorted(p.name for p in folder.glob("*") if not p.name.startswith("."))
     for name in names:
-        if Path(name).suffix.lower() in (".nemo", ".onnx", ".tflite"):
-            return f"of another toolkit: {name} is {_SUFFIXES[Path(name).suffix.lower()]}"
-        if Path(name).suffix.lower() in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
+        if Path(name).suffix.lower() in _OF_OTHERS:
             kind = kind_of_file(folder / name)
             return f"of another toolkit: {name} is {kind}" if kind else f"of another toolkit: it has {name}"
+
     runs = [name for name in names if (folder / name / "best").is_dir() or (folder / name / "config.json").is_file()]
     if runs:
-        return f"a folder around models: give {folder / runs[0]}" + (f" or {folder / runs[1]}" if runs[1:] else "")
+        return "a folder around models: give " + " or ".join(str(folder / name) for name in runs[:2])
     return ""
 
 
 def kind_of_config(path: Path) -> str:
-    """Whose ``config.json`` it seems to be, when it is another toolkit's."""
+    """Name the toolkit of a ``config.json``; return an empty string if it is ours or unknown."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -107,7 +111,8 @@ def kind_of_config(path: Path) -> str:
         return ""
     if {"model_type", "architectures", "transformers_version"} & set(data):
         kind = data.get("model_type")
-        return f"a Hugging Face Transformers model{f' ({kind})' if isinstance(kind, str) else ''}"
+        shown = f" ({kind})" if isinstance(kind, str) else ""
+        return f"a Hugging Face Transformers model{shown}"
     if "alignment_heads" in data and "suppress_ids" in data:
         return "a CTranslate2 model, as faster-whisper has them"
     return ""
@@ -117,5 +122,5 @@ def _zip_has(path: Path, name: str) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return any(entry.rpartition("/")[2] == name for entry in file.namelist())
-    except (OSError, zipfile.BadZipFile):  # cut short: its list stands at the end
+    except (OSError, zipfile.BadZipFile):  # truncated: the list of its files is at the end
         return path.suffix.lower() in (".pt", ".pth", ".ckpt", ".bin")

@@ -12,9 +12,10 @@ from asr.model.tdnn import WindowNetwork
 
 
 class WindowMlp(WindowNetwork):
-    """``model.encoder: mlp``. The first layer sees a step's neighbours, the others the step alone."""
+    """``model.encoder: mlp``. The first layer sees a window of frames, the others one step each."""
 
     def windows(self) -> Iterator[dict[str, int]]:
+        """Yield ``kernel`` and ``stride`` of the first layer; the others have neither."""
         mlp = self.cfg.mlp
         yield {"kernel": 2 * mlp.context + 1, "stride": mlp.stride}
         for _ in range(self.cfg.layers - 1):

@@ -1,9 +1,9 @@
 """The gradient of a convolution's weights on CPU, as matrix products.
 
 oneDNN's own is slow for wide kernels: for Deep Speech 2's second one (11 x 21, bf16) it takes nine times as long as the
-convolution, this 1.6 times. Here the values under the
-kernel at each place are written out over frequency alone, and shifts over time go to the other factor, which has fewer
-values: one product an utterance and phase of the stride over time.
+convolution, this 1.6 times. Here the values under the kernel at each place are written out over frequency alone, and
+shifts over time go to the other factor, which has fewer values: one product per utterance and phase of the stride over
+time.
 
 Axes: b batch, c channels in, o channels out, t frames in, f bins in, j frames of one phase, k bins out.
 """
@@ -39,7 +39,8 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_bctf: Tensor, w_octf: Tensor, bias_o: Tensor | None, stride: Pair) -> Tensor:
-        ctx.stride, ctx.has_bias = stride, bias_o is not None
+        ctx.stride = stride
+        ctx.has_bias = bias_o is not None
         ctx.save_for_backward(x_bctf, w_octf)
         return F.conv2d(x_bctf, w_octf, bias_o, stride, _padding(w_octf))
 
@@ -60,28 +61,38 @@ class Convolution(torch.autograd.Function):
 
 
 def weight_gradient(x_bctf: Tensor, grad_bojk: Tensor, kernel: Pair, stride: Pair) -> Tensor:
-    """From the input and the gradient of the output, with padding of half the kernel. Shapes: -> (o, c, kt, kf)."""
-    (kernel_t, kernel_f), (stride_t, stride_f) = kernel, stride
+    """Compute the gradient from the input and the output's gradient, for padding of half the kernel.
+
+    Shapes: (b, c, t, f), (b, o, j, k) -> (o, c, kt, kf).
+    """
+    kernel_t, kernel_f = kernel
+    stride_t, stride_f = stride
     channels = x_bctf.shape[1]
     _, outputs, steps, places = grad_bojk.shape
     wide = torch.promote_types(x_bctf.dtype, torch.float32)
     at_w = x_bctf.new_zeros(kernel_t, outputs, kernel_f * channels, dtype=wide)
+    around = (0, 0, kernel_f // 2, kernel_f // 2 + stride_f, kernel_t // 2, kernel_t // 2 + stride_t)
+
     for x_tfc, grad_jko in zip(x_bctf.permute(0, 2, 3, 1), grad_bojk.permute(0, 2, 3, 1), strict=True):
-        around = (0, 0, kernel_f // 2, kernel_f // 2 + stride_f, kernel_t // 2, kernel_t // 2 + stride_t)
         padded_tfc = F.pad(x_tfc, around).contiguous()
-        row = padded_tfc.stride(0)
+        frame = padded_tfc.stride(0)
         for phase in range(min(stride_t, kernel_t)):
             shifts = len(range(phase, kernel_t, stride_t))
             rows = steps + shifts - 1
-            window = (rows, places, kernel_f * channels)
-            under_jkw = padded_tfc.as_strided(window, (stride_t * row, stride_f * channels, 1), phase * row)
-            shifted = F.pad(grad_jko, (0, 0, 0, 0, shifts - 1, shifts - 1)).contiguous()
-            # frame j beside the outputs of frames j - shifts + 1 to j
-            beside = shifted.as_strided(
-                (rows, places, shifts, outputs), (places * outputs, outputs, places * outputs, 1)
+            # the values under the kernel in each frame of this phase, at each place
+            under_jkw = padded_tfc.as_strided(
+                size=(rows, places, kernel_f * channels),
+                stride=(stride_t * frame, stride_f * channels, 1),
+                storage_offset=phase * frame,
+            )
+            # beside frame j the gradients of steps j - shifts + 1 to j
+            padded_jko = F.pad(grad_jko, (0, 0, 0, 0, shifts - 1, shifts - 1)).contiguous()
+            beside = padded_jko.as_strided(
+                size=(rows, places, shifts, outputs), stride=(places * outputs, outputs, places * outputs, 1)
             )
             product = beside.reshape(rows * places, -1).T @ under_jkw.reshape(rows * places, -1)
             at_w[phase::stride_t] += product.view(shifts, outputs, -1).flip(0)
+
     at_tofc = at_w.view(kernel_t, outputs, kernel_f, channels)
     return at_tofc.permute(1, 3, 0, 2).to(x_bctf.dtype).contiguous(memory_format=torch.channels_last)
 
