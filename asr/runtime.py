@@ -12,6 +12,7 @@ import signal
 import subprocess
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,26 @@ def use_threads(threads: int | None) -> int:
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     return threads
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a training runs on. ``precision``: bf16 or fp32; ``threads``: torch's, of one operation."""
+
+    device: torch.device
+    precision: str
+    threads: int
+
+
+def use_machine(device: str, precision: str, threads: int | None) -> Machine:
+    """Find the device and precision of these names, and set up this process to train there.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    found = find_device(device)
+    keep_freed_memory()
+    return Machine(found, find_precision(precision, found), use_threads(threads))
 
 
 def keep_freed_memory() -> None:

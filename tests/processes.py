@@ -31,7 +31,7 @@ import asr.training.step
 from asr import config as configs
 from asr import train as training
 from asr.errors import AsrError, DataError
-from asr.training.distributed import is_said, joined
+from asr.training.distributed import is_reported, process_group
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def _start(data: Path, job: dict[str, Any], rank: int, size: int, port: int, fol
         code = globals()[job["call"]](rank) if "call" in job else _train(data, job)
     except AsrError as error:
         code = 2
-        if not is_said(error):
+        if not is_reported(error):
             print(f"asr: {error}", file=sys.stderr)
     except BaseException:
         import traceback
@@ -117,11 +117,11 @@ def _arm() -> None:
     """A signal that makes the next batch run out of memory."""
     real, armed = asr.training.step.gradients, []
 
-    def gradients(*args: Any) -> Any:
+    def gradients(*args: Any, **more: Any) -> Any:
         if armed and args[1].ids:
             armed.clear()
             raise torch.OutOfMemoryError("out of memory, as asked")
-        return real(*args)
+        return real(*args, **more)
 
     asr.training.step.gradients = gradients  # type: ignore[assignment]
     signal.signal(signal.SIGUSR1, lambda number, frame: armed.append(1))
@@ -129,7 +129,7 @@ def _arm() -> None:
 
 def agreements(rank: int) -> int:
     """What a group of processes promises."""
-    with joined() as group:
+    with process_group() as group:
         size = group.size
         assert group.agree(rank, 2.5) == [(float(r), 2.5) for r in range(size)]
         assert group.sum(rank, 1) == [sum(range(size)), size]
@@ -146,7 +146,7 @@ def agreements(rank: int) -> int:
             try:
                 (group.from_first if first_only else group.everywhere)(fail)
             except DataError as error:
-                assert str(error) == "file.wav: bad" and is_said(error) == (rank > 0), error
+                assert str(error) == "file.wav: bad" and is_reported(error) == (rank > 0), error
             else:
                 raise AssertionError("no error")
         joined_gradients(group)
@@ -160,14 +160,15 @@ def joined_gradients(group: Any) -> None:
     from asr.batch import Batch, empty_batch
     from asr.config import ModelConfig
     from asr.model.build import build_network
-    from asr.training.step import gradients
+    from asr.runtime import Machine
+    from asr.training.gradients import gradients
 
     small = {"conv": [{"channels": 3, "kernel_tf": [5, 5], "stride_tf": [2, 2]}], "layers": 2, "hidden": 6}
     kinds = [
         {"cell": "gru"}, {"cell": "gru", "bidirectional": False, "lookahead_steps": 2}, {"cell": "lstm"},
         {"cell": "tanh", "merge": "concat"}, {"cell": "gru", "norm": False}, {"encoder": "tdnn"}, {"encoder": "mlp"},
     ]  # fmt: skip
-    cpu = torch.device("cpu")
+    machine = Machine(torch.device("cpu"), "fp32", 1)
     lengths = torch.tensor([30, 25, 17, 22, 9])
     torch.manual_seed(0)
     whole = Batch(
@@ -183,12 +184,11 @@ def joined_gradients(group: Any) -> None:
         torch.manual_seed(1)
         one, many = build_network(cfg, 8, 5).train(), build_network(cfg, 8, 5).train()
         many.load_state_dict(one.state_dict())
-        work = lambda phase, do: do()  # noqa: E731
-        gradients(one, whole, 5, cpu, "fp32", work)
+        gradients(one, whole, 5, machine)
         if group.rank:  # joining makes them alike
             with torch.no_grad():
                 many.output.weight.add_(1.0)
-        gradients(group.join(many), mine, 5 / group.size, cpu, "fp32", work)
+        gradients(group.connect(many), mine, 5 / group.size, machine)
         scale = max(float(p.grad.abs().max()) for p in one.parameters() if p.grad is not None)
         for (name, left), right in zip(one.named_parameters(), many.parameters(), strict=True):
             assert left.grad is not None and right.grad is not None, (kind, name)

@@ -22,7 +22,6 @@ from asr.evaluate import evaluate
 from asr.model.checkpoint import load_model, model_tensors
 from asr.train import resume, train
 from asr.training.average import models_of
-from asr.training.progress import Validated
 from asr.training.validate import DevSet
 from tests.builders import build_corpus, tiny_config
 
@@ -107,19 +106,6 @@ def test_the_dev_loss_is_the_mean_over_the_utterances_that_fit(data, source, tmp
     assert found.loss_nats == pytest.approx(sum(alone[1:]) / (len(alone) - 1), rel=1e-5)
     manifests.write(tmp_path / "none.jsonl", long[:1])
     assert DevSet(manifests.read(tmp_path / "none.jsonl"), model, ["a"]).validate().loss_nats is None
-
-
-def test_a_run_of_a_version_without_dev_loss_goes_on(data, tmp_path):
-    train(tiny_config("train.epochs=2"), data, tmp_path / "run")
-    for path in (tmp_path / "run" / "checkpoints").glob("step-*/state.json"):
-        state = json.loads(path.read_text())
-        state["best"] = [[wer, cer, epoch] for wer, cer, _, epoch in state["best"]]
-        path.write_text(json.dumps(state))
-    config = tmp_path / "run" / "config.yaml"
-    config.write_text(config.read_text().replace("epochs: 2", "epochs: 3"))
-    report = resume(tmp_path / "run")
-    assert report.progress.epoch == 3
-    assert isinstance(report.progress.best[0], Validated)
 
 
 # The model that training starts from

@@ -499,15 +499,15 @@ def test_training_prints_the_model_it_made_which_can_be_used(command, corpus, co
 
 
 def test_an_interrupted_training_exits_with_130_and_goes_on_as_it_says(command, corpus, config, tmp_path, monkeypatch):
-    from asr.train import Trainer
+    from asr.training.step import Learner
 
-    step = Trainer._step
+    step = Learner.step
 
-    def interrupted(self, batch, lr):
+    def interrupted(self, batches, number, lr):
         signal.raise_signal(signal.SIGINT)
-        return step(self, batch, lr)
+        return step(self, batches, number, lr)
 
-    monkeypatch.setattr(Trainer, "_step", interrupted)
+    monkeypatch.setattr(Learner, "step", interrupted)
     args = ("train", config, "--data", corpus, "--out", tmp_path / "my run", "--set", "train.max_steps=null")
     result = command(*args)
     assert result.code == 130 and result.out == "" and result.err.splitlines()[-1] == "asr: interrupted"

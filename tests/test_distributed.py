@@ -19,7 +19,7 @@ from asr.data.tokenizer import CharTokenizer
 from asr.errors import ConfigError
 from asr.model.checkpoint import build_model
 from asr.training.data import TrainingData
-from asr.training.distributed import Group, Ranks, joined
+from asr.training.distributed import DistributedGroup, ProcessGroup, process_group
 from tests.builders import build_corpus, tiny_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,7 +160,7 @@ def test_the_loss_of_a_process_ends_the_others_with_one_line_and_the_run_resumes
     assert killed["codes"][rank] == -signal.SIGKILL and killed["codes"][1 - rank] == 2 and killed["seconds"] < 60
     lines = [line for line in killed["said"][1 - rank].splitlines() if line.startswith(("asr: ", "ERROR"))]
     assert len(lines) == 1 and ("another process of this run has gone" in lines[0] or "cannot be reached" in lines[0])
-    assert lines[0].endswith(f"the checkpoints before are whole; go on with: asr train --resume {folder / name}")
+    assert lines[0].endswith(f"the earlier checkpoints are whole; go on with: asr train --resume {folder / name}")
     assert end["codes"] == [0, 0]
     _assert_same(folder / name, folder / "plain-many")
 
@@ -239,39 +239,39 @@ def test_a_process_that_only_hangs_is_given_up_within_a_minute(data, tmp_path):
     job = {"run": tmp_path / "run", "size": 2, "settings": [*BASE, SOON], "act": [[1, 3, "STOP"]]}
     (done,) = _do(data, job)
     assert done["codes"] == [2, -signal.SIGKILL] and done["seconds"] < 60
-    assert "process 1 has not been heard of for 40 s; the checkpoints before are whole; go on with" in done["said"][0]
+    assert "process 1 has not been heard of for 40 s; the earlier checkpoints are whole; go on with" in done["said"][0]
 
 
 # One process alone
 
 
 def test_one_process_is_a_group_that_agrees_with_itself():
-    with joined() as group:
-        assert type(group) is Group and group.is_first and group.device("cuda:1") == "cuda:1"
+    with process_group() as group:
+        assert type(group) is ProcessGroup and group.is_first and group.device("cuda:1") == "cuda:1"
         assert group.agree(1, 2.0) == [(1, 2.0)] and group.sum(3, 4) == [3, 4] and group.gather("x") == ["x"]
         assert group.everywhere(lambda: 5) == group.from_first(lambda: 5) == 5
         with pytest.raises(ConfigError, match="no"):
             group.agree(error=ConfigError("no"))
         network = torch.nn.Linear(1, 1)
-        assert group.join(network) is network
+        assert group.connect(network) is network
 
 
 def test_an_environment_that_is_not_whole_is_one_line(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(ConfigError, match=r"WORLD_SIZE says 2 processes, but 'RANK' is not.*torchrun"), joined():
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE says 2 processes, but 'RANK' is not.*torchrun"), process_group():
         pass
 
 
 def test_each_process_takes_a_device_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert Ranks(1, 2, 1, 2).device("auto") == Ranks(3, 4, 1, 2).device("cuda") == "cuda:1"
-    assert Ranks(1, 2, 1, 2).device("cpu") == "cpu"
+    assert DistributedGroup(1, 2, 1, 2).device("auto") == DistributedGroup(3, 4, 1, 2).device("cuda") == "cuda:1"
+    assert DistributedGroup(1, 2, 1, 2).device("cpu") == "cpu"
     with pytest.raises(ConfigError, match="'cuda:0' for 2 processes: each takes a device of its own"):
-        Ranks(0, 2, 0, 2).device("cuda:0")
+        DistributedGroup(0, 2, 0, 2).device("cuda:0")
     with pytest.raises(ConfigError, match="4 processes on a machine with 2 CUDA devices"):
-        Ranks(3, 4, 3, 4).device("auto")
+        DistributedGroup(3, 4, 3, 4).device("auto")
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5])
@@ -282,12 +282,12 @@ def test_a_batch_is_split_into_parts_of_like_duration_that_together_are_the_batc
     tokenizer = CharTokenizer.from_texts(["ab"])
     model = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
     shares = [
-        TrainingData(manifest, tokenizer, model.extractor, model.network, cfg, (part, parts)) for part in range(parts)
+        TrainingData(manifest, tokenizer, model.extractor, model.network, cfg, part, parts) for part in range(parts)
     ]
     plans = [data.plan(1) for data in shares]
     assert all(plan == plans[0] for plan in plans)
     for planned in plans[0]:
-        owned = [data.own(planned).items for data in shares]
+        owned = [data.own_part(planned).items for data in shares]
         assert sorted(item for items in owned for item in items) == sorted(planned.items)
         seconds = [sum(rows[i].duration_s for i, _ in items) for items in owned]
         longest = max(rows[i].duration_s for i, _ in planned.items)

@@ -22,7 +22,7 @@ from asr.lm.neural.folder import describe, find_rnn, is_rnn, load_rnn, save_rnn
 from asr.lm.neural.network import BOUNDARY, RnnConfig, RnnModel, RnnNetwork, sample
 from asr.lm.neural.perplexity import perplexity
 from asr.lm.neural.text import NO_TARGET, Streams, is_held_out, read
-from asr.lm.neural.train import Trainer, configs, train, window_loss
+from asr.lm.neural.train import RnnTrainConfig, RnnTrainer, _open, read_config, train, window_loss
 from asr.model.checkpoint import load_state
 from tests.models import save_random_model
 
@@ -214,16 +214,16 @@ def test_streams_hold_every_sentence_once(sentences, streams, window):
     assert sorted(found) == sorted(map(tuple, sentences))
 
 
-def small(*more: str) -> tuple[RnnConfig, object]:
+def small(*more: str) -> RnnTrainConfig:
     where = ("precision=fp32", "threads=1", "device=cpu")
-    return configs(["hidden=12", "embed=6", "epochs=3", "streams=2", "window=8", "held_out=0.2", *where, *more])
+    return read_config(["hidden=12", "embed=6", "epochs=3", "streams=2", "window=8", "held_out=0.2", *where, *more])
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("lm") / "rnn"
-    cfg, how = small("epochs=8", "lr=0.02", "dropout=0.1")
-    train(read(LINES, held_out=0.2), cfg, how, out)
+    cfg = small("epochs=8", "lr=0.02", "dropout=0.1")
+    train(read(LINES, held_out=0.2), cfg, out)
     return out
 
 
@@ -240,7 +240,7 @@ def test_training_learns_and_keeps_the_best(trained):
 class Stop:
     """Interrupts a training after some updates, as Ctrl-C does."""
 
-    def __init__(self, trainer: Trainer, after: int) -> None:
+    def __init__(self, trainer: RnnTrainer, after: int) -> None:
         self.trainer, self.left = trainer, after
 
     def __call__(self, values) -> None:
@@ -251,12 +251,13 @@ class Stop:
 
 @pytest.mark.parametrize(("after", "every"), [(1, 5000), (4, 5000), (7, 5000), (13, 5000), (4, 4), (5, 4)])
 def test_a_training_that_was_stopped_ends_as_one_that_was_not(tmp_path, after, every):
-    cfg, how = small("dropout=0.3", "layers=2", "cell=gru", f"validate_every={every}", "early_stop=100")
+    cfg = small("dropout=0.3", "layers=2", "cell=gru", f"validate_every={every}", "early_stop=100")
     reading = read(LINES, held_out=0.2)
-    whole = train(reading, cfg, how, tmp_path / "whole")
-    trainer = Trainer(reading, cfg, how, tmp_path / "cut")
+    whole = train(reading, cfg, tmp_path / "whole")
+    _open(tmp_path / "cut", reading, cfg)
+    trainer = RnnTrainer(reading, cfg, tmp_path / "cut")
     assert trainer.run_to_end(Stop(trainer, after)).interrupted
-    again = train(reading, cfg, how, tmp_path / "cut")
+    again = train(reading, cfg, tmp_path / "cut")
     assert not again.interrupted and again.progress.step == whole.progress.step
     assert again.progress.best_bits == whole.progress.best_bits
     for name in ("best/model.safetensors",):
@@ -272,17 +273,17 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(tmp_path, after, e
 
 def test_the_same_command_again_does_nothing_and_another_one_is_refused(tmp_path):
     reading = read(LINES, held_out=0.2)
-    cfg, how = small("epochs=1")
-    first = train(reading, cfg, how, tmp_path / "m")
-    again = train(reading, cfg, how, tmp_path / "m")
+    cfg = small("epochs=1")
+    first = train(reading, cfg, tmp_path / "m")
+    again = train(reading, cfg, tmp_path / "m")
     assert again.progress.step == first.progress.step and again.progress.done
     with pytest.raises(ConfigError, match="a training with hidden 12, now it is 13; choose another --out"):
-        train(reading, *small("epochs=1", "hidden=13"), tmp_path / "m")
+        train(reading, small("epochs=1", "hidden=13"), tmp_path / "m")
     with pytest.raises(DataError, match="on another text"):
-        train(read([*LINES, "A NEW COW"], held_out=0.2), cfg, how, tmp_path / "m")
+        train(read([*LINES, "A NEW COW"], held_out=0.2), cfg, tmp_path / "m")
     save_random_model(tmp_path / "acoustic")
     with pytest.raises(ConfigError, match="holds something else"):
-        train(reading, cfg, how, tmp_path / "acoustic")
+        train(reading, cfg, tmp_path / "acoustic")
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "train.jsonl", "checkpoints/step-00000001/state.json", "x"])
@@ -291,46 +292,46 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path, name):
     path.parent.mkdir(parents=True)
     path.write_text("precious")
     with pytest.raises(ConfigError, match="holds something else; choose another --out"):
-        train(read(LINES, held_out=0.2), *small("epochs=1"), tmp_path / "m")
+        train(read(LINES, held_out=0.2), small("epochs=1"), tmp_path / "m")
     assert path.read_text() == "precious" and [p for p in (tmp_path / "m").rglob("*") if p.is_file()] == [path]
 
 
 def test_a_folder_as_a_kill_leaves_it_before_the_first_record_is_taken(tmp_path):
     (tmp_path / "m" / "checkpoints").mkdir(parents=True)
     (tmp_path / "m" / "tokenizer.json").write_text("{")
-    assert train(read(LINES, held_out=0.2), *small("epochs=1"), tmp_path / "m").progress.done
+    assert train(read(LINES, held_out=0.2), small("epochs=1"), tmp_path / "m").progress.done
 
 
 def test_two_trainings_in_one_folder_are_refused(tmp_path):
     reading = read(LINES, held_out=0.2)
-    cfg, how = small("epochs=1")
+    cfg = small("epochs=1")
 
     def second(values) -> None:
         with pytest.raises(ConfigError, match=r"m: another process is training this model; stop it first"):
-            train(reading, cfg, how, tmp_path / "m")
+            train(reading, cfg, tmp_path / "m")
         seen.append(values)
 
     seen: list = []
-    assert train(reading, cfg, how, tmp_path / "m", second).progress.done and seen
+    assert train(reading, cfg, tmp_path / "m", second).progress.done and seen
 
 
 def test_a_held_out_text_without_a_probability_ends_it_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("asr.lm.neural.train.held_out_bits", lambda model, corpus: math.nan)
     with pytest.raises(TrainingError, match=r"update \d+: the held-out text has no finite probability.*lower lr"):
-        train(read(LINES, held_out=0.2), *small("epochs=1"), tmp_path / "m")
+        train(read(LINES, held_out=0.2), small("epochs=1"), tmp_path / "m")
     assert not (tmp_path / "m" / "best").exists()
 
 
 def test_early_stopping_ends_a_training_that_no_longer_helps(tmp_path):
-    cfg, how = small("epochs=60", "lr=0.05", "early_stop=2", "hidden=24")
-    report = train(read(LINES, held_out=0.2), cfg, how, tmp_path / "m")
+    cfg = small("epochs=60", "lr=0.05", "early_stop=2", "hidden=24")
+    report = train(read(LINES, held_out=0.2), cfg, tmp_path / "m")
     assert report.progress.done and report.progress.epoch < 60
 
 
 def test_the_same_seed_gives_the_same_model_and_another_another(tmp_path):
     reading = read(LINES, held_out=0.2)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train(reading, *small("epochs=1", f"seed={seed}"), tmp_path / name)
+        train(reading, small("epochs=1", f"seed={seed}"), tmp_path / name)
     weights = [(tmp_path / name / "best" / "model.safetensors").read_bytes() for name in "abc"]
     assert weights[0] == weights[1] != weights[2]
 
@@ -526,7 +527,10 @@ def test_the_commands_train_measure_and_sample(text, tmp_path, monkeypatch):
         (("train", "TEXT", "--out", "m", "--hidden", "8"), "--hidden is about --type rnn"),
         (("train", "TEXT", "--out", "m", "--type", "rnn", "--order", "2"), "--order is about --type ngram"),
         (("train", "TEXT", "--out", "m", "--type", "rrn"), "unknown type 'rrn' .*did you mean 'rnn'"),
-        (("train", "TEXT", "--out", "m", "--type", "rnn", "--set", "hiden=3"), "unknown key; did you mean 'hidden'"),
+        (
+            ("train", "TEXT", "--out", "m", "--type", "rnn", "--set", "hiden=3"),
+            "unknown key 'hiden', did you mean 'hidden'",
+        ),
         (("train", "TEXT", "--out", "m", "--type", "rnn", "--set", "hidden"), "expected key=value"),
         (("train", "TEXT", "--out", "m", "--type", "rnn", "--cell", "tanh"), "cell: "),
         (("train", "TEXT", "--out", "m", "--type", "rnn", "--tokenizer", "TEXT"), "not valid JSON"),

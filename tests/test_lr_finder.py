@@ -11,8 +11,9 @@ import yaml
 
 from asr.cli import run
 from asr.errors import AsrError
-from asr.training.lr_finder import HIGHEST, LOWEST, Found, Tried, find_lr, steepest
-from asr.training.step import Done
+from asr.training.lr_finder import HIGHEST, LOWEST, RateSearch, TriedRate, find_lr, steepest_fall
+from asr.training.step import StepResult
+from asr.training.trial import build_trial, endless_batches
 from tests.builders import build_corpus, tiny_config
 
 
@@ -39,13 +40,16 @@ def test_it_is_the_same_every_time(data):
 
 
 def test_the_loss_is_of_a_second_of_audio_however_many_utterances_a_step_has(data, monkeypatch):
-    steps = [Done(10.0, 1.0, 2, 5.0), Done(20.0, 1.0, 4, 16.0)]  # a mean of 10 nats over two utterances in 5 s, …
-    monkeypatch.setattr("asr.training.lr_finder.Trial.step", lambda trial, batches, lr: steps.pop(0))
+    steps = [
+        StepResult(10.0, 1.0, 2, 5.0),
+        StepResult(20.0, 1.0, 4, 16.0),
+    ]  # a mean of 10 nats over two utterances in 5 s, …
+    monkeypatch.setattr("asr.training.step.Learner.step", lambda stepper, batches, number, lr: steps.pop(0))
     assert [one.loss for one in find_lr(tiny_config(), data, steps=2).tried] == [4.0, 5.0]
 
 
 def test_it_takes_the_weights_the_batches_and_the_dropout_of_the_config(data, tmp_path, monkeypatch):
-    import asr.training.trial as trials
+    import asr.training.session
     from asr.train import train
 
     build_corpus(data, 3, seed=2, name="dev", longest=4)
@@ -55,26 +59,26 @@ def test_it_takes_the_weights_the_batches_and_the_dropout_of_the_config(data, tm
     with pytest.raises(AsrError, match="/nonexistent"):
         find_lr(tiny_config("train.init=/nonexistent"), data, steps=6)
     cfg = tiny_config("train.accumulate=3", "batch.max_utterances=2", "train.dropout_schedule=[[0, 0.5], [1, 0.5]]")
-    trial = trials.Trial(cfg, data)
-    with closing(trial.steps()) as steps:
+    trial = build_trial(cfg, data)
+    with closing(endless_batches(trial)) as steps:
         sizes = [[len(batch.ids) for batch in next(steps)] for _ in range(4)]
     assert sizes == [[2, 2, 2], [2], [2, 2, 2], [2]]
-    assert {m.p for m in trial.network.modules() if type(m).__name__ == "Dropout"} == {0.5}
-    monkeypatch.setattr(trials, "resolve_max_batch_s", lambda planner, group: 5)
-    assert trials.Trial(tiny_config("batch.max_batch_s=auto"), data).data.max_batch_s == 5
+    assert {m.p for m in trial.model.network.modules() if type(m).__name__ == "Dropout"} == {0.5}
+    monkeypatch.setattr(asr.training.session, "resolve_max_batch_s", lambda planner, group: 5)
+    assert build_trial(tiny_config("batch.max_batch_s=auto"), data).data.max_batch_s == 5
 
 
 def test_the_steepest_fall_is_of_the_smoothed_loss_and_the_first_steps_do_not_count():
     losses = [90, 50, 40, 30, 20, 20, 19, 10, 9, 9]
-    tried = [Tried(10.0 ** (i - 8), loss, loss) for i, loss in enumerate(losses)]
-    assert steepest(tried) == pytest.approx(10.0 ** (7 - 8))
-    assert steepest([Tried(10.0**i, 1.0 + i, 1.0 + i) for i in range(9)]) is None
+    tried = [TriedRate(10.0 ** (i - 8), loss, loss) for i, loss in enumerate(losses)]
+    assert steepest_fall(tried) == pytest.approx(10.0 ** (7 - 8))
+    assert steepest_fall([TriedRate(10.0**i, 1.0 + i, 1.0 + i) for i in range(9)]) is None
 
 
 def test_a_rate_is_suggested_well_below_the_explosion():
-    assert Found((), 0.01, 0.02).suggestion == pytest.approx(0.002)
-    assert Found((), 0.001, 0.5).suggestion == 0.001
-    assert Found((), None, None).suggestion is None
+    assert RateSearch((), 0.01, 0.02).suggestion == pytest.approx(0.002)
+    assert RateSearch((), 0.001, 0.5).suggestion == 0.001
+    assert RateSearch((), None, None).suggestion is None
 
 
 def test_the_command_prints_a_table_and_leaves_nothing(data, tmp_path, monkeypatch, capfd):

@@ -16,15 +16,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import asr.data.manifest
-import asr.train
+import asr.training.gradients
 import asr.training.planner
+import asr.training.session
 import asr.training.step
 from asr import config as configs
 from asr.batch import Batch
 from asr.errors import ConfigError, DataError
+from asr.runtime import Machine
 from asr.train import resume, train
-from asr.training.planner import Planner, find_largest, total_bytes
-from asr.training.step import is_out_of_memory
+from asr.training.memory import is_out_of_memory, total_bytes
+from asr.training.planner import MemoryPlanner, find_largest
 from tests.builders import build_corpus, tiny_config
 
 CPU = torch.device("cpu")
@@ -40,14 +42,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _limit(monkeypatch: pytest.MonkeyPatch, frames: float, *, error: type[Exception] = torch.OutOfMemoryError) -> None:
     """A machine whose memory holds so many padded frames."""
-    real = asr.training.step.gradients
+    real = asr.training.gradients.gradients
 
-    def gradients(network: Any, batch: Batch, *args: Any) -> Any:
+    def gradients(network: Any, batch: Batch, *args: Any, **more: Any) -> Any:
         if batch.area > frames:
             # some of the work is done before memory runs out: gradients and running statistics must be undone
-            real(network, batch, *args)
+            real(network, batch, *args, **more)
             raise error("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.\nmore")
-        return real(network, batch, *args)
+        return real(network, batch, *args, **more)
 
     monkeypatch.setattr(asr.training.step, "gradients", gradients)
     monkeypatch.setattr(asr.training.planner, "gradients", gradients)
@@ -68,7 +70,7 @@ def _rows(run: Path, kind: str = "train") -> list[dict[str, Any]]:
 def test_a_dry_run_changes_no_bit_of_the_run_that_follows(data, tmp_path, monkeypatch):
     cfg = tiny_config("train.epochs=2", "model.dropout=0.3", "train.ema_decay=0.9", "augment.speeds=[0.9, 1.0]")
     train(cfg, data, tmp_path / "with")
-    monkeypatch.setattr(asr.train, "plan_memory", lambda planner, group: (math.inf, []))
+    monkeypatch.setattr(asr.training.session, "plan_memory", lambda planner, group: math.inf)
     train(cfg, data, tmp_path / "without")
     left, right = _weights(tmp_path / "with"), _weights(tmp_path / "without")
     assert all(torch.equal(left[name], right[name]) for name in right) and list(left) == list(right)
@@ -79,9 +81,9 @@ def test_the_largest_batch_is_tried_first_and_its_peak_is_said(data, tmp_path, m
     tried: list[tuple[int, int]] = []
     real = asr.training.planner.gradients
 
-    def gradients(network: Any, batch: Batch, *args: Any) -> Any:
+    def gradients(network: Any, batch: Batch, *args: Any, **more: Any) -> Any:
         tried.append((len(batch.ids), batch.features_btf.shape[1]))
-        return real(network, batch, *args)
+        return real(network, batch, *args, **more)
 
     monkeypatch.setattr(asr.training.planner, "gradients", gradients)
     with caplog.at_level(logging.INFO, "asr"):
@@ -98,7 +100,7 @@ def test_the_peak_of_a_process_is_measured():
     # in a process of its own: this one may have so much freed memory that 240 MiB more are no new peak
     script = (
         "import torch\n"
-        "from asr.training.planner import peak_bytes, reset_peak, total_bytes\n"
+        "from asr.training.memory import peak_bytes, reset_peak, total_bytes\n"
         "cpu = torch.device('cpu')\n"
         "reset_peak(cpu)\n"
         "before = peak_bytes(cpu)\n"
@@ -135,7 +137,7 @@ def test_memory_that_runs_out_later_is_said_once_and_the_statistics_are_those_of
     data, tmp_path, monkeypatch, caplog, error
 ):
     settings = ("train.epochs=2", "batch.max_utterances=2", "train.sortagrad=false")
-    monkeypatch.setattr(asr.train, "plan_memory", lambda planner, group: (math.inf, []))  # nothing is foreseen
+    monkeypatch.setattr(asr.training.session, "plan_memory", lambda planner, group: math.inf)  # nothing is foreseen
     _limit(monkeypatch, 120, error=error)
     with caplog.at_level(logging.WARNING, "asr"):
         train(tiny_config(*settings), data, tmp_path / "run")
@@ -156,7 +158,7 @@ def test_what_ran_out_of_memory_leaves_no_trace_in_weights_or_statistics(data, t
     settings = ("train.epochs=2", "batch.max_utterances=4", f"train.accumulate={accumulate}", "model.dropout=0.2")
     _limit(monkeypatch, 150)
     for name, too_many in (("foreseen", 151), ("not-foreseen", math.inf)):
-        monkeypatch.setattr(asr.train, "plan_memory", lambda planner, group, too_many=too_many: (too_many, []))
+        monkeypatch.setattr(asr.training.session, "plan_memory", lambda planner, group, too_many=too_many: too_many)
         train(tiny_config(*settings), data, tmp_path / name)
     foreseen, found = _weights(tmp_path / "foreseen"), _weights(tmp_path / "not-foreseen")
     assert any(name.endswith(("running_mean", "mean_h")) for name in foreseen), sorted(foreseen)
@@ -308,9 +310,9 @@ def test_auto_keeps_a_reserve_and_does_not_try_what_it_foresees_not_to_fit(data,
     )  # fmt: skip
     real = asr.training.planner.gradients
 
-    def gradients(network: Any, batch: Batch, *args: Any) -> Any:
+    def gradients(network: Any, batch: Batch, *args: Any, **more: Any) -> Any:
         areas.append(batch.area)
-        return real(network, batch, *args)
+        return real(network, batch, *args, **more)
 
     monkeypatch.setattr(asr.training.planner, "gradients", gradients)
     train(tiny_config("train.max_steps=1", "batch.max_batch_s=auto", "batch.max_utterances=99"), data, tmp_path / "run")
@@ -344,7 +346,8 @@ def test_the_planner_leaves_the_network_as_it_was(data):
     cfg, read = tiny_config("model.dropout=0.5"), manifests.read(data / "train.jsonl")
     tokenizer = CharTokenizer.from_texts([u.text for u in read])
     model = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
-    planner = Planner(model.network, TrainingData(read, tokenizer, model.extractor, model.network, cfg), CPU, "fp32")
+    training_data = TrainingData(read, tokenizer, model.extractor, model.network, cfg)
+    planner = MemoryPlanner(model.network, training_data, Machine(CPU, "fp32", 1))
     model.network.eval()
     before = {k: v.clone() for k, v in model.network.state_dict().items()}
     random = torch.get_rng_state()
@@ -355,19 +358,19 @@ def test_the_planner_leaves_the_network_as_it_was(data):
 
 
 def test_what_several_processes_remember_is_merged_and_a_damaged_file_is_nothing(tmp_path):
-    from asr.training.planner import known_limits, remember
+    from asr.training.memory import known_limits, remember_limit
 
     def batch(count: int, frames: int) -> Batch:
         ids = tuple(f"u{i}" for i in range(count))
         return Batch(torch.zeros(count, frames, 2), *(torch.ones(count, dtype=torch.int64),) * 3, ids, 1.0)
 
     assert known_limits(tmp_path) == (math.inf, [])
-    remember(tmp_path, batch(1, 90))
+    remember_limit(tmp_path, batch(1, 90))
     assert known_limits(tmp_path) == (math.inf, ["u0"])
     for frames in (50, 40, 60):
-        remember(tmp_path, batch(2, frames))
+        remember_limit(tmp_path, batch(2, frames))
     assert known_limits(tmp_path) == (80, ["u0"])
     (tmp_path / "memory.json").write_text("[")
     assert known_limits(tmp_path) == (math.inf, [])
-    remember(tmp_path / "no-such-folder", batch(1, 3))
+    remember_limit(tmp_path / "no-such-folder", batch(1, 3))
     assert not (tmp_path / "no-such-folder").exists()

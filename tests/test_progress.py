@@ -50,10 +50,10 @@ def _slow(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
 def test_a_run_says_where_it_is_and_what_takes_long(data, tmp_path, monkeypatch, often):
     _slow(monkeypatch, asr.training.planner, "gradients")  # the dry runs
     _slow(monkeypatch, DevSet, "validate")
-    _slow(monkeypatch, asr.training.step.Stepper, "step")
+    _slow(monkeypatch, asr.training.step.Learner, "step")
     train(tiny_config("train.epochs=2", "batch.max_utterances=3"), data, tmp_path / "run")
     for said in (
-        r"memory: a batch of 3 x \d+ frames is tried, for 0 s so far\n",
+        r"memory: trying a batch of 3 x \d+ frames for 0 s\n",
         r"the first step is not done after 0 s\n",
         r"epoch 0\.50 of 2, step 1, loss \d+\.\d{3} nats, \d+\.\d audio-s/s\n",
         r"epoch 1\.50 of 2, step 3, loss \d+\.\d{3} nats, \d+\.\d audio-s/s, \d s left\n",
@@ -62,7 +62,7 @@ def test_a_run_says_where_it_is_and_what_takes_long(data, tmp_path, monkeypatch,
     ):
         assert re.search(said, often.text), said
     log = (tmp_path / "run" / "train.log").read_text()
-    assert "validating epoch 1" in log and "is tried" in log, "also in the run's own log"
+    assert "validating epoch 1" in log and "trying a batch" in log, "also in the run's own log"
 
 
 def test_a_run_that_ends_by_steps_counts_its_time_by_them(monkeypatch):

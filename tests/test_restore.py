@@ -72,10 +72,8 @@ def test_a_damaged_record_is_said_and_written_anew(tmp_path, caplog, content):
     record.write_text(content)
     with caplog.at_level(logging.WARNING, "asr"):
         assert check_unchanged(record, tiny_config("optim.lr=3"), ABC, has_state=True) == []
-    assert any("started.json is damaged" in m for m in caplog.messages)
+    assert any("started.json is missing or damaged" in m for m in caplog.messages)
     assert json.loads(record.read_text())["config"]["optim.lr"] == 3
-    record.unlink()  # a run of an earlier version
-    assert check_unchanged(record, tiny_config(), ABC, has_state=True) == []
 
 
 def test_a_resumed_run_says_what_else_is_another(tmp_path, caplog):

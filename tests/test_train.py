@@ -25,7 +25,9 @@ from safetensors.torch import load_file
 import asr.model.tensor_files
 import asr.train
 import asr.training.folder
+import asr.training.gradients
 import asr.training.optim
+import asr.training.session
 import asr.training.step
 import asr.training.validate
 from asr import config as configs
@@ -35,12 +37,12 @@ from asr.data.manifest import Utterance
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError
 from asr.evaluate import evaluate
 from asr.model.checkpoint import build_model, load_model
-from asr.runtime import stable_seed
+from asr.runtime import Machine, stable_seed
 from asr.train import resume, train
 from asr.training.folder import RunFolder
-from asr.training.optim import Average, learning_rate
+from asr.training.optim import MovingAverage, learning_rate
 from asr.training.progress import Report
-from asr.training.trial import Trial
+from asr.training.trial import build_trial
 from tests.builders import build_corpus, noise, tiny_config, write_wav
 
 # Everything that is random or has a memory: what a resumed run could get wrong.
@@ -52,6 +54,7 @@ EVERYTHING = (
     "augment.reverb.probability=0.5", "train.label_smoothing=0.1", "train.dropout_schedule=[[0, 0.1], [0.8, 0.3]]",
     "train.keep_last=2", "train.consistency=0.2",
 )  # fmt: skip
+CPU = Machine(torch.device("cpu"), "fp32", 1)
 EACH_STEP = "train.checkpoint_every_s=1e-9"
 
 
@@ -286,7 +289,7 @@ def test_the_saved_model_is_the_average_and_training_goes_on_with_the_raw_weight
 def test_the_average_forgets_its_random_start_faster_than_its_decay():
     network = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(network.weight)
-    average = Average(network, decay=0.5)
+    average = MovingAverage(network, decay=0.5)
     torch.nn.init.ones_(network.weight)
     average.update(0)
     assert average.tensors["weight"].item() == pytest.approx(0.9)  # a tenth of what it was
@@ -296,7 +299,7 @@ def test_the_average_forgets_its_random_start_faster_than_its_decay():
 
 def test_the_saved_model_names_the_commit_that_was_started_not_a_later_one(data, tmp_path, monkeypatch):
     commits = iter("abcdef")
-    monkeypatch.setattr(asr.train, "commit", lambda: {"commit": next(commits), "dirty": False})
+    monkeypatch.setattr(asr.training.session, "commit", lambda: {"commit": next(commits), "dirty": False})
     train(tiny_config("train.max_steps=4"), data, tmp_path / "run")
     assert load_model(tmp_path / "run").training["commit"] == "a"
 
@@ -333,13 +336,13 @@ def test_the_models_of_the_last_epochs_are_kept_beside_the_best(data, tmp_path, 
 
 def test_dropout_follows_its_schedule(data, tmp_path, monkeypatch):
     seen = []
-    original = asr.training.step.Stepper.step
+    original = asr.training.step.Learner.step
 
     def step(self, *args):
-        seen.append(self.network.dropout.p)
+        seen.append(self.model.network.dropout.p)
         return original(self, *args)
 
-    monkeypatch.setattr(asr.training.step.Stepper, "step", step)
+    monkeypatch.setattr(asr.training.step.Learner, "step", step)
     train(tiny_config("train.epochs=2", "train.dropout_schedule=[[0.25, 0.0], [0.75, 0.4]]"), data, tmp_path / "run")
     steps = len(seen)
     assert seen == pytest.approx([min(0.4, max(0.0, 0.8 * (i / steps - 0.25))) for i in range(steps)])
@@ -349,12 +352,10 @@ def test_dropout_follows_its_schedule(data, tmp_path, monkeypatch):
 def test_label_smoothing_mixes_the_penalty_into_the_gradient_and_leaves_the_loss(data):
     found = {}
     for smoothing in (0.0, 0.25, 1.0):
-        trial = Trial(tiny_config(), data)
+        trial = build_trial(tiny_config(), data)
         batch = trial.data.load(trial.data.plan(1)[0])
-        losses_b = asr.training.step.gradients(
-            trial.network, batch, 1, trial.device, "fp32", lambda phase, work: work(), smoothing
-        )  # fmt: skip
-        found[smoothing] = losses_b, [p.grad.clone() for p in trial.network.parameters()]
+        losses_b = asr.training.gradients.gradients(trial.model.network, batch, 1, CPU, smoothing=smoothing)
+        found[smoothing] = losses_b, [p.grad.clone() for p in trial.model.network.parameters()]
     assert torch.equal(found[0.0][0], found[0.25][0])
     for plain, mixed, penalty in zip(*(found[key][1] for key in (0.0, 0.25, 1.0)), strict=True):
         torch.testing.assert_close(mixed, 0.75 * plain + 0.25 * penalty, rtol=1e-4, atol=1e-4)
@@ -363,13 +364,12 @@ def test_label_smoothing_mixes_the_penalty_into_the_gradient_and_leaves_the_loss
 
 def test_consistency_adds_the_disagreement_of_two_views_and_leaves_the_loss_their_mean(data):
     masks = "augment.spec={freq_masks: 2, freq_width_bins: 6, time_masks: 1, time_width_s: 0.1}"
-    timed = lambda phase, work: work()  # noqa: E731
     found = {}
     for weight in (0.0, 0.5, 2.0):
-        trial = Trial(tiny_config(masks, f"train.consistency={weight or 1}"), data)
+        trial = build_trial(tiny_config(masks, f"train.consistency={weight or 1}"), data)
         batch = trial.data.load(trial.data.plan(1)[0])
-        losses_b = asr.training.step.gradients(trial.network, batch, 1, trial.device, "fp32", timed, 0.0, weight)
-        found[weight] = losses_b, [p.grad.clone() for p in trial.network.parameters()]
+        losses_b = asr.training.gradients.gradients(trial.model.network, batch, 1, CPU, consistency=weight)
+        found[weight] = losses_b, [p.grad.clone() for p in trial.model.network.parameters()]
     assert torch.equal(found[0.0][0], found[2.0][0]) and len(found[0.0][0]) == len(batch.ids)
     for none, some, more in zip(*(found[key][1] for key in (0.0, 0.5, 2.0)), strict=True):
         torch.testing.assert_close(more - none, 4 * (some - none), rtol=1e-3, atol=1e-3)
@@ -382,11 +382,11 @@ def test_consistency_adds_the_disagreement_of_two_views_and_leaves_the_loss_thei
         targets_bu=batch.targets_bu.repeat(2, 1),
     )  # fmt: skip
     for smoothing in (0.0, 0.5):  # loss and penalty are means of both views, as if these were utterances of one batch
-        one, two = (Trial(tiny_config(masks), data) for _ in range(2))
-        losses_b = asr.training.step.gradients(one.network, both, 2, one.device, "fp32", timed, smoothing)
-        asr.training.step.gradients(two.network, batch, 1, two.device, "fp32", timed, smoothing)
+        one, two = (build_trial(tiny_config(masks), data) for _ in range(2))
+        losses_b = asr.training.gradients.gradients(one.model.network, both, 2, CPU, smoothing=smoothing)
+        asr.training.gradients.gradients(two.model.network, batch, 1, CPU, smoothing=smoothing)
         torch.testing.assert_close(losses_b.view(2, -1).mean(0), found[0.0][0])
-        for p, q in zip(one.network.parameters(), two.network.parameters(), strict=True):
+        for p, q in zip(one.model.network.parameters(), two.model.network.parameters(), strict=True):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-4)
 
 
@@ -564,26 +564,26 @@ def test_a_learning_rate_that_blows_up_is_an_error_with_step_rate_and_utterances
 
 
 def test_an_infinite_loss_names_the_one_utterance_that_has_it(data, tmp_path, monkeypatch):
-    real = asr.training.step.ctc_loss
+    real = asr.training.gradients.ctc_loss
 
     def ctc_loss(*args: Any) -> Any:
         losses_b = real(*args)
         return losses_b * torch.tensor([1.0, math.inf, 1.0])
 
-    monkeypatch.setattr(asr.training.step, "ctc_loss", ctc_loss)
+    monkeypatch.setattr(asr.training.gradients, "ctc_loss", ctc_loss)
     with pytest.raises(TrainingError, match=r"^step 1: the loss is not finite at .*, utterances train-\d+; the"):
         train(tiny_config("batch.max_utterances=3"), data, tmp_path / "run")
 
 
 def test_after_a_failed_step_the_checkpoint_before_is_whole(data, reference, tmp_path, monkeypatch):
-    real, calls = asr.training.step.ctc_loss, 0
+    real, calls = asr.training.gradients.ctc_loss, 0
 
     def ctc_loss(*args: Any) -> Any:
         nonlocal calls
         calls += 1
         return real(*args) * (math.nan if calls == 7 + 2 else 1.0)  # two are the dry run's
 
-    monkeypatch.setattr(asr.training.step, "ctc_loss", ctc_loss)
+    monkeypatch.setattr(asr.training.gradients, "ctc_loss", ctc_loss)
     with pytest.raises(TrainingError, match=r"^step 7: the loss is not finite"):
         train(tiny_config(*EVERYTHING, EACH_STEP), data, tmp_path / "run")
     monkeypatch.undo()
@@ -740,7 +740,7 @@ def test_a_second_interrupt_stops_at_once_and_the_run_still_resumes(data, refere
 def _stop_once(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
     """Ends a run in its first validation, as a kill would."""
     with monkeypatch.context() as patch:
-        patch.setattr("asr.train.DevSet.validate", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("asr.training.validate.DevSet.validate", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             work()
 
@@ -1140,14 +1140,14 @@ def test_tensorboard_gets_the_scalars_where_it_is_installed(data, tmp_path, monk
 
 
 def test_a_model_that_gives_no_numbers_stops_with_one_line_and_the_steps_are_saved(data, tmp_path, monkeypatch):
-    real = asr.training.optim.Average.update
+    real = asr.training.optim.MovingAverage.update
 
-    def broken(self: asr.training.optim.Average, step: int) -> None:
+    def broken(self: asr.training.optim.MovingAverage, step: int) -> None:
         real(self, step)
         with torch.no_grad():
             self.network.output.bias[0] = float("nan")
 
-    monkeypatch.setattr(asr.training.optim.Average, "update", broken)
+    monkeypatch.setattr(asr.training.optim.MovingAverage, "update", broken)
     with pytest.raises(AsrError, match="values that are not numbers"):
         train(tiny_config("train.max_steps=1"), data, tmp_path / "run")
     assert _newest(tmp_path / "run").name == "step-00000001"

@@ -25,7 +25,7 @@ from asr.data.targets import min_steps
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import ConfigError, DataError
 from asr.model.checkpoint import AcousticModel, build_model
-from asr.training.data import Planned, TrainingData, padding_fraction
+from asr.training.data import BatchPlan, TrainingData
 from tests.builders import ALPHABET, build_corpus, noise, tiny_config, write_wav
 
 
@@ -51,11 +51,11 @@ def _durations_s(count: int, seed: int = 0) -> list[float]:
     return [float(d) for d in np.clip(drawn, 0.5, 6.0)]
 
 
-def _lengths_s(planned: Planned, manifest: Manifest) -> list[float]:
+def _lengths_s(planned: BatchPlan, manifest: Manifest) -> list[float]:
     return [manifest.utterances[i].duration_s / speed for i, speed in planned.items]
 
 
-def _ids(plan: list[Planned], manifest: Manifest) -> list[str]:
+def _ids(plan: list[BatchPlan], manifest: Manifest) -> list[str]:
     return [manifest.utterances[i].id for planned in plan for i, _ in planned.items]
 
 
@@ -189,14 +189,15 @@ def test_every_speed_is_drawn_and_about_as_often():
 def test_padding_is_under_a_tenth_on_durations_like_those_of_an4(epoch):
     manifest = _paper(_durations_s(900))
     cfg = tiny_config("batch.max_utterances=16", "augment.speeds=[0.9, 1.0, 1.1]")
-    assert 0 < padding_fraction(_data(manifest, cfg).plan(epoch), manifest) < 0.10
+    data = _data(manifest, cfg)
+    assert 0 < data.padding_fraction(data.plan(epoch)) < 0.10
 
 
 def test_padding_fraction_counts_the_frames_beyond_each_end():
     manifest = _paper([1.0, 2.0, 3.0])
-    plan = [Planned(((0, 1.0), (1, 1.0)), 0), Planned(((2, 1.5),), 0)]
+    plan = [BatchPlan(((0, 1.0), (1, 1.0)), 0), BatchPlan(((2, 1.5),), 0)]
     # 1 + 2 of 4 s, and 2 of 2 s
-    assert padding_fraction(plan, manifest) == pytest.approx(1 - 5 / 6)
+    assert _data(manifest, tiny_config()).padding_fraction(plan) == pytest.approx(1 - 5 / 6)
 
 
 def test_planning_an_epoch_of_librispeech_takes_seconds():
@@ -290,7 +291,7 @@ def test_the_filter_never_counts_on_more_steps_than_the_audio_gives(num_samples,
     wave_n = noise(num_samples / 16000)
     assert len(wave_n) == num_samples
     frames = len(extract(data.extractor, audio.change_speed(wave_n, speed, 16000)))
-    promised = data._step_counts()[0 if speed > 1 else 1, 0]
+    promised = data._step_counts()[0 if speed > 1 else 1][0]
     given_ = int(_model(cfg).network.front_end.num_steps(torch.tensor([frames]))[0])
     assert promised <= given_
 
@@ -376,17 +377,17 @@ def test_the_data_are_the_same_bit_for_bit_from_the_cache_and_without_one(corpus
     uncached = _data(corpus, tiny_config(*AUGMENTED, "batch.feature_cache_mib=0"))
     plan = cached.plan(1)
     first, second = list(cached.batches(plan)), list(cached.batches(plan))
-    assert len(cached.views._cache) == 14 and not uncached.views._cache
+    assert len(cached.loader._cache) == 14 and not uncached.loader._cache
     _assert_same_batches(first, second)
     _assert_same_batches(first, list(uncached.batches(plan)))
-    assert not uncached.views._cache
+    assert not uncached.loader._cache
 
 
 def test_the_cache_keeps_to_its_size(corpus):
     data = _data(corpus, tiny_config("batch.feature_cache_mib=1"))
-    data.views._cache_left = 20_000
+    data.loader._cache_left = 20_000
     list(data.batches(data.plan(0)))
-    assert 0 < sum(f.nbytes for f in data.views._cache.values()) <= 20_000
+    assert 0 < sum(f.nbytes for f in data.loader._cache.values()) <= 20_000
 
 
 def test_masks_and_dither_differ_between_epochs_but_not_between_loads(corpus):
@@ -404,14 +405,14 @@ def test_a_mask_does_not_reach_the_cache(corpus):
     plan = plain.plan(1)
     list(plain.batches(plan))
     list(masked.batches(plan))
-    assert all(np.array_equal(masked.views._cache[key], f) for key, f in plain.views._cache.items())
+    assert all(np.array_equal(masked.loader._cache[key], f) for key, f in plain.loader._cache.items())
 
 
 def test_normalisation_statistics_are_those_of_all_kept_frames(corpus):
     data = _data(corpus, tiny_config("features.normalization=corpus", "batch.max_utterance_s=0.9"))
     assert data.dropped, "the test needs an utterance that is left out"
-    data.views.fit_normalization(data.kept)
-    frames = torch.cat([torch.from_numpy(data.views.features(i, 1.0, 0)) for i in data.kept])
+    data.loader.fit_normalization(data.kept)
+    frames = torch.cat([torch.from_numpy(data.loader.features(i, 1.0, 0)) for i in data.kept])
     assert frames.mean(0).abs().max() < 1e-3  # float32 features of up to 18 nats, deviations from 0.25 nats on
     assert (frames.std(0, correction=0) - 1).abs().max() < 1e-2  # the floor of 1e-3 is added to the deviation
 
@@ -459,7 +460,7 @@ def test_labels_that_fit_the_manifest_but_not_the_audio_are_left_out_by_name(tmp
         (batch,) = [data.load(planned) for planned in data.plan(0)]
     assert batch.ids == ("whole",)
     assert "left out short: its 11 label steps do not fit its audio after all" in caplog.text
-    assert data.load(Planned(((0, 1.0),), 0)).ids == ()
+    assert data.load(BatchPlan(((0, 1.0),), 0)).ids == ()
     assert [dropped.id for dropped in data.late] == ["short"]  # once, however often it is met
 
 
@@ -469,8 +470,8 @@ def test_labels_that_fit_the_audio_at_its_own_speed_alone_are_trained_on_at_that
     rows = [Utterance("short", "short.wav", 0.2, "abcd" * 2 + "ab")]
     data = _data(Manifest(tmp_path / "train.jsonl", rows), tiny_config("augment.speeds=[1.1]"))
     assert not data.unhurried
-    batch = data.load(Planned(((0, 1.1),), 0))
-    own = data.load(Planned(((0, 1.0),), 0))
+    batch = data.load(BatchPlan(((0, 1.1),), 0))
+    own = data.load(BatchPlan(((0, 1.0),), 0))
     assert batch.ids == ("short",) and not data.late
     assert torch.equal(batch.features_btf, own.features_btf) and batch.duration_s == own.duration_s
 
@@ -558,12 +559,12 @@ NOISY = ("augment.noise.probability=0.7", "augment.reverb.probability=0.5", "aug
 def test_noise_and_rooms_are_drawn_by_epoch_and_utterance_and_never_cached(corpus):
     data = _data(corpus, tiny_config(*NOISY, "augment.speeds=[0.9, 1.1]"))
     planned = data.plan(1)[0]
-    later = Planned(planned.items, 2)
+    later = BatchPlan(planned.items, 2)
     first, again, other = data.load(planned), data.load(planned), data.load(later)
     assert torch.equal(first.features_btf, again.features_btf)
     assert not torch.equal(first.features_btf, other.features_btf)
-    assert not data.views._cache
-    alone = data.load(Planned(planned.items[:1], 1))
+    assert not data.loader._cache
+    alone = data.load(BatchPlan(planned.items[:1], 1))
     frames = int(alone.num_frames_b[0])
     assert torch.equal(alone.features_btf[0], first.features_btf[0, :frames])
 
@@ -582,14 +583,14 @@ def test_a_warp_moves_frequencies_but_leaves_the_cache_and_time_alone(corpus):
     one, other = plain.load(planned), warped.load(planned)
     assert torch.equal(one.num_frames_b, other.num_frames_b)
     assert not torch.equal(one.features_btf, other.features_btf)
-    assert all(np.array_equal(warped.views._cache[key], features) for key, features in plain.views._cache.items())
-    assert not torch.equal(other.features_btf, warped.load(Planned(planned.items, 2)).features_btf)
+    assert all(np.array_equal(warped.loader._cache[key], features) for key, features in plain.loader._cache.items())
+    assert not torch.equal(other.features_btf, warped.load(BatchPlan(planned.items, 2)).features_btf)
 
 
 def test_a_warp_comes_before_the_corpus_mean_is_taken_away(corpus):
     settings = ("augment.warp=0.2", "batch.workers=0")
     raw, normal = (_data(corpus, tiny_config(*settings, f"features.normalization={how}")) for how in ("none", "corpus"))
-    normal.views.fit_normalization(normal.kept)
+    normal.loader.fit_normalization(normal.kept)
     planned = raw.plan(1)[0]
     one, other = raw.load(planned), normal.load(planned)
     for b, frames in enumerate(one.num_frames_b.tolist()):
@@ -627,7 +628,7 @@ def test_a_band_is_hidden_in_derivatives_and_neighbours_of_the_features_of_train
 def test_an_utterance_that_fits_exactly_is_kept_whatever_its_duration_was_rounded_to():
     # 4.02 * 16000 is 64319.999…: a frame, and with it a step, would be missing
     data = _data(_paper([4.02], text="ab" * 101), tiny_config())
-    assert data.dropped == [] and int(data._step_counts()[1, 0]) == 202
+    assert data.dropped == [] and data._step_counts()[1][0] == 202
 
 
 @pytest.mark.parametrize(

@@ -148,13 +148,13 @@ def _train_rnn(texts: list[Path], out: Path, network: RnnOptions, tokenizer: Pat
     from asr.lm.neural import train as rnn_train
 
     given = {name: value for name, value in asdict(network).items() if name not in ("subwords", "settings")}
-    shape, how = rnn_train.configs(network.settings or [], **given)
+    cfg = rnn_train.read_config(network.settings or [], **given)
     with _lines_bar("reading text") as reach:
         reading = rnn_text.read(
-            read_lines(texts), known, subwords=network.subwords, held_out=how.held_out, progress=reach
+            read_lines(texts), known, subwords=network.subwords, held_out=cfg.held_out, progress=reach
         )
     with _training_bar() as watch:
-        report = rnn_train.train(reading, shape, how, out, watch)
+        report = rnn_train.train(reading, cfg, out, watch)
     if report.interrupted:
         raise typer.Exit(130)
 

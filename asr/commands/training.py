@@ -77,7 +77,7 @@ def train(
 
 def _run(run: Callable[[Callable[[dict[str, float]], None]], Report]) -> None:
     """Run the training, print its best model, and exit; of several processes the first one speaks."""
-    from asr.training.distributed import has_others, is_said, starts_first
+    from asr.training.distributed import has_others, is_reported, starts_first
 
     try:
         with epoch_bar(_description()) if starts_first() else nullcontext(lambda values: None) as watch:
@@ -85,7 +85,7 @@ def _run(run: Callable[[Callable[[dict[str, float]], None]], Report]) -> None:
     except AsrError as error:
         if not has_others():
             raise
-        if not is_said(error):
+        if not is_reported(error):
             say(f"asr: {error}")
         _leave(2)
 

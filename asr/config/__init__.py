@@ -1,52 +1,30 @@
 """The configuration of a run.
 
-YAML comes in, ``--set a.b=c`` changes single values, and the resolved whole is saved with the run and the model. An
-unknown key is an error that names the nearest one.
+It is read from YAML, ``--set a.b=c`` changes single values, and the resolved whole is saved with the run and the model.
+An unknown key is an error that names the nearest one.
 """
 
 from __future__ import annotations
 
-from asr.config.messages import all_keys
-from asr.config.reading import load, override, parse, to_yaml
-from asr.config.stages import (
-    AudioConfig,
-    AugmentConfig,
-    BatchConfig,
-    ConvConfig,
-    FeatureConfig,
-    MlpConfig,
-    ModelConfig,
-    NoiseConfig,
-    OptimConfig,
-    ReverbConfig,
-    RunConfig,
-    SpecAugmentConfig,
-    Stage,
-    TdnnConfig,
-    TextConfig,
-    TrainConfig,
-)
-
-__all__ = [
-    "AudioConfig",
-    "AugmentConfig",
-    "BatchConfig",
-    "ConvConfig",
-    "FeatureConfig",
-    "MlpConfig",
-    "ModelConfig",
-    "NoiseConfig",
-    "OptimConfig",
-    "ReverbConfig",
-    "RunConfig",
-    "SpecAugmentConfig",
-    "Stage",
-    "TdnnConfig",
-    "TextConfig",
-    "TrainConfig",
-    "all_keys",
-    "load",
-    "override",
-    "parse",
-    "to_yaml",
-]
+from asr.config.messages import all_keys as all_keys
+from asr.config.reading import load as load
+from asr.config.reading import override as override
+from asr.config.reading import parse as parse
+from asr.config.reading import split_setting as split_setting
+from asr.config.reading import to_yaml as to_yaml
+from asr.config.stages import AudioConfig as AudioConfig
+from asr.config.stages import AugmentConfig as AugmentConfig
+from asr.config.stages import BatchConfig as BatchConfig
+from asr.config.stages import ConvConfig as ConvConfig
+from asr.config.stages import FeatureConfig as FeatureConfig
+from asr.config.stages import MlpConfig as MlpConfig
+from asr.config.stages import ModelConfig as ModelConfig
+from asr.config.stages import NoiseConfig as NoiseConfig
+from asr.config.stages import OptimConfig as OptimConfig
+from asr.config.stages import ReverbConfig as ReverbConfig
+from asr.config.stages import RunConfig as RunConfig
+from asr.config.stages import SpecAugmentConfig as SpecAugmentConfig
+from asr.config.stages import Stage as Stage
+from asr.config.stages import TdnnConfig as TdnnConfig
+from asr.config.stages import TextConfig as TextConfig
+from asr.config.stages import TrainConfig as TrainConfig

@@ -68,15 +68,9 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """
     data = config.model_dump(mode="json")
     for item in overrides:
-        key, equals, text = item.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {item}: expected key=value, for example optim.lr=0.001")
-        try:
-            value = _read_yaml(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"--set {item}: the value is not valid YAML", key=key) from error
+        key, value = split_setting(item, example="optim.lr=0.001")
         node: Any = data
-        *parents, leaf = key.strip().split(".")
+        *parents, leaf = key.split(".")
         for depth, part in enumerate(parents):
             child = node.get(part)
             if not isinstance(child, dict):
@@ -87,6 +81,21 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
             node = child
         node[leaf] = value
     return parse(RunConfig, data, "--set " + " ".join(overrides))
+
+
+def split_setting(item: str, *, example: str) -> tuple[str, Any]:
+    """Split a ``key=value`` setting; the value is read as YAML.
+
+    Raises:
+        ConfigError: no ``=``, or the value is not YAML.
+    """
+    key, equals, text = item.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {item}: expected key=value, for example {example}")
+    try:
+        return key.strip(), _read_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--set {item}: the value is not valid YAML", key=key) from error
 
 
 class _Loader(yaml.SafeLoader):

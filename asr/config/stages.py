@@ -1,10 +1,10 @@
-"""What can be configured: one frozen model a stage, strict, with units in the names."""
+"""The keys of a configuration: one frozen, strict model per stage, with units in the names."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from asr.data.text import AS_PREPARED, NORMALIZATIONS
 from asr.errors import nearest
@@ -28,30 +28,45 @@ def _has_switch(value: Any) -> bool:
     return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_has_switch, value)))
 
 
+def _check_normalization(value: str) -> str:
+    known = (AS_PREPARED, *NORMALIZATIONS)
+    if value not in known:
+        raise ValueError(f"must be one of {', '.join(known)}{nearest(value, known)}")
+    return value
+
+
+def _check_rising(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"needs the lower number first, got {list(value)}")
+    return value
+
+
+#: two numbers, the lower one first
+Range = Annotated[tuple[float, float], AfterValidator(_check_rising)]
+
+
 class AudioConfig(Stage):
+    """The sample rate of the model."""
+
     sample_rate_hz: int = Field(16000, ge=1000, le=192000)
     #: false: audio at another rate is an error that names the file; true: it is resampled (soxr), and said so
     resample: bool = False
 
 
 class TextConfig(Stage):
+    """How transcripts become tokens."""
+
     #: applied to transcripts before they become tokens and before scoring; data: the profile that the data folder's
     #: prepared.json names, or none where there is none
-    normalization: str = AS_PREPARED
+    normalization: Annotated[str, AfterValidator(_check_normalization)] = AS_PREPARED
     #: data: the tokenizer that the data folder's prepared.json names, or is there without one, or characters; char:
     #: characters of the training texts; init: that of the model that train.init names
     tokenizer: Literal["data", "char", "init"] = "data"
 
-    @field_validator("normalization")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        known = (AS_PREPARED, *NORMALIZATIONS)
-        if value not in known:
-            raise ValueError(f"must be one of {', '.join(known)}{nearest(value, known)}")
-        return value
-
 
 class FeatureConfig(Stage):
+    """The features that the network sees."""
+
     kind: Literal["spectrogram", "log_mel", "mfcc"] = "log_mel"
     window_s: float = Field(0.025, gt=0, le=0.5)
     hop_s: float = Field(0.010, gt=0, le=0.5)
@@ -81,6 +96,8 @@ class FeatureConfig(Stage):
 
 
 class ConvConfig(Stage):
+    """One convolution over time and frequency."""
+
     channels: int = Field(32, ge=1)
     #: kernel in frames and bins; odd, so that "same" padding is symmetric and the stride formula is exact
     kernel_tf: tuple[int, int] = (11, 41)
@@ -136,6 +153,8 @@ class MlpConfig(Stage):
 
 
 class ModelConfig(Stage):
+    """The network."""
+
     #: what follows the convolutions: recurrent layers, a time-delay network, or a feed-forward network over a window
     encoder: Literal["recurrent", "tdnn", "mlp"] = "recurrent"
     #: may be empty before tdnn and mlp
@@ -188,12 +207,6 @@ class ModelConfig(Stage):
         return self
 
 
-def _rising(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
-        raise ValueError(f"needs the lower number first, got {list(value)}")
-    return value
-
-
 class SpecAugmentConfig(Stage):
     """SpecAugment without time warping (Park et al. 2019, section 2)."""
 
@@ -208,17 +221,19 @@ class SpecAugmentConfig(Stage):
 
 
 class NoiseConfig(Stage):
+    """Noise that is added to training utterances."""
+
     #: of an utterance to get noise in an epoch
     probability: float = Field(0.0, ge=0, le=1)
     #: how far the noise lies below the speech: drawn between these
-    snr_db: tuple[float, float] = (5.0, 25.0)
+    snr_db: Range = (5.0, 25.0)
     #: a folder of noises of your own, one channel each; null: made up, from white to brown
     folder: str | None = None
 
-    _snr_db_rises = field_validator("snr_db")(_rising)
-
 
 class ReverbConfig(Stage):
+    """Reverberation that is added to training utterances."""
+
     #: of an utterance to be heard in a room in an epoch
     probability: float = Field(0.0, ge=0, le=1)
     #: a folder of impulse responses of your own, one channel each; null: made up
@@ -226,9 +241,7 @@ class ReverbConfig(Stage):
     #: of made-up rooms: how long the sound takes to fall by 60 dB
     rt60_s: tuple[float, float] = (0.1, 0.6)
     #: of made-up rooms: how far all that is reflected lies below the direct sound
-    direct_db: tuple[float, float] = (0.0, 15.0)
-
-    _direct_db_rises = field_validator("direct_db")(_rising)
+    direct_db: Range = (0.0, 15.0)
 
     @field_validator("rt60_s")
     @classmethod
@@ -239,17 +252,17 @@ class ReverbConfig(Stage):
 
 
 class AugmentConfig(Stage):
+    """Changes of the training audio and features, drawn for each utterance and epoch."""
+
     #: one factor is drawn per utterance and epoch; 1.1 is faster and higher (resampling, as Kaldi's speed perturbation)
     speeds: tuple[float, ...] = (1.0,)
     #: frequencies are stretched by a factor drawn from 1 - warp to 1 + warp, as by another length of the vocal tract
     warp: float = Field(0.0, ge=0, le=0.3)
     #: louder or softer, drawn between these; with features normalised by utterance it changes next to nothing
-    gain_db: tuple[float, float] = (0.0, 0.0)
+    gain_db: Range = (0.0, 0.0)
     reverb: ReverbConfig = ReverbConfig()
     noise: NoiseConfig = NoiseConfig()
     spec: SpecAugmentConfig = SpecAugmentConfig()
-
-    _gain_db_rises = field_validator("gain_db")(_rising)
 
     @field_validator("speeds")
     @classmethod
@@ -260,6 +273,8 @@ class AugmentConfig(Stage):
 
 
 class BatchConfig(Stage):
+    """The size of batches, and how they are loaded."""
+
     #: padded audio in one batch: longest utterance x number of utterances
     #: auto: the most that fits into memory, found when the run starts
     max_batch_s: Literal["auto"] | Annotated[float, Field(gt=0)] = 120.0
@@ -272,10 +287,15 @@ class BatchConfig(Stage):
     workers: int = Field(1, ge=0, le=64)
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimConfig(Stage):
+    """AdamW and its learning rate."""
+
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.98)
     #: share of all steps over which the rate rises linearly from 0
     warmup_fraction: float = Field(0.1, ge=0, le=1)
     #: after the warm-up: cosine to 0, linear to 0, or constant
@@ -283,15 +303,10 @@ class OptimConfig(Stage):
     #: gradients are scaled down to this norm; 0 switches clipping off
     clip_norm: float = Field(5.0, ge=0)
 
-    @field_validator("betas")
-    @classmethod
-    def _below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if any(not 0 <= beta < 1 for beta in value):
-            raise ValueError(f"both must be at least 0 and below 1, got {list(value)}")
-        return value
-
 
 class TrainConfig(Stage):
+    """How long and how a run is trained, and what is kept of it."""
+
     epochs: int = Field(30, ge=1)
     #: stop after this many optimiser steps (for trials); null: by epochs only
     max_steps: int | None = Field(None, ge=1)

@@ -1,4 +1,4 @@
-"""What a validation leaves: lines in the log, a row of metrics, and the model where it is among the best."""
+"""The outcome of a validation: lines in the log, a row of metrics, and the model if it is among the best."""
 
 from __future__ import annotations
 
@@ -20,115 +20,123 @@ from asr.training.watchdog import diagnosis
 log = logging.getLogger(__name__)
 
 
-def enter(found: Validation, p: Progress) -> None:
-    """Puts a validation in its place among the best ones, and counts those since the rates were last bettered."""
-    now = Validated(found.wer, found.cer, found.loss_nats, p.epoch)
-    # Rates only: early stopping is not put off by a dev loss that still creeps.
-    is_better = all((now.wer, now.cer) < (one.wer, one.cer) for one in p.best)
-    p.validations_since_best = 0 if is_better else p.validations_since_best + 1
-    p.best = sorted([*p.best, now], key=lambda one: one.rank)
+def rank_validation(found: Validation, progress: Progress) -> None:
+    """Put a validation in its place among the best ones, and count those since the rates last improved."""
+    latest = Validated(found.wer, found.cer, found.loss_nats, progress.epoch)
+    # Rates only: a dev loss that still falls slowly does not put off early stopping.
+    is_better = all((latest.wer, latest.cer) < (other.wer, other.cer) for other in progress.best)
+    progress.validations_since_best = 0 if is_better else progress.validations_since_best + 1
+    progress.best = sorted([*progress.best, latest], key=lambda validated: validated.rank)
 
 
-def report(found: Validation, p: Progress, run: RunFolder, *, lr: float, total_steps: int, lost_case: bool) -> None:
-    """Says what a validation found, and what is odd about it; a row of metrics.
+def report_validation(
+    found: Validation, progress: Progress, run: RunFolder, *, lr: float, total_steps: int, lost_case: bool
+) -> None:
+    """Log what a validation found and what is odd about it, and add a row of metrics.
 
     Raises:
         CheckpointError: the metrics cannot be written.
     """
-    now = found.health
-    trained = f"loss {p.epoch_losses_nats[-1]:.3f} nats" if p.epoch else "the model that training starts from"
+    health = found.health
+    row: dict[str, Any] = {"kind": "valid", "step": progress.step, "epoch": progress.epoch}
+    trained = "the model that training starts from"
+    if progress.epoch:
+        row["loss_nats"] = round(progress.epoch_losses_nats[-1], 4)
+        trained = f"loss {progress.epoch_losses_nats[-1]:.3f} nats"
     dev_loss = "" if found.loss_nats is None else f" loss {found.loss_nats:.3f} nats"
-    sample = min(found.score.per_utterance, key=lambda u: stable_seed("sample", u.id))
+    best = " (best)" if progress.best[0].epoch == progress.epoch else ""
     log.info(
-        "epoch %d: %s, dev WER %.2f %% CER %.2f %%%s, blank %.0f %%, emitted/reference %.2f%s",
-        p.epoch, trained, 100 * found.wer, 100 * found.cer, dev_loss, 100 * now.blank_fraction, now.emitted_ratio,
-        " (best)" if p.best[0].epoch == p.epoch else "",
-    )  # fmt: skip
+        f"epoch {progress.epoch}: {trained}, dev WER {100 * found.wer:.2f} % CER {100 * found.cer:.2f} %{dev_loss}, "
+        f"blank {100 * health.blank_fraction:.0f} %, emitted/reference {health.emitted_ratio:.2f}{best}"
+    )
+    sample = min(found.score.per_utterance, key=lambda u: stable_seed("sample", u.id))
     log.info("  %s: '%s' for '%s'", sample.id, sample.hypothesis, sample.reference)
-    row: dict[str, Any] = {"kind": "valid", "step": p.step, "epoch": p.epoch}
-    if p.epoch:
-        row["loss_nats"] = round(p.epoch_losses_nats[-1], 4)
+    if progress.epoch:
         warning = diagnosis(
-            now, step=p.step, total_steps=total_steps, lr=lr, losses_nats=p.epoch_losses_nats, lost_case=lost_case
+            health,
+            step=progress.step,
+            total_steps=total_steps,
+            lr=lr,
+            losses_nats=progress.epoch_losses_nats,
+            lost_case=lost_case,
         )
         if warning:
             log.warning("%s", warning)
+
     run.add_metrics(
         **row,
         dev_loss_nats=None if found.loss_nats is None else round(found.loss_nats, 4),
         wer=found.wer,
         cer=found.cer,
-        blank_fraction=round(now.blank_fraction, 4),
-        emitted_ratio=round(now.emitted_ratio, 4),
-        seconds=round(p.seconds, 2),
+        blank_fraction=round(health.blank_fraction, 4),
+        emitted_ratio=round(health.emitted_ratio, 4),
+        seconds=round(progress.seconds, 2),
     )
 
 
-def not_bettered(p: Progress, cfg: RunConfig) -> str | None:
-    """A warning where no epoch was better on dev than the model that the run started from."""
-    if not (p.done and p.epoch and p.best) or p.best[0].epoch:
-        return None
-    return (
-        f"training did not help: no epoch was better on dev than {cfg.train.init}, the model that it started from "
-        f"(WER {p.best[0].wer:.2%}), which best/ holds as it was; lower optim.lr (now {cfg.optim.lr:.1e}), or look at "
-        "the data: asr doctor"
-    )
+def warn_if_not_better(progress: Progress, cfg: RunConfig) -> None:
+    """Warn if no epoch was better on dev than the model that the run started from."""
+    if progress.done and progress.epoch and progress.best and not progress.best[0].epoch:
+        log.warning(
+            f"training did not help: no epoch was better on dev than {cfg.train.init}, the model that it started from "
+            f"(WER {progress.best[0].wer:.2%}), which best/ holds unchanged; lower optim.lr (now {cfg.optim.lr:.1e}), "
+            "or look at the data: asr doctor"
+        )
 
 
 @dataclass(frozen=True)
-class Best:
-    """The best models of a run, by dev WER, and what they say of their making."""
+class BestModels:
+    """Keep the best models of a run, by dev WER, and those of the last epochs."""
 
     run: RunFolder
     model: TrainableModel
     data: TrainingData
     cfg: TrainConfig
-    #: of every model of this process: precision, hardware, corpus, commit
+    #: saved with every model: precision, hardware, corpus, commit
     facts: dict[str, Any]
 
-    def keep(self, found: Validation, p: Progress) -> None:
-        """Saves this epoch's model where it is among the best or the last, and removes those it pushes out.
+    def keep(self, found: Validation, progress: Progress) -> None:
+        """Save this epoch's model if it is among the best or the last ones, and remove those it displaces.
 
-        The model that training started from can be the best, but is none of the last epochs.
+        The model that training started from can be the best one, but counts as none of the last epochs.
 
         Raises:
-            CheckpointError: it cannot be written; what was there is kept.
+            CheckpointError: it cannot be written; the earlier models are kept.
         """
-        self._keep_best(found, p)
-        if self.cfg.keep_last and p.epoch:
-            self._save_as("epoch", found, p)
-            for folder in sorted(self.run.checkpoints.glob("epoch-[0-9]*[0-9]"))[: -self.cfg.keep_last]:
+        kept = progress.best[: self.cfg.keep_best]
+        displaced = progress.best[self.cfg.keep_best :]
+        progress.best = kept
+        checkpoints = self.run.checkpoints
+
+        if any(validated.epoch == progress.epoch for validated in kept):
+            if self.cfg.keep_best > 1:
+                self._save(checkpoints / f"best-epoch-{progress.epoch:04d}", found, progress)
+                for validated in displaced:
+                    shutil.rmtree(checkpoints / f"best-epoch-{validated.epoch:04d}", ignore_errors=True)
+            if kept[0].epoch == progress.epoch:
+                self._save(self.run.best, found, progress)
+
+        if self.cfg.keep_last and progress.epoch:
+            self._save(checkpoints / f"epoch-{progress.epoch:04d}", found, progress)
+            for folder in sorted(checkpoints.glob("epoch-[0-9]*[0-9]"))[: -self.cfg.keep_last]:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _keep_best(self, found: Validation, p: Progress) -> None:
-        keep = self.cfg.keep_best
-        kept, gone = p.best[:keep], p.best[keep:]
-        p.best = kept
-        if all(one.epoch != p.epoch for one in kept):
-            return
-        if keep > 1:
-            self._save_as("best-epoch", found, p)
-            for one in gone:
-                shutil.rmtree(self.run.checkpoints / f"best-epoch-{one.epoch:04d}", ignore_errors=True)
-        if kept[0].epoch == p.epoch:
-            self._save(self.run.best, found, p)
-
-    def _save_as(self, name: str, found: Validation, p: Progress) -> None:
-        self._save(self.run.checkpoints / f"{name}-{p.epoch:04d}", found, p)
-
-    def _save(self, folder: Path, found: Validation, p: Progress) -> None:
+    def _save(self, folder: Path, found: Validation, progress: Progress) -> None:
         seconds = [self.data.manifest.utterances[i].duration_s for i in self.data.kept]
         self.model.training.update(
-            epoch=p.epoch, step=p.step, seed=self.cfg.seed, train_hours=round(sum(seconds) / 3600, 3),
-            longest_s=max(seconds), dropped=len(self.data.dropped) + len(self.data.late), seconds=round(p.seconds, 1),
+            epoch=progress.epoch,
+            step=progress.step,
+            seed=self.cfg.seed,
+            train_hours=round(sum(seconds) / 3600, 3),
+            longest_s=max(seconds),
+            dropped=len(self.data.dropped) + len(self.data.late),
+            seconds=round(progress.seconds, 1),
             **self.facts,
-        )  # fmt: skip
-        result = found.score
+        )
         dev = {
-            "wer": result.wer.to_json(),
-            "cer": result.cer.to_json(),
+            "wer": found.score.wer.to_json(),
+            "cer": found.score.cer.to_json(),
             "loss_nats": found.loss_nats,
-            "utterances": result.utterances,
+            "utterances": found.score.utterances,
         }
-        results = {"dev": dev}
-        save_model(folder, self.model, model_tensors(self.model), results)
+        save_model(folder, self.model, model_tensors(self.model), {"dev": dev})

@@ -1,4 +1,4 @@
-"""The training set: what is trained on, in which order, in which batches.
+"""The training set: which utterances are trained on, in which order, in which batches.
 
 Axes: b batch, t frames, f bins, u targets.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from asr.batch import Batch, empty_batch, pad
 from asr.config import RunConfig
@@ -25,14 +26,14 @@ from asr.errors import DataError
 from asr.features import FeatureExtractor
 from asr.model.network import Network
 from asr.runtime import generator, stable_seed
-from asr.training.views import Views
+from asr.training.feature_loader import FeatureLoader
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A batch before it is loaded: which utterances, each at which speed."""
+class BatchPlan:
+    """A batch before it is loaded: pairs of utterance (its place in the manifest) and speed."""
 
     items: tuple[tuple[int, float], ...]
     epoch: int
@@ -40,7 +41,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Dropped:
-    """An utterance that is not trained on, and why."""
+    """An utterance that is left out of training, and the reason."""
 
     id: str
     why: str
@@ -50,6 +51,10 @@ class TrainingData:
     """The training set: filtered once, planned each epoch, loaded by worker threads, features kept in memory.
 
     Everything random depends on (seed, epoch, utterance id) alone.
+
+    Args:
+        part: which part of each batch this process loads, from 0.
+        num_parts: number of parts that each batch is split into, one per process.
     """
 
     def __init__(
@@ -59,66 +64,81 @@ class TrainingData:
         extractor: FeatureExtractor,
         network: Network,
         cfg: RunConfig,
-        share: tuple[int, int] = (0, 1),
+        part: int = 0,
+        num_parts: int = 1,
     ) -> None:
-        #: which part of each batch is loaded here, of how many
-        self.share = share
-        #: decides the plans; what of ``batch.max_batch_s: auto`` was found
+        self.manifest = manifest
+        self.extractor = extractor
+        self.cfg = cfg
+        self.part = part
+        self.num_parts = num_parts
+        #: decides the plans; for ``batch.max_batch_s: auto`` the number found
         self.max_batch_s = math.inf if cfg.batch.max_batch_s == "auto" else cfg.batch.max_batch_s
-        #: utterances that do not fit into memory alone, found in training
-        self.too_large: set[str] = set()
-        self.manifest, self.extractor, self.cfg = manifest, extractor, cfg
-        self.views = Views(manifest, extractor, cfg)
+        self.loader = FeatureLoader(manifest, extractor, cfg)
         self.targets = targets_of(manifest, tokenizer, cfg.text.normalization)
-        self.dropped: list[Dropped] = []
-        #: found too short only when the audio was read
-        self.late: list[Dropped] = []
-        self.kept: list[int] = []
-        #: utterances whose labels fit at their own speed, but not at the fastest: never sped up
-        self.unhurried: set[int] = set()
         self._num_steps = network.num_steps
-        self._needed = self.targets.min_steps()
-        self._filter(self._step_counts())
+        self._needed_steps = self.targets.min_steps()
 
-    def _step_counts(self) -> npt.NDArray[np.int64]:
-        """Output steps of every utterance at the fastest speed and at its own. Shapes: (2, utterances).
-
-        Durations have four decimals: at its own speed rather a sample too many than an utterance that fits left out, as
-        what is loaded is counted exactly.
-        """
-        samples_n = np.array([u.duration_s for u in self.manifest]) * self.extractor.sample_rate_hz
-        slack = 0.5e-4 * self.extractor.sample_rate_hz + 1e-6
-        both = [np.floor(n).astype(np.int64) for n in (samples_n / self._fastest, samples_n + slack)]
-        return np.stack([self._num_steps(self.extractor.num_frames(torch.from_numpy(n))).numpy() for n in both])
+        #: places of the utterances that are trained on
+        self.kept: list[int] = []
+        #: those of them whose labels do not fit at the fastest speed: they are never sped up
+        self.unhurried: set[int] = set()
+        self.dropped: list[Dropped] = []
+        #: utterances left out after the start: their audio is too short for their labels, or does not fit into memory
+        self.late: list[Dropped] = []
+        #: ids of utterances that do not fit into memory alone
+        self.too_large: set[str] = set()
+        self._filter()
 
     @property
-    def _fastest(self) -> float:
-        return max(1.0, *self.cfg.augment.speeds)
+    def longest_s(self) -> float:
+        """Seconds of the longest utterance that is trained on, at the slowest speed."""
+        return max(self.manifest.utterances[i].duration_s for i in self.kept) / min(1.0, *self.cfg.augment.speeds)
 
-    def _filter(self, steps: npt.NDArray[np.int64]) -> None:
+    def _filter(self) -> None:
         longest_s = self.cfg.batch.max_utterance_s
-        columns = (self.targets.lengths().tolist(), self._needed.tolist(), steps[0].tolist(), steps[1].tolist())
-        for i, (utterance, length, needed, hurried, own) in enumerate(zip(self.manifest, *columns, strict=True)):
+        steps_hurried, steps_own = self._step_counts()
+        lengths = self.targets.lengths().tolist()
+        rows = zip(self.manifest, lengths, self._needed_steps.tolist(), steps_hurried, steps_own, strict=True)
+        for i, (utterance, length, needed, hurried, own) in enumerate(rows):
             if not length:
-                self.dropped.append(Dropped(utterance.id, "empty text"))
+                why = "empty text"
             elif longest_s is not None and utterance.duration_s > longest_s:
-                self.dropped.append(Dropped(utterance.id, f"{utterance.duration_s:.1f} s, longer than {longest_s:g} s"))
+                why = f"{utterance.duration_s:.1f} s, longer than {longest_s:g} s"
             elif needed > own:
                 why = f"its {needed} label steps do not fit the {own} steps the model makes of its audio"
-                self.dropped.append(Dropped(utterance.id, why))
             else:
                 self.kept.append(i)
                 if needed > hurried:
                     self.unhurried.add(i)
+                continue
+            self.dropped.append(Dropped(utterance.id, why))
+
         if not self.kept:
+            first = self.dropped[0]
             raise DataError(
-                f"none of {len(self.manifest):,} utterances can be trained on; the first: "
-                f"{self.dropped[0].id}: {self.dropped[0].why}",
+                f"none of {len(self.manifest):,} utterances can be trained on; the first: {first.id}: {first.why}",
                 self.manifest.path,
             )
 
+    def _step_counts(self) -> tuple[list[int], list[int]]:
+        """Return the output steps of every utterance, at the fastest speed and at its own.
+
+        Durations have four decimals. At its own speed an utterance gets the benefit of the doubt: whether it fits is
+        checked again when the audio is loaded.
+        """
+        samples_n = np.array([u.duration_s for u in self.manifest]) * self.extractor.sample_rate_hz
+        slack = 0.5e-4 * self.extractor.sample_rate_hz + 1e-6
+        fastest = max(1.0, *self.cfg.augment.speeds)
+
+        def num_steps(samples_n: npt.NDArray[np.float64]) -> list[int]:
+            whole_n = torch.from_numpy(np.floor(samples_n).astype(np.int64))
+            return self._num_steps(self.extractor.num_frames(whole_n)).tolist()
+
+        return num_steps(samples_n / fastest), num_steps(samples_n + slack)
+
     def summary(self) -> list[str]:
-        """What is kept and what is not, with the reasons and the first examples."""
+        """Return lines on what is kept and what is left out, with the reasons and the first examples."""
         hours = sum(self.manifest.utterances[i].duration_s for i in self.kept) / 3600
         lines = [f"training on {len(self.kept):,} of {len(self.manifest):,} utterances, {hours:.2f} h"]
         lines += [f"left out {d.id}: {d.why}" for d in self.dropped[:10]]
@@ -129,143 +149,170 @@ class TrainingData:
             lines.append(f"{len(self.unhurried)} never sped up, as their labels would not fit: {some}")
         return lines
 
-    def plan(self, epoch: int, max_batch_s: float | None = None) -> list[Planned]:
-        """The batches of an epoch (from 0), in order.
+    def plan(self, epoch: int, max_batch_s: float | None = None) -> list[BatchPlan]:
+        """Return the batches of an epoch (from 0), in order.
 
-        Utterances of like duration go together (each duration moved by up to 5 %, so that batches differ between
-        epochs); the order of batches is shuffled, but in a SortaGrad first epoch it rises.
+        Utterances of similar duration go together. Each duration is moved by up to 5 %, so that batches differ between
+        epochs. The order of batches is shuffled, except in a SortaGrad first epoch, where durations rise.
 
         Args:
-            max_batch_s: in place of the one of this object.
+            max_batch_s: replaces the limit of this object.
         """
-        max_batch_s = max_batch_s or self.max_batch_s
-        seed, batch = self.cfg.train.seed, self.cfg.batch
-        rows = np.array(self.kept)
-        speeds = np.array([self._speed(i, epoch) for i in self.kept])
-        durations_s = np.array([self.manifest.utterances[i].duration_s for i in self.kept]) / speeds
-        random = generator(seed, "plan", epoch)
-        in_order = self.cfg.train.sortagrad and epoch == 0
-        moved_s = durations_s if in_order else durations_s * random.uniform(0.95, 1.05, len(rows))
-        order = np.argsort(moved_s, kind="stable")
-        batches: list[list[int]] = [[]]
-        longest_s = 0.0
-        for at in order:
-            longest_s = max(longest_s, durations_s[at])
-            size = len(batches[-1]) + 1
-            if batches[-1] and (size > batch.max_utterances or size * longest_s > max_batch_s):
-                batches.append([])
-                longest_s = durations_s[at]
-            batches[-1].append(int(at))
-        if not in_order:
-            random.shuffle(batches)
-        return [Planned(tuple((int(rows[at]), float(speeds[at])) for at in one), epoch) for one in batches]
+        limit_s = max_batch_s or self.max_batch_s
+        max_utterances = self.cfg.batch.max_utterances
+        random = generator(self.cfg.train.seed, "plan", epoch)
+        is_sorted = self.cfg.train.sortagrad and epoch == 0
 
-    def own(self, planned: Planned) -> Planned:
-        """The part of a batch that is loaded here: all parts have about as many seconds, the first perhaps more."""
-        part, parts = self.share
-        if parts == 1:
-            return planned
-        seconds = [self.manifest.utterances[index].duration_s / speed for index, speed in planned.items]
-        held_s, mine = [0.0] * parts, []
-        for at in sorted(range(len(seconds)), key=lambda at: (-seconds[at], at)):  # the longest first
-            least = min(range(parts), key=held_s.__getitem__)
-            held_s[least] += seconds[at]
-            if least == part:
-                mine.append(at)
-        return Planned(tuple(planned.items[at] for at in sorted(mine)), planned.epoch)
+        speeds = [self._speed(i, epoch) for i in self.kept]
+        durations_s = np.array([self.manifest.utterances[i].duration_s for i in self.kept]) / np.array(speeds)
+        moved_s = durations_s
+        if not is_sorted:
+            moved_s = durations_s * random.uniform(0.95, 1.05, len(durations_s))
+
+        batches: list[list[tuple[int, float]]] = [[]]
+        longest_s = 0.0
+        for place in np.argsort(moved_s, kind="stable"):
+            longest_s = max(longest_s, durations_s[place])
+            size = len(batches[-1]) + 1
+            if batches[-1] and (size > max_utterances or size * longest_s > limit_s):
+                batches.append([])
+                longest_s = durations_s[place]
+            batches[-1].append((self.kept[place], speeds[place]))
+        if not is_sorted:
+            random.shuffle(batches)
+        return [BatchPlan(tuple(items), epoch) for items in batches]
 
     def _speed(self, index: int, epoch: int) -> float:
+        if index in self.unhurried:
+            return 1.0
         speeds = self.cfg.augment.speeds
         if len(speeds) == 1:
-            return 1.0 if index in self.unhurried else speeds[0]
-        drawn = stable_seed(self.cfg.train.seed, "speed", epoch, self.manifest.utterances[index].id) % len(speeds)
-        return 1.0 if index in self.unhurried else speeds[drawn]
+            return speeds[0]
+        seed = stable_seed(self.cfg.train.seed, "speed", epoch, self.manifest.utterances[index].id)
+        return speeds[seed % len(speeds)]
 
-    def load(self, planned: Planned) -> Batch:
-        """The planned batch, ready for the network (features augmented, targets padded), of what of it can be used.
+    def _durations_s(self, batch: BatchPlan) -> list[float]:
+        return [self.manifest.utterances[i].duration_s / speed for i, speed in batch.items]
+
+    def padded_s(self, batch: BatchPlan) -> float:
+        """Return the seconds of a batch, padding included."""
+        durations_s = self._durations_s(batch)
+        return len(durations_s) * max(durations_s, default=0.0)
+
+    def padding_fraction(self, plan: Sequence[BatchPlan]) -> float:
+        """Return the share of a plan's seconds that is padding."""
+        padded_s = sum(self.padded_s(batch) for batch in plan)
+        return 1 - sum(sum(self._durations_s(batch)) for batch in plan) / padded_s
+
+    def own_part(self, batch: BatchPlan) -> BatchPlan:
+        """Return the part of a batch that this process loads. All parts have about as many seconds."""
+        if self.num_parts == 1:
+            return batch
+        durations_s = self._durations_s(batch)
+        longest_first = sorted(range(len(durations_s)), key=lambda place: (-durations_s[place], place))
+        seconds_of_part = [0.0] * self.num_parts
+        own = []
+        for place in longest_first:
+            part = min(range(self.num_parts), key=seconds_of_part.__getitem__)
+            seconds_of_part[part] += durations_s[place]
+            if part == self.part:
+                own.append(place)
+        return BatchPlan(tuple(batch.items[place] for place in sorted(own)), batch.epoch)
+
+    def load(self, plan: BatchPlan) -> Batch:
+        """Load a batch: features are computed, augmented and padded. Utterances that cannot be used are left out.
 
         Raises:
             DataError: an audio file cannot be used.
         """
-        features, twins, items = [], [], []
-        self.views.read_ahead(planned.items)
-        for index, speed in planned.items:
+        features, second_views, items = [], [], []
+        self.loader.read_ahead(plan.items)
+        for index, speed in plan.items:
             if self.manifest.utterances[index].id in self.too_large:
                 continue
-            one_tf = self.views.features(index, speed, planned.epoch)
+            one_tf = self.loader.features(index, speed, plan.epoch)
             if speed != 1.0 and not self._fits(index, len(one_tf)):
                 speed = 1.0
-                one_tf = self.views.features(index, speed, planned.epoch)
+                one_tf = self.loader.features(index, speed, plan.epoch)
             if not self._fits(index, len(one_tf)):
                 self._drop_late(index)
                 continue
             items.append((index, speed))
-            features.append(self.views.view(one_tf, index, planned.epoch))
+            features.append(self.loader.augment(one_tf, index, plan.epoch))
             if self.cfg.train.consistency:
-                twins.append(self.views.view(one_tf, index, planned.epoch, "twin"))
-        utterances = self.manifest.utterances
+                second_views.append(self.loader.augment(one_tf, index, plan.epoch, "twin"))
         if not items:
             return empty_batch(self.extractor.num_bins)
+
         features_btf, num_frames_b = pad(features)
-        targets = [self.targets[index] for index, _ in items]
-        num_targets_b = torch.tensor([len(t) for t in targets])
+        twin_btf = pad(second_views)[0] if second_views else None
+        return self._batch(BatchPlan(tuple(items), plan.epoch), features_btf, num_frames_b, twin_btf)
+
+    def zeros(self, plan: BatchPlan) -> Batch:
+        """Return a batch of the shape of a planned one, without reading anything."""
+        # With fewer utterances than processes, this process has none: it takes that of another one.
+        plan = plan if plan.items else BatchPlan(((self.kept[0], 1.0),), 0)
+        samples = [round(duration_s * self.extractor.sample_rate_hz) for duration_s in self._durations_s(plan)]
+        num_frames_b = self.extractor.num_frames(torch.tensor(samples, dtype=torch.int64))
+        features_btf = torch.zeros(len(samples), int(num_frames_b.max()), self.extractor.num_bins)
+        return self._batch(plan, features_btf, num_frames_b, features_btf if self.cfg.train.consistency else None)
+
+    def _batch(self, plan: BatchPlan, features_btf: Tensor, num_frames_b: Tensor, twin_btf: Tensor | None) -> Batch:
+        """Put the targets to the features."""
+        targets = [self.targets[index] for index, _ in plan.items]
+        num_targets_b = torch.tensor([len(ids) for ids in targets])
         targets_bu = torch.zeros(len(targets), int(num_targets_b.max()), dtype=torch.int64)
-        for i, one in enumerate(targets):
-            targets_bu[i, : len(one)] = torch.tensor(one)
-        ids = tuple(utterances[index].id for index, _ in items)
-        duration_s = sum(utterances[index].duration_s / speed for index, speed in items)
-        twin_btf = pad(twins)[0] if twins else None
-        return Batch(features_btf, num_frames_b, targets_bu, num_targets_b, ids, duration_s, twin_btf)
+        for row, ids in enumerate(targets):
+            targets_bu[row, : len(ids)] = torch.tensor(ids)
+        names = tuple(self.manifest.utterances[index].id for index, _ in plan.items)
+        duration_s = sum(self._durations_s(plan))
+        return Batch(features_btf, num_frames_b, targets_bu, num_targets_b, names, duration_s, twin_btf)
 
     def _fits(self, index: int, num_frames: int) -> bool:
-        """Whether the labels fit the frames there really are; the filter had only the manifest's rounded duration."""
-        return int(self._needed[index]) <= int(self._num_steps(torch.tensor([num_frames]))[0])
+        """Check whether the labels fit the frames there really are; the manifest has only a rounded duration."""
+        return int(self._needed_steps[index]) <= int(self._num_steps(torch.tensor([num_frames]))[0])
 
     def _drop_late(self, index: int) -> None:
         id_ = self.manifest.utterances[index].id
-        if all(d.id != id_ for d in self.late):
-            self.late.append(Dropped(id_, f"its {self._needed[index]} label steps do not fit its audio after all"))
-            log.warning("left out %s: %s", id_, self.late[-1].why)
+        if all(dropped.id != id_ for dropped in self.late):
+            self._drop(id_, f"its {self._needed_steps[index]} label steps do not fit its audio after all")
 
-    def drop_large(self, id_: str, why: str) -> None:
-        """Leaves an utterance out from now on: alone it does not fit into memory."""
+    def drop_large(self, id_: str) -> None:
+        """Leave out an utterance that does not fit into memory, even alone."""
         self.too_large.add(id_)
+        self._drop(id_, "it does not fit into memory, even alone")
+
+    def _drop(self, id_: str, why: str) -> None:
         self.late.append(Dropped(id_, why))
         log.warning("left out %s: %s", id_, why)
 
-    def batches(self, plan: Sequence[Planned]) -> Generator[Batch, None, None]:
-        """The planned batches in order, loaded ahead by worker threads."""
+    def batches(self, plan: Sequence[BatchPlan]) -> Generator[Batch, None, None]:
+        """Yield the planned batches in order, loaded ahead by worker threads."""
         workers = self.cfg.batch.workers
+        own_parts = map(self.own_part, plan)
         if workers == 0:
-            for planned in map(self.own, plan):
-                # As a worker does it: a matrix product over several threads rounds otherwise in the last bit.
-                threads = torch.get_num_threads()
-                torch.set_num_threads(1)
-                try:
-                    batch = self.load(planned)
-                finally:
-                    torch.set_num_threads(threads)
-                yield batch
+            for batch in own_parts:
+                yield self._load_on_one_thread(batch)
             return
-        # Torch's thread count is a thread's own: a worker must not take the cores of the network.
+
+        # Torch counts threads per thread: a worker must not take the cores of the network.
         pool = ThreadPoolExecutor(workers, "asr-data", initializer=torch.set_num_threads, initargs=(1,))
-        ahead: deque[Future[Batch]] = deque()
+        loading: deque[Future[Batch]] = deque()
         try:
-            for planned in map(self.own, plan):
-                ahead.append(pool.submit(self.load, planned))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            for batch in own_parts:
+                loading.append(pool.submit(self.load, batch))
+                if len(loading) > 2 * workers:
+                    yield loading.popleft().result()
+            while loading:
+                yield loading.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-
-def padding_fraction(plan: Sequence[Planned], manifest: Manifest) -> float:
-    """The share of a plan's frames that is padding."""
-    total = real = 0.0
-    for planned in plan:
-        durations_s = [manifest.utterances[i].duration_s / speed for i, speed in planned.items]
-        total += max(durations_s) * len(durations_s)
-        real += sum(durations_s)
-    return 1 - real / total
+    def _load_on_one_thread(self, batch: BatchPlan) -> Batch:
+        """Load as a worker does: over several threads, a matrix product is rounded differently in its last bit."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self.load(batch)
+        finally:
+            torch.set_num_threads(threads)

@@ -1,7 +1,7 @@
-"""Several processes that train one model: who they are, what they agree on, and what happens when one is lost.
+"""Several processes that train one model: which one this is, how they agree, and what happens if one is lost.
 
-``torchrun`` starts them and says in the environment who is who. One process is a ``Group`` of its own: it agrees with
-itself at no cost, and ``torch.distributed`` stays out of it.
+``torchrun`` starts them and describes them in the environment. A single process is a ``ProcessGroup``, which agrees
+with itself at no cost and does not load ``torch.distributed``.
 """
 
 from __future__ import annotations
@@ -25,96 +25,114 @@ from asr.runtime import Interrupt
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: a process says so often that it lives, and is given up when it was not heard of for so long
-BEAT_S, LOST_S = 5.0, 40.0
-#: the longest wait for the others at one point: a validation or a checkpoint by the first process, not a hang
+#: seconds between two signs of life of a process
+BEAT_S = 5.0
+#: a process that has not been heard of for so long is given up
+LOST_S = 40.0
+#: the longest wait for the others at one point: the first process may validate or save, which is not a hang
 _PATIENCE = timedelta(hours=6)
-#: torchrun passes a signal on that the terminal sent to all processes already
+#: torchrun passes on a signal that the terminal has sent to all processes already
 _SAME_SIGNAL_S = 5.0
+#: what torchrun sets for each process
+_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
-class Group:
-    """The processes of a run, by rank from 0; the first one writes what is written. This class: one process alone."""
+class ProcessGroup:
+    """The processes of a run, by rank from 0; the first one writes all files. This class: a single process.
 
-    rank, size = 0, 1
-    #: what to do when the run has ended too early, as a part of a sentence
-    way_on = ""
-    #: processes on this machine, and which of them this is
-    local_rank, local_size = 0, 1
+    Args:
+        advice: what to do if the run ends too early, the last part of a sentence.
+    """
+
+    rank = 0
+    size = 1
+    #: place of this process among those on its machine, and their number
+    local_rank = 0
+    local_size = 1
+
+    def __init__(self, advice: str = "") -> None:
+        self.advice = advice
 
     @property
     def is_first(self) -> bool:
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """The name of the device for this process, of the one that the config names."""
+        """Return the name of this process's device for the name in the config."""
         return name
 
     def agree(self, *values: float, error: AsrError | None = None) -> list[tuple[float, ...]]:
-        """The values that each process gave, by rank.
+        """Return the values of each process, by rank.
 
         Raises:
-            AsrError: ``error`` of this process or of another one; in all of them the same.
+            AsrError: ``error`` of this process or of another one, the same in all.
         """
         if error is not None:
             raise error
         return [values]
 
     def gather(self, value: T) -> list[T]:
-        """What each process gave, by rank; anything that can be pickled."""
+        """Return the value of each process, by rank; anything that can be pickled."""
         return [value]
 
     def everywhere(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives in this process; an ``AsrError`` in one of them is raised in all."""
+        """Do ``work`` in each process; an ``AsrError`` in one of them is raised in all."""
         return work()
 
     def from_first(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives in the first process, which alone does it; its ``AsrError`` is raised in all."""
+        """Do ``work`` in the first process only and return its result in all; its ``AsrError`` is raised in all."""
         return work()
 
     def any(self, value: bool) -> bool:
-        """Whether it is true in any process."""
-        return value
+        """Check whether a value is true in any process."""
+        return self.sum(float(value))[0] > 0
 
     def sum(self, *values: float) -> list[float]:
-        """The values, each added up over the processes."""
+        """Return each value summed over the processes."""
         return [sum(column) for column in zip(*self.agree(*values), strict=True)]
 
-    def check_alike(self, own: Mapping[str, str]) -> None:
-        """Refuses processes that would not compute the same: ``own`` names what must be alike.
+    def check_alike(self, facts: Mapping[str, str]) -> None:
+        """Check that the named facts are the same in all processes.
 
         Raises:
-            ConfigError: the first difference from process 0, in all of them.
+            ConfigError: the first difference from process 0; raised in all.
         """
-        every = self.gather(dict(own))
-        for rank, other in enumerate(every):
+        by_rank = self.gather(dict(facts))
+        for rank, other in enumerate(by_rank):
             for key, value in other.items():
-                if value != every[0][key]:
-                    what = "its content differs" if len(value) > 32 else f"{value}, and there {every[0][key]}"
-                    self.agree(error=ConfigError(f"process {rank} has another {key} than process 0: {what}"))
+                first = by_rank[0][key]
+                if value != first:
+                    difference = "its content differs" if len(value) > 32 else f"{value} instead of {first}"
+                    error = ConfigError(f"process {rank} has another {key} than process 0: {difference}")
+                    self.agree(error=error)
 
-    def join(self, network: nn.Module) -> nn.Module:
-        """The network as a module whose gradients are those of all processes, and whose norms see all their batches."""
+    def connect(self, network: nn.Module) -> nn.Module:
+        """Return the network as a module that adds up gradients, and batch norm's sums, over all processes."""
         return network
 
-    def alone(self, error: AsrError) -> AsrError:
-        """An error that the others do not have: they will only miss this process."""
-        return error
+    def report_alone(self) -> None:
+        """Claim the report of an error that the others do not have: they will only miss this process."""
 
     def guarded(self) -> AbstractContextManager[None]:
-        """A context in which the loss of another process is a ``TrainingError``."""
+        """Return a context that turns the loss of another process into a ``TrainingError``."""
         return nullcontext()
 
     def interrupt(self) -> Interrupt:
+        """Return a handler of Ctrl-C and SIGTERM."""
         return Interrupt()
 
 
-class Ranks(Group):
-    """Several processes. All must make the same calls in the same order."""
+class DistributedGroup(ProcessGroup):
+    """One of several processes. All must make the same calls in the same order."""
 
-    def __init__(self, rank: int, size: int, local_rank: int, local_size: int) -> None:
-        self.rank, self.size, self.local_rank, self.local_size = rank, size, local_rank, local_size
-        self._heart: _Heartbeat | None = None
+    def __init__(self, rank: int, size: int, local_rank: int, local_size: int, advice: str = "") -> None:
+        super().__init__(advice)
+        self.rank = rank
+        self.size = size
+        self.local_rank = local_rank
+        self.local_size = local_size
+        self._heartbeat: _Heartbeat | None = None
 
     def device(self, name: str) -> str:
         if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
@@ -133,36 +151,39 @@ class Ranks(Group):
         return f"cuda:{self.local_rank}"
 
     def start(self) -> None:
-        """Meets the others.
+        """Join the process group.
 
         Raises:
-            ConfigError: they do not come.
+            ConfigError: the other processes do not join.
         """
         import torch.distributed as dist
 
-        on_cuda = torch.cuda.is_available() and self.local_rank < torch.cuda.device_count() and dist.is_nccl_available()
+        has_device = torch.cuda.is_available() and self.local_rank < torch.cuda.device_count()
+        on_cuda = has_device and dist.is_nccl_available()
         if on_cuda:
             torch.cuda.set_device(self.local_rank)
         try:
-            # Small messages go from CPU to CPU, whatever the device: they wait for no kernel.
+            # Small messages go from CPU to CPU on every device, so that they wait for no kernel.
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=_PATIENCE)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"cannot meet the other {self.size - 1} processes ({_first_line(error)}); start them with torchrun"
+                f"cannot connect to the other {self.size - 1} processes ({_first_line(error)}); "
+                "start them with torchrun"
             ) from error
-        self._heart = _Heartbeat(self)
-        self._heart.start()
+        self._heartbeat = _Heartbeat(self)
+        self._heartbeat.start()
 
     def stop(self, *, cleanly: bool) -> None:
+        """Leave the process group; ``cleanly`` waits for the others."""
         import torch.distributed as dist
 
-        if self._heart is not None:
-            self._heart.stopped.set()
-            self._heart.join(2 * BEAT_S)  # a thread in a call of torch's would not survive the interpreter's end
+        if self._heartbeat is not None:
+            self._heartbeat.stopped.set()
+            self._heartbeat.join(2 * BEAT_S)  # a thread inside torch would not survive the end of the interpreter
         if cleanly:
-            self.agree()  # nobody leaves while another still needs an answer
-            self._heart = None
-            gc.collect()  # what still holds the group: torch's threads must end before the interpreter does
+            self.agree()  # nobody leaves while another process still needs an answer
+            self._heartbeat = None
+            gc.collect()  # objects that hold the group: torch's threads must end before the interpreter does
             dist.destroy_process_group()
 
     def agree(self, *values: float, error: AsrError | None = None) -> list[tuple[float, ...]]:
@@ -173,16 +194,12 @@ class Ranks(Group):
         with self.guarded():
             dist.all_gather(rows, own)
         if any(float(row[0]) for row in rows):
-            said = next(one for one in self.gather(None if error is None else (type(error), str(error))) if one)
-            kind, message = said
-            raise self._marked(kind(message))
+            errors = self.gather(None if error is None else (type(error), str(error)))
+            kind, message = next(found for found in errors if found is not None)
+            shared = kind(message)
+            _mark_reported(shared, not self.is_first)
+            raise shared
         return [tuple(row[1:].tolist()) for row in rows]
-
-    def _marked(self, error: AsrError) -> AsrError:
-        """Only one process need say it."""
-        if not self.is_first:
-            error.__dict__["is_said"] = True
-        return error
 
     def gather(self, value: T) -> list[T]:
         import torch.distributed as dist
@@ -210,19 +227,16 @@ class Ranks(Group):
         value: T = result[0]
         return value
 
-    def any(self, value: bool) -> bool:
-        return self.sum(float(value))[0] > 0
-
-    def join(self, network: nn.Module) -> nn.Module:
+    def connect(self, network: nn.Module) -> nn.Module:
         for module in network.modules():
             if hasattr(module, "reduce"):
                 module.reduce = _Sum.apply
         with self.guarded():
-            joined = nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
-        # The norms' running statistics are alike already: each is of the whole batch. Set here, because torch 2.14
-        # warns of the argument with this name, and torch 2.11 has no other.
-        joined.broadcast_buffers = False
-        return joined
+            connected = nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
+        # The running statistics of the norms are alike already: each is of the whole batch. Set here, because torch
+        # 2.14 warns of the argument with this name, and torch 2.11 has no other.
+        connected.broadcast_buffers = False
+        return connected
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -231,36 +245,33 @@ class Ranks(Group):
         except RuntimeError as error:
             if not _is_about_peers(error):
                 raise
-            raise self._lost(_first_line(error)) from error
+            lost = TrainingError(
+                f"another process of this run has gone ({_first_line(error)}); the earlier checkpoints are whole"
+                f"{self.advice}"
+            )
+            _mark_reported(lost, self._heartbeat is not None and not self._heartbeat.claim_report())
+            raise lost from error
 
-    def _lost(self, reason: str) -> TrainingError:
-        said = f"another process of this run has gone ({reason}); the checkpoints before are whole{self.way_on}"
-        error = TrainingError(said)
-        if self._heart is not None and not self._heart.is_first_to_say():
-            error.__dict__["is_said"] = True
-        return error
-
-    def alone(self, error: AsrError) -> AsrError:
-        if self._heart is not None:
-            self._heart.is_first_to_say()
-        return error
+    def report_alone(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.claim_report()
 
     def interrupt(self) -> Interrupt:
         return _SharedInterrupt(self.is_first)
 
 
 @contextmanager
-def joined() -> Iterator[Group]:
-    """The group that this process belongs to, by torchrun's environment; without one, a group of one.
+def process_group(advice: str = "") -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun's environment describes; without it, this process is alone.
 
     Raises:
-        ConfigError: the environment is not whole, or the processes do not meet.
+        ConfigError: the environment is incomplete, or the processes cannot connect.
     """
-    if (os.environ.get("WORLD_SIZE") or "1") == "1":
-        yield Group()
+    if not has_others():
+        yield ProcessGroup(advice)
         return
     try:
-        numbers = [int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")]
+        rank, size, local_rank, local_size = (int(os.environ[name]) for name in _NUMBERS)
     except KeyError as error:
         raise ConfigError(
             f"WORLD_SIZE says {os.environ['WORLD_SIZE']} processes, but {error} is not in the environment; "
@@ -268,35 +279,40 @@ def joined() -> Iterator[Group]:
         ) from error
     except ValueError as error:
         raise ConfigError(f"WORLD_SIZE, RANK and the like must be whole numbers ({error}); start torchrun") from error
-    ranks = Ranks(*numbers)
-    ranks.start()
+
+    group = DistributedGroup(rank, size, local_rank, local_size, advice)
+    group.start()
     library = logging.getLogger("asr")
     level = library.level
-    if not ranks.is_first:
+    if not group.is_first:
         library.setLevel(logging.WARNING)
     try:
-        yield ranks
+        yield group
     except BaseException:
-        ranks.stop(cleanly=False)
+        group.stop(cleanly=False)
         raise
     else:
-        ranks.stop(cleanly=True)
+        group.stop(cleanly=True)
     finally:
         library.setLevel(level)
 
 
-def is_said(error: AsrError) -> bool:
-    """Whether another process says it."""
-    return bool(error.__dict__.get("is_said"))
+def _mark_reported(error: AsrError, is_reported: bool) -> None:
+    error.__dict__["is_reported"] = is_reported
+
+
+def is_reported(error: AsrError) -> bool:
+    """Check whether another rank reports this error."""
+    return bool(error.__dict__.get("is_reported"))
 
 
 def has_others() -> bool:
-    """Whether torchrun started this process beside others."""
-    return os.environ.get("WORLD_SIZE", "1") != "1"
+    """Check whether torchrun started this process beside others."""
+    return (os.environ.get("WORLD_SIZE") or "1") != "1"
 
 
 def starts_first() -> bool:
-    """Whether this process is the first of those that torchrun started, or alone."""
+    """Check whether this process is the first of those that torchrun started, or alone."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -305,48 +321,49 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, vector: Tensor) -> Tensor:
-        import torch.distributed as dist
-
-        total = vector.clone()
-        dist.all_reduce(total)
-        return total
+        return _summed(vector.clone())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        import torch.distributed as dist
+        return _summed(grads[0].contiguous().clone())
 
-        total = grads[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total
+
+def _summed(own: Tensor) -> Tensor:
+    import torch.distributed as dist
+
+    dist.all_reduce(own)
+    return own
 
 
 class _SharedInterrupt(Interrupt):
-    """Ctrl-C reaches every process, some twice; one speaks for all."""
+    """Ctrl-C reaches every process, some of them twice; only the first process writes to the log."""
 
-    def __init__(self, speaks: bool) -> None:
+    def __init__(self, is_first: bool) -> None:
         super().__init__()
-        self._speaks, self._since_s = speaks, 0.0
+        self._is_first = is_first
+        self._since_s = 0.0
 
     def _ask(self, number: int, frame: object) -> None:
         if self.asked and time.monotonic() - self._since_s < _SAME_SIGNAL_S:
             return
         self._since_s = time.monotonic()
-        if self._speaks or self.asked:
+        if self._is_first or self.asked:
             super()._ask(number, frame)
         self.asked = True
 
 
 class _Heartbeat(threading.Thread):
-    """Says that this process lives, listens whether the others do, and ends this one when one of them does not.
+    """Tell the others that this process lives, listen to them, and end this process if one of them is lost.
 
-    A process that waits for a machine that is gone waits in torch, where no exception reaches it.
+    A process that waits for a lost machine waits inside torch, where no exception reaches it.
     """
 
-    def __init__(self, group: Ranks) -> None:
+    def __init__(self, group: DistributedGroup) -> None:
         import torch.distributed as dist
 
         super().__init__(name="asr-heartbeat", daemon=True)
-        self.group, self.stopped = group, threading.Event()
+        self.group = group
+        self.stopped = threading.Event()
         # A connection of its own: the group's is busy while it waits.
         self._store = dist.TCPStore(  # type: ignore[attr-defined]
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=30)
@@ -355,17 +372,18 @@ class _Heartbeat(threading.Thread):
     def run(self) -> None:
         others = [rank for rank in range(self.group.size) if rank != self.group.rank]
         counts = dict.fromkeys(others, 0)
-        # Silence is counted in own beats, not by the clock: where all were frozen together, nobody is lost.
+        # Silence is counted in own beats, not by the clock: if all were frozen together, nobody is lost.
         silent = dict.fromkeys(others, 0)
         while not self.stopped.wait(BEAT_S):
             try:
                 self._store.add(f"asr/beat/{self.group.rank}", 1)
-                now = {rank: self._store.add(f"asr/beat/{rank}", 0) for rank in others}
+                latest = {rank: self._store.add(f"asr/beat/{rank}", 0) for rank in others}
             except RuntimeError:
                 # torchrun itself, or the first process
                 self._give_up("the process that holds them together cannot be reached")
                 return
-            for rank, count in now.items():
+
+            for rank, count in latest.items():
                 silent[rank] = silent[rank] + 1 if counts[rank] == count else 0
                 counts[rank] = count
                 if silent[rank] * BEAT_S >= LOST_S:
@@ -375,13 +393,14 @@ class _Heartbeat(threading.Thread):
     def _give_up(self, reason: str) -> None:
         if self.stopped.is_set():
             return
-        if self.is_first_to_say():
-            log.error("%s; the checkpoints before are whole%s", reason, self.group.way_on)
+        if self.claim_report():
+            log.error("%s; the earlier checkpoints are whole%s", reason, self.group.advice)
         os._exit(2)
 
-    def is_first_to_say(self) -> bool:
+    def claim_report(self) -> bool:
+        """Return true in the process that is to report the end of the run: the first one that asks."""
         try:
-            return self._store.add("asr/said", 1) == 1
+            return self._store.add("asr/report", 1) == 1
         except RuntimeError:
             return True
 
@@ -390,8 +409,9 @@ def _is_about_peers(error: RuntimeError) -> bool:
     import torch.distributed as dist
 
     kinds = (dist.DistError, dist.DistBackendError, dist.DistNetworkError)
-    text = str(error)
-    return isinstance(error, kinds) or any(word in text for word in ("gloo", "NCCL", "ProcessGroup", "Connection"))
+    return isinstance(error, kinds) or any(
+        word in str(error) for word in ("gloo", "NCCL", "ProcessGroup", "Connection")
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Which learning rate a config can take: some steps at ever higher ones, until the loss explodes.
+"""Find the learning rates that a config can take: some steps at ever higher rates, until the loss explodes.
 
 Source: Smith 2017, "Cyclical learning rates for training neural networks", section 3.3 (the LR range test).
 """
@@ -11,24 +11,25 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from asr.config import RunConfig
 from asr.errors import TrainingError
-from asr.training.trial import Trial
+from asr.training.trial import build_trial, endless_batches
 
-LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
-#: how much of the smoothed loss is what it was before
+LOWEST = 1e-6
+HIGHEST = 1.0
+STEPS = 100
+#: share of the previous smoothed loss in the next one
 _SMOOTHING = 0.8
-#: the loss explodes where it is so many times as high as at its lowest
+#: the loss explodes when it is so many times its lowest value
 _EXPLODED = 1.5
-#: steps before which nothing is concluded: a new network's first loss is anything
+#: nothing is concluded before so many steps: the first losses of a new network mean little
 _SETTLED = 5
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One step: its rate, its loss and the smoothed one, in nats a second of audio."""
+class TriedRate:
+    """One step: its learning rate, its loss and the smoothed loss, in nats per second of audio."""
 
     lr: float
     loss: float
@@ -36,61 +37,65 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Found:
-    """All steps; where the smoothed loss falls most steeply, and where it explodes (None: nowhere)."""
+class RateSearch:
+    """All steps; the rates at which the smoothed loss falls most steeply and explodes (None: at none)."""
 
-    tried: tuple[Tried, ...]
+    tried: tuple[TriedRate, ...]
     steepest: float | None
     exploded: float | None
 
     @property
     def suggestion(self) -> float | None:
-        """For ``optim.lr``: where the loss falls most steeply, but no more than a tenth of where it explodes."""
-        ends = [lr for lr in (self.steepest, None if self.exploded is None else self.exploded / 10) if lr is not None]
-        return min(ends, default=None)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "suggestion": self.suggestion, "steepest": self.steepest, "exploded": self.exploded,
-            "tried": [vars(one) for one in self.tried],
-        }  # fmt: skip
+        """Return a rate for ``optim.lr``: that of the steepest fall, at most a tenth of that of the explosion."""
+        candidates = []
+        if self.steepest is not None:
+            candidates.append(self.steepest)
+        if self.exploded is not None:
+            candidates.append(self.exploded / 10)
+        return min(candidates, default=None)
 
 
 def find_lr(
     cfg: RunConfig, data: Path, steps: int = STEPS, progress: Callable[[float], None] = lambda share: None
-) -> Found:
-    """Trains a new model for some steps, the rate rising exponentially from 1e-6 to 1, and forgets it.
+) -> RateSearch:
+    """Train a new model for some steps, with the rate rising exponentially from 1e-6 to 1, and forget it.
 
     Raises:
         ConfigError, DataError: as training does.
     """
-    trial, tried = Trial(cfg, data), list[Tried]()
-    smoothed, weight, exploded = 0.0, 0.0, None
-    with closing(trial.steps()) as batches:
+    trial = build_trial(cfg, data)
+    tried: list[TriedRate] = []
+    smoothed = weight = 0.0
+    exploded = None
+    with closing(endless_batches(trial)) as batches:
         for number in range(steps):
             lr = LOWEST * (HIGHEST / LOWEST) ** (number / max(1, steps - 1))
             try:
-                done = trial.step(next(batches), lr)
-            except TrainingError:  # not finite: the rate before did it
+                result = trial.step(next(batches), number, lr)
+            except TrainingError:  # not finite, because of the rate before
                 exploded = lr
                 break
-            loss = done.loss_nats * done.utterances / max(done.audio_s, 1e-9)
-            smoothed, weight = _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss, _SMOOTHING * weight + 1 - _SMOOTHING
-            tried.append(Tried(lr, loss, smoothed / weight))
+
+            loss = result.loss_nats * result.utterances / max(result.audio_s, 1e-9)
+            smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
+            weight = _SMOOTHING * weight + 1 - _SMOOTHING
+            tried.append(TriedRate(lr, loss, smoothed / weight))
             progress((number + 1) / steps)
-            lowest = min(one.smoothed for one in tried)
+
+            lowest = min(rate.smoothed for rate in tried)
             if number >= _SETTLED and tried[-1].smoothed > _EXPLODED * lowest:
                 exploded = lr
                 break
-    return Found(tuple(tried), steepest(tried), exploded)
+    return RateSearch(tuple(tried), steepest_fall(tried), exploded)
 
 
-def steepest(tried: Sequence[Tried]) -> float | None:
-    """The rate at which the smoothed loss falls most for a step of the rate's logarithm; None where it never falls."""
-    settled = tried[_SETTLED:]
-    falls = [
-        ((before.smoothed - after.smoothed) / math.log(after.lr / before.lr), after.lr)
-        for before, after in itertools.pairwise(settled)
-    ]
-    fall, lr = max(falls, default=(0.0, 0.0))
-    return lr if fall > 0 else None
+def steepest_fall(tried: Sequence[TriedRate]) -> float | None:
+    """Return the rate at which the smoothed loss falls most per logarithm of the rate; None if it never falls."""
+    steepest = None
+    most = 0.0
+    for before, after in itertools.pairwise(tried[_SETTLED:]):
+        fall = (before.smoothed - after.smoothed) / math.log(after.lr / before.lr)
+        if fall > most:
+            most = fall
+            steepest = after.lr
+    return steepest

@@ -1,22 +1,23 @@
-"""What happens to weights beside the gradient: the learning rate's schedule and the moving average."""
+"""Schedules of learning rate and dropout, the moving average of weights, and the optimiser's state as tensors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from asr.config import OptimConfig
 
 
 def learning_rate(cfg: OptimConfig, before: float, after: float) -> float:
-    """The rate of the step that takes the share of steps that are done from ``before`` to ``after``.
+    """Return the learning rate of the step that takes the share of all steps done from ``before`` to ``after``.
 
-    It warms up by the share after the step and decays by the one before: neither the first nor the last step is at 0.
-    Beyond 1 the rate is 0 (or constant).
+    The warm-up goes by the share after the step, the decay by the share before it, so neither the first nor the last
+    step is at 0. Beyond 1 the rate is 0 (or constant).
 
     >>> [learning_rate(OptimConfig(lr=1.0, warmup_fraction=0.5), x, x + 0.25) for x in (0.0, 0.25, 0.5, 0.75, 1.0)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
@@ -29,7 +30,7 @@ def learning_rate(cfg: OptimConfig, before: float, after: float) -> float:
 
 
 def dropout(schedule: Sequence[tuple[float, float]], done: float) -> float:
-    """What is dropped when a share ``done`` in [0, 1] of all steps is behind: linear between the schedule's points.
+    """Return the dropout when a share ``done`` of all steps is done: linear between the points of the schedule.
 
     >>> [dropout([(0.25, 0.0), (0.75, 0.5)], x) for x in (0.0, 0.5, 1.0)]
     [0.0, 0.25, 0.5]
@@ -38,31 +39,28 @@ def dropout(schedule: Sequence[tuple[float, float]], done: float) -> float:
     return float(np.interp(done, shares, values))
 
 
-class Average:
-    """An exponential moving average of a network's weights and statistics; with decay 0, the network itself."""
+class MovingAverage:
+    """The exponential moving average of a network's weights and statistics; with decay 0, the network itself."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network, self.decay = network, decay
+        self.network = network
+        self.decay = decay
         self.tensors = {k: v.clone() for k, v in network.state_dict().items()} if decay else {}
 
     def update(self, step: int) -> None:
-        """Takes in the network after a step; early on the average is short, so that it forgets the random start."""
+        """Take in the network after a step. Early averages are short, to forget the random start."""
+        if not self.tensors:
+            return
         decay = min(self.decay, (1 + step) / (10 + step))
-        state = self.network.state_dict() if self.tensors else {}
-        for name, value in state.items():
+        for name, value in self.network.state_dict().items():
             if value.is_floating_point():
                 self.tensors[name].lerp_(value, 1 - decay)
             else:
                 self.tensors[name].copy_(value)
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what ``tensors`` was when it was saved."""
-        for name, value in tensors.items():
-            self.tensors[name].copy_(value)
-
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The network has the averaged weights inside, its own again after."""
+        """Give the averaged weights to the network while the block runs."""
         if not self.tensors:
             yield
             return
@@ -72,3 +70,32 @@ class Average:
             yield
         finally:
             self.network.load_state_dict(own)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the state of an optimiser, named by the place of each parameter and the kind of value."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": value.detach().cpu() for i, values in state.items() for name, value in values.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Load what ``optimizer_tensors`` returned."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def split_by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Group the tensors of a checkpoint by the part of their names before the first dot.
+
+    >>> split_by_prefix({"model.a.b": 1, "states": 2})
+    {'model': {'a.b': 1}, 'states': {'': 2}}
+    """
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        prefix, _, rest = name.partition(".")
+        groups.setdefault(prefix, {})[rest] = tensor
+    return groups

@@ -1,4 +1,4 @@
-"""Starting from another model's weights, with a vocabulary of one's own.
+"""Start from the weights of another model, with a vocabulary of one's own.
 
 Axes: v vocabulary, h hidden units.
 """
@@ -6,7 +6,9 @@ Axes: v vocabulary, h hidden units.
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,12 +17,40 @@ from asr.model.checkpoint import TrainableModel, load_trainable
 
 log = logging.getLogger(__name__)
 
+#: keys that decide what is drawn, resampled or tokenised in training, not what a weight means
+_FREE = ("model.dropout", "features.dither", "audio.resample", "text.normalization", "text.tokenizer")
+
+
+class Difference(NamedTuple):
+    """A config key that two models do not share, and its values."""
+
+    key: str
+    first: Any
+    second: Any
+
+
+def first_difference(first: TrainableModel, second: TrainableModel, free: Container[str] = ()) -> Difference | None:
+    """Return the first difference between the configs of two models; keys in ``free`` may differ."""
+    stages = {
+        "model": (first.network.cfg, second.network.cfg),
+        "features": (first.extractor.cfg, second.extractor.cfg),
+        "audio": (first.audio, second.audio),
+        "text": (first.text, second.text),
+    }
+    for stage, (one, other) in stages.items():
+        values = other.model_dump()
+        for name, value in one.model_dump().items():
+            key = f"{stage}.{name}"
+            if values[name] != value and key not in free:
+                return Difference(key, value, values[name])
+    return None
+
 
 def start_from(model: TrainableModel, path: Path) -> str:
-    """Copies the weights of the model at ``path`` into a new one; one line on what was taken.
+    """Copy the weights of the model at ``path`` into a new one; return a line on what was taken.
 
-    The networks must be alike but for their last layer. There, tokens that both models have keep their weights; the
-    others keep the random ones they were made with. Tokens of the given model that the new one lacks are a warning.
+    The networks must be alike except for their last layer. There, tokens that both models have keep their weights; the
+    others keep the random ones they were made with. A warning is logged for tokens that the new model lacks.
 
     Raises:
         CheckpointError: there is no whole model at ``path``.
@@ -28,33 +58,35 @@ def start_from(model: TrainableModel, path: Path) -> str:
     """
     source = load_trainable(path)
     _check_alike(model, source, path)
-    own, given = model.network.state_dict(), source.network.state_dict()
-    rows_of = {symbol: i for i, symbol in enumerate(source.tokenizer.symbols, start=1)}
-    pairs = [(0, 0)] + [(i, rows_of[s]) for i, s in enumerate(model.tokenizer.symbols, start=1) if s in rows_of]
-    new, old = (torch.tensor(ids) for ids in zip(*pairs, strict=True))
-    for name, tensor in given.items():
+
+    symbols, source_symbols = model.tokenizer.symbols, source.tokenizer.symbols
+    source_rows = {symbol: row for row, symbol in enumerate(source_symbols, start=1)}
+    shared = [(row, source_rows[s]) for row, s in enumerate(symbols, start=1) if s in source_rows]
+    rows, from_rows = (torch.tensor(ids) for ids in zip((0, 0), *shared, strict=True))
+    own = model.network.state_dict()
+    for name, tensor in source.network.state_dict().items():
         if name.startswith("output."):
-            own[name][new] = tensor[old]
+            own[name][rows] = tensor[from_rows]
         else:
             own[name].copy_(tensor)
     if model.extractor.cfg.normalization == "corpus":
         model.extractor.load_state_dict(source.extractor.state_dict())
-    total = model.tokenizer.vocabulary_size
-    missing = [s for s in model.tokenizer.symbols if s not in rows_of]
-    begun = f", {len(missing)} of them new: {_shown(missing)}" if missing else ""
-    known = set(model.tokenizer.symbols)
-    lost = [s for s in source.tokenizer.symbols if s not in known]
+
+    missing = [s for s in symbols if s not in source_rows]
+    lost = [s for s in source_symbols if s not in set(symbols)]
     if lost:
         log.warning(
-            "%d of the %d tokens of %s are not in these training texts, and lost: %s; text.tokenizer=init keeps them",
-            len(lost), source.tokenizer.vocabulary_size - 1, path, _shown(lost),
-        )  # fmt: skip
+            f"{len(lost)} of the {source.tokenizer.vocabulary_size - 1} tokens of {path} are not in these training "
+            f"texts, and lost: {_shown(lost)}; text.tokenizer=init keeps them"
+        )
+    total = model.tokenizer.vocabulary_size
     if len(missing) > total // 2:
         log.warning(
-            "most tokens are new to %s, so its last layer is of little use: is the case the same? (text.normalization)",
-            path,
-        )  # fmt: skip
-    return f"started from {path}: {model.num_parameters:,} parameters, {total} tokens{begun}"
+            f"most tokens are new to {path}, so its last layer is of little use: is the case the same? "
+            "(text.normalization)"
+        )
+    new = f", {len(missing)} of them new: {_shown(missing)}" if missing else ""
+    return f"started from {path}: {model.num_parameters:,} parameters, {total} tokens{new}"
 
 
 def _shown(symbols: list[str]) -> str:
@@ -62,23 +94,14 @@ def _shown(symbols: list[str]) -> str:
 
 
 def _check_alike(model: TrainableModel, source: TrainableModel, path: Path) -> None:
-    for stage, mine, theirs in (
-        ("model", model.network.cfg, source.network.cfg),
-        ("features", model.extractor.cfg, source.extractor.cfg),
-        ("audio", model.audio, source.audio),
-    ):
-        # what is drawn or resampled in training does not change what a weight means
-        free = {"dropout", "dither", "resample"}
-        theirs_of = theirs.model_dump()
-        for key, value in mine.model_dump().items():
-            if key not in free and theirs_of[key] != value:
-                own = next((one for one in (path / "config.yaml", path.parent / "config.yaml") if one.is_file()), None)
-                use = "use the same" if own is None else f"train with its config, {own}"
-                if key == "sample_rate_hz":
-                    use += " (audio.resample=true for recordings of another rate)"
-                both = f"is {theirs_of[key]!r} and the config's {value!r}"
-                if len(both) > 100:
-                    both = "is not the config's"
-                raise ConfigError(
-                    f"{path}: its {stage}.{key} {both}; to start from this model, {use}", key=f"{stage}.{key}"
-                )
+    found = first_difference(model, source, _FREE)
+    if found is None:
+        return
+    config = next((p for p in (path / "config.yaml", path.parent / "config.yaml") if p.is_file()), None)
+    use = "use the same" if config is None else f"train with its config, {config}"
+    if found.key == "audio.sample_rate_hz":
+        use += " (audio.resample=true for recordings of another rate)"
+    both = f"is {found.second!r} and the config's {found.first!r}"
+    if len(both) > 100:
+        both = "is not the config's"
+    raise ConfigError(f"{path}: its {found.key} {both}; to start from this model, {use}", key=found.key)

@@ -1,21 +1,25 @@
-"""Where a training run is, and what it did."""
+"""The state of a training run, the report at its end, and the line that tells its progress."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from asr.heartbeat import time_left
 
+#: called after every step with the numbers that a progress bar shows
+Watcher = Callable[[dict[str, float]], None]
+
 
 class Validated(NamedTuple):
-    """What a model does on the dev set, after which epoch; epoch 0 is the model that training starts from.
+    """The scores on the dev set after an epoch; epoch 0 is the model that training starts from.
 
-    ``loss_nats``: mean CTC loss of an utterance; None where it is not known.
+    ``loss_nats`` is the mean CTC loss per utterance; None if it is unknown.
     """
 
     wer: float
@@ -25,10 +29,10 @@ class Validated(NamedTuple):
 
     @property
     def rank(self) -> tuple[float, float, float, int]:
-        """Sorts the best first.
+        """Return a key that sorts the best first.
 
         Among equal WERs the lower CER is better, which falls long before the first word is right; then the lower loss,
-        which still falls when all is right; then the later epoch.
+        which still falls when all words are right; then the later epoch.
 
         >>> later, sooner = Validated(0.0, 0.0, 1.5, epoch=9), Validated(0.0, 0.0, 2.5, epoch=3)
         >>> min(sooner, later, key=lambda one: one.rank).epoch
@@ -39,10 +43,10 @@ class Validated(NamedTuple):
 
 @dataclass
 class Progress:
-    """Where a run is: all that must be known, beside tensors, to go on exactly."""
+    """The state of a run: all that is needed, beside tensors, to resume it exactly."""
 
     epoch: int = 0
-    #: batches of this epoch already trained on
+    #: batches of this epoch that are done
     batch: int = 0
     step: int = 0
     #: sums over the epoch so far, for its mean loss
@@ -51,20 +55,47 @@ class Progress:
     epoch_losses_nats: list[float] = field(default_factory=list)
     #: the best validations, best first
     best: list[Validated] = field(default_factory=list)
-    #: validations since WER, or CER at the same WER, was last bettered
+    #: validations since WER, or CER at the same WER, last improved
     validations_since_best: int = 0
     seconds: float = 0.0
     done: bool = False
-    #: (utterance, why) of those that were left out after the start
+    #: (id, reason) of utterances left out after the start
     late: list[tuple[str, str]] = field(default_factory=list)
-    #: those of them that do not fit into memory alone, and the padded frames from which on batches are halved
+    #: those of them that do not fit into memory alone
     too_large: list[str] = field(default_factory=list)
+    #: batches of so many padded frames are halved; None: no limit is known
     too_many_frames: float | None = None
+
+
+class PhaseTimer:
+    """Count the wall seconds of each phase of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        #: the phase that is running
+        self.current = ""
+        self._lap_began = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Add the time of the block to a phase."""
+        self.current = phase
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.current = ""
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
+
+    def lap(self) -> float:
+        """Return the seconds since the last call."""
+        began, self._lap_began = self._lap_began, time.perf_counter()
+        return self._lap_began - began
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did. ``phases_s``: wall seconds by phase, of this process."""
+    """The outcome of a run. ``phases_s``: wall seconds by phase, of this process."""
 
     run: Path
     progress: Progress
@@ -79,15 +110,19 @@ class Report:
 
     @property
     def audio_s_per_s(self) -> float:
-        return self.audio_s / max(1e-9, sum(v for k, v in self.phases_s.items() if k not in ("validate", "save")))
+        """Seconds of audio per second of training, without validation and saving."""
+        training_s = sum(seconds for phase, seconds in self.phases_s.items() if phase not in ("validate", "save"))
+        return self.audio_s / max(1e-9, training_s)
 
     def lines(self) -> list[str]:
-        """The report for people."""
-        p, total = self.progress, max(1e-9, sum(self.phases_s.values()))
-        shares = ", ".join(f"{k} {v / total:.1%}" for k, v in sorted(self.phases_s.items(), key=lambda kv: -kv[1]))
+        """Return the report for people."""
+        progress = self.progress
+        total = max(1e-9, sum(self.phases_s.values()))
+        phases = sorted(self.phases_s.items(), key=lambda phase: -phase[1])
+        shares = ", ".join(f"{name} {seconds / total:.1%}" for name, seconds in phases)
         lines = [
-            f"{p.epoch} epochs, {p.step:,} steps, {p.seconds / 60:.1f} min; {self.audio_s_per_s:.0f} audio-s/s, "
-            f"{self.padding:.1%} padding",
+            f"{progress.epoch} epochs, {progress.step:,} steps, {progress.seconds / 60:.1f} min; "
+            f"{self.audio_s_per_s:.0f} audio-s/s, {self.padding:.1%} padding",
             f"time: {shares}",
         ]
         if self.features_s:
@@ -99,25 +134,21 @@ class Report:
             )
         if self.num_dropped:
             lines.append(f"left out {self.num_dropped:,} utterances: {self.run / 'dropped.jsonl'}")
-        if p.best:
-            best = p.best[0]
+        if progress.best:
+            best = progress.best[0]
             when = f"after epoch {best.epoch}" if best.epoch else "before the first epoch"
             lines.append(f"best dev WER {best.wer:.2%} {when}: {self.run / 'best'}")
         return lines
 
 
-#: called after every step with what a progress bar shows
-Watcher = Callable[[dict[str, float]], None]
-
-
 class Pace:
-    """A watcher that hands on what it is told, and makes a line of the log of it: where a run is, and how fast."""
+    """Pass on the numbers of each step to a watcher, and make a line of the log of them."""
 
     def __init__(self, watch: Watcher) -> None:
         self._watch = watch
         self._values: dict[str, float] = {}
         self._began_s = time.perf_counter()
-        #: when the first step was done, and the share of the run that was done then
+        #: time when the first step was done, and the share of the run that was done then
         self._first: tuple[float, float] | None = None
 
     def __call__(self, values: dict[str, float]) -> None:
@@ -127,7 +158,7 @@ class Pace:
         self._watch(values)
 
     def line(self) -> str:
-        """Epoch, step, loss, seconds of audio per second, and how long the rest takes at this speed."""
+        """Return epoch, step, loss, seconds of audio per second, and the time left at this speed."""
         now, values = time.perf_counter(), self._values
         if self._first is None:
             return f"the first step is not done after {now - self._began_s:.0f} s"

@@ -1,11 +1,10 @@
-"""What a run needs to go on as if nothing had happened: its state as tensors and back, and what has changed since."""
+"""The state of a run in a checkpoint: written and restored, and what has changed since it was written."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,131 +16,114 @@ from asr.data.tokenizer import Tokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.files import write_json
 from asr.model.checkpoint import TrainableModel, TrainingState, model_tensors, set_model_tensors
-from asr.training.optim import Average
+from asr.training.optim import MovingAverage, load_optimizer, optimizer_tensors, split_by_prefix
 from asr.training.progress import Progress, Validated
 
 log = logging.getLogger(__name__)
 
-#: changes no number that is computed
-_FREE = {"batch.workers", "batch.feature_cache_mib", "train.checkpoint_every_s", "train.threads", "train.device",
-         "train.keep_best", "train.keep_last"}  # fmt: skip
-#: the run goes on, but it is no longer the one that was begun
+#: a change of these changes no number that is computed
+_FREE = {
+    "batch.workers",
+    "batch.feature_cache_mib",
+    "train.checkpoint_every_s",
+    "train.threads",
+    "train.device",
+    "train.keep_best",
+    "train.keep_last",
+}
+#: after a change of these the run continues, but its end is another one
 _OTHER_END = {"train.epochs", "train.max_steps", "train.early_stop", "train.validate_every_epochs"}
 
 
-def state_tensors(model: TrainableModel, optimizer: torch.optim.Optimizer, average: Average) -> dict[str, Tensor]:
-    """All tensors that a run needs to go on."""
-    tensors = {f"model.{k}": v for k, v in model_tensors(model).items()}
-    for i, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v.detach().cpu() for k, v in values.items()}
-    return tensors | {f"average.{k}": v.detach().cpu() for k, v in average.tensors.items()}
+def state_tensors(model: TrainableModel, optimizer: torch.optim.Optimizer, average: MovingAverage) -> dict[str, Tensor]:
+    """Return all tensors that are needed to resume a run."""
+    groups = {"model": model_tensors(model), "optimizer": optimizer_tensors(optimizer), "average": average.tensors}
+    return {f"{group}.{k}": v.detach().cpu() for group, tensors in groups.items() for k, v in tensors.items()}
 
 
 def restore(
-    saved: TrainingState, model: TrainableModel, optimizer: torch.optim.Optimizer, average: Average
-) -> Progress:  # fmt: skip
-    """Puts a checkpoint's tensors where they belong; the progress in it.
+    saved: TrainingState, model: TrainableModel, optimizer: torch.optim.Optimizer, average: MovingAverage
+) -> Progress:
+    """Load a checkpoint's tensors into model, optimiser and average; return the progress in it.
 
     Raises:
-        CheckpointError: it does not fit the model, or is none of this version's.
+        CheckpointError: it does not fit the model, or is not of this version.
     """
-    by_prefix: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
-    for name, tensor in saved.tensors.items():
-        prefix, _, rest = name.partition(".")
-        if prefix not in by_prefix:
-            raise CheckpointError(f"holds a tensor '{name}' that no run of this version writes", saved.path)
-        by_prefix[prefix][rest] = tensor
-    # An update, not a step, makes the optimiser's tensors: a batch of which nothing could be used is a step, too.
-    updated = bool(saved.state.get("loss_count") or saved.state.get("epoch_losses_nats"))
-    expected = _state_names(updated, model, average)
-    wrong = expected.symmetric_difference(n for n in saved.tensors if not n.startswith("model."))
+    groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, "average": {}, **split_by_prefix(saved.tensors)}
+    foreign = set(groups) - {"model", "optimizer", "average"}
+    if foreign:
+        name = next(name for name in saved.tensors if name.partition(".")[0] in foreign)
+        raise CheckpointError(f"holds a tensor '{name}' that no run of this version writes", saved.path)
+
+    # The tensors of the optimiser are made by an update, not by a step: nothing of a step's batch may be usable.
+    expected = {f"average.{name}" for name in average.tensors}
+    if saved.state.get("loss_count") or saved.state.get("epoch_losses_nats"):
+        count = sum(1 for _ in model.network.parameters())
+        expected |= {f"optimizer.{i}.{name}" for i in range(count) for name in ("step", "exp_avg", "exp_avg_sq")}
+    wrong = expected.symmetric_difference(name for name in saved.tensors if not name.startswith("model."))
     if wrong:
         raise CheckpointError(
             f"its tensors do not fit config.yaml ('{min(wrong)}'): was the config changed after the run began?",
             saved.path,
         )
-    set_model_tensors(model, by_prefix["model"], saved.path)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in by_prefix["optimizer"].items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    average.load(by_prefix["average"])
+    set_model_tensors(model, groups["model"], saved.path)
+    load_optimizer(optimizer, groups["optimizer"])
+    for name, tensor in groups["average"].items():
+        average.tensors[name].copy_(tensor)
+
     try:
-        best = [_validated(row) for row in saved.state.get("best", [])]
-        late = [tuple(row) for row in saved.state.get("late", [])]
+        best = [Validated(*row) for row in saved.state["best"]]
+        late = [tuple(row) for row in saved.state["late"]]
         return Progress(**{**saved.state, "best": best, "late": late})
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"not the progress of a run ({error})", saved.path / "state.json") from error
 
 
-def _validated(row: Sequence[Any]) -> Validated:
-    if len(row) == 3:  # of a version that kept no dev loss
-        wer, cer, epoch = row
-        return Validated(wer, cer, None, epoch)
-    return Validated(*row)
-
-
-def _state_names(updated: bool, model: TrainableModel, average: Average) -> set[str]:
-    """Names of the tensors, beside the model's, that a checkpoint holds, before and after the first update."""
-    names = {f"average.{k}" for k in average.tensors}
-    if updated:
-        count = sum(1 for _ in model.network.parameters())
-        names |= {f"optimizer.{i}.{k}" for i in range(count) for k in ("step", "exp_avg", "exp_avg_sq")}
-    return names
-
-
 def check_unchanged(path: Path, cfg: RunConfig, tokenizer: Tokenizer, *, has_state: bool) -> list[str]:
-    """Compares what a run is resumed with to what it was trained with; lines about what is harmless.
+    """Compare what a run is resumed with to what it was trained with; return lines about harmless changes.
 
-    ``path`` is the record of the last start; it is written anew.
+    Args:
+        path: the record of the last start; it is written again.
+        has_state: the run has a checkpoint. Before the first one, everything may change.
 
     Raises:
         ConfigError: the config has changed in what decides the weights.
-        CheckpointError: the tokenizer has.
+        CheckpointError: the tokenizer has changed.
     """
     config = _flat(cfg.model_dump(mode="json"))
-    symbols = hashlib.sha256(json.dumps(tokenizer.to_json(), sort_keys=True).encode()).hexdigest()
-    before = _read(path) if has_state else None
-    lines = []
-    if before is not None:
-        changed = {key for key in {*config, *before["config"]} if config.get(key) != before["config"].get(key)}
-        # a key that only one of two versions has: of the default's meaning nobody knows
-        changed = {key for key in changed if key in config and key in before["config"]}
-        run = path.parent
-        for key in sorted(changed - _FREE - _OTHER_END):
-            raise ConfigError(
-                f"{run / 'config.yaml'}: {key} is {_shown(config[key])} now, the run was trained with "
-                f"{_shown(before['config'][key])}; put it back, or start a new run from these weights (--init {run})",
-                key=key,
-            )
-        if before["tokenizer"] != symbols:
-            raise CheckpointError(
-                f"another tokenizer than the one the run was trained with; put it back, or start a new run from these "
-                f"weights (--init {run})",
-                run / "tokenizer.json",
-            )
-        lines = [
-            f"resumed with another {key}: {_shown(config[key])}, before {_shown(before['config'][key])}"
-            + ("; the rest is not what it would have been" if key in _OTHER_END else "")
-            for key in sorted(changed)
-        ]
-    write_json(path, {"config": config, "tokenizer": symbols})
+    checksum = hashlib.sha256(json.dumps(tokenizer.to_json(), sort_keys=True).encode()).hexdigest()
+    lines = _compare(path, config, checksum) if has_state else []
+    write_json(path, {"config": config, "tokenizer": checksum})
     return lines
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _compare(path: Path, config: dict[str, Any], checksum: str) -> list[str]:
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(before["config"], dict) and isinstance(before["tokenizer"], str):
-            return dict(before)
-    except FileNotFoundError:
-        return None  # a run of an earlier version
+        record = json.loads(path.read_text(encoding="utf-8"))
+        before = dict(record["config"])
+        checksum_before = record["tokenizer"]
     except (OSError, ValueError, LookupError, TypeError):
-        pass
-    log.warning("%s is damaged: whether the config has changed is not known; written anew", path)
-    return None
+        log.warning("%s is missing or damaged: whether the config has changed is unknown; it is written again", path)
+        return []
+
+    run = path.parent
+    remedy = f"put it back, or start a new run from these weights (--init {run})"
+    # A key that only one of two versions has is not compared: what its default meant is unknown.
+    changed = sorted(key for key in set(config) & set(before) if config[key] != before[key])
+    lines = []
+    for key in changed:
+        now, then = json.dumps(config[key]), json.dumps(before[key])
+        if key not in _FREE | _OTHER_END:
+            raise ConfigError(
+                f"{run / 'config.yaml'}: {key} is {now} now, the run was trained with {then}; {remedy}", key=key
+            )
+        effect = "; the rest is not what it would have been" if key in _OTHER_END else ""
+        lines.append(f"resumed with another {key}: {now}, before {then}{effect}")
+    if checksum_before != checksum:
+        raise CheckpointError(
+            f"another tokenizer than the one the run was trained with; {remedy}", run / "tokenizer.json"
+        )
+    return lines
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -151,9 +133,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
     return flat
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value)

@@ -1,4 +1,4 @@
-"""The dev set during training: its score, by the forward path of use, and whether the output is healthy."""
+"""Validation: the scores of the model on the dev set, by the forward pass used in inference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from asr.batch import Features, extract, load_wave
 from asr.ctc import ctc_loss
-from asr.data.manifest import Manifest, Utterance
+from asr.data.manifest import Manifest
 from asr.data.targets import min_steps, targets_of
 from asr.data.text import NORMALIZATIONS, normalize
 from asr.decode.greedy import greedy
@@ -24,9 +24,9 @@ from asr.training.watchdog import Health, Tally, cases_differ
 
 @dataclass(frozen=True)
 class Validation:
-    """What a model does on the dev set. The rates are numbers: a dev set has words.
+    """The scores of a model on the dev set. The rates are numbers, as a dev set has words.
 
-    ``loss_nats``: mean CTC loss of the utterances whose text fits into their steps; None where none does.
+    ``loss_nats`` is the mean CTC loss of the utterances whose text fits into their steps; None if none fits.
     """
 
     score: Score
@@ -44,7 +44,8 @@ class DevSet:
     """
 
     def __init__(self, manifest: Manifest, model: AcousticModel, train_texts: Sequence[str]) -> None:
-        self.manifest, self.model = manifest, model
+        self.manifest = manifest
+        self.model = model
         self.texts = [normalize(u.text, model.text.normalization) for u in manifest]
         _check_characters(manifest, self.texts, model, train_texts)
         self.targets = targets_of(manifest, model.tokenizer, model.text.normalization)
@@ -55,69 +56,62 @@ class DevSet:
         self._features: list[Features] = []
 
     def validate(self) -> Validation:
-        """The score of the model as it is now."""
-        rate, resample = self.model.audio.sample_rate_hz, self.model.audio.resample
+        """Score the model as it is now."""
         if not self._features:
-            said_hz: set[int] = set()
-            waves = (load_wave(self.manifest, u, rate, resample, said_hz) for u in self.manifest)
-            self._features = [extract(self.model.extractor, wave_n) for wave_n in waves]
+            self._features = self._load_features()
         all_sv = all_log_probs(self.model, self._features)
-        hypotheses = [greedy(one_sv, self.model.tokenizer) for one_sv in all_sv]
-        result = score(
-            (u.id, text, " ".join(h.text.split()))
-            for u, text, h in zip(self.manifest, self.texts, hypotheses, strict=True)
-        )
-        assert result.wer.rate is not None and result.cer.rate is not None  # there are words
+
         tally = Tally()
-        for one_sv, hypothesis, target in zip(all_sv, hypotheses, self.targets, strict=True):
-            tally.add(one_sv, len(hypothesis.spans), len(target))
+        pairs = []
+        for utterance, text, target, log_probs_sv in zip(self.manifest, self.texts, self.targets, all_sv, strict=True):
+            hypothesis = greedy(log_probs_sv, self.model.tokenizer)
+            pairs.append((utterance.id, text, " ".join(hypothesis.text.split())))
+            tally.add(log_probs_sv, len(hypothesis.spans), len(target))
+        result = score(pairs)
+        assert result.wer.rate is not None and result.cer.rate is not None  # there are words
         return Validation(result, tally.health(), result.wer.rate, result.cer.rate, self._loss_nats(all_sv))
 
+    def _load_features(self) -> list[Features]:
+        audio, said_hz = self.model.audio, set[int]()
+        waves = (load_wave(self.manifest, u, audio.sample_rate_hz, audio.resample, said_hz) for u in self.manifest)
+        return [extract(self.model.extractor, wave_n) for wave_n in waves]
+
     def _loss_nats(self, all_sv: Sequence[LogProbs]) -> float | None:
-        losses = [
-            ctc_loss(
-                torch.from_numpy(one_sv)[None],
-                torch.tensor([len(one_sv)]),
-                torch.tensor(target, dtype=torch.int64)[None],
-                torch.tensor([len(target)]),
-            ).item()
-            for one_sv, target in zip(all_sv, self.targets, strict=True)
-            if max(1, min_steps(target)) <= len(one_sv)
-        ]
+        losses = []
+        for log_probs_sv, target in zip(all_sv, self.targets, strict=True):
+            if max(1, min_steps(target)) <= len(log_probs_sv):
+                loss_b = ctc_loss(
+                    torch.from_numpy(log_probs_sv)[None],
+                    torch.tensor([len(log_probs_sv)]),
+                    torch.tensor(target, dtype=torch.int64)[None],
+                    torch.tensor([len(target)]),
+                )
+                losses.append(loss_b.item())
         return sum(losses) / len(losses) if losses else None
 
 
 def _check_characters(
     manifest: Manifest, texts: Sequence[str], model: AcousticModel, train_texts: Sequence[str]
 ) -> None:
-    """Raises a DataError with all dev rows that the model could never write, and what can be done about them."""
-    rows: Counter[str] = Counter()
-    first: Utterance | None = None
-    count = 0
-    for utterance, text in zip(manifest, texts, strict=True):
-        unknown = model.tokenizer.unknown(text)
-        rows.update(unknown)
-        count += bool(unknown)
-        first = first or (utterance if unknown else None)
-    if first is None:
+    """Raise a DataError that counts the dev rows that the model could never write, and says what can be done."""
+    unknown_by_id = {u.id: model.tokenizer.unknown(text) for u, text in zip(manifest, texts, strict=True)}
+    bad_ids = [id_ for id_, unknown in unknown_by_id.items() if unknown]
+    if not bad_ids:
         return
+    rows = Counter(c for unknown in unknown_by_id.values() for c in unknown)
     shown = ", ".join(f"{c!r} (U+{ord(c):04X}) in {n:,}" for c, n in rows.most_common(5))
-    raise DataError(
-        f"{count:,} of {len(manifest):,} texts have characters that the training texts lack, so that no model of them "
-        f"writes these: {shown}{', …' if len(rows) > 5 else ''}; the first: utt '{first.id}'. "
-        f"Either {_normalization(texts, train_texts)}; or train on texts that have them; or take these rows out of "
-        "this manifest",
-        manifest.path,
-    )
+    more = ", …" if len(rows) > 5 else ""
 
-
-def _normalization(texts: Sequence[str], train_texts: Sequence[str]) -> str:
-    """What to set so that the dev texts have no character that the training texts lack."""
-
-    def characters(of: Sequence[str], profile: str) -> set[str]:
-        return set("".join(normalize(text, profile) for text in of))
+    def characters(some_texts: Sequence[str], profile: str) -> set[str]:
+        return set("".join(normalize(text, profile) for text in some_texts))
 
     profiles = [name for name in NORMALIZATIONS if characters(texts, name) <= characters(train_texts, name)]
-    if not profiles:
-        return "set a text.normalization that writes them otherwise"
-    return f"set text.normalization={' or '.join(profiles)}, which writes them as training does"
+    remedy = "set a text.normalization that writes them otherwise"
+    if profiles:
+        remedy = f"set text.normalization={' or '.join(profiles)}, which writes them as training does"
+    raise DataError(
+        f"{len(bad_ids):,} of {len(manifest):,} texts have characters that the training texts lack, so that no model "
+        f"of them writes these: {shown}{more}; the first: utt '{bad_ids[0]}'. Either {remedy}; or train on texts that "
+        "have them; or take these rows out of this manifest",
+        manifest.path,
+    )

@@ -1,7 +1,7 @@
-"""Training of a neural language model by truncated back-propagation through time; a stopped one goes on exactly.
+"""Train a neural language model by truncated back-propagation through time; a stopped training resumes exactly.
 
-All randomness follows from (seed, epoch) and (seed, step), so nothing of a generator's past is saved; what is saved
-beside weights and optimiser is the state of every stream.
+All randomness follows from (seed, epoch) and (seed, step), so no state of a generator is saved. What is saved beside
+weights and optimiser is the state of every stream.
 
 Axes: t steps of a window, b streams, s numbers of a state, v vocabulary.
 
@@ -11,54 +11,44 @@ Trajectories" (truncation); Mikolov et al. 2010.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from pydantic import Field
 from torch import Tensor
 
-from asr.config import OptimConfig, Stage, parse
+from asr.config import OptimConfig, parse, split_setting
 from asr.data.tokenizer import FILE as TOKENIZER
-from asr.errors import CheckpointError, ConfigError, DataError, TrainingError, nearest, os_reason
-from asr.files import held, open_atomic, write_json
+from asr.errors import CheckpointError, ConfigError, DataError, TrainingError, os_reason
+from asr.files import held, write_json
 from asr.lm.neural.folder import save_rnn, set_tensors, tensors_of
 from asr.lm.neural.network import RnnConfig, RnnModel, RnnNetwork, bits
 from asr.lm.neural.text import NO_TARGET, Corpus, Reading, Streams
 from asr.model.checkpoint import has_state, load_state, save_state
 from asr.model.tensor_files import read_json
-from asr.runtime import (
-    Interrupt,
-    autocast,
-    commit,
-    find_device,
-    find_precision,
-    generator,
-    hardware,
-    keep_freed_memory,
-    stable_seed,
-    use_threads,
-)
-from asr.training.optim import learning_rate
+from asr.runtime import Interrupt, autocast, commit, generator, hardware, stable_seed, use_machine
+from asr.training.metrics import MetricsFile
+from asr.training.optim import learning_rate, load_optimizer, optimizer_tensors, split_by_prefix
+from asr.training.progress import PhaseTimer, Watcher
 
 log = logging.getLogger(__name__)
 
-#: windows an epoch, at least: with a small text, fewer streams are trained side by side
+#: with a small text, fewer streams are trained side by side, so that an epoch has at least so many windows
 _LEAST_WINDOWS = 100
 _LOG_EVERY = 100
 
 
-class RnnTrainConfig(Stage):
-    """How the network is trained."""
+class RnnTrainConfig(RnnConfig):
+    """The shape of the network, and how it is trained."""
 
     epochs: int = Field(20, ge=1)
     seed: int = Field(1, ge=0, lt=2**31)
@@ -72,7 +62,7 @@ class RnnTrainConfig(Stage):
     warmup_fraction: float = Field(0.03, ge=0, le=1)
     #: gradients are scaled down to this norm; 0 switches clipping off
     clip_norm: float = Field(1.0, ge=0)
-    #: the share of sentences that are not trained on but measured on, chosen by their hashes
+    #: share of sentences that are held out to measure on, chosen by their hashes
     held_out: float = Field(0.05, gt=0, lt=1)
     #: also measured after this many updates, in an epoch that has more
     validate_every: int = Field(5000, ge=1)
@@ -81,23 +71,28 @@ class RnnTrainConfig(Stage):
     #: bf16: autocast with the loss in float32; auto: bf16 where the machine multiplies it natively
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
-    #: CPU threads; null: one a core
+    #: CPU threads; null: one per core
     threads: int | None = Field(None, ge=1)
     #: a checkpoint at least this often
     checkpoint_every_s: float = Field(300.0, gt=0)
 
+    @property
+    def network(self) -> RnnConfig:
+        """Return the shape of the network alone."""
+        return RnnConfig(**self.model_dump(include=set(RnnConfig.model_fields)))
+
 
 @dataclass
-class Progress:
-    """Where a training is."""
+class RnnProgress:
+    """The state of a training."""
 
     epoch: int = 0
-    #: windows of this epoch already trained on
+    #: windows of this epoch that are done
     window: int = 0
     step: int = 0
     loss_sum_nats: float = 0.0
     loss_count: int = 0
-    #: bits a character of the held-out sentences, at its best, and after which step that was
+    #: the lowest bits per character of the held-out sentences, and the step of that measurement
     best_bits: float | None = None
     best_step: int = 0
     measured: int = 0
@@ -107,24 +102,20 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a training came to."""
+class RnnReport:
+    """The outcome of a training."""
 
     folder: Path
-    progress: Progress
+    progress: RnnProgress
     parameters: int
     interrupted: bool
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any]
 
 
-#: called after every update with what a progress bar shows
-Watcher = Callable[[dict[str, float]], None]
+def read_config(settings: Sequence[str], **values: Any) -> RnnTrainConfig:
+    """Return the config of ``key=value`` settings on top of values by name; None: not given.
 
-
-def configs(settings: Sequence[str], **values: Any) -> tuple[RnnConfig, RnnTrainConfig]:
-    """Both configs, from ``key=value`` settings on top of values by name; None: not given.
-
-    >>> configs(["lr=1e-3", "cell=gru"], hidden=64)[0].hidden
+    >>> read_config(["lr=1e-3", "cell=gru"], hidden=64).hidden
     64
 
     Raises:
@@ -132,267 +123,285 @@ def configs(settings: Sequence[str], **values: Any) -> tuple[RnnConfig, RnnTrain
     """
     given = {key: value for key, value in values.items() if value is not None}
     for item in settings:
-        key, equals, text = item.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {item}: expected key=value, for example lr=0.001")
-        try:
-            value = yaml.safe_load(text)
-            # YAML 1.1 reads 3e-4 as a text
-            given[key.strip()] = float(value) if isinstance(value, str) and value[:1].isdigit() else value
-        except (yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"--set {item}: the value cannot be read", key=key) from error
-    kinds = RnnConfig, RnnTrainConfig
-    known = [key for kind in kinds for key in kind.model_fields]
-    for key in given:
-        if key not in known:
-            hint = nearest(key, known) or f" (known: {', '.join(known)})"
-            raise ConfigError(f"--set {key}: unknown key{hint}", key=key)
-    network, training = ({k: v for k, v in given.items() if k in kind.model_fields} for kind in kinds)
-    return parse(RnnConfig, network, "language model"), parse(RnnTrainConfig, training, "language model")
+        key, value = split_setting(item, example="lr=0.001")
+        given[key] = value
+    return parse(RnnTrainConfig, given, "language model")
 
 
-def train(
-    reading: Reading, cfg: RnnConfig, how: RnnTrainConfig, out: Path, watch: Watcher = lambda values: None
-) -> Report:
-    """Trains in the folder ``out``, whose ``best`` is the model; where the same training was stopped, goes on exactly.
+def train(reading: Reading, cfg: RnnTrainConfig, out: Path, watch: Watcher = lambda values: None) -> RnnReport:
+    """Train in the folder ``out``, whose ``best`` is the model. A training of this text that was stopped is resumed.
 
     Raises:
-        ConfigError: the folder holds another training, or something else.
+        ConfigError: the folder holds another training, or something else; or another process trains there.
         DataError: it holds a training on another text.
         TrainingError: the loss is not finite.
-        CheckpointError: something cannot be written or read.
+        CheckpointError: a file cannot be written or read.
     """
-    trainer = Trainer(reading, cfg, how, out)
-    return trainer.run_to_end(watch)
+    _open(out, reading, cfg)
+    with held(out / "training.json", f"{out}: another process is training this model; stop it first"):
+        return RnnTrainer(reading, cfg, out).run_to_end(watch)
 
 
-class Trainer:
+class RnnTrainer:
     """One training: network, optimiser, streams, progress."""
 
-    def __init__(self, reading: Reading, cfg: RnnConfig, how: RnnTrainConfig, out: Path) -> None:
-        self.reading, self.how, self.out = reading, how, out
-        self.device = find_device(how.device)
-        self.precision = find_precision(how.precision, self.device)
-        self.threads = use_threads(how.threads)
-        keep_freed_memory()
-        known = _open(out, reading, cfg, how)
-        torch.manual_seed(stable_seed(how.seed, "init"))
-        self.network = RnnNetwork(cfg, reading.tokenizer.vocabulary_size).to(self.device)
+    def __init__(self, reading: Reading, cfg: RnnTrainConfig, out: Path) -> None:
+        self.reading = reading
+        self.cfg = cfg
+        self.out = out
+        self.machine = use_machine(cfg.device, cfg.precision, cfg.threads)
+        torch.manual_seed(stable_seed(cfg.seed, "init"))
+        self.network = RnnNetwork(cfg.network, reading.tokenizer.vocabulary_size).to(self.machine.device)
         self.model = RnnModel(self.network, reading.tokenizer)
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), how.lr, (0.9, 0.99), weight_decay=how.weight_decay, fused=True
+            self.network.parameters(), cfg.lr, (0.9, 0.99), weight_decay=cfg.weight_decay, fused=True
         )
+        self.schedule = OptimConfig(lr=cfg.lr, warmup_fraction=cfg.warmup_fraction, decay="cosine")
+
         tokens = len(reading.train.tokens) + 2 * len(reading.train)
-        self.num_streams = how.streams or max(1, min(64, tokens // (_LEAST_WINDOWS * how.window)))
-        self.num_streams = min(self.num_streams, len(reading.train))
-        self.schedule = OptimConfig(lr=how.lr, warmup_fraction=how.warmup_fraction, decay="cosine")
-        self.progress = Progress()
-        #: after the last window; every stream of an epoch begins with a reset, so that they end with it
-        self.states_bs = torch.zeros(self.num_streams, self.network.state_size, device=self.device)
+        streams = cfg.streams or max(1, min(64, tokens // (_LEAST_WINDOWS * cfg.window)))
+        self.num_streams = min(streams, len(reading.train))
+        #: after the last window; every stream of an epoch begins with a reset, so it does not matter at an epoch's end
+        self.states_bs = torch.zeros(self.num_streams, self.network.state_size, device=self.machine.device)
+        #: training counts tokens; this turns nats per token into bits per character
+        self.bits_per_nat = (len(reading.train.tokens) + len(reading.train)) / reading.train.characters / math.log(2)
+
+        self.progress = RnnProgress()
         self.interrupt = Interrupt()
-        self.source = commit()
-        if known and has_state(out / "checkpoints"):
-            self._load()
+        self.timer = PhaseTimer()
+        self.saved_at = time.perf_counter()
+        self.metrics = MetricsFile(out / "metrics.jsonl", "run the same command again")
+        self.commit_facts = commit()
+        if has_state(out / "checkpoints"):
+            self._load_checkpoint()
 
-    def run_to_end(self, watch: Watcher) -> Report:
-        """Trains until it is over, or until it is asked to stop.
-
-        Raises:
-            ConfigError: another process is training this model.
-        """
-        p = self.progress
-        busy = f"{self.out}: another process is training this model; stop it first"
-        with held(self.out / "training.json", busy), self.interrupt:
+    def run_to_end(self, watch: Watcher) -> RnnReport:
+        """Train until the training is complete or interrupted."""
+        progress = self.progress
+        with self.interrupt:
             self._cut_metrics()
-            self._say_hello()
-            while not (p.done or self.interrupt.asked):
+            self._log_start()
+            while not (progress.done or self.interrupt.asked):
                 self._epoch(watch)
-            self._checkpoint()
-        if self.interrupt.asked and not p.done:
+            self._save_checkpoint()
+        interrupted = self.interrupt.asked and not progress.done
+        if interrupted:
             log.info("stopped; the same command goes on from here")
-        elif p.best_bits is not None:
-            log.info("best: %.4f bits a character, after update %d: %s", p.best_bits, p.best_step, self.out / "best")
-        return Report(self.out, p, self.model.num_parameters, self.interrupt.asked and not p.done, self._facts())
+        elif progress.best_bits is not None:
+            log.info(
+                f"best: {progress.best_bits:.4f} bits per character, after update {progress.best_step}: "
+                f"{self.out / 'best'}"
+            )
+        return RnnReport(self.out, progress, self.model.num_parameters, interrupted, self._facts())
 
     def _epoch(self, watch: Watcher) -> None:
-        p, how = self.progress, self.how
-        order_n = generator(how.seed, "order", p.epoch).permutation(len(self.reading.train))
-        streams = Streams(self.reading.train, self.network.vocabulary_size, self.num_streams, how.window, order_n)
-        # characters a token, to say bits a character while training on tokens
-        ratio = self.reading.train.characters / (len(self.reading.train.tokens) + len(self.reading.train))
-        saved_at = began = time.perf_counter()
+        """Train on the rest of the epoch, then measure; return earlier if interrupted, or stopped early."""
+        progress, cfg, train_set = self.progress, self.cfg, self.reading.train
+        order_n = generator(cfg.seed, "order", progress.epoch).permutation(len(train_set))
+        streams = Streams(train_set, self.network.vocabulary_size, self.num_streams, cfg.window, order_n)
         self.network.train()
-        while p.window < len(streams):
-            before, after = ((p.epoch + done / len(streams)) / how.epochs for done in (p.window, p.window + 1))
-            lr = learning_rate(self.schedule, before, after)
-            loss, count, norm = self.update(*streams[p.window], lr, len(streams))
-            p.window, p.step = p.window + 1, p.step + 1
-            p.loss_sum_nats, p.loss_count = p.loss_sum_nats + loss, p.loss_count + count
-            now = time.perf_counter()
-            p.seconds, began = p.seconds + now - began, now
-            bits_now = loss / max(count, 1) / math.log(2) / ratio
-            if p.step % _LOG_EVERY == 0:
-                self._add_metrics(kind="train", step=p.step, epoch=p.epoch + 1, bits=round(bits_now, 4),
-                                  grad_norm=round(norm, 4), seconds=round(p.seconds, 2))  # fmt: skip
-            watch({"epochs": how.epochs, "epoch": p.epoch + p.window / len(streams), "bits": bits_now,
-                   "tokens": float(count), "held_out": p.best_bits or math.nan})  # fmt: skip
-            if p.step % how.validate_every == 0 and p.window < len(streams):
-                self._validate(ratio)
-                if p.done:
-                    return
-            # After the measurement, which a training that goes on from here would not make.
-            if self.interrupt.asked and p.window < len(streams):
-                return
-            if now - saved_at > how.checkpoint_every_s:
-                self._checkpoint()
-                saved_at = time.perf_counter()
-        p.epoch, p.window = p.epoch + 1, 0
-        p.done = p.epoch == how.epochs
-        self._validate(ratio)
-        p.seconds += time.perf_counter() - began
-        self._checkpoint()
+        self.timer.lap()
 
-    def update(self, inputs_tb: Any, targets_tb: Any, lr: float, windows: int = 1) -> tuple[float, int, float]:
-        """One update on a window: its loss in nats, its targets, and the gradient's norm before clipping."""
-        # Dropout's masks depend on the step alone: nothing of the generator's past needs to be saved.
-        torch.manual_seed(stable_seed(self.how.seed, "dropout", self.progress.step))
+        while progress.window < len(streams):
+            before = (progress.epoch + progress.window / len(streams)) / cfg.epochs
+            after = (progress.epoch + (progress.window + 1) / len(streams)) / cfg.epochs
+            lr = learning_rate(self.schedule, before, after)
+            loss, targets, grad_norm = self.update(*streams[progress.window], lr)
+
+            progress.window += 1
+            progress.step += 1
+            progress.loss_sum_nats += loss
+            progress.loss_count += targets
+            progress.seconds += self.timer.lap()
+            self._record_step(loss / max(targets, 1) * self.bits_per_nat, targets, grad_norm, len(streams), watch)
+
+            if progress.window == len(streams):
+                break
+            # Measured before an interrupt or a checkpoint: a resumed training would not measure here.
+            if progress.step % cfg.validate_every == 0:
+                self._measure()
+            if progress.done or self.interrupt.asked:
+                return
+            if time.perf_counter() - self.saved_at > cfg.checkpoint_every_s:
+                self._save_checkpoint()
+
+        progress.epoch += 1
+        progress.window = 0
+        progress.done = progress.epoch == cfg.epochs
+        self._measure()
+        progress.seconds += self.timer.lap()
+        self._save_checkpoint()
+
+    def _record_step(self, train_bits: float, targets: int, grad_norm: float, windows: int, watch: Watcher) -> None:
+        progress = self.progress
+        if progress.step % _LOG_EVERY == 0:
+            self.metrics.add(
+                kind="train",
+                step=progress.step,
+                epoch=progress.epoch + 1,
+                bits=round(train_bits, 4),
+                grad_norm=round(grad_norm, 4),
+                seconds=round(progress.seconds, 2),
+            )
+        watch(
+            {
+                "epochs": self.cfg.epochs,
+                "epoch": progress.epoch + progress.window / windows,
+                "bits": train_bits,
+                "tokens": float(targets),
+                "held_out": progress.best_bits or math.nan,
+            }
+        )
+
+    def update(self, inputs_tb: Any, targets_tb: Any, lr: float) -> tuple[float, int, float]:
+        """Make one update on a window; return its loss in nats, its targets, and the gradient's norm before clipping.
+
+        Raises:
+            TrainingError: the gradient is not finite.
+        """
+        # The masks of dropout depend on the step alone, so that no state of the generator need be saved.
+        torch.manual_seed(stable_seed(self.cfg.seed, "dropout", self.progress.step))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss, count, self.states_bs = window_loss(self.network, inputs_tb, targets_tb, self.states_bs, self.precision)
-        if not count:  # nothing but resets: the streams' tail
+        loss, targets, self.states_bs = window_loss(
+            self.network, inputs_tb, targets_tb, self.states_bs, self.machine.precision
+        )
+        if not targets:  # nothing but resets: the streams' tail
             return 0.0, 0, 0.0
-        # over the whole window, so that one with few targets, at the streams' end, counts as little as it has
+
+        # Divided by the size of the whole window: one with few targets, at the streams' end, counts little.
         (loss / targets_tb.size).backward()
-        clip = self.how.clip_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip, foreach=True))
-        if not math.isfinite(norm):
-            raise TrainingError(
-                f"update {self.progress.step + 1}: the gradient is not finite at learning rate {lr:.2e}; "
-                "the model saved before is whole: lower lr (--set lr=0.001)"
-            )
+        clip = self.cfg.clip_norm or math.inf
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip, foreach=True))
+        if not math.isfinite(grad_norm):
+            self._fail(self.progress.step + 1, "the gradient is not finite")
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(loss.detach()), count, norm
+        return float(loss.detach()), targets, grad_norm
 
-    def _validate(self, ratio: float) -> None:
-        p = self.progress
+    def _fail(self, step: int, what: str) -> None:
+        lr = self.optimizer.param_groups[0]["lr"]
+        raise TrainingError(
+            f"update {step}: {what} at learning rate {lr:.2e}; the model saved before is whole: "
+            "lower lr (--set lr=0.001)"
+        )
+
+    def _measure(self) -> None:
+        """Measure the held-out sentences, and save the model if they are more probable than ever."""
+        progress = self.progress
         self.network.eval()
         self.model.forget_tables()
-        measured = held_out_bits(self.model, self.reading.held_out)
+        held_out = held_out_bits(self.model, self.reading.held_out)
         self.network.train()
-        if not math.isfinite(measured):
-            lr = self.optimizer.param_groups[0]["lr"]
-            raise TrainingError(
-                f"update {p.step}: the held-out text has no finite probability at learning rate {lr:.2e}; "
-                "the model saved before is whole: lower lr (--set lr=0.001)"
-            )
-        p.measured += 1
-        better = p.best_bits is None or measured < p.best_bits
-        p.since_best = 0 if better else p.since_best + 1
-        trained = p.loss_sum_nats / max(p.loss_count, 1) / math.log(2) / ratio
-        p.loss_sum_nats, p.loss_count = 0.0, 0
-        log.info("epoch %d, update %d: %.4f bits a character in training, %.4f held out%s",
-                 p.epoch + bool(p.window), p.step, trained, measured, " (best)" if better else "")  # fmt: skip
-        self._add_metrics(kind="valid", step=p.step, epoch=p.epoch + bool(p.window), bits=round(trained, 4),
-                          held_out_bits=measured, seconds=round(p.seconds, 2))  # fmt: skip
-        if better:
-            p.best_bits, p.best_step = measured, p.step
+        if not math.isfinite(held_out):
+            self._fail(progress.step, "the held-out text has no finite probability")
+
+        is_best = progress.best_bits is None or held_out < progress.best_bits
+        trained = progress.loss_sum_nats / max(progress.loss_count, 1) * self.bits_per_nat
+        epoch = progress.epoch + bool(progress.window)
+        progress.measured += 1
+        progress.since_best = 0 if is_best else progress.since_best + 1
+        progress.loss_sum_nats = 0.0
+        progress.loss_count = 0
+        log.info(
+            f"epoch {epoch}, update {progress.step}: {trained:.4f} bits per character in training, "
+            f"{held_out:.4f} held out{' (best)' if is_best else ''}"
+        )
+        self.metrics.add(
+            kind="valid",
+            step=progress.step,
+            epoch=epoch,
+            bits=round(trained, 4),
+            held_out_bits=held_out,
+            seconds=round(progress.seconds, 2),
+        )
+        if is_best:
+            progress.best_bits = held_out
+            progress.best_step = progress.step
             save_rnn(self.out / "best", self.network, self.reading.tokenizer, self._facts())
-        if p.since_best >= self.how.early_stop and not p.done:
-            log.info("stopping early: the held-out text has not become more probable for %d measurements", p.since_best)
-            p.done = True
+        if progress.since_best >= self.cfg.early_stop and not progress.done:
+            log.info(f"stopping early: the held-out text is not more probable after {progress.since_best} measurements")
+            progress.done = True
 
     def _facts(self) -> dict[str, Any]:
-        p, reading = self.progress, self.reading
+        progress, reading = self.progress, self.reading
         return {
-            "epoch": p.epoch, "step": p.step, "seed": self.how.seed, "sentences": len(reading.train),
-            "characters": reading.train.characters, "left_out": reading.left_out,
-            "held_out_sentences": len(reading.held_out), "held_out_share": self.how.held_out,
-            "held_out_bits_per_character": p.best_bits, "precision": self.precision, "seconds": round(p.seconds, 1),
-            "hardware": hardware(self.device, self.threads), **self.source,
-        }  # fmt: skip
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "seed": self.cfg.seed,
+            "sentences": len(reading.train),
+            "characters": reading.train.characters,
+            "left_out": reading.left_out,
+            "held_out_sentences": len(reading.held_out),
+            "held_out_share": self.cfg.held_out,
+            "held_out_bits_per_character": progress.best_bits,
+            "precision": self.machine.precision,
+            "seconds": round(progress.seconds, 1),
+            "hardware": hardware(self.machine.device, self.machine.threads),
+            **self.commit_facts,
+        }
 
-    def _checkpoint(self) -> None:
-        tensors = {f"model.{k}": v for k, v in tensors_of(self.network).items()}
-        for i, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": v.detach().cpu() for k, v in values.items()}
+    def _save_checkpoint(self) -> None:
+        groups = {"model": tensors_of(self.network), "optimizer": optimizer_tensors(self.optimizer)}
+        tensors = {f"{group}.{k}": v for group, named in groups.items() for k, v in named.items()}
         tensors["states"] = self.states_bs.cpu()
         save_state(self.out / "checkpoints", self.progress.step, tensors, vars(self.progress))
+        self.saved_at = time.perf_counter()
 
-    def _load(self) -> None:
+    def _load_checkpoint(self) -> None:
         saved, skipped = load_state(self.out / "checkpoints")
         for line in skipped:
             log.warning("skipped a damaged checkpoint: %s", line)
-        by_prefix: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "states": {}}
+        groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, **split_by_prefix(saved.tensors)}
         try:
-            for name, tensor in saved.tensors.items():
-                prefix, _, rest = name.partition(".")
-                by_prefix[prefix][rest] = tensor
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in by_prefix["optimizer"].items():
-                index, _, key = name.partition(".")
-                state.setdefault(int(index), {})[key] = tensor
-            self.progress = Progress(**saved.state)
-            set_tensors(self.network, by_prefix["model"], saved.path)
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-            self.states_bs = by_prefix["states"][""].to(self.device)
+            self.progress = RnnProgress(**saved.state)
+            set_tensors(self.network, groups["model"], saved.path)
+            load_optimizer(self.optimizer, groups["optimizer"])
+            self.states_bs = groups["states"][""].to(self.machine.device)
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"not a checkpoint of this training ({error})", saved.path) from error
 
-    def _say_hello(self) -> None:
-        p, reading = self.progress, self.reading
+    def _cut_metrics(self) -> None:
+        """Remove metrics of steps and measurements that a resumed training makes again."""
+        measurements = count(1)
+        progress = self.progress
+
+        def is_kept(row: dict[str, Any]) -> bool:
+            was_measured = row["kind"] != "valid" or next(measurements) <= progress.measured
+            return was_measured and bool(row["step"] <= progress.step)
+
+        self.metrics.keep(is_kept)
+
+    def _log_start(self) -> None:
+        progress, reading, machine = self.progress, self.reading, self.machine
         log.info(
-            "%s parameters, %d tokens (%s), %s sentences of %s characters, %s held out; %d streams, %s, %s, %d threads",
-            f"{self.model.num_parameters:,}", reading.tokenizer.vocabulary_size, reading.tokenizer.kind,
-            f"{len(reading.train):,}", f"{reading.train.characters:,}", f"{len(reading.held_out):,}",
-            self.num_streams, self.device, self.precision, self.threads,
-        )  # fmt: skip
+            f"{self.model.num_parameters:,} parameters, {reading.tokenizer.vocabulary_size} tokens "
+            f"({reading.tokenizer.kind}), {len(reading.train):,} sentences of {reading.train.characters:,} characters, "
+            f"{len(reading.held_out):,} held out; {self.num_streams} streams, {machine.device}, {machine.precision}, "
+            f"{machine.threads} threads"
+        )
         if reading.left_out:
             shown = ", ".join(f"{c!r} in {n:,}" for c, n in reading.unknown.most_common(5))
-            log.warning("left out %s sentences with characters that the tokenizer does not know: %s%s",
-                        f"{reading.left_out:,}", shown, ", …" if len(reading.unknown) > 5 else "")  # fmt: skip
-        if p.done:
+            more = ", …" if len(reading.unknown) > 5 else ""
+            log.warning(
+                f"left out {reading.left_out:,} sentences with characters unknown to the tokenizer: {shown}{more}"
+            )
+        if progress.done:
             log.info("this training is complete: nothing left to do")
-        elif p.step:
-            log.info("going on after update %d (epoch %d)", p.step, p.epoch + 1)
-
-    def _add_metrics(self, **values: Any) -> None:
-        path = self.out / "metrics.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
-        except OSError as error:
-            raise CheckpointError(f"cannot write: {os_reason(error)}", path) from error
-
-    def _cut_metrics(self) -> None:
-        """Removes metrics of what a resumed training will do again."""
-        path = self.out / "metrics.jsonl"
-        if not path.exists():
-            return
-        kept, measured = [], 0
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-                measured += row["kind"] == "valid"
-                if row["step"] > self.progress.step or measured > self.progress.measured:
-                    break
-            except (ValueError, KeyError, TypeError):
-                break  # a line cut short by a kill
-            kept.append(line + "\n")
-        with open_atomic(path) as file:
-            file.writelines(kept)
+        elif progress.step:
+            log.info(f"resuming after update {progress.step} (epoch {progress.epoch + 1})")
 
 
 def window_loss(
     network: RnnNetwork, inputs_tb: Any, targets_tb: Any, states_bs: Tensor, precision: str
 ) -> tuple[Tensor, int, Tensor]:
-    """The loss summed over a window in nats, how many targets it has, and the states after it, cut off from it.
+    """Return the loss summed over a window in nats, the number of its targets, and the states after it, detached.
 
     Shapes: (t, b), (t, b), (b, s).
     """
     device = states_bs.device
-    inputs, targets = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (inputs_tb, targets_tb))
+    inputs = torch.from_numpy(np.ascontiguousarray(inputs_tb)).to(device)
+    targets = torch.from_numpy(np.ascontiguousarray(targets_tb)).to(device)
     with autocast(precision, device):
         logits_tbv, after_bs = network(inputs, states_bs)
     loss = F.cross_entropy(logits_tbv.float().flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET, reduction="sum")
@@ -400,54 +409,52 @@ def window_loss(
 
 
 def held_out_bits(model: RnnModel, corpus: Corpus) -> float:
-    """Bits a character of sentences, each scored by itself as in use."""
+    """Return the bits per character of sentences, each scored by itself as in use."""
     total = float(model.score([corpus.sentence(n) for n in range(len(corpus))]).sum())
     return bits(total, corpus.characters)
 
 
-def _open(out: Path, reading: Reading, cfg: RnnConfig, how: RnnTrainConfig) -> bool:
-    """Whether the folder holds this very training; if it holds none, its record is written.
+def _open(out: Path, reading: Reading, cfg: RnnTrainConfig) -> None:
+    """Check that the folder holds this very training; if it holds nothing, begin the training there.
 
     Raises:
-        ConfigError, DataError: it holds another one, or another thing.
+        ConfigError, DataError: it holds another training, or something else.
     """
     path = out / "training.json"
-    elsewise = {"device", "threads", "checkpoint_every_s"}  # how it is computed, not what
-    settings = cfg.model_dump(mode="json") | how.model_dump(mode="json", exclude=elsewise)
+    # without the keys that only say how it is computed
+    settings = cfg.model_dump(mode="json", exclude={"device", "threads", "checkpoint_every_s"})
     record = {"format_version": 1, "text_sha256": reading.sha256, "settings": settings}
-    elsewhere = "choose another --out, or remove this folder"
+    advice = "choose another --out, or remove this folder"
     if path.exists():
-        before = read_json(path)
-        try:
-            changed = [key for key, value in settings.items() if before["settings"][key] != value]
-            text = before["text_sha256"]
-            same_tokens = read_json(out / TOKENIZER) == reading.tokenizer.to_json()
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"not the record of a training; {elsewhere}", path) from error
-        if changed:
-            key = changed[0]
-            was = before["settings"][key]
-            raise ConfigError(
-                f"{out} holds a training with {key} {was}, now it is {settings[key]}; {elsewhere}", key=key
-            )
-        if text != reading.sha256 or not same_tokens:
-            what = "text" if text != reading.sha256 else "tokenizer"
-            raise DataError(f"{out} holds a training on another {what}, which this would not continue; {elsewhere}")
-        return True
+        _compare(out, record, reading, advice)
+        return
     if out.is_file() or (out.is_dir() and not _is_unbegun(out)):
-        raise ConfigError(f"{out} holds something else; {elsewhere}")
+        raise ConfigError(f"{out} holds something else; {advice}")
     try:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_json(out / TOKENIZER, reading.tokenizer.to_json())
         write_json(path, record)
     except OSError as error:
         raise CheckpointError(f"cannot write: {os_reason(error)}", out) from error
-    return False
+
+
+def _compare(out: Path, record: dict[str, Any], reading: Reading, advice: str) -> None:
+    before = read_json(out / "training.json")
+    try:
+        for key, value in record["settings"].items():
+            was = before["settings"][key]
+            if was != value:
+                raise ConfigError(f"{out} holds a training with {key} {was}, now it is {value}; {advice}", key=key)
+        same_text = before["text_sha256"] == reading.sha256
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"not the record of a training; {advice}", out / "training.json") from error
+    if not same_text or read_json(out / TOKENIZER) != reading.tokenizer.to_json():
+        what = "tokenizer" if same_text else "text"
+        raise DataError(f"{out} holds a training on another {what}, which this would not continue; {advice}")
 
 
 def _is_unbegun(out: Path) -> bool:
-    """Whether a folder is empty, or as a kill leaves it before the record of the training is written."""
+    """Check whether a folder is empty, or as a kill leaves it before the record of the training is written."""
     names = {path.name for path in out.iterdir()}
-    return not names or (
-        "checkpoints" in names and names <= {"checkpoints", TOKENIZER} and not any((out / "checkpoints").iterdir())
-    )
+    is_begun = names - {"checkpoints", TOKENIZER} or any((out / "checkpoints").glob("*"))
+    return not is_begun and (not names or "checkpoints" in names)

@@ -1,0 +1,78 @@
+"""The loss of a batch and its gradients.
+
+Axes: b batch, t frames, f bins, u targets, s steps, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from asr.batch import Batch
+from asr.ctc import confidence_penalty, consistency_loss, ctc_loss
+from asr.runtime import Machine, autocast
+
+#: opens a context in which the time is counted for a phase of the step; ``nullcontext`` counts nothing
+Timed = Callable[[str], AbstractContextManager[object]]
+
+
+def gradients(
+    network: nn.Module,
+    batch: Batch,
+    count: float,
+    machine: Machine,
+    *,
+    timed: Timed = nullcontext,
+    smoothing: float = 0.0,
+    consistency: float = 0.0,
+) -> Tensor:
+    """Add the gradients of the sum of a batch's losses divided by ``count``; return the losses. Shapes: (b,).
+
+    Args:
+        smoothing: share of the confidence penalty in what is minimised; the losses returned do not contain it.
+        consistency: weight of the disagreement between the two views of a batch that has them; the losses returned do
+            not contain it. Loss and penalty are means of both views.
+    """
+    device = machine.device
+    views = 1 if batch.twin_btf is None else 2
+    features_btf = batch.features_btf if batch.twin_btf is None else torch.cat([batch.features_btf, batch.twin_btf])
+    num_frames_b = batch.num_frames_b.repeat(views)
+    targets_bu = batch.targets_bu.repeat(views, 1)
+    num_targets_b = batch.num_targets_b.repeat(views)
+
+    log_probs_bsv: Tensor
+    with timed("forward"), autocast(machine.precision, device):
+        log_probs_bsv, num_steps_b = network(features_btf.to(device), num_frames_b.to(device))
+    if not batch.ids:
+        # The other processes wait for a gradient of this one.
+        with timed("backward"):
+            _backward(log_probs_bsv.sum() * 0.0)
+        return log_probs_bsv.new_zeros(0)
+
+    with timed("loss"):
+        losses_b = ctc_loss(log_probs_bsv, num_steps_b, targets_bu.to(device), num_targets_b.to(device))
+    losses_b = losses_b.view(views, -1).mean(0)
+    total = losses_b.sum()
+    if smoothing:
+        penalty = confidence_penalty(log_probs_bsv, num_steps_b).sum() / views
+        total = (1 - smoothing) * total + smoothing * penalty
+    if views == 2:
+        first_bsv, second_bsv = log_probs_bsv.chunk(2)
+        total = total + consistency * consistency_loss(first_bsv, second_bsv, num_steps_b[: len(losses_b)]).sum()
+
+    with timed("backward"):
+        _backward(total / count)
+    return losses_b.detach()
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def halves(batch: Batch) -> list[Batch]:
+    """Split a batch of two or more utterances."""
+    middle = len(batch.ids) // 2
+    return [batch.rows(0, middle), batch.rows(middle, len(batch.ids))]
