@@ -1,4 +1,4 @@
-"""The machine: device, precision, threads, random seeds, and a report of what ran where."""
+"""The machine that a process runs on: device, precision, threads, interrupts, random seeds, versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import platform
 import signal
 import subprocess
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,17 @@ from asr.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# oneDNN keeps a compiled kernel, with its buffers, for each of the last 1,024 shapes that it met. Utterances of all
-# lengths hardly ever repeat one: gigabytes of kernels that nobody uses again (docs/performance.md). It reads this once,
-# before it makes the first.
+# oneDNN keeps a compiled kernel, with its buffers, for each of the last 1,024 shapes. Utterances hardly ever repeat a
+# shape, so gigabytes of kernels are never used again (docs/performance.md). This is read once, before the first kernel.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 #: from glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 
 def find_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is the first CUDA device, or the CPU.
+    """Return the device of a name; ``auto`` is the first CUDA device, or the CPU.
 
     Raises:
         ConfigError: no such device on this machine.
@@ -47,16 +47,20 @@ def find_device(name: str) -> torch.device:
         raise ConfigError(f"unknown device '{name}' (auto, cpu, cuda, cuda:1)", key="train.device") from error
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device '{name}': only cpu and cuda are supported", key="train.device")
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cpu":
+        return device
+
+    if not torch.cuda.is_available():
         raise ConfigError(f"device '{name}': no CUDA device is available here; use cpu or auto", key="train.device")
-    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
         have = "is only 1 CUDA device" if count == 1 else f"are only {count} CUDA devices"
         raise ConfigError(f"device '{name}': there {have} here", key="train.device")
     return device
 
 
 def find_precision(name: str, device: torch.device) -> str:
-    """``bf16`` or ``fp32``; ``auto`` takes bf16 where the hardware multiplies it natively."""
+    """Return ``bf16`` or ``fp32``; ``auto`` takes bf16 if the hardware multiplies it natively."""
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -66,17 +70,19 @@ def find_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """The context in which the network runs at a precision."""
+    """Return the context in which the network runs at a precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def use_threads(threads: int | None) -> int:
-    """Sets torch's intra-op threads (None: one a core this process may use); the number in use."""
+    """Set the threads of torch's operations (None: one per core that this process may use); return their number."""
     threads = threads or usable_cores()
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
@@ -104,10 +110,9 @@ def use_machine(device: str, precision: str, threads: int | None) -> Machine:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed for the next step, instead of giving it back and faulting it in anew.
+    """Tell glibc to keep freed memory for the next step, instead of returning it to the system.
 
-    Worth a tenth of a training step on CPU, whose arrays of a few MiB come and go. Other C libraries have no such
-    switch: nothing happens there.
+    This saves a tenth of a training step on CPU, whose arrays have a few MiB. Other C libraries have no such switch.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -118,9 +123,9 @@ def keep_freed_memory() -> None:
 
 
 class Interrupt:
-    """Ctrl-C and SIGTERM as a question: ``asked`` turns true, and the work stops where it can be continued.
+    """Handle Ctrl-C and SIGTERM while the block runs: ``asked`` turns true, so that work can stop where it can resume.
 
-    Used as a context; a second signal stops at once. In another thread than the main one, signals are left alone.
+    A second signal stops at once. Outside the main thread, signals are not handled.
     """
 
     def __init__(self) -> None:
@@ -144,18 +149,18 @@ class Interrupt:
 
 
 def stable_seed(*parts: object) -> int:
-    """A 63-bit seed that depends on the parts alone, so that neither order nor worker count changes the data."""
+    """Return a 63-bit seed that depends on the parts alone, so that order and worker count change no data."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator(*parts: object) -> np.random.Generator:
-    """A numpy Generator seeded by the parts."""
+    """Return a numpy Generator seeded by the parts."""
     return np.random.default_rng(stable_seed(*parts))
 
 
 def environment(device: torch.device, precision: str, threads: int) -> dict[str, Any]:
-    """Versions, hardware and source state of this process, for the record of a run."""
+    """Return versions, hardware and commit of this process, for the record of a run."""
     packages = ("torch", "torchaudio", "numpy", "librosa", "soundfile", "soxr", "jiwer", "safetensors", "pydantic")
     return {
         "asr": asr.__version__,
@@ -173,17 +178,18 @@ def environment(device: torch.device, precision: str, threads: int) -> dict[str,
 
 
 def hardware(device: torch.device, threads: int) -> str:
-    """What the network runs on, in a few words."""
+    """Describe in a few words what the network runs on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{threads} threads of {_cpu_name()}"
 
 
 def commit() -> dict[str, Any]:
-    """The commit of the checkout this package runs from and whether it has changes; None and None when installed."""
+    """Return the commit of the checkout that this runs from, and whether it has changes; None and None if installed."""
+    unknown = {"commit": None, "dirty": None}
     folder = Path(asr.__file__).resolve().parent.parent
     if not (folder / ".git").exists():
-        return {"commit": None, "dirty": None}
+        return unknown
 
     def git(*args: str) -> str:
         return subprocess.run(
@@ -193,7 +199,7 @@ def commit() -> dict[str, Any]:
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
+        return unknown
 
 
 def package_version(package: str) -> str | None:
@@ -205,10 +211,8 @@ def package_version(package: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        return platform.processor() or platform.machine()
     return platform.processor() or platform.machine()

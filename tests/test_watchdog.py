@@ -53,7 +53,7 @@ def test_texts_that_differ_in_case_are_named_first():
 @pytest.mark.parametrize(("steps_per_token", "too_few"), [(1.19, True), (1.2, False)])
 def test_too_few_steps_a_token_are_named(steps_per_token, too_few):
     line = diagnose(Health(0.97, 0.02, steps_per_token), step=1)
-    assert ("only 1.2 output steps a token; lower the time strides" in line) == too_few
+    assert ("only 1.2 output steps per token; lower the time strides" in line) == too_few
 
 
 @pytest.mark.parametrize(

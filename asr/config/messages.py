@@ -1,4 +1,4 @@
-"""What is wrong with a config, in the words of the YAML that people write: one line instead of pydantic's report."""
+"""Turn pydantic's report of a bad config into one line, in the terms of the YAML that people write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from asr.errors import nearest
 
 Loc = tuple[int | str, ...]
 
-#: what a value must be, by pydantic's type of error
+#: the expected value, by pydantic's type of error
 _EXPECTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -30,7 +30,7 @@ _EXPECTED = {
     "model_attributes_type": "a mapping of keys to values",
     "dict_type": "a mapping of keys to values",
 }
-#: a bound and its key in the error's context
+#: the words for a bound, and its key in the error's context
 _BOUNDS = {
     "greater_than_equal": ("of at least", "ge"),
     "greater_than": ("above", "gt"),
@@ -41,13 +41,14 @@ _LISTS = ("tuple_type", "list_type", "too_long", "too_short", "missing")
 
 
 def first_error(kind: type[Stage], error: ValidationError) -> tuple[str, str]:
-    """The dotted key of the error to mend first, and a line on it: where, what was expected, what is there.
+    """Return the dotted key of the first error to correct, and a line on it: the place, what was expected, what was got.
 
-    An unknown key comes first: a value that is wrong beside it is often wrong because of it.
+    Unknown keys come first: they are often the reason for wrong values beside them.
     """
     found: dict[Loc, list[ErrorDetails]] = {}
     for one in error.errors(include_url=False):
         found.setdefault(_place(kind, one), []).append(one)
+
     unknown = [loc for loc, errors in found.items() if errors[0]["type"] == "extra_forbidden"]
     loc = (unknown or list(found))[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -55,24 +56,25 @@ def first_error(kind: type[Stage], error: ValidationError) -> tuple[str, str]:
 
 
 def unknown_key(kind: type[Stage], loc: Sequence[int | str]) -> str:
-    """That a key is unknown, and the nearest: of its neighbours first, then of the whole config."""
+    """Say that a key is unknown, with the nearest one: of its neighbours first, then of the whole config."""
     *parents, leaf = map(str, loc)
     where = f"{'.'.join(parents)}: " if parents else ""
     stage = _stage_at(kind, parents)
     own = list(stage.model_fields) if stage else []
-    said = f"{where}unknown key '{leaf}'"
     hint = nearest(leaf, own)
+
     if not hint:
         elsewhere = {key.rpartition(".")[2]: key for key in reversed(all_keys(kind))}
         hint = nearest(leaf, elsewhere)
         if hint:
             near = hint.split("'")[1]
             hint = hint.replace(f"'{near}'", f"'{elsewhere[near]}'")
-    return said + (hint.replace("; ", ", ") if hint else f" (keys here: {', '.join(own)})")
+    hint = hint.replace("; ", ", ") or f" (keys here: {', '.join(own)})"
+    return f"{where}unknown key '{leaf}'{hint}"
 
 
 def all_keys(kind: type[Stage], prefix: str = "") -> list[str]:
-    """Dotted names of every key of a config, stages before their fields."""
+    """Return the dotted names of all keys of a config, stages before their fields."""
     keys = []
     for name, info in kind.model_fields.items():
         keys.append(prefix + name)
@@ -82,7 +84,7 @@ def all_keys(kind: type[Stage], prefix: str = "") -> list[str]:
 
 
 def as_yaml(value: Any) -> str:
-    """A value as YAML has it, on one line.
+    """Write a value as YAML, on one line.
 
     >>> as_yaml([True, None, "a", 0.5]), as_yaml("1"), as_yaml({"a": (1, 2)})
     ("[true, null, 'a', 0.5]", "'1'", '{a: [1, 2]}')
@@ -102,7 +104,7 @@ def as_yaml(value: Any) -> str:
 
 
 def type_in_yaml(value: Any) -> str:
-    """What kind of thing a value is.
+    """Describe the type of a value.
 
     >>> type_in_yaml([1]), type_in_yaml(True), type_in_yaml(None), type_in_yaml("on")
     ('a list', 'true', 'null', 'text')
@@ -119,7 +121,8 @@ def _line(kind: type[Stage], loc: Loc, errors: list[ErrorDetails]) -> str:
         return unknown_key(kind, loc)
     got = f", got {_short(first['input'])}"
     where = f"{_dotted(loc)}: " if loc else ""
-    # Of a value that may be a word or a number, pydantic says what is wrong with it as either.
+
+    # For a value that may be a word or a number, pydantic reports an error for each of the two.
     bound = next((one for one in errors if one["type"] in _BOUNDS), None)
     word = next((one for one in errors if one["type"] == "literal_error"), None)
     if bound is not None:
@@ -131,6 +134,7 @@ def _line(kind: type[Stage], loc: Loc, errors: list[ErrorDetails]) -> str:
         given = word["input"]
         near = nearest(given, _known(word)) if isinstance(given, str) else ""
         return f"{where}expected {_words(word)}{other}{got}{near}"
+
     if first["type"] in _LISTS:
         return f"{where}expected {_list(kind, loc, first)}{got}"
     if first["type"] in _EXPECTED:
@@ -138,14 +142,15 @@ def _line(kind: type[Stage], loc: Loc, errors: list[ErrorDetails]) -> str:
     if first["type"] == "invalid_key":
         parent = f"{_dotted(loc[:-1])}: " if loc[:-1] else ""
         return f"{parent}a key is a word, got {as_yaml(first['input'])}"
+
+    # a check in asr.config.stages; for lists, its message has the values already
     reason = first["msg"].removeprefix("Value error, ")
-    # What a check of our own says names the value itself, where it is one of several.
     shown = "" if isinstance(first["input"], dict | list) else got
     return f"{where}{reason[:1].lower()}{reason[1:]}{shown}"
 
 
 def _list(kind: type[Stage], loc: Loc, error: ErrorDetails) -> str:
-    """A list of the right length, as the field's default is one."""
+    """Describe a list of the right length, with the field's default as an example."""
     limit = error.get("ctx", {}).get("max_length")
     stage = _stage_at(kind, list(map(str, loc[:-1]))) if loc else None
     info = stage.model_fields.get(str(loc[-1])) if stage else None
@@ -153,6 +158,7 @@ def _list(kind: type[Stage], loc: Loc, error: ErrorDetails) -> str:
         return "a list of two numbers" if error["type"] in ("tuple_type", "missing") else f"a list of {limit}"
     if error["type"] == "too_long" and Ellipsis in get_args(info.annotation):
         return f"at most {limit} in the list"
+
     default = info.default
     if isinstance(default, tuple) and default and isinstance(default[0], Stage):
         key = next(iter(type(default[0]).model_fields))
@@ -162,7 +168,7 @@ def _list(kind: type[Stage], loc: Loc, error: ErrorDetails) -> str:
 
 
 def _place(kind: type[Stage], error: ErrorDetails) -> Loc:
-    """Where an error is, without the names that pydantic gives to the kinds of value that a field may have."""
+    """Return the place of an error, without the names that pydantic gives to the types that a field may have."""
     loc: list[int | str] = []
     stage: type[Stage] | None = kind
     for part in error["loc"]:

@@ -1,4 +1,4 @@
-"""Configs from YAML and from ``--set key=value``, with errors that name the nearest key; and back to YAML."""
+"""Read configs from YAML and from ``--set key=value``, with errors that name the nearest key; write them as YAML."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ S = TypeVar("S", bound=Stage)
 
 
 def parse(kind: type[S], data: Any, source: str) -> S:
-    """The config of a kind from plain values.
+    """Make a config from plain values.
 
     Raises:
-        ConfigError: an unknown key (the nearest is named) or a value that does not fit; ``source`` says where from.
+        ConfigError: an unknown key (the nearest is named) or a value that does not fit; the message begins with
+            ``source``.
     """
     if data is None:
         data = {}
@@ -35,7 +36,7 @@ def parse(kind: type[S], data: Any, source: str) -> S:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run config in a YAML file, with ``key=value`` overrides applied.
+    """Read the run config in a YAML file, with ``key=value`` overrides applied.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or holds an unknown key or a bad value.
@@ -46,19 +47,20 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         data = _read_yaml(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config: {os_reason(error)}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or an impossible date
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ConfigError(f"{where}: not valid YAML ({reason})") from error
-    if not text.strip():  # cut short, or written by mistake: it would train the defaults, which are large
+
+    if not text.strip():  # cut short, or written by mistake: the defaults are a large network
         raise ConfigError(f"{path}: the config is empty; for the defaults alone write {{}}")
     config = parse(RunConfig, data, str(path))
     return override(config, overrides) if overrides else config
 
 
 def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The config with dotted ``key=value`` settings applied; values are read as YAML.
+    """Apply dotted ``key=value`` settings to a config; values are read as YAML.
 
     >>> override(RunConfig(), ["optim.lr=0.002"]).optim.lr
     0.002
@@ -69,17 +71,19 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     data = config.model_dump(mode="json")
     for item in overrides:
         key, value = split_setting(item, example="optim.lr=0.001")
-        node: Any = data
         *parents, leaf = key.split(".")
-        for depth, part in enumerate(parents):
+
+        node: Any = data
+        for depth, part in enumerate(parents, start=1):
             child = node.get(part)
             if not isinstance(child, dict):
-                where = ".".join(parents[: depth + 1])
+                problem = unknown_key(RunConfig, parents[:depth])
                 if part in node:
-                    raise ConfigError(f"--set {item}: '{where}' has no keys of its own; set it whole, as YAML", key=key)
-                raise ConfigError(f"--set {item}: {unknown_key(RunConfig, parents[: depth + 1])}", key=key)
+                    problem = f"'{'.'.join(parents[:depth])}' has no keys of its own; set it whole, as YAML"
+                raise ConfigError(f"--set {item}: {problem}", key=key)
             node = child
         node[leaf] = value
+
     return parse(RunConfig, data, "--set " + " ".join(overrides))
 
 
@@ -99,7 +103,7 @@ def split_setting(item: str, *, example: str) -> tuple[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 3e-4 is a number (YAML 1.1 wants 3.0e-4), and a key given twice is an error."""
+    """Read YAML as people write it: 3e-4 is a number (YAML 1.1 wants 3.0e-4), and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -121,6 +125,6 @@ def _read_yaml(text: str) -> Any:
 
 
 def to_yaml(config: Stage) -> str:
-    """The config as YAML, every value written out."""
+    """Return the config as YAML, with every value."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text

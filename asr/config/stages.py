@@ -11,7 +11,7 @@ from asr.errors import nearest
 
 
 class Stage(BaseModel):
-    """Base of every stage's config: frozen, unknown keys forbidden, numbers finite."""
+    """Base of every stage: frozen, unknown keys forbidden, numbers finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -49,7 +49,7 @@ class AudioConfig(Stage):
     """The sample rate of the model."""
 
     sample_rate_hz: int = Field(16000, ge=1000, le=192000)
-    #: false: audio at another rate is an error that names the file; true: it is resampled (soxr), and said so
+    #: false: audio at another rate is an error that names the file; true: it is resampled (soxr), and logged
     resample: bool = False
 
 
@@ -119,7 +119,7 @@ class ConvConfig(Stage):
 
 
 class TdnnConfig(Stage):
-    """A time-delay network's convolutions over time. Lists: one value a layer, the last for all layers after it."""
+    """A time-delay network's convolutions over time. Lists: one value per layer, the last for all layers after it."""
 
     #: taps of each convolution; odd, so that padding is symmetric and the step formula is exact
     kernels: tuple[int, ...] = (5, 3)
@@ -146,7 +146,7 @@ class TdnnConfig(Stage):
 class MlpConfig(Stage):
     """The window of a feed-forward network."""
 
-    #: frames (behind convolutions: their steps) on each side of the one that a step stands for
+    #: frames (after convolutions: their steps) on each side of the one that a step stands for
     context: int = Field(10, ge=0, le=49)
     #: from one window to the next
     stride: int = Field(1, ge=1, le=16)
@@ -164,11 +164,11 @@ class ModelConfig(Stage):
     #: recurrent: of its layers; the other encoders have no cells
     cell: Literal["gru", "lstm", "tanh"] = "gru"
     layers: int = Field(5, ge=1, le=20)
-    #: units of a layer; recurrent: units a direction
+    #: units of a layer; recurrent: units per direction
     hidden: int = Field(800, ge=1)
     #: recurrent: two directions or one
     bidirectional: bool = True
-    #: recurrent: how the two directions meet: sum (the paper) or concat
+    #: recurrent: how the two directions are combined: sum (the paper) or concat
     merge: Literal["sum", "concat"] = "sum"
     #: from the second layer on, a layer's input is added to its output
     residual: bool = False
@@ -178,14 +178,15 @@ class ModelConfig(Stage):
     mlp: MlpConfig = MlpConfig()
     #: sequence-wise batch norm after each convolution and of each layer's input projection
     norm: bool = True
-    #: dropped between layers (one mask value an element), not inside the recurrence
+    #: dropout between layers (one mask value per element), not inside the recurrence
     dropout: float = Field(0.0, ge=0, lt=1)
 
     @property
     def time_strides(self) -> tuple[int, ...]:
-        """How many steps become one, at each layer that has a stride over time; their product is frames a step."""
+        """Return the stride of each layer that has one over time; their product is the frames per step."""
         convs = tuple(layer.stride_tf[0] for layer in self.conv)
-        return convs + {"recurrent": (), "tdnn": (self.tdnn.stride,), "mlp": (self.mlp.stride,)}[self.encoder]
+        encoder = {"recurrent": (), "tdnn": (self.tdnn.stride,), "mlp": (self.mlp.stride,)}[self.encoder]
+        return convs + encoder
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelConfig:
@@ -223,24 +224,24 @@ class SpecAugmentConfig(Stage):
 class NoiseConfig(Stage):
     """Noise that is added to training utterances."""
 
-    #: of an utterance to get noise in an epoch
+    #: probability that an utterance gets noise in an epoch
     probability: float = Field(0.0, ge=0, le=1)
-    #: how far the noise lies below the speech: drawn between these
+    #: level of the speech above the noise, drawn between these
     snr_db: Range = (5.0, 25.0)
-    #: a folder of noises of your own, one channel each; null: made up, from white to brown
+    #: a folder of noises, one channel each; null: synthetic ones, from white to brown
     folder: str | None = None
 
 
 class ReverbConfig(Stage):
     """Reverberation that is added to training utterances."""
 
-    #: of an utterance to be heard in a room in an epoch
+    #: probability that an utterance gets reverberation in an epoch
     probability: float = Field(0.0, ge=0, le=1)
-    #: a folder of impulse responses of your own, one channel each; null: made up
+    #: a folder of impulse responses, one channel each; null: synthetic ones
     folder: str | None = None
-    #: of made-up rooms: how long the sound takes to fall by 60 dB
+    #: synthetic rooms: time in which the sound falls by 60 dB
     rt60_s: tuple[float, float] = (0.1, 0.6)
-    #: of made-up rooms: how far all that is reflected lies below the direct sound
+    #: synthetic rooms: level of the direct sound above all reflected sound
     direct_db: Range = (0.0, 15.0)
 
     @field_validator("rt60_s")
@@ -256,9 +257,9 @@ class AugmentConfig(Stage):
 
     #: one factor is drawn per utterance and epoch; 1.1 is faster and higher (resampling, as Kaldi's speed perturbation)
     speeds: tuple[float, ...] = (1.0,)
-    #: frequencies are stretched by a factor drawn from 1 - warp to 1 + warp, as by another length of the vocal tract
+    #: frequencies are stretched by a factor from 1 - warp to 1 + warp, as by a vocal tract of another length
     warp: float = Field(0.0, ge=0, le=0.3)
-    #: louder or softer, drawn between these; with features normalised by utterance it changes next to nothing
+    #: gain, drawn between these; with features normalised by utterance it has almost no effect
     gain_db: Range = (0.0, 0.0)
     reverb: ReverbConfig = ReverbConfig()
     noise: NoiseConfig = NoiseConfig()
@@ -275,8 +276,8 @@ class AugmentConfig(Stage):
 class BatchConfig(Stage):
     """The size of batches, and how they are loaded."""
 
-    #: padded audio in one batch: longest utterance x number of utterances
-    #: auto: the most that fits into memory, found when the run starts
+    #: padded audio in one batch: longest utterance x number of utterances; auto: the most that fits into memory, found
+    #: when the run starts
     max_batch_s: Literal["auto"] | Annotated[float, Field(gt=0)] = 120.0
     max_utterances: int = Field(16, ge=1)
     #: longer training utterances are left out, and counted; null keeps all
@@ -320,7 +321,7 @@ class TrainConfig(Stage):
     #: bf16: autocast with the loss in float32; auto: bf16 where the machine multiplies it natively
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
-    #: intra-op threads on CPU; null: one a core
+    #: intra-op threads on CPU; null: one per core
     threads: int | None = Field(None, ge=1)
     validate_every_epochs: int = Field(1, ge=1)
     #: model folders kept, by dev WER
@@ -333,12 +334,12 @@ class TrainConfig(Stage):
     ema_decay: float = Field(0.0, ge=0, lt=1)
     #: model folders kept of the last validated epochs, beside the best ones (for asr average); 0: none
     keep_last: int = Field(0, ge=0)
-    #: this share of the loss is how far the distributions are from uniform (Kim et al. 2018); 0: plain CTC
+    #: share of a penalty in the loss: how far the distributions are from uniform (Kim et al. 2018); 0: plain CTC
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    #: above 0, each utterance is seen under two masks at once, and this times how far its two outputs disagree is added
-    #: to the loss (CR-CTC, Yao et al. 2024, who use 0.2); a step costs twice as much. 0: one view
+    #: above 0, each utterance is trained on under two masks at once, and this times the disagreement of its two outputs
+    #: is added to the loss (CR-CTC, Yao et al. 2024, who use 0.2); a step costs twice as much. 0: one view
     consistency: float = Field(0.0, ge=0, le=10)
-    #: [share of the training that is done, dropout], linear between the points; empty: model.dropout throughout
+    #: points [share of the training that is done, dropout], linear in between; empty: model.dropout throughout
     dropout_schedule: tuple[tuple[float, float], ...] = ()
 
     @field_validator("dropout_schedule")

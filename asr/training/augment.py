@@ -1,4 +1,4 @@
-"""Augmentation of training features; every function takes a Generator and leaves its input alone."""
+"""Augmentation of training features: masks and warped frequencies. The input of a function is not changed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def spec_augment(
     context: int = 0,
     fill_f: Features | None = None,
 ) -> Features:
-    """Features with random bands of bins and stretches of frames hidden.
+    """Mask random bands of bins and stretches of frames.
 
-    A band is hidden in derivatives and neighbouring frames too, a frame wherever it stands as a neighbour. (Derivatives
-    beside a hidden stretch still know a little of it.)
+    A band is masked in derivatives and neighbouring frames too, and a frame wherever it is stacked as a neighbour.
+    (Derivatives beside a masked stretch still contain a little of it.)
 
     Args:
         bins: values of a frame before derivatives and neighbours; 0: there are neither.
         context: neighbouring frames on each side (``features.context_frames``).
-        fill_f: what takes their place; default 0, the mean of normalised features.
+        fill_f: replaces masked values; default 0, the mean of normalised features.
 
     Shapes: (t, f) -> (t, f).
 
@@ -36,25 +36,29 @@ def spec_augment(
     """
     frames, values = features_tf.shape
     bins = bins or values
-    hidden_tf = np.zeros((frames, 2 * context + 1, values // bins // (2 * context + 1), bins), np.bool_)
+    neighbours = 2 * context + 1
+    masked_tf = np.zeros((frames, neighbours, values // bins // neighbours, bins), np.bool_)
+
     for _ in range(cfg.freq_masks):
         width = int(generator.integers(0, min(cfg.freq_width_bins, bins) + 1))
         start = int(generator.integers(0, bins - width + 1))
-        hidden_tf[..., start : start + width] = True
+        masked_tf[..., start : start + width] = True
+
     widest = min(round(cfg.time_width_s / hop_s), int(cfg.time_width_fraction * frames))
     for _ in range(cfg.time_masks):
         width = int(generator.integers(0, widest + 1))
         start = int(generator.integers(0, frames - width + 1))
-        for place in range(2 * context + 1):
-            # what stands there is the frame so many later; beyond an end, the end's
+        for place in range(neighbours):
+            # the frame that is stacked there; beyond an end, the last one at that end
             frame_t = np.clip(np.arange(frames) + place - context, 0, frames - 1)
-            hidden_tf[(start <= frame_t) & (frame_t < start + width), place] = True
+            masked_tf[(start <= frame_t) & (frame_t < start + width), place] = True
+
     fill: Features | float = 0.0 if fill_f is None else fill_f
-    return np.where(hidden_tf.reshape(frames, values), fill, features_tf).astype(np.float32, copy=False)
+    return np.where(masked_tf.reshape(frames, values), fill, features_tf).astype(np.float32, copy=False)
 
 
 def bin_centres_hz(cfg: FeatureConfig, sample_rate_hz: int, bins: int) -> npt.NDArray[np.float64]:
-    """The frequency that each bin stands for: linear (spectrogram) or on the mel scale (log_mel). Shapes: (f,)."""
+    """Return the centre frequency of each bin, linear (spectrogram) or on the mel scale (log_mel). Shapes: (f,)."""
     high_hz = cfg.high_hz or sample_rate_hz / 2
     if cfg.kind == "spectrogram":
         return np.linspace(0, sample_rate_hz / 2, bins)
@@ -63,9 +67,9 @@ def bin_centres_hz(cfg: FeatureConfig, sample_rate_hz: int, bins: int) -> npt.ND
 
 
 def warp_frequencies(features_tf: Features, factor: float, centres_f: npt.NDArray[np.float64]) -> Features:
-    """Features as by a vocal tract ``factor`` times as long: what was at a frequency f comes from f * factor.
+    """Stretch the frequencies as a vocal tract does that is ``factor`` times as long: f gets the value of f * factor.
 
-    Between bins it is interpolated; beyond the last bin the last one is taken. Shapes: (t, f) -> (t, f).
+    Values between bins are interpolated; beyond the last bin the last one is taken. Shapes: (t, f) -> (t, f).
 
     Source: Jaitly & Hinton 2013, "Vocal tract length perturbation (VTLP) improves speech recognition", on features.
     """

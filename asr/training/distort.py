@@ -1,4 +1,4 @@
-"""Augmentation of training waves: gain, reverberation, noise. Every function leaves its input alone.
+"""Augmentation of training waves: gain, reverberation, noise. The input of a function is not changed.
 
 Axes: n samples, r samples of an impulse response.
 """
@@ -23,14 +23,15 @@ _KEPT_BYTES = 512 * 2**20
 
 
 class Distorter:
-    """What happens to a wave of a training utterance before its features are made: in a room, then with noise.
+    """Change the waves of training utterances: reverberation first, then noise, then gain.
 
     Raises:
         ConfigError: a folder of noises or impulse responses is missing, or holds no audio.
     """
 
     def __init__(self, cfg: AugmentConfig, sample_rate_hz: int) -> None:
-        self.cfg, self.rate = cfg, sample_rate_hz
+        self.cfg = cfg
+        self.rate = sample_rate_hz
         self._noises = _files(cfg.noise.folder, "augment.noise.folder")
         self._rooms = _files(cfg.reverb.folder, "augment.reverb.folder")
         self._loaded: OrderedDict[Path, Wave] = OrderedDict()
@@ -38,26 +39,28 @@ class Distorter:
 
     @property
     def active(self) -> bool:
-        """Whether any wave is ever changed."""
+        """Whether any wave may be changed."""
         cfg = self.cfg
         return cfg.noise.probability > 0 or cfg.reverb.probability > 0 or cfg.gain_db != (0.0, 0.0)
 
     def __call__(self, wave_n: Wave, random: np.random.Generator) -> Wave:
-        """The wave as it might have been recorded elsewhere; as it is, where nothing was drawn. Shapes: (n,) -> (n,).
+        """Change a wave as the draws decide. Shapes: (n,) -> (n,).
 
         Raises:
             DataError: a noise or an impulse response cannot be read.
         """
         cfg = self.cfg
-        # Drawn whether used or not: another probability of one must not change the draws of the others.
+        # A generator for each, so that the probability of one does not change the draws of the others.
         rooms, noises, level = random.spawn(3)
+
         if rooms.random() < cfg.reverb.probability:
             wave_n = reverberate(wave_n, self._room(rooms))
         if noises.random() < cfg.noise.probability:
             snr_db = noises.uniform(*cfg.noise.snr_db)
             wave_n = add_noise(wave_n, self._noise(len(wave_n), noises), snr_db)
         if cfg.gain_db != (0.0, 0.0):
-            wave_n = (wave_n * np.float32(10 ** (level.uniform(*cfg.gain_db) / 20))).astype(np.float32, copy=False)
+            gain = 10 ** (level.uniform(*cfg.gain_db) / 20)
+            wave_n = (wave_n * np.float32(gain)).astype(np.float32, copy=False)
         return wave_n
 
     def _noise(self, size: int, random: np.random.Generator) -> Wave:
@@ -66,7 +69,7 @@ class Distorter:
         path = self._noises[int(random.integers(len(self._noises)))]
         noise_n = self._load(path)
         start = int(random.integers(len(noise_n)))
-        return np.take(noise_n, np.arange(start, start + size), mode="wrap")  # a short one again and again
+        return np.take(noise_n, np.arange(start, start + size), mode="wrap")  # a short noise is repeated
 
     def _room(self, random: np.random.Generator) -> Wave:
         if not self._rooms:
@@ -75,15 +78,17 @@ class Distorter:
         return self._load(self._rooms[int(random.integers(len(self._rooms)))])
 
     def _load(self, path: Path) -> Wave:
-        """A noise or an impulse response at the rate of training; those asked for lately are in memory."""
+        """Load a noise or an impulse response at the rate of training; the latest ones stay in memory."""
         with self._lock:
             if path in self._loaded:
                 self._loaded.move_to_end(path)
                 return self._loaded[path]
+
         wave_n, rate = audio.load(path)
         wave_n = audio.resampled(wave_n, rate, self.rate)
         if not len(wave_n):
-            raise DataError(f"too short: no sample is left at {self.rate} Hz; take it away", path)
+            raise DataError(f"too short: no sample is left at {self.rate} Hz; remove the file", path)
+
         with self._lock:
             self._loaded[path] = wave_n
             while len(self._loaded) > 1 and sum(one.nbytes for one in self._loaded.values()) > _KEPT_BYTES:
@@ -92,8 +97,9 @@ class Distorter:
 
 
 def add_noise(wave_n: Wave, noise_n: Wave, snr_db: float) -> Wave:
-    """The wave with noise this many decibels below its own mean power; silence stays as it is. Shapes: (n,), (n,)."""
-    power, noise_power = float(np.mean(np.square(wave_n))), float(np.mean(np.square(noise_n)))
+    """Add noise at ``snr_db`` decibels below the mean power of the wave; silence is unchanged. Shapes: (n,), (n,)."""
+    power = _mean_power(wave_n)
+    noise_power = _mean_power(noise_n)
     if power == 0 or noise_power == 0:
         return wave_n
     scale = np.sqrt(power / noise_power / 10 ** (snr_db / 10))
@@ -102,24 +108,29 @@ def add_noise(wave_n: Wave, noise_n: Wave, snr_db: float) -> Wave:
 
 
 def reverberate(wave_n: Wave, response_r: Wave) -> Wave:
-    """The wave as heard in a room: convolved, the direct sound where it was, the power as it was.
+    """Convolve a wave with the response of a room. The direct sound keeps its place, and the wave its power.
 
     Shapes: (n,), (r,) -> (n,).
     """
-    power = float(np.mean(np.square(wave_n)))
+    power = _mean_power(wave_n)
     size = 1 << (len(wave_n) + len(response_r) - 2).bit_length()
     convolved_n = np.fft.irfft(np.fft.rfft(wave_n, size) * np.fft.rfft(response_r, size), size)
     direct = int(np.abs(response_r).argmax())
     heard_n: Wave = convolved_n[direct : direct + len(wave_n)].astype(np.float32)
-    new_power = float(np.mean(np.square(heard_n)))
+
+    new_power = _mean_power(heard_n)
     if power and new_power:
         heard_n *= np.float32(np.sqrt(power / new_power))
         return heard_n
     return wave_n
 
 
+def _mean_power(wave_n: Wave) -> float:
+    return float(np.mean(np.square(wave_n)))
+
+
 def colored_noise(size: int, slope: float, random: np.random.Generator) -> Wave:
-    """Gaussian noise whose power falls with frequency^slope: 0 is white, 1 pink, 2 brown. Shapes: (n,)."""
+    """Make Gaussian noise whose power falls with frequency^slope: 0 is white, 1 pink, 2 brown. Shapes: (n,)."""
     spectrum = np.fft.rfft(random.standard_normal(size, dtype=np.float32))
     frequency = np.maximum(np.arange(len(spectrum)), 1) / size
     out: Wave = np.fft.irfft(spectrum * frequency ** (-slope / 2), size).astype(np.float32)
@@ -127,7 +138,9 @@ def colored_noise(size: int, slope: float, random: np.random.Generator) -> Wave:
 
 
 def room_response(rt60_s: float, direct_db: float, sample_rate_hz: int, random: np.random.Generator) -> Wave:
-    """A made-up room: the direct sound, then noise that falls by 60 dB in ``rt60_s``, weaker by ``direct_db`` in all.
+    """Make the response of a room: the direct sound, then noise that falls by 60 dB in ``rt60_s``.
+
+    The noise is weaker than the direct sound by ``direct_db`` in all.
 
     Source: Polack's model of late reverberation (Habets 2007, section 2.1).
     """
