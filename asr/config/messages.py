@@ -41,7 +41,7 @@ _LISTS = ("tuple_type", "list_type", "too_long", "too_short", "missing")
 
 
 def first_error(kind: type[Stage], error: ValidationError) -> tuple[str, str]:
-    """Return the dotted key of the first error to correct, and a line on it: the place, what was expected, what was got.
+    """Return the dotted key of the first error to correct, and a line: the place, what was expected, what was got.
 
     Unknown keys come first: they are often the reason for wrong values beside them.
     """
