@@ -41,10 +41,12 @@ def find_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"unknown device '{name}' (auto, cpu, cuda, cuda:1)", key="train.device") from error
+
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device '{name}': only cpu and cuda are supported", key="train.device")
     if device.type == "cpu":
@@ -52,6 +54,7 @@ def find_device(name: str) -> torch.device:
 
     if not torch.cuda.is_available():
         raise ConfigError(f"device '{name}': no CUDA device is available here; use cpu or auto", key="train.device")
+
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
         have = "is only 1 CUDA device" if count == 1 else f"are only {count} CUDA devices"
@@ -118,6 +121,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
+
     mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes; larger arrays are still mapped one by one
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 

@@ -50,6 +50,7 @@ def train(cfg: RunConfig, data: Path, out: Path, watch: Watcher = lambda values:
             if group.is_first:
                 run.discard()
             raise
+
         return train_session(session, watch)
 
 
@@ -90,6 +91,7 @@ def train_session(session: Session, watch: Watcher) -> Report:
                     validate(session, pace)  # epoch 0: the model that training starts from
                 while not (progress.done or group.any(interrupt.asked)):
                     train_epoch(session, pace)
+
         session.save_checkpoint()
         return report_end(session)
 
@@ -165,6 +167,7 @@ def record_step(session: Session, result: StepResult, lr: float, watch: Watcher,
             )
         except CheckpointError as caught:
             error = caught
+
     watch(
         {
             "epochs": cfg.epochs,
@@ -197,6 +200,7 @@ def end_epoch(session: Session, watch: Watcher) -> None:
         progress.batch = 0
         progress.loss_sum_nats = 0.0
         progress.loss_count = 0
+
     progress.done = session.is_over
 
     is_due = progress.epoch % cfg.validate_every_epochs == 0
@@ -236,6 +240,7 @@ def validate(session: Session, watch: Watcher) -> None:
             )
             with session.saving():
                 session.best.keep(found, progress)
+
         return progress
 
     vars(progress).update(vars(session.group.from_first(validate_and_keep)))

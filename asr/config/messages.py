@@ -69,6 +69,7 @@ def unknown_key(kind: type[Stage], loc: Sequence[int | str]) -> str:
         if hint:
             near = hint.split("'")[1]
             hint = hint.replace(f"'{near}'", f"'{elsewhere[near]}'")
+
     hint = hint.replace("; ", ", ") or f" (keys here: {', '.join(own)})"
     return f"{where}unknown key '{leaf}'{hint}"
 
@@ -99,6 +100,7 @@ def as_yaml(value: Any) -> str:
         return "[" + ", ".join(map(as_yaml, value)) + "]"
     if isinstance(value, date):
         return value.isoformat()
+
     text: str = yaml.safe_dump(value, default_flow_style=True)
     return text.removesuffix("...\n").strip()
 
@@ -119,6 +121,7 @@ def _line(kind: type[Stage], loc: Loc, errors: list[ErrorDetails]) -> str:
     first = errors[0]
     if first["type"] == "extra_forbidden":
         return unknown_key(kind, loc)
+
     got = f", got {_short(first['input'])}"
     where = f"{_dotted(loc)}: " if loc else ""
 
@@ -163,6 +166,7 @@ def _list(kind: type[Stage], loc: Loc, error: ErrorDetails) -> str:
     if isinstance(default, tuple) and default and isinstance(default[0], Stage):
         key = next(iter(type(default[0]).model_fields))
         return f"a list of mappings, as {as_yaml([{key: getattr(default[0], key)}])}"
+
     example = "" if default in (PydanticUndefined, None, ()) else f", as {_short(default)}"
     return f"a list{example}"
 
@@ -176,6 +180,7 @@ def _place(kind: type[Stage], error: ErrorDetails) -> Loc:
             continue
         loc.append(part)
         stage = _stage_at(kind, list(map(str, loc)))
+
     if error["type"] == "missing" and loc and isinstance(loc[-1], int):
         loc.pop()  # an entry that a list of a fixed length lacks: the list is wrong
     return tuple(loc)
@@ -190,6 +195,7 @@ def _stage_at(kind: type[Stage], loc: Sequence[str]) -> type[Stage] | None:
         if not inner:
             return None
         kind = inner[0]
+
     return kind
 
 

@@ -55,6 +55,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     if not text.strip():  # cut short, or written by mistake: the defaults are a large network
         raise ConfigError(f"{path}: the config is empty; for the defaults alone write {{}}")
+
     config = parse(RunConfig, data, str(path))
     return override(config, overrides) if overrides else config
 
@@ -82,6 +83,7 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
                     problem = f"'{'.'.join(parents[:depth])}' has no keys of its own; set it whole, as YAML"
                 raise ConfigError(f"--set {item}: {problem}", key=key)
             node = child
+
         node[leaf] = value
 
     return parse(RunConfig, data, "--set " + " ".join(overrides))

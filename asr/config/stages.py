@@ -196,15 +196,18 @@ class ModelConfig(Stage):
             raise ValueError("lookahead_steps needs bidirectional: false (a bidirectional layer sees the whole future)")
         if not self.conv and self.encoder == "recurrent":
             raise ValueError("conv needs 1 to 3 layers (none only with encoder: tdnn or mlp)")
+
         for name, given, default in (("tdnn", self.tdnn, TdnnConfig()), ("mlp", self.mlp, MlpConfig())):
             if name != self.encoder and given != default:
                 raise ValueError(
                     f"{name} is set, but the encoder is {self.encoder}: set encoder: {name}, or leave it out"
                 )
+
         for key in ("kernels", "dilations") if self.encoder == "tdnn" else ():
             values = getattr(self.tdnn, key)
             if len(values) > self.layers and values != getattr(TdnnConfig(), key):
                 raise ValueError(f"tdnn.{key} has {len(values)} values for {self.layers} layers")
+
         return self
 
 

@@ -97,6 +97,7 @@ def models_of(run: Path, *, last: int | None = None, best: int | None = None) ->
             f"{run} keeps {len(folders)} models {what} to average, not {wanted}: "
             f"train with train.keep_last={most}{also}"
         )
+
     epochs = sorted(folders)
     if best is not None:
         epochs.sort(key=lambda epoch: _read_validated(folders[epoch], epoch).rank)

@@ -112,6 +112,7 @@ class TrainingData:
                 if needed > hurried:
                     self.unhurried.add(i)
                 continue
+
             self.dropped.append(Dropped(utterance.id, why))
 
         if not self.kept:
@@ -178,6 +179,7 @@ class TrainingData:
                 batches.append([])
                 longest_s = durations_s[place]
             batches[-1].append((self.kept[place], speeds[place]))
+
         if not is_sorted:
             random.shuffle(batches)
         return [BatchPlan(tuple(items), epoch) for items in batches]
@@ -208,6 +210,7 @@ class TrainingData:
         """Return the part of a batch that this process loads. All parts have about as many seconds."""
         if self.num_parts == 1:
             return batch
+
         durations_s = self._durations_s(batch)
         longest_first = sorted(range(len(durations_s)), key=lambda place: (-durations_s[place], place))
         seconds_of_part = [0.0] * self.num_parts
@@ -217,6 +220,7 @@ class TrainingData:
             seconds_of_part[part] += durations_s[place]
             if part == self.part:
                 own.append(place)
+
         return BatchPlan(tuple(batch.items[place] for place in sorted(own)), batch.epoch)
 
     def load(self, plan: BatchPlan) -> Batch:
@@ -227,9 +231,11 @@ class TrainingData:
         """
         features, second_views, items = [], [], []
         self.loader.read_ahead(plan.items)
+
         for index, speed in plan.items:
             if self.manifest.utterances[index].id in self.too_large:
                 continue
+
             one_tf = self.loader.features(index, speed, plan.epoch)
             if speed != 1.0 and not self._fits(index, len(one_tf)):
                 speed = 1.0
@@ -237,10 +243,12 @@ class TrainingData:
             if not self._fits(index, len(one_tf)):
                 self._drop_late(index)
                 continue
+
             items.append((index, speed))
             features.append(self.loader.augment(one_tf, index, plan.epoch))
             if self.cfg.train.consistency:
                 second_views.append(self.loader.augment(one_tf, index, plan.epoch, "twin"))
+
         if not items:
             return empty_batch(self.extractor.num_bins)
 
@@ -298,11 +306,13 @@ class TrainingData:
         # Torch counts threads per thread: a worker must not take the cores of the network.
         pool = ThreadPoolExecutor(workers, "asr-data", initializer=torch.set_num_threads, initargs=(1,))
         loading: deque[Future[Batch]] = deque()
+
         try:
             for batch in own_parts:
                 loading.append(pool.submit(self.load, batch))
                 if len(loading) > 2 * workers:
                     yield loading.popleft().result()
+
             while loading:
                 yield loading.popleft().result()
         finally:

@@ -93,6 +93,7 @@ class Distorter:
             self._loaded[path] = wave_n
             while len(self._loaded) > 1 and sum(one.nbytes for one in self._loaded.values()) > _KEPT_BYTES:
                 self._loaded.popitem(last=False)
+
         return wave_n
 
 
@@ -156,9 +157,11 @@ def room_response(rt60_s: float, direct_db: float, sample_rate_hz: int, random: 
 def _files(folder: str | None, key: str) -> tuple[Path, ...]:
     if folder is None:
         return ()
+
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(f"{folder}: no such folder of audio files", key=key)
+
     found = tuple(p for p in visible(path, "**/*") if p.suffix.lower() in _SUFFIXES)
     if not found:
         raise ConfigError(f"{folder}: no audio in it ({' '.join(_SUFFIXES)})", key=key)

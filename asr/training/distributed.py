@@ -142,6 +142,7 @@ class DistributedGroup(ProcessGroup):
                 f"train.device '{name}' for {self.size} processes: each takes a device of its own; use cuda or auto",
                 key="train.device",
             )
+
         count = torch.cuda.device_count()
         if self.local_rank >= count:
             raise ConfigError(
@@ -162,6 +163,7 @@ class DistributedGroup(ProcessGroup):
         on_cuda = has_device and dist.is_nccl_available()
         if on_cuda:
             torch.cuda.set_device(self.local_rank)
+
         try:
             # Small messages go from CPU to CPU on every device, so that they wait for no kernel.
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=_PATIENCE)
@@ -170,6 +172,7 @@ class DistributedGroup(ProcessGroup):
                 f"cannot connect to the other {self.size - 1} processes ({_first_line(error)}); "
                 "start them with torchrun"
             ) from error
+
         self._heartbeat = _Heartbeat(self)
         self._heartbeat.start()
 
@@ -270,6 +273,7 @@ def process_group(advice: str = "") -> Iterator[ProcessGroup]:
     if not has_others():
         yield ProcessGroup(advice)
         return
+
     try:
         rank, size, local_rank, local_size = (int(os.environ[name]) for name in _NUMBERS)
     except KeyError as error:
@@ -286,6 +290,7 @@ def process_group(advice: str = "") -> Iterator[ProcessGroup]:
     level = library.level
     if not group.is_first:
         library.setLevel(logging.WARNING)
+
     try:
         yield group
     except BaseException:

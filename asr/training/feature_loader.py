@@ -125,6 +125,7 @@ class FeatureLoader:
             sums_f += raw_btf[0].double().sum(0)
             squares_f += raw_btf[0].double().square().sum(0)
             frames += raw_btf.shape[1]
+
         self.extractor.fit(sums_f, squares_f, frames)
 
 

@@ -69,6 +69,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} holds a run already; choose another --out, or go on with: {self.resume_command}"
             )
+
         foreign = [kind for name, kind in _FOREIGN.items() if (self.path / name).exists()]
         if any(self.checkpoints.glob("step-*")):
             foreign.append(_FOREIGN["best"])
@@ -123,6 +124,7 @@ class RunFolder:
             raise CheckpointError(
                 "not a run folder (no config.yaml); --resume takes the --out of an earlier run", self.path
             )
+
         cfg = configs.load(self.config)
         try:
             record = json.loads(self.data.read_text(encoding="utf-8"))
@@ -132,6 +134,7 @@ class RunFolder:
             raise CheckpointError(
                 "missing or damaged: nothing says which data this run was on; start a new run", self.data
             ) from error
+
         folder = data or recorded
         if data is None and not folder.is_dir():
             raise DataError(
@@ -147,6 +150,7 @@ class RunFolder:
                     "has changed since the run began, so resuming would not continue it; restore it or start a new run",
                     folder / f"{split}.jsonl",
                 )
+
         self._compare_tokenizer(folder / TOKENIZER_FILE)
         if data is not None and Path(now["folder"]) != recorded:
             log.info("the data are now in %s (the same manifests as in %s)", now["folder"], recorded)
@@ -171,6 +175,7 @@ class RunFolder:
             log.warning("%s is damaged; it is written again", path)
             write_json(path, environment)
             return
+
         # each package's version by its own name
         now = environment | environment["packages"]
         before = recorded | recorded.get("packages", {})
@@ -263,4 +268,5 @@ def data_record(folder: Path) -> dict[str, str]:
                 "('asr prepare' writes them)",
                 path,
             ) from error
+
     return record

@@ -86,6 +86,7 @@ def find_lr(
             if number >= _SETTLED and tried[-1].smoothed > _EXPLODED * lowest:
                 exploded = lr
                 break
+
     return RateSearch(tuple(tried), steepest_fall(tried), exploded)
 
 
@@ -98,4 +99,5 @@ def steepest_fall(tried: Sequence[TriedRate]) -> float | None:
         if fall > most:
             most = fall
             steepest = after.lr
+
     return steepest

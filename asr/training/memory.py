@@ -54,6 +54,7 @@ def total_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
+
     available = _proc_bytes(Path("/proc/meminfo"), "MemAvailable")
     if not available:
         return 0
@@ -68,6 +69,7 @@ def total_bytes(device: torch.device) -> int:
             limit = int(Path("/sys/fs/cgroup", limit_file).read_text())
             use = int(Path("/sys/fs/cgroup", use_file).read_text())
             free_bytes.append(max(0, limit - use))
+
     return min(free_bytes) + _process_bytes("VmRSS")
 
 
@@ -119,4 +121,5 @@ def remember_limit(run: Path, batch: Batch) -> bool:
             frames = None if too_many == math.inf else int(too_many)
             write_json(run / "memory.json", {"too_many_frames": frames, "left_out": left_out})
             return True
+
     return False

@@ -40,6 +40,7 @@ class MetricsFile:
         """Remove the rows that are not to be kept, and all from a damaged line on."""
         if not self.path.exists():
             return
+
         kept = []
         for raw in self.path.read_bytes().splitlines():
             try:
@@ -48,5 +49,6 @@ class MetricsFile:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 break  # a line cut short by a kill; those after it are later still
+
         with open_atomic(self.path) as file:
             file.writelines(line + "\n" for line in kept)

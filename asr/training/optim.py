@@ -24,6 +24,7 @@ def learning_rate(cfg: OptimConfig, before: float, after: float) -> float:
     """
     if after < cfg.warmup_fraction:
         return cfg.lr * after / cfg.warmup_fraction
+
     done = min(1.0, max(0.0, before - cfg.warmup_fraction) / max(1e-9, 1 - cfg.warmup_fraction))
     factor = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[cfg.decay]
     return cfg.lr * factor
@@ -64,6 +65,7 @@ class MovingAverage:
         if not self.tensors:
             yield
             return
+
         own = {k: v.clone() for k, v in self.network.state_dict().items()}
         self.network.load_state_dict(self.tensors)
         try:

@@ -70,6 +70,7 @@ class MemoryPlanner:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+
         # After a larger batch, a smaller one would count the memory that the allocator still holds.
         if measured is not None and (not self.points or batch.area > self.points[-1][0]):
             self.points.append((batch.area, measured))
@@ -83,6 +84,7 @@ class MemoryPlanner:
         """
         if not self.points:
             return 0.0
+
         first_area, first_peak = self.points[0]
         if len(self.points) == 1:
             first_area, first_peak = 0, self.base_bytes + self.weight_bytes
@@ -103,6 +105,7 @@ class MemoryPlanner:
         total = total_bytes(self.device)
         if measured is None or not total:
             return measured is not None
+
         peak = max(measured, self.predict_possible(max_batch_s))
         return peak + self.optimizer_bytes <= USABLE * total
 
@@ -136,6 +139,7 @@ class MemoryPlanner:
         was_training = self.network.training
         devices = [self.device] if self.device.type == "cuda" else []
         self.network.train()
+
         try:
             with torch.random.fork_rng(devices):
                 yield
@@ -173,6 +177,7 @@ def find_largest(fits: Callable[[float], bool], start: float, cap: float) -> flo
             low = middle
         else:
             high = middle
+
     return math.floor(low)
 
 
@@ -223,6 +228,7 @@ def resolve_max_batch_s(planner: MemoryPlanner, group: ProcessGroup) -> float:
             "batch.max_batch_s=auto: not even the longest utterance fits into memory; lower batch.max_utterance_s",
             key="batch.max_batch_s",
         )
+
     log.info("batch.max_batch_s=auto: %g s fit into memory", found_s)
     return float(found_s)
 

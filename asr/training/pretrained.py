@@ -43,6 +43,7 @@ def first_difference(first: TrainableModel, second: TrainableModel, free: Contai
             key = f"{stage}.{name}"
             if values[name] != value and key not in free:
                 return Difference(key, value, values[name])
+
     return None
 
 
@@ -69,6 +70,7 @@ def start_from(model: TrainableModel, path: Path) -> str:
             own[name][rows] = tensor[from_rows]
         else:
             own[name].copy_(tensor)
+
     if model.extractor.cfg.normalization == "corpus":
         model.extractor.load_state_dict(source.extractor.state_dict())
 
@@ -79,12 +81,14 @@ def start_from(model: TrainableModel, path: Path) -> str:
             f"{len(lost)} of the {source.tokenizer.vocabulary_size - 1} tokens of {path} are not in these training "
             f"texts, and lost: {_shown(lost)}; text.tokenizer=init keeps them"
         )
+
     total = model.tokenizer.vocabulary_size
     if len(missing) > total // 2:
         log.warning(
             f"most tokens are new to {path}, so its last layer is of little use: is the case the same? "
             "(text.normalization)"
         )
+
     new = f", {len(missing)} of them new: {_shown(missing)}" if missing else ""
     return f"started from {path}: {model.num_parameters:,} parameters, {total} tokens{new}"
 
@@ -97,6 +101,7 @@ def _check_alike(model: TrainableModel, source: TrainableModel, path: Path) -> N
     found = first_difference(model, source, _FREE)
     if found is None:
         return
+
     config = next((p for p in (path / "config.yaml", path.parent / "config.yaml") if p.is_file()), None)
     use = "use the same" if config is None else f"train with its config, {config}"
     if found.key == "audio.sample_rate_hz":

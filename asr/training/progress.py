@@ -162,6 +162,7 @@ class Pace:
         now, values = time.perf_counter(), self._values
         if self._first is None:
             return f"the first step is not done after {now - self._began_s:.0f} s"
+
         parts = [
             f"epoch {values['epoch']:.2f} of {values['epochs']:g}",
             f"step {values['step']:,.0f}",

@@ -66,6 +66,7 @@ def restore(
             f"its tensors do not fit config.yaml ('{min(wrong)}'): was the config changed after the run began?",
             saved.path,
         )
+
     set_model_tensors(model, groups["model"], saved.path)
     load_optimizer(optimizer, groups["optimizer"])
     for name, tensor in groups["average"].items():
@@ -119,6 +120,7 @@ def _compare(path: Path, config: dict[str, Any], checksum: str) -> list[str]:
             )
         effect = "; the rest is not what it would have been" if key in _OTHER_END else ""
         lines.append(f"resumed with another {key}: {now}, before {then}{effect}")
+
     if checksum_before != checksum:
         raise CheckpointError(
             f"another tokenizer than the one the run was trained with; {remedy}", run / "tokenizer.json"
@@ -137,4 +139,5 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             flat |= _flat(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
+
     return flat

@@ -107,9 +107,11 @@ class Learner:
             utterances, audio_s = self.group.sum(*own)
             if not utterances:
                 return StepResult(0.0, 0.0, 0, 0.0)
+
             losses, failure = self._add_gradients(parts, utterances)
             if failure is None:
                 break
+
             parts[failure.place : failure.place + 1] = self._smaller(parts[failure.place], failure.reason)
             self._undo(buffers)
 
@@ -129,6 +131,7 @@ class Learner:
                 most = int(max(row[0] for row in self.group.agree(len(parts))))
                 parts += [empty_batch(batch.features_btf.shape[2])] * (most - len(parts))
             all_parts += [part for part in parts if part.ids or self.group.size > 1]
+
         return all_parts
 
     def _fitting_parts(self, batch: Batch) -> Iterator[Batch]:
@@ -160,6 +163,7 @@ class Learner:
                     raise
                 # Only the text is kept: the error itself holds the tensors that filled the memory.
                 return losses, _OutOfMemory(place, str(error).strip().splitlines()[0])
+
         return losses, None
 
     @contextmanager
@@ -209,6 +213,7 @@ class Learner:
             )
         if len(batch.ids) > 1:
             return halves(batch)
+
         self.data.drop_large(batch.ids[0])
         return []
 

@@ -51,6 +51,7 @@ class DevSet:
         self.targets = targets_of(manifest, model.tokenizer, model.text.normalization)
         if not any(self.targets):
             raise DataError("has no words to validate on: every text is empty", manifest.path)
+
         #: the text is in another letter case than what the model is trained on
         self.lost_case = cases_differ(train_texts, self.texts)
         self._features: list[Features] = []
@@ -67,6 +68,7 @@ class DevSet:
             hypothesis = greedy(log_probs_sv, self.model.tokenizer)
             pairs.append((utterance.id, text, " ".join(hypothesis.text.split())))
             tally.add(log_probs_sv, len(hypothesis.spans), len(target))
+
         result = score(pairs)
         assert result.wer.rate is not None and result.cer.rate is not None  # there are words
         return Validation(result, tally.health(), result.wer.rate, result.cer.rate, self._loss_nats(all_sv))
@@ -87,6 +89,7 @@ class DevSet:
                     torch.tensor([len(target)]),
                 )
                 losses.append(loss_b.item())
+
         return sum(losses) / len(losses) if losses else None
 
 
@@ -98,6 +101,7 @@ def _check_characters(
     bad_ids = [id_ for id_, unknown in unknown_by_id.items() if unknown]
     if not bad_ids:
         return
+
     rows = Counter(c for unknown in unknown_by_id.values() for c in unknown)
     shown = ", ".join(f"{c!r} (U+{ord(c):04X}) in {n:,}" for c, n in rows.most_common(5))
     more = ", …" if len(rows) > 5 else ""

@@ -74,6 +74,7 @@ def diagnosis(
     """
     if now.emitted_ratio >= _NEARLY_NOTHING:
         return None
+
     seen = f"{now.blank_fraction:.0%} of steps are blank, {now.emitted_ratio:.2f} tokens emitted for each in the text"
 
     if lost_case:

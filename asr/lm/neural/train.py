@@ -184,6 +184,7 @@ class RnnTrainer:
             while not (progress.done or self.interrupt.asked):
                 self._epoch(watch)
             self._save_checkpoint()
+
         interrupted = self.interrupt.asked and not progress.done
         if interrupted:
             log.info("stopped; the same command goes on from here")
@@ -243,6 +244,7 @@ class RnnTrainer:
                 grad_norm=round(grad_norm, 4),
                 seconds=round(progress.seconds, 2),
             )
+
         watch(
             {
                 "epochs": self.cfg.epochs,
@@ -430,6 +432,7 @@ def _open(out: Path, reading: Reading, cfg: RnnTrainConfig) -> None:
         return
     if out.is_file() or (out.is_dir() and not _is_unbegun(out)):
         raise ConfigError(f"{out} holds something else; {advice}")
+
     try:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_json(out / TOKENIZER, reading.tokenizer.to_json())
@@ -448,6 +451,7 @@ def _compare(out: Path, record: dict[str, Any], reading: Reading, advice: str) -
         same_text = before["text_sha256"] == reading.sha256
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"not the record of a training; {advice}", out / "training.json") from error
+
     if not same_text or read_json(out / TOKENIZER) != reading.tokenizer.to_json():
         what = "tokenizer" if same_text else "text"
         raise DataError(f"{out} holds a training on another {what}, which this would not continue; {advice}")
