@@ -296,10 +296,12 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path, name):
     assert path.read_text() == "precious" and [p for p in (tmp_path / "m").rglob("*") if p.is_file()] == [path]
 
 
-def test_a_folder_as_a_kill_leaves_it_before_the_first_record_is_taken(tmp_path):
-    (tmp_path / "m" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "m" / "tokenizer.json").write_text("{")
-    assert train(read(LINES, held_out=0.2), small("epochs=1"), tmp_path / "m").progress.done
+def test_a_training_that_was_killed_before_its_tokenizer_was_written_resumes(tmp_path):
+    reading, cfg = read(LINES, held_out=0.2), small("epochs=1")
+    _open(tmp_path / "m", reading, cfg)
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    assert train(reading, cfg, tmp_path / "m").progress.done
+    assert (tmp_path / "m" / "tokenizer.json").exists()
 
 
 def test_two_trainings_in_one_folder_are_refused(tmp_path):

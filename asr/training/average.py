@@ -126,6 +126,7 @@ def _check_alike(first: TrainableModel, other: TrainableModel, first_path: Path,
     alike = "models that are averaged must be alike: "
     found = first_difference(first, other)
     if found is not None:
-        raise ConfigError(f"{alike}{found.key} is {found.first!r} in {first_path} and {found.second!r} in {path}")
+        key, value, other_value = found
+        raise ConfigError(f"{alike}{key} is {value!r} in {first_path} and {other_value!r} in {path}")
     if first.tokenizer.to_json() != other.tokenizer.to_json():
         raise ConfigError(f"{alike}{first_path} and {path} have other tokenizers")

@@ -168,11 +168,9 @@ class RunFolder:
         path = self.path / "environment.json"
         try:
             recorded = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            write_json(path, environment)
-            return
-        except (OSError, ValueError):
-            log.warning("%s is damaged; it is written again", path)
+        except (OSError, ValueError) as error:
+            if not isinstance(error, FileNotFoundError):
+                log.warning("%s is damaged; it is written again", path)
             write_json(path, environment)
             return
 

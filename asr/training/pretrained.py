@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -21,16 +21,10 @@ log = logging.getLogger(__name__)
 _FREE = ("model.dropout", "features.dither", "audio.resample", "text.normalization", "text.tokenizer")
 
 
-class Difference(NamedTuple):
-    """A config key that two models do not share, and its values."""
-
-    key: str
-    first: Any
-    second: Any
-
-
-def first_difference(first: TrainableModel, second: TrainableModel, free: Container[str] = ()) -> Difference | None:
-    """Return the first difference between the configs of two models; keys in ``free`` may differ."""
+def first_difference(
+    first: TrainableModel, second: TrainableModel, free: Container[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """Return the first key that differs between the configs of two models, and its values; ``free`` may differ."""
     stages = {
         "model": (first.network.cfg, second.network.cfg),
         "features": (first.extractor.cfg, second.extractor.cfg),
@@ -42,7 +36,7 @@ def first_difference(first: TrainableModel, second: TrainableModel, free: Contai
         for name, value in one.model_dump().items():
             key = f"{stage}.{name}"
             if values[name] != value and key not in free:
-                return Difference(key, value, values[name])
+                return key, value, values[name]
 
     return None
 
@@ -101,12 +95,13 @@ def _check_alike(model: TrainableModel, source: TrainableModel, path: Path) -> N
     found = first_difference(model, source, _FREE)
     if found is None:
         return
+    key, wanted, given = found
 
     config = next((p for p in (path / "config.yaml", path.parent / "config.yaml") if p.is_file()), None)
     use = "use the same" if config is None else f"train with its config, {config}"
-    if found.key == "audio.sample_rate_hz":
+    if key == "audio.sample_rate_hz":
         use += " (audio.resample=true for recordings of another rate)"
-    both = f"is {found.second!r} and the config's {found.first!r}"
+    both = f"is {given!r} and the config's {wanted!r}"
     if len(both) > 100:
         both = "is not the config's"
-    raise ConfigError(f"{path}: its {found.key} {both}; to start from this model, {use}", key=found.key)
+    raise ConfigError(f"{path}: its {key} {both}; to start from this model, {use}", key=key)

@@ -46,13 +46,6 @@ class StepResult(NamedTuple):
     audio_s: float
 
 
-class _OutOfMemory(NamedTuple):
-    """The batch part that ran out of memory, by its place among the parts, and the reason that torch gave."""
-
-    place: int
-    reason: str
-
-
 @dataclass
 class Learner:
     """A model, the data that it learns from, and the optimiser that changes it.
@@ -108,11 +101,12 @@ class Learner:
             if not utterances:
                 return StepResult(0.0, 0.0, 0, 0.0)
 
-            losses, failure = self._add_gradients(parts, utterances)
-            if failure is None:
+            losses, out_of_memory = self._add_gradients(parts, utterances)
+            if not out_of_memory:
                 break
 
-            parts[failure.place : failure.place + 1] = self._smaller(parts[failure.place], failure.reason)
+            failed = len(losses)
+            parts[failed : failed + 1] = self._smaller(parts[failed], out_of_memory)
             self._undo(buffers)
 
         losses_b = torch.cat(losses)
@@ -141,8 +135,11 @@ class Learner:
         for half in halves(batch):
             yield from self._fitting_parts(half)
 
-    def _add_gradients(self, parts: Sequence[Batch], utterances: float) -> tuple[list[Tensor], _OutOfMemory | None]:
-        """Add the gradients of the parts, up to one that runs out of memory; return the losses of each."""
+    def _add_gradients(self, parts: Sequence[Batch], utterances: float) -> tuple[list[Tensor], str]:
+        """Add the gradients of the parts, up to one that runs out of memory.
+
+        Returns the losses of each part, and torch's reason if the next part ran out of memory.
+        """
         losses: list[Tensor] = []
         for place, part in enumerate(parts):
             try:
@@ -162,9 +159,9 @@ class Learner:
                 if not is_out_of_memory(error):
                     raise
                 # Only the text is kept: the error itself holds the tensors that filled the memory.
-                return losses, _OutOfMemory(place, str(error).strip().splitlines()[0])
+                return losses, str(error).strip().splitlines()[0]
 
-        return losses, None
+        return losses, ""
 
     @contextmanager
     def _exchanging(self, *, is_last: bool) -> Iterator[None]:

@@ -430,13 +430,14 @@ def _open(out: Path, reading: Reading, cfg: RnnTrainConfig) -> None:
     if path.exists():
         _compare(out, record, reading, advice)
         return
-    if out.is_file() or (out.is_dir() and not _is_unbegun(out)):
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ConfigError(f"{out} holds something else; {advice}")
 
     try:
-        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_json(out / TOKENIZER, reading.tokenizer.to_json())
+        # The record comes first: a kill after it leaves a training that has begun.
+        out.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
+        write_json(out / TOKENIZER, reading.tokenizer.to_json())
     except OSError as error:
         raise CheckpointError(f"cannot write: {os_reason(error)}", out) from error
 
@@ -452,13 +453,8 @@ def _compare(out: Path, record: dict[str, Any], reading: Reading, advice: str) -
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"not the record of a training; {advice}", out / "training.json") from error
 
+    if not (out / TOKENIZER).exists():  # killed before it was written
+        write_json(out / TOKENIZER, reading.tokenizer.to_json())
     if not same_text or read_json(out / TOKENIZER) != reading.tokenizer.to_json():
         what = "tokenizer" if same_text else "text"
         raise DataError(f"{out} holds a training on another {what}, which this would not continue; {advice}")
-
-
-def _is_unbegun(out: Path) -> bool:
-    """Check whether a folder is empty, or as a kill leaves it before the record of the training is written."""
-    names = {path.name for path in out.iterdir()}
-    is_begun = names - {"checkpoints", TOKENIZER} or any((out / "checkpoints").glob("*"))
-    return not is_begun and (not names or "checkpoints" in names)
