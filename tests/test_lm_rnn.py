@@ -18,11 +18,12 @@ from asr import info
 from asr.commands.lm import app
 from asr.data.tokenizer import CharTokenizer, SubwordTokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError
+from asr.lm.neural.config import RnnTrainConfig, read_config
 from asr.lm.neural.folder import describe, find_rnn, is_rnn, load_rnn, save_rnn
 from asr.lm.neural.network import BOUNDARY, RnnConfig, RnnModel, RnnNetwork, sample
 from asr.lm.neural.perplexity import perplexity
 from asr.lm.neural.text import NO_TARGET, Streams, is_held_out, read
-from asr.lm.neural.train import RnnTrainConfig, RnnTrainer, _open, read_config, train, window_loss
+from asr.lm.neural.train import RnnTrainer, _open, train, window_loss
 from asr.model.checkpoint import load_state
 from tests.models import save_random_model
 

@@ -49,7 +49,7 @@ def test_the_loss_is_of_a_second_of_audio_however_many_utterances_a_step_has(dat
 
 
 def test_it_takes_the_weights_the_batches_and_the_dropout_of_the_config(data, tmp_path, monkeypatch):
-    import asr.training.session
+    import asr.training.learner
     from asr.train import train
 
     build_corpus(data, 3, seed=2, name="dev", longest=4)
@@ -64,7 +64,7 @@ def test_it_takes_the_weights_the_batches_and_the_dropout_of_the_config(data, tm
         sizes = [[len(batch.ids) for batch in next(steps)] for _ in range(4)]
     assert sizes == [[2, 2, 2], [2], [2, 2, 2], [2]]
     assert {m.p for m in trial.model.network.modules() if type(m).__name__ == "Dropout"} == {0.5}
-    monkeypatch.setattr(asr.training.session, "resolve_max_batch_s", lambda planner, group: 5)
+    monkeypatch.setattr(asr.training.learner, "resolve_max_batch_s", lambda planner, group: 5)
     assert build_trial(tiny_config("batch.max_batch_s=auto"), data).data.max_batch_s == 5
 
 

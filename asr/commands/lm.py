@@ -146,9 +146,11 @@ def _train_rnn(texts: list[Path], out: Path, network: RnnOptions, tokenizer: Pat
 
     from asr.lm.neural import text as rnn_text
     from asr.lm.neural import train as rnn_train
+    from asr.lm.neural.config import read_config
+    from asr.lm.neural.config import read_config
 
     given = {name: value for name, value in asdict(network).items() if name not in ("subwords", "settings")}
-    cfg = rnn_train.read_config(network.settings or [], **given)
+    cfg = read_config(network.settings or [], **given)
     with _lines_bar("reading text") as reach:
         reading = rnn_text.read(
             read_lines(texts), known, subwords=network.subwords, held_out=cfg.held_out, progress=reach

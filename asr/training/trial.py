@@ -13,8 +13,8 @@ from asr.data.manifest import read_split
 from asr.runtime import use_machine
 from asr.training.distributed import ProcessGroup
 from asr.training.gradients import Timed
+from asr.training.learner import build_learner, build_model_and_data, resolve_text
 from asr.training.optim import dropout
-from asr.training.session import build_learner, build_model_and_data, resolve_text
 from asr.training.step import Learner
 
 

@@ -14,24 +14,23 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from asr.config import OptimConfig, parse, split_setting
+from asr.config import OptimConfig
 from asr.data.tokenizer import FILE as TOKENIZER
 from asr.errors import CheckpointError, ConfigError, DataError, TrainingError, os_reason
 from asr.files import held, write_json
+from asr.lm.neural.config import RnnTrainConfig
 from asr.lm.neural.folder import save_rnn, set_tensors, tensors_of
-from asr.lm.neural.network import RnnConfig, RnnModel, RnnNetwork, bits
+from asr.lm.neural.network import RnnModel, RnnNetwork, bits
 from asr.lm.neural.text import NO_TARGET, Corpus, Reading, Streams
 from asr.model.checkpoint import has_state, load_state, save_state
 from asr.model.tensor_files import read_json
@@ -45,41 +44,6 @@ log = logging.getLogger(__name__)
 #: with a small text, fewer streams are trained side by side, so that an epoch has at least so many windows
 _LEAST_WINDOWS = 100
 _LOG_EVERY = 100
-
-
-class RnnTrainConfig(RnnConfig):
-    """The shape of the network, and how it is trained."""
-
-    epochs: int = Field(20, ge=1)
-    seed: int = Field(1, ge=0, lt=2**31)
-    #: steps after which back-propagation is cut; the state goes on
-    window: int = Field(64, ge=1, le=4096)
-    #: streams trained side by side; null: 64, or fewer so that an epoch of a small text has 100 updates
-    streams: int | None = Field(None, ge=1, le=4096)
-    lr: float = Field(3e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    #: share of all updates over which the rate rises from 0; after it, a cosine to 0
-    warmup_fraction: float = Field(0.03, ge=0, le=1)
-    #: gradients are scaled down to this norm; 0 switches clipping off
-    clip_norm: float = Field(1.0, ge=0)
-    #: share of sentences that are held out to measure on, chosen by their hashes
-    held_out: float = Field(0.05, gt=0, lt=1)
-    #: also measured after this many updates, in an epoch that has more
-    validate_every: int = Field(5000, ge=1)
-    #: stop when the held-out sentences have not become more probable for this many measurements
-    early_stop: int = Field(3, ge=1)
-    #: bf16: autocast with the loss in float32; auto: bf16 where the machine multiplies it natively
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: str = "auto"
-    #: CPU threads; null: one per core
-    threads: int | None = Field(None, ge=1)
-    #: a checkpoint at least this often
-    checkpoint_every_s: float = Field(300.0, gt=0)
-
-    @property
-    def network(self) -> RnnConfig:
-        """Return the shape of the network alone."""
-        return RnnConfig(**self.model_dump(include=set(RnnConfig.model_fields)))
 
 
 @dataclass
@@ -110,22 +74,6 @@ class RnnReport:
     parameters: int
     interrupted: bool
     facts: dict[str, Any]
-
-
-def read_config(settings: Sequence[str], **values: Any) -> RnnTrainConfig:
-    """Return the config of ``key=value`` settings on top of values by name; None: not given.
-
-    >>> read_config(["lr=1e-3", "cell=gru"], hidden=64).hidden
-    64
-
-    Raises:
-        ConfigError: no ``=``, an unknown key, or a value that does not fit.
-    """
-    given = {key: value for key, value in values.items() if value is not None}
-    for item in settings:
-        key, value = split_setting(item, example="lr=0.001")
-        given[key] = value
-    return parse(RnnTrainConfig, given, "language model")
 
 
 def train(reading: Reading, cfg: RnnTrainConfig, out: Path, watch: Watcher = lambda values: None) -> RnnReport:
