@@ -86,9 +86,13 @@ def _start(data: Path, job: dict[str, Any], rank: int, size: int, port: int, fol
         logging.basicConfig(stream=file, level=logging.INFO, format="%(levelname)s %(message)s", force=True)
         if size > 1:
             os.environ |= {
-                "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            }  # fmt: skip
+                "RANK": str(rank),
+                "WORLD_SIZE": str(size),
+                "LOCAL_RANK": str(rank),
+                "LOCAL_WORLD_SIZE": str(size),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
         _arm()
         code = globals()[job["call"]](rank) if "call" in job else _train(data, job)
     except AsrError as error:
@@ -165,16 +169,25 @@ def joined_gradients(group: Any) -> None:
 
     small = {"conv": [{"channels": 3, "kernel_tf": [5, 5], "stride_tf": [2, 2]}], "layers": 2, "hidden": 6}
     kinds = [
-        {"cell": "gru"}, {"cell": "gru", "bidirectional": False, "lookahead_steps": 2}, {"cell": "lstm"},
-        {"cell": "tanh", "merge": "concat"}, {"cell": "gru", "norm": False}, {"encoder": "tdnn"}, {"encoder": "mlp"},
-    ]  # fmt: skip
+        {"cell": "gru"},
+        {"cell": "gru", "bidirectional": False, "lookahead_steps": 2},
+        {"cell": "lstm"},
+        {"cell": "tanh", "merge": "concat"},
+        {"cell": "gru", "norm": False},
+        {"encoder": "tdnn"},
+        {"encoder": "mlp"},
+    ]
     machine = Machine(torch.device("cpu"), "fp32", 1)
     lengths = torch.tensor([30, 25, 17, 22, 9])
     torch.manual_seed(0)
     whole = Batch(
-        torch.randn(5, 30, 8), lengths, torch.randint(1, 5, (5, 2)), torch.tensor([2, 2, 1, 2, 1]),
-        ("a", "b", "c", "d", "e"), 1.0,
-    )  # fmt: skip
+        torch.randn(5, 30, 8),
+        lengths,
+        torch.randint(1, 5, (5, 2)),
+        torch.tensor([2, 2, 1, 2, 1]),
+        ("a", "b", "c", "d", "e"),
+        1.0,
+    )
     whole.features_btf.mul_((torch.arange(30)[None] < lengths[:, None])[:, :, None])
     # of four processes the last has nothing
     cuts = [(0, 1), (1, 4), (4, 5)] if group.size > 2 else [(0, 2), (2, 5)]

@@ -160,9 +160,13 @@ def test_epoch_0_counts_for_early_stopping(data, source, tmp_path, monkeypatch):
 @pytest.mark.parametrize("at", [0, 1, 3, 4, 6])
 def test_a_run_from_a_model_that_is_stopped_and_resumed_is_the_one_that_was_not(data, source, tmp_path, at):
     settings = (
-        f"train.init={source}", "train.epochs=2", "batch.max_utterances=3", "train.keep_best=2", "train.ema_decay=0.9",
+        f"train.init={source}",
+        "train.epochs=2",
+        "batch.max_utterances=3",
+        "train.keep_best=2",
+        "train.ema_decay=0.9",
         "train.checkpoint_every_s=1e-9",
-    )  # fmt: skip
+    )
     whole, run = train(tiny_config(*settings), data, tmp_path / "whole").run, tmp_path / "run"
     seen = 0
 
@@ -180,8 +184,9 @@ def test_a_run_from_a_model_that_is_stopped_and_resumed_is_the_one_that_was_not(
     for name in ("best/model.safetensors", "checkpoints/step-00000008/state.safetensors"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
     for kind in ("train", "valid"):
-        left, right = ([{k: v for k, v in row.items() if k != "seconds"} for row in _rows(one, kind)]
-                       for one in (run, whole))  # fmt: skip
+        left, right = (
+            [{k: v for k, v in row.items() if k != "seconds"} for row in _rows(one, kind)] for one in (run, whole)
+        )
         assert left == right
 
 

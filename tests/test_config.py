@@ -266,7 +266,7 @@ def test_the_last_set_of_a_key_wins_and_overrides_the_file(tmp_path):
         ("optim.lr=0", "--set optim.lr=0: optim.lr: expected a number above 0, got 0"),
         ("train.epochs=true", "--set train.epochs=true: train.epochs: must not be true or false, got true"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_set_is_one_line_that_shows_it(item, message):
     assert _set_message(item).startswith(message)
 

@@ -25,9 +25,12 @@ from tests.builders import build_corpus, tiny_config
 ROOT = Path(__file__).resolve().parent.parent
 # No dropout: its masks are drawn for a process. All else that a run can have.
 BASE = (
-    "train.epochs=3", "train.ema_decay=0.9", "batch.max_utterances=5", "augment.speeds=[0.9, 1.0, 1.1]",
+    "train.epochs=3",
+    "train.ema_decay=0.9",
+    "batch.max_utterances=5",
+    "augment.speeds=[0.9, 1.0, 1.1]",
     "features.normalization=corpus",
-)  # fmt: skip
+)
 SOON = "train.checkpoint_every_s=1e-9"
 
 
@@ -44,9 +47,13 @@ def _do(data: Path, *jobs: dict[str, Any]) -> list[dict[str, Any]]:
         job["settings"] = tiny_config(*job.get("settings", ())).model_dump(mode="json")
         job["run"] = str(job.get("run", ""))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.processes", str(data), json.dumps(jobs)], cwd=ROOT, capture_output=True,
-        text=True, timeout=550, env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-    )  # fmt: skip
+        [sys.executable, "-m", "tests.processes", str(data), json.dumps(jobs)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=550,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )
     assert done.returncode == 0, done.stderr
     results: list[dict[str, Any]] = json.loads(done.stdout)
     raw = ("Traceback", "Warning:")
@@ -96,8 +103,9 @@ def everything(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     folder = tmp_path_factory.mktemp("runs")
     settings = [*BASE, SOON]
     jobs: list[tuple[str, dict[str, Any]]] = [
-        ("two agree", {"call": "agreements", "size": 2}), ("four agree", {"call": "agreements", "size": 4}),
-    ]  # fmt: skip
+        ("two agree", {"call": "agreements", "size": 2}),
+        ("four agree", {"call": "agreements", "size": 4}),
+    ]
     # lstm: batches of two utterances for three processes, one of which has nothing
     kinds = {"plain": (), "lstm": ("model.cell=lstm", "batch.max_utterances=2", "train.accumulate=2")}
     for name, more in kinds.items():
@@ -105,9 +113,12 @@ def everything(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
             label = f"{name}-{'one' if size == 1 else 'many'}"
             jobs.append((label, {"run": folder / label, "size": size, "settings": [*BASE, *more]}))
     acts = {
-        "kill": [1, 4, "KILL"], "first": [0, 6, "KILL"], "term": [1, 3, "TERM"], "fewer": [0, 5, "TERM"],
+        "kill": [1, 4, "KILL"],
+        "first": [0, 6, "KILL"],
+        "term": [1, 3, "TERM"],
+        "fewer": [0, 5, "TERM"],
         "oom": [1, 3, "oom"],
-    }  # fmt: skip
+    }
     for name, act in acts.items():
         job = {"run": folder / name, "size": 2, "settings": settings}
         jobs += [(name, {**job, "act": [act]}), (name, {**job, "size": 1 if name == "fewer" else 2})]
@@ -206,11 +217,31 @@ def test_a_loss_that_is_not_finite_is_said_by_one_process_with_rate_and_utteranc
 def test_torchrun_starts_it(data, runs, tmp_path):
     (tmp_path / "c.yaml").write_text(json.dumps(tiny_config(*BASE).model_dump(mode="json")))
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
-         "--rdzv-endpoint", "localhost:0", "-m", "asr", "train", str(tmp_path / "c.yaml"), "--data", str(data),
-         "--out", str(tmp_path / "run")],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            "localhost:0",
+            "-m",
+            "asr",
+            "train",
+            str(tmp_path / "c.yaml"),
+            "--data",
+            str(data),
+            "--out",
+            str(tmp_path / "run"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'run' / 'best'}\n"
     assert done.stderr.count("INFO epoch 3: loss") == 1

@@ -305,9 +305,7 @@ def test_auto_keeps_a_reserve_and_does_not_try_what_it_foresees_not_to_fit(data,
     areas: list[int] = []
     monkeypatch.setattr(asr.training.planner, "used_bytes", lambda device: 10**6)
     monkeypatch.setattr(asr.training.planner, "total_bytes", lambda device: 2 * 10**6)
-    monkeypatch.setattr(
-        asr.training.planner, "peak_bytes", lambda device: 10**6 + 4 * 5000 + 1000 * areas[-1]
-    )  # fmt: skip
+    monkeypatch.setattr(asr.training.planner, "peak_bytes", lambda device: 10**6 + 4 * 5000 + 1000 * areas[-1])
     real = asr.training.planner.gradients
 
     def gradients(network: Any, batch: Batch, *args: Any, **more: Any) -> Any:

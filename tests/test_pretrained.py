@@ -91,9 +91,12 @@ def test_a_config_that_differs_is_told_where_the_right_one_is(source, tmp_path):
 
 @pytest.mark.parametrize(
     ("setting", "said"),
-    [("model.hidden=9", "model.hidden"), ("features.num_mels=11", "features.num_mels"),
-     ("audio.sample_rate_hz=8000", "audio.sample_rate_hz")],
-)  # fmt: skip
+    [
+        ("model.hidden=9", "model.hidden"),
+        ("features.num_mels=11", "features.num_mels"),
+        ("audio.sample_rate_hz=8000", "audio.sample_rate_hz"),
+    ],
+)
 def test_a_network_or_an_input_that_differs_is_refused_by_name(source, setting, said):
     with pytest.raises(ConfigError, match=said):
         start_from(new_model(ALPHABET, setting), source)

@@ -28,9 +28,15 @@ def test_nothing_changed_is_nothing_said(tmp_path):
 
 @pytest.mark.parametrize(
     ("setting", "before"),
-    [("optim.lr=0.5", "0.01"), ("train.seed=9", "1"), ("batch.max_utterances=3", "4"), ("train.precision=bf16", "fp32"),
-     ("model.conv=[{channels: 5}]", "\\[\\{"), ("train.accumulate=2", "1")],
-)  # fmt: skip
+    [
+        ("optim.lr=0.5", "0.01"),
+        ("train.seed=9", "1"),
+        ("batch.max_utterances=3", "4"),
+        ("train.precision=bf16", "fp32"),
+        ("model.conv=[{channels: 5}]", "\\[\\{"),
+        ("train.accumulate=2", "1"),
+    ],
+)
 def test_a_config_that_would_train_something_else_stops_with_what_to_do(tmp_path, setting, before):
     record = _started(tmp_path / "run")
     with pytest.raises(
@@ -89,9 +95,14 @@ def test_a_resumed_run_says_what_else_is_another(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "asr"):
         resume(run)
     said = "\n".join(caplog.messages)
-    for what in ("asr: ", "torch: ", "threads: 1, before 64; the result is the same up to rounding",
-                 "precision: fp32, before bf16; the result is not what it would have been",
-                 "processes: 1, before 4; the batches are the same ones", "batch.workers: 2, before 1"):  # fmt: skip
+    for what in (
+        "asr: ",
+        "torch: ",
+        "threads: 1, before 64; the result is the same up to rounding",
+        "precision: fp32, before bf16; the result is not what it would have been",
+        "processes: 1, before 4; the batches are the same ones",
+        "batch.workers: 2, before 1",
+    ):
         assert f"resumed with another {what}" in said, what
 
 

@@ -140,9 +140,19 @@ def test_threads_are_those_asked_for_or_one_a_core():
 def test_the_environment_says_what_ran_where():
     report = environment(CPU, "fp32", 2)
     assert set(report) == {
-        "asr", "commit", "dirty", "python", "platform", "packages", "cpu", "cpu_capability", "cores", "threads",
-        "device", "precision",
-    }  # fmt: skip
+        "asr",
+        "commit",
+        "dirty",
+        "python",
+        "platform",
+        "packages",
+        "cpu",
+        "cpu_capability",
+        "cores",
+        "threads",
+        "device",
+        "precision",
+    }
     json.dumps(report, allow_nan=False)
     assert report["asr"] == asr.__version__
     assert report["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]

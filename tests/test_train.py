@@ -47,13 +47,25 @@ from tests.builders import build_corpus, noise, tiny_config, write_wav
 
 # Everything that is random or has a memory: what a resumed run could get wrong.
 EVERYTHING = (
-    "train.epochs=3", "train.sortagrad=true", "train.ema_decay=0.9", "train.keep_best=2", "batch.workers=1",
-    "batch.max_utterances=3", "augment.speeds=[0.9, 1.0, 1.1]", "model.dropout=0.2",
+    "train.epochs=3",
+    "train.sortagrad=true",
+    "train.ema_decay=0.9",
+    "train.keep_best=2",
+    "batch.workers=1",
+    "batch.max_utterances=3",
+    "augment.speeds=[0.9, 1.0, 1.1]",
+    "model.dropout=0.2",
     "augment.spec={freq_masks: 1, freq_width_bins: 3, time_masks: 1, time_width_s: 0.1}",
-    "features.normalization=corpus", "features.dither=0.0001", "augment.warp=0.1", "augment.noise.probability=0.5",
-    "augment.reverb.probability=0.5", "train.label_smoothing=0.1", "train.dropout_schedule=[[0, 0.1], [0.8, 0.3]]",
-    "train.keep_last=2", "train.consistency=0.2",
-)  # fmt: skip
+    "features.normalization=corpus",
+    "features.dither=0.0001",
+    "augment.warp=0.1",
+    "augment.noise.probability=0.5",
+    "augment.reverb.probability=0.5",
+    "train.label_smoothing=0.1",
+    "train.dropout_schedule=[[0, 0.1], [0.8, 0.3]]",
+    "train.keep_last=2",
+    "train.consistency=0.2",
+)
 CPU = Machine(torch.device("cpu"), "fp32", 1)
 EACH_STEP = "train.checkpoint_every_s=1e-9"
 
@@ -97,9 +109,10 @@ def _without_seconds(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _assert_same_run(
-    run: Path, expected: Path,
+    run: Path,
+    expected: Path,
     prefixes: tuple[str, ...] = ("model.network.", "model.features.", "optimizer.", "average."),
-) -> None:  # fmt: skip
+) -> None:
     """Bit for bit: newest checkpoint (weights, optimiser, average, progress), models, metrics; not wall times."""
     newest = _newest(run)
     assert newest.name == _newest(expected).name
@@ -149,13 +162,22 @@ def test_a_run_leaves_its_record(data, tmp_path):
     report = train(cfg, data, tmp_path / "run")
     run = tmp_path / "run"
     assert sorted(p.name for p in run.iterdir() if p.name != "tensorboard") == [
-        "best", "checkpoints", "config.yaml", "data.json", "environment.json", "metrics.jsonl", "started.json",
+        "best",
+        "checkpoints",
+        "config.yaml",
+        "data.json",
+        "environment.json",
+        "metrics.jsonl",
+        "started.json",
         "train.log",
-    ]  # fmt: skip
+    ]
     assert configs.load(run / "config.yaml") == cfg
     assert sorted(p.name for p in (run / "best").iterdir()) == [
-        "config.json", "model.safetensors", "results.json", "tokenizer.json",
-    ]  # fmt: skip
+        "config.json",
+        "model.safetensors",
+        "results.json",
+        "tokenizer.json",
+    ]
     record = json.loads((run / "data.json").read_text())
     assert record["folder"] == str(data.resolve()) and len(record["train"]) == len(record["dev"]) == 64
     assert json.loads((run / "environment.json").read_text())["precision"] == "fp32"
@@ -178,9 +200,17 @@ def test_metrics_have_a_row_a_step_and_a_row_a_validation(reference):
         assert row["loss_nats"] > 0 and row["grad_norm"] > 0 and row["audio_s"] > 0
     for row in valid_rows:
         assert set(row) == {
-            "kind", "step", "epoch", "loss_nats", "dev_loss_nats", "wer", "cer", "blank_fraction", "emitted_ratio",
+            "kind",
+            "step",
+            "epoch",
+            "loss_nats",
+            "dev_loss_nats",
+            "wer",
+            "cer",
+            "blank_fraction",
+            "emitted_ratio",
             "seconds",
-        }  # fmt: skip
+        }
         assert 0 <= row["blank_fraction"] <= 1
     seconds = [row["seconds"] for row in _rows(reference)]
     assert seconds == sorted(seconds)
@@ -377,10 +407,14 @@ def test_consistency_adds_the_disagreement_of_two_views_and_leaves_the_loss_thei
     assert (drawn - plain).norm() > 1e-3 * plain.norm()  # more than rounding
     assert batch.twin_btf is not None
     both = replace(
-        batch, features_btf=torch.cat([batch.features_btf, batch.twin_btf]), twin_btf=None, ids=batch.ids * 2,
-        num_frames_b=batch.num_frames_b.repeat(2), num_targets_b=batch.num_targets_b.repeat(2),
+        batch,
+        features_btf=torch.cat([batch.features_btf, batch.twin_btf]),
+        twin_btf=None,
+        ids=batch.ids * 2,
+        num_frames_b=batch.num_frames_b.repeat(2),
+        num_targets_b=batch.num_targets_b.repeat(2),
         targets_bu=batch.targets_bu.repeat(2, 1),
-    )  # fmt: skip
+    )
     for smoothing in (0.0, 0.5):  # loss and penalty are means of both views, as if these were utterances of one batch
         one, two = (build_trial(tiny_config(masks), data) for _ in range(2))
         losses_b = asr.training.gradients.gradients(one.model.network, both, 2, CPU, smoothing=smoothing)
@@ -855,8 +889,11 @@ def test_metrics_on_a_full_disk_are_one_line_with_the_way_on(data, reference, tm
 
     with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="no space left on device; free space"):
         train(
-            tiny_config(*EVERYTHING), data, run, _at_step(3, lambda: patch.setattr(Path, "open", full)),
-        )  # fmt: skip
+            tiny_config(*EVERYTHING),
+            data,
+            run,
+            _at_step(3, lambda: patch.setattr(Path, "open", full)),
+        )
     resume(run)
     _assert_same_run(run, reference)
 
@@ -997,9 +1034,12 @@ def _kill(data: Path, folder: Path, jobs: dict[str, tuple[RunConfig, Kills]]) ->
     todo = [(str(folder / name), cfg.model_dump(mode="json"), kills) for name, (cfg, kills) in jobs.items()]
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(data), json.dumps(todo)],
-        capture_output=True, text=True, timeout=600, cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=Path(__file__).parent.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     lines = done.stdout.splitlines()

@@ -113,9 +113,11 @@ def test_a_plan_holds_every_kept_utterance_once_and_keeps_the_limits(
     durations_s, max_utterances, max_batch_s, epoch, sortagrad
 ):
     cfg = tiny_config(
-        f"batch.max_utterances={max_utterances}", f"batch.max_batch_s={max_batch_s}",
-        f"train.sortagrad={str(sortagrad).lower()}", "augment.speeds=[0.9, 1.0, 1.1]",
-    )  # fmt: skip
+        f"batch.max_utterances={max_utterances}",
+        f"batch.max_batch_s={max_batch_s}",
+        f"train.sortagrad={str(sortagrad).lower()}",
+        "augment.speeds=[0.9, 1.0, 1.1]",
+    )
     manifest = _paper([1.0, *durations_s])
     data = _data(manifest, cfg)
     plan = data.plan(epoch)
@@ -168,9 +170,7 @@ def test_an_utterance_keeps_its_speed_whatever_else_is_in_the_corpus():
     half = Manifest(whole.path, whole.utterances[::2])
 
     def speeds(manifest: Manifest) -> dict[str, float]:
-        return {
-            manifest.utterances[i].id: s for planned in _data(manifest, cfg).plan(2) for i, s in planned.items
-        }  # fmt: skip
+        return {manifest.utterances[i].id: s for planned in _data(manifest, cfg).plan(2) for i, s in planned.items}
 
     all_speeds = speeds(whole)
     assert speeds(half) == {u.id: all_speeds[u.id] for u in half}
@@ -503,26 +503,7 @@ print(len(data.kept), time.process_time() - began, memory_kb("VmHWM") - before_k
 def _librispeech_like(path: Path, count: int) -> Path:
     rng = np.random.default_rng(0)
     words = np.array(
-        [
-            "THE",
-            "OF",
-            "AND",
-            "A",
-            "TO",
-            "IN",
-            "HE",
-            "WAS",
-            "THAT",
-            "HIS",
-            "HER",
-            "WITH",
-            "HAD",
-            "SHE",
-            "NOT",
-            "WHICH",
-            "SOMETHING",
-            "CONSIDERATION",
-        ]
+        "THE OF AND A TO IN HE WAS THAT HIS HER WITH HAD SHE NOT WHICH SOMETHING CONSIDERATION".split(),
     )
     with path.open("w", encoding="utf-8") as file:
         for i in range(count):
@@ -530,8 +511,13 @@ def _librispeech_like(path: Path, count: int) -> Path:
             id_ = f"{speaker}-{chapter}-{i:06d}"
             duration_s = float(np.clip(rng.normal(12.3, 3.9), 1.3, 19.9))
             text = " ".join(words[rng.integers(len(words), size=round(duration_s * 14.6 / 5))])
-            row = {"id": id_, "audio_path": f"LibriSpeech/train-other-500/{speaker}/{chapter}/{id_}.flac",
-                   "duration_s": round(duration_s, 4), "text": text, "speaker": str(speaker)}  # fmt: skip
+            row = {
+                "id": id_,
+                "audio_path": f"LibriSpeech/train-other-500/{speaker}/{chapter}/{id_}.flac",
+                "duration_s": round(duration_s, 4),
+                "text": text,
+                "speaker": str(speaker),
+            }
             file.write(json.dumps(row) + "\n")
     return path
 
