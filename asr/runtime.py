@@ -94,7 +94,7 @@ def use_threads(threads: int | None) -> int:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a training runs on. ``precision``: bf16 or fp32; ``threads``: torch's, of one operation."""
+    """The set-up that a training runs on. ``precision``: bf16 or fp32; ``threads``: of one operation of torch."""
 
     device: torch.device
     precision: str

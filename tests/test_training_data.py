@@ -502,9 +502,8 @@ print(len(data.kept), time.process_time() - began, memory_kb("VmHWM") - before_k
 
 def _librispeech_like(path: Path, count: int) -> Path:
     rng = np.random.default_rng(0)
-    words = np.array(
-        "THE OF AND A TO IN HE WAS THAT HIS HER WITH HAD SHE NOT WHICH SOMETHING CONSIDERATION".split(),
-    )
+    words = ["THE", "OF", "AND", "A", "TO", "IN", "HE", "WAS", "THAT", "HIS", "HER", "WITH", "HAD", "SHE", "NOT"]
+    words = np.array([*words, "WHICH", "SOMETHING", "CONSIDERATION"])
     with path.open("w", encoding="utf-8") as file:
         for i in range(count):
             speaker, chapter = rng.integers(2300), rng.integers(200_000)

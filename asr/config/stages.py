@@ -54,7 +54,7 @@ class AudioConfig(Stage):
 
 
 class TextConfig(Stage):
-    """How transcripts become tokens."""
+    """The normalisation and the tokens of transcripts."""
 
     #: applied to transcripts before they become tokens and before scoring; data: the profile that the data folder's
     #: prepared.json names, or none where there is none
@@ -309,7 +309,7 @@ class OptimConfig(Stage):
 
 
 class TrainConfig(Stage):
-    """How long and how a run is trained, and what is kept of it."""
+    """The length of a run, its loss, validation, checkpoints and the models that are kept."""
 
     epochs: int = Field(30, ge=1)
     #: stop after this many optimiser steps (for trials); null: by epochs only

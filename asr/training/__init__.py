@@ -1,1 +1,1 @@
-"""What a training run is made of: ``asr.train`` puts the parts together."""
+"""The parts of a training run; ``asr.train`` puts them together."""

@@ -39,7 +39,7 @@ class Distorter:
 
     @property
     def active(self) -> bool:
-        """Whether any wave may be changed."""
+        """Return true if any wave may be changed."""
         cfg = self.cfg
         return cfg.noise.probability > 0 or cfg.reverb.probability > 0 or cfg.gain_db != (0.0, 0.0)
 

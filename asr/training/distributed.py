@@ -55,7 +55,7 @@ class ProcessGroup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the files."""
+        """Return true in the process that writes the files."""
         return self.rank == 0
 
     def device(self, name: str) -> str:

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads before anything is computed. Without a tokenizer, the tokens are the training characters."""
+    """The files that a run reads first. Without a tokenizer, its tokens are the characters of the training texts."""
 
     cfg: RunConfig
     train: Manifest
@@ -84,18 +84,18 @@ class Session:
 
     @property
     def cfg(self) -> RunConfig:
-        """The config as it is trained."""
+        """Return the config as it is trained."""
         return self.learner.cfg
 
     @property
     def is_over(self) -> bool:
-        """Whether as many epochs, or steps, are done as the config asks for."""
+        """Return true if all epochs or steps that the config asks for are done."""
         cfg = self.cfg.train
         return self.progress.epoch >= cfg.epochs or (cfg.max_steps is not None and self.progress.step >= cfg.max_steps)
 
     @property
     def dropped(self) -> list[Dropped]:
-        """Utterances left out, before the first epoch and since."""
+        """Return the utterances left out, before the first epoch and since."""
         return [*self.learner.data.dropped, *self.learner.data.late]
 
     def recording(self) -> AbstractContextManager[None]:
@@ -194,13 +194,13 @@ def build_session(inputs: Inputs, run: RunFolder, group: ProcessGroup, *, resumi
     Raises:
         AsrError: the run cannot be trained or resumed; the same error in all processes.
     """
-    # What the processes must agree on
+    # all processes must have the same versions, precision and manifests
     commit_facts = commit()  # now, as the checkout may change while the run trains
     machine = group.everywhere(lambda: _find_machine(inputs.cfg, group))
     if group.size > 1:
         group.check_alike(group.everywhere(lambda: _facts_to_compare(inputs, machine)))
 
-    # The model and its data
+    # the model, its data, and checks of them
     timer = PhaseTimer()
     model, data = group.everywhere(lambda: build_model_and_data(inputs.cfg, inputs.train, inputs.tokenizer, group))
     train_texts = (normalize(u.text, inputs.cfg.text.normalization) for u in inputs.train)
@@ -209,7 +209,7 @@ def build_session(inputs: Inputs, run: RunFolder, group: ProcessGroup, *, resumi
         lambda: check_start(inputs.train, data.kept, inputs.dev, model.audio, model.text.normalization)
     )
 
-    # What changes the weights
+    # the weights: from the newest checkpoint, or new ones
     saved = group.from_first(lambda: _newest_state(run)) if resuming else None
     learner = build_learner(model, data, machine, group, timed=timer, run=run.path, has_checkpoint=saved is not None)
     cfg = learner.cfg
@@ -219,7 +219,7 @@ def build_session(inputs: Inputs, run: RunFolder, group: ProcessGroup, *, resumi
         lambda: check_unchanged(run.path / "started.json", cfg, model.tokenizer, has_state=saved is not None)
     )
 
-    # What is kept of the run
+    # the folder, with the models that are kept
     place = hardware(machine.device, machine.threads)
     facts = {
         "corpus": headers.corpus_title(inputs.train.path.parent),

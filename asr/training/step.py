@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class StepResult(NamedTuple):
-    """What a step did.
+    """The outcome of a step.
 
     ``loss_nats`` is the mean per utterance, ``grad_norm`` is taken before clipping. All are 0 if no utterance of the
     step fits into memory: the weights have not changed.
