@@ -405,7 +405,7 @@ def test_configs_from_before_encoders_give_the_network_of_before_and_its_weights
         ({"encoder": "tdnn", "mlp": {"context": 2}}, "mlp is set, but the encoder is tdnn"),
         ({"encoder": "tdnn", "tdnn": {"kernels": [4]}}, "tdnn.kernels: needs odd numbers from 1 to 99, got [4]"),
         ({"encoder": "tdnn", "tdnn": {"kernels": []}}, "tdnn.kernels: needs odd numbers"),
-        ({"encoder": "tdnn", "tdnn": {"dilations": [0]}}, "tdnn.dilations: needs numbers from 1 to 99, got [0]"),
+        ({"encoder": "tdnn", "tdnn": {"dilations": [0]}}, "tdnn.dilations.0: expected a number of at least 1, got 0"),
         ({"encoder": "tdnn", "layers": 2, "tdnn": {"kernels": [3, 3, 3]}}, "tdnn.kernels has 3 values for 2 layers"),
         ({"encoder": "tdnn", "tdnn": {"strid": 2}}, "tdnn: unknown key 'strid'"),
         ({"encoder": "mlp", "mlp": {"context": -1}}, "mlp.context"),

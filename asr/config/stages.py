@@ -35,6 +35,12 @@ def _check_normalization(value: str) -> str:
     return value
 
 
+def _check_filled(value: tuple[float, ...]) -> tuple[float, ...]:
+    if not value:
+        raise ValueError("needs at least one number, got []")
+    return value
+
+
 def _check_rising(value: tuple[float, float]) -> tuple[float, float]:
     if value[0] > value[1]:
         raise ValueError(f"needs the lower number first, got {list(value)}")
@@ -95,13 +101,16 @@ class FeatureConfig(Stage):
     dither: float = Field(0.0, ge=0, le=0.1)
 
 
+_Stride = Annotated[int, Field(ge=1)]
+
+
 class ConvConfig(Stage):
     """One convolution over time and frequency."""
 
     channels: int = Field(32, ge=1)
     #: kernel in frames and bins; odd, so that "same" padding is symmetric and the stride formula is exact
     kernel_tf: tuple[int, int] = (11, 41)
-    stride_tf: tuple[int, int] = (2, 2)
+    stride_tf: tuple[_Stride, _Stride] = (2, 2)
 
     @field_validator("kernel_tf")
     @classmethod
@@ -110,12 +119,8 @@ class ConvConfig(Stage):
             raise ValueError(f"both sides must be odd and positive, got {list(value)}")
         return value
 
-    @field_validator("stride_tf")
-    @classmethod
-    def _positive(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if any(s < 1 for s in value):
-            raise ValueError(f"both strides must be at least 1, got {list(value)}")
-        return value
+
+_Dilation = Annotated[int, Field(ge=1, le=99)]
 
 
 class TdnnConfig(Stage):
@@ -124,7 +129,7 @@ class TdnnConfig(Stage):
     #: taps of each convolution; odd, so that padding is symmetric and the step formula is exact
     kernels: tuple[int, ...] = (5, 3)
     #: steps from one tap to the next
-    dilations: tuple[int, ...] = (1, 1, 2, 3)
+    dilations: Annotated[tuple[_Dilation, ...], AfterValidator(_check_filled)] = (1, 1, 2, 3)
     #: of the first layer; the others have 1
     stride: int = Field(1, ge=1, le=16)
 
@@ -133,13 +138,6 @@ class TdnnConfig(Stage):
     def _kernels(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or any(not 1 <= k <= 99 or k % 2 == 0 for k in value):
             raise ValueError(f"needs odd numbers from 1 to 99, got {list(value)}")
-        return value
-
-    @field_validator("dilations")
-    @classmethod
-    def _dilations(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or any(not 1 <= d <= 99 for d in value):
-            raise ValueError(f"needs numbers from 1 to 99, got {list(value)}")
         return value
 
 
@@ -255,11 +253,14 @@ class ReverbConfig(Stage):
         return value
 
 
+_Speed = Annotated[float, Field(ge=0.5, le=2)]
+
+
 class AugmentConfig(Stage):
     """Changes of the training audio and features, drawn for each utterance and epoch."""
 
     #: one factor is drawn per utterance and epoch; 1.1 is faster and higher (resampling, as Kaldi's speed perturbation)
-    speeds: tuple[float, ...] = (1.0,)
+    speeds: Annotated[tuple[_Speed, ...], AfterValidator(_check_filled)] = (1.0,)
     #: frequencies are stretched by a factor from 1 - warp to 1 + warp, as by a vocal tract of another length
     warp: float = Field(0.0, ge=0, le=0.3)
     #: gain, drawn between these; with features normalised by utterance it has almost no effect
@@ -267,13 +268,6 @@ class AugmentConfig(Stage):
     reverb: ReverbConfig = ReverbConfig()
     noise: NoiseConfig = NoiseConfig()
     spec: SpecAugmentConfig = SpecAugmentConfig()
-
-    @field_validator("speeds")
-    @classmethod
-    def _speeds(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or any(not 0.5 <= s <= 2.0 for s in value):
-            raise ValueError(f"needs factors between 0.5 and 2.0, got {list(value)}")
-        return value
 
 
 class BatchConfig(Stage):
