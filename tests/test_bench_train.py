@@ -18,7 +18,7 @@ from asr.ctc import consistency_loss, ctc_loss
 from asr.errors import ConfigError
 from asr.model.build import build_network
 from asr.model.network import DeepSpeech2
-from asr.training.trial import Trial
+from asr.training.trial import build_trial
 from tests.builders import build_corpus, tiny_config
 
 
@@ -109,12 +109,12 @@ def test_the_plain_way_has_the_same_loss_on_a_batch(tmp_path, cell, merge):
         f"train.consistency={0.5 if merge == 'sum' else 0}",
     )
     made_up_data(cfg, tmp_path, 0.6)
-    trial = Trial(cfg, tmp_path)
-    plain = PlainTrainer(trial.data, trial.network, trial.device)
-    copy_weights(trial.network, plain.network)
+    trial = build_trial(cfg, tmp_path)
+    plain = PlainTrainer(trial.data, trial.model.network, trial.machine.device)
+    copy_weights(trial.model.network, plain.network)
     batch = trial.data.load(trial.data.plan(1)[0])
     outputs = [
-        trial.network(one_btf, batch.num_frames_b)
+        trial.model.network(one_btf, batch.num_frames_b)
         for one_btf in (batch.features_btf, batch.twin_btf)
         if one_btf is not None
     ]
@@ -124,14 +124,14 @@ def test_the_plain_way_has_the_same_loss_on_a_batch(tmp_path, cell, merge):
     if merge == "sum":
         ours += 0.5 * consistency_loss(outputs[0][0], outputs[1][0], num_steps_b).mean()
     torch.testing.assert_close(plain.loss(batch), ours, rtol=1e-5, atol=1e-5)
-    assert sum(p.numel() for p in plain.network.parameters()) >= trial.parameters
+    assert sum(p.numel() for p in plain.network.parameters()) >= trial.model.num_parameters
 
 
 def test_the_plain_way_learns(tmp_path):
     build_corpus(tmp_path, 8, seed=1, longest=3)
     cfg = tiny_config("augment.speeds=[0.9, 1.0]", "augment.spec={freq_masks: 1}")
-    trial = Trial(cfg, tmp_path)
-    plain = PlainTrainer(trial.data, trial.network, trial.device)
+    trial = build_trial(cfg, tmp_path)
+    plain = PlainTrainer(trial.data, trial.model.network, trial.machine.device)
     losses = [plain.step()[1] for _ in range(40)]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 

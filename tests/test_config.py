@@ -117,7 +117,10 @@ def test_an_unknown_key_names_the_nearest_at_every_depth(tmp_path, text, message
         ("model:\n  conv: []\n", ": model: conv needs 1 to 3 layers"),
         ("model:\n  lookahead_steps: 5\n", ": model: lookahead_steps needs bidirectional: false"),
         ("model:\n  conv: [{kernel_tf: [2, 3]}]\n", ": model.conv.0.kernel_tf: both sides must be odd"),
-        ("model:\n  conv: [{stride_tf: [0, 3]}]\n", ": model.conv.0.stride_tf.0: expected a number of at least 1, got 0"),
+        (
+            "model:\n  conv: [{stride_tf: [0, 3]}]\n",
+            ": model.conv.0.stride_tf.0: expected a number of at least 1, got 0",
+        ),
         ("augment:\n  speeds: [3.0]\n", ": augment.speeds.0: expected a number of at most 2, got 3.0"),
         ("text:\n  normalization: uper\n", ": text.normalization: must be one of data, none, upper, lower, upper-nop"),
         # an unknown key before the value that it hides

@@ -23,8 +23,8 @@ from asr.ctc import consistency_loss
 from asr.data.tokenizer import BLANK_ID
 from asr.errors import ConfigError
 from asr.model.network import Network
-from asr.training.data import Planned, TrainingData
-from asr.training.views import Views
+from asr.training.data import BatchPlan, TrainingData
+from asr.training.feature_loader import FeatureLoader
 
 
 class PlainNetwork(nn.Module):
@@ -84,7 +84,7 @@ class PlainTrainer:
         # The same data without a cache: a plain script computes features in every epoch.
         self.data = copy.copy(data)
         uncached = cfg.batch.model_copy(update={"feature_cache_mib": 0})
-        self.data.views = Views(data.manifest, data.extractor, cfg.model_copy(update={"batch": uncached}))
+        self.data.loader = FeatureLoader(data.manifest, data.extractor, cfg.model_copy(update={"batch": uncached}))
 
         torch.manual_seed(cfg.train.seed)
         self.network = PlainNetwork(cfg.model, ours.bins, ours.vocabulary_size).to(device).train()
@@ -132,5 +132,5 @@ class PlainTrainer:
             speeds = random.choice(self.cfg.augment.speeds, len(order)).tolist()
             items = [(i, 1.0 if i in self.data.unhurried else speed) for i, speed in zip(order, speeds, strict=True)]
             for first in range(0, len(items), size):
-                yield self.data.load(Planned(tuple(items[first : first + size]), epoch))
+                yield self.data.load(BatchPlan(tuple(items[first : first + size]), epoch))
             epoch += 1

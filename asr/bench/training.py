@@ -29,7 +29,7 @@ from asr.model.network import DeepSpeech2, Network, steps_after
 from asr.model.recurrent import RecurrentLayer
 from asr.model.tdnn import WindowLayer, WindowNetwork
 from asr.runtime import hardware
-from asr.training.trial import Trial
+from asr.training.trial import build_trial, endless_batches
 
 #: the parts of a step, in order; together they are all of its time
 PARTS = (
@@ -168,11 +168,11 @@ def measure_training(
     """
     with _Timed(cfg, data).running() as ours:
         trial = ours.trial
-        device = trial.device
-        machine = hardware(device, trial.threads)
-        found = TrainingSpeed(trial.precision, machine, trial.threads, trial.parameters, words)
-        plain = PlainTrainer(trial.data, trial.network, device) if compare else None
-        found.peak = peak(trial.precision, device)
+        machine = trial.machine
+        hardware_name = hardware(machine.device, machine.threads)
+        found = TrainingSpeed(machine.precision, hardware_name, machine.threads, trial.model.num_parameters, words)
+        plain = PlainTrainer(trial.data, trial.model.network, machine.device) if compare else None
+        found.peak = peak(machine.precision, machine.device)
         for _ in range(2):
             ours.step()
             if plain is not None:
@@ -183,14 +183,14 @@ def measure_training(
         share = 0.0
         while share < 1:
             count = _TURN if steps is None else min(_TURN, steps - found.steps)
-            found.turns.append(_turn(ours.step, count, device))
+            found.turns.append(_turn(ours.step, count, machine.device))
             if plain is not None:
-                found.plain.append(_turn(lambda: plain.step()[0], count, device))
+                found.plain.append(_turn(lambda: plain.step()[0], count, machine.device))
             found.steps += count
             share = (time.perf_counter() - began) / (60 * minutes) if steps is None else found.steps / steps
             progress(min(1.0, share))
 
-        found.peak = max(found.peak, peak(trial.precision, device))
+        found.peak = max(found.peak, peak(machine.precision, machine.device))
         found.parts = ours.clock.seconds()
         found.operations = ours.operations
         found.features_s = ours.features_s
@@ -226,15 +226,16 @@ class _Timed:
     """A training step as ``asr.train`` does it, with a clock on its parts."""
 
     def __init__(self, cfg: RunConfig, data: Path) -> None:
-        self.trial = Trial(cfg, data, self._timed)
-        self.clock = _Clock(self.trial.device)
-        self._loading = self.trial.steps()
+        self.trial = build_trial(cfg, data, self._timed)
+        self.clock = _Clock(self.trial.machine.device)
+        self._loading = endless_batches(self.trial)
+        self._steps = 0
         self.forget()
 
     @contextmanager
     def running(self) -> Iterator[_Timed]:
         """Watch the network, and stop the loader in the end."""
-        with _watched(self.trial.network, self.clock), closing(self._loading):
+        with _watched(self.trial.model.network, self.clock), closing(self._loading):
             yield self
 
     def forget(self) -> None:
@@ -243,34 +244,35 @@ class _Timed:
         self.operations = 0.0
         self.audio_s = 0.0
         self.utterances = 0
-        self._features_before = sum(self.trial.data.views.seconds.values())
+        self._features_before = sum(self.trial.data.loader.seconds.values())
 
     @property
     def features_s(self) -> float:
         """Seconds of computing features, over all threads."""
-        return sum(self.trial.data.views.seconds.values()) - self._features_before
+        return sum(self.trial.data.loader.seconds.values()) - self._features_before
 
     def step(self) -> float:
         """Update the weights once; return the seconds of audio."""
         self.clock.start()
         batches = next(self._loading)
         self.clock.until("data")
-        done = self.trial.step(batches, self.trial.cfg.optim.lr)
+        done = self.trial.step(batches, self._steps, self.trial.cfg.optim.lr)
+        self._steps += 1
         self.clock.until("optimiser")
 
         for batch in batches:
             views = 1 if batch.twin_btf is None else 2
-            self.operations += views * training_operations(self.trial.network, batch.num_frames_b)
+            self.operations += views * training_operations(self.trial.model.network, batch.num_frames_b)
         self.utterances += done.utterances
         self.audio_s += done.audio_s
         return done.audio_s
 
-    def _timed(self, phase: str, work: Callable[[], Any]) -> Any:
-        """Do a phase of a training step; its end is the end of a part (hooks mark those within a phase)."""
-        result = work()
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        """Mark the end of a phase of a training step as the end of a part (hooks mark those within a phase)."""
+        yield
         back = "convolution back" if self.trial.cfg.model.conv else "encoder back"
         self.clock.until({"forward": "output", "loss": "ctc", "backward": back, "optimizer": "optimiser"}[phase])
-        return result
 
 
 class _Clock:

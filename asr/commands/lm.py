@@ -147,7 +147,6 @@ def _train_rnn(texts: list[Path], out: Path, network: RnnOptions, tokenizer: Pat
     from asr.lm.neural import text as rnn_text
     from asr.lm.neural import train as rnn_train
     from asr.lm.neural.config import read_config
-    from asr.lm.neural.config import read_config
 
     given = {name: value for name, value in asdict(network).items() if name not in ("subwords", "settings")}
     cfg = read_config(network.settings or [], **given)
