@@ -1,4 +1,4 @@
-"""The CTC loss, and the one thing that makes it infinite.
+"""The CTC loss, and terms that are added to it.
 
 Axes: b batch, s steps, v vocabulary, u targets.
 """
@@ -21,7 +21,8 @@ LONG_STEPS = 1000
 
 
 def ctc_loss(log_probs_bsv: Tensor, num_steps_b: Tensor, targets_bu: Tensor, num_targets_b: Tensor) -> Tensor:
-    """The negative log-likelihood of each utterance's labels, in nats: -ln of the summed probability of all paths.
+    """Return -ln of the summed probability of all paths that write each utterance's labels, in nats.
+
 
     Shapes: (b, s, v) log-probabilities, (b,), (b, u), (b,) -> (b,) float32.
 
@@ -43,10 +44,10 @@ def ctc_loss(log_probs_bsv: Tensor, num_steps_b: Tensor, targets_bu: Tensor, num
 
 
 def consistency_loss(first_bsv: Tensor, second_bsv: Tensor, num_steps_b: Tensor) -> Tensor:
-    """How far two outputs for the same utterances are apart, summed over their steps, in nats.
+    """Return how far two outputs for the same utterances are apart, summed over their steps, in nats.
 
-    (KL(p || q) + KL(q || p)) / 2 a step, where each only follows: what it is compared with counts as given, so each
-    output is drawn towards the other. Shapes: (b, s, v) log-probabilities twice, (b,) -> (b,).
+    (KL(p || q) + KL(q || p)) / 2 per step. In each term the other output counts as given, so each output is drawn
+    towards the other. Shapes: (b, s, v) log-probabilities twice, (b,) -> (b,).
 
     Source: Yao et al. 2024, "CR-CTC: Consistency regularization on CTC for improved speech recognition", equation 4.
     """
@@ -57,10 +58,10 @@ def consistency_loss(first_bsv: Tensor, second_bsv: Tensor, num_steps_b: Tensor)
 
 
 def confidence_penalty(log_probs_bsv: Tensor, num_steps_b: Tensor) -> Tensor:
-    """How far each utterance's distributions are from uniform, KL(p || uniform) summed over its steps, in nats.
+    """Return how far each utterance's distributions are from uniform: KL(p || uniform), summed over its steps, in nats.
 
-    Label smoothing for CTC: added to the loss with a small weight, it keeps the network from being all too sure.
-    Between 0 and ln(v) a step. Shapes: (b, s, v), (b,) -> (b,).
+    Label smoothing for CTC: added to the loss with a small weight, it keeps the network from being too sure.
+    Between 0 and ln(v) per step. Shapes: (b, s, v), (b,) -> (b,).
 
     Source: Kim et al. 2018, "Improved training for online end-to-end speech recognition systems", section 2.2.
     """
@@ -70,6 +71,6 @@ def confidence_penalty(log_probs_bsv: Tensor, num_steps_b: Tensor) -> Tensor:
 
 
 def _over_steps(values_bs: Tensor, num_steps_b: Tensor) -> Tensor:
-    """The sum over each utterance's own steps, padding left out. Shapes: (b, s), (b,) -> (b,)."""
+    """Return the sum over each utterance's own steps, padding left out. Shapes: (b, s), (b,) -> (b,)."""
     inside_bs = torch.arange(values_bs.shape[1], device=values_bs.device)[None, :] < num_steps_b[:, None]
     return values_bs.masked_fill(~inside_bs, 0.0).sum(1)

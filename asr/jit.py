@@ -11,16 +11,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """The function in machine code, kept on disk, running without the GIL. Compiled at its first call."""
+    """Compile a function at its first call; the machine code is kept on disk and runs without the GIL."""
     return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
 def summing(function: F) -> F:
-    """The same, where sums may be taken in any order: several terms at once."""
+    """Compile a function in which sums may be taken in any order: several terms at once."""
     fast = {"reassoc", "contract", "arcp", "nsz"}
     return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fast)(function))
 
 
 def inlined(function: F) -> F:
-    """The same, put into its callers."""
+    """Compile a function into its callers."""
     return cast(F, numba.njit(nogil=True, error_model="numpy", inline="always")(function))

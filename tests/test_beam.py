@@ -369,8 +369,8 @@ def test_a_closed_word_list_looks_past_token_pruning_before_it_gives_up(backend)
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_closed_word_list_leaves_out_a_word_that_is_not_complete(backend):
-    log_probs_sv = np.log(np.array([[0.0005, 0.0005, 0.998, 0.001], [0.0005, 0.998, 0.0005, 0.001],
-                                    [0.001, 0.0005, 0.998, 0.0005]]))  # fmt: skip
+    probs_sv = [[0.0005, 0.0005, 0.998, 0.001], [0.0005, 0.998, 0.0005, 0.001], [0.001, 0.0005, 0.998, 0.0005]]
+    log_probs_sv = np.log(np.array(probs_sv))
     (hypothesis,) = decoder(backend, lexicon=("a", "ab"), beam_width=1).decode(log_probs_sv)
     assert hypothesis.text == "a a"
     (hypothesis,) = decoder(backend, lexicon=("ab",), beam_width=1).decode(log_probs_sv[-1:])

@@ -118,12 +118,17 @@ def test_what_a_language_model_is_of_is_seen_in_its_words():
     unspaced = CharTokenizer(("a", "b", "c"))
     subwords = SubwordTokenizer.train(["cab a cab", "a back", "abba cab"], 12)
     pieces = " ".join(subwords.symbols)
-    of_tokens, of_words = ("c a b ▁ a", LETTERS), ("cab a", LETTERS)
-    for (sentence, tokenizer), expected in (
-        (of_tokens, "token"), (of_words, "word"), (("a b c", LETTERS), "word"), (("a b c", unspaced), "token"),
-        (("ab c", unspaced), "word"), (("a b x", unspaced), "word"), (("", unspaced), "word"),
-        ((pieces, subwords), "token"), (("cab a", subwords), "word"),
-    ):  # fmt: skip
+    for sentence, tokenizer, expected in (
+        ("c a b ▁ a", LETTERS, "token"),
+        ("cab a", LETTERS, "word"),
+        ("a b c", LETTERS, "word"),
+        ("a b c", unspaced, "token"),
+        ("ab c", unspaced, "word"),
+        ("a b x", unspaced, "word"),
+        ("", unspaced, "word"),
+        (pieces, subwords, "token"),
+        ("cab a", subwords, "word"),
+    ):
         assert fusion_of(tokenizer, BeamConfig(), model(sentence)) == expected, sentence
         assert BeamDecoder(tokenizer, lm=model(sentence)).config.fusion == expected
     assert fusion_of(LETTERS, BeamConfig(), None) == "word"

@@ -34,7 +34,7 @@ class Decoder:
 
 
 def greedy_decoder(tokenizer: Tokenizer) -> Decoder:
-    """Best path decoding."""
+    """Make a decoder that takes the best path."""
     return Decoder("greedy", None, lambda log_probs_sv: [greedy(log_probs_sv, tokenizer)])
 
 
@@ -45,7 +45,7 @@ def beam_decoder(
     source: str = "",
     backend: Backend = "auto",
 ) -> Decoder:
-    """Prefix beam search, with the n-gram model in a file when there is one.
+    """Make a prefix beam search, with the n-gram model in a file when there is one.
 
     Raises:
         DataError: the language model cannot be read.
@@ -97,12 +97,12 @@ def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | No
 
 
 def short(path: Path) -> str:
-    """A path as a person here would write it."""
+    """Return a path as a person here would write it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def describe_search(config: BeamConfig, with_lm: bool) -> str:
-    """What a record calls a beam search: its width, its weights, and what else is not as usual."""
+    """Describe a beam search for a record: its width, its weights, and what else is not as usual."""
     usual = BeamConfig()
     parts = [f"beam {config.beam_width}"]
     if with_lm:
@@ -116,8 +116,8 @@ def describe_search(config: BeamConfig, with_lm: bool) -> str:
         parts.append(f"{len(listed):,} hotwords" if len(listed) > 5 else f"hotwords {' '.join(listed)}")
     if config.lexicon is not None:
         parts.append(f"lexicon of {len(config.lexicon):,}")
-    for key, said in (("min_token_log_prob", "token floor"), ("beam_prune_log_prob", "pruning")):
+    for key, name in (("min_token_log_prob", "token floor"), ("beam_prune_log_prob", "pruning")):
         value = getattr(config, key)
         if value != getattr(usual, key):
-            parts.append(f"{said} {'off' if value is None else f'{value:g}'}")
+            parts.append(f"{name} off" if value is None else f"{name} {value:g}")
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""How sure a beam search is of a word: the share of the probability in its beam that agrees on it."""
+"""Confidence of words after a beam search: the share of the probability in its beam that agrees on a word."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 
 
 def word_shares(text: str, texts: Sequence[str], scores: Sequence[float]) -> tuple[float, ...]:
-    """For each word of a text, the share of the texts' probability, by softmax of their scores, that has the word too.
+    """Return, for each word of a text, the share of the probability of all texts that has the word too.
+
+    The probabilities are the softmax of the scores.
 
     A text has a word when the word stands in it between the same neighbours: in what both texts begin and end with, or
     in a stretch that ``difflib`` matches in between.
@@ -27,11 +29,15 @@ def word_shares(text: str, texts: Sequence[str], scores: Sequence[float]) -> tup
 
 
 def _common(words: Sequence[str], others: Sequence[str]) -> list[tuple[int, int]]:
-    """The stretches of ``words`` that are in ``others`` too, in order."""
+    """Return the stretches of ``words`` that are in ``others`` too, in order."""
     shorter = min(len(words), len(others))
-    lead = next((i for i in range(shorter) if words[i] != others[i]), shorter)
-    rest = shorter - lead
-    tail = next((i for i in range(rest) if words[-1 - i] != others[-1 - i]), rest)
+    lead = 0
+    while lead < shorter and words[lead] == others[lead]:
+        lead += 1
+    tail = 0
+    while tail < shorter - lead and words[-1 - tail] == others[-1 - tail]:
+        tail += 1
+
     middle, other_middle = words[lead : len(words) - tail], others[lead : len(others) - tail]
     stretches = [(0, lead), (len(words) - tail, len(words))]
     if middle and other_middle:
@@ -41,5 +47,5 @@ def _common(words: Sequence[str], others: Sequence[str]) -> list[tuple[int, int]
 
 
 def _words(text: str) -> list[str]:
-    """As ``words_with_times`` has them: other white space is a letter."""
+    """Split as ``words_with_times`` does: other white space is a letter."""
     return [word for word in text.split(" ") if word]

@@ -161,7 +161,7 @@ class BeamDecoder:
 
     @property
     def _needs_all_texts(self) -> bool:
-        """Whether an answer needs all texts in the beam, not only the best ones."""
+        """Return true if an answer needs all texts in the beam, not only the best ones."""
         return self.ambiguous or self.config.confidence
 
     def _finish(self, search: Search, log_probs_sv: LogProbs) -> list[Hypothesis]:

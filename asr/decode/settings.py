@@ -1,4 +1,4 @@
-"""What a beam search is told: widths, prunings, weights. One frozen model, saved beside the model when tuned.
+"""Settings of a beam search: widths, prunings, weights. One frozen model, saved beside the model when tuned.
 
 Units: every score and weight is a natural logarithm.
 """
@@ -22,19 +22,19 @@ class BeamConfig(Stage):
     min_token_log_prob: float | None = Field(-5.0, le=0)
     #: a prefix this far below the best one is dropped; null: only the width limits
     beam_prune_log_prob: float | None = Field(-10.0, lt=0)
-    #: hypotheses returned, at most
+    #: number of hypotheses returned, at most
     nbest: int = Field(1, ge=1)
     #: whether the confidence of words looks at the other texts in the beam too; costs a few milliseconds an utterance
     confidence: bool = False
     #: weight of the language model's log-probability
     alpha: float = Field(0.5, ge=0, le=10)
-    #: added for every word (fusion: token, for every token) when there is a language model: it likes few words
+    #: added for every word (fusion: token, for every token) when there is a language model, which prefers few words
     beta: float = Field(1.5, ge=-100, le=100)
     #: added for a word that the language model does not know, on top of alpha times its probability of <unk>
     unknown_log_prob: float = Field(-10.0, ge=-100, le=0)
     #: a longer unknown word costs in proportion: unknown_log_prob x letters / this (pyctcdecode's 6)
     unknown_letters: float = Field(6.0, gt=0)
-    #: word -> what it gains wherever it is said; a hotword counts as known
+    #: word -> score that it adds wherever it occurs; a hotword counts as known
     hotwords: dict[str, float] = Field(default_factory=dict)
     #: only these words can come out; null: any
     lexicon: tuple[str, ...] | None = None
@@ -63,14 +63,16 @@ class BeamConfig(Stage):
 
     @model_validator(mode="after")
     def _hotwords_can_be_said(self) -> BeamConfig:
-        lost = sorted(set(self.hotwords) - set(self.lexicon)) if self.lexicon is not None else []
+        if self.lexicon is None:
+            return self
+        lost = sorted(set(self.hotwords) - set(self.lexicon))
         if lost:
             raise ValueError(f"hotword {lost[0]!r} is not in the lexicon, so it can never come out; add it there")
         return self
 
 
 def parse_hotword(text: str) -> tuple[str, float]:
-    """A hotword and its weight from ``WORD`` or ``WORD:weight``.
+    """Return a hotword and its weight from ``WORD`` or ``WORD:weight``.
 
     >>> parse_hotword("ZURICH"), parse_hotword("BERN:4.5")
     (('ZURICH', 10.0), ('BERN', 4.5))

@@ -1,4 +1,4 @@
-"""What both beam searches look up: how tokens spell words, the letter trie of the listed words, and the scores.
+"""The tables of both beam searches: how tokens spell words, the letter trie of the listed words, and the weights.
 
 Axes: v vocabulary, l letters of a token, n nodes of the letter trie, e its edges.
 """
@@ -32,7 +32,7 @@ _FIXED = ("hotwords", "lexicon", "fusion", "space_symbol")
 
 
 class LanguageModel(Protocol):
-    """What the search needs of an n-gram model (``asr.lm.model.NgramModel``)."""
+    """An n-gram model, as far as the search needs it (``asr.lm.model.NgramModel``)."""
 
     @property
     def words(self) -> Sequence[str]: ...
@@ -47,7 +47,7 @@ class LanguageModel(Protocol):
 
 
 class Limits(NamedTuple):
-    """Which prefixes and tokens a search keeps; numba takes it as it is."""
+    """Bounds of the prefixes and tokens that a search keeps; numba takes it as it is."""
 
     beam_width: int
     #: a token's least log-probability in a step, a float32

@@ -42,7 +42,7 @@ class Rescore(Stage):
 
 
 class Tuned(Stage):
-    """What ``decoder.json`` holds."""
+    """The content of ``decoder.json``."""
 
     format_version: int = FORMAT_VERSION
     config: BeamConfig
@@ -71,7 +71,7 @@ def keep_lm(folder: Path, model: NgramModel, path: Path) -> tuple[str, int]:
 
 
 def write_tuned(folder: Path, tuned: Tuned) -> Path:
-    """Writes the settings into a model folder; the file's path.
+    """Write the settings into a model folder, and return the file's path.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -85,7 +85,7 @@ def write_tuned(folder: Path, tuned: Tuned) -> Path:
 
 
 def read_tuned(folder: Path) -> Tuned | None:
-    """The settings in a model folder, or ``None`` where it was never tuned.
+    """Return the settings in a model folder, or ``None`` if it was never tuned.
 
     Raises:
         CheckpointError: the file is damaged, or of another version.
@@ -110,7 +110,7 @@ def read_tuned(folder: Path) -> Tuned | None:
 
 
 def lm_path(folder: Path, tuned: Tuned) -> Path | None:
-    """Where the language model of tuned settings is.
+    """Return the path of the language model of tuned settings.
 
     Raises:
         CheckpointError: it is gone; a decoder without it would give other texts than were measured.
@@ -126,6 +126,11 @@ def lm_path(folder: Path, tuned: Tuned) -> Path | None:
         )
     size = path.stat().st_size
     if size != tuned.lm_bytes:
-        log.warning("%s: %s had %s bytes when the weights were tuned and has %d now: tune again",
-                    folder / FILE, path, tuned.lm_bytes, size)  # fmt: skip
+        log.warning(
+            "%s: %s had %s bytes when the weights were tuned and has %d now: tune again",
+            folder / FILE,
+            path,
+            tuned.lm_bytes,
+            size,
+        )
     return path

@@ -1,4 +1,4 @@
-"""What decoders take and return.
+"""The input and the results of decoders.
 
 Axes: s steps, v vocabulary.
 """
@@ -26,7 +26,7 @@ _CHECKED_AT_ONCE = 1 << 22
 class Span(NamedTuple):
     """A token, and the steps at which it was emitted: ``start`` to ``end``, the end not included.
 
-    ``log_prob`` is the token's log-probability at its strongest step, where the decoder says it.
+    ``log_prob`` is the token's log-probability at its strongest step, if the decoder gives it.
     """
 
     token: int
@@ -60,17 +60,17 @@ class Hypothesis:
     log_prob: float
     spans: tuple[Span, ...]
     lm_score: float = 0.0
-    #: for each word of the text, the share of the beam's probability that agrees on it; None where it was not asked
+    #: for each word of the text, the share of the beam's probability that agrees on it; None: not asked for
     word_shares: tuple[float, ...] | None = None
 
     @classmethod
     def of_columns(cls, text: str, log_prob: float, lm_score: float, columns: SpanColumns) -> Hypothesis:
-        """A hypothesis whose spans are made when they are first asked for: most are not, and they are many objects."""
+        """Make a hypothesis whose spans are made when they are first asked for: most never are."""
         hypothesis = object.__new__(cls)
         hypothesis.__dict__.update(text=text, log_prob=log_prob, lm_score=lm_score, word_shares=None, _columns=columns)
         return hypothesis
 
-    def __getattr__(self, name: str) -> Any:  # asked only for what is not there
+    def __getattr__(self, name: str) -> Any:  # called only for attributes that are missing
         columns = self.__dict__.get("_columns")
         if name == "spans" and columns is not None:
             # set before the columns go: another thread that asks finds one or the other
@@ -82,7 +82,7 @@ class Hypothesis:
 
     @property
     def score(self) -> float:
-        """What hypotheses are ranked by."""
+        """The score by which hypotheses are ranked."""
         return self.log_prob + self.lm_score
 
     @property
@@ -93,7 +93,7 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class TimedWord:
-    """A word and when it is said, in seconds from the start of the audio; and how sure the decoder is, if it says."""
+    """A word with its times in seconds from the start of the audio, and its confidence if the decoder gives one."""
 
     word: str
     start_s: float

@@ -34,7 +34,7 @@ def begin(tables: SearchTables, work: Work) -> None:
 
 @inlined
 def has_scores(tables: SearchTables) -> bool:
-    """Whether a prefix has scores: there is a list of words or a language model."""
+    """Return true if prefixes have scores: there is a list of words or a language model."""
     return tables.listed or tables.fusion != NO_FUSION
 
 

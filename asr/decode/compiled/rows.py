@@ -1,4 +1,4 @@
-"""What one step's log-probabilities say: whether they are any, and which tokens are possible.
+"""Questions to the log-probabilities of a step: do they sum to 1, and which tokens are possible.
 
 Axes: s steps, v vocabulary.
 """

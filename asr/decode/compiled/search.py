@@ -1,6 +1,6 @@
 """The compiled beam search as an object: its memory, used again for the next utterance, and its compilation.
 
-Axes: s steps, v vocabulary, n utterances, b prefixes in the beam, h hypotheses, k states of a text, u its tokens.
+Axes: s steps, v vocabulary, n utterances, b prefixes in the beam, h hypotheses, u tokens of a text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from asr.decode.compiled import beam, prefixes, viterbi, whole
 from asr.decode.compiled.memory import Found, Work, new_found, new_work, with_more_nodes
 from asr.decode.tables import Limits, SearchTables
 from asr.decode.types import LogProbs, Span, SpanColumns
-from asr.decode.viterbi import states_of
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +119,8 @@ class CompiledSearch:
         return tokens
 
     def spans_of(self, log_probs_sv: LogProbs, tokens: Sequence[int]) -> tuple[Span, ...]:
-        labels_k = states_of(tokens, self._tables.delimiter)
-        found = viterbi.find_spans(log_probs_sv, labels_k, self._tables.delimiter, self._limits.floor)
+        token_u = np.array(tokens, np.int32)
+        found = viterbi.find_spans(log_probs_sv, token_u, self._tables.delimiter, self._limits.floor)
         first_u, end_u, peak_u = (each_u.tolist() for each_u in found)
         return tuple(Span(*row) for row in zip(tokens, first_u, end_u, peak_u, strict=True))
 

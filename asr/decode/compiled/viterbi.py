@@ -45,13 +45,15 @@ class _Memory(NamedTuple):
 
 
 @compiled
-def _new_memory(log_probs_sv: LogProbs, labels_k: Ints, delimiter: int, floor: float, moves: int) -> _Memory:
+def _new_memory(log_probs_sv: LogProbs, token_u: Ints, delimiter: int, floor: float, moves: int) -> _Memory:
     steps, vocabulary_size = log_probs_sv.shape
-    tokens = len(labels_k) // 2
+    lead = 1 if delimiter >= 0 else 0
+    tokens = len(token_u) + 2 * lead
     skip_j, back_j = np.full(tokens + 1, -math.inf), np.full(tokens + 1, -math.inf)
-    label_j = np.zeros(tokens + 1, np.int32)
+    label_j = np.full(tokens + 1, delimiter, np.int32)
     for j in range(tokens):
-        label_j[j] = labels_k[2 * j + 1]
+        if lead <= j < tokens - lead:
+            label_j[j] = token_u[j - lead]
         if j > 0 and label_j[j] != label_j[j - 1]:
             skip_j[j] = 0.0
         if label_j[j] == delimiter:
@@ -77,27 +79,26 @@ def _new_memory(log_probs_sv: LogProbs, labels_k: Ints, delimiter: int, floor: f
 
 
 @compiled
-def find_spans(own_sv: LogProbs, labels_k: Ints, delimiter: int, floor: float) -> tuple[Ints, Ints, Floats]:
+def find_spans(own_sv: LogProbs, token_u: Ints, delimiter: int, floor: float) -> tuple[Ints, Ints, Floats]:
     """Return first step, step after the last, and best log-probability of each token; nothing where no path is.
 
-    Shapes: u tokens, all three; the optional delimiters at the ends of ``labels_k`` are none.
+    The definition is ``asr.decode.viterbi.spans_of``. Shapes: u tokens, all three.
     """
     log_probs_sv = borrowed(own_sv)
-    steps, states = len(log_probs_sv), len(labels_k)
-    lead = 1 if delimiter >= 0 else 0
-    tokens = (states - 1) // 2 - 2 * lead
+    steps, tokens = len(log_probs_sv), len(token_u)
+    lead = 1 if delimiter >= 0 else 0  # the delimiter before the text, which may be left out
     first_u, last_u, peak_u = np.full(tokens, -1, np.int32), np.zeros(tokens, np.int32), np.full(tokens, -math.inf)
     if steps == 0 or tokens == 0:
         return first_u, last_u, peak_u
 
-    memory, state, room = _new_memory(log_probs_sv, labels_k, delimiter, floor, 8 * steps), -1, 8 * steps
+    memory, state, room = _new_memory(log_probs_sv, token_u, delimiter, floor, 8 * steps), -1, 8 * steps
     for _ in range(2):
         needed = room
         while needed > 0:
             if needed > room:
                 room = needed
-                memory = _new_memory(log_probs_sv, labels_k, delimiter, floor, room)
-            state, needed = _best_end(log_probs_sv, labels_k, floor, memory)
+                memory = _new_memory(log_probs_sv, token_u, delimiter, floor, room)
+            state, needed = _best_end(log_probs_sv, floor, memory)
         if state >= 0:
             break
         floor = -math.inf  # with all tokens, where pruning leaves no path
@@ -111,7 +112,7 @@ def find_spans(own_sv: LogProbs, labels_k: Ints, delimiter: int, floor: float) -
             first_u[place] = step
             if last_u[place] == 0:
                 last_u[place] = step + 1
-            peak_u[place] = max(peak_u[place], float(log_probs_sv[step, labels_k[state]]))
+            peak_u[place] = max(peak_u[place], float(log_probs_sv[step, token_u[place]]))
         if step > 0 and not (memory.blank_s[step] and memory.blank_s[step - 1]):
             move = memory.start_s[step] + state // 2 - memory.low_s[step]
             state += memory.token_moves_m[move] if state % 2 == 1 else memory.blank_moves_m[move]
@@ -129,14 +130,15 @@ def _set_possible(log_probs_v: LogProbs, floor: float, possible_v: Floats) -> No
 
 
 @compiled
-def _best_end(own_sv: LogProbs, labels_k: Ints, floor: float, own_memory: _Memory) -> tuple[int, int]:
+def _best_end(own_sv: LogProbs, floor: float, own_memory: _Memory) -> tuple[int, int]:
     """Return the state in which the best path ends, -1 when there is none; fill in where each state came from.
 
     The second number is 0, or how many moves there should have been room for.
     """
     log_probs_sv, memory = borrowed(own_sv), borrowed(own_memory)
     skip_j, back_j, emit_j, possible_v = memory.skip_j, memory.back_j, memory.emit_j, memory.possible_v
-    steps, states, tokens = len(log_probs_sv), len(labels_k), len(labels_k) // 2
+    steps, tokens = len(log_probs_sv), len(skip_j) - 1
+    states = 2 * tokens + 1
     ends = 2
     for j in range(tokens):
         if back_j[j] == 0.0:  # a delimiter: those at both ends may be left out
@@ -153,7 +155,7 @@ def _best_end(own_sv: LogProbs, labels_k: Ints, floor: float, own_memory: _Memor
         if state % 2 == 0:
             blank_j[state // 2 + _GUARD] = possible_v[0]
         else:
-            token_j[state // 2 + _GUARD] = possible_v[labels_k[state]]
+            token_j[state // 2 + _GUARD] = possible_v[memory.label_j[state // 2]]
 
     first, last = 0, (ends - 1) // 2  # the window
     filled = 0

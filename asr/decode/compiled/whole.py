@@ -109,8 +109,7 @@ def _put_best(
             return -1
 
         token_u = tokens_of(work.nodes, node_b[best])
-        labels_k = _labels(token_u, tables.delimiter)
-        first_u, last_u, peak_u = find_spans(rows_sv, labels_k, tables.delimiter, limits.floor)
+        first_u, last_u, peak_u = find_spans(rows_sv, token_u, tables.delimiter, limits.floor)
         if len(first_u) < len(token_u):
             return -1
         for u in range(len(token_u)):
@@ -121,15 +120,3 @@ def _put_best(
         found.end_h[h + place : h + limit] = filled
         node_b[best] = heard_b[best] = -1
     return count
-
-
-@compiled
-def _labels(token_u: Ints, delimiter: int) -> Ints:
-    """Return the token of each state of a text, as ``asr.decode.viterbi.states_of`` has them."""
-    lead = 1 if delimiter >= 0 else 0
-    labels_k = np.zeros(2 * (len(token_u) + 2 * lead) + 1, np.int32)
-    if lead:
-        labels_k[1] = labels_k[-2] = delimiter
-    for u in range(len(token_u)):
-        labels_k[2 * (u + lead) + 1] = token_u[u]
-    return labels_k
