@@ -146,7 +146,7 @@ def test_the_tuned_weights_are_the_best_of_the_grid_by_brute_force():
         return sum(c.errors for c in word_counts(zip(references, best, strict=True)))
 
     words = sum(len(text.split()) for text in references)
-    assert found.rate * words == pytest.approx(errors(found.how))
+    assert found.rate * words == pytest.approx(errors(found.settings))
     assert found.before * words == pytest.approx(errors(Rescore(model="x", weight=0)))
     for weight, bonus, scale in itertools.product(WEIGHTS_TRIED[::6], (0.0, *BONUSES_TRIED[::6]), SCALES_TRIED):
         how = Rescore(model="x", weight=weight, word_bonus=bonus, lm_scale=scale)

@@ -154,8 +154,8 @@ def _save(
     if found is not None and wider is not None and found.helps:
         best = found
         config = wider
-        rescore = _keep_neural(folder, found.how)
-        facts = facts | {"neural_lm": str(Path(found.how.model).resolve())}
+        rescore = _keep_neural(folder, found.settings)
+        facts = facts | {"neural_lm": str(Path(found.settings.model).resolve())}
 
     measured = {
         "utterances": tuning.utterances,
@@ -215,16 +215,18 @@ def _report(tuning: Tuning) -> Iterator[str]:
 
 
 def _report_rescoring(found: Rescoring) -> Iterator[str]:
-    how = found.how
+    settings = found.settings
     ranked = f"WER {100 * found.before:.2f} % as the beam ranks them"
     oracle = f"{100 * found.oracle:.2f} % if the best one were always chosen"
     yield ""
-    yield f"{how.nbest} best texts, {found.texts:.1f} per utterance on average: {ranked}, {oracle}"
+    yield f"{settings.nbest} best texts, {found.texts:.1f} per utterance on average: {ranked}, {oracle}"
     if found.helps:
-        weights = f"weight {how.weight:g}, word bonus {how.word_bonus:+g}, beam's scores x {how.lm_scale:g}"
-        yield f"rescored by {how.model}: {weights}: WER {_rate(found)}"
+        weights = (
+            f"weight {settings.weight:g}, word bonus {settings.word_bonus:+g}, beam's scores x {settings.lm_scale:g}"
+        )
+        yield f"rescored by {settings.model}: {weights}: WER {_rate(found)}"
     else:
-        yield f"rescoring by {how.model} does not help on this set: it is not used"
+        yield f"rescoring by {settings.model} does not help on this set: it is not used"
 
 
 def _cell(point: Point | None, best: Point) -> str:

@@ -67,7 +67,7 @@ def check_fits(model: RnnModel, tokenizer: Tokenizer, path: Path) -> None:
 
 
 def rescored(
-    nbests: Sequence[Sequence[Hypothesis]], model: RnnModel, how: Rescore, keep: int = 1, confidence: bool = False
+    nbests: Sequence[Sequence[Hypothesis]], model: RnnModel, settings: Rescore, keep: int = 1, confidence: bool = False
 ) -> list[list[Hypothesis]]:
     """Return the best texts of each utterance under the score of this module, best first; ties as they came.
 
@@ -83,7 +83,7 @@ def rescored(
         ranked = []
         for h in nbest:
             words = len(h.text.split())
-            lm_score = how.lm_scale * h.lm_score + how.weight * neural[h.text] + how.word_bonus * words
+            lm_score = settings.lm_scale * h.lm_score + settings.weight * neural[h.text] + settings.word_bonus * words
             ranked.append(replace(h, lm_score=lm_score))
         scores = [h.score for h in ranked]
         kept = sorted(ranked, key=lambda h: -h.score)[:keep]
@@ -122,25 +122,25 @@ def rescoring_decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOp
 
     path = options.rescore or _tuned_path(folder, rescore)
     beam = tuned.config if tuned else BeamConfig()
-    settings = dict(options.settings)
-    keep = int(settings.get("nbest", beam.nbest))
+    beam_settings = dict(options.settings)
+    keep = int(beam_settings.get("nbest", beam.nbest))
     if rescore is None:
         rescore = Rescore(model=str(path))
-        settings = wider(beam) | settings
+        beam_settings = wider(beam) | beam_settings
     changes: dict[str, Any] = {"nbest": max(rescore.nbest, keep)}
     if options.rescore_weight is not None:
         changes["weight"] = options.rescore_weight
-    how = parse(Rescore, rescore.model_dump() | changes, "rescoring")
+    settings = parse(Rescore, rescore.model_dump() | changes, "rescoring")
 
     model = load_rnn(path)
     check_fits(model, tokenizer, path)
-    beam_options = replace(options, name="beam", settings=settings | {"nbest": how.nbest}, confidence=False)
-    inner = decoder_for(folder, tokenizer, beam_options)
+    beam_settings["nbest"] = settings.nbest
+    inner = decoder_for(folder, tokenizer, replace(options, name="beam", settings=beam_settings, confidence=False))
 
     def decode(log_probs_sv: LogProbs) -> list[Hypothesis]:
-        return rescored([inner.decode(log_probs_sv)], model, how, keep, options.confidence)[0]
+        return rescored([inner.decode(log_probs_sv)], model, settings, keep, options.confidence)[0]
 
-    return Decoder(f"{inner.name}, {describe_rescoring(how, path)}", inner.lm, decode, inner.source)
+    return Decoder(f"{inner.name}, {describe_rescoring(settings, path)}", inner.lm, decode, inner.source)
 
 
 def wider(config: BeamConfig) -> dict[str, Any]:
@@ -152,24 +152,24 @@ def wider(config: BeamConfig) -> dict[str, Any]:
     return settings
 
 
-def describe_rescoring(how: Rescore, path: Path) -> str:
+def describe_rescoring(settings: Rescore, path: Path) -> str:
     """Return what a record calls it."""
-    parts = [f"{how.nbest} best rescored by {short(path)} x {how.weight:g}"]
-    if how.word_bonus:
-        parts.append(f"words {how.word_bonus:+g}")
-    if how.lm_scale != 1:
-        parts.append(f"beam's scores x {how.lm_scale:g}")
+    parts = [f"{settings.nbest} best rescored by {short(path)} x {settings.weight:g}"]
+    if settings.word_bonus:
+        parts.append(f"words {settings.word_bonus:+g}")
+    if settings.lm_scale != 1:
+        parts.append(f"beam's scores x {settings.lm_scale:g}")
     return ", ".join(parts)
 
 
-def _tuned_path(folder: Path, how: Rescore | None) -> Path:
+def _tuned_path(folder: Path, settings: Rescore | None) -> Path:
     """Return where the tuned model is.
 
     Raises:
         CheckpointError: it is gone; without it there would be other texts than were measured.
     """
-    assert how is not None  # the caller has looked
-    path = folder / how.model
+    assert settings is not None  # the caller has looked
+    path = folder / settings.model
     try:
         found = find_rnn(path)
     except CheckpointError as error:
@@ -180,9 +180,9 @@ def _tuned_path(folder: Path, how: Rescore | None) -> Path:
         ) from error
 
     size = (found / WEIGHTS).stat().st_size
-    if size != how.model_bytes:
+    if size != settings.model_bytes:
         message = "%s: %s had %s bytes when it was tuned and has %d now: tune again"
-        log.warning(message, folder / FILE, path, how.model_bytes, size)
+        log.warning(message, folder / FILE, path, settings.model_bytes, size)
     return path
 
 
@@ -193,7 +193,7 @@ def _tuned_path(folder: Path, how: Rescore | None) -> Path:
 class Rescoring:
     """The result of tuning the rescoring on a dev set: word error rates, and the weights."""
 
-    how: Rescore
+    settings: Rescore
     rate: float
     low: float
     high: float
@@ -207,7 +207,7 @@ class Rescoring:
 
     def to_json(self) -> dict[str, Any]:
         rates = {"wer": self.rate, "low": self.low, "high": self.high, "before": self.before, "oracle": self.oracle}
-        weights = {key: getattr(self.how, key) for key in ("weight", "word_bonus", "lm_scale", "nbest")}
+        weights = {key: getattr(self.settings, key) for key in ("weight", "word_bonus", "lm_scale", "nbest")}
         return {**rates, "texts": round(self.texts, 2), "helps": self.helps, **weights}
 
 
@@ -245,7 +245,7 @@ class NbestLists:
 
 
 def tune_rescoring(
-    nbests: Sequence[Sequence[Hypothesis]], references: Sequence[str], model: RnnModel, how: Rescore
+    nbests: Sequence[Sequence[Hypothesis]], references: Sequence[str], model: RnnModel, settings: Rescore
 ) -> Rescoring:
     """Find the weights with the fewest word errors on these lists; ties go to the better neighbourhood.
 
@@ -267,7 +267,7 @@ def tune_rescoring(
     assert low is not None and high is not None  # there are reference words
     num_words = int(words_u.sum())
     return Rescoring(
-        how=how.model_copy(update={"weight": round(weight, 6), "word_bonus": bonus, "lm_scale": scale}),
+        settings=settings.model_copy(update={"weight": round(weight, 6), "word_bonus": bonus, "lm_scale": scale}),
         rate=float(errors_u.sum() / num_words),
         low=low,
         high=high,

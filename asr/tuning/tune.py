@@ -272,26 +272,21 @@ def _try_searches(config: BeamConfig, measure: _Measure) -> list[Point]:
     return points
 
 
+@dataclass
 class _Measure:
     """Decodes the dev set under a setting, and returns its point."""
 
-    def __init__(
-        self,
-        decoder: BeamDecoder,
-        log_probs: Sequence[LogProbs],
-        references: Sequence[str],
-        threads: int,
-        progress: Callable[[int, int], None],
-    ) -> None:
-        self.decoder = decoder
-        self.log_probs = log_probs
-        self.references = references
-        self.threads = threads
-        self.words_n = np.array([len(text.split()) for text in references], np.int64)
-        self._progress = progress
-        self._done = 0
+    decoder: BeamDecoder
+    log_probs: Sequence[LogProbs]
+    references: Sequence[str]
+    threads: int
+    progress: Callable[[int, int], None]
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        self.words_n = np.array([len(text.split()) for text in self.references], np.int64)
         # The first decoding may compile, which should not count in the seconds of a point.
-        decoder.decode(log_probs[0][:1])
+        self.decoder.decode(self.log_probs[0][:1])
 
     def __call__(self, config: BeamConfig) -> Point:
         decoder = self.decoder.with_config(config)
@@ -299,8 +294,8 @@ class _Measure:
         texts = [nbest[0].text for nbest in decoder.decode_all(self.log_probs, self.threads)]
         seconds = time.perf_counter() - began
 
-        self._done += 1
-        self._progress(self._done, len(ALPHAS) * len(BETAS) + _FINER_POINTS + len(UNKNOWNS) + len(SEARCHES))
+        self.done += 1
+        self.progress(self.done, len(ALPHAS) * len(BETAS) + _FINER_POINTS + len(UNKNOWNS) + len(SEARCHES))
         return self._point(config, texts, seconds)
 
     def greedy(self, tokenizer: Tokenizer) -> Point:
