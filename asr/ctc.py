@@ -23,7 +23,6 @@ LONG_STEPS = 1000
 def ctc_loss(log_probs_bsv: Tensor, num_steps_b: Tensor, targets_bu: Tensor, num_targets_b: Tensor) -> Tensor:
     """Return -ln of the summed probability of all paths that write each utterance's labels, in nats.
 
-
     Shapes: (b, s, v) log-probabilities, (b,), (b, u), (b,) -> (b,) float32.
 
     Infinite where ``min_steps`` exceeds the steps: callers sort such pairs out before; nothing is zeroed here.
