@@ -9,8 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from asr.data.tokenizer import FILE as TOKENIZER_FILE
-from asr.data.tokenizer import Tokenizer, read_tokenizer
+from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
+from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.lm.binary import MAGIC
 from asr.model.foreign import kind_of_file

@@ -16,9 +16,10 @@ from asr.align import _gaps, align_text
 from asr.alignment import best_path
 from asr.alignment.forced import force_align
 from asr.alignment.spelling import spell_for
+from asr.data.subwords import SubwordTokenizer
 from asr.data.targets import min_steps
 from asr.data.text import NORMALIZATIONS, normalize
-from asr.data.tokenizer import CharTokenizer, SubwordTokenizer
+from asr.data.tokenizer import CharTokenizer
 from asr.decode import types
 from asr.decode.greedy import greedy, words_with_times
 from asr.decode.viterbi import spans_of

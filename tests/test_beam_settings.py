@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from asr.config import parse
-from asr.data.tokenizer import CharTokenizer, SubwordTokenizer
+from asr.data.subwords import SubwordTokenizer
+from asr.data.tokenizer import CharTokenizer
 from asr.decode.compiled import (
     beam as compiled_beam,
 )

@@ -13,7 +13,8 @@ from asr.alignment import best_path, gaps
 from asr.alignment.forced import force_align
 from asr.alignment.gaps import Gap, find_gaps
 from asr.alignment.unmatched import stretches, tokens_of_words
-from asr.data.tokenizer import CharTokenizer, SubwordTokenizer
+from asr.data.subwords import SubwordTokenizer
+from asr.data.tokenizer import CharTokenizer
 from tests.test_align import log_softmax
 
 #: low costs, so that gaps pay in a few steps

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from asr import info
 from asr.commands.lm import app
-from asr.data.tokenizer import CharTokenizer, SubwordTokenizer
+from asr.data.subwords import SubwordTokenizer
+from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError
 from asr.lm.neural.config import RnnTrainConfig, read_config
 from asr.lm.neural.folder import describe, find_rnn, is_rnn, load_rnn, save_rnn

@@ -15,7 +15,7 @@ from asr.corpora.recipe import Corpus, Recipe, Request
 from asr.data import manifest as manifests
 from asr.data import prepared as header
 from asr.data.manifest import Utterance
-from asr.data.tokenizer import read_tokenizer
+from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import ConfigError, DataError
 from tests.builders import write_wav
 

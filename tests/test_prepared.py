@@ -10,7 +10,7 @@ from asr import __version__
 from asr.data import prepared as header
 from asr.data.manifest import Utterance
 from asr.data.prepared import FILE, Header
-from asr.data.tokenizer import SubwordTokenizer
+from asr.data.subwords import SubwordTokenizer
 from asr.errors import CheckpointError, ConfigError, DataError
 
 HEADER = Header(

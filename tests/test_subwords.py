@@ -21,8 +21,9 @@ from asr.corpora.recipe import Request
 from asr.data import manifest as manifests
 from asr.data import prepared as header
 from asr.data.prepared import Header
+from asr.data.subwords import SubwordTokenizer
 from asr.data.targets import min_steps, targets_of
-from asr.data.tokenizer import SubwordTokenizer, read_tokenizer
+from asr.data.tokenizer_file import read_tokenizer
 from asr.decode.choose import beam_decoder
 from asr.decode.decoder import BeamDecoder
 from asr.decode.greedy import greedy, words_with_times

@@ -10,14 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.data.tokenizer import (
-    BLANK_ID,
-    WORD_START,
-    CharTokenizer,
-    SubwordTokenizer,
-    read_tokenizer,
-    tokenizer_from_json,
-)
+from asr.data.subwords import SubwordTokenizer
+from asr.data.tokenizer import BLANK_ID, WORD_START, CharTokenizer
+from asr.data.tokenizer_file import read_tokenizer, tokenizer_from_json
 from asr.errors import CheckpointError, ConfigError, DataError
 
 # All of Unicode but lone surrogates, which are not text.
@@ -142,7 +137,7 @@ def test_subword_training_is_deterministic_and_has_the_size_asked_for(kind):
 
 def test_subwords_are_the_same_in_another_process():
     script = (
-        "import sys, json; from asr.data.tokenizer import SubwordTokenizer\n"
+        "import sys, json; from asr.data.subwords import SubwordTokenizer\n"
         "print(json.dumps(SubwordTokenizer.train(json.loads(sys.argv[1]), 30, sys.argv[2]).to_json()))"
     )
     for kind in KINDS:

@@ -137,7 +137,7 @@ def _train_ngram(texts: list[Path], out: Path, counting: NgramOptions, tokenizer
 
 
 def _train_rnn(texts: list[Path], out: Path, network: RnnOptions, tokenizer: Path | None, as_json: bool) -> None:
-    from asr.data.tokenizer import find_tokenizer, read_tokenizer
+    from asr.data.tokenizer_file import find_tokenizer, read_tokenizer
     from asr.lm.files import read_lines
 
     if tokenizer is not None and network.subwords is not None:
@@ -300,7 +300,7 @@ def _print_model(model: NgramModel, out: Path, as_json: bool) -> None:
 @contextmanager
 def _lines(texts: Sequence[Path], tokenizer: Path | None) -> Iterator[Iterator[str]]:
     """Read the lines of texts, or with a tokenizer those of their tokens; say at the end what that leaves out."""
-    from asr.data.tokenizer import find_tokenizer, read_tokenizer
+    from asr.data.tokenizer_file import find_tokenizer, read_tokenizer
     from asr.lm.files import as_tokens, read_lines
 
     if tokenizer is None:

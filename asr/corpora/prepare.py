@@ -22,9 +22,10 @@ from asr.data import manifest as manifests
 from asr.data import prepared as headers
 from asr.data.manifest import Utterance
 from asr.data.prepared import Header
+from asr.data.subwords import SubwordKind
 from asr.data.text import has_digits
-from asr.data.tokenizer import FILE as TOKENIZER_FILE
-from asr.data.tokenizer import SubwordKind, Tokenizer
+from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
 from asr.errors import ConfigError, DataError, os_reason
 from asr.files import existing_parent, write_json
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import get_args
 
 from asr.data.manifest import Utterance
+from asr.data.subwords import SubwordKind
 from asr.data.text import check_profile
-from asr.data.tokenizer import SubwordKind
 from asr.download.remote import Remote
 from asr.errors import ConfigError
 

@@ -12,9 +12,11 @@ from asr.data import manifest as manifests
 from asr.data import prepared as headers
 from asr.data.manifest import Utterance
 from asr.data.prepared import Header
+from asr.data.subwords import SubwordKind, SubwordTokenizer
 from asr.data.text import normalize, spoken_signs_lost
-from asr.data.tokenizer import FILE as TOKENIZER_FILE
-from asr.data.tokenizer import SubwordKind, SubwordTokenizer, Tokenizer, read_tokenizer
+from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
+from asr.data.tokenizer_file import read_tokenizer
 from asr.doctor.characters import excerpt, find_markup
 from asr.errors import CheckpointError, ConfigError
 

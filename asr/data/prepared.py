@@ -16,8 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from asr import __version__
 from asr.data.manifest import Utterance
 from asr.data.text import AS_PREPARED, check_profile, has_digits
-from asr.data.tokenizer import FILE as TOKENIZER_FILE
-from asr.data.tokenizer import Tokenizer, find_tokenizer, read_tokenizer
+from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
+from asr.data.tokenizer_file import find_tokenizer, read_tokenizer
 from asr.errors import ConfigError, DataError, os_reason
 from asr.files import write_json
 

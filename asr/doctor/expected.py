@@ -11,7 +11,8 @@ import torch
 from asr.config import AudioConfig, FeatureConfig, ModelConfig, RunConfig, TextConfig
 from asr.data import prepared as headers
 from asr.data.targets import min_steps
-from asr.data.tokenizer import Tokenizer, read_tokenizer
+from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer_file import read_tokenizer
 from asr.doctor.examination import Expected
 from asr.errors import CheckpointError, ConfigError
 from asr.features import FeatureExtractor

@@ -12,7 +12,7 @@ from typing import Any
 from asr.data import manifest as manifests
 from asr.data import prepared as headers
 from asr.data.manifest import Utterance
-from asr.data.tokenizer import FILE as TOKENIZER_FILE
+from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
 from asr.doctor.characters import check_characters, mended
 from asr.doctor.examination import Examination
 from asr.doctor.findings import LoadedManifest

@@ -17,7 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from asr.config import AudioConfig, FeatureConfig, ModelConfig, Stage, TextConfig, parse
-from asr.data.tokenizer import Tokenizer, read_tokenizer
+from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.features import FeatureExtractor
 from asr.files import recover_folder, replace_folder, write_json

@@ -19,8 +19,9 @@ from typing import Any
 
 from asr import config as configs
 from asr.config import RunConfig
-from asr.data.tokenizer import FILE as TOKENIZER_FILE
-from asr.data.tokenizer import Tokenizer, read_tokenizer
+from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
+from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import CheckpointError, ConfigError, DataError, command, os_reason
 from asr.files import held, write_json, write_text
 from asr.training.data import Dropped

@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from asr.config import Stage, parse
-from asr.data.tokenizer import FILE as TOKENIZER
-from asr.data.tokenizer import Tokenizer, read_tokenizer
+from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer_file import FILE as TOKENIZER
+from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.files import replace_folder, write_json
 from asr.lm.neural.network import RnnConfig, RnnModel, RnnNetwork

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from asr.data.tokenizer import BLANK_ID, CharTokenizer, SubwordTokenizer, Tokenizer
+from asr.data.subwords import SubwordTokenizer
+from asr.data.tokenizer import BLANK_ID, CharTokenizer, Tokenizer
 from asr.errors import ConfigError, DataError
 from asr.lm.arrays import BEGIN, END, UNK
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asr.config import OptimConfig
-from asr.data.tokenizer import FILE as TOKENIZER
+from asr.data.tokenizer_file import FILE as TOKENIZER
 from asr.errors import CheckpointError, ConfigError, DataError, TrainingError, os_reason
 from asr.files import held, write_json
 from asr.lm.neural.config import RnnTrainConfig
