@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asr.data.subwords import SubwordTokenizer
@@ -113,6 +113,9 @@ def test_subwords_decode_to_what_was_encoded_and_never_use_the_blank(kind, text)
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(texts=st.lists(TEXT, min_size=1, max_size=4))
+@example(texts=["<unk>"])
+@example(texts=["000", "<unk>"])
+@example(texts=["unk", "< 2", "3 >", "a <unk>"])
 @settings(max_examples=40)
 def test_a_subword_tokenizer_can_write_every_text_it_was_trained_on(kind, texts):
     texts = [" ".join(text.split()) for text in texts]

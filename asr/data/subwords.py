@@ -14,6 +14,8 @@ from asr.data.tokenizer import BLANK_ID, WORD_START, Tokenizer, refuse_repeats
 from asr.errors import CheckpointError, ConfigError, DataError
 
 SubwordKind = Literal["bpe", "unigram"]
+#: SentencePiece's name of the unknown piece: it does not split this text into characters
+_UNKNOWN = "<unk>"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,13 @@ class SubwordTokenizer(Tokenizer):
             if c in f"{WORD_START}\u2585\0" or "\ud800" <= c <= "\udfff":
                 row = next(row for row in rows if c in row)
                 raise DataError(f"character {c!r} (U+{ord(c):04X}) in {row[:40]!r}: SentencePiece keeps it to itself")
+
+        # A character that is in this mark alone would become unknown with it.
+        if lost := set(_UNKNOWN) & characters - set("".join(rows).replace(_UNKNOWN, "")):
+            c = min(lost)
+            raise DataError(
+                f"character {c!r} (U+{ord(c):04X}) is only in '{_UNKNOWN}': SentencePiece keeps it to itself"
+            )
 
         least = len(characters - {" "}) + 2  # and the mark of a word's start, and the blank
         if vocabulary_size < least:
