@@ -99,7 +99,7 @@ class FeatureExtractor(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Return the device that it computes on."""
         return self.mean_f.device
 
     def num_frames(self, num_samples_b: Tensor) -> Tensor:

@@ -56,10 +56,8 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
     network = model.network.eval()
     if type(network) is not DeepSpeech2 or model.device.type != "cpu":
         return model
-    from asr.model.cpu.inference import (
-        InferenceNetwork,
-        runs_here,
-    )  # loads numba in 0.3 s, which training does not need
+    # Imported here, since it loads numba in 0.3 s, which training does not need.
+    from asr.model.cpu.inference import InferenceNetwork, runs_here
 
     if precision == "auto":
         usable = [name for name in ("bf16", "fp32") if runs_here(name)]
@@ -169,10 +167,8 @@ def pipeline(
     pool = ThreadPoolExecutor(threads, "asr-infer", initializer=torch.set_num_threads, initargs=(1,))
 
     def submit(window: list[tuple[Features, Future[T]]]) -> None:
-        durations_s = [len(features_tf) * model.frame_s for features_tf, _ in window]
-        share_s = min(batch_s, max(sum(durations_s) / threads, _SHARE_S))
-        for indexes in batched(durations_s, share_s):
-            pool.submit(_answer, model, decode, [window[i] for i in indexes])
+        for batch in _shares(window, model.frame_s, threads, batch_s):
+            pool.submit(_answer, model, decode, batch)
 
     waiting: deque[tuple[Key, Future[T]]] = deque()
     window: list[tuple[Features, Future[T]]] = []
@@ -209,6 +205,16 @@ def pipeline(
             raise stopped
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _shares(
+    window: list[tuple[Features, Future[T]]], frame_s: float, threads: int, batch_s: float
+) -> Iterator[list[tuple[Features, Future[T]]]]:
+    """Yield a window in batches of like length, small enough that every thread gets one."""
+    durations_s = [len(features_tf) * frame_s for features_tf, _ in window]
+    share_s = min(batch_s, max(sum(durations_s) / threads, _SHARE_S))
+    for indexes in batched(durations_s, share_s):
+        yield [window[i] for i in indexes]
 
 
 def _answer(model: AcousticModel, decode: Callable[[LogProbs], T], batch: Sequence[tuple[Features, Future[T]]]) -> None:

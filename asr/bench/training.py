@@ -62,7 +62,7 @@ class Turn:
 
 @dataclass
 class TrainingSpeed:
-    """What was measured."""
+    """Hold the measures of a training: speed, shares, memory."""
 
     precision: str
     hardware: str
@@ -101,7 +101,7 @@ class TrainingSpeed:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as fast as the plain way."""
+        """Return the speed as a multiple of the plain way's."""
         plain = self.plain_audio_s_per_s
         return None if plain is None else self.audio_s_per_s / plain
 

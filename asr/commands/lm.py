@@ -45,7 +45,7 @@ Tokens = Annotated[
 
 @dataclass(frozen=True)
 class NgramOptions:
-    """How an n-gram model is estimated."""
+    """Options of the estimation of an n-gram model."""
 
     order: Annotated[int, Option(min=1, max=6, help="The longest n-grams.")] = 3
     prune: Annotated[
@@ -58,7 +58,7 @@ class NgramOptions:
 
 @dataclass(frozen=True)
 class RnnOptions:
-    """How a neural model is trained."""
+    """Options of the training of a neural model."""
 
     subwords: Annotated[int | None, Option(min=3, help="rnn: train a BPE tokenizer of this size.")] = None
     cell: Annotated[str | None, Option(metavar="lstm|gru", help="rnn: default lstm.")] = None

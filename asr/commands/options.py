@@ -37,7 +37,7 @@ Threads = Annotated[int | None, Option(min=1, max=1024, help="CPU threads; defau
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """Where to compute."""
+    """Options of the device and its threads."""
 
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1.")] = "auto"
     threads: Threads = None
@@ -45,7 +45,7 @@ class MachineOptions:
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How log-probabilities become text."""
+    """Options of decoding."""
 
     decoder: Annotated[str, Option(metavar="greedy|beam", help="Default: as tuned, else greedy.")] = ""
     lm: Lm = None

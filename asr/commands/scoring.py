@@ -51,7 +51,7 @@ _MOST_LISTED = 10
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What is shown beyond the error rates."""
+    """Options of tables and pages beyond the error rates."""
 
     by: Annotated[
         list[str] | None,

@@ -71,7 +71,7 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class CuttingOptions:
-    """Which part of each recording is transcribed, and in which pieces."""
+    """Options of the part of each recording that is transcribed, and of its pieces."""
 
     start: Annotated[float, Option(min=0, metavar="SECONDS", help="Begin here.")] = 0.0
     end: Annotated[float | None, Option(metavar="SECONDS", help="End here.")] = None

@@ -122,7 +122,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _settings(set_: list[str] | None, init: Path | None, max_batch_seconds: str | None) -> list[str]:
-    """What the options change in the config."""
+    """Return the options' changes of the config."""
     settings = [*(set_ or ())]
     if init is not None:  # quoted, as a path may hold what YAML takes for a comment or a mapping
         settings.append(f"train.init={json.dumps(str(init.resolve()), ensure_ascii=False)}")

@@ -21,7 +21,7 @@ from asr.errors import ConfigError
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asks of ``asr prepare``.
+    """Hold what a person asks of ``asr prepare``.
 
     Raises:
         ConfigError: an option on texts is unknown, or two do not go together.
@@ -63,7 +63,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a recipe found: the utterances of each split, and what was left out with the reasons."""
+    """Hold what a recipe found: the utterances of each split, and what was left out with the reasons."""
 
     splits: Mapping[str, list[Utterance]]
     #: utterances that cannot be used, by id

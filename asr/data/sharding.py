@@ -32,7 +32,7 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class Sharded:
-    """What was written: the new manifest, its tar files, and how many of these were there already."""
+    """Hold what was written: the new manifest, its tar files, and how many of these were there already."""
 
     manifest: Path
     shards: list[Path]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecoderOptions:
-    """What is asked of the decoder of a model. An option that is not given is as it was tuned for the model."""
+    """Hold the options of a model's decoder. An option that is not given is as it was tuned for the model."""
 
     #: ``greedy`` or ``beam``; empty: beam search if it was tuned or if another option needs it, else greedy
     name: str = ""

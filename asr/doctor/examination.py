@@ -26,7 +26,7 @@ from asr.doctor.sound import AudioHeader
 
 @dataclass(frozen=True)
 class Expected:
-    """What a model wants; ``asr.doctor.expected`` makes it from a model folder or a config.
+    """Hold what a model expects of the data; ``asr.doctor.expected`` makes it from a model folder or a config.
 
     ``num_steps``: samples to output steps; ``min_steps``: labels to the steps they need. Without a ``tokenizer`` the
     vocabulary is that of the training manifests. ``longest_s``: longer utterances are left out of training.

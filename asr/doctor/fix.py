@@ -22,7 +22,7 @@ from asr.files import open_atomic, write_bytes
 
 @dataclass
 class Fixed:
-    """What was written, and what is not in it."""
+    """Hold what was written, and what was left out."""
 
     #: manifest -> the one written, if a row was left
     written: dict[str, str] = field(default_factory=dict)

@@ -46,7 +46,7 @@ Advance = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class AudioHeader:
-    """What a file holds; with a ``code`` (of ``findings.KINDS``) it cannot be used, and ``why``.
+    """Hold the facts of a file; with a ``code`` (of ``findings.KINDS``) it cannot be used, and ``why``.
 
     ``truncated``: why it is cut; rows that end before the cut can be used.
     """
@@ -70,7 +70,7 @@ class AudioHeader:
 
 @dataclass(frozen=True, slots=True)
 class SampleStatistics:
-    """What the samples of an utterance are like; with a ``code`` they cannot be used, and ``why``.
+    """Hold statistics of the samples of an utterance; with a ``code`` they cannot be used, and ``why``.
 
     Units: full scale is 1; ``clipped``, ``silent`` and ``high`` are fractions. ``key`` is equal for equal samples.
     """

@@ -43,7 +43,7 @@ _BUSY = (408, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a host is waited for.
+    """Limits of waiting for a host.
 
     Units: seconds. A pause doubles from ``pause_s`` to ``longest_pause_s``.
     """

@@ -130,7 +130,7 @@ class WaveExtractor(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Return the device that it computes on."""
         return torch.device("cpu")
 
     def num_frames(self, num_samples_b: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class AcousticModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """Return the device that the network computes on."""
         return next((p.device for p in self.network.parameters()), torch.device("cpu"))
 
     @property

@@ -23,7 +23,7 @@ class AnyNetwork(Protocol):
 
     @property
     def cfg(self) -> Stage:
-        """What it computes, apart from its weights."""
+        """Return what it computes, apart from its weights."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -51,7 +51,7 @@ class AnyExtractor(Protocol):
 
     @property
     def cfg(self) -> Stage:
-        """What it computes."""
+        """Return the settings of what it computes."""
 
     @property
     def hop(self) -> int:
@@ -63,7 +63,7 @@ class AnyExtractor(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Return the device that it computes on."""
 
     def num_frames(self, num_samples_b: Tensor) -> Tensor:
         """Count the frames of each wave, exactly. Shapes: (b,) -> (b,)."""

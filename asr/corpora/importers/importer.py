@@ -24,7 +24,7 @@ OPTIONS = ("dev", "name", "mix", "channel", "keep_truncated")
 
 @dataclass(frozen=True)
 class Found:
-    """What an importer read for one split: rows, and what it left out with the reasons."""
+    """Hold the rows that an importer read for one split, and what it left out with the reasons."""
 
     rows: list[Row]
     dropped: dict[str, str]

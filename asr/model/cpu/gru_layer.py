@@ -49,7 +49,7 @@ Product = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """What does not change in a pass."""
+    """Hold what does not change in a pass."""
 
     #: valid steps of each utterance
     lengths: npt.NDArray[np.int64]

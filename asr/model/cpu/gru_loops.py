@@ -45,7 +45,7 @@ class Walk(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What a step forward reads and writes."""
+    """Hold the arrays that a step forward reads and writes."""
 
     #: the projections of all directions, (r, ways, 3 h)
     z: Stored
@@ -65,7 +65,7 @@ class Forward(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """What a step back reads and writes."""
+    """Hold the arrays that a step back reads and writes."""
 
     #: the gradient of the layer's output, (r, out_width)
     grad: Stored

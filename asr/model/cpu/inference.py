@@ -56,7 +56,7 @@ class Recurrent:
 
 @dataclass(frozen=True)
 class _Utterances:
-    """Where the utterances of a batch lie among its rows, in the order of falling lengths."""
+    """Hold the places of a batch's utterances among its rows, longest first."""
 
     #: places in the caller's order
     order: list[int]
