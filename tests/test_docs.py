@@ -150,3 +150,11 @@ def test_the_documented_script_and_recipe_work(tmp_path, monkeypatch):
     assert list(prepared.dropped) == ["gone"]
     assert all(manifest.read(path) for path in prepared.manifests.values())
     RunConfig.model_validate(yaml.safe_load(config))
+
+
+def test_the_reading_list_can_be_read_in_an_evening():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Reading the code")[2].partition("\n## ")[0]
+    listed = re.findall(r"\((asr/[a-z_/]+\.py)\)", section)
+    assert len(listed) > 8
+    assert sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in listed) < 2000
