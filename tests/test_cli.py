@@ -30,8 +30,20 @@ from tests.builders import build_corpus, noise, sine, tiny_config, write_wav
 from tests.conftest import needs_matplotlib
 from tests.models import save_random_model
 
-COMMANDS = ("recipes", "prepare", "train", "average", "evaluate", "transcribe", "align", "score", "compare", "tune",
-            "bench", "info")  # fmt: skip
+COMMANDS = (
+    "recipes",
+    "prepare",
+    "train",
+    "average",
+    "evaluate",
+    "transcribe",
+    "align",
+    "score",
+    "compare",
+    "tune",
+    "bench",
+    "info",
+)
 posix = pytest.mark.skipif(sys.platform == "win32", reason="descriptors and signals of POSIX")
 
 
@@ -462,8 +474,11 @@ def test_prepare_takes_a_folder_of_ones_own_and_says_what_was_dropped(command, t
     assert "kept 2 of 3" in result.out and "dropped c: no transcript" in result.out
     assert result.out.splitlines()[-1] == str(out / "train.jsonl")
     document = json.loads(command("prepare", recipe, "--out", out, "--json").out)
-    facts = {"manifests": {"train": str(out / "train.jsonl")}, "utterances": {"train": 2},
-             "dropped": {"c": "no transcript"}}  # fmt: skip
+    facts = {
+        "manifests": {"train": str(out / "train.jsonl")},
+        "utterances": {"train": 2},
+        "dropped": {"c": "no transcript"},
+    }
     assert document.items() >= facts.items() and "files" not in document
 
 
@@ -524,9 +539,11 @@ def shell(line: str, *args: object, **environment: str) -> subprocess.CompletedP
     """A shell line in which ``"$@"`` is the command with these arguments."""
     return subprocess.run(
         ["bash", "-c", line, "bash", sys.executable, "-m", "asr", *map(str, args)],
-        capture_output=True, text=True, env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
         cwd=Path(asr.__file__).resolve().parent.parent,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -587,10 +604,12 @@ def test_ctrl_c_ends_a_preparation_with_130_and_no_traceback(tmp_path):
     recipe = own_recipe(tmp_path / "mine", 'print("ready", file=sys.stderr, flush=True); time.sleep(60)')
     process = subprocess.Popen(
         [sys.executable, "-m", "asr", "prepare", str(recipe), "--out", str(tmp_path / "out")],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         # A shell's background job ignores Ctrl-C, and its children inherit that: these tests may run in one.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     assert process.stderr is not None
     while process.stderr.readline() != "ready\n":
         pass
@@ -685,8 +704,10 @@ def test_results_of_several_runs_have_a_row_each_and_their_mean(model, corpus):
     script = Path(__file__).parent.parent / "egs" / "results.py"
     done = subprocess.run(
         [sys.executable, str(script), str(corpus / "dev.jsonl"), str(model), str(model)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     lines = done.stdout.splitlines()
     timeless = [re.sub(r"\| 0\.\d{4} \|", "|", line) for line in lines[2:4]]  # but for the real-time factor
     assert timeless[0] == timeless[1] != lines[2]
@@ -755,8 +776,10 @@ def test_models_that_are_made_from_a_tuned_one_are_not_tuned(command, corpus, tm
     assert command(*tune).code == 0
     assert command("average", folder, other, "--out", tmp_path / "mean").code == 0
     assert sorted(path.name for path in (tmp_path / "mean").iterdir()) == [
-        "config.json", "model.safetensors", "tokenizer.json",
-    ]  # fmt: skip
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
 
 
 def test_tuning_refuses_before_the_work_what_it_could_not_use_or_save(command, corpus, tmp_path):
@@ -792,8 +815,10 @@ def test_only_the_words_of_a_lexicon_come_out_and_both_backends_agree(command, m
         said.append([json.loads(line)["hypothesis"] for line in kept.read_text().splitlines()])
     assert said[0] == said[1]
     assert {word for text in said[0] for word in text.split()} <= {"ab", "ba", "dc"}
-    assert "unknown decoder backend 'cython'" in command(
-        "evaluate", model, corpus / "dev.jsonl", "--decoder-backend", "cython").error  # fmt: skip
+    assert (
+        "unknown decoder backend 'cython'"
+        in command("evaluate", model, corpus / "dev.jsonl", "--decoder-backend", "cython").error
+    )
 
 
 def test_evaluation_says_how_often_words_of_each_confidence_are_right(command, model, corpus):
@@ -807,5 +832,7 @@ def test_evaluation_says_how_often_words_of_each_confidence_are_right(command, m
         assert table["words"] == right + wer["substitutions"] + wer["insertions"]
         assert table["correct"] * table["words"] == pytest.approx(right)
         assert sum(b["words"] for b in table["bins"]) == table["words"]
-    assert "--confidence has no place" in command(
-        "evaluate", model, corpus / "dev.jsonl", "--confidence", "--markdown").error  # fmt: skip
+    assert (
+        "--confidence has no place"
+        in command("evaluate", model, corpus / "dev.jsonl", "--confidence", "--markdown").error
+    )

@@ -108,9 +108,17 @@ def test_every_row_that_reading_would_refuse_is_listed_with_its_line(tmp_path):
     path = corpus(tmp_path, utterance("u"))
     good = path.read_text()
     lines = [
-        good.strip(), "{", "[1]", json.dumps({"id": "x"}), good.strip(), '{"id": "\\ud800"}', "\x00\xff",
-        json.dumps({**json.loads(good), "id": "z", "duration_s": -1}), "", json.dumps({**json.loads(good), "id": "w"}),
-    ]  # fmt: skip
+        good.strip(),
+        "{",
+        "[1]",
+        json.dumps({"id": "x"}),
+        good.strip(),
+        '{"id": "\\ud800"}',
+        "\x00\xff",
+        json.dumps({**json.loads(good), "id": "z", "duration_s": -1}),
+        "",
+        json.dumps({**json.loads(good), "id": "w"}),
+    ]
     path.write_bytes("\n".join(lines).encode("latin-1"))
     report = examine([path], num_examples=20)
     assert codes(report)["row-invalid"] == 6 and codes(report)["duplicate-id"] == 1
@@ -208,8 +216,10 @@ def test_samples_that_are_no_numbers_are_found_when_decoded(tmp_path, bad):
     assert codes(examine([path], deep=True)) == {"audio-not-finite": 1}
 
 
-@pytest.mark.parametrize(("suffix", "subtype"), [("wav", "PCM_U8"), ("wav", "PCM_24"), ("wav", "FLOAT"),
-                                                 ("wav", "ULAW"), ("ogg", "OPUS"), ("ogg", "VORBIS")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("suffix", "subtype"),
+    [("wav", "PCM_U8"), ("wav", "PCM_24"), ("wav", "FLOAT"), ("wav", "ULAW"), ("ogg", "OPUS"), ("ogg", "VORBIS")],
+)
 def test_every_kind_of_file_that_training_reads_is_well(tmp_path, suffix, subtype):
     audio_path = tmp_path / f"u.{suffix}"
     soundfile.write(audio_path, 0.3 * sine(1.0) + noise(1.0), 16000, subtype=subtype)
@@ -336,9 +346,14 @@ def test_the_sums_over_blocks_are_those_of_the_whole(tmp_path_factory, num_sampl
 
 def test_texts_that_are_empty_damaged_or_written_with_digits_are_warnings(tmp_path):
     rows = [
-        utterance("a", text=" \t"), utterance("b", text="caf\ufffd"), utterance("c", text="e\u0301te\u0301"),
-        utterance("d", text="be\x07ll"), utterance("e", text="at 10"), utterance("f", text="½ cup"), utterance("g"),
-    ]  # fmt: skip
+        utterance("a", text=" \t"),
+        utterance("b", text="caf\ufffd"),
+        utterance("c", text="e\u0301te\u0301"),
+        utterance("d", text="be\x07ll"),
+        utterance("e", text="at 10"),
+        utterance("f", text="½ cup"),
+        utterance("g"),
+    ]
     report = examine([corpus(tmp_path, *rows)], num_examples=9)
     assert codes(report) == {"text-empty": 1, "text-unicode": 3, "digits-in-text": 2} and report.errors == 0
     assert [line.split()[1] for line in found(report, "text-unicode")] == ["b:", "c:", "d:"]
@@ -421,8 +436,9 @@ def test_the_same_audio_is_found_under_another_name_but_not_at_another_offset(tm
     report = examine([path], deep=deep, num_examples=9)
     assert codes(report) == {"duplicate-audio": 2}
     assert found(report, "duplicate-audio") == [
-        f"{path}:3 c: as {path}:1 a, with another text", f"{path}:4 d: as {path}:1 a, with the same text",
-    ]  # fmt: skip
+        f"{path}:3 c: as {path}:1 a, with another text",
+        f"{path}:4 d: as {path}:1 a, with the same text",
+    ]
 
 
 def test_only_decoding_finds_the_same_samples_in_another_container(tmp_path):
@@ -473,9 +489,16 @@ def test_two_training_manifests_are_one_set(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "role"),
-    [("train.jsonl", "train"), ("my_train_v2.jsonl", "train"), ("validation.jsonl", "dev"), ("valid.jsonl", "dev"),
-     ("test-other.jsonl", "test"), ("strain.jsonl", "strain"), ("phone.jsonl", "phone")],
-)  # fmt: skip
+    [
+        ("train.jsonl", "train"),
+        ("my_train_v2.jsonl", "train"),
+        ("validation.jsonl", "dev"),
+        ("valid.jsonl", "dev"),
+        ("test-other.jsonl", "test"),
+        ("strain.jsonl", "strain"),
+        ("phone.jsonl", "phone"),
+    ],
+)
 def test_a_set_is_known_by_its_name(name, role):
     assert role_of(Path(name)) == role
 

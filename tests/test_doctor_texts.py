@@ -69,9 +69,14 @@ HIDDEN = {
     "text-lookalike": ["f\u043eur", "\u0455ix", "thre\u0435", "n\u03bfne", "\ufb01ve"],
     "text-invisible": ["one\u200btwo", "\ufeffone", "o\u00adne", "tw\u2060o", "\u202aone\u202c"],
     "text-markup": ["one&nbsp;two", "one [noise]", "<unk> one", "one (laughs) two", r"one\ntwo"],
-    "text-unicode": ["one\u0007", "caf\u00c3\u00a9", "don\u00e2\u20ac\u2122t", "\u00d0\u2022\u00d1\u2030\u00d1\u2018",
-                     "\ufffd"],
-}  # fmt: skip
+    "text-unicode": [
+        "one\u0007",
+        "caf\u00c3\u00a9",
+        "don\u00e2\u20ac\u2122t",
+        "\u00d0\u2022\u00d1\u2030\u00d1\u2018",
+        "\ufffd",
+    ],
+}
 
 
 def troubled(num_rows: int) -> list[Utterance]:
@@ -160,9 +165,18 @@ def test_it_is_found_in_a_single_row(tmp_path, code, text):
 
 
 SOUND = {
-    "English": ["salt & pepper", "R&D at AT&T", "(if you will) he said", "so ( ) it", "the naïve café",
-                "a < b and c > d", "rock 'n' roll",
-                "arts (music and dance) & more", "x * y * z", "it's o'clock"],
+    "English": [
+        "salt & pepper",
+        "R&D at AT&T",
+        "(if you will) he said",
+        "so ( ) it",
+        "the naïve café",
+        "a < b and c > d",
+        "rock 'n' roll",
+        "arts (music and dance) & more",
+        "x * y * z",
+        "it's o'clock",
+    ],
     "Bengali": ["\u09aa\u09cd\u09b0\u09df\u09cb\u0997"],
     "Punjabi": ["\u0a39\u0a48\u0a36 \u0a2a\u0a4d\u0a30\u0a38\u0a3c\u0a3e"],
     "Burmese": ["ထည့်ပါ"],
@@ -174,9 +188,18 @@ SOUND = {
     "Swedish": ["DET GÅ…", "på ön"],
     "Turkish": ["ISPARTA'DA IŞIK ılık İSTANBUL", "iğne şöyle çağ"],
     "Vietnamese": ["tiếng Việt rất hay", "ĐƯỜNG PHỐ"],
-    "Russian": ["мама мыла раму", "он купил iPhone и MacBook Air в МТС", "пришла SMSка от VIPа", "это PDF и DVDшка",
-                "план B",
-                "витамин C", "смотрит YouTube на TV", "IT-отдел, e-mail и Wi-Fi", "PCки стоят", "СССР», КПСС… РФ”"],
+    "Russian": [
+        "мама мыла раму",
+        "он купил iPhone и MacBook Air в МТС",
+        "пришла SMSка от VIPа",
+        "это PDF и DVDшка",
+        "план B",
+        "витамин C",
+        "смотрит YouTube на TV",
+        "IT-отдел, e-mail и Wi-Fi",
+        "PCки стоят",
+        "СССР», КПСС… РФ”",
+    ],
     "Ukrainian": ["ні", "дії", "привіт друзі, її ім'я", "з'їзд і п'ять", "купив iPad"],
     "Serbian": ["Љубав и њежност је ту", "Ljubav i nježnost", "иде у IKEA"],
     "Greek": ["καλημέρα κόσμε", "αγόρασε iPhone στο Public", "το Internet είναι", "ΑΥΤΟ ΕΙΝΑΙ DVD"],
@@ -185,7 +208,7 @@ SOUND = {
     "Sinhala": ["ශ්‍රී ලංකා"],
     "Persian": ["می‌خواهم بروم", "خانه‌ها", "این iPhone است"],
     "Arabic": ["السلام عليكم", "المُعَرِّفْ", "هذا كتابٌ"],
-    "Hebrew": ["שלום עולם", "צה\"ל"],
+    "Hebrew": ["שלום עולם", 'צה"ל'],
     "Thai": ["สวัสดี\u200bครับ"],
     "Khmer": ["សួស្តី\u200bពិភពលោក"],
     "Chinese": ["你好，世界", "他用iPhone打电话", "卡拉OK很好", "（大家好）"],
@@ -198,7 +221,7 @@ SOUND = {
     "Amharic": ["ሰላም ለዓለም"],
     "physics": ["α and β decay", "the ν μ and π", "Δt in a μs", "ten kΩ"],
     "emoji": ["family 👨‍👩‍👧 here"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("language", [*SOUND, "all of them"])

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from asr.align import Aligned
     from asr.data.manifest import Manifest
     from asr.model.checkpoint import AcousticModel
+    from asr.outputs import Targets
 
+Formats = Annotated[
+    list[str] | None,
+    Option("-f", "--format", metavar="FORMAT,...", help="txt srt vtt tsv json jsonl ctm TextGrid, or all."),
+]
 #: words listed of a likely wrong transcript, and characters shown of each text
 _DOUBTED, _SHOWN = 5, 500
 #: a word of which the model is less sure than this is doubted, where its text does not fit
@@ -34,10 +39,7 @@ def align(
     model: ModelPath,
     source: Annotated[Path, Argument(metavar="INPUT", help="A manifest, or with --text one recording.")],
     text: Annotated[Path | None, Option(metavar="FILE", help="What is said in the recording.")] = None,
-    formats: Annotated[
-        list[str] | None,
-        Option("-f", "--format", metavar="FORMAT,...", help="txt srt vtt tsv json jsonl ctm TextGrid, or all."),
-    ] = None,
+    formats: Formats = None,
     out: Annotated[Path | None, Option("-o", "--out", metavar="DIR", help="Write a file per utterance here.")] = None,
     worst: Annotated[int | None, Option(min=1, metavar="N", help="List the N likeliest wrong texts instead.")] = None,
     as_json: Json = False,
@@ -47,33 +49,28 @@ def align(
     machine: MachineOptions,
 ) -> None:
     """Say when each word and character of a text is said, and how well the text fits the audio."""
-    from asr.outputs import Targets, parse_formats
+    from asr.outputs import parse_formats
 
     names = parse_formats(formats or [])
     words, manifest = _inputs(source, text)
     if names and out is None:
         _check_stdout(names, as_json, worst, 1 if manifest is None else len(manifest))
-    targets = None
-    if out is not None:
-        ids = [source.name] if manifest is None else [u.id for u in manifest]
-        audio = [] if manifest is None else map(manifest.audio_path, manifest)
-        targets = Targets(ids, names or ("json",), out, inputs=[source, *([text] if text else []), *audio])
-
+    targets = None if out is None else _targets(out, names, source, text, manifest)
     loaded = _load(model, machine, resample)
     failed: dict[str, str] = {}
     misfits: list[tuple[str, Aligned]] = []
 
+    # Align and write one text after the other; note failures and misfits.
     def aligned() -> Iterator[tuple[str, Aligned]]:
-        """Align and write one text after the other; note failures and misfits."""
         for name, result in _align_all(loaded, source, words, manifest, normalization, allow_gaps):
             if isinstance(result, DataError):
                 failed[name] = str(result)
                 continue
-            if targets is not None:
-                try:
+            try:
+                if targets is not None:
                     targets.write(result.transcript, name, id_=None if manifest is None else name)
-                except AsrError as error:
-                    failed[name] = str(error)
+            except AsrError as error:
+                failed[name] = str(error)
             for note in result.transcript.notes:
                 say(f"{shown(name)}: {shown(note)}")
             if result.unmatched:
@@ -124,6 +121,15 @@ def _check_stdout(names: tuple[str, ...], as_json: bool, worst: int | None, num_
         raise ConfigError(f"-f and --{'json' if as_json else 'worst'} both go to stdout; add -o DIR for the files")
     if len(names) > 1 or not on_stdout(names[0], num_texts):
         raise ConfigError(f"{', '.join(names)}: several files; add -o DIR")
+
+
+def _targets(out: Path, names: tuple[str, ...], source: Path, text: Path | None, manifest: Manifest | None) -> Targets:
+    """Choose the files to write; none of them may be an input."""
+    from asr.outputs import Targets
+
+    ids = [source.name] if manifest is None else [u.id for u in manifest]
+    audio = [] if manifest is None else map(manifest.audio_path, manifest)
+    return Targets(ids, names or ("json",), out, inputs=[source, *([text] if text else []), *audio])
 
 
 def _load(model: Path, machine: MachineOptions, resample: bool) -> AcousticModel:

@@ -28,8 +28,8 @@ from asr.heartbeat import stderr_is_terminal
 
 if TYPE_CHECKING:
     from asr.outputs import Targets
-    from asr.recordings.inputs import Input
-    from asr.transcribe import Failure
+    from asr.recordings.inputs import Input, Part
+    from asr.transcribe import Failure, Recognizer
     from asr.transcript import Transcript
 
 #: a progress bar is not worth reading more headers than this
@@ -81,6 +81,18 @@ class CuttingOptions:
     ] = None
     no_speech_threshold: NoSpeechThreshold = 0.6
 
+    def part(self) -> Part:
+        """Return the part of each recording.
+
+        Raises:
+            ConfigError: it ends before it begins.
+        """
+        from asr.recordings.inputs import Part
+
+        if self.end is not None and self.end <= self.start:
+            raise ConfigError(f"--end {self.end:g} is not after --start {self.start:g}")
+        return Part(self.channel, self.start, self.end)
+
 
 @dataclass(frozen=True)
 class NbestDecodingOptions(DecodingOptions):
@@ -107,20 +119,19 @@ def transcribe(
     machine: MachineOptions,
 ) -> None:
     """Transcribe recordings: text, subtitles, words with times."""
-    from asr.recordings.inputs import Part, find_inputs
+    from asr.recordings.inputs import find_inputs
 
     kinds = output.kinds()
     if (decoding.nbest or 1) > 1 and not (output.as_json or {"json", "jsonl"} & set(kinds)):
         raise ConfigError("--nbest is shown in JSON only; add --json or -f json")
-    if cutting.end is not None and cutting.end <= cutting.start:
-        raise ConfigError(f"--end {cutting.end:g} is not after --start {cutting.start:g}")
+    part = cutting.part()
     if picture is not None:
         from asr.scoring.picture import check
 
         check(picture)
         check_target(picture)
 
-    found = find_inputs(inputs, Part(cutting.channel, cutting.start, cutting.end))
+    found = find_inputs(inputs, part)
     writer = _Writer(found, kinds, output, also_read=_other_inputs(inputs, Path(model)))
     items = writer.left_to_do(found)
     if not items:
@@ -147,12 +158,16 @@ def transcribe(
                 writer.take(item, result, several=(decoding.nbest or 1) > 1)
         writer.finish({"failed": writer.failed, "model": str(model)})
 
-        drawn = next((item for item in items if _label(item) not in writer.failed), None)
-        if picture is not None and drawn is not None:
-            from asr.scoring.picture import draw
+        if picture is not None:
+            _draw_first(recognizer, [item for item in items if _label(item) not in writer.failed], picture)
 
-            draw(recognizer, drawn, picture)
-            say(f"picture: {shown(picture)}")
+
+def _draw_first(recognizer: Recognizer, items: Sequence[Input], picture: Path) -> None:
+    from asr.scoring.picture import draw
+
+    if items:
+        draw(recognizer, items[0], picture)
+        say(f"picture: {shown(picture)}")
 
 
 def _other_inputs(inputs: Sequence[str], model: Path) -> list[Path]:

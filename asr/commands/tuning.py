@@ -23,9 +23,12 @@ from asr.errors import AsrError
 from asr.files import cache_folder
 
 if TYPE_CHECKING:
+    from asr.data.manifest import Manifest
     from asr.decode.settings import BeamConfig
     from asr.decode.tuned import Rescore
     from asr.lm.neural.network import RnnModel
+    from asr.model.checkpoint import AcousticModel
+    from asr.tuning.emissions import Emissions
     from asr.tuning.rescore import Rescoring
     from asr.tuning.tune import Point, Tuning
 
@@ -57,10 +60,9 @@ def tune(
         check_target(folder / FILE)
     language_model = ngram.load(lm)
     neural = None if rescore is None else _load_neural(rescore, nbest)
-    greedy = DecodingOptions(decoder="greedy")
-    loaded = load_recognizer(model, machine, greedy, precision="fp32", resample=resample).model
+    loaded = load_recognizer(model, machine, DecodingOptions("greedy"), precision="fp32", resample=resample).model
 
-    from asr.tuning.emissions import emissions
+    from asr.tuning.rescore import check_fits
     from asr.tuning.tune import decoder_to_tune
     from asr.tuning.tune import tune as search
 
@@ -68,15 +70,9 @@ def tune(
     texts = {u.id: normalize(u.text, loaded.text.normalization) for u in rows}
     decoder = decoder_to_tune(loaded.tokenizer, list(texts.values()), language_model)
     if neural is not None and rescore is not None:
-        from asr.tuning.rescore import check_fits
-
         check_fits(neural[0], loaded.tokenizer, rescore)
 
-    with audio_bar(rows.duration_s) as advance:
-        emitted = emissions(loaded, rows, cache or _cache_folder(), advance)
-    done = "found" if emitted.found else "kept"
-    say(f"asr: log-probabilities of {len(emitted.log_probs):,} utterances {done} in {shown(emitted.folder)}")
-
+    emitted = _emit(loaded, rows, cache or _cache_folder())
     references = [texts[u.id] for u in emitted.utterances]
     with share_bar("trying settings") as reach:
         tuning = search(
@@ -97,8 +93,7 @@ def tune(
     with naming_failures(emitted.failed):
         if not dry_run:
             facts = {"manifest": str(manifest), "lm": str(lm.resolve())}
-            saved = _save(folder, tuning, keep_lm(folder, language_model, lm), facts, found, config)
-            say(f"asr: saved in {shown(saved)}; evaluate and transcribe will use it")
+            _save(folder, tuning, keep_lm(folder, language_model, lm), facts, found, config)
 
 
 def _cache_folder() -> Path:
@@ -106,6 +101,17 @@ def _cache_folder() -> Path:
         return cache_folder() / "log-probs"
     except RuntimeError as error:
         raise AsrError("there is no home folder to keep log-probabilities in; give one with --cache") from error
+
+
+def _emit(model: AcousticModel, rows: Manifest, cache: Path) -> Emissions:
+    """Compute the log-probabilities of the dev set, or find them in the cache."""
+    from asr.tuning.emissions import emissions
+
+    with audio_bar(rows.duration_s) as advance:
+        emitted = emissions(model, rows, cache, advance)
+    done = "found" if emitted.found else "kept"
+    say(f"asr: log-probabilities of {len(emitted.log_probs):,} utterances {done} in {shown(emitted.folder)}")
+    return emitted
 
 
 def _load_neural(path: Path, nbest: int) -> tuple[RnnModel, Rescore]:
@@ -143,7 +149,7 @@ def _save(
     facts: dict[str, Any],
     found: Rescoring | None,
     wider: BeamConfig | None,
-) -> Path:
+) -> None:
     """Save the best search; or, if rescoring helps, the wider search before it, and the weights of the rescoring."""
     from asr.decode.tuned import Tuned, write_tuned
 
@@ -167,7 +173,8 @@ def _save(
     }
     lm, lm_bytes = kept_lm
     tuned = Tuned(config=config, lm=lm, lm_bytes=lm_bytes, rescore=rescore, tuning=facts | measured)
-    return write_tuned(folder, tuned)
+    path = write_tuned(folder, tuned)
+    say(f"asr: saved in {shown(path)}; evaluate and transcribe will use it")
 
 
 def _keep_neural(folder: Path, rescore: Rescore) -> Rescore:
