@@ -26,15 +26,8 @@ class AnyNetwork(Protocol):
         """Return what it computes, apart from its weights."""
 
     @property
-    def vocabulary_size(self) -> int:
-        """Number of token ids, the blank included."""
-
-    @property
     def stride(self) -> int:
         """Frames per step."""
-
-    def num_steps(self, num_frames_b: Tensor) -> Tensor:
-        """Count the steps that each number of frames gives, exactly. Shapes: (b,) -> (b,)."""
 
     def each(self, features: Sequence[Floats]) -> list[Floats]:
         """Compute the log-probabilities of at least one utterance. Shapes: b times (t, f) -> b times (s, v)."""
@@ -58,15 +51,8 @@ class AnyExtractor(Protocol):
         """Samples per frame."""
 
     @property
-    def num_bins(self) -> int:
-        """Values per frame."""
-
-    @property
     def device(self) -> torch.device:
         """Return the device that it computes on."""
-
-    def num_frames(self, num_samples_b: Tensor) -> Tensor:
-        """Count the frames of each wave, exactly. Shapes: (b,) -> (b,)."""
 
     def state_dict(self) -> dict[str, Any]: ...
 

@@ -141,10 +141,6 @@ class InferenceNetwork:
         """Frames per step."""
         return self.source.stride
 
-    def num_steps(self, num_frames_b: Tensor) -> Tensor:
-        """Count the output steps of utterances. Shapes: (b,) -> (b,)."""
-        return self.source.num_steps(num_frames_b)
-
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Return the original's parameters."""
         return self.source.parameters(recurse)
