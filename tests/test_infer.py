@@ -82,7 +82,7 @@ def test_batches_are_of_like_length_and_as_full_as_the_limit_allows(lengths, bat
     in_order = [lengths[i] for batch in batches for i in batch]
     assert in_order == sorted(lengths)
     for batch, following in itertools.pairwise(batches):
-        assert (len(batch) + 1) * lengths[following[0]] * 0.01 > batch_s
+        assert (len(batch) + 1) * (lengths[following[0]] * 0.01) > batch_s
 
 
 # --- the pipeline -----------------------------------------------------------------------------------------------------
