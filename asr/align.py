@@ -31,7 +31,7 @@ from asr.transcript import Seam, Transcript
 
 #: utterances of a manifest that are computed before the first of them is given out: sorted by length, given in order
 _AT_ONCE = 2000
-#: the length of a place that ``local_gap`` looks at: about a short word, which is about so many characters
+#: the length of a place that ``local_gap`` looks at: about a short word, which is about this many characters
 _LOCAL_S, _LOCAL_CHARACTERS = 0.3, 5
 
 

@@ -154,7 +154,7 @@ def measure_training(
     steps: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> TrainingSpeed:
-    """Train for some minutes, or for so many steps (each way), and forget it.
+    """Train for some minutes, or for this many steps (each way), and forget it.
 
     The first two steps of each way are not counted: in them code is compiled and memory found. With ``compare`` both
     ways take turns of four steps.

@@ -1,6 +1,6 @@
 """Recipes, their configs and importers, found by name.
 
-A recipe is found in the checkout or in the installed package, or in a folder of one's own by its path.
+A recipe is found in the checkout or in the installed package, or, by its path, in a folder of your own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> tuple[Recipe, Path]:
-    """Return the recipe in a folder of one's own, or of that name, or the importer of that name; and its folder.
+    """Return the recipe in a folder of your own, or of that name, or the importer of that name; and its folder.
 
     Raises:
         ConfigError: there is none of that name; the nearest is named.

@@ -17,7 +17,7 @@ from asr.doctor.findings import LoadedManifest, ManifestRow
 from asr.doctor.sound import AudioHeader, SampleStatistics
 from asr.sound.recording import SLACK_S
 
-#: a character is rare in at most so many rows of at least so many
+#: a character is rare in at most this many rows of at least this many
 _RARE_ROWS, _RARE_FROM_ROWS = 3, 500
 #: of the samples; peaks of loud speech touch full scale a few times a second
 _CLIPPED = 1e-3

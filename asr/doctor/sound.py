@@ -31,7 +31,7 @@ _CHUNK = 64
 #: 20 ms frames, below -60 dBFS: under the noise of any room, so nobody speaks there
 _FRAME_S, _SILENT = 0.02, 1e-3
 _BLOCK_S = 30.0
-#: telephone speech has nothing above this; the spectrum is that of frames of so many samples
+#: telephone speech has nothing above this; the spectrum is that of frames of this many samples
 _TELEPHONE_HZ, _SPECTRUM = 4200.0, 512
 #: -0.13 dBFS: a clipped wave stays there; 8-bit full scale (127/128) is above it
 _FULL_SCALE = 0.985
@@ -64,7 +64,7 @@ class AudioHeader:
         return self.num_samples / self.rate_hz
 
     def samples_in(self, seconds: float) -> int:
-        """Return the number of samples in so many seconds."""
+        """Return the number of samples in this many seconds."""
         return round(seconds * self.rate_hz)
 
 

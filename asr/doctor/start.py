@@ -13,7 +13,7 @@ from asr.doctor.rows import from_manifest
 from asr.doctor.sound import AudioHeader, read_headers
 from asr.errors import DataError, command
 
-#: Headers read at the start: all of a corpus of this many files (a second or two), else so many spread over it.
+#: Headers read at the start: all of a corpus of this many files (a second or two), else this many spread over it.
 MOST_HEADERS, SOME_HEADERS = 20_000, 2_000
 #: on a slow disk, fewer
 _LONGEST_S = 4.0

@@ -54,7 +54,7 @@ class NgramArrays(NamedTuple):
 
 
 def new_arrays(num_words: int, order: int, num_nodes: int) -> NgramArrays:
-    """Return arrays with room for so many nodes; only the empty n-gram is in them."""
+    """Return arrays with room for this many nodes; only the empty n-gram is in them."""
     slots = table_slots(num_nodes - 1 - num_words)
     arrays = NgramArrays(
         table_keys=np.full(slots, -1, np.int64),

@@ -54,7 +54,7 @@ class Network(PaddedNetwork):
         nn.init.zeros_(self.output.bias)
 
     def add_layers(self, inputs: int) -> int:
-        """Build the encoder for so many inputs per step; return its output size."""
+        """Build the encoder for this many inputs per step; return its output size."""
         raise NotImplementedError
 
     def encode(self, x_bsi: Tensor, num_steps_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ def render(
 
 
 def on_stdout(format: str, inputs: int) -> bool:
-    """Check whether so many recordings can be printed one after the other in one file of the format.
+    """Check whether this many recordings can be printed one after the other in one file of the format.
 
     >>> on_stdout("ctm", 3), on_stdout("txt", 3), on_stdout("txt", 1)
     (True, False, True)

@@ -21,7 +21,7 @@ Levels = npt.NDArray[np.float32]
 CELLS_PER_S, GROUP = 100, 100
 #: band borders: above hum and rumble, up to the last fricatives
 _BORDERS_HZ = (150.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0)
-#: the floor of a cell is measured over so many groups before and after its own
+#: the floor of a cell is measured over this many groups before and after its own
 _AROUND = 4
 _FLOOR_QUANTILE, _LOUD_QUANTILE = 0.1, 0.95
 #: what is so far below the loud parts is silence, whatever the floor is

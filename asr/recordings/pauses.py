@@ -31,7 +31,7 @@ _OVERLAP_S = 2.0
 _LATE_REACH = 0.6
 #: no piece is cut shorter than this, or a quarter of the longest
 _SHORTEST_S = 1.0
-#: a burst of so many cells, with quiet around it, is a click: a syllable is longer
+#: a burst of this many cells, with quiet around it, is a click: a syllable is longer
 _CLICK, _CLICK_ROOM = 5, 30
 
 

@@ -24,7 +24,7 @@ Samples = npt.NDArray[np.float32]
 Open = Callable[[], Any]
 #: more samples than any file has: for an unknown number (FLAC from a pipe) libsndfile returns 2 ** 63 - 1
 _UNKNOWN = 1 << 60
-#: samples per read: of sound to be skipped; near the place where a decoder gives up, as one read may lose so many
+#: samples per read: of sound to be skipped; near the place where a decoder gives up, as one read may lose this many
 _BLOCK, _SMALL = 1 << 16, 256
 
 
@@ -75,7 +75,7 @@ def reason_of(error: Exception) -> str:
 
 
 def pass_over(read: Callable[[int], Samples], frames: int, block: int = _BLOCK) -> int:
-    """Read so many frames, a block at a time, discard them, and return how many there were."""
+    """Read this many frames, a block at a time, discard them, and return how many there were."""
     left = frames
     while left and (got := len(read(min(left, block)))):
         left -= got

@@ -283,7 +283,7 @@ def _find_frame(data: Bytes, at: int, stop: int, before: Format | None) -> tuple
 
 
 def _are_there(data: Bytes, at: int, stop: int, form: Format, count: int, short: bool) -> bool:
-    """Return true if so many frames of a format follow each other; ``short``: or fewer, up to the end of the file."""
+    """Return true if this many frames of a format follow each other; ``short``: or fewer, up to the end of the file."""
     offsets: list[int] = []
     at = _walk(data, at, min(stop, at + count * 8192), form, offsets, [])
     return len(offsets) >= count or (short and bool(offsets) and at > stop - 4)

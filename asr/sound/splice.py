@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 #: bytes of our own, or (start, length) in the file
 FilePart = bytes | tuple[int, int]
-#: read up to so many bytes from an offset of a file: ``read_at(count, offset)``
+#: read up to this many bytes from an offset of a file: ``read_at(count, offset)``
 ReadAt = Callable[[int, int], bytes]
 #: size of the end of an MP3 file in which a decoder looks for a tag
 _TAG_BYTES = 128

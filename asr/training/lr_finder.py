@@ -21,9 +21,9 @@ HIGHEST = 1.0
 STEPS = 100
 #: share of the previous smoothed loss in the next one
 _SMOOTHING = 0.8
-#: the loss explodes when it is so many times its lowest value
+#: the loss explodes when it is this many times its lowest value
 _EXPLODED = 1.5
-#: nothing is concluded before so many steps: the first losses of a new network mean little
+#: nothing is concluded before this many steps: the first losses of a new network mean little
 _SETTLED = 5
 
 

@@ -77,7 +77,7 @@ class MemoryPlanner:
         return measured
 
     def predict(self, area: float) -> float:
-        """Predict the peak of a batch of so many padded frames, from a line through the smallest and largest tried.
+        """Predict the peak of a batch of this many padded frames, from a line through the smallest and largest tried.
 
         With one point, all memory but that of the weights' gradients is taken to grow with the frames, which is rather
         too much.
@@ -98,7 +98,7 @@ class MemoryPlanner:
             self.measure(batch.rows(len(batch.ids) - 1, len(batch.ids)))
 
     def fits(self, max_batch_s: float) -> bool:
-        """Check whether batches of so many padded seconds leave a reserve of the memory."""
+        """Check whether batches of this many padded seconds leave a reserve of the memory."""
         batch = self.largest(max_batch_s)
         self.measure_smallest_first(batch)
         measured = self.measure(batch)

@@ -1,4 +1,4 @@
-"""Start from the weights of another model, with a vocabulary of one's own.
+"""Start from the weights of another model, with another vocabulary.
 
 Axes: v vocabulary, h hidden units.
 """

@@ -63,7 +63,7 @@ class Progress:
     late: list[tuple[str, str]] = field(default_factory=list)
     #: those of them that do not fit into memory alone
     too_large: list[str] = field(default_factory=list)
-    #: batches of so many padded frames are halved; None: no limit is known
+    #: batches of this many padded frames are halved; None: no limit is known
     too_many_frames: float | None = None
 
 

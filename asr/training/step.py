@@ -66,7 +66,7 @@ class Learner:
     timed: Timed = nullcontext
     #: folder of the run, in which one of several processes writes down what does not fit into its memory
     run: Path | None = None
-    #: batches of so many padded frames do not fit into memory: they are halved beforehand
+    #: batches of this many padded frames do not fit into memory: they are halved beforehand
     too_many_frames: float = math.inf
     #: the network as a module that adds up the gradients of all processes; None: not connected
     connected_network: nn.Module | None = None

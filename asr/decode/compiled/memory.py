@@ -54,7 +54,7 @@ class Work(NamedTuple):
     tokens_k: Ints
     place_v: Ints
     prob_v: Floats
-    #: growth when so many letters become a word that is not listed
+    #: growth when this many letters become a word that is not listed
     fall_l: Floats
     #: several utterances one after the other
     rows_sv: LogProbs

@@ -41,7 +41,7 @@ from asr.training.progress import PhaseTimer, Watcher
 
 log = logging.getLogger(__name__)
 
-#: with a small text, fewer streams are trained side by side, so that an epoch has at least so many windows
+#: with a small text, fewer streams are trained side by side, so that an epoch has at least this many windows
 _LEAST_WINDOWS = 100
 _LOG_EVERY = 100
 

@@ -345,7 +345,7 @@ def _walk_back(
 
 
 def _product(w_gh: Tensor, rows: int) -> Product:
-    """Return a function x -> x W^T, which is fast for many x of so many rows."""
+    """Return a function x -> x W^T, which is fast for many x of this many rows."""
     mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         packed = torch.ops.mkldnn._reorder_linear_weight(w_gh.contiguous(), rows)
