@@ -254,7 +254,7 @@ def _config(thing: str) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in network.parameters()),
         "network": _rows(describe_network(network)),
         "features": f"{cfg.features.kind}, {extractor.num_bins} values every {cfg.features.hop_s * 1000:g} ms",
-        "steps a second": 1 / (network.stride * cfg.features.hop_s),
+        "steps per second": 1 / (network.stride * cfg.features.hop_s),
         "epochs": cfg.train.epochs,
         "note": "parameters for 29 tokens; training takes the tokens from the data",
     }

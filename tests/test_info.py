@@ -90,7 +90,7 @@ def test_a_config_file_is_described(tmp_path):
     (tmp_path / "c.yaml").write_text(configs.to_yaml(tiny_config()))
     _, facts = describe(str(tmp_path / "c.yaml"))
     # 100 frames a second, a stride of 2
-    assert facts["steps a second"] == 50
+    assert facts["steps per second"] == 50
 
 
 def test_a_wrong_name_is_one_line_that_says_what_it_could_be(tmp_path):

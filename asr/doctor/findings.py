@@ -181,6 +181,7 @@ class Finding:
     details: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the finding as an entry of the report's JSON, with its counts and examples."""
         return {
             "code": self.code,
             "severity": self.severity,

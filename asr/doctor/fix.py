@@ -49,6 +49,7 @@ class Fixed:
         return lines + self.notes
 
     def to_json(self) -> dict[str, Any]:
+        """Return what was written and left out, for the report's JSON."""
         return vars(self)
 
 

@@ -51,6 +51,7 @@ class Perplexity:
         return self.unknown_words / self.words if self.words else 0.0
 
     def to_json(self) -> dict[str, Any]:
+        """Return the counts and the perplexities that are derived of them."""
         derived = ("tokens", "with_unknown", "without_unknown", "unknown_rate")
         return asdict(self) | {name: getattr(self, name) for name in derived}
 

@@ -132,6 +132,7 @@ class _NormedProjection(torch.autograd.Function):
         num_valid: Tensor,
         reduce: Reduce | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the normalised projection, and the projection's mean and variance. Shapes: (s, b, g), (g,), (g,)."""
         narrow_sbg = F.linear(x_sbi, w_gi)
         projected_sbg = narrow_sbg.to(torch.promote_types(narrow_sbg.dtype, torch.float32))
         mean_g, var_g, num_valid = _moments(projected_sbg, num_valid, reduce)

@@ -70,6 +70,7 @@ class Comparison:
         return "unclear" if excluded or significant else "same"
 
     def to_json(self, worst: int = 10) -> dict[str, Any]:
+        """Return the comparison for ``--json``, with the ``worst`` utterances that differ most."""
         return {
             "a": self.a.to_json(),
             "b": self.b.to_json(),

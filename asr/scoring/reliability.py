@@ -51,6 +51,7 @@ class Reliability:
     nce: float | None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the bins and the summary under their own names."""
         return asdict(self)
 
 

@@ -36,6 +36,7 @@ class GroupScore:
     interval: Interval
 
     def to_json(self) -> dict[str, Any]:
+        """Return the group's rate and what was resampled for its interval."""
         return {
             "value": self.value,
             "utterances": self.utterances,

@@ -68,6 +68,7 @@ class Rate(Counts):
     unit: Literal["words", "characters"] = "words"
 
     def to_json(self) -> dict[str, Any]:
+        """Return rate and interval as fractions, the errors by kind, and the reference's length."""
         rate = {"rate": self.rate, "low": self.low, "high": self.high}
         return {**rate, **self.kinds(), f"reference_{self.unit}": self.reference_length}
 
@@ -87,6 +88,7 @@ class UtteranceScore:
     info: UtteranceInfo = NO_INFO
 
     def to_json(self) -> dict[str, Any]:
+        """Return the texts, the errors by kind, and what is known of the utterance."""
         texts = {"id": self.id, "reference": self.reference, "hypothesis": self.hypothesis}
         return {**texts, **self.counts.kinds(), **self.info.to_json()}
 
@@ -109,6 +111,7 @@ class Score:
     normalization: str = "none"
 
     def to_json(self) -> dict[str, Any]:
+        """Return both rates, what was resampled, and how the texts were compared."""
         interval = asdict(self.interval)
         if self.over_utterances is not None:
             wer, cer = self.over_utterances

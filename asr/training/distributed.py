@@ -326,6 +326,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, vector: Tensor) -> Tensor:
+        """Sum the vector over the processes."""
         return _summed(vector.clone())
 
     @staticmethod

@@ -206,6 +206,7 @@ class Rescoring:
     helps: bool
 
     def to_json(self) -> dict[str, Any]:
+        """Return the error rates before and after, and the weights."""
         rates = {"wer": self.rate, "low": self.low, "high": self.high, "before": self.before, "oracle": self.oracle}
         weights = {key: getattr(self.settings, key) for key in ("weight", "word_bonus", "lm_scale", "nbest")}
         return {**rates, "texts": round(self.texts, 2), "helps": self.helps, **weights}

@@ -83,6 +83,7 @@ class Point:
         return int(self.errors_n.sum())
 
     def to_json(self) -> dict[str, Any]:
+        """Return the settings, the error rate, and the time."""
         keys = ("alpha", "beta", "unknown_log_prob", "beam_width", "min_token_log_prob", "beam_prune_log_prob")
         settings = {key: getattr(self.config, key) for key in keys}
         rates = {"wer": self.rate, "low": self.low, "high": self.high}
@@ -103,6 +104,7 @@ class Tuning:
     threads: int
 
     def to_json(self) -> dict[str, Any]:
+        """Return the best point, and all points that were measured."""
         return {
             "best": self.best.to_json(),
             "greedy": {"wer": self.greedy.rate, "low": self.greedy.low, "high": self.greedy.high},

@@ -46,12 +46,13 @@ class RnnPerplexity:
         return math.exp(min(700.0, -self.log_prob / (self.words + self.sentences)))
 
     def to_json(self) -> dict[str, Any]:
+        """Return the counts and what is derived of them, unknown characters by frequency."""
         derived = {"bits_per_character": self.bits_per_character, "perplexity": self.perplexity}
         return asdict(self) | {"unknown": dict(self.unknown.most_common())} | derived
 
     def __str__(self) -> str:
         text = (
-            f"{self.bits_per_character:.4f} bits a character, perplexity {self.perplexity:.2f} a word\n"
+            f"{self.bits_per_character:.4f} bits per character, perplexity {self.perplexity:.2f} per word\n"
             f"{self.words:,} words, {self.characters:,} characters in {self.sentences:,} sentences"
         )
         if not self.unknown_characters:

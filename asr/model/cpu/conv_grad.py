@@ -39,6 +39,7 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_bctf: Tensor, w_octf: Tensor, bias_o: Tensor | None, stride: Pair) -> Tensor:
+        """Convolve as torch does, and keep what the gradients need."""
         ctx.stride = stride
         ctx.has_bias = bias_o is not None
         ctx.save_for_backward(x_bctf, w_octf)

@@ -155,6 +155,7 @@ class GruLayer(torch.autograd.Function):
         shape: Shape,
         reduce: Reduce | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Run all directions, and keep the states that the gradients need. Shapes: as the names say."""
         x_ri = x_bsi.flatten(0, 1)
         z_rw = x_ri @ w_input_wgi.flatten(0, 1).T.contiguous()  # a quarter faster than with the transposed view
 
