@@ -67,7 +67,9 @@ def text_states(labels_k: Ints, delimiter: int) -> TextStates:
 
 def best_path(log_probs_sv: LogProbs, text: TextStates) -> BestPath:
     """Find the most probable path of a text; there is at least one step."""
-    steps, tokens, places = len(log_probs_sv), len(text.label_j), len(text.entrance_i)
+    steps = len(log_probs_sv)
+    tokens = len(text.label_j)
+    places = len(text.entrance_i)
     rows = _block_steps(steps, 2 * tokens + 1 + places)
     blocks = [slice(start, min(start + rows, steps)) for start in range(0, steps, rows)]
     scores = Scores(np.full(tokens + 2, -np.inf), np.full(tokens + 1, -np.inf), np.full(places, -np.inf))
@@ -86,6 +88,7 @@ def best_path(log_probs_sv: LogProbs, text: TextStates) -> BestPath:
     state_s, place_s = np.empty(steps, np.int64), np.empty(steps, np.int64)
     state = place = -1
     log_prob = -math.inf
+
     for block in reversed(blocks):
         scores = kept.pop()
         rows = block.stop - block.start
@@ -102,6 +105,7 @@ def best_path(log_probs_sv: LogProbs, text: TextStates) -> BestPath:
         for step in range(rows - 1, -1, -1):
             state_s[block.start + step], place_s[block.start + step] = state, place
             state, place = _before(state, place, moves[:, step], gap_moves[step], text)
+
     return BestPath(state_s, place_s, log_prob)
 
 

@@ -78,6 +78,7 @@ def _check(log_probs_sv: LogProbs, tokens_u: Sequence[int]) -> None:
             f"{len(tokens_u):,} tokens need at least {needed:,} steps (one each, and a blank between equal "
             f"neighbours), got {steps:,}"
         )
+
     for token in sorted(set(tokens_u)):
         if log_probs_sv[:, token].max() == -math.inf:
             place = tokens_u.index(token)

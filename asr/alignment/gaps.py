@@ -68,6 +68,7 @@ def _states(words_w: Sequence[Sequence[int]], letters_v: Sequence[int], delimite
     between = [] if delimiter < 0 else [delimiter]
     tokens: list[int] = []
     first, last = [], []
+
     for word in words_w:
         tokens += between if tokens else []
         first.append(len(between) + len(tokens))

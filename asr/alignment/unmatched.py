@@ -93,18 +93,22 @@ def tokens_of_words(tokens_u: Sequence[int], sizes: Sequence[int], tokenizer: To
         sizes: number of the model's words in each of the author's words.
     """
     groups: list[list[int]] = []
+
     for token in tokens_u:
         piece = tokenizer.symbols[token - 1].replace(WORD_START, " ")
         if piece.startswith(" ") or not groups:
             groups.append([])
         groups[-1].append(token)
+
     groups = [group for group in groups if tokenizer.decode(group).strip()]
 
     words, rest = [], iter(groups)
+
     for size in sizes:
         tokens = [token for group in itertools.islice(rest, size) for token in group]
         is_space = tokenizer.symbols[tokens[0] - 1] == " "
         words.append(tokens[1:] if is_space else tokens)
+
     return words
 
 

@@ -47,6 +47,7 @@ def align_parts(
         path_s = log_probs_sv.argmax(axis=1).astype(np.int32)
 
     alignments, pieces = [], []
+
     for part in parts:
         tokens_u: list[int] = []
         for word in words[part.words]:
@@ -61,6 +62,7 @@ def align_parts(
         first = part.steps.start
         spans = [span._replace(start=span.start + first, end=span.end + first) for span in alignment.spans]
         pieces += spans_by_word(spans, tokenizer)
+
     return TextPath(
         path_s,
         sum(alignment.log_prob for alignment in alignments),
@@ -80,12 +82,14 @@ def timed_segments(
     """
     rest = iter(pieces)
     timed, characters = [], []
+
     for word, size in words:
         own = [piece for group in itertools.islice(rest, size) for piece in group]
         start_s, end_s = _times(own[0][1], own[-1][1], clock, duration_s)
         mean = sum(_log_prob(span) for _, span in own) / len(own)
         timed.append(TimedWord(word, round(start_s, 3), round(end_s, 3), _probability(mean)))
         characters.append([c for piece, span in own for c in _characters(piece, span, clock, duration_s)])
+
     assert next(rest, None) is None
 
     inside = iter(characters)

@@ -122,6 +122,7 @@ class PlainSearch:
                     add(prefix, mass.token * prob)
                     child = self.scorer.child(prefix, token)
                     add(child, mass.blank * prob * child.growth)  # the same token anew needs a blank between
+
         return after
 
     def _pruned(self, after: dict[Prefix, Mass], best: float) -> dict[Prefix, Mass]:
@@ -140,21 +141,25 @@ class PlainSearch:
 
     def _finals(self, cut: bool) -> list[Final]:
         scored = []
+
         for prefix, mass in self.beam.items():
             text, lm_score = self.scorer.without_open_word(prefix) if cut else self.scorer.finish(prefix)
             log_prob = math.log(mass.total) + self.log_scale - (prefix.score + prefix.look)
             if lm_score > -math.inf:
                 scored.append((text, log_prob, lm_score, prefix if cut else text))
+
         if cut:
             scored.sort(key=lambda final: -(final[1] + final[2]))
 
         # Prefixes with and without a space at the end are one text; so are those that differ in what was cut.
         merged: dict[Prefix, tuple[float, float, Prefix]] = {}
+
         for text, log_prob, lm_score, heard in scored:
             if text in merged:
                 log_prob = float(np.logaddexp(merged[text][0], log_prob))
                 heard = merged[text][2]
             merged[text] = log_prob, lm_score, heard
+
         finals = [
             Final(text.tokens(), log_prob, lm_score, heard.tokens())
             for text, (log_prob, lm_score, heard) in merged.items()

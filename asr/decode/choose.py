@@ -111,13 +111,16 @@ def describe_search(config: BeamConfig, with_lm: bool) -> str:
             parts.append(f"unknown {config.unknown_log_prob:g}")
         if config.fusion == "token":
             parts.append("LM of tokens")
+
     if config.hotwords:
         listed = [f"{word}:{weight:g}" for word, weight in config.hotwords.items()]
         parts.append(f"{len(listed):,} hotwords" if len(listed) > 5 else f"hotwords {' '.join(listed)}")
     if config.lexicon is not None:
         parts.append(f"lexicon of {len(config.lexicon):,}")
+
     for key, name in (("min_token_log_prob", "token floor"), ("beam_prune_log_prob", "pruning")):
         value = getattr(config, key)
         if value != getattr(usual, key):
             parts.append(f"{name} off" if value is None else f"{name} {value:g}")
+
     return ", ".join(parts)

@@ -71,6 +71,7 @@ class BeamDecoder:
                 f"unknown decoder backend {backend!r} (known: {', '.join(BACKENDS)}){nearest(backend, BACKENDS)}",
                 key="backend",
             )
+
         config = config or BeamConfig()
         self.config = config.model_copy(update={"fusion": fusion_of(tokenizer, config, lm)})
         self.backend = backend
@@ -140,6 +141,7 @@ class BeamDecoder:
 
         most = min(self.config.nbest, self.config.beam_width)  # room for more would never be filled
         hypotheses = []
+
         for one_sv, found in zip(block, self._compiled.decode_whole(block, most), strict=True):
             if found is None:
                 hypotheses.append(self._decode_alone(one_sv))
@@ -149,6 +151,7 @@ class BeamDecoder:
                 for log_prob, lm_score, spans in found
             ]
             hypotheses.append(nbest or [_NOTHING])
+
         return hypotheses
 
     def _decode_alone(self, log_probs_sv: LogProbs) -> list[Hypothesis]:
@@ -174,6 +177,7 @@ class BeamDecoder:
             best = dict(zip(texts, finals, strict=True))
 
         hypotheses = []
+
         for text, final in list(best.items())[: self.config.nbest]:
             spans = search.spans_of(log_probs_sv, final.heard)[: len(final.tokens)]
             hypothesis = Hypothesis(text, final.log_prob, spans, final.lm_score)
@@ -181,6 +185,7 @@ class BeamDecoder:
                 shares = word_shares(text, list(best), [final.score for final in best.values()])
                 hypothesis = replace(hypothesis, word_shares=shares)
             hypotheses.append(hypothesis)
+
         return hypotheses or [_NOTHING]
 
     def _one_per_text(self, texts: Sequence[str], finals: Sequence[Final]) -> dict[str, Final]:
@@ -189,12 +194,14 @@ class BeamDecoder:
         With a language model of tokens the probability is that of these tokens alone.
         """
         merged: dict[str, Final] = {}
+
         for text, final in zip(texts, finals, strict=True):
             if text not in merged:
                 merged[text] = final
             elif self.tables.fusion != TOKEN_FUSION:
                 log_prob = float(np.logaddexp(merged[text].log_prob, final.log_prob))
                 merged[text] = merged[text]._replace(log_prob=log_prob)
+
         return dict(sorted(merged.items(), key=lambda item: -item[1].score))
 
     def text(self, tokens: Sequence[int]) -> str:

@@ -74,7 +74,9 @@ class Scorer:
 
     def _grow(self, prefix: Prefix, token: int) -> Prefix:
         tables = self.tables
-        word, letters, state = prefix.word, prefix.letters, prefix.state
+        word = prefix.word
+        letters = prefix.letters
+        state = prefix.state
         change = 0.0
 
         # A token that opens a word ends the word before it.
@@ -83,6 +85,7 @@ class Scorer:
                 change, state = self._word_end(prefix)
             word = 0
             letters = 0
+
         score = prefix.score + change
         letters += int(tables.num_letters_v[token])
 
@@ -113,6 +116,7 @@ class Scorer:
             if tables.fusion == TOKEN_FUSION:  # the space that does not count was scored
                 state = prefix.state
                 score -= self._token_score(state, tables.delimiter)[0]
+
         return prefix, score + self._sentence_end(state)
 
     def without_open_word(self, prefix: Prefix) -> tuple[Prefix, float]:
@@ -130,7 +134,9 @@ class Scorer:
         """Return the score of the open word as complete, and the language model's state after it."""
         if prefix.end is not None:
             return prefix.end
-        tables, word, state = self.tables, prefix.word, prefix.state
+        tables = self.tables
+        word = prefix.word
+        state = prefix.state
         lm_word = int(tables.word_n[word]) if word > 0 else -1
         score = float(tables.bonus_n[word]) if word > 0 else 0.0
 
@@ -141,6 +147,7 @@ class Scorer:
             score += tables.alpha * log_prob + tables.beta
             if word <= 0 or not tables.known_n[word]:
                 score += tables.unknown * max(1.0, prefix.letters / tables.unknown_letters)
+
         prefix.end = score, state
         return prefix.end
 

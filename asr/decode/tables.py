@@ -200,6 +200,7 @@ def fusion_of(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | None
             "(fusion: token where it is not)"
         )
         return "word"
+
     return "token"
 
 
@@ -222,6 +223,7 @@ def _weighted(tables: SearchTables, config: BeamConfig) -> SearchTables:
         off = -math.inf
     elif tables.fusion == WORD_FUSION:
         off = config.unknown_log_prob
+
     with_lm = tables.fusion != NO_FUSION
     return tables._replace(
         off=off,
@@ -245,6 +247,7 @@ def _lm_tokens(pieces: Sequence[str], config: BeamConfig, lm: LanguageModel) -> 
             "is it a model of words? then set fusion: word",
             key="fusion",
         )
+
     if missing:
         logger.info("the language model does not know %d of %d tokens: %s", len(missing), tokens, missing[:10])
     return np.array(ids, np.int32)

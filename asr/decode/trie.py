@@ -35,9 +35,12 @@ def letter_trie(letters: Sequence[str], config: BeamConfig, lm_words: Mapping[st
 
     lm_ids = lm_words or {}
     if config.lexicon is not None:
-        words, source = list(dict.fromkeys(config.lexicon)), "lexicon"
+        words = list(dict.fromkeys(config.lexicon))
+        source = "lexicon"
     else:
-        words, source = list(dict.fromkeys([*lm_ids, *config.hotwords])), "language model"
+        words = list(dict.fromkeys([*lm_ids, *config.hotwords]))
+        source = "language model"
+
     node_w, edge_keys, num_nodes = _build_trie(words, letters)
     _report_unwritable(int((node_w < 0).sum()), words, source, letters)
 
@@ -110,6 +113,7 @@ def _build_trie(
     node_w = np.zeros(len(words), np.int64)
     keys = [np.zeros(0, np.int64)]
     num_nodes = 1
+
     for level in range(int(lengths_w.max(initial=0))):
         active = np.flatnonzero(lengths_w > level)
         key = node_w[active] * len(alphabet) + ids[starts_w[active] + level]
@@ -117,6 +121,7 @@ def _build_trie(
         node_w[active] = num_nodes + inverse
         keys.append(distinct)
         num_nodes += len(distinct)
+
     node_w[~usable] = -1
     return node_w, np.concatenate(keys), num_nodes
 
@@ -129,6 +134,7 @@ def _hotwords(hot: Mapping[int, float], parent_e: npt.NDArray[np.int64], num_nod
     """
     bonus_n = np.zeros(num_nodes)
     look_n = np.zeros(num_nodes)
+
     for end, weight in hot.items():
         bonus_n[end] = weight
         path = [end]
@@ -136,4 +142,5 @@ def _hotwords(hot: Mapping[int, float], parent_e: npt.NDArray[np.int64], num_nod
             path.append(parent)
         for missing, node in enumerate(path):
             look_n[node] = max(look_n[node], weight * (len(path) - missing) / len(path))
+
     return bonus_n, look_n

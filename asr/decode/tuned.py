@@ -81,6 +81,7 @@ def write_tuned(folder: Path, tuned: Tuned) -> Path:
         write_json(path, tuned.model_dump(mode="json"))
     except OSError as error:
         raise CheckpointError(f"cannot write: {os_reason(error)}", path) from error
+
     return path
 
 
@@ -124,6 +125,7 @@ def lm_path(folder: Path, tuned: Tuned) -> Path | None:
             "give its new place with --lm, or use --decoder greedy",
             folder / FILE,
         )
+
     size = path.stat().st_size
     if size != tuned.lm_bytes:
         log.warning(
@@ -133,4 +135,5 @@ def lm_path(folder: Path, tuned: Tuned) -> Path | None:
             tuned.lm_bytes,
             size,
         )
+
     return path

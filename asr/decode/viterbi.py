@@ -48,11 +48,13 @@ def spans_of(
 
     spans = []
     first = 1 if delimiter < 0 else 3
+
     for state in range(first, first + 2 * len(tokens_u), 2):
         step_s = np.flatnonzero(state_s == state)
         token = int(labels_k[state])
         peak = float(log_probs_sv[step_s, token].max())
         spans.append(Span(token, int(step_s[0]), int(step_s[-1]) + 1, peak))
+
     return tuple(spans)
 
 
@@ -83,6 +85,7 @@ def _best_path(
     moves_sk = np.zeros((steps, states), np.int8)
     best_k = np.full(states + 3, -np.inf)  # two more states before the first, one after the last
     best_k[2 : 2 + ends] = log_probs_sv[0, labels_k[:ends]]
+
     for step in range(1, steps):
         if only_blank_s[step - 1] and only_blank_s[step]:
             continue  # every path stays, and all change by the same

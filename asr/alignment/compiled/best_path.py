@@ -77,8 +77,12 @@ def advance(
     keeps = len(gap_moves_si) > 0
     tokens, places = len(text.label_j), len(scores.gap_i)
     labels_j = text.label_j.astype(np.uint32)  # never an index from the end: that is a question less for each
-    old_blank_j, old_token_j, old_i = scores.blank_j.copy(), scores.token_j.copy(), scores.gap_i.copy()
-    new_blank_j, new_token_j, new_i = old_blank_j.copy(), old_token_j.copy(), old_i.copy()
+    old_blank_j = scores.blank_j.copy()
+    old_token_j = scores.token_j.copy()
+    old_i = scores.gap_i.copy()
+    new_blank_j = old_blank_j.copy()
+    new_token_j = old_token_j.copy()
+    new_i = old_i.copy()
     emit_j = np.empty(tokens)
     blank_moves_j, token_moves_j = np.empty(tokens + 1, np.int8), np.empty(tokens + 1, np.int8)
 
@@ -116,7 +120,8 @@ def advance(
                 token_moves_j[word_j] = FROM_GAP
 
         # into a gap, or on in it; a gap takes any sound as the model hears it
-        heard, before = np.float64(log_probs_v.max()), -math.inf
+        heard = np.float64(log_probs_v.max())
+        before = -math.inf
         for i in range(places):
             best, move = old_i[i], GOES_ON
             for n in range(text.entrance_end_i[i] - text.entrance_i[i]):
@@ -136,4 +141,6 @@ def advance(
         old_token_j, new_token_j = new_token_j, old_token_j
         old_i, new_i = new_i, old_i
 
-    scores.blank_j[:], scores.token_j[:], scores.gap_i[:] = old_blank_j, old_token_j, old_i
+    scores.blank_j[:] = old_blank_j
+    scores.token_j[:] = old_token_j
+    scores.gap_i[:] = old_i

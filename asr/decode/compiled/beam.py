@@ -19,20 +19,25 @@ from asr.decode.compiled.borrowed import borrowed
 from asr.decode.compiled.memory import Work
 from asr.decode.compiled.prefixes import end_word, has_scores, look_of, make_node, make_scores, score_token, spell
 from asr.decode.compiled.rows import best_token, only_blank
+from asr.decode.compiled.selection import least_kept
 from asr.decode.tables import LEAST_SCALE, TOKEN_FUSION, Limits, SearchTables
-from asr.decode.types import Floats, LogProbs, Longs
+from asr.decode.types import LogProbs
 from asr.jit import compiled, inlined
 
 
 @compiled
 def search_steps(own_tables: SearchTables, limits: Limits, own_work: Work, first: int, own_sv: LogProbs) -> int:
     """Search on from step ``first``; return the step at which there may be too few nodes, or the end."""
-    tables, work, log_probs_sv = borrowed(own_tables), borrowed(own_work), borrowed(own_sv)
+    tables = borrowed(own_tables)
+    work = borrowed(own_work)
+    log_probs_sv = borrowed(own_sv)
     state = work.state[0]
     for letters in range(len(work.fall_l)):
         work.fall_l[letters] = math.exp(tables.off * max(1.0, letters / tables.unknown_letters))
 
-    after_blank, step = False, first
+    after_blank = False
+    step = first
+
     while step < len(log_probs_sv) and state.num_prefixes > 0:
         log_probs_v = log_probs_sv[step]
         if only_blank(log_probs_v, limits.floor):
@@ -46,7 +51,9 @@ def search_steps(own_tables: SearchTables, limits: Limits, own_work: Work, first
             return step
         after_blank = False
 
-        count, best, floor = 0, 0.0, limits.floor
+        count = 0
+        best = 0.0
+        floor = limits.floor
         for _ in range(2):  # once more with all tokens: a closed word list may forbid all that token pruning leaves
             _choose_tokens(work, log_probs_v, floor)
             best = _stay(tables, work)
@@ -66,6 +73,7 @@ def search_steps(own_tables: SearchTables, limits: Limits, own_work: Work, first
             state.num_prefixes = 0
         state.now = 1 - state.now
         step += 1
+
     return len(log_probs_sv)
 
 
@@ -84,6 +92,7 @@ def _choose_tokens(work: Work, log_probs_v: LogProbs, floor: float) -> None:
     best = best_token(log_probs_v, floor)
     shrink = 1.0 / work.state[0].scale
     num_tokens = 0
+
     for token in range(len(log_probs_v)):
         work.prob_v[token] = 0.0
         if (log_probs_v[token] >= floor or token == best) and log_probs_v[token] > -math.inf:
@@ -92,17 +101,24 @@ def _choose_tokens(work: Work, log_probs_v: LogProbs, floor: float) -> None:
                 work.tokens_k[num_tokens] = token
                 work.place_v[token] = num_tokens
                 num_tokens += 1
+
     work.state[0].num_tokens = num_tokens
 
 
 @inlined
 def _stay(tables: SearchTables, work: Work) -> float:
     """Fill in the masses of the prefixes that stay, with what their parents in the beam add; return the best."""
-    state, nodes, prob_v = work.state[0], work.nodes, work.prob_v
+    state = work.state[0]
+    nodes = work.nodes
+    prob_v = work.prob_v
     node_b, old_blank_b, old_token_b = work.node_2b[state.now], work.blank_2b[state.now], work.token_2b[state.now]
     blank_b, token_b = work.blank_2b[1 - state.now], work.token_2b[1 - state.now]
-    scored, delimiter, num_tokens = has_scores(tables), tables.delimiter, state.num_tokens
-    p_blank, best = prob_v[0], 0.0
+    scored = has_scores(tables)
+    delimiter = tables.delimiter
+    num_tokens = state.num_tokens
+    p_blank = prob_v[0]
+    best = 0.0
+
     for row in range(state.num_prefixes):
         n = node_b[row]
         last = nodes[n].token
@@ -122,23 +138,36 @@ def _stay(tables: SearchTables, work: Work) -> float:
                 work.merged_bk[slot * num_tokens + work.place_v[last]] = True
         token_b[row] = mass
         best = max(best, blank_b[row] + mass)
+
     return best
 
 
 @inlined
 def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tuple[int, float]:
     """Fill in the candidates: prefixes with one more token. Return how many, and the best mass of all."""
-    state, nodes, scores, candidates = work.state[0], work.nodes, work.scores, work.candidates
+    state = work.state[0]
+    nodes = work.nodes
+    scores = work.scores
+    candidates = work.candidates
     node_b, old_blank_b, old_token_b = work.node_2b[state.now], work.blank_2b[state.now], work.token_2b[state.now]
-    merged_bk, tokens_k, prob_v, fall_l = work.merged_bk, work.tokens_k, work.prob_v, work.fall_l
-    num_tokens, listed, by_token = state.num_tokens, tables.listed, tables.fusion == TOKEN_FUSION
-    count, least = 0, best * limits.prune
+    merged_bk = work.merged_bk
+    tokens_k = work.tokens_k
+    prob_v = work.prob_v
+    fall_l = work.fall_l
+    num_tokens = state.num_tokens
+    listed = tables.listed
+    by_token = tables.fusion == TOKEN_FUSION
+    count = 0
+    least = best * limits.prune
+
     for row in range(state.num_prefixes):
         n = node_b[row]
         last = nodes[n].token
         blank = old_blank_b[row]
         total = blank + old_token_b[row]
-        own_word, own_letters, look = nodes[n].word, nodes[n].letters, scores[n].look
+        own_word = nodes[n].word
+        own_letters = nodes[n].letters
+        look = scores[n].look
         for k in range(num_tokens):
             if merged_bk[row * num_tokens + k]:  # it is in the beam and has its mass already
                 merged_bk[row * num_tokens + k] = False
@@ -180,20 +209,31 @@ def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tupl
             if mass > best:
                 best = mass
                 least = best * limits.prune
-            candidates[count].row, candidates[count].token, candidates[count].word = row, token, word
+            candidates[count].row = row
+            candidates[count].token = token
+            candidates[count].word = word
             candidates[count].mass, candidates[count].growth = mass, growth
             count += 1
+
     return count, best
 
 
 @inlined
 def _grow_unscored(tables: SearchTables, limits: Limits, work: Work, best: float) -> tuple[int, float]:
     """``_grow`` where there is neither a language model nor a list of words: a mass is a probability."""
-    state, nodes, candidates = work.state[0], work.nodes, work.candidates
+    state = work.state[0]
+    nodes = work.nodes
+    candidates = work.candidates
     node_b, old_blank_b, old_token_b = work.node_2b[state.now], work.blank_2b[state.now], work.token_2b[state.now]
-    merged_bk, tokens_k, prob_v = work.merged_bk, work.tokens_k, work.prob_v
-    num_tokens, delimiter, prune = state.num_tokens, tables.delimiter, limits.prune
-    count, least = 0, best * prune
+    merged_bk = work.merged_bk
+    tokens_k = work.tokens_k
+    prob_v = work.prob_v
+    num_tokens = state.num_tokens
+    delimiter = tables.delimiter
+    prune = limits.prune
+    count = 0
+    least = best * prune
+
     for row in range(state.num_prefixes):
         last = nodes[node_b[row]].token
         blank = old_blank_b[row]
@@ -207,34 +247,44 @@ def _grow_unscored(tables: SearchTables, limits: Limits, work: Work, best: float
             if mass > best:
                 best = mass
                 least = best * prune
-            candidates[count].row, candidates[count].token, candidates[count].mass = row, token, mass
+            candidates[count].row = row
+            candidates[count].token = token
+            candidates[count].mass = mass
             count += 1
+
     return count, best
 
 
 @inlined
 def _keep(tables: SearchTables, limits: Limits, work: Work, count: int, best: float) -> None:
     """Write the next beam: the best candidates in their order, ties to the earlier."""
-    state, nodes, candidates, masses = work.state[0], work.nodes, work.candidates, work.masses
+    state = work.state[0]
+    nodes = work.nodes
+    candidates = work.candidates
+    masses = work.masses
     node_b, next_b = work.node_2b[state.now], work.node_2b[1 - state.now]
     blank_b, token_b = work.blank_2b[1 - state.now], work.token_2b[1 - state.now]
     num_prefixes, scored = state.num_prefixes, has_scores(tables)
 
     # the least mass that is kept, and how many of exactly this mass are
-    least, alive = best * limits.prune, 0
+    least = best * limits.prune
+    alive = 0
+
     for row in range(num_prefixes):
         mass = blank_b[row] + token_b[row]
         masses[alive] = mass
         alive += mass >= least and mass > 0.0
         nodes[node_b[row]].slot = -1
+
     for c in range(count):
         masses[alive] = candidates[c].mass
         alive += candidates[c].mass >= least
     ties = alive
     if alive > limits.beam_width:
-        least, ties = _least_kept(masses, work.mass_bits, work.buckets, alive, limits.beam_width, best)
+        least, ties = least_kept(masses, work.mass_bits, work.buckets, alive, limits.beam_width, best)
 
     kept = 0
+
     for row in range(num_prefixes):
         mass = blank_b[row] + token_b[row]
         if mass < least or mass == 0.0:
@@ -246,6 +296,7 @@ def _keep(tables: SearchTables, limits: Limits, work: Work, count: int, best: fl
         next_b[kept], blank_b[kept], token_b[kept] = node_b[row], blank_b[row], token_b[row]
         nodes[node_b[row]].slot = kept
         kept += 1
+
     for c in range(count):
         mass = candidates[c].mass
         # The second can only be with masses that are no numbers: then nothing is written beyond the beam at least.
@@ -268,60 +319,5 @@ def _keep(tables: SearchTables, limits: Limits, work: Work, count: int, best: fl
         next_b[kept], blank_b[kept], token_b[kept] = n, 0.0, mass
         nodes[n].slot = kept
         kept += 1
+
     state.num_prefixes = kept
-
-
-@compiled
-def _least_kept(masses: Floats, bits: Longs, buckets: Longs, count: int, n: int, best: float) -> tuple[float, int]:
-    """Return the n-th largest (from 1) of the first ``count`` masses, and how many as small are among the n largest.
-
-    They are counted by exponent and first four bits of the mantissa, which needs no comparison that a processor could
-    guess wrong; only one bucket is searched. ``bits`` is ``masses`` as integers. The masses are spent.
-    """
-    most = len(buckets) - 1
-    masses[count] = best
-    top = bits[count] >> 48
-    buckets[:] = 0
-    for i in range(count):
-        buckets[min(top - (bits[i] >> 48), most)] += 1
-    bucket, above = 0, 0
-    while above + buckets[bucket] < n:
-        above += buckets[bucket]
-        bucket += 1
-    inside = 0
-    for i in range(count):
-        here = min(top - (bits[i] >> 48), most) == bucket
-        masses[inside] = masses[i]
-        inside += here
-    least = _nth_largest(masses, inside, n - above)
-    for i in range(inside):
-        above += masses[i] > least
-    return least, n - above
-
-
-@compiled
-def _nth_largest(values: Floats, count: int, n: int) -> float:
-    """Return the n-th largest (from 1) of the first ``count`` values, which are reordered.
-
-    Source: Hoare 1961, algorithm 65 (find).
-    """
-    low, high, place = 0, count - 1, n - 1
-    while low < high:
-        pivot = values[(low + high) >> 1]
-        i, j = low, high
-        while i <= j:
-            while values[i] > pivot:
-                i += 1
-            while values[j] < pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if place <= j:
-            high = j
-        elif place >= i:
-            low = i
-        else:
-            break
-    return float(values[place])

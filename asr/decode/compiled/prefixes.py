@@ -22,13 +22,26 @@ from asr.lm.compiled.ngram import advance
 def begin(tables: SearchTables, work: Work) -> None:
     """Put the empty prefix, and nothing else, into the beam."""
     root = work.nodes[0]
-    root.parent, root.token, root.child, root.sibling = -1, tables.delimiter, -1, -1
-    root.slot, root.word, root.letters, root.state = 0, 0, 0, tables.begin_state
+    root.parent = -1
+    root.token = tables.delimiter
+    root.child = -1
+    root.sibling = -1
+    root.slot = 0
+    root.word = 0
+    root.letters = 0
+    root.state = tables.begin_state
     scores = work.scores[0]
-    scores.score, scores.look, scores.growth, scores.end_score = 0.0, 0.0, 1.0, np.nan
-    work.node_2b[0, 0], work.blank_2b[0, 0], work.token_2b[0, 0] = 0, 1.0, 0.0
+    scores.score = 0.0
+    scores.look = 0.0
+    scores.growth = 1.0
+    scores.end_score = np.nan
+    work.node_2b[0, 0] = 0
+    work.blank_2b[0, 0] = 1.0
+    work.token_2b[0, 0] = 0.0
     state = work.state[0]
-    state.num_nodes, state.num_prefixes, state.now = 1, 1, 0
+    state.num_nodes = 1
+    state.num_prefixes = 1
+    state.now = 0
     state.log_scale, state.scale = 0.0, 1.0
 
 
@@ -71,6 +84,7 @@ def spell(tables: SearchTables, word: int, token: int) -> int:
                 else:
                     high = middle
             word = low + 1 if low < end and tables.edge_letters_e[low] == letter else -1
+
     return word
 
 
@@ -113,7 +127,9 @@ def make_node(tables: SearchTables, work: Work, n: int, parent: int, token: int,
     """Fill in the node of a new prefix, and hang it under its parent."""
     nodes = work.nodes
     num_letters = tables.num_letters_v[token]
-    nodes[n].parent, nodes[n].token, nodes[n].child = parent, token, -1
+    nodes[n].parent = parent
+    nodes[n].token = token
+    nodes[n].child = -1
     nodes[n].sibling = nodes[parent].child
     nodes[parent].child = n
     nodes[n].word, nodes[n].state = word, nodes[parent].state
@@ -124,7 +140,9 @@ def make_node(tables: SearchTables, work: Work, n: int, parent: int, token: int,
 def make_scores(tables: SearchTables, work: Work, n: int, parent: int, token: int, growth: float) -> None:
     """Fill in the scores of a new prefix, and the language model's state after it."""
     nodes, scores = work.nodes, work.scores
-    scores[n].score, scores[n].end_score, scores[n].growth = scores[parent].score, math.nan, growth
+    scores[n].score = scores[parent].score
+    scores[n].end_score = math.nan
+    scores[n].growth = growth
     if tables.opens_v[token] and nodes[parent].letters > 0:
         nodes[n].state = scores[parent].end_state
         scores[n].score = scores[parent].score + scores[parent].end_score
@@ -137,15 +155,18 @@ def make_scores(tables: SearchTables, work: Work, n: int, parent: int, token: in
 @compiled
 def tokens_of(nodes: Any, node: int) -> Ints:
     """Return the tokens of a prefix, in order."""
-    count, n = 0, node
+    count = 0
+    n = node
     while n != 0:
         count += 1
         n = nodes[n].parent
     tokens_u = np.empty(count, np.int32)
+
     while node != 0:
         count -= 1
         tokens_u[count] = nodes[node].token
         node = nodes[node].parent
+
     return tokens_u
 
 
@@ -157,7 +178,9 @@ def finish(tables: SearchTables, work: Work, n: int) -> tuple[int, float]:
         node = nodes[n].parent if n != 0 and nodes[n].token == tables.delimiter else n
         return node, 0.0
 
-    score, state, node = scores[n].score, nodes[n].state, n
+    score = scores[n].score
+    state = nodes[n].state
+    node = n
     if nodes[n].letters > 0:
         end_word(tables, work, n)
         score += scores[n].end_score
@@ -169,6 +192,7 @@ def finish(tables: SearchTables, work: Work, n: int) -> tuple[int, float]:
             state = nodes[node].state
             space, _ = score_token(tables, state, tables.delimiter)
             score -= space
+
     return node, score + _sentence_end(tables, state)
 
 

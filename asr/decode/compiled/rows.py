@@ -43,6 +43,7 @@ def sum_to_one(log_probs_sv: LogProbs) -> bool:
     near the limit is looked at again by ``check_log_probs``.
     """
     wrong = np.int64(0)
+
     for step in range(len(log_probs_sv)):
         total = np.float32(0)
         for token in range(log_probs_sv.shape[1]):
@@ -56,4 +57,5 @@ def sum_to_one(log_probs_sv: LogProbs) -> bool:
                 power = power * y + np.float32(factor)
             total += power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
         wrong += abs(total - np.float32(1)) > np.float32(0.9e-3)
+
     return bool(wrong == 0)

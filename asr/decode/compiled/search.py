@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 #: log-probability, other score, spans
 Decoded = tuple[float, float, SpanColumns]
 #: modules of compiled code, and those whose code is put into it
-_PARTS = ("whole", "beam", "borrowed", "memory", "prefixes", "rows", "viterbi")
+_PARTS = ("whole", "beam", "borrowed", "memory", "prefixes", "rows", "selection", "viterbi")
 _INCLUDED = ("asr.lm.compiled.ngram", "asr.lm.arrays", "asr.decode.tables")
 _compiling = threading.RLock()
 _ready = False
@@ -67,11 +67,13 @@ class CompiledSearches:
 
         found = new_found(len(log_probs), limit, steps)
         done = 0
+
         while True:
             done = whole.decode_whole(self.tables, self.limits, work, all_sv, end_n, done, limit, found)
             if done == len(log_probs):
                 break
             work = with_more_nodes(work)
+
         self.free.append(work)
         return _decoded(found, limit)
 
@@ -102,12 +104,16 @@ class CompiledSearch:
             order = order[:limit]
 
         merged: dict[int, tuple[float, float, int]] = {}
+
         for row in order.tolist():
-            node, log_prob, heard = int(node_b[row]), float(log_prob_b[row]), int(heard_b[row])
+            node = int(node_b[row])
+            log_prob = float(log_prob_b[row])
+            heard = int(heard_b[row])
             if node in merged:  # they differ in the word that was cut
                 log_prob = float(np.logaddexp(merged[node][0], log_prob))
                 heard = merged[node][2]
             merged[node] = log_prob, float(lm_score_b[row]), heard
+
         finals = [
             Final(self._tokens_of(node), log_prob, lm_score, self._tokens_of(heard))
             for node, (log_prob, lm_score, heard) in merged.items()
@@ -135,6 +141,7 @@ def _decoded(found: Found, limit: int) -> list[list[Decoded] | None]:
     end_h = [0, *found.end_h.tolist()]
     log_prob_h, lm_score_h = found.log_prob_h.tolist(), found.lm_score_h.tolist()
     utterances: list[list[Decoded] | None] = []
+
     for n, count in enumerate(found.count_n.tolist()):
         if count < 0:
             utterances.append(None)
@@ -151,6 +158,7 @@ def _decoded(found: Found, limit: int) -> list[list[Decoded] | None]:
             )
             hypotheses.append((log_prob_h[h], lm_score_h[h], spans))
         utterances.append(hypotheses)
+
     return utterances
 
 

@@ -51,6 +51,7 @@ def _new_memory(log_probs_sv: LogProbs, token_u: Ints, delimiter: int, floor: fl
     tokens = len(token_u) + 2 * lead
     skip_j, back_j = np.full(tokens + 1, -math.inf), np.full(tokens + 1, -math.inf)
     label_j = np.full(tokens + 1, delimiter, np.int32)
+
     for j in range(tokens):
         if lead <= j < tokens - lead:
             label_j[j] = token_u[j - lead]
@@ -58,6 +59,7 @@ def _new_memory(log_probs_sv: LogProbs, token_u: Ints, delimiter: int, floor: fl
             skip_j[j] = 0.0
         if label_j[j] == delimiter:
             back_j[j] = 0.0
+
     blank_s = np.empty(steps, np.bool_)
     for step in range(steps):
         blank_s[step] = only_blank(log_probs_sv[step], floor)
@@ -91,7 +93,10 @@ def find_spans(own_sv: LogProbs, token_u: Ints, delimiter: int, floor: float) ->
     if steps == 0 or tokens == 0:
         return first_u, last_u, peak_u
 
-    memory, state, room = _new_memory(log_probs_sv, token_u, delimiter, floor, 8 * steps), -1, 8 * steps
+    memory = _new_memory(log_probs_sv, token_u, delimiter, floor, 8 * steps)
+    state = -1
+    room = 8 * steps
+
     for _ in range(2):
         needed = room
         while needed > 0:
@@ -103,6 +108,7 @@ def find_spans(own_sv: LogProbs, token_u: Ints, delimiter: int, floor: float) ->
             break
         floor = -math.inf  # with all tokens, where pruning leaves no path
         memory.blank_s[:] = False
+
     if state < 0:
         return first_u[:0], last_u[:0], peak_u[:0]
 
@@ -116,6 +122,7 @@ def find_spans(own_sv: LogProbs, token_u: Ints, delimiter: int, floor: float) ->
         if step > 0 and not (memory.blank_s[step] and memory.blank_s[step - 1]):
             move = memory.start_s[step] + state // 2 - memory.low_s[step]
             state += memory.token_moves_m[move] if state % 2 == 1 else memory.blank_moves_m[move]
+
     return first_u, last_u, peak_u
 
 
@@ -136,7 +143,10 @@ def _best_end(own_sv: LogProbs, floor: float, own_memory: _Memory) -> tuple[int,
     The second number is 0, or how many moves there should have been room for.
     """
     log_probs_sv, memory = borrowed(own_sv), borrowed(own_memory)
-    skip_j, back_j, emit_j, possible_v = memory.skip_j, memory.back_j, memory.emit_j, memory.possible_v
+    skip_j = memory.skip_j
+    back_j = memory.back_j
+    emit_j = memory.emit_j
+    possible_v = memory.possible_v
     steps, tokens = len(log_probs_sv), len(skip_j) - 1
     states = 2 * tokens + 1
     ends = 2
@@ -151,14 +161,17 @@ def _best_end(own_sv: LogProbs, floor: float, own_memory: _Memory) -> tuple[int,
     blank_j, token_j = memory.blank_2j[0], memory.token_2j[0]
     next_blank_j, next_token_j = memory.blank_2j[1], memory.token_2j[1]
     _set_possible(log_probs_sv[0], floor, possible_v)
+
     for state in range(ends):
         if state % 2 == 0:
             blank_j[state // 2 + _GUARD] = possible_v[0]
         else:
             token_j[state // 2 + _GUARD] = possible_v[memory.label_j[state // 2]]
 
-    first, last = 0, (ends - 1) // 2  # the window
+    first = 0  # the window
+    last = (ends - 1) // 2
     filled = 0
+
     for step in range(1, steps):
         if memory.blank_s[step] and memory.blank_s[step - 1]:
             continue  # all stay, and all change by the same
@@ -209,12 +222,14 @@ def _best_end(own_sv: LogProbs, floor: float, own_memory: _Memory) -> tuple[int,
         token_j, next_token_j = next_token_j, token_j
 
     end, best = -1, -math.inf
+
     for state in range(states - ends, states):
         place = state // 2
         if first <= place <= last:
             value = blank_j[place + _GUARD] if state % 2 == 0 else token_j[place + _GUARD]
             if value > best:
                 end, best = state, value
+
     return end, 0
 
 
@@ -236,7 +251,8 @@ def move_tokens(
 ) -> None:
     """Let each token come from itself, the blank or the token before it, or, a delimiter, from the blank after it."""
     for j in range(len(next_j)):
-        best, move = token_j[j + 1], 0
+        best = token_j[j + 1]
+        move = 0
         other = blank_j[j]
         move = -1 if other > best else move
         best = other if other > best else best

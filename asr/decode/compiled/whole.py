@@ -36,6 +36,7 @@ def end_utterance(own_tables: SearchTables, own_work: Work) -> tuple[Ints, Float
     node_b, log_prob_b, lm_score_b = np.empty(rows, np.int32), np.empty(rows), np.empty(rows)
     heard_b = np.empty(rows, np.int32)
     place_b = np.full(rows, -1, np.int32)  # where the text is that is the prefix in a row
+
     for cut in (False, True):  # where no open word is a listed one, they are left out
         count = 0
         for row in range(rows):
@@ -55,11 +56,14 @@ def end_utterance(own_tables: SearchTables, own_work: Work) -> tuple[Ints, Float
                 continue
             if slot >= 0:
                 place_b[slot] = count
-            node_b[count], log_prob_b[count], lm_score_b[count] = node, log_prob, lm_score
+            node_b[count] = node
+            log_prob_b[count] = log_prob
+            lm_score_b[count] = lm_score
             heard_b[count] = n if cut else node
             count += 1
         if count > 0:
             break
+
     return node_b[:count], log_prob_b[:count], lm_score_b[:count], heard_b[:count]
 
 
@@ -76,6 +80,7 @@ def decode_whole(
 ) -> int:
     """Decode utterances from ``first`` on; return the one for which there are too few nodes, or their number."""
     log_probs_sv, found = borrowed(own_sv), borrowed(own_found)
+
     for n in range(first, len(end_n)):
         rows_sv = log_probs_sv[end_n[n - 1] if n > 0 else 0 : end_n[n]]
         h = n * limit
@@ -88,6 +93,7 @@ def decode_whole(
         if search_steps(tables, limits, work, start, rows_sv) < len(rows_sv):
             return n
         found.count_n[n] = _put_best(tables, limits, work, rows_sv, h, limit, found)
+
     return len(end_n)
 
 
@@ -99,6 +105,7 @@ def _put_best(
     node_b, log_prob_b, lm_score_b, heard_b = end_utterance(tables, work)
     count = min(limit, len(node_b))
     filled = found.end_h[h]
+
     for place in range(count):
         best = -1
         for row in range(len(node_b)):
@@ -119,4 +126,5 @@ def _put_best(
         found.log_prob_h[h + place], found.lm_score_h[h + place] = log_prob_b[best], lm_score_b[best]
         found.end_h[h + place : h + limit] = filled
         node_b[best] = heard_b[best] = -1
+
     return count
