@@ -481,3 +481,13 @@ def test_an_utterance_in_two_manifests_counts_once(tmp_path):
     (tmp_path / "train-clean.jsonl").unlink()
     again = prepare(recipe_of({"dev": ["1", "2"]}), Request(tmp_path))
     assert again.header.flagged_numbers == 3
+
+
+@pytest.mark.parametrize("returned", [None, {"train": []}])
+def test_a_recipe_that_returns_no_corpus_is_one_line_and_writes_nothing(tmp_path, returned):
+    recipe = replace(recipe_of(), prepare=lambda request: returned)
+    with pytest.raises(
+        ConfigError, match=r"prepare returned (NoneType|dict), expected an asr\.corpora\.recipe\.Corpus"
+    ):
+        prepare(recipe, Request(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

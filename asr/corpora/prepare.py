@@ -83,7 +83,10 @@ def prepare(recipe: Recipe, request: Request) -> Prepared:
     request = replace(request, normalization=_profile(request, before))
 
     # all that can fail comes before the first file is written, and leaves the folder as it was
-    corpus = recipe.prepare(request)
+    corpus: object = recipe.prepare(request)  # anybody's code: what it returns is checked
+    if not isinstance(corpus, Corpus):
+        got = type(corpus).__name__
+        raise ConfigError(f"recipe {recipe.name}: prepare returned {got}, expected an asr.corpora.recipe.Corpus")
     profile = request.normalization or corpus.normalization or recipe.normalization
     splits, notes = normalize_splits(_sorted(corpus.splits, out), profile)
     _check_own(request, splits)
