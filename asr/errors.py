@@ -89,4 +89,5 @@ def command(*words: object) -> str:
 
 def os_reason(error: OSError) -> str:
     """Return the operating system's reason in a few words, without the path that the caller names already."""
-    return (error.strerror or str(error)).lower()
+    reason = error.strerror or str(error)
+    return reason[:1].lower() + reason[1:]

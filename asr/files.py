@@ -1,23 +1,70 @@
-"""Atomic writes (a name either holds the whole content or does not exist), locks, and lists of a folder's files."""
+"""Files: read within limits, written atomically (a name holds the whole content or does not exist), locked, listed."""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, BinaryIO, Literal
 
 from asr.errors import ConfigError, os_reason
+from asr.limits import SMALL_FILE
 
 if sys.platform != "win32":  # there, two processes in one folder are not prevented
     import fcntl
 
 log = logging.getLogger(__name__)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file to read in binary. A pipe or device could block for ever or never end.
+
+    Raises:
+        OSError: as the operating system says; or it is a pipe, a device or a socket.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # the system itself refuses a folder
+        raise OSError(errno.EINVAL, "is a pipe or device, expected a regular file", str(path))
+    return path.open("rb")
+
+
+def read_small(path: Path, limit: int = SMALL_FILE) -> bytes:
+    """Return the content of a small regular file: metadata of a model, data or run folder.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or has more than ``limit`` bytes.
+    """
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"has more than {limit >> 20} MiB, the most for a file of this kind", str(path))
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a small JSON document.
+
+    Raises:
+        OSError: as ``read_small``.
+        ValueError: it is not UTF-8 or not JSON.
+    """
+    try:
+        return json.loads(read_small(path).decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("brackets inside brackets, too many") from error
+
+
+def _part(path: Path) -> Path:
+    """Return a name that nothing has, beside a path, for content on its way there."""
+    return path.with_name(f"{path.name[:50]}.{secrets.token_hex(4)}.part")
 
 
 @contextmanager
@@ -28,7 +75,7 @@ def open_atomic(path: Path, mode: Literal["w", "wb"] = "w", sync: bool = True) -
         sync: force the content to the disk. It is not worth its time for the many files of a corpus.
 
     Raises:
-        OSError: as the operating system says; the ``.part`` file is removed and an older file keeps its content.
+        OSError: as the operating system says; the temporary file is removed and an older file keeps its content.
     """
     text: dict[str, str] = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,9 +85,10 @@ def open_atomic(path: Path, mode: Literal["w", "wb"] = "w", sync: bool = True) -
             yield file
         return
 
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     try:
-        with part.open(mode, **text) as file:  # type: ignore[call-overload]
+        # "x": made here and now, never through a link that somebody put there
+        with part.open(mode.replace("w", "x"), **text) as file:  # type: ignore[call-overload]
             yield file
             file.flush()
             if sync:
@@ -71,7 +119,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_record(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file that can be made again; an empty one if it is missing or damaged."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

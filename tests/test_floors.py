@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     # 0: no torch
     "errors": 0,
+    "limits": 0,
     "files": 0,
     "heartbeat": 0,
     "config": 0,

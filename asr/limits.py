@@ -1,0 +1,36 @@
+"""The most that a file may ask for, whoever made it. ``docs/security.md`` compares the limits with real corpora.
+
+Sizes are in bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from asr.errors import DataError
+
+#: a JSON document or another small file of a model or data folder
+SMALL_FILE = 16 << 20
+#: one line of a text, a manifest, a table or an ARPA file
+LINE = 16 << 20
+#: a compressed file may unpack to this many times its size, and to ``_UNPACKED_FREE`` in any case
+UNPACKED_RATIO = 100
+_UNPACKED_FREE = 64 << 20
+
+
+def check_unpacked(packed: int, unpacked: int, path: Path) -> None:
+    """Refuse a compressed file that grows too much, while it is unpacked.
+
+    Args:
+        packed: bytes of the file that were read so far.
+        unpacked: bytes that came out of them.
+
+    Raises:
+        DataError: it is no text, archive or sound that anybody compressed for use.
+    """
+    if unpacked > _UNPACKED_FREE + UNPACKED_RATIO * packed:
+        raise DataError(
+            f"unpacks to more than {UNPACKED_RATIO} times its size (over {unpacked >> 20:,} MiB), which no real text or "
+            "corpus does; unpack it yourself if you trust it",
+            path,
+        )
