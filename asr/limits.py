@@ -30,7 +30,7 @@ def check_unpacked(packed: int, unpacked: int, path: Path) -> None:
     """
     if unpacked > _UNPACKED_FREE + UNPACKED_RATIO * packed:
         raise DataError(
-            f"unpacks to more than {UNPACKED_RATIO} times its size (over {unpacked >> 20:,} MiB), which no real text or "
-            "corpus does; unpack it yourself if you trust it",
+            f"unpacks to more than {UNPACKED_RATIO} times its size (over {unpacked >> 20:,} MiB), which no real text "
+            "or corpus does; unpack it yourself if you trust it",
             path,
         )
