@@ -13,6 +13,10 @@ from asr.errors import DataError
 SMALL_FILE = 16 << 20
 #: one line of a text, a manifest, a table or an ARPA file
 LINE = 16 << 20
+#: what a tar file says of one member: its name has 4 KiB at most, its attributes 64 KiB on Linux
+TAR_HEADER = 1 << 20
+#: members of a tar file: Multilingual LibriSpeech, English, has 10.8 million, Common Voice 2.6, LibriSpeech 0.3
+TAR_MEMBERS = 20_000_000
 #: a compressed file may unpack to this many times its size, and to ``_UNPACKED_FREE`` in any case
 UNPACKED_RATIO = 100
 _UNPACKED_FREE = 64 << 20

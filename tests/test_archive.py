@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import random
 import shutil
 import tarfile
@@ -395,6 +396,106 @@ def test_an_extraction_that_was_interrupted_needs_room_for_its_rest_only(tmp_pat
     monkeypatch.setattr(asr.download.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
     unpack(archive, tmp_path / "out", "corpus")
     assert is_unpacked(tmp_path / "out" / "corpus")
+
+
+def test_a_file_that_will_not_fit_is_refused_before_it_is_written(tmp_path, monkeypatch):
+    archive = tmp_path / "a.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        _add(tar, "corpus/small", b"s" * 900)
+        _add(tar, "corpus/large", b"l" * 1001)
+    monkeypatch.setattr(asr.download.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(DataError, match=r"'corpus/large' in a\.tar\.gz takes 0\.0 MB, but 0\.0 MB are free; make room"):
+        extract(archive, tmp_path / "out")
+    assert list(_files(tmp_path / "out")) == ["corpus/small"]
+
+
+def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr.limits._UNPACKED_FREE", 20_000)
+    monkeypatch.setattr("asr.limits.UNPACKED_RATIO", 2)
+
+
+@pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_what_unpacks_to_far_more_than_its_size_is_refused_before_it_is_read(
+    tmp_path, monkeypatch, compression, is_wanted
+):
+    _small_limits(monkeypatch)
+    archive = _archive(tmp_path / "a.tar", {"corpus/zeros": bytes(100_000)}, f"w:{compression}")
+    with pytest.raises(DataError, match="unpacks to more than 2 times its size") as caught:
+        extract(archive, tmp_path / "out", lambda name: is_wanted)
+    assert not isinstance(caught.value, DamagedArchive)  # it is kept: another copy would be no better
+    assert _files(tmp_path / "out") == {}
+
+
+def test_zeros_after_the_end_of_an_archive_are_not_unpacked_for_ever(tmp_path, monkeypatch):
+    _small_limits(monkeypatch)
+    whole = _archive(tmp_path / "a.tar", {"corpus/x": b"x"}, "w").read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(whole + bytes(50_000)))
+    assert "unpacks to more than 2 times its size" in _message(tmp_path / "a.tar.gz", tmp_path / "out")
+
+
+def test_copies_that_hard_links_make_count_as_unpacked(tmp_path, monkeypatch):
+    _small_limits(monkeypatch)
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        _add(tar, "corpus/x", bytes(10_000))
+        for i in range(20):
+            _add(tar, f"corpus/{i}", type=tarfile.LNKTYPE, linkname="corpus/x")
+    assert "unpacks to more than 2 times its size" in _message(archive, tmp_path / "out")
+    assert sum(map(len, _files(tmp_path / "out").values())) < 3 * archive.stat().st_size
+
+
+@pytest.mark.parametrize("compression", ["", "gz"])
+def test_a_sparse_member_is_refused_in_both_forms(tmp_path, compression):
+    with tarfile.open(tmp_path / "gnu.tar", f"w:{compression}", format=tarfile.GNU_FORMAT) as tar:
+        _add(tar, "corpus/hole", type=tarfile.GNUTYPE_SPARSE)
+    with tarfile.open(tmp_path / "pax.tar", f"w:{compression}", format=tarfile.PAX_FORMAT) as tar:
+        about = {"GNU.sparse.map": "0,5", "GNU.sparse.size": "5000000000", "GNU.sparse.name": "corpus/hole"}
+        _add(tar, "corpus/hole", b"12345", pax_headers=about)
+    for name in ("gnu.tar", "pax.tar"):
+        assert _message(tmp_path / name, tmp_path / "out").startswith("refused: member 'corpus/hole' is a sparse file")
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+@pytest.mark.parametrize("compression", ["", "gz"])
+def test_a_header_that_would_fill_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch, form, compression):
+    monkeypatch.setattr("asr.data.tar.TAR_HEADER", 2048)
+    with tarfile.open(tmp_path / "a.tar", f"w:{compression}", format=form) as tar:
+        _add(tar, "corpus/" + 5000 * "x")
+    assert "has a header of 5,0" in _message(tmp_path / "a.tar", tmp_path / "out")
+    monkeypatch.undo()
+    assert "cannot extract to" in _message(tmp_path / "a.tar", tmp_path / "out")  # the system's own limit of names
+
+
+def test_a_size_that_no_memory_has_is_one_line(tmp_path):
+    header = bytearray(tarfile.TarInfo("x").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_LONGNAME
+    for size in (1 << 60, -1024):
+        header[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)  # type: ignore[attr-defined]
+        header[148:156] = b" " * 8
+        header[148:155] = b"%06o\0" % sum(header)
+        (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(10240))
+        assert f"has a header of {size:,} bytes" in _message(tmp_path / "a.tar", tmp_path / "out")
+
+
+def test_names_before_names_without_end_are_damage(tmp_path):
+    header = bytearray(tarfile.TarInfo("x").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_LONGNAME
+    header[148:156] = b" " * 8
+    header[148:155] = b"%06o\0" % sum(header)
+    (tmp_path / "a.tar").write_bytes(2000 * bytes(header) + bytes(10240))
+    assert _message(tmp_path / "a.tar", tmp_path / "out").startswith("not a whole tar archive (")
+
+
+def test_more_members_than_any_corpus_has_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("asr.data.tar.TAR_MEMBERS", len(CONTENTS) - 1)
+    archive = _archive(tmp_path / "a.tar.gz", CONTENTS)
+    assert _message(archive, tmp_path / "out") == "refused: has more than 7 members, which no corpus has"
+
+
+def test_a_pipe_in_place_of_an_archive_is_refused_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.tar.gz")
+    assert "is a pipe or device" in _message(tmp_path / "a.tar.gz", tmp_path / "out")
 
 
 def test_an_archive_that_will_not_fit_is_refused_before_it_is_extracted(tmp_path, monkeypatch):

@@ -151,20 +151,51 @@ def test_a_member_ends_where_it_ends_on_both_sides(tmp_path):
         assert file.raw.seek(5) == 5 and file.raw.read(9) == b""
 
 
-def test_a_sparse_member_whose_bytes_are_not_in_one_place_is_left_out(tmp_path):
+def test_a_sparse_member_whose_bytes_are_not_in_one_place_is_refused(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT) as file:
-        for name, kind in (("hole", tarfile.GNUTYPE_SPARSE), ("whole", tarfile.REGTYPE)):
+        for name, kind in (("whole", tarfile.REGTYPE), ("hole", tarfile.GNUTYPE_SPARSE)):
             info = tarfile.TarInfo(name)
             info.type = kind
             file.addfile(info)
-    assert list(shards.find_members(tmp_path / "x.tar")) == ["whole"]
+    with pytest.raises(DataError, match=r"x\.tar: refused: member 'hole' is a sparse file"):
+        shards.find_members(tmp_path / "x.tar")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format_version": 1, "bytes": 1, "mtime_ns": 2, "members": 3}'])
+def test_a_header_that_would_fill_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("asr.data.tar.TAR_HEADER", 2048)
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as file:
+        info = tarfile.TarInfo("a.wav")
+        info.pax_headers = {"comment": "x" * 3000}
+        file.addfile(info)
+    with pytest.raises(DataError, match=r"x\.tar: refused: member '.*' has a header of 3,0\d\d bytes"):
+        audio.load(tmp_path / "x.tar#a.wav")
+
+
+def test_a_pipe_in_place_of_a_tar_file_is_refused_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.tar")
+    with pytest.raises(DataError, match=r"x\.tar: cannot read the tar file: is a pipe or device"):
+        audio.load(tmp_path / "x.tar#a.wav")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"format_version": 1, "bytes": 1, "mtime_ns": 2, "members": 3}',
+        '{"format_version": 2, "bytes": %d, "mtime_ns": %d, "members": {"a.wav": [0.5, 1]}}',
+        '{"format_version": 2, "bytes": %d, "mtime_ns": %d, "members": {"a.wav": [512, 9000000000]}}',
+        '{"format_version": 2, "bytes": %d, "mtime_ns": %d, "members": {"a.wav": [512]}}',
+    ],
+)
 def test_a_damaged_index_is_made_anew(folder, tmp_path, content):
     out = _shard(folder, tmp_path / "out")
     member = out.audio_path(next(iter(out)))
     tar, _ = shards.split(member)
+    if "%d" in content:
+        content %= (tar.stat().st_size, tar.stat().st_mtime_ns)
     shards.index_path(tar).write_text(content)
     assert audio.info(member).num_samples and json.loads(shards.index_path(tar).read_text())["members"]
 

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from asr.data.tar import Header, members
 from asr.download.remote import byte_bar, check_space, gigabytes
 from asr.errors import DataError, os_reason
-from asr.files import is_hidden, read_record, write_json
+from asr.files import is_hidden, open_regular, read_record, write_json
+from asr.limits import check_unpacked
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +116,11 @@ def extract(
     stays. A hard link is the file that it leads to; of two members with one name the later counts, as for tar itself.
 
     Raises:
-        DataError: not a readable archive, cut short, no space, or a member that would land outside ``out``.
+        DataError: not a readable archive, cut short, no space, a member that would land outside ``out``, or one that is
+            refused (``asr.data.tar``).
     """
     try:
-        raw = archive.open("rb")
+        raw = open_regular(archive)
     except OSError as error:
         raise DataError(f"cannot read the archive: {os_reason(error)}", archive) from error
 
@@ -127,13 +130,13 @@ def extract(
         with (
             raw,
             byte_bar(f"extracting {archive.name}", archive.stat().st_size) as show,
-            tarfile.open(fileobj=raw, mode="r:*") as tar,
+            tarfile.open(archive, "r:*", raw, tarinfo=Header) as tar,
         ):
-            for member in tar:
+            for member in members(tar, archive):
                 show(raw.tell())
                 extraction.add(tar, member, wanted(member.name))
-            _check_end(tar)
-    except (tarfile.TarError, EOFError, ValueError, OSError, zlib.error, lzma.LZMAError) as error:
+            _check_end(tar, archive)
+    except (tarfile.TarError, EOFError, ValueError, RecursionError, OSError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno:  # gzip and bz2 report damage as OSError without a number
             raise DataError(f"cannot extract to {out}: {os_reason(error)}", archive) from error
         # what came out of a damaged archive may be damaged too, and with its full size the next run would keep it
@@ -156,6 +159,8 @@ class _Extraction:
         #: in the order of the archive, without repeats; ``new``: those that were not kept
         self.written: dict[Path, None] = {}
         self.new: list[Path] = []
+        self._packed = archive.stat().st_size
+        self._linked = 0
         self._regular: dict[str, tarfile.TarInfo] = {}
 
     def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo, is_wanted: bool) -> None:
@@ -182,6 +187,11 @@ class _Extraction:
             self.new.append(path)
 
     def _copy(self, tar: tarfile.TarFile, content: tarfile.TarInfo, is_link: bool, path: Path) -> None:
+        if is_link:  # a header of 512 bytes copies a file of any size
+            self._linked += content.size
+            check_unpacked(self._packed, tar.offset + self._linked, self.archive)
+        check_space(self.out, content.size, f"'{content.name}' in {self.archive.name} takes")
+
         # from the disk if possible: to go back in a compressed archive is to decompress it from its start
         target = self._path(content)
         source = target.open("rb") if is_link and target in self.written else tar.extractfile(content)
@@ -217,12 +227,13 @@ def _plain(name: str) -> str:
     return name.removeprefix("./")
 
 
-def _check_end(tar: tarfile.TarFile) -> None:
+def _check_end(tar: tarfile.TarFile, archive: Path) -> None:
     """Raise unless the archive ends in its end mark: ``tarfile`` stops silently at a header it cannot read."""
     file = tar.fileobj
     assert file is not None  # open until the with block ends
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("damaged or cut before its end mark")
+    packed = archive.stat().st_size
     while file.read(1 << 20):  # to the last byte: that is where gzip, bzip2 and xz compare their checksum
-        pass
+        check_unpacked(packed, file.tell(), archive)

@@ -10,8 +10,9 @@ from pathlib import Path
 from asr.corpora.archive import is_unpacked, unpack
 from asr.corpora.recipe import Recipe, Request
 from asr.corpora.sources import check_room, obtain, removed_if_damaged
+from asr.data.tar import Header, members
 from asr.errors import ConfigError, DataError
-from asr.files import folders_in, is_hidden, visible
+from asr.files import folders_in, is_hidden, open_regular, visible
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +59,13 @@ def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable
 def _top(archive: Path) -> str:
     """Return the folder that an archive fills; empty if it cannot be read (to unpack it is an error then)."""
     try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
+        with open_regular(archive) as raw, tarfile.open(archive, "r:*", raw, tarinfo=Header) as tar:
+            for member in members(tar, archive):
                 name, slash, _ = member.name.removeprefix("./").partition("/")
                 # a file beside the folder is a note
                 if name and name != "." and not is_hidden(name) and (slash or member.isdir()):
                     return name
-    except (tarfile.TarError, OSError, EOFError):
+    except (tarfile.TarError, OSError, EOFError, RecursionError):
         return ""
 
     raise DataError("its files are in no folder: is this the archive as it was published?", archive)

@@ -18,7 +18,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from asr.data.tar import Header, members
 from asr.errors import DataError, os_reason
+from asr.files import open_regular, read_small, write_bytes
+from asr.limits import SMALL_FILE
 from asr.sound.splice import Spliced
 
 #: between the tar file's name and the member's, the end of the first included
@@ -102,7 +105,8 @@ class Tar:
         self.path = path
         self.members = members
         self._lock = threading.Lock()
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._file = open_regular(Path(path))
+        self._descriptor = self._file.fileno()
 
     def read_at(self, count: int, offset: int) -> bytes:
         """Read bytes from an offset; threads do not disturb each other."""
@@ -119,8 +123,8 @@ class Tar:
                 os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_WILLNEED)
 
     def __del__(self) -> None:
-        with suppress(AttributeError, OSError):  # it was never opened
-            os.close(self._descriptor)
+        with suppress(AttributeError):  # it was never opened
+            self._file.close()
 
 
 def _find(path: str | Path) -> tuple[Tar, str]:
@@ -157,29 +161,29 @@ def find_members(tar: Path) -> dict[str, tuple[int, int]]:
     Of two with one name the later counts, as for tar itself.
 
     Raises:
-        DataError: it is no tar file, compressed, or cut short.
+        DataError: it is no tar file, compressed, cut short, or has a member that is refused (``asr.data.tar``).
         OSError: it cannot be opened.
     """
-    members: dict[str, tuple[int, int]] = {}
+    places: dict[str, tuple[int, int]] = {}
     try:
-        with tarfile.open(tar, "r:") as file:
-            for member in file:
+        with open_regular(tar) as raw, tarfile.open(tar, "r:", raw, tarinfo=Header) as file:
+            for member in members(file, tar):
                 name = member.name.removeprefix("./")
                 target = member.linkname.removeprefix("./")
-                if member.isreg() and not member.issparse():
-                    members[name] = (member.offset_data, member.size)
-                elif member.islnk() and target in members:
-                    members[name] = members[target]
-    except tarfile.TarError as error:
+                if member.isreg():
+                    places[name] = (member.offset_data, member.size)
+                elif member.islnk() and target in places:
+                    places[name] = places[target]
+    except (tarfile.TarError, ValueError, RecursionError) as error:
         raise DataError(
             f"not a whole tar file ({error}); a compressed one must be unpacked, a cut one fetched again", tar
         ) from error
 
     size = tar.stat().st_size
-    cut = [name for name, (start, length) in members.items() if start + length > size]
+    cut = [name for name, (start, length) in places.items() if start + length > size]
     if cut:
         raise DataError(f"cut short: member '{cut[0]}' ends beyond the file's {size:,} bytes; fetch it again", tar)
-    return members
+    return places
 
 
 def index_path(tar: Path) -> Path:
@@ -189,12 +193,18 @@ def index_path(tar: Path) -> Path:
 def read_index(tar: Path, num_bytes: int, mtime_ns: int) -> dict[str, Any] | None:
     """Read the index beside a tar file; None if there is none, or it is damaged or of another state of the file."""
     try:
-        index = json.loads(index_path(tar).read_text(encoding="utf-8"))
+        # names and places take no more than the headers of the members themselves
+        index = json.loads(read_small(index_path(tar), SMALL_FILE + num_bytes))
         state = (index["format_version"], index["bytes"], index["mtime_ns"])
-        is_whole = all(len(place) == 2 and min(place) >= 0 for place in index["members"].values())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        is_whole = all(_is_inside(place, num_bytes) for place in index["members"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     return index if is_whole and state == (INDEX_VERSION, num_bytes, mtime_ns) else None
+
+
+def _is_inside(place: list[object], num_bytes: int) -> bool:
+    start, size = place
+    return type(start) is int and type(size) is int and start >= 0 and size >= 0 and start + size <= num_bytes
 
 
 def write_index(tar: Path, num_bytes: int, mtime_ns: int, members: Mapping[str, tuple[int, int]], **more: Any) -> None:
@@ -205,10 +215,4 @@ def write_index(tar: Path, num_bytes: int, mtime_ns: int, members: Mapping[str, 
     """
     index = {"format_version": INDEX_VERSION, "bytes": num_bytes, "mtime_ns": mtime_ns, **more, "members": members}
     # several processes may do this at once: each writes a file of its own, and the last one's stays
-    part = tar.with_name(f"{tar.name}.index.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        part.write_text(json.dumps(index), encoding="utf-8")
-        part.replace(index_path(tar))
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    write_bytes(index_path(tar), json.dumps(index).encode())
