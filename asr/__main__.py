@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 
 def main() -> None:
@@ -15,4 +16,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # "python -m" looks for modules in the working folder first: a numpy.py that came with a corpus would be run
+    if not sys.flags.safe_path and sys.path[0] in ("", str(Path.cwd())):
+        del sys.path[0]
     main()

@@ -535,6 +535,13 @@ def test_an_interrupted_training_exits_with_130_and_goes_on_as_it_says(command, 
 # --- streams and signals, in a process of their own -------------------------------------------------------------------
 
 
+def test_modules_in_the_working_folder_are_not_imported(tmp_path):
+    for name in ("numpy", "typer", "yaml"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('of the working folder')\n")
+    done = subprocess.run([sys.executable, "-m", "asr", "recipes"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "an4" in done.stdout, done.stderr
+
+
 def shell(line: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """A shell line in which ``"$@"`` is the command with these arguments."""
     return subprocess.run(

@@ -324,6 +324,38 @@ def test_a_recipe_folder_of_ones_own_is_found_by_path_and_may_import_beside_itse
     assert recipe.prepare(Request(tmp_path)).dropped == {"u": "from beside"}
 
 
+@pytest.fixture
+def strangers_folder(tmp_path, monkeypatch):
+    """A working folder whose content has the names of recipes, importers and configs."""
+    for name in ("an4", "csv", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.py").write_text(RECIPE.format(more="WHY = 'strange'"))
+    (tmp_path / "an4" / "default").write_text("optim:\n  lr: 0.5\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_name_is_that_of_the_toolkit_whatever_the_working_folder_holds(strangers_folder):
+    recipe, folder = find_recipe("an4")
+    assert recipe.name == "an4" and folder == recipes_folder() / "an4"
+    assert find_recipe("csv")[0] is IMPORTERS["csv"]
+    for path in ("./an4", "./csv", "an4/", "an4/../mine", str(strangers_folder / "an4")):
+        recipe, folder = find_recipe(path)
+        assert recipe.name == "mine" and folder == Path(path)
+
+    assert find_config("an4/default") == find_config("an4") == recipes_folder() / "an4" / "conf" / "default.yaml"
+    assert find_config("./an4/default") == Path("an4/default")
+
+
+def test_a_folder_here_whose_name_is_no_recipe_is_not_run_but_suggested(strangers_folder):
+    with pytest.raises(
+        ConfigError, match=r"^no recipe 'mine'; did you mean '\./mine', the folder here\? \(known: an4, "
+    ):
+        find_recipe("mine")
+    with pytest.raises(ConfigError, match=r"^\./nothing: no recipe: the folder holds no recipe\.py$"):
+        find_recipe("./nothing")
+
+
 def test_a_recipe_folder_without_a_recipe_in_it_is_named(tmp_path):
     (tmp_path / "recipe.py").write_text("RECIPE = 'an4'\n")
     with pytest.raises(DataError) as caught:

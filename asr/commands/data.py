@@ -82,7 +82,7 @@ class ImporterOptions:
 @with_groups
 def prepare(
     *,
-    recipe: Annotated[str, Argument(metavar="RECIPE", help="A recipe, importer ('asr recipes' lists them) or folder.")],
+    recipe: Annotated[str, Argument(metavar="RECIPE", help="A name ('asr recipes' lists them), or a path: ./mine.")],
     out: Annotated[Path, Option(help="Folder for audio and manifests.")],
     source: Annotated[
         list[Path] | None,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[
-        str | None, Argument(metavar="[CONFIG]", help="A YAML file or recipe/name (an4/default).")
+        str | None, Argument(metavar="[CONFIG]", help="recipe/name (an4/default), or a YAML file.")
     ] = None,
     data: Annotated[Path | None, Option(help="Folder with train.jsonl and dev.jsonl.")] = None,
     out: Annotated[Path | None, Option(help="Folder of the new run.")] = None,

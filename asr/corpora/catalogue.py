@@ -1,11 +1,13 @@
 """Recipes, their configs and importers, found by name.
 
-A recipe is found in the checkout or in the installed package, or, by its path, in a folder of your own.
+A name means what comes with the toolkit, whatever lies in the working folder: a recipe is code. A recipe of your own is
+found by the path of its folder, which has a separator: ``./mycorpus``.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
@@ -28,18 +30,23 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> tuple[Recipe, Path]:
-    """Return the recipe in a folder of your own, or of that name, or the importer of that name; and its folder.
+    """Return the recipe or importer of that name, or the recipe in the folder of a path; and its folder.
 
     Raises:
-        ConfigError: there is none of that name; the nearest is named.
+        ConfigError: there is none; the nearest is named.
         DataError: the folder's ``recipe.py`` defines no ``RECIPE``.
     """
-    folder = Path(name) if (Path(name) / "recipe.py").is_file() else recipes_folder() / name
+    if name in IMPORTERS:
+        return IMPORTERS[name], Path(__file__).parent / "importers"
+
+    folder = Path(name) if _is_path(name) else recipes_folder() / name
     if not (folder / "recipe.py").is_file():
-        if name in IMPORTERS:
-            return IMPORTERS[name], Path(__file__).parent / "importers"
+        if _is_path(name):
+            raise ConfigError(f"{name}: no recipe: the folder holds no recipe.py")
         names = [*recipe_names(), *IMPORTERS]
-        raise ConfigError(f"no recipe '{name}'{nearest(name, names)} (known: {', '.join(names)})")
+        own = Path(name, "recipe.py").is_file()
+        hint = f"; did you mean '.{os.sep}{name}', the folder here?" if own else nearest(name, names)
+        raise ConfigError(f"no recipe '{name}'{hint} (known: {', '.join(names)})")
 
     recipe = getattr(_load_module(folder / "recipe.py"), "RECIPE", None)
     if not isinstance(recipe, Recipe):
@@ -47,20 +54,25 @@ def find_recipe(name: str) -> tuple[Recipe, Path]:
     return recipe, folder
 
 
+def _is_path(name: str) -> bool:
+    return name in (".", "..") or os.sep in name or (os.altsep is not None and os.altsep in name)
+
+
 def find_config(name: str) -> Path:
-    """Return the config file of a path, or of ``recipe/name`` (``an4/default``).
+    """Return the config of a recipe, ``recipe/name`` (``an4/default``), or the config file of a path.
 
     Raises:
         ConfigError: neither is there.
     """
+    files = sorted(recipes_folder().glob("*/conf/*.yaml"))
+    known = {f"{file.parent.parent.name}/{file.stem}": file for file in files}
+    found = known.get(name) or known.get(f"{name.rstrip('/')}/default")
+    if found is not None:
+        return found
+
     path = Path(name)
     if path.is_file():
         return path
-    recipe, _, config = name.partition("/")
-    found = recipes_folder() / recipe / "conf" / f"{config or 'default'}.yaml"
-    if found.is_file():
-        return found
-    known = [f"{p.parent.parent.name}/{p.stem}" for p in sorted(recipes_folder().glob("*/conf/*.yaml"))]
     listing = f"{nearest(name, known)} (known: {', '.join(known)})"
     raise ConfigError(f"no config file '{name}' and no such recipe config{listing}")
 
