@@ -20,6 +20,10 @@ TAR_MEMBERS = 20_000_000
 #: a compressed file may unpack to this many times its size, and to ``_UNPACKED_FREE`` in any case
 UNPACKED_RATIO = 100
 _UNPACKED_FREE = 64 << 20
+#: a download whose size nobody states; the largest archive of a corpus that we know of has 650 GB (MLS, English)
+DOWNLOAD = 1 << 40
+#: what such a download leaves free on the disk
+DISK_SPARE = 1 << 30
 
 
 def check_unpacked(packed: int, unpacked: int, path: Path) -> None:

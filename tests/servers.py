@@ -29,8 +29,12 @@ class Host:
     redirects: dict[str, str] = field(default_factory=dict)
     #: seconds to wait after each 64 KiB
     pause_s: float = 0.0
+    #: what Authorization must be; empty: anybody is served
+    login: str = ""
     #: (path, Range, If-Range) of each request
     asked: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    #: Authorization of each request
+    logins: list[str | None] = field(default_factory=list)
     url: str = ""
 
 
@@ -46,6 +50,10 @@ def serving(files: dict[str, bytes], **settings: object) -> Iterator[Host]:
         def do_GET(self) -> None:
             asked = self.headers.get("Range"), self.headers.get("If-Range")
             host.asked.append((self.path, *asked))
+            host.logins.append(self.headers.get("Authorization"))
+            if host.login and host.logins[-1] != host.login:
+                self.send_error(401)
+                return
             if self.path in host.redirects:
                 self.send_response(302)
                 self.send_header("Location", host.redirects[self.path])

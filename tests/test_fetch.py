@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import random
 import signal
@@ -11,17 +12,24 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+from http.client import HTTPMessage
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import asr.download.address
+import asr.download.answer
+import asr.download.fetch
 import asr.download.remote
-from asr.download.fetch import Patience, fetch
+from asr.download.answer import Patience
+from asr.download.fetch import fetch
 from asr.download.mirror import mirror_folder, mirrored
 from asr.download.remote import Remote, check_space, verify
-from asr.errors import AsrError, DataError
+from asr.errors import AsrError, ConfigError, DataError
 from tests.servers import Host, serving
 
 CONTENT = random.Random(0).randbytes(1_000_000)
@@ -257,6 +265,14 @@ def test_another_host_goes_on_where_the_first_one_stopped(tmp_path):
         assert second.asked == [(PATH, "bytes=300000-", None)]
 
 
+def test_hosts_with_https_are_tried_first():
+    assert Remote("http://a/f", copies=("http://b/f", "https://c/f")).urls == (
+        "https://c/f",
+        "http://a/f",
+        "http://b/f",
+    )
+
+
 def test_a_host_that_falls_silent_is_a_broken_connection(tmp_path):
     with serving({PATH: CONTENT}, pause_s=2.0) as host:
         brief = Patience(timeout_s=0.2, tries=1)
@@ -331,6 +347,155 @@ def test_killed_half_way_and_restarted_it_ends_with_the_same_bytes(tmp_path, kno
         assert host.asked[-1][1] == f"bytes={have}-"
     assert (tmp_path / "a.tar.gz").read_bytes() == CONTENT
     assert only_the_file(tmp_path)
+
+
+# sizes and speed
+
+
+def test_no_byte_is_written_behind_the_expected_size(tmp_path, monkeypatch):
+    written = []
+    open_part = asr.download.fetch._Download._open_part
+
+    class Watched:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, block):
+            written.append(len(block))
+            return self.file.write(block)
+
+    monkeypatch.setattr(asr.download.fetch._Download, "_open_part", lambda self, start: Watched(open_part(self, start)))
+    with serving({PATH: CONTENT + b"x" * 500_000}, length=False, ranges=False) as host:
+        assert "more than the 1,000,000 bytes expected: not the published file" in message(remote(host), tmp_path)
+        assert len(host.asked) == 1
+    assert 0 < sum(written) <= len(CONTENT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_whose_size_nobody_states_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(asr.download.fetch, "DOWNLOAD", 500_000)
+    with serving({PATH: CONTENT}, length=False, ranges=False) as host:
+        assert "more than the 500,000 bytes expected" in message(remote(host, md5="", size=0), tmp_path)
+        monkeypatch.setattr(asr.download.fetch, "DOWNLOAD", len(CONTENT))
+        assert fetch(remote(host, md5="", size=0), tmp_path, patience=QUICK).read_bytes() == CONTENT
+
+
+def test_a_file_whose_size_nobody_states_leaves_room_on_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(asr.download.fetch, "_SPACE_EVERY", 100_000)
+    monkeypatch.setattr(asr.download.remote.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**9}))
+    with serving({PATH: CONTENT}, length=False, ranges=False) as host:
+        text = message(remote(host, md5="", size=0), tmp_path)
+    assert "a.tar.gz, whose size is not known, leaves 1.07 GB, but 1.00 GB are free" in text
+    assert 0 < (tmp_path / "a.tar.gz.part").stat().st_size < len(CONTENT)
+
+
+def test_a_host_that_drips_is_given_up_after_a_few_tries_and_what_came_is_kept(tmp_path, caplog):
+    dripping = Patience(timeout_s=5, tries=3, pause_s=0.01, window_s=0.1, least_bytes_per_s=1e7)
+    with serving({PATH: CONTENT}, pause_s=0.06) as host:
+        with pytest.raises(DataError, match=r"too slow: [\d,]+ bytes in 0 s; 0\.\d MB are kept: run again to go on"):
+            fetch(remote(host), tmp_path, patience=dripping)
+        assert len(host.asked) == 3
+        assert fetch(remote(host), tmp_path, patience=QUICK).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "²", "-1", "1e3", ""])
+def test_a_header_that_is_no_number_is_as_none(tmp_path, number):
+    assert asr.download.answer.number(number) == 0
+
+
+# names and links
+
+
+@pytest.mark.parametrize(
+    "url", ["https://h/", "https://h", "https://h/a/..", "https://h/.", "https://h/a\\b", "https://h/a\x1bb"]
+)
+def test_a_url_that_ends_in_no_name_of_a_file_is_refused(url):
+    with pytest.raises(ConfigError, match="ends in no name that a file can have"):
+        Remote(url)
+
+
+def test_a_part_that_is_a_link_is_not_written_through(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.write_text("stays")
+    (tmp_path / "d").mkdir()
+    part = tmp_path / "d" / "a.tar.gz.part"
+    part.symlink_to(theirs)
+    with serving({PATH: CONTENT}) as host:
+        assert message(remote(host), tmp_path / "d").startswith(
+            f"{part}: expected the file of a download, found a link"
+        )
+        with pytest.raises(OSError):  # put there in between
+            asr.download.fetch._Download(host.url + PATH, remote(host), tmp_path / "d" / "a.tar.gz")._open_part(0)
+    assert theirs.read_text() == "stays"
+
+
+# passwords and redirects
+
+LOGIN = "Basic dXNlcjpwQHNz"  # user:p@ss
+
+
+def with_login(host: Host) -> str:
+    return host.url.replace("http://", "http://user:p%40ss@")
+
+
+def test_a_mirror_takes_a_password_and_nothing_shows_it(tmp_path, caplog):
+    caplog.set_level("DEBUG")
+    with serving({PATH: CONTENT}, login=LOGIN, cuts=[300_000]) as host:
+        wanted = Remote("https://www.openslr.org" + PATH)
+        with pytest.raises(DataError) as caught:
+            fetch(wanted, tmp_path, with_login(host), "", IMPATIENT)
+        state = (tmp_path / "a.tar.gz.part.json").read_text()
+        assert fetch(wanted, tmp_path, with_login(host), patience=QUICK).read_bytes() == CONTENT
+        assert host.asked[-1][1] == "bytes=300000-"
+        host.login = "Basic other"
+        refused = message(wanted, tmp_path / "refused", with_login(host))
+    assert "HTTP 401" in refused
+    for text in (str(caught.value), state, caplog.text, refused):
+        assert host.url in text and "ss@" not in text and "user" not in text
+
+
+def test_a_password_is_not_sent_to_another_host_on_a_redirect(tmp_path):
+    with serving({PATH: CONTENT}) as other, serving({PATH: CONTENT}, login=LOGIN) as host:
+        host.redirects = {"/here": PATH, "/there": other.url + PATH}
+        for name in ("here", "there"):
+            fetch(Remote(f"https://h/{name}"), tmp_path, with_login(host), patience=QUICK)
+    assert host.logins == [LOGIN] * 3
+    assert other.logins == [None]
+
+
+@pytest.mark.parametrize("place", ["ftp://127.0.0.1/a", "file:///etc/hostname", "data:,a"])
+def test_a_redirect_to_something_else_than_http_is_refused(tmp_path, place):
+    with serving({}, redirects={"/a": place}) as host:
+        assert "/a: HTTP 302 " in message(Remote(host.url + "/a"), tmp_path)
+
+
+def test_a_redirect_from_https_to_http_is_refused():
+    request = urllib.request.Request("https://user.example/a")
+    redirects = asr.download.address._Redirects()
+    with pytest.raises(urllib.error.HTTPError, match="sent on to http://host/a, which is not followed from https"):
+        redirects.redirect_request(request, io.BytesIO(), 302, "Found", HTTPMessage(), "http://x:secret@host/a")
+    assert redirects.redirect_request(request, io.BytesIO(), 302, "Found", HTTPMessage(), "https://host/a") is not None
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/a", "data:,a"])
+def test_only_http_is_downloaded(tmp_path, url):
+    assert "not a URL (expected http:// or https://)" in message(Remote(url), tmp_path)
+
+
+@pytest.mark.parametrize("mirror", ["ftp://u:secret@h/x", "http://u:secret@[x", "http://u:secr/et@h/", "u:secret@h"])
+def test_a_mirror_that_is_refused_does_not_show_its_password(mirror):
+    with pytest.raises(DataError) as caught:
+        mirror_folder(mirror)
+    assert "secr" not in str(caught.value)
 
 
 # mirrors

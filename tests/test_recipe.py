@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 import tarfile
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 
 from asr.config import load as load_config
 from asr.corpora.catalogue import find_config, find_recipe, recipe_configs, recipe_names, recipes_folder
+from asr.corpora.corpus import corpus_folder
 from asr.corpora.importers import IMPORTERS
 from asr.corpora.prepare import check_request, prepare
 from asr.corpora.recipe import Corpus, Recipe, Request, held_out_speakers, stable_hash
 from asr.data import manifest
+from asr.data import prepared as headers
 from asr.download.remote import Remote
 from asr.errors import ConfigError, DataError
 from tests.builders import noise, sphere_bytes
@@ -218,6 +221,53 @@ def test_an4_is_downloaded_where_no_archive_is_given(tmp_path):
         f"{host.url}{path}: HTTP 404 Not Found; see http://www.speech.cs.cmu.edu/databases/an4/, or leave out "
         "--mirror, or fetch it in another way and give --archive an4_sphere.tar.gz"
     )
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("way", ["--archive", "--mirror", "downloaded"])
+def test_another_archive_of_the_same_name_is_refused_later(tmp_path, way):
+    place = tmp_path / "mirror" / "databases" / "an4"
+    place.mkdir(parents=True)
+    archive = _an4_archive(place / "an4_sphere.tar.gz")
+    out = tmp_path / "out"
+    with serving({"/databases/an4/an4_sphere.tar.gz": archive.read_bytes()}) as host:
+        requests = {
+            "--archive": Request(out, (archive,)),
+            "--mirror": Request(out, mirror=str(tmp_path / "mirror")),
+            "downloaded": Request(out, mirror=host.url),
+        }
+        prepare(_an4(), requests[way])
+    header = headers.read(out)
+    assert header is not None and header.archives == {"an4_sphere.tar.gz": sha256(archive)}
+
+    prepare(_an4(), Request(out, (archive,)))  # the same one, in whatever way
+    assert headers.read(out) == header
+
+    other = archive.with_suffix(".new")  # as long, and with the same files: the time in gzip's own header
+    other.write_bytes(archive.read_bytes()[:4] + b"\1\2\3\4" + archive.read_bytes()[8:])
+    other.replace(archive)
+    with pytest.raises(DataError) as caught:
+        prepare(_an4(), Request(out, (archive,)))
+    assert str(caught.value) == (
+        f"{archive}: SHA-256 {sha256(archive)}, but {out} was prepared from an archive of that name with "
+        f"{header.archives[archive.name]}; give that one, another --out, or remove 'an4_sphere.tar.gz' from "
+        f"'archives' in {out / 'prepared.json'} to use this one"
+    )
+    assert headers.read(out) == header
+
+
+def test_an_archive_of_another_name_or_without_a_list_of_files_is_recorded_too(tmp_path):
+    archive = _an4_archive(tmp_path / "renamed.tgz")
+    prepare(_an4(), Request(tmp_path / "a", (archive,)))
+    without_files = replace(_an4(), files=())
+    request = Request(tmp_path / "b", (archive,))
+    corpus_folder(without_files, request, "an4_clstk", lambda name: True)
+    header = headers.read(tmp_path / "a")
+    assert header is not None
+    assert header.archives == request.archives == {"renamed.tgz": sha256(archive)}
 
 
 def test_an4_real_archive_has_948_and_130_utterances(shared_data, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asr.corpora.archive import is_unpacked, unpack
 from asr.corpora.recipe import Recipe, Request
-from asr.corpora.sources import check_room, obtain, removed_if_damaged
+from asr.corpora.sources import check_known, check_room, obtain, removed_if_damaged
 from asr.data.tar import Header, members
 from asr.errors import ConfigError, DataError
 from asr.files import folders_in, is_hidden, open_regular, visible
@@ -46,6 +46,8 @@ def corpus_folder(recipe: Recipe, request: Request, holds: str, wanted: Callable
         check_room(request, recipe.files)
     archive = obtain(recipe, request, recipe.files[0]) if recipe.files else given
     assert archive is not None  # one is given, or there are files
+    if not recipe.files:
+        check_known(request, archive)
 
     top = _top(archive)
     with removed_if_damaged(request, archive):

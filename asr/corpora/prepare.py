@@ -80,7 +80,8 @@ def prepare(recipe: Recipe, request: Request) -> Prepared:
     check_request(recipe, request)
     _check_folder(out)
     before = _header_before(out)
-    request = replace(request, normalization=_profile(request, before))
+    known = {} if before is None else dict(before.archives)
+    request = replace(request, normalization=_profile(request, before), archives=known)
 
     # all that can fail comes before the first file is written, and leaves the folder as it was
     corpus: object = recipe.prepare(request)  # anybody's code: what it returns is checked
@@ -92,7 +93,8 @@ def prepare(recipe: Recipe, request: Request) -> Prepared:
     _check_own(request, splits)
     tokenizer_file, tokenizer, tokenizer_notes = choose_tokenizer(request, splits.get("train"), before)
 
-    header = _header(recipe, corpus, splits, profile, tokenizer_file, _kept_splits(out, splits, before))
+    kept = _kept_splits(out, splits, before)
+    header = _header(recipe, corpus, splits, profile, tokenizer_file, kept, request.archives)
     files = dict(corpus.files)
     if tokenizer_file:
         files["tokenizer"] = out / tokenizer_file
@@ -225,6 +227,7 @@ def _header(
     profile: str,
     tokenizer: str,
     kept: Mapping[str, dict[str, float | int]],
+    archives: Mapping[str, str],
 ) -> Header:
     # an utterance may be in several manifests: that of a subset, and train
     texts = {same(u) for rows in splits.values() for u in rows if has_digits(u.text)}
@@ -238,6 +241,7 @@ def _header(
         splits={name: headers.split_facts(rows) for name, rows in splits.items()} | dict(kept),
         dropped=len(corpus.dropped),
         flagged_numbers=len(texts) + sum(int(facts.get("with_digits", 0)) for facts in kept.values()),
+        archives=dict(archives),
     )
 
 

@@ -44,6 +44,8 @@ class Request:
     tokenizer: str = ""
     #: --vocab-size: tokens of a bpe or unigram tokenizer, the blank included; 0: not given
     vocab_size: int = 0
+    #: SHA-256 of archives by name: those that the data folder was made of, to which the ones of this run are added
+    archives: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.normalization:

@@ -6,14 +6,17 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from asr.corpora.archive import DamagedArchive, unpack
 from asr.corpora.recipe import Recipe, Request
+from asr.data.prepared import FILE as PREPARED
+from asr.download.address import without_login
 from asr.download.fetch import fetch
 from asr.download.mirror import mirror_folder
-from asr.download.remote import Remote, check_space, gigabytes, openslr, verify
+from asr.download.remote import Digests, Remote, check_space, gigabytes, openslr, verify
 from asr.errors import ConfigError, DataError, nearest
 from asr.files import visible
 
@@ -95,24 +98,48 @@ def obtain(recipe: Recipe, request: Request, remote: Remote, folder: str = "down
     version, on purpose, and is used with a warning.
 
     Raises:
-        DataError: it cannot be had, or is not the published file.
+        DataError: it cannot be had, is not the published file, or the data folder was made of another one of its name.
     """
     path = local_copy(request, remote)
     if len(recipe.files) == 1 and request.archive:
         given = request.archive[0]
         path = given / remote.name if given.is_dir() else given
     if path is not None:
+        sha256 = ""
         try:
-            verify(path, remote)
+            sha256 = verify(path, remote)
         except DataError as error:
             if path.name == remote.name:
                 raise
             log.warning("%s; used all the same, as it has another name than %s", error, remote.name)
+        check_known(request, path, sha256)
         return path
 
     other = "or leave out --mirror" if request.mirror else "give --mirror URL"
     remedy = f"see {recipe.homepage}, {other}, or fetch it in another way and give --archive {remote.name}"
-    return fetch(remote, request.out / folder, request.mirror, remedy)
+    return fetch(remote, request.out / folder, request.mirror, remedy, accept=partial(check_known, request))
+
+
+def check_known(request: Request, path: Path, sha256: str = "") -> None:
+    """Compare an archive with the one of its name that the data folder was made of; note it if it is the first.
+
+    Args:
+        sha256: empty: the file is read.
+
+    Raises:
+        DataError: it is another one.
+    """
+    if not sha256:
+        digests = Digests()
+        digests.add_file(path, f"checking {path.name}")
+        sha256 = digests.sha256
+    before = request.archives.setdefault(path.name, sha256)
+    if before != sha256:
+        raise DataError(
+            f"SHA-256 {sha256}, but {request.out} was prepared from an archive of that name with {before}; give that "
+            f"one, another --out, or remove '{path.name}' from 'archives' in {request.out / PREPARED} to use this one",
+            path,
+        )
 
 
 @contextmanager
@@ -166,7 +193,7 @@ def check_room(
     downloads = sum(file.size for file in missing)
     here = sum(p.stat().st_size for file in missing for p in (request.out / folder).glob(f"{file.name}*"))
     if missing:
-        host = urlsplit(request.mirror or missing[0].url).netloc
+        host = urlsplit(without_login(request.mirror or missing[0].urls[0])).netloc
         size = f", {gigabytes(downloads)}" if downloads else ""
         log.info("%s from %s%s", ", ".join(file.name for file in missing), host, size)
 

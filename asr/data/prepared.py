@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -47,6 +47,8 @@ class Header:
     dropped: int
     #: utterances whose text holds digits, which do not show how the number was spoken
     flagged_numbers: int
+    #: SHA-256 of the archives that the folder was made of, by name
+    archives: dict[str, str] = field(default_factory=dict)
     asr_version: str = __version__
 
     def __post_init__(self) -> None:

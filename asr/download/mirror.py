@@ -6,6 +6,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from asr.download.address import without_login
 from asr.download.remote import Remote, verify
 from asr.errors import DataError, nearest
 
@@ -29,8 +30,11 @@ def mirror_folder(mirror: str) -> Path | None:
     try:
         parts = urlsplit(mirror)
     except ValueError as error:
-        raise DataError(f"--mirror '{mirror}': no URL ({error}); {expected}") from error
+        raise DataError(f"--mirror '{without_login(mirror)}': no URL; {expected}") from error
 
+    is_url = parts.scheme not in ("", "file") and not Path(mirror).is_dir()
+    if is_url and "@" in parts.path + parts.query + parts.fragment:  # perhaps of a password, which is not shown
+        raise DataError(f"--mirror: {expected}; '/', '?', '#', '@' in a password or path are %2F, %3F, %23, %40")
     if not mirror or parts.scheme in ("http", "https"):
         return None
 
@@ -39,14 +43,14 @@ def mirror_folder(mirror: str) -> Path | None:
     elif not parts.scheme or Path(mirror).is_dir():
         folder = Path(mirror)
     else:
-        raise DataError(f"--mirror '{mirror}': {expected}")
+        raise DataError(f"--mirror '{without_login(mirror)}': {expected}")
     if not folder.is_dir():
         raise DataError(f"--mirror '{mirror}': no folder {folder}; {expected}")
     return folder
 
 
-def find_in_folder(remote: Remote, mirror: Path) -> Path:
-    """Return the file in a mirror that is a folder, checked; nothing is copied.
+def find_in_folder(remote: Remote, mirror: Path) -> tuple[Path, str]:
+    """Return the file in a mirror that is a folder, checked, and its SHA-256; nothing is copied.
 
     Raises:
         DataError: it is not there, or not the published file.
@@ -56,5 +60,4 @@ def find_in_folder(remote: Remote, mirror: Path) -> Path:
         there = sorted(p.name for p in path.parent.glob("*") if p.is_file()) if path.parent.is_dir() else []
         listing = f"{nearest(path.name, there)} (the mirror has {', '.join(there[:10])})" if there else ""
         raise DataError(f"not in the mirror{listing}", path)
-    verify(path, remote)
-    return path
+    return path, verify(path, remote)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from asr.errors import DataError, os_reason
-from asr.files import existing_parent
+from asr.download.address import without_login
+from asr.errors import ConfigError, DataError, os_reason
+from asr.files import existing_parent, open_regular
 from asr.heartbeat import counted
 
 BLOCK = 1 << 20
@@ -25,6 +25,9 @@ class Remote:
     """A file that a corpus's host offers.
 
     Units: ``size`` in bytes, 0 if unknown; ``md5`` in hexadecimal as the host publishes it, empty if it does not.
+
+    Raises:
+        ConfigError: the URL does not end in a file's name.
     """
 
     url: str
@@ -32,12 +35,52 @@ class Remote:
     md5: str = ""
     #: the subset that it holds, as --subsets names it
     subset: str = ""
-    #: other hosts of the same file, tried in order if the first one fails
+    #: other hosts of the same file
     copies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        name = self.name
+        if name in ("", ".", "..") or "\\" in name or not name.isprintable():
+            raise ConfigError(f"{without_login(self.url)}: ends in no name that a file can have")
 
     @property
     def name(self) -> str:
         return urlsplit(self.url).path.rpartition("/")[2]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The hosts in the order in which they are tried: plain http, which anybody between can change, last."""
+        return tuple(sorted((self.url, *self.copies), key=lambda url: url.startswith("http:")))
+
+
+class Digests:
+    """Compute the MD5 and the SHA-256 of a file in one pass."""
+
+    def __init__(self) -> None:
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._sha256 = hashlib.sha256()
+        #: bytes that went through
+        self.count = 0
+
+    def update(self, block: bytes) -> None:
+        self._md5.update(block)
+        self._sha256.update(block)
+        self.count += len(block)
+
+    def add_file(self, path: Path, what: str) -> None:
+        """Put a whole file through, with a progress bar under the name ``what``."""
+        with open_regular(path) as file, byte_bar(what, path.stat().st_size) as show:
+            while block := file.read(BLOCK):
+                self.update(block)
+                show(file.tell())
+
+    @property
+    def md5(self) -> str:
+        return self._md5.hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
 
 
 def openslr(path: str, size: int = 0, md5: str = "", subset: str = "") -> Remote:
@@ -50,8 +93,8 @@ def openslr(path: str, size: int = 0, md5: str = "", subset: str = "") -> Remote
     return Remote("https://www.openslr.org" + path, size, md5, subset, copies)
 
 
-def verify(path: Path, remote: Remote) -> None:
-    """Check that a file is the published one, as far as its host publishes what to check.
+def verify(path: Path, remote: Remote) -> str:
+    """Check that a file is the published one, as far as its host publishes what to check; return its SHA-256.
 
     Raises:
         DataError: another size, another MD5, or a damaged gzip file.
@@ -64,14 +107,13 @@ def verify(path: Path, remote: Remote) -> None:
     if remote.size and size != remote.size:
         raise DataError(f"{size:,} bytes, expected {remote.size:,}: not the published file, or not all of it", path)
 
-    if remote.md5:
-        digest = hashlib.md5(usedforsecurity=False)
-        digest_file(path, digest, f"checking {remote.name}")
-        if digest.hexdigest() != remote.md5:
-            problem = f"MD5 {digest.hexdigest()}, expected {remote.md5}: damaged, or not the published file"
-            raise DataError(problem, path)
-    else:
+    digests = Digests()
+    digests.add_file(path, f"checking {remote.name}")
+    if remote.md5 and digests.md5 != remote.md5:
+        raise DataError(f"MD5 {digests.md5}, expected {remote.md5}: damaged, or not the published file", path)
+    if not remote.md5:
         check_gzip(path, path.name)
+    return digests.sha256
 
 
 def check_gzip(path: Path, name: str) -> None:
@@ -91,14 +133,6 @@ def check_gzip(path: Path, name: str) -> None:
                 show(raw.tell())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"not a whole gzip file ({error})", path) from error
-
-
-def digest_file(path: Path, digest: Any, what: str) -> None:
-    """Put a file through a digest of ``hashlib``."""
-    with path.open("rb") as file, byte_bar(what, path.stat().st_size) as show:
-        while block := file.read(BLOCK):
-            digest.update(block)
-            show(file.tell())
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

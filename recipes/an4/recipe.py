@@ -70,7 +70,7 @@ RECIPE = Recipe(
     homepage="http://www.speech.cs.cmu.edu/databases/an4/",
     prepare=prepare,
     archive="an4_sphere.tar.gz (64 MB) from the homepage",
-    # CMU publishes no checksum. Its host is often down; NVIDIA keeps the copy that NeMo's tutorials fetch.
+    # CMU publishes no checksum. Its host has no https and is often down: the copy of NeMo's tutorials is tried first.
     files=(
         Remote(
             "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz",
