@@ -21,7 +21,7 @@ from asr.data.text import check_profile, normalize
 from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.decode.greedy import Clock, greedy
 from asr.decode.types import Ints, LogProbs, TimedWord
-from asr.errors import DataError, os_reason
+from asr.errors import DataError
 from asr.infer import of_manifest
 from asr.model.checkpoint import AcousticModel
 from asr.recordings.longform import log_probs_of_recording
@@ -176,20 +176,6 @@ def align_recording(
         )
     except DataError as error:
         raise DataError(str(error), path) from error
-
-
-def read_text(path: str | Path) -> str:
-    """Return the text of a plain text file, in UTF-8, with or without a byte order mark.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read the text: {os_reason(error)}", path) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8", path) from error
 
 
 def align_text(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import io
 import json
 import logging
 import os
@@ -16,12 +18,15 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
 
 from asr.errors import ConfigError, os_reason
-from asr.limits import SMALL_FILE
+from asr.limits import SMALL_FILE, check_unpacked
 
 if sys.platform != "win32":  # there, two processes in one folder are not prevented
     import fcntl
 
 log = logging.getLogger(__name__)
+
+#: bytes that are read at once of a file that may be large
+BLOCK = 1 << 20
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -43,10 +48,21 @@ def read_small(path: Path, limit: int = SMALL_FILE) -> bytes:
         OSError: it cannot be read, is no regular file, or has more than ``limit`` bytes.
     """
     with open_regular(path) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise OSError(errno.EFBIG, f"has more than {limit >> 20} MiB, the most for a file of this kind", str(path))
-    return content
+        return read_all(file, path, limit)
+
+
+def read_all(file: BinaryIO, path: Path, limit: int) -> bytes:
+    """Return the rest of an open file, or of a pipe.
+
+    Raises:
+        OSError: it cannot be read, or has more than ``limit`` bytes.
+    """
+    content = io.BytesIO()
+    while block := file.read(BLOCK):  # to ask for the limit at once would reserve the memory
+        content.write(block)
+        if content.tell() > limit:
+            raise OSError(errno.EFBIG, f"has more than {limit >> 20} MiB, the most for a file of this kind", str(path))
+    return content.getvalue()
 
 
 def read_json(path: Path) -> Any:
@@ -60,6 +76,35 @@ def read_json(path: Path) -> Any:
         return json.loads(read_small(path).decode("utf-8"))
     except RecursionError as error:
         raise ValueError("brackets inside brackets, too many") from error
+
+
+def gunzip(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Yield what a gzip file holds, in blocks.
+
+    Raises:
+        DataError: it unpacks to more than any real file does.
+        EOFError, zlib.error, gzip.BadGzipFile: it is damaged or cut.
+    """
+    counted = _Counted(file)
+    unpacked = 0
+    with gzip.GzipFile(fileobj=counted, mode="rb") as content:
+        while block := content.read1(BLOCK):
+            unpacked += len(block)
+            check_unpacked(counted.count, unpacked, path)
+            yield block
+
+
+class _Counted(io.RawIOBase):
+    """A file, and how many bytes were read of it: a pipe does not tell."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        self.count += len(content)
+        return content
 
 
 def _part(path: Path) -> Path:

@@ -11,12 +11,16 @@ from asr.errors import DataError
 
 #: a JSON document or another small file of a model or data folder
 SMALL_FILE = 16 << 20
-#: one line of a text, a manifest, a table or an ARPA file
-LINE = 16 << 20
+#: one line of a text, a manifest or an ARPA file: text8, a corpus of one line, has 100 MB
+LINE = 128 << 20
+#: a table, a transcript or a document that is read as a whole: Common Voice's largest table has about 1 GB
+WHOLE_FILE = 4 << 30
 #: what a tar file says of one member: its name has 4 KiB at most, its attributes 64 KiB on Linux
 TAR_HEADER = 1 << 20
 #: members of a tar file: Multilingual LibriSpeech, English, has 10.8 million, Common Voice 2.6, LibriSpeech 0.3
 TAR_MEMBERS = 20_000_000
+#: audio from standard input or a pipe, in a temporary file: 48 hours at 96 kHz, stereo, 16 bits, are 66 GB
+PIPED_AUDIO = 64 << 30
 #: a compressed file may unpack to this many times its size, and to ``_UNPACKED_FREE`` in any case
 UNPACKED_RATIO = 100
 _UNPACKED_FREE = 64 << 20
@@ -24,6 +28,8 @@ _UNPACKED_FREE = 64 << 20
 DOWNLOAD = 1 << 40
 #: what such a download leaves free on the disk
 DISK_SPARE = 1 << 30
+#: what audio from a pipe leaves free where temporary files are: often a small disk, or memory
+TEMPORARY_SPARE = 256 << 20
 
 
 def check_unpacked(packed: int, unpacked: int, path: Path) -> None:

@@ -164,6 +164,23 @@ def test_a_long_standard_input_goes_through_a_file_that_is_removed(monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("limit", "free", "expected"),
+    [
+        (20_000, 10**18, "more than 0 GiB from a pipe, which is days of audio; write it to a file, and give that"),
+        (10**18, 10**6, "the disk of {} is nearly full; make room, or set TMPDIR to a folder on another disk"),
+    ],
+)
+def test_a_standard_input_without_end_does_not_fill_the_disk(monkeypatch, tmp_path, limit, free, expected):
+    monkeypatch.setattr(media, "_SPOOL_BYTES", 10_000)
+    monkeypatch.setattr(media, "PIPED_AUDIO", limit)
+    monkeypatch.setattr(media.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    stdin_of(monkeypatch, wav_bytes(noise(1)))
+    assert message(None, name="stdin") == expected.format(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_standard_input_without_audio_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr("asr.sound.ffmpeg.available", lambda: None)
     stdin_of(monkeypatch, b"")

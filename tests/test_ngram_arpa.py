@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 
 import numpy as np
@@ -155,6 +156,33 @@ def test_gzip_is_read_by_content(tmp_path):
     (tmp_path / "m.lm").write_bytes(gzip.compress(ARPA.encode())[:-9])
     with pytest.raises(DataError, match=r"m\.lm: the gzip file is damaged"):
         ngram.load(tmp_path / "m.lm")
+
+
+def test_gzip_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("asr.limits._UNPACKED_FREE", 1 << 20)
+    (tmp_path / "m.lm").write_bytes(gzip.compress(ARPA.encode() + b"\n" * (4 << 20)))
+    with pytest.raises(DataError, match=r"m\.lm: unpacks to more than 100 times its size"):
+        ngram.load(tmp_path / "m.lm")
+
+
+def test_blank_lines_by_the_million_are_skipped_at_once():
+    blank = "\n \r\n" * 1_000_000
+    check_scores(read(blank + ARPA.replace("\n\n", "\n" + blank) + blank), ARPA)
+    with pytest.raises(DataError, match=f"m.arpa:{len(LINES) + 2_000_001}: text after"):
+        read(ARPA + blank + "more")
+
+
+def test_a_line_longer_than_any_real_one_is_refused(monkeypatch):
+    monkeypatch.setattr("asr.lm.arpa_reader.LINE", 50)
+    check_scores(read(ARPA), ARPA)
+    with pytest.raises(DataError, match=r"m\.arpa:6: a line of more than 0 MiB, the longest that is read"):
+        read(ARPA.replace("\\1-grams:", "\\1-grams:" + 50 * " " + "x"))
+
+
+def test_a_pipe_in_place_of_a_model_is_refused_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "m.arpa")
+    with pytest.raises(AsrError, match=r"m\.arpa: cannot read: is a pipe or device"):
+        ngram.load(tmp_path / "m.arpa")
 
 
 def test_without_unk_an_unknown_word_has_log10_probability_minus_100(tmp_path):

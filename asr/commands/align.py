@@ -97,11 +97,11 @@ def align(
 def _inputs(source: Path, text: Path | None) -> tuple[str, Manifest | None]:
     """Return the text of the recording, or the manifest."""
     if text is not None:
-        from asr.align import read_text
+        from asr.data.lines import whole_text
 
         if source.suffix.lower() in (".jsonl", ".json"):
             raise ConfigError("--text is the text of one recording; a manifest has its texts itself")
-        return read_text(text), None
+        return whole_text(text), None
 
     from asr.data import manifest as manifests
 

@@ -198,9 +198,11 @@ class _Extraction:
         assert source is not None  # a regular file always has content
         part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)  # of a run that was killed
 
         try:
-            with source, part.open("wb") as file:
+            # "x": made here and now, never through a link that somebody put there
+            with source, part.open("xb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
             part.replace(path)
         finally:

@@ -6,14 +6,13 @@ The audio path is relative to the manifest's folder (or absolute). Reading keeps
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from asr.data.lines import unique_ids
+from asr.data.lines import raw_lines, unique_ids
 from asr.errors import DataError, nearest, os_reason
 from asr.files import open_atomic, visible
 
@@ -130,17 +129,9 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of a manifest that are not blank, with their numbers.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: as ``asr.data.lines.raw_lines``.
     """
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                if number == 1:
-                    raw = raw.removeprefix(codecs.BOM_UTF8)  # Windows editors write it
-                if raw and not raw.isspace():
-                    yield number, raw
-    except OSError as error:
-        raise DataError(f"cannot read the manifest: {os_reason(error)}", path) from error
+    return raw_lines(path, "the manifest")
 
 
 def parse_line(raw: bytes, path: Path, number: int) -> Utterance:

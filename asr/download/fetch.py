@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 from asr.download.address import login_of, open_url, without_login
 from asr.download.answer import Broken, Pace, Patience, extent, number, validator, why
 from asr.download.mirror import find_in_folder, mirror_folder, mirrored
-from asr.download.remote import BLOCK, Digests, Remote, byte_bar, check_gzip, check_space, gigabytes, verify
+from asr.download.remote import Digests, Remote, byte_bar, check_gzip, check_space, gigabytes, verify
 from asr.errors import DataError, os_reason
-from asr.files import held, read_record, write_json
+from asr.files import BLOCK, held, read_record, write_json
 from asr.limits import DISK_SPARE, DOWNLOAD
 
 log = logging.getLogger(__name__)

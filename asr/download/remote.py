@@ -14,10 +14,8 @@ from urllib.parse import urlsplit
 
 from asr.download.address import without_login
 from asr.errors import ConfigError, DataError, os_reason
-from asr.files import existing_parent, open_regular
+from asr.files import BLOCK, existing_parent, gunzip, open_regular
 from asr.heartbeat import counted
-
-BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -123,13 +121,13 @@ def check_gzip(path: Path, name: str) -> None:
         name: the file's name when it is whole.
 
     Raises:
-        DataError: damaged or cut.
+        DataError: damaged, cut, or it unpacks to more than any real file does.
     """
     if not name.endswith(".gz") or name.endswith(".tar.gz"):
         return
     try:
-        with path.open("rb") as raw, gzip.open(raw) as file, byte_bar(f"checking {name}", 0) as show:
-            while file.read(BLOCK):
+        with path.open("rb") as raw, byte_bar(f"checking {name}", 0) as show:
+            for _ in gunzip(raw, path):
                 show(raw.tell())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"not a whole gzip file ({error})", path) from error

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
 import mmap
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import numpy as np
 
 from asr.errors import DataError
+from asr.files import gunzip, open_regular
+from asr.limits import LINE
 from asr.lm.arrays import (
     BEGIN,
     END,
@@ -35,6 +36,8 @@ _KENLM = b"mmap lm http://kheafield.com/code"
 #: the line that the counts follow. The CMU toolkit explains the format in a preamble, where this stands inside a line
 _DATA = re.compile(rb"^(?:\xef\xbb\xbf)?[ \t]*\\data\\[ \t\r]*$", re.MULTILINE)
 _COUNT = re.compile(rb"ngram\s*(\d{1,18})\s*=\s*(\d{1,18})")
+#: what blank lines have not
+_TEXT = re.compile(rb"\S")
 #: SRILM's reader asks for no colon, and its manual page has the singular
 _SECTION = re.compile(rb"\\\s*(\d{1,18})\s*-\s*grams?\s*:?")
 
@@ -43,13 +46,15 @@ def read_arpa(path: str | Path) -> NgramModel:
     """Read an ARPA file, plain or gzip, of order 1 to 6.
 
     Raises:
-        DataError: it is no well-formed ARPA file; the message names the line.
+        DataError: it is no well-formed ARPA file (the message names the line), or a gzip file that unpacks to more than
+            any model does.
         AsrError: it cannot be read.
     """
     path = Path(path)
-    with reading(path), path.open("rb") as file:
-        is_gzip = file.peek(2)[:2] == GZIP_MAGIC
-        content = gzip.decompress(file.read()) if is_gzip else _map_plain(file)
+    with reading(path), open_regular(path) as file:
+        is_gzip = file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        content = _unpacked(file, path) if is_gzip else _map_plain(file)
     return parse_arpa(content, path)
 
 
@@ -62,8 +67,15 @@ def parse_arpa(content: bytes | mmap.mmap, path: str | Path) -> NgramModel:
     return _Reader(content if content[-1:] == b"\n" else content[:] + b"\n", Path(path)).read()
 
 
-def _map_plain(file: io.BufferedReader) -> bytes | mmap.mmap:
-    """Return the bytes of an open file: mapped, which costs nothing, or read where that is not possible (a pipe)."""
+def _unpacked(file: BinaryIO, path: Path) -> bytes:
+    content = io.BytesIO()  # to join blocks would take the memory twice
+    for block in gunzip(file, path):
+        content.write(block)
+    return content.getvalue()
+
+
+def _map_plain(file: BinaryIO) -> bytes | mmap.mmap:
+    """Return the bytes of an open file: mapped, which costs nothing, or read where that is not possible (no bytes)."""
     try:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError):
@@ -105,8 +117,7 @@ class _Reader:
         line = self._next_line()
         if line != b"\\end\\":
             self._refuse_header(line, "\\end\\", order)
-        if self.content[self.at :].strip():
-            self._next_line()
+        if self._next_line():
             self._error("text after \\end\\, which must be the last line")
 
         resolve_suffixes(arrays.suffixes, arrays.is_context)
@@ -114,20 +125,21 @@ class _Reader:
 
     def _next_line(self) -> bytes:
         """Return the next line that is not blank, stripped; empty at the end of the file."""
-        while self.at < len(self.content):
-            self.line_start = self.at
-            end = self.content.find(b"\n", self.at)
-            line = self.content[self.at : end].strip()
-            self.at = end + 1
-            if line:
-                return line
-        self.line_start = len(self.content)
-        return b""
+        text = _TEXT.search(self.content, self.at)
+        if text is None:
+            self.line_start = self.at = len(self.content)
+            return b""
+        self.line_start = max(self.at, self.content.rfind(b"\n", self.at, text.start()) + 1)
+        end = self.content.find(b"\n", text.start())
+        self.at = end + 1
+        if end - self.line_start > LINE:
+            self._error(f"a line of more than {LINE >> 20} MiB, the longest that is read")
+        return self.content[self.line_start : end].strip()
 
     # --- the counts and the headers of sections -----------------------------------------------------------------------
 
     def _read_counts(self) -> None:
-        if not self._next_line():
+        if _TEXT.search(self.content) is None:
             raise DataError("the file is empty, expected an ARPA language model", self.path)
         if self.content[: len(_KENLM)] == _KENLM:
             kind = "a binary model of kenlm, not read here; give the ARPA file it was built from"
@@ -157,7 +169,7 @@ class _Reader:
         """Say what a file without ``\\data\\`` may be, and what to do."""
         if self.content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             return "it is UTF-16; convert it (iconv -f UTF-16 -t UTF-8)"
-        if b"\\data\\\r" in self.content[:]:
+        if self.content.find(b"\\data\\\r") >= 0:
             return "its line ends are carriage returns alone; convert it (tr '\\r' '\\n')"
         return "is it an ARPA language model?"
 
@@ -240,13 +252,14 @@ class _Reader:
                 f"the file ends inside the {order}-grams, of which \\data\\ announces {count:,}: is it cut off?"
             )
         self.line_start = self.content.rfind(b"\n", 0, self.at) + 1
-        line = self.content[self.line_start : self.content.find(b"\n", self.at)].strip()
+        end = self.content.find(b"\n", self.at)
+        line = self.content[self.line_start : end].strip()
         shown = f"'{_shown(line)}'"
 
         fields = f"expected a log10 probability, {order} word{'s' if order > 1 else ''}"
         if order < len(self.counts):
             fields += " and perhaps a back-off weight"
-        word = self.content[self.at :].split(None, 1)[0] if code == kernel.UNKNOWN_WORD else b""
+        word = self.content[self.at : end].split(None, 1)[0] if code == kernel.UNKNOWN_WORD else b""
         reasons = {
             kernel.TOO_FEW: f"fewer {order}-grams than the {count:,} that \\data\\ announces",
             kernel.BAD_NUMBER: f"no number at the start of {shown}; {fields}",
@@ -267,5 +280,5 @@ class _Reader:
 
 
 def _shown(line: bytes) -> str:
-    text = line.decode(errors="backslashreplace")
+    text = line[:300].decode(errors="backslashreplace")
     return text if len(text) <= 60 else text[:60] + "…"

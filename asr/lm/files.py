@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import codecs
 import gzip
+import io
 import os
 import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO
 
 from asr.data import manifest
+from asr.data.lines import whole_lines
 from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.errors import AsrError, DataError, os_reason
-from asr.files import open_atomic
+from asr.files import BLOCK, gunzip, open_atomic
 
 STDIN = Path("-")
 GZIP_MAGIC = b"\x1f\x8b"
@@ -29,28 +31,28 @@ def read_lines(paths: Iterable[str | Path]) -> Iterator[str]:
     through.
 
     Raises:
-        DataError: a line is not UTF-8 or no text (a language model, UTF-16, carriage returns as line ends), or a gzip
-            file is damaged.
+        DataError: a line is not UTF-8, no text (a language model, UTF-16, carriage returns as line ends) or longer than
+            any real one; or a gzip file is damaged, or unpacks to more than any real one does.
         AsrError: a file cannot be read.
     """
     for path in map(Path, paths):
         if path.suffix == ".jsonl":
             yield from (" ".join(utterance.text.split()) for utterance in manifest.read(path))
             continue
-        with reading(path), _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                yield _checked_line(line, path, number)
+        with reading(path):
+            for first, content in whole_lines(_blocks(path), path):
+                for number, line in enumerate(io.BytesIO(content), first):
+                    yield _checked_line(line, path, number)
 
 
-def _open(path: Path) -> BinaryIO:
-    file = os.fdopen(os.dup(sys.stdin.fileno()), "rb") if path == STDIN else path.open("rb")
-    is_gzip = file.peek(2)[:2] == GZIP_MAGIC
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_gzip else file
+def _blocks(path: Path) -> Iterator[bytes]:
+    with os.fdopen(os.dup(sys.stdin.fileno()), "rb") if path == STDIN else path.open("rb") as file:
+        is_gzip = file.peek(2)[:2] == GZIP_MAGIC
+        # what a pipe has ready: the line that somebody typed is not kept waiting
+        yield from gunzip(file, path) if is_gzip else iter(partial(file.read1, BLOCK), b"")
 
 
 def _checked_line(line: bytes, path: Path, number: int) -> str:
-    if number == 1:
-        line = line.removeprefix(codecs.BOM_UTF8)  # Windows editors write it
     try:
         text = line.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:

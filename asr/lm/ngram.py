@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from asr.files import open_regular
 from asr.lm.arpa_reader import parse_arpa as parse_arpa
 from asr.lm.arpa_reader import read_arpa
 from asr.lm.arpa_writer import write_arpa
@@ -29,7 +30,7 @@ def load(path: str | Path) -> NgramModel:
         AsrError: it cannot be read.
     """
     path = Path(path)
-    with reading(path), path.open("rb") as file:
+    with reading(path), open_regular(path) as file:
         head = file.read(len(MAGIC))
     return load_binary(path) if head.startswith(MAGIC[:11]) else read_arpa(path)
 

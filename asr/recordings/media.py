@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import DataError, os_reason
+from asr.files import BLOCK
+from asr.limits import PIPED_AUDIO, TEMPORARY_SPARE
 from asr.recordings.arrays import recording_of_array
 from asr.recordings.inputs import Part
 from asr.sound.reader import open_recording, temporary_file
@@ -157,8 +159,15 @@ def _spooled(pipe: BinaryIO, where: str | Path, closing: ExitStack) -> Path | by
             return content
         path = temporary_file(closing)
         with path.open("wb") as file:
-            file.write(content)
-            shutil.copyfileobj(pipe, file)
+            while content:
+                file.write(content)
+                if file.tell() > PIPED_AUDIO:
+                    limit = f"more than {PIPED_AUDIO >> 30} GiB from a pipe, which is days of audio"
+                    raise DataError(f"{limit}; write it to a file, and give that", where)
+                if shutil.disk_usage(path.parent).free < TEMPORARY_SPARE:
+                    remedy = "make room, or set TMPDIR to a folder on another disk"
+                    raise DataError(f"the disk of {path.parent} is nearly full; {remedy}", where)
+                content = pipe.read(BLOCK)
         return path
     except OSError as error:
         raise DataError(f"cannot be read to its end: {os_reason(error)}", where) from error

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from asr.data.lines import numbered_lines
+from asr.data.lines import numbered_lines, whole_text
 from asr.errors import DataError
 
 Kind = Literal["folder", "trn", "ctm", "stm", "rows", "document", "table", "srt", "vtt", "times", "labels", "plain"]
@@ -103,7 +103,7 @@ def _json_kind(path: Path, lines: Sequence[str]) -> Kind:
     first = _loaded(lines[0])
     if isinstance(first, dict) and (len(lines) > 1 or "id" in first):
         return "rows"
-    if _loaded(path.read_text(encoding="utf-8-sig")) is not None:
+    if _loaded(whole_text(path)) is not None:
         return "document"
     return "rows" if lines[0].lstrip().startswith("{") else "plain"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from asr.data.lines import numbered_lines
+from asr.data.lines import numbered_lines, whole_text
 from asr.errors import DataError
 from asr.scoring.nist import utterance_id
 
@@ -53,7 +53,7 @@ def read_labels(path: Path, *, header: bool) -> str:
 
 def read_document(path: Path) -> tuple[dict[str, str], bool]:
     """Read the texts by id in a JSON document; also return true if it is of one recording, which the file names."""
-    value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+    value: Any = json.loads(whole_text(path))
     # The document of several recordings, or a list of rows.
     several = value.get("transcripts", value.get("alignments")) if isinstance(value, dict) else value
     if isinstance(several, list) and all(isinstance(one, dict) for one in several):

@@ -17,6 +17,8 @@ from asr.corpora.paths import ids_of, local_path, located
 from asr.data.lines import numbered, unique_ids
 from asr.data.manifest import is_seconds
 from asr.errors import ConfigError, DataError, nearest, os_reason
+from asr.files import read_small
+from asr.limits import WHOLE_FILE
 
 DELIMITERS = ",\t;|"
 #: the first line by which Excel knows a table's delimiter; saved again, it has empty fields behind it
@@ -272,7 +274,7 @@ def read_table(path: Path) -> Table:
 def _lines(path: Path) -> list[str]:
     """Return the lines of a table, without their ends."""
     try:
-        content = path.read_bytes()
+        content = read_small(path, WHOLE_FILE)
     except OSError as error:
         raise DataError(f"cannot read the table: {os_reason(error)}", path) from error
 
