@@ -11,12 +11,21 @@ import io
 import logging
 import os
 import sys
+import traceback
+import warnings
 from typing import Annotated, Any
 
 import typer
 
 from asr.commands import about, align, bench, data, doctor, lm, scoring, speech, training, tuning
-from asr.commands.console import give_up_stdout, print_result, say, shown
+from asr.commands.console import (
+    LineFormatter,
+    give_up_stdout,
+    print_result,
+    say,
+    say_warning,
+    shown,
+)
 from asr.errors import AsrError, os_reason
 
 app = typer.Typer(
@@ -62,6 +71,7 @@ def run() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names can be of any bytes; a result must not be lost because one cannot be printed.
         sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.showwarning = say_warning
     code = _run()
     try:
         sys.stdout.flush()
@@ -90,7 +100,8 @@ def _run() -> int:
     except Exception as error:
         # Typer's usage errors have had three homes so far (click, its own copy of click): known by what they can do.
         if not hasattr(error, "format_message"):
-            raise
+            say(traceback.format_exc().rstrip("\n"))  # a mistake of ours; it can quote a name or a text
+            return 1
         say(_usage_line(error))
         return 2
     if code == 130:
@@ -119,8 +130,8 @@ def _start(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.raiseExceptions = False  # a log that cannot be written (disk full) says nothing, least of all a traceback
     logging.getLogger("asr").setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -7,13 +7,27 @@ traceback and exits with 2.
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+#: what no output holds as it is: control characters but newlines and tabs, marks that turn the direction of writing,
+#: separators of lines, half characters. Joiners and no-break spaces are spelling (Persian, Hindi, French).
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    r"""Return a text in which nothing is obeyed by a terminal, or turns what is beside it around: ``UNSAFE`` is shown.
+
+    >>> harmless("a\x1b[31m") == r"a\x1b[31m", harmless("\u202ea\n") == "\\u202ea\n"
+    (True, True)
+    """
+    return UNSAFE.sub(lambda match: repr(match[0])[1:-1], text)
+
 
 def printable(text: str) -> str:
-    """Return a text on one line: a newline or an escape code from a file's name or content is shown, not obeyed."""
+    """Return a text on one line for a message, with everything shown that cannot be seen, no-break spaces too."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

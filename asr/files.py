@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
 
-from asr.errors import ConfigError, os_reason
+from asr.errors import UNSAFE, ConfigError, os_reason
 from asr.limits import SMALL_FILE, check_unpacked
 
 if sys.platform != "win32":  # there, two processes in one folder are not prevented
@@ -156,9 +156,21 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
+def json_text(value: Any, indent: int | None = None, ascii: bool = False) -> str:
+    """Return a value as JSON; not-a-number values are refused.
+
+    Control characters and marks of direction (``errors.UNSAFE``) are escapes, which a reader turns back.
+
+    >>> json_text("é\x9b"), json.loads(json_text("é\x9b")) == "é\x9b"
+    ('"é\\\\u009b"', True)
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii, allow_nan=False)
+    return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON document atomically, indented for people; not-a-number values are refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any]:

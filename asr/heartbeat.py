@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from asr.errors import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
@@ -87,10 +89,12 @@ def counted(
 
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-    amount = TextColumn("{task.fields[amount]}")
+    # no markup: "[red]" in the name of a file is a name
+    name = TextColumn("{task.description}", markup=False)
+    amount = TextColumn("{task.fields[amount]}", markup=False)
     drawn = 0.0
-    with heartbeat(line), bar(TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn()) as progress:
-        task = progress.add_task(what, total=total, amount="")
+    with heartbeat(line), bar(name, BarColumn(), amount, TimeRemainingColumn()) as progress:
+        task = progress.add_task(printable(what), total=total, amount="")
 
         def advance(more: float) -> None:
             nonlocal done, drawn

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ import asr
 import asr.evaluate
 from asr import config as configs
 from asr.cli import run
+from asr.commands.console import LineFormatter
+from asr.errors import UNSAFE
 from asr.lm import ngram
 from tests.builders import build_corpus, noise, sine, tiny_config, write_wav
 from tests.conftest import needs_matplotlib
@@ -843,3 +846,95 @@ def test_evaluation_says_how_often_words_of_each_confidence_are_right(command, m
         "--confidence has no place"
         in command("evaluate", model, corpus / "dev.jsonl", "--confidence", "--markdown").error
     )
+
+
+# --- what strangers wrote is shown, not obeyed ------------------------------------------------------------------------
+
+#: colours, a window's title, 8-bit escape codes, and characters that turn a line around
+EVIL = "a\x1b[31m\x1b]0;b\x07\x9b2J\x7f\u202ec\u2066\u200f\u2028"
+
+
+@pytest.fixture
+def evil_corpus(tmp_path) -> Path:
+    """A manifest with two utterances, one of them with such an id, speaker, text, audio file and meta value."""
+    build_corpus(tmp_path, 2)
+    first, second = map(json.loads, (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines())
+    audio = write_wav(tmp_path / f"{EVIL}.wav", noise(0.7))
+    first |= {
+        "id": EVIL,
+        "speaker": EVIL,
+        "text": first["text"] + f" {EVIL}",
+        "audio_path": audio.name,
+        "duration_s": 0.7,
+    }
+    first["meta"] = {"room": EVIL}
+    (tmp_path / "evil.jsonl").write_text(json.dumps(first) + "\n" + json.dumps(second) + "\n", encoding="utf-8")
+    return tmp_path / "evil.jsonl"
+
+
+def unsafe(result: Result) -> list[str]:
+    return UNSAFE.findall(result.out + result.err)
+
+
+def test_evaluation_shows_names_and_texts_and_obeys_nothing_in_them(command, model, evil_corpus, tmp_path):
+    files = {name: tmp_path / name for name in ("h.jsonl", "r.html")}
+    options = ["--hypotheses", files["h.jsonl"], "--report", files["r.html"], "--by", "meta.room", "--worst", "2"]
+    result = command("evaluate", *one_device(model, evil_corpus, *options))
+    assert result.code == 0, result.err
+    assert not unsafe(result) and "a\\x1b[31m" in result.out
+    for path in files.values():
+        assert not UNSAFE.search(path.read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in files["h.jsonl"].read_text(encoding="utf-8").splitlines()]
+    assert rows[0]["id"] == EVIL
+
+    result = command("evaluate", *one_device(model, evil_corpus, "--json"))
+    assert result.code == 0 and not unsafe(result)
+    result = command("evaluate", *one_device(model, evil_corpus, "--hypotheses", tmp_path / "h.ctm"))
+    assert "cannot be written as ctm" in result.error and not unsafe(result)
+
+
+def test_transcription_shows_names_and_obeys_nothing_in_them(command, model, evil_corpus, tmp_path):
+    audio = evil_corpus.with_name(f"{EVIL}.wav")
+    gone = evil_corpus.with_name(f"{EVIL}.flac")
+    gone.write_bytes(b"not audio")
+    for options in ([], ["--json"], ["-f", "ctm"], ["-f", "jsonl"]):
+        result = command("transcribe", *one_device(model, audio, gone, evil_corpus, *options))
+        assert result.code == 1 and not unsafe(result), options
+    result = command("transcribe", *one_device(model, evil_corpus, "--json"))
+    assert json.loads(result.out)["transcripts"][0]["id"] == EVIL
+
+    result = command("transcribe", *one_device(model, evil_corpus, "-f", "all", "-o", tmp_path / "out"))
+    assert result.code == 0 and not unsafe(result), result.err
+    written = [path for path in (tmp_path / "out").iterdir() if path.is_file()]
+    assert written and not any(UNSAFE.search(path.read_text(encoding="utf-8")) for path in written)
+    assert not any(re.search("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", path.name) for path in written)
+
+
+def test_the_log_is_one_line_for_a_message_and_obeys_nothing_in_it(caplog):
+    caplog.set_level(logging.DEBUG, "asr")
+    try:
+        raise RuntimeError(EVIL)
+    except RuntimeError:
+        logging.getLogger("asr.test").warning("%s\n12:00:00 ERROR %s", EVIL, "\ud800", exc_info=True)
+    (record,) = caplog.records
+    first, *below = LineFormatter("%(levelname)s %(message)s").format(record).splitlines()
+    assert first.startswith(r"WARNING a\x1b[31m\x1b]0;b\x07\x9b2J\x7f\u202ec") and first.endswith(
+        r"\n12:00:00 ERROR \ud800"
+    )
+    assert below[0].startswith("Traceback") and not UNSAFE.search("".join(below))
+
+
+def test_warnings_of_other_libraries_and_bugs_of_ours_are_shown_too(monkeypatch, capfd):
+    def recipes() -> None:
+        warnings.warn(f"odd file {EVIL}", UserWarning, stacklevel=1)
+        raise RuntimeError(EVIL)
+
+    monkeypatch.setattr("asr.cli.app", lambda **options: recipes())
+    with pytest.raises(SystemExit) as end, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        run()
+    assert end.value.code == 1
+    err = capfd.readouterr().err
+    assert "UserWarning: odd file a\\x1b[31m" in err
+    assert "Traceback" in err and "RuntimeError: a\\x1b[31m" in err
+    assert not UNSAFE.search(err)

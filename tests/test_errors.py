@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError, nearest, os_reason
+from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError, harmless, nearest, os_reason
 
 
 def test_a_data_error_says_where_first():
@@ -35,6 +35,18 @@ def test_ordinary_text_of_every_script_is_shown_as_it_is():
 
 def test_control_characters_are_shown_and_not_obeyed():
     assert str(AsrError("a\nb\x1b[31m\ud800")) == "a\\nb\\x1b[31m\\ud800"
+
+
+def test_what_a_terminal_obeys_and_what_turns_a_text_around_is_shown_in_results_too():
+    unsafe = [*map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, 0x2028, 0x2029))]
+    unsafe += [*map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xD800, 0xDFFF))]
+    assert [c for c in unsafe if harmless(c) == c] == ["\t", "\n"]
+    assert harmless("a\x1b[31m\u202eb\n") == "a\\x1b[31m\\u202eb\n"
+
+
+@pytest.mark.parametrize("text", ["می\u200cخواهم", "क्\u200dष", "«\u00a0oui\u00a0!»", "שלום", "👩\u200d🔬", "a\tb\n"])
+def test_what_belongs_to_the_spelling_of_a_text_stays_in_results(text):
+    assert harmless(text) == text
 
 
 @pytest.mark.parametrize("kind", [DataError, ConfigError, CheckpointError, TrainingError])

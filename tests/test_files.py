@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asr import files
 from asr.data.manifest import Utterance, write
-from asr.errors import ConfigError, DataError
+from asr.errors import UNSAFE, ConfigError, DataError
 
 
 def _names(folder: Path) -> list[str]:
@@ -48,6 +50,16 @@ def test_keyboard_interrupt_leaves_nothing(tmp_path):
         file.write("half")
         raise KeyboardInterrupt
     assert _names(tmp_path) == []
+
+
+@given(
+    st.recursive(st.text(st.characters()) | st.integers() | st.none(), lambda inner: st.dictionaries(st.text(), inner))
+)
+def test_json_holds_nothing_that_a_terminal_obeys_and_means_the_same(value):
+    for text in (files.json_text(value), files.json_text(value, indent=2), files.json_text(value, ascii=True)):
+        assert not UNSAFE.search(text)
+        assert json.loads(text) == value
+    assert files.json_text("é \u200c語") == '"é \u200c語"'
 
 
 def test_write_json_round_trips_and_refuses_not_a_number(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -51,6 +54,20 @@ def test_the_thread_ends_where_the_work_fails(often: pytest.LogCaptureFixture) -
     with pytest.raises(ValueError, match="broken"), heartbeat.heartbeat(lambda: "work"):
         raise ValueError("broken")
     assert "asr-heartbeat" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_bar_shows_a_name_as_it_is_and_obeys_nothing_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with counted("extracting [/red]a\x1b]0;b\x07\u202e\n.tar", 2) as advance:
+        advance(1)
+    shown = sys.stderr.getvalue()
+    assert r"extracting [/red]a\x1b]0;b\x07\u202e\n.tar" in shown
+    assert not {"\x1b]", "\x07", "\u202e"} & set(re.findall(r"\x1b\]|\x07|\u202e", shown))
 
 
 def test_counted_work_says_how_much_is_done_of_how_much_and_the_time_left(often: pytest.LogCaptureFixture) -> None:

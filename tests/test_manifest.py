@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.data.manifest import Utterance, read, read_split, write
-from asr.errors import DataError
+from asr.errors import UNSAFE, DataError
 from tests.builders import build_corpus
 
 GOOD = {"id": "u", "audio_path": "u.wav", "duration_s": 1.5, "text": "a", "speaker": "s"}
@@ -236,6 +236,13 @@ def test_written_text_is_readable_utf8_one_row_a_line(tmp_path):
     assert len(lines) == 3
     assert "zwölf" in lines[0].decode()
     assert [u.text for u in read(path)] == ["zwölf\u2028fünf", "a\nb"]
+
+
+def test_control_characters_and_marks_of_direction_are_escapes_in_the_file(tmp_path):
+    utterance = Utterance("u\x9b\x7f", "\u202e.wav", 1.0, "שלום\u200f", "\u2066", meta={"a\u2069": "\x1b"})
+    write(tmp_path / "m.jsonl", [utterance])
+    assert not UNSAFE.search((tmp_path / "m.jsonl").read_text(encoding="utf-8"))
+    assert list(read(tmp_path / "m.jsonl")) == [utterance]
 
 
 def test_the_builders_corpus_is_a_valid_manifest_with_its_audio(tmp_path):

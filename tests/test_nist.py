@@ -58,6 +58,8 @@ def test_a_trn_that_cannot_be_read_says_where(tmp_path, content, line, message) 
         ({"u 1": "a"}, "utt 'u 1' cannot be written as trn: white space"),
         ({"u(1": "a"}, "parentheses"),
         ({"": "a"}, "in its id"),
+        ({"u\x1b[31m": "a"}, r"utt 'u\\x1b\[31m' cannot be written as trn: .* control characters"),
+        ({"u\u202e": "a"}, "control characters"),
         ({"u1": "{ a / b }"}, "utt 'u1' cannot be written as trn: it holds"),
         ({"u1": ";; a"}, "a comment"),
     ],
@@ -134,6 +136,14 @@ def test_ctm_is_written_sorted_with_durations_and_names_who_said_nothing(tmp_pat
     assert {id_: len(each) for id_, each in nist.read_ctm(tmp_path / "x.ctm").items()} == {"u1": 0, "u10": 1, "u2": 2}
     with pytest.raises(DataError, match="cannot be written as ctm"):
         nist.write_ctm(tmp_path / "y.ctm", {"u 1": []})
+
+
+def test_control_characters_in_words_are_shown_and_the_words_stay_apart(tmp_path: Path) -> None:
+    words = ["a\x1b[31m", "a\x9b", "a\u202e", "a"]
+    nist.write_trn(tmp_path / "x.trn", {"u": " ".join(words)})
+    nist.write_ctm(tmp_path / "x.ctm", {"u": [TimedWord(word, i, i + 1) for i, word in enumerate(words)]})
+    assert nist.read_trn(tmp_path / "x.trn") == {"u": r"a\x1b[31m a\x9b a\u202e a"}
+    assert [word.word for word in nist.read_ctm(tmp_path / "x.ctm")["u"]] == [r"a\x1b[31m", r"a\x9b", r"a\u202e", "a"]
 
 
 def test_who_says_nothing_in_a_ctm_has_an_empty_text_not_none(tmp_path: Path) -> None:

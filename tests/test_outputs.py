@@ -22,7 +22,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asr.decode.types import TimedWord
-from asr.errors import ConfigError
+from asr.errors import UNSAFE, ConfigError
 from asr.outputs import FORMATS, Layout, document, on_stdout, parse_formats, render
 from asr.outputs.timing import clean_line, in_order, segments, stamp, to_ms
 from asr.scoring import nist
@@ -34,7 +34,21 @@ from tests.test_transcripts import write
 any_text = st.text(st.characters(), min_size=1, max_size=12)
 MARKUP = '--> ---> <b> &amp; " ""quoted" 1 00:00:01,000 {\\an8} WEBVTT NOTE ;; (um) <ALT> é e\u0301'
 tricky = st.sampled_from(
-    [*MARKUP.split(), "a\tb", "a\nb", "\u2028", "\x00", "\ud800", "\ufeff", " ", "", "x" * 90, "語" * 50]
+    [
+        *MARKUP.split(),
+        "a\tb",
+        "a\nb",
+        "\u2028",
+        "\x00",
+        "\x9b",
+        "\u202e",
+        "\ud800",
+        "\ufeff",
+        " ",
+        "",
+        "x" * 90,
+        "語" * 50,
+    ]
 )
 letters = st.text("abcdefghijklmnopqrstuvwxyzäß'", min_size=1, max_size=14)
 
@@ -108,6 +122,22 @@ def test_only_formats_that_can_be_joined_are_printed_for_several_recordings():
 
 
 # What each looks like
+
+
+@given(transcripts, st.sampled_from(FORMATS), st.text(st.characters(), min_size=1))
+def test_no_format_holds_what_a_terminal_obeys_or_what_turns_a_text_around(one, format, name):
+    assert not UNSAFE.search(render(one, format, Layout(word_times=True), name))
+
+
+def test_marks_of_direction_are_left_out_of_texts_and_joiners_are_spelling():
+    assert clean_line("\u202bשלום\u200f\u202c \u2067a\u2069") == "שלום a"
+    assert clean_line("می\u200cخواهم") == "می\u200cخواهم"
+    assert clean_line("a\x1b[31m\x9bb") == "a\ufffd[31m\ufffdb"
+
+
+def test_ids_with_control_characters_stay_apart_in_a_ctm():
+    first, second = (render(GO, "ctm", id_=id_).split()[0] for id_ in ("a\x1b", "a\u202e"))
+    assert (first, second) == ("a\\x1b", "a\\u202e")
 
 
 @pytest.mark.parametrize(

@@ -174,10 +174,11 @@ def test_done_means_all_files_are_there_and_whole(tmp_path, format, one):
     assert not targets.done("a")
 
 
-def test_a_file_that_cannot_be_written_is_one_line_and_the_old_one_stays(tmp_path):
+def test_a_file_that_cannot_be_written_is_one_line_and_the_old_one_stays(tmp_path, monkeypatch):
     targets = Targets(["a"], ["txt"], tmp_path)
     targets.write(GO, "a")
-    (tmp_path / "a.txt.part").mkdir()
+    monkeypatch.setattr("secrets.token_hex", lambda num_bytes: "0" * 2 * num_bytes)
+    (tmp_path / "a.txt.00000000.part").mkdir()
     with pytest.raises(DataError, match=r"a\.txt: cannot write: ") as caught:
         targets.write(NOTHING, "a")
     assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ import soundfile
 
 from asr.data import manifest as manifests
 from asr.data.manifest import Manifest
-from asr.errors import AsrError, ConfigError
+from asr.errors import UNSAFE, AsrError, ConfigError
 from asr.evaluate import evaluate
 from asr.model.checkpoint import load_model
 from asr.scoring.examples import examples, flac
@@ -154,6 +154,15 @@ def test_a_text_is_text_whatever_it_holds(tmp_path):
     assert "http://evil.example" in page.text
     assert all((attrs.get("src") or "data:").startswith("data:") for _, attrs in page.tags)
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+
+
+def test_a_page_holds_no_control_characters_and_no_marks_of_direction(tmp_path):
+    evil = "a\x1b[31m\x9b\u202eb\u2066\u200f"
+    whole = score([(evil, f"{evil} b", evil)], {evil: UtteranceInfo(evil, 1.0, {"room": evil})})
+    write_report(tmp_path / "r.html", whole, evil, {evil: evil}, ["meta.room"], 1, [ReportExample(evil, note=evil)])
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert not UNSAFE.search(page)
+    assert "a\\x1b[31m\\x9b\\u202eb" in page
 
 
 def test_the_page_asks_nothing_of_the_network_and_runs_no_code(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from typer import Argument, Option
 from asr.commands.console import audio_bar, print_json, print_result, say, shown
 from asr.commands.options import Json, MachineOptions, ModelPath, naming_failures, with_groups, with_resampling
 from asr.errors import AsrError, ConfigError, DataError
+from asr.files import json_text
 
 if TYPE_CHECKING:
     from asr.align import Aligned
@@ -195,7 +195,7 @@ def _printed(result: Aligned, names: tuple[str, ...], name: str, *, is_id: bool)
     from asr.outputs import render
 
     if not names:
-        return json.dumps(_row(result), ensure_ascii=False, allow_nan=False)
+        return json_text(_row(result))
     return render(result.transcript, names[0], name=name, id_=name if is_id else None).removesuffix("\n")
 
 

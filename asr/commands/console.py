@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
-from asr.errors import AsrError, ConfigError, os_reason
-from asr.files import open_atomic
+from asr.errors import AsrError, ConfigError, harmless, os_reason
+from asr.files import json_text, open_atomic
 from asr.heartbeat import bar, counted, stderr_is_terminal
+
+
+class LineFormatter(logging.Formatter):
+    """Format a record of the log: its message on one line, and nothing in it that a terminal obeys."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record).replace("\n", "\\n")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record))
 
 
 def print_result(text: str) -> None:
@@ -27,7 +36,7 @@ def print_result(text: str) -> None:
         typer.Exit: the reader has gone (``asr … | head``).
     """
     try:
-        print(text, flush=True)
+        print(harmless(text), flush=True)
     except BrokenPipeError:
         give_up_stdout()
         raise typer.Exit(1) from None
@@ -39,7 +48,19 @@ def print_result(text: str) -> None:
 def say(line: str) -> None:
     """Print to stderr; if stderr is closed, the work goes on without the message."""
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(harmless(line), file=sys.stderr, flush=True)
+
+
+def say_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print what another library warns of, in place of ``warnings.showwarning``: it can quote a name or a text."""
+    say(f"{filename}:{lineno}: {category.__name__}: {message}")
 
 
 def give_up_stdout() -> None:
@@ -56,7 +77,7 @@ def shown(value: object) -> str:
 def print_json(value: Any) -> None:
     """Print a value as JSON, in ASCII where stdout is not UTF-8."""
     utf8 = (sys.stdout.encoding or "utf-8").lower() in ("utf-8", "utf8")
-    print_result(json.dumps(value, indent=2, ensure_ascii=not utf8, allow_nan=False))
+    print_result(json_text(value, indent=2, ascii=not utf8))
 
 
 def print_either(as_json: bool, document: Any, text: str) -> None:
@@ -114,7 +135,7 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """
     try:
         with open_atomic(path) as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.writelines(json_text(row) + "\n" for row in rows)
     except OSError as error:
         raise AsrError(f"{path}: cannot write: {os_reason(error)}") from error
 
@@ -170,7 +191,9 @@ def epoch_bar(describe: Callable[[dict[str, float]], str]) -> Iterator[Callable[
     progress = bar(epochs, BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn(), transient=False)
     root = logging.getLogger()
     before = root.handlers[:]
-    root.handlers[:] = [RichHandler(console=progress.console, show_path=False, markup=False, rich_tracebacks=False)]
+    above = RichHandler(console=progress.console, show_path=False, markup=False, rich_tracebacks=False)
+    above.setFormatter(LineFormatter())
+    root.handlers[:] = [above]
     try:
         with progress:
             task = progress.add_task("", total=None, epochs="?")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from asr.data.lines import raw_lines, unique_ids
 from asr.errors import DataError, nearest, os_reason
-from asr.files import open_atomic, visible
+from asr.files import json_text, open_atomic, visible
 
 #: thirty years; a longer duration is a mistake
 LONGEST_S = 1e9
@@ -236,8 +236,9 @@ def _line(utterance: Utterance, path: Path, line: int) -> str:
     row = utterance.to_json()
     _utterance(row, path, line)
     try:
-        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
-        text.encode()
+        text = json_text(row)
+        if "\\u" in text:
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is not text
     except (TypeError, ValueError) as error:  # free values under meta, half a surrogate pair
         raise DataError(f"utt {utterance.id!r}: cannot be written as JSON ({error})", path, line) from error
     return text + "\n"

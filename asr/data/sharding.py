@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import shutil
 import tarfile
@@ -23,7 +22,7 @@ from asr.data.lines import numbered
 from asr.data.manifest import Manifest, Utterance
 from asr.data.prepared import Header
 from asr.errors import ConfigError, DataError, os_reason
-from asr.files import open_atomic
+from asr.files import json_text, open_atomic
 
 MIB = 2**20
 #: a member's header, and its content filled up to blocks
@@ -59,7 +58,7 @@ class _Item:
     def about(self) -> bytes:
         """Return the content of ``key.json``: the row, or all rows of one long recording."""
         rows = [{k: v for k, v in row.to_json().items() if k != "audio_path"} for row in self.rows]
-        return json.dumps(rows[0] if len(rows) == 1 else {"utterances": rows}, ensure_ascii=False).encode()
+        return json_text(rows[0] if len(rows) == 1 else {"utterances": rows}).encode()
 
     @property
     def bytes_in_tar(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from asr.data.tokenizer import BLANK_ID, WORD_START, Tokenizer, refuse_repeats
+from asr.data.tokenizer import BLANK_ID, WORD_START, Tokenizer, check_symbols
 from asr.errors import CheckpointError, ConfigError, DataError
 
 SubwordKind = Literal["bpe", "unigram"]
@@ -34,7 +34,7 @@ class SubwordTokenizer(Tokenizer):
     model: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        refuse_repeats(self.symbols)
+        check_symbols(self.symbols)
         if not all(self.symbols):
             raise ConfigError("tokenizer: a piece is empty")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from asr.errors import ConfigError, DataError
+from asr.errors import UNSAFE, ConfigError, DataError
 
 BLANK_ID = 0
 #: SentencePiece's mark of a word's start; in a token it is read as a space
@@ -80,11 +80,14 @@ class Tokenizer(ABC):
         return f"unknown character {shown} in {excerpt!r}; the vocabulary is {''.join(known)!r}{hint}"
 
 
-def refuse_repeats(symbols: Sequence[str]) -> None:
-    """Refuse a vocabulary in which a symbol is twice."""
+def check_symbols(symbols: Sequence[str]) -> None:
+    """Refuse a vocabulary in which a symbol is twice, or is what a terminal obeys: no text profile lets it through."""
     twice = [s for s, n in Counter(symbols).items() if n > 1]
     if twice:
         raise ConfigError(f"tokenizer: symbols must be distinct, got {twice} more than once")
+    odd = [s for s in symbols if UNSAFE.search(s) or "\n" in s or "\t" in s]
+    if odd:
+        raise ConfigError(f"tokenizer: control characters and marks of direction are no symbols, got {odd[0]!r}")
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class CharTokenizer(Tokenizer):
     kind: str = field(default="char", init=False, repr=False)
 
     def __post_init__(self) -> None:
-        refuse_repeats(self.symbols)
+        check_symbols(self.symbols)
         if any(len(s) != 1 for s in self.symbols):
             raise ConfigError("tokenizer: every symbol of a character tokenizer must be one character")
 

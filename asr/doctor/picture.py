@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.doctor.examination import Examination
-from asr.errors import DataError
+from asr.errors import DataError, printable
 from asr.scoring.picture import check, save
 
 Values = npt.NDArray[np.float64]
@@ -53,6 +53,7 @@ def draw_histograms(examination: Examination, out: Path) -> None:
 def _draw(axis: Any, values_of: dict[str, Values], unit: str, high: float) -> None:
     edges = np.linspace(0, high, 61)
     for name, values in values_of.items():
+        name = printable(name)
         # The last bin takes what lies beyond.
         counts, _ = np.histogram(np.clip(values, 0, high * (1 - 1e-9)), edges)
         axis.stairs(counts / len(values), edges, label=name if len(name) < 50 else "…" + name[-49:])

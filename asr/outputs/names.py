@@ -11,8 +11,11 @@ from pathlib import PurePosixPath
 
 from asr.sound.reader import SUFFIXES
 
-#: what no file name should hold: control characters, half characters (except those that stand for a single byte)
-_ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udc7f\udd00-\udfff]" + (r'|[<>:"|?*\\]' * (os.name == "nt")))
+#: what no file name should hold: control characters, what turns the direction of writing around, half characters
+#: (except those that stand for a single byte)
+_ODD = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff]" + (r'|[<>:"|?*\\]' * (os.name == "nt"))
+)
 #: bytes of a name before its suffix; file systems end at 255, and a file that is being written has a longer name
 _LONGEST = 200
 

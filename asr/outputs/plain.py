@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from asr.errors import harmless
 from asr.outputs.timing import clean_line, segments, spoken
 from asr.scoring.nist import channel_name
 from asr.transcript import Transcript
@@ -33,7 +34,7 @@ def ctm(transcript: Transcript, id_: str) -> str:
     NIST separates by white space and knows no escape: spaces in names and words become ``_``, parentheses in names too.
     The format has no way to state a recording without words: a comment names it.
     """
-    file = re.sub(r"[()\s]|^;;", "_", clean_line(id_)) or "_"
+    file = re.sub(r"[()\s]|^;;", "_", harmless(id_)) or "_"
     channel = channel_name(transcript.channel or 1)
     lines = []
     for segment in segments(transcript):

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from asr.decode.types import TimedWord
+from asr.errors import UNSAFE
 from asr.transcript import Transcript
 
 _HALVES = re.compile("[\ud800-\udfff]")
+#: written, but neither seen nor heard: the byte order mark, and marks of the direction of writing
+_UNSEEN = re.compile("[\ufeff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class Word(NamedTuple):
@@ -58,9 +60,11 @@ def stamp(ms: int, mark: str) -> str:
 
 
 def clean_line(text: str) -> str:
-    """Return a text on one line: any white space is a space, control and half characters are U+FFFD."""
-    words = " ".join(text.replace("\ufeff", "").split())
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in words)
+    """Return a text on one line: any white space is a space, control and half characters are U+FFFD.
+
+    Marks of the direction of writing are left out, as ``text.normalize`` does; each script has its own direction.
+    """
+    return UNSAFE.sub("\ufffd", " ".join(_UNSEEN.sub("", text).split()))
 
 
 def whole_characters(text: str) -> str:

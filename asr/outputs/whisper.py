@@ -14,12 +14,12 @@ Source: openai-whisper 20250625, whisper/utils.py; stable-ts 2.19.1, stable_whis
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from collections.abc import Iterable
 from typing import Any
 
+from asr.files import json_text
 from asr.outputs.timing import TimedSegment, Word, in_order, segments, whole_characters
 from asr.scoring.nist import utterance_id
 from asr.transcript import Alternative, Transcript
@@ -51,13 +51,13 @@ def document(transcript: Transcript) -> dict[str, Any]:
 
 def as_json(transcript: Transcript) -> str:
     """Write the document, indented for people."""
-    return json.dumps(document(transcript), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(document(transcript), indent=2) + "\n"
 
 
 def as_line(transcript: Transcript, id_: str) -> str:
     """Write the document on one line, with an ``id`` for ``asr score``, which names any channel but the first."""
     row = {"id": whole_characters(utterance_id(id_, transcript.channel)), **document(transcript)}
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(row) + "\n"
 
 
 def _segment(number: int, segment: TimedSegment) -> dict[str, Any]:

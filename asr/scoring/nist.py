@@ -20,7 +20,7 @@ from string import ascii_uppercase
 from typing import IO, Any, NamedTuple
 
 from asr.data.lines import numbered_lines, unique_ids
-from asr.errors import DataError, os_reason
+from asr.errors import DataError, harmless, os_reason
 from asr.files import open_atomic
 
 #: marks of a sentence's start and end, as CMU Sphinx writes them
@@ -104,7 +104,7 @@ def write_trn(path: str | Path, texts: Mapping[str, str] | Iterable[tuple[str, s
         for id_, text in texts.items() if isinstance(texts, Mapping) else texts:
             check_id(id_, path)
 
-            words = " ".join(text.split())
+            words = harmless(" ".join(text.split()))
             wrong = "it begins with ';;', a comment" if words.startswith(";;") else alternatives_in(words)
             if wrong:
                 raise DataError(f"utt '{id_}' cannot be written as trn: {wrong}", path)
@@ -162,7 +162,7 @@ def write_ctm(path: str | Path, utterances: Mapping[str, Sequence[Any]]) -> None
             for word in sorted(utterances[id_], key=lambda word: word.start_s):
                 confidence = "" if word.confidence is None else f" {word.confidence:.4f}"
                 duration_s = max(0.0, word.end_s - word.start_s)
-                file.write(f"{id_} A {word.start_s:.3f} {duration_s:.3f} {word.word}{confidence}\n")
+                file.write(f"{id_} A {word.start_s:.3f} {duration_s:.3f} {harmless(word.word)}{confidence}\n")
 
 
 class ChannelIds:
@@ -185,9 +185,10 @@ class ChannelIds:
 
 def check_id(id_: str, path: Path) -> None:
     """Refuse an id that a trn or ctm file cannot hold."""
-    if not id_ or id_.startswith(";;") or re.search(r"[()\s]", id_):
+    if not id_ or id_.startswith(";;") or re.search(r"[()\s]", id_) or harmless(id_) != id_:
         kind = path.suffix.lower()[1:]
-        raise DataError(f"utt '{id_}' cannot be written as {kind}: white space, parentheses or ';;' in its id", path)
+        problem = "white space, parentheses, control characters or ';;' in its id"
+        raise DataError(f"utt '{id_}' cannot be written as {kind}: {problem}", path)
 
 
 def alternatives_in(text: str) -> str:

@@ -18,7 +18,7 @@ from asr.data.audio import Wave
 from asr.data.tokenizer import BLANK_ID
 from asr.decode.greedy import greedy
 from asr.decode.types import Hypothesis, LogProbs
-from asr.errors import AsrError, os_reason
+from asr.errors import AsrError, os_reason, printable
 from asr.features import FeatureExtractor
 from asr.files import open_atomic
 from asr.infer import log_probs
@@ -100,7 +100,7 @@ def _figure(model: AcousticModel, wave_n: Wave, log_probs_sv: LogProbs, name: st
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
 
     _draw_spectrogram(above, model, wave_n, duration_s)
-    title = f"{name}: {' '.join(hypothesis.text.split())!r}"
+    title = printable(f"{name}: {' '.join(hypothesis.text.split())!r}")
     room = round(9 * size[0])
     if len(title) > room:
         title = title[: room - 1] + "…"

@@ -13,7 +13,7 @@ from html import escape
 from itertools import pairwise
 from pathlib import Path
 
-from asr.errors import AsrError, os_reason
+from asr.errors import AsrError, harmless, os_reason
 from asr.files import open_atomic
 from asr.scoring.sclite import WordAlignment
 from asr.scoring.tables import COLUMNS, GroupTable, commonest_errors, tables, worst
@@ -90,8 +90,7 @@ def write_report(
         with open_atomic(path) as file:
 
             def write(html: str) -> None:
-                # Half a surrogate pair, which JSON can hold, cannot be written as UTF-8.
-                file.write(html.encode("utf-8", "replace").decode("utf-8"))
+                file.write(harmless(html))
 
             write(_head(title) + _summary(score, conditions))
             if failed:
