@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import gzip
 import io
 import json
@@ -13,7 +14,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: bytes that are read at once of a file that may be large
 BLOCK = 1 << 20
+#: characters of a name that its temporary name begins with; file systems end at 255 bytes
+_PART_NAME = 50
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -109,7 +112,7 @@ class _Counted(io.RawIOBase):
 
 def _part(path: Path) -> Path:
     """Return a name that nothing has, beside a path, for content on its way there."""
-    return path.with_name(f"{path.name[:50]}.{secrets.token_hex(4)}.part")
+    return path.with_name(f"{path.name[:_PART_NAME]}.{secrets.token_hex(4)}.part")
 
 
 @contextmanager
@@ -257,30 +260,53 @@ def replace_folder(path: Path) -> Iterator[Path]:
     """Yield a new empty folder to fill; when the block ends without an error it takes the place of ``path``.
 
     Between the two renames a crash leaves the former content under ``<name>.old``: ``recover_folder`` puts it back.
+    Several processes may do this at once: each folder is whole, and the last one stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     old = path.with_name(path.name + ".old")
-    shutil.rmtree(part, ignore_errors=True)
-
-    try:
-        part.mkdir()
+    with part_folder(path) as part:
         yield part
         for file in part.iterdir():
             _sync(file)
         _sync(part)
 
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        part.rename(path)
-        _sync(path.parent)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        recover_folder(path)
-        raise
+        try:
+            with _locked(path.parent):
+                if path.exists():
+                    _remove(old)
+                    path.rename(old)
+                part.rename(path)
+                _sync(path.parent)
+                _remove(old)
+        except BaseException:
+            recover_folder(path)
+            raise
 
-    shutil.rmtree(old, ignore_errors=True)
+
+@contextmanager
+def part_folder(path: Path) -> Iterator[Path]:
+    """Yield a new empty folder beside ``path``, for content on its way there; what is not renamed is removed.
+
+    A lock on it says that somebody fills it: the next call for the same path removes those of killed processes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(path)
+    with ExitStack() as stack:
+        with _locked(path.parent):  # or another process could find it before it is locked
+            remove_parts(path.parent, f"{glob.escape(path.name[:_PART_NAME])}.*.part")
+            part.mkdir()
+            stack.callback(_remove, part)
+            stack.enter_context(_locked(part))
+        yield part
+
+
+def remove_parts(folder: Path, pattern: str) -> None:
+    """Remove the folders of ``part_folder`` that killed processes left, among those whose names match a glob."""
+    for part in folder.glob(pattern):
+        with suppress(OSError):  # somebody fills it, or it is gone
+            if part.is_dir() and not part.is_symlink():
+                with _locked(part, wait=False) as is_locked:
+                    if is_locked:
+                        _remove(part)
 
 
 def recover_folder(path: Path) -> None:
@@ -289,7 +315,17 @@ def recover_folder(path: Path) -> None:
         return  # ".": nothing replaces the current folder
     old = path.with_name(path.name + ".old")
     if old.exists() and not path.exists():
-        old.rename(path)
+        with _locked(path.parent):  # or another process is just between them
+            if old.exists() and not path.exists():
+                old.rename(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder and what is in it, or a link to one; what cannot be removed stays."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
@@ -312,22 +348,38 @@ def held(path: Path, busy: str) -> Iterator[None]:
     Raises:
         ConfigError: another process holds it, or this one may not write it.
     """
-    if sys.platform == "win32":
-        yield
-        return
-
-    try:
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot write: {os_reason(error)}") from error
-
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(_locked(path, wait=False))
         except BlockingIOError as error:
             raise ConfigError(busy) from error
         except OSError as error:
-            log.debug("%s: not locked: %s", path, os_reason(error))
+            raise ConfigError(f"{path}: cannot write: {os_reason(error)}") from error
         yield
+
+
+@contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Lock a file or folder, and yield true; false where the system or the file system has no locks.
+
+    Raises:
+        BlockingIOError: another process has it, or another thread; with ``wait`` it is waited for.
+        OSError: it cannot be opened.
+    """
+    if sys.platform == "win32":
+        yield False
+        return
+
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        is_locked = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            log.debug("%s: not locked: %s", path, os_reason(error))
+            is_locked = False
+        yield is_locked
     finally:
         os.close(descriptor)

@@ -307,7 +307,7 @@ def test_another_model_with_old_in_its_name_is_not_taken_for_the_missing_one(tmp
 
 def test_a_replacement_cut_while_it_was_written_keeps_the_former_model(folder):
     before = (folder / "model.safetensors").read_bytes()
-    part = folder.with_name("model.part")
+    part = folder.with_name("model.0a1b2c3d.part")
     shutil.copytree(folder, part)
     _cut(part / "model.safetensors", 0.5)
     load_model(folder)

@@ -5,6 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ from hypothesis import strategies as st
 from asr import files
 from asr.data.manifest import Utterance, write
 from asr.errors import UNSAFE, ConfigError, DataError
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="locks and links of POSIX")
 
 
 def _names(folder: Path) -> list[str]:
@@ -143,7 +148,7 @@ def test_replace_folder_keeps_the_old_content_on_error(tmp_path):
 
 def test_replace_folder_ignores_what_an_earlier_crash_left(tmp_path):
     model = tmp_path / "best"
-    for rest in ("best.part", "best.old"):
+    for rest in ("best.0a1b2c3d.part", "best.old"):
         (tmp_path / rest).mkdir()
         (tmp_path / rest / "rubbish").write_text("")
     _fill(model, "new")
@@ -174,7 +179,7 @@ def test_a_failing_second_rename_puts_the_old_folder_back(tmp_path, monkeypatch)
     rename = Path.rename
 
     def fail_for_part(self: Path, target: Path) -> Path:
-        if self.name == "best.part":
+        if self.suffix == ".part":
             raise OSError(errno.EIO, "input/output error")
         return rename(self, target)
 
@@ -183,6 +188,114 @@ def test_a_failing_second_rename_puts_the_old_folder_back(tmp_path, monkeypatch)
         _fill(model, "new")
     assert (model / "weights").read_text() == "old"
     assert _names(tmp_path) == ["best"]
+
+
+#: two threads that write one file and one folder again and again
+WRITERS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from asr import files
+
+def write(name):
+    for number in range(40):
+        files.write_text(top / "x.txt", f"{name} {number} " * 1000)
+        with files.replace_folder(top / "best") as part:
+            for file in ("a", "b"):
+                (part / file).write_text(f"{name} {number}")
+        files.recover_folder(top / "best")
+
+top = Path(sys.argv[1])
+with ThreadPoolExecutor(2) as pool:
+    list(pool.map(write, (sys.argv[2] + "0", sys.argv[2] + "1")))
+"""
+
+
+@posix
+def test_processes_and_threads_that_write_one_place_leave_one_whole_version(tmp_path):
+    at_once = [subprocess.Popen([sys.executable, "-c", WRITERS, tmp_path, name], stderr=-1, text=True) for name in "pq"]
+    assert [(process.communicate()[1], process.returncode) for process in at_once] == [("", 0), ("", 0)]
+    assert _names(tmp_path) == ["best", "x.txt"]
+    assert _names(tmp_path / "best") == ["a", "b"]
+    assert (tmp_path / "best" / "a").read_text() == (tmp_path / "best" / "b").read_text()
+    words = (tmp_path / "x.txt").read_text().split()
+    assert len(words) == 2000 and set(words[::2]) == {words[0]} and set(words[1::2]) == {"39"}
+
+
+FILLER = """
+import sys
+from pathlib import Path
+from asr import files
+with files.replace_folder(Path(sys.argv[1])) as part:
+    (part / "weights").write_text("half")
+    print(part.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+@posix
+def test_the_folder_of_a_killed_process_is_removed_and_that_of_a_living_one_is_not(tmp_path):
+    model = tmp_path / "best"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", FILLER, str(model)], **pipes) as process:
+        part = process.stdout.readline().strip()
+        _fill(model, "new")
+        assert _names(tmp_path) == sorted(["best", part])
+        process.kill()
+        process.wait()
+    (tmp_path / "best.mine").mkdir()
+    _fill(model, "newer")
+    assert _names(tmp_path) == ["best", "best.mine"]
+
+
+@posix
+def test_a_recovery_waits_for_a_replacement_that_is_between_its_renames(tmp_path, monkeypatch):
+    model = tmp_path / "best"
+    _fill(model, "old")
+    rename = Path.rename
+    started = threading.Event()
+
+    def slow(self: Path, target: Path) -> Path:
+        done = rename(self, target)
+        if target.suffix == ".old":
+            started.set()
+            time.sleep(0.1)
+        return done
+
+    monkeypatch.setattr(Path, "rename", slow)
+    with ThreadPoolExecutor(1) as pool:
+        filled = pool.submit(_fill, model, "new")
+        assert started.wait(10)
+        files.recover_folder(model)
+        filled.result()
+    assert (model / "weights").read_text() == "new"
+    assert _names(tmp_path) == ["best"]
+
+
+@posix
+def test_no_link_that_somebody_put_beside_a_name_is_followed(tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    (other / "folder").mkdir(parents=True)
+    (other / "file").write_text("keep")
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, target in (("x.part", "file"), ("best.part", "folder"), ("best.old", "folder")):
+        (out / name).symlink_to(other / target)
+    files.write_text(out / "x", "new")
+    _fill(out / "best", "old")
+    _fill(out / "best", "new")
+
+    # even if it could be guessed
+    monkeypatch.setattr("secrets.token_hex", lambda num_bytes: "00")
+    for name, target in (("x.00.part", "file"), ("best.00.part", "folder")):
+        (out / name).symlink_to(other / target)
+    with pytest.raises(FileExistsError):
+        files.write_text(out / "x", "newer")
+    with pytest.raises(FileExistsError):
+        _fill(out / "best", "newer")
+    assert (out / "x").read_text() == (out / "best" / "weights").read_text() == "new"
+    assert _names(other) == ["file", "folder"] and _names(other / "folder") == []
+    assert (other / "file").read_text() == "keep"
 
 
 def test_what_cannot_be_held_is_one_line(tmp_path):

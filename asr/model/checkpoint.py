@@ -21,7 +21,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.features import FeatureExtractor
-from asr.files import recover_folder, replace_folder, write_json
+from asr.files import recover_folder, remove_parts, replace_folder, write_json
 from asr.model import bundles
 from asr.model.build import build_network
 from asr.model.contract import AnyExtractor, AnyNetwork
@@ -266,8 +266,9 @@ def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Ma
     # steps than this one are damaged, or the run would have resumed from them: they must not count as kept.
     states = _states(folder)
     place = states.index(path)
-    for old in [*states[:place], *states[place + keep :], *folder.glob("step-*.part")]:
+    for old in [*states[:place], *states[place + keep :]]:
         shutil.rmtree(old, ignore_errors=True)
+    remove_parts(folder, "step-*.part")
     return path
 
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from asr.data import shards
 from asr.data.manifest import Manifest, Utterance
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, DataError, os_reason
-from asr.files import write_json
+from asr.files import part_folder, write_json
 from asr.infer import of_manifest
 from asr.model.checkpoint import AcousticModel, model_tensors
 from asr.recordings.speech import NO_SPEECH_THRESHOLD
@@ -95,9 +94,7 @@ def _load(folder: Path, vocabulary_size: int) -> tuple[dict[str, Any], LogProbs]
 def _fill(folder: Path, model: AcousticModel, manifest: Manifest, progress: Callable[[float], None]) -> None:
     """Compute the log-probabilities in a folder of this process; the first process that is done gives it its name."""
     size = model.tokenizer.vocabulary_size
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(".part", f"{folder.name}.", folder.parent))
-    try:
+    with part_folder(folder) as part:
         _compute(part, model, manifest, progress)
         if _load(folder, size) is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -106,8 +103,6 @@ def _fill(folder: Path, model: AcousticModel, manifest: Manifest, progress: Call
             except OSError:  # another process was faster by a moment
                 if _load(folder, size) is None:
                     raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _compute(part: Path, model: AcousticModel, manifest: Manifest, progress: Callable[[float], None]) -> None:
