@@ -910,6 +910,18 @@ def test_transcription_shows_names_and_obeys_nothing_in_them(command, model, evi
     assert not any(re.search("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", path.name) for path in written)
 
 
+@posix
+def test_a_recording_whose_output_would_leave_the_folder_fails_and_the_others_are_done(command, model, tmp_path):
+    for name in ("a", "away/b"):
+        write_wav(tmp_path / "in" / f"{name}.wav", noise(0.7))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "away").symlink_to(tmp_path / "elsewhere")
+    result = command("transcribe", *one_device(model, tmp_path / "in", "-o", tmp_path / "out"))
+    assert result.code == 1 and f"{tmp_path / 'out' / 'away'} is outside of {tmp_path / 'out'}" in result.err
+    assert (tmp_path / "out" / "a.txt").is_file() and not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_the_log_is_one_line_for_a_message_and_obeys_nothing_in_it(caplog):
     caplog.set_level(logging.DEBUG, "asr")
     try:

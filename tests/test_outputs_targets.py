@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -85,6 +86,16 @@ def test_a_recording_that_is_given_twice_is_refused(tmp_path):
         ("What? Part: 1.wav", "What? Part: 1"),
         (".wav", ".wav"),
         ("a.b.c", "a.b.c"),
+        (".", "_"),
+        ("...wav", "_"),
+        ("a/...wav", "_"),
+        ("a\\..\\b", "a\\..\\b"),
+        ("C:x", "C:x"),
+        ("C:\\x\\y", "C:\\x\\y"),
+        ("~/a", "~/a"),
+        ("a\u202egpj.wav", "a_gpj"),
+        ("\x1b[31m\x9ba", "_[31m_a"),
+        ("x" * 300, "x" * 187 + "-" + hashlib.sha256(b"x" * 300).hexdigest()[:12]),
     ],
 )
 @pytest.mark.skipif(os.name == "nt", reason="Windows refuses more characters")
@@ -102,6 +113,39 @@ def test_whatever_a_name_holds_its_files_are_written_below_the_folder(tmp_path_f
         assert path.is_file()
     assert targets.done(name)
     assert len(files(folder)) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links take a right there")
+def test_no_link_in_the_folder_leads_outputs_out_of_it_and_the_others_are_written(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "real").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "out")  # the folder itself may be reached through one
+    (tmp_path / "out" / "away").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "out" / "inside").symlink_to(tmp_path / "out" / "real")
+    (tmp_path / "elsewhere" / "c.txt").write_text("keep", encoding="utf-8")
+    (tmp_path / "out" / "c.txt").symlink_to(tmp_path / "elsewhere" / "c.txt")
+
+    names = ["away/a", "away/deeper/a", "inside/b", "c", "later/d"]
+    targets = Targets(names, ["txt"], tmp_path / "link")
+    assert set(targets.clashes) == {"away/a", "away/deeper/a"}
+    assert targets.clashes["away/a"].startswith(f"{tmp_path / 'link' / 'away'} is outside of {tmp_path / 'link'}: ")
+    for name in ("inside/b", "c"):
+        targets.write(GO, name)
+    (tmp_path / "out" / "later").symlink_to(tmp_path / "elsewhere")
+    for name in ("away/a", "later/d"):
+        with pytest.raises(DataError, match="a link leads there"):
+            targets.write(GO, name)
+    assert files(tmp_path / "out") == ["c.txt", "real/b.txt"]
+    assert not (tmp_path / "out" / "c.txt").is_symlink()
+    assert files(tmp_path / "elsewhere") == ["c.txt"]
+    assert (tmp_path / "elsewhere" / "c.txt").read_text(encoding="utf-8") == "keep"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no pipes with names")
+def test_a_pipe_is_not_written_to(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(ConfigError, match=r"a\.txt: is a pipe or device"):
+        Targets(["a"], ["txt"], tmp_path)
 
 
 def test_a_path_that_no_file_system_takes_is_refused_before_the_work(tmp_path):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from asr.data.lines import numbered
 from asr.data.manifest import Manifest, Utterance
 from asr.data.prepared import Header
 from asr.errors import ConfigError, DataError, os_reason
-from asr.files import json_text, open_atomic
+from asr.files import json_text, open_atomic, write_bytes
 
 MIB = 2**20
 #: a member's header, and its content filled up to blocks
@@ -110,7 +109,7 @@ def write_shards(
     _remove_more(out / "shards", stem, len(tars))
     manifests.write(path, (replace(row, audio_path=places[row.id]) for row in manifest))
     if (tokenizer := headers.tokenizer_path(folder, header)) is not None:
-        shutil.copyfile(tokenizer, out / tokenizer.name)
+        write_bytes(out / tokenizer.name, tokenizer.read_bytes())
     if header is not None:
         splits = dict(header_there.splits) if header_there else {}
         splits |= {name: facts for name, facts in header.splits.items() if name == stem}

@@ -16,6 +16,8 @@ from asr.outputs.layout import Layout
 from asr.outputs.names import relative_stem
 from asr.transcript import Transcript
 
+_ELSEWHERE = "{} is outside of {}: a link leads there; give that folder itself, or remove the link"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -28,8 +30,9 @@ class Target:
 class Targets:
     """Hold the files of each recording, known by its name: a path relative to its folder, or a manifest's id.
 
-    ``sub/a.wav`` gives ``OUT/sub/a.srt`` and so on. Nothing is written outside of ``out``, whatever a name holds.
-    ``clashes`` says by name why files cannot be written: another recording's have their names.
+    ``sub/a.wav`` gives ``OUT/sub/a.srt`` and so on. Nothing is written outside of ``out``, whatever a name holds and
+    wherever a link in ``out`` leads. ``clashes`` says by name why files cannot be written: another recording's have
+    their names, or such a link is on their way.
 
     Args:
         formats: as ``parse_formats`` gives them.
@@ -43,6 +46,7 @@ class Targets:
     def __init__(
         self, names: Sequence[str], formats: Sequence[str], out: Path, *, inputs: Iterable[str | Path] | None = None
     ) -> None:
+        self._out = out
         self._targets: dict[str, tuple[Target, ...]] = {}
         for name in names:
             if name in self._targets:
@@ -50,7 +54,7 @@ class Targets:
             stem = relative_stem(name)
             self._targets[name] = tuple(Target(format, out / f"{stem}.{format}") for format in formats)
 
-        self.clashes = _clashes(self._targets, out)
+        self.clashes = _clashes(self._targets, out) | _elsewhere(self._targets, out)
         usable = [targets for name, targets in self._targets.items() if name not in self.clashes]
         paths = [target.path for targets in usable for target in targets]
         try:
@@ -77,6 +81,8 @@ class Targets:
         if name in self.clashes:
             raise DataError(self.clashes[name])
         for target in self.of(name):
+            if not _is_below(target.path.parent, self._out):  # a link that was made since
+                raise DataError(_ELSEWHERE.format(target.path.parent, self._out))
             try:
                 write_text(target.path, render(transcript, target.format, layout, name, id_))
             except OSError as error:
@@ -110,6 +116,21 @@ def _clashes(targets_of: dict[str, tuple[Target, ...]], out: Path) -> dict[str, 
     return clashes
 
 
+def _elsewhere(targets_of: dict[str, tuple[Target, ...]], out: Path) -> dict[str, str]:
+    """Return by name why a recording's files cannot be written: they would be outside of the folder."""
+    names_of: dict[Path, list[str]] = {}
+    for name, targets in targets_of.items():
+        for parent in {target.path.parent for target in targets}:
+            names_of.setdefault(parent, []).append(name)
+    outside = [parent for parent in names_of if not _is_below(parent, out)]
+    return {name: _ELSEWHERE.format(parent, out) for parent in outside for name in names_of[parent]}
+
+
+def _is_below(folder: Path, out: Path) -> bool:
+    """Check where a folder is once all links are followed; it need not be there yet."""
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(out))
+
+
 def _check_folders(folders: set[Path]) -> None:
     """Refuse folders that cannot be made or written to."""
     for folder in sorted(folders):
@@ -123,11 +144,13 @@ def _check_folders(folders: set[Path]) -> None:
 
 
 def _check_files(paths: Iterable[Path], inputs: Iterable[str | Path]) -> None:
-    """Refuse to write over inputs and folders."""
+    """Refuse to write over inputs, folders and devices."""
     taken = {_identity(Path(path)) for path in inputs} - {None}
     for path in paths:
         if path.is_dir():
             raise ConfigError(f"{path}: is a folder, and a file of this name is to be written")
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: is a pipe or device, and a file of this name is to be written")
         if taken and _identity(path) in taken:
             raise ConfigError(f"{path}: is an input, and would be written over; name another folder")
 
