@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import asr.corpora.archive
 import asr.download.remote
 from asr.corpora.archive import MARK, DamagedArchive, extract, is_unpacked, unpack
-from asr.errors import DataError
+from asr.errors import ConfigError, DataError
+from asr.files import held
 
 CONTENTS = {f"corpus/{i:02d}.bin": random.Random(i).randbytes(20_000 + i) for i in range(8)}
 
@@ -78,6 +79,26 @@ def test_a_broken_extraction_is_resumed_to_the_same_result(tmp_path):
     assert len(extract(archive, out)) == len(CONTENTS)
     assert _files(out) == CONTENTS
     assert (whole.stat().st_mtime_ns, whole.stat().st_ino) == before  # kept, not written again
+
+
+def test_no_link_at_a_temporary_name_is_followed(tmp_path):
+    archive, out = _archive(tmp_path / "a.tar.gz", CONTENTS), tmp_path / "out"
+    (out / "corpus").mkdir(parents=True)
+    (tmp_path / "other").write_bytes(b"keep")
+    (out / "corpus" / "02.bin.part").symlink_to(tmp_path / "other")
+    extract(archive, out)
+    assert _files(out) == CONTENTS
+    assert (tmp_path / "other").read_bytes() == b"keep"
+
+
+def test_two_processes_do_not_extract_into_one_folder_at_once(tmp_path):
+    archive, out = _archive(tmp_path / "a.tar.gz", CONTENTS), tmp_path / "out"
+    (out / "corpus").mkdir(parents=True)
+    with held(out / "corpus", "busy"), pytest.raises(ConfigError, match="another process is extracting there; wait"):
+        unpack(archive, out, "corpus")
+    assert list(_files(out)) == [f"corpus/{MARK}"]
+    unpack(archive, out, "corpus")
+    assert is_unpacked(out / "corpus")
 
 
 def test_a_cut_archive_costs_nothing_that_a_whole_one_gave_before(tmp_path):

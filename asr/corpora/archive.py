@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from asr.data.tar import Header, members
 from asr.download.remote import byte_bar, check_space, gigabytes
 from asr.errors import DataError, os_reason
-from asr.files import is_hidden, open_regular, read_record, write_json
+from asr.files import held, is_hidden, open_regular, read_record, write_json
 from asr.limits import check_unpacked
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] 
     """Extract an archive that fills ``out/folder``, once: a mark says that all of it is there.
 
     Raises:
+        ConfigError: another process extracts there.
         DataError: as ``extract``; there is no such folder in the archive; or another archive was extracted there, or
             begun to be.
     """
@@ -66,11 +67,12 @@ def unpack(archive: Path, out: Path, folder: str, wanted: Callable[[str], bool] 
     except OSError as error:
         raise DataError(f"cannot extract to {out}: {os_reason(error)}", archive) from error
 
-    try:
-        written = extract(archive, out, noted, keep=is_same)
-    except BaseException as error:
-        _take_back(target, isinstance(error, DamagedArchive))
-        raise
+    with held(target, f"{target}: another process is extracting there; wait for it, or stop it"):
+        try:
+            written = extract(archive, out, noted, keep=is_same)
+        except BaseException as error:
+            _take_back(target, isinstance(error, DamagedArchive))
+            raise
 
     if not any(path.is_relative_to(target) for path in written):
         _take_back(target, True)
@@ -198,10 +200,10 @@ class _Extraction:
         assert source is not None  # a regular file always has content
         part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)  # of a run that was killed
 
+        # what a killed run left; "x": made here and now, never through a link that somebody put there
+        part.unlink(missing_ok=True)
         try:
-            # "x": made here and now, never through a link that somebody put there
             with source, part.open("xb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
             part.replace(path)
