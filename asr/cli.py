@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -120,6 +121,15 @@ def _usage_line(error: Any) -> str:
 def _start(
     context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    stay_below: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Manifests and tables may name audio below this folder only.",
+        ),
+    ] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
@@ -130,6 +140,10 @@ def _start(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
+    if stay_below is not None:
+        from asr.data import places
+
+        context.with_resource(places.stay_below(stay_below))
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -13,6 +13,7 @@ from asr.corpora.paths import is_url, reference
 from asr.data import audio
 from asr.data.audio import AudioInfo
 from asr.data.manifest import Channel, Utterance
+from asr.data.places import why_outside
 from asr.errors import DataError
 from asr.heartbeat import counted
 from asr.sound.recording import SLACK_S
@@ -89,7 +90,8 @@ def _read_headers(paths: Iterable[Path]) -> dict[Path, AudioInfo | str]:
     distinct = list(dict.fromkeys(paths))
     if distinct:
         log.info("reading the headers of %s audio files", f"{len(distinct):,}")
-    found: dict[Path, AudioInfo | str] = {}
+    found: dict[Path, AudioInfo | str] = {path: f"{path} {why}" for path in distinct if (why := why_outside(path))}
+    distinct = [path for path in distinct if path not in found]
     pool = ThreadPoolExecutor(THREADS)
 
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asr.data.lines import raw_lines, unique_ids
+from asr.data.places import why_outside
 from asr.errors import DataError, nearest, os_reason
 from asr.files import json_text, open_atomic, visible
 
@@ -147,6 +148,8 @@ def parse_line(raw: bytes, path: Path, number: int) -> Utterance:
         utterance = _utterance(row, path, number)
         if utterance.meta and (b"NaN" in raw or b"Infinity" in raw):
             json.dumps(utterance.meta, allow_nan=False)  # no other program would read it, nor could we write it
+        if problem := why_outside(utterance.audio_path, path.parent):
+            raise DataError(f"utt '{utterance.id}': 'audio_path' {problem}", path, number)
         return utterance
     except UnicodeEncodeError as error:
         problem = "holds half of a surrogate pair (\\ud800 to \\udfff), which is not text"

@@ -18,14 +18,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from asr.data.places import MARK
 from asr.data.tar import Header, members
 from asr.errors import DataError, os_reason
 from asr.files import open_regular, read_small, write_bytes
 from asr.limits import SMALL_FILE
 from asr.sound.splice import Spliced
 
-#: between the tar file's name and the member's, the end of the first included
-MARK = ".tar#"
 INDEX_VERSION = 2
 #: tar files held open, with their indexes: 512 of 512 MiB are a corpus of 256 GiB
 _OPEN = 512
