@@ -51,6 +51,29 @@ def test_constraints_name_an_exact_version_and_no_place():
             assert "://" not in line
 
 
+def test_the_hashes_are_of_the_default_set_with_at_least_one_of_each():
+    text = (ROOT / "constraints-hashes.txt").read_text()
+    assert "://" not in text
+    blocks = re.findall(
+        r"^([a-z0-9.-]+)==(\S+)[^\n]*((?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?)+)$", text, re.MULTILINE
+    )
+    hashed = {name: version for name, version, _ in blocks}
+    assert hashed == {name.replace("_", "-"): version for name, version in pins("constraints.txt").items()}
+    assert sum(block.count("sha256:") for _, _, block in blocks) == text.count("sha256:")
+
+
+def test_the_build_takes_one_version_which_is_in_the_default_set():
+    (required,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert required == f"hatchling=={pins('constraints.txt')['hatchling']}"
+
+
+def test_only_the_quickstart_asks_for_the_synthesiser():
+    extras = PROJECT["optional-dependencies"]
+    assert [name for name, lines in extras.items() if any("espeak" in line for line in lines)] == ["quickstart"]
+    assert not any("quickstart" in line for lines in extras.values() for line in lines)
+    assert "quickstart" not in re.findall(r"^EXTRAS.*", (ROOT / "Makefile").read_text(), re.MULTILINE)[0]
+
+
 @pytest.mark.parametrize("requirement", requirements(), ids=str)
 def test_the_default_set_names_every_requirement_within_its_range(requirement):
     assert pins("constraints.txt")[requirement.name.lower()] in requirement.specifier
