@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -112,7 +111,7 @@ class _Counted(io.RawIOBase):
 
 def _part(path: Path) -> Path:
     """Return a name that nothing has, beside a path, for content on its way there."""
-    return path.with_name(f"{path.name[:_PART_NAME]}.{secrets.token_hex(4)}.part")
+    return path.with_name(f"{path.name[:_PART_NAME]}.{os.urandom(4).hex()}.part")
 
 
 @contextmanager
