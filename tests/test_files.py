@@ -286,8 +286,8 @@ def test_no_link_that_somebody_put_beside_a_name_is_followed(tmp_path, monkeypat
     _fill(out / "best", "new")
 
     # even if it could be guessed
-    monkeypatch.setattr("secrets.token_hex", lambda num_bytes: "00")
-    for name, target in (("x.00.part", "file"), ("best.00.part", "folder")):
+    monkeypatch.setattr("os.urandom", bytes)
+    for name, target in (("x.00000000.part", "file"), ("best.00000000.part", "folder")):
         (out / name).symlink_to(other / target)
     with pytest.raises(FileExistsError):
         files.write_text(out / "x", "newer")

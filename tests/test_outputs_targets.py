@@ -221,7 +221,7 @@ def test_done_means_all_files_are_there_and_whole(tmp_path, format, one):
 def test_a_file_that_cannot_be_written_is_one_line_and_the_old_one_stays(tmp_path, monkeypatch):
     targets = Targets(["a"], ["txt"], tmp_path)
     targets.write(GO, "a")
-    monkeypatch.setattr("secrets.token_hex", lambda num_bytes: "0" * 2 * num_bytes)
+    monkeypatch.setattr("os.urandom", bytes)
     (tmp_path / "a.txt.00000000.part").mkdir()
     with pytest.raises(DataError, match=r"a\.txt: cannot write: ") as caught:
         targets.write(NOTHING, "a")
