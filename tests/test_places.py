@@ -35,7 +35,17 @@ def manifest_of(folder: Path, *audio_paths: str) -> Path:
     return path
 
 
-OUTSIDE = ["../other/a.wav", "link.wav", "all/a.wav", "../other/l.tar#x.wav", "l.tar#x.wav", "/dev/null", "x\0"]
+OUTSIDE = [
+    "../other/a.wav",
+    "link.wav",
+    "all/a.wav",
+    "../other/l.tar#x.wav",
+    "l.tar#x.wav",
+    "/dev/null",
+    "x\0",
+    "..",
+    ".",
+]
 
 
 @pytest.mark.parametrize("audio_path", OUTSIDE)

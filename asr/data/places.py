@@ -15,17 +15,40 @@ from pathlib import Path
 #: of a path that means a member of a tar file: between that file's name and the member's, its suffix included
 MARK = ".tar#"
 
-_folder: ContextVar[str] = ContextVar("stay_below", default="")
+
+class _Below:
+    """The folder that rows must stay below, and where the folders of their files really are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = os.path.realpath(folder)
+        self._prefix = os.path.join(self.folder, "")  # noqa: PTH118 - with a separator at its end
+        self._real: dict[str, str] = {}
+
+    def holds(self, real: str) -> bool:
+        return real.startswith(self._prefix)
+
+    def real(self, path: str) -> str:
+        """Return where a file really is; a folder is looked up once, for all its files."""
+        folder, name = os.path.split(path)
+        if name in ("", ".", ".."):
+            return os.path.realpath(path)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        path = os.path.join(self._real[folder], name)  # noqa: PTH118 - 300,000 path objects would cost a second
+        return os.path.realpath(path) if os.path.islink(path) else path  # noqa: PTH114 - the same
+
+
+_below: ContextVar[_Below | None] = ContextVar("stay_below", default=None)
 
 
 @contextmanager
 def stay_below(folder: Path) -> Iterator[None]:
     """Refuse, in this block, rows whose audio is not below a folder, links resolved."""
-    token = _folder.set(os.path.realpath(folder))
+    token = _below.set(_Below(folder))
     try:
         yield
     finally:
-        _folder.reset(token)
+        _below.reset(token)
 
 
 def why_outside(audio_path: str | Path, parent: Path = Path()) -> str:
@@ -35,14 +58,15 @@ def why_outside(audio_path: str | Path, parent: Path = Path()) -> str:
         audio_path: as it is written; a member of a tar file is where that file is.
         parent: the folder that it is relative to.
     """
-    folder = _folder.get()
-    if not folder:
+    below = _below.get()
+    if below is None:
         return ""
 
-    file, mark, _ = str(audio_path).rpartition(MARK)
-    name = f"{file}{MARK[:-1]}" if mark else str(audio_path)
+    name = str(audio_path)
+    if MARK in name:
+        name = name.rpartition(MARK)[0] + MARK[:-1]
     try:
-        real = Path(os.path.realpath(parent / name))
+        real = below.real(os.path.join(parent, name))  # noqa: PTH118
     except ValueError:  # a NUL in it
         return f"{name!r} is no path"
-    return "" if real.is_relative_to(folder) else f"leads to {real}, which is not below {folder} (--stay-below)"
+    return "" if below.holds(real) else f"leads to {real}, which is not below {below.folder} (--stay-below)"
