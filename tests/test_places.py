@@ -42,7 +42,7 @@ OUTSIDE = [
     "../other/l.tar#x.wav",
     "l.tar#x.wav",
     "/dev/null",
-    "x\0",
+    "x\0/a.wav",
     "..",
     ".",
 ]
