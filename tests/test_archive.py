@@ -514,6 +514,15 @@ def test_more_members_than_any_corpus_has_are_refused(tmp_path, monkeypatch):
     assert _message(archive, tmp_path / "out") == "refused: has more than 7 members, which no corpus has"
 
 
+def test_an_archive_that_asks_for_more_memory_than_there_is_is_one_line(tmp_path, monkeypatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise MemoryError
+
+    archive = _archive(tmp_path / "a.tar.xz", CONTENTS, "w:xz")
+    monkeypatch.setattr("lzma.LZMAFile.read", refuse)
+    assert "cannot be unpacked in the memory that is free" in _message(archive, tmp_path / "out")
+
+
 def test_a_pipe_in_place_of_an_archive_is_refused_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.tar.gz")
     assert "is a pipe or device" in _message(tmp_path / "a.tar.gz", tmp_path / "out")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import shlex
 import tarfile
 from collections.abc import Mapping
@@ -175,6 +178,24 @@ def test_an_archive_that_was_packed_again_is_read_or_refused_in_one_line(tmp_pat
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     assert len(run("yesno", tmp_path / "out", apple).utterances["train"]) > 20
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_an_archive_damaged_before_its_folder_is_one_line(tmp_path, pack):
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        note = tarfile.TarInfo("NOTE")
+        note.size = 300_000
+        tar.addfile(note, io.BytesIO(np.random.default_rng(0).bytes(300_000)))
+        tar.addfile(tarfile.TarInfo("waves_yesno/README"))
+    content = bytearray(pack(whole.getvalue()))
+    for at in range(100_000, 200_000, 1000):
+        content[at] ^= 255
+    archive = tmp_path / "y.tar.gz"
+    archive.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        run("yesno", tmp_path / "out", archive)
+    assert "y.tar.gz: not a whole tar archive" in one_line(error)
 
 
 def test_yesno_has_icefalls_splits(tmp_path):

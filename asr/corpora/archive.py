@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 #: in the folder that an archive fills: which archive that is, and the number of files once all are there
 MARK = ".extracted.json"
+#: what reading a damaged archive raises, or one that is none
+DAMAGE = (tarfile.TarError, EOFError, ValueError, RecursionError, OSError, zlib.error, lzma.LZMAError)
 
 
 class DamagedArchive(DataError):
@@ -138,7 +140,9 @@ def extract(
                 show(raw.tell())
                 extraction.add(tar, member, wanted(member.name))
             _check_end(tar, archive)
-    except (tarfile.TarError, EOFError, ValueError, RecursionError, OSError, zlib.error, lzma.LZMAError) as error:
+    except MemoryError as error:  # xz may ask for up to 4 GiB
+        raise DataError("cannot be unpacked in the memory that is free; unpack it yourself", archive) from error
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno:  # gzip and bz2 report damage as OSError without a number
             raise DataError(f"cannot extract to {out}: {os_reason(error)}", archive) from error
         # what came out of a damaged archive may be damaged too, and with its full size the next run would keep it

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from asr.corpora.archive import is_unpacked, unpack
+from asr.corpora.archive import DAMAGE, is_unpacked, unpack
 from asr.corpora.recipe import Recipe, Request
 from asr.corpora.sources import check_known, check_room, obtain, removed_if_damaged
 from asr.data.tar import Header, members
@@ -67,7 +67,7 @@ def _top(archive: Path) -> str:
                 # a file beside the folder is a note
                 if name and name != "." and not is_hidden(name) and (slash or member.isdir()):
                     return name
-    except (tarfile.TarError, OSError, EOFError, RecursionError):
+    except (*DAMAGE, MemoryError):
         return ""
 
     raise DataError("its files are in no folder: is this the archive as it was published?", archive)

@@ -22,6 +22,8 @@ _ABOUT = (
 class Header(tarfile.TarInfo):
     """A header that is checked before what it announces is read: ``tarfile.open(path, …, tarinfo=Header)``."""
 
+    __slots__ = ()
+
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         # the method that tarfile.py names for subclasses to override
         if self.size < 0 or (self.type in _ABOUT and self.size > TAR_HEADER):
