@@ -63,11 +63,12 @@ def read_all(file: BinaryIO, path: Path, limit: int) -> bytes:
     while block := file.read(BLOCK):  # to ask for the limit at once would reserve the memory
         content.write(block)
         if content.tell() > limit:
-            raise OSError(errno.EFBIG, f"has more than {limit >> 20} MiB, the most for a file of this kind", str(path))
+            size = f"{limit >> 20} MiB" if limit >> 20 else f"{limit >> 10} KiB"
+            raise OSError(errno.EFBIG, f"has more than {size}, the most for a file of this kind", str(path))
     return content.getvalue()
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, limit: int = SMALL_FILE) -> Any:
     """Return the value of a small JSON document.
 
     Raises:
@@ -75,7 +76,7 @@ def read_json(path: Path) -> Any:
         ValueError: it is not UTF-8 or not JSON.
     """
     try:
-        return json.loads(read_small(path).decode("utf-8"))
+        return json.loads(read_small(path, limit).decode("utf-8"))
     except RecursionError as error:
         raise ValueError("brackets inside brackets, too many") from error
 

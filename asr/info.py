@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,6 +12,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
 from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError
+from asr.files import read_json
 from asr.lm.binary import MAGIC
 from asr.model.foreign import kind_of_file
 
@@ -153,7 +153,7 @@ def _corpus(folder: Path) -> str:
     from asr.data import prepared as headers
 
     try:
-        record = json.loads((folder.parent / "data.json").read_text(encoding="utf-8"))
+        record = read_json(folder.parent / "data.json")
         return headers.corpus_title(Path(record["folder"]))
     except (OSError, ValueError, LookupError, TypeError):  # nothing that a model needs
         return ""
@@ -243,12 +243,13 @@ def _config(thing: str) -> dict[str, Any]:
     from asr.features import FeatureExtractor
     from asr.model.build import build_network
     from asr.model.network import describe as describe_network
+    from asr.model.tensor_files import planned
 
     path = find_config(thing)
     cfg = configs.load(path)
     extractor = FeatureExtractor(cfg.features, cfg.audio.sample_rate_hz)
     # The vocabulary comes with the data; 29 is blank, A-Z, apostrophe and space.
-    network = build_network(cfg.model, extractor.num_bins, vocabulary_size=29)
+    network = planned(lambda: build_network(cfg.model, extractor.num_bins, vocabulary_size=29))
     return {
         "path": str(path),
         "parameters": sum(p.numel() for p in network.parameters()),

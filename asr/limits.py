@@ -11,6 +11,12 @@ from asr.errors import DataError
 
 #: a JSON document or another small file of a model or data folder
 SMALL_FILE = 16 << 20
+#: a config that people write, in YAML; the recipes' have up to 4 kB
+CONFIG_FILE = 256 << 10
+#: the list of what a cache keeps of a manifest; 100 MB for 2.5 million clips (Common Voice, all English)
+CACHE_INDEX = 1 << 30
+#: the header of a safetensors file; the largest model that a config can ask for has 24 kB, its checkpoint 80 kB
+TENSOR_HEADER = 1 << 20
 #: one line of a text, a manifest or an ARPA file: text8, a corpus of one line, has 100 MB
 LINE = 128 << 20
 #: a table, a transcript or a document that is read as a whole: Common Voice's largest table has about 1 GB

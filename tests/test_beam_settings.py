@@ -79,6 +79,9 @@ def spoken(text: str, tokenizer: CharTokenizer, rng: np.random.Generator, noise:
         ({"lexicon": ["a", ""]}, "lexicon word is empty"),
         ({"lexicon": ["a"], "hotwords": {"b": 1.0}}, "hotword 'b' is not in the lexicon, so it can never come out"),
         ({"beam_width": 0}, "a number of at least 1"),
+        ({"beam_width": 10_001}, "beam_width: expected a number of at most 10000, got 10001"),
+        ({"hotwords": {str(i): 1.0 for i in range(100_001)}}, "hotwords: at most 100,000 values, got 100,001"),
+        ({"lexicon": ["a"] * 150_000 + [1] * 150_000}, "lexicon.150000: expected text .*, got 1$"),
         ({"min_token_log_prob": 0.5}, "a number of at most 0"),
         ({"beam_with": 10}, "unknown key 'beam_with', did you mean 'beam_width'"),
     ],
@@ -86,6 +89,10 @@ def spoken(text: str, tokenizer: CharTokenizer, rng: np.random.Generator, noise:
 def test_settings_that_make_no_sense_are_refused_with_the_reason(settings, message):
     with pytest.raises(ConfigError, match=message):
         parse(BeamConfig, settings, "decoder.json")
+
+
+def test_a_long_lexicon_is_no_mistake():
+    assert len(parse(BeamConfig, {"lexicon": ["a"] * 200_000}, "x").lexicon) == 200_000
 
 
 def test_settings_are_frozen_and_survive_json():

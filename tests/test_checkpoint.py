@@ -219,10 +219,60 @@ def test_a_typo_in_the_config_names_file_key_and_the_nearest(folder):
 
 def test_sizes_that_no_machine_has_are_one_line_that_names_the_config(folder):
     _edit(folder / "config.json", lambda data: data["model"].update(hidden=10**9))
-    assert "no network can be made of it (" in _error(lambda: load_model(folder), folder / "config.json")
+    _error(lambda: load_model(folder), folder / "config.json", "model.hidden: expected a number of at most 8192")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as on POSIX")
+def test_a_network_takes_memory_only_after_it_was_compared_with_the_weights(folder, monkeypatch):
+    _edit(folder / "config.json", lambda data: data["model"].update(hidden=4096, cell="gru"))
+    compared = []
+
+    def check(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
+        compared.append({name: tensor.is_meta for name, tensor in expected.items() if name.startswith("network.")})
+        asr.model.tensor_files.check_alike(tensors, expected, path)
+
+    monkeypatch.setattr("asr.model.checkpoint.check_alike", check)
+    _error(lambda: load_model(folder), folder / "model.safetensors", "has shape", "config.json asks for [12288")
+    assert len(compared) == 1 and all(compared[0].values())
+
+
+def test_loading_draws_no_random_numbers_and_gives_weights_of_their_own(folder):
+    before = torch.get_rng_state()
+    loaded = load_model(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.requires_grad for parameter in loaded.network.parameters())
+    saved = model_tensors(loaded)
+    _edit_tensors(folder / "model.safetensors", lambda tensors: [tensor.zero_() for tensor in tensors.values()])
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model_tensors(loaded).items())
+
+
+def test_a_tensor_of_another_type_is_named_with_both_types(folder):
+    _edit_tensors(folder / "model.safetensors", lambda t: t.update({"features.mean_f": t["features.mean_f"].half()}))
+    _error(lambda: load_model(folder), "'features.mean_f' has type torch.float16, expected torch.float32")
+
+
+def test_a_header_of_weights_longer_than_any_models_is_not_parsed(folder, monkeypatch):
+    monkeypatch.setattr("asr.model.tensor_files.TENSOR_HEADER", 100)
+    _error(lambda: load_model(folder), folder / "model.safetensors", "more than any model of asr has")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_pipe_in_the_place_of_a_file_does_not_hang(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    _error(lambda: load_model(folder), f"{name} missing")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_small_file_of_a_model_has_a_largest_size(folder, monkeypatch, name):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content + b" " * 4096)
+    load_model(folder)
+    monkeypatch.setattr("asr.files.read_small.__defaults__", (4096,))
+    monkeypatch.setattr("asr.files.read_json.__defaults__", (4096,))
+    _error(lambda: load_model(folder), folder / name, "cannot read: has more than 4 KiB")
+
+
 def test_all_files_of_a_model_can_be_read_by_whom_the_others_can(tmp_path):
     before = os.umask(0o027)
     try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,17 @@ def test_an_unknown_key_names_the_nearest_at_every_depth(tmp_path, text, message
         ("model:\n  conv: 3\n", ": model.conv: expected a list of mappings, as [{channels: 32}], got 3"),
         ("model:\n  conv: [{}, {}, {}, {}]\n", ": model.conv: expected at most 3 in the list, got [{}, {}, {}, {}]"),
         ("model:\n  conv: [3]\n", ": model.conv.0: expected a mapping of keys to values, got 3"),
+        ("model: {hidden: 8193}\n", ": model.hidden: expected a number of at most 8192, got 8193"),
+        (
+            "features: {fft_samples: 262144}\n",
+            ": features.fft_samples: expected a number of at most 131072, got 262144",
+        ),
+        ("features: {power_floor: 1.5}\n", ": features.power_floor: expected a number of at most 1, got 1.5"),
+        ("model: {relu_clip: 1e300}\n", ": model.relu_clip: expected a number of at most 1e+06, got 1.0e+300"),
+        ("model: {conv: [{channels: 1025}]}\n", ": model.conv.0.channels: expected a number of at most 1024, got 1025"),
+        ("model: {conv: [{kernel_tf: [257, 1]}]}\n", ": model.conv.0.kernel_tf: both sides must be odd, from 1 to 255"),
+        ("augment: {gain_db: [0, 1e9]}\n", ": augment.gain_db.1: expected a number of at most 200, got 1000000000.0"),
+        ("train: {threads: 100000}\n", ": train.threads: expected a number of at most 4096, got 100000"),
         ("model:\n  hidden:\n", ": model.hidden: expected a whole number, got null"),
         ("train:\n  dropout_schedule: [0.1]\n", ": train.dropout_schedule.0: expected a list of two numbers, got 0.1"),
         ("batch:\n  max_batch_s: -3\n", ": batch.max_batch_s: expected auto, or a number above 0, got -3"),
@@ -159,6 +171,37 @@ def test_an_unknown_key_names_the_nearest_at_every_depth(tmp_path, text, message
 )
 def test_a_value_that_does_not_fit_is_named_with_key_and_reason(tmp_path, text, message):
     assert _message(tmp_path, text).startswith(message)
+
+
+def test_an_alias_is_refused_with_its_line(tmp_path):
+    # Nine lists, each of nine aliases of the one before, would be endless to whoever walks through them.
+    with pytest.raises(ConfigError, match=r"c.yaml:2: not valid YAML .*'\*a' is an alias, which is not read"):
+        _load(tmp_path, "augment: {speeds: &a [1.0]}\ntrain: {dropout_schedule: [*a, *a]}\n")
+
+
+def test_a_config_file_has_a_largest_size(tmp_path, monkeypatch):
+    monkeypatch.setattr("asr.config.reading.CONFIG_FILE", 4096)
+    assert _load(tmp_path, "train: {epochs: 3} " + "#" * 4000).train.epochs == 3
+    with pytest.raises(ConfigError, match=r"c.yaml: cannot read the config: has more than 4 KiB"):
+        _load(tmp_path, "train: {epochs: 3} " + "#" * 4096)
+
+
+def test_a_pipe_is_no_config(tmp_path):
+    os.mkfifo(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match="is a pipe or device, expected a regular file"):
+        load(tmp_path / "c.yaml")
+
+
+def test_many_wrong_values_are_one_short_error_and_few_in_memory():
+    for data, said in (
+        ({"augment": {"speeds": ["fast"] * 100_001}}, r"speeds: at most 100,000 values, got 100,001$"),
+        ({"augment": {"speeds": ["fast"] * 9_999}}, r"speeds.0: expected a number, got 'fast' \(and 9998 more\)$"),
+        ({f"k{i}": 1 for i in range(1001)}, r"^c: 1,001 keys, where 8 are known$"),
+        ({"model": {"hidden": [[1, [2]]] * 50_000}}, r"hidden: expected a whole number, got \[\[1, \[2\]\], .*…$"),
+    ):
+        with pytest.raises(ConfigError, match=said) as caught:
+            parse(RunConfig, data, "c")
+        assert len(str(caught.value)) < 200
 
 
 def test_several_errors_are_counted(tmp_path):
@@ -294,7 +337,7 @@ SETTINGS = st.fixed_dictionaries(
         "train.max_steps": st.none().map(lambda _: "null") | st.integers(1, 10**9).map(str),
         "train.sortagrad": st.sampled_from(["true", "false"]),
         "augment.speeds": st.lists(st.floats(0.5, 2.0), min_size=1, max_size=4).map(repr),
-        "features.power_floor": st.floats(0, exclude_min=True, allow_infinity=False).map(repr),
+        "features.power_floor": st.floats(0, 1, exclude_min=True).map(repr),
         "model.conv": st.lists(
             st.tuples(st.integers(1, 64), st.integers(0, 9), st.integers(0, 9), st.integers(1, 3), st.integers(1, 3)),
             min_size=1,

@@ -139,9 +139,9 @@ def test_what_is_read_as_a_whole_has_a_limit(tmp_path, monkeypatch):
     assert len(table.read_table(columns).records) == 1
     monkeypatch.setattr(lines, "WHOLE_FILE", 10)
     monkeypatch.setattr(table, "WHOLE_FILE", 10)
-    with pytest.raises(DataError, match=r"x\.json: cannot read the text: has more than 0 MiB"):
+    with pytest.raises(DataError, match=r"x\.json: cannot read the text: has more than 0 KiB"):
         transcripts.read(document)
-    with pytest.raises(DataError, match=r"x\.csv: cannot read the table: has more than 0 MiB"):
+    with pytest.raises(DataError, match=r"x\.csv: cannot read the table: has more than 0 KiB"):
         table.read_table(columns)
 
 

@@ -254,7 +254,7 @@ EXPECTED = "expected one of 'char', 'bpe', 'unigram'"
     [
         (b"{", "not valid JSON (Expecting property name"),
         (b"\xff", "not valid JSON ('utf-8' codec can't decode"),
-        (b"[" * 200_000, "not valid JSON (maximum recursion depth"),
+        (b"[" * 200_000, "not valid JSON (brackets inside brackets"),
         (b"[]", f"not a tokenizer this version knows (kind 'list', {EXPECTED})"),
         (b'{"kind": "word", "symbols": []}', f"not a tokenizer this version knows (kind 'word', {EXPECTED})"),
         (b'{"kind": [], "symbols": []}', f"not a tokenizer this version knows (kind [], {EXPECTED})"),

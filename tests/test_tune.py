@@ -282,7 +282,7 @@ def test_a_cache_that_cannot_be_read_or_written_is_one_line(model_folder, corpus
     def refuse(*_: object, **__: object) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr("asr.tuning.emissions.read_json", refuse)
     with pytest.raises(AsrError, match="cannot read: permission denied; choose another place with --cache"):
         emissions(model, rows, tmp_path / "cache")
 

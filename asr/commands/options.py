@@ -49,7 +49,7 @@ class DecodingOptions:
 
     decoder: Annotated[str, Option(metavar="greedy|beam", help="Default: as tuned, else greedy.")] = ""
     lm: Lm = None
-    beam: Annotated[int | None, Option(min=1, max=100_000, help="Prefixes kept; default tuned, else 100.")] = None
+    beam: Annotated[int | None, Option(min=1, max=10_000, help="Prefixes kept; default tuned, else 100.")] = None
     #: no option here, since most commands need one text only; a subclass makes it one
     nbest: int | None = None
     alpha: Annotated[float | None, Option(help="Weight of the language model; default tuned, else 0.5.")] = None

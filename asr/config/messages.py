@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import takewhile
 from typing import Any, get_args
 
 import yaml
@@ -213,5 +214,16 @@ def _dotted(loc: Loc) -> str:
 
 
 def _short(value: Any) -> str:
-    text = as_yaml(value)
+    text = as_yaml(_first_values(value, [60]))
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _first_values(value: Any, room: list[int]) -> Any:
+    """Return a value with as many of the values in it as are shown: a damaged file may hold millions."""
+    if isinstance(value, Mapping):
+        items = takewhile(lambda _: room[0] > 0, value.items())
+        return {key: _first_values(one, room) for key, one in items}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_first_values(one, room) for one in takewhile(lambda _: room[0] > 0, value)]
+    room[0] -= 1
+    return value

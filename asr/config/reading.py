@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from asr.config.messages import first_error, type_in_yaml, unknown_key
 from asr.config.stages import RunConfig, Stage
 from asr.errors import ConfigError, os_reason
+from asr.files import read_small
+from asr.limits import CONFIG_FILE
 
 S = TypeVar("S", bound=Stage)
 
@@ -43,7 +45,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_small(path, CONFIG_FILE).decode("utf-8")
         data = _read_yaml(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config: {os_reason(error)}") from error
@@ -105,7 +107,17 @@ def split_setting(item: str, *, example: str) -> tuple[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Read YAML as people write it: 3e-4 is a number (YAML 1.1 wants 3.0e-4), and a key given twice is an error."""
+    """Read YAML as people write it: 3e-4 is a number (YAML 1.1 wants 3.0e-4), and a key given twice is an error.
+
+    So is an alias (``*name``): lists of aliases of lists of aliases would be endless to whoever walks through them.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event: Any = self.get_event()  # type: ignore[no-untyped-call]
+            problem = f"'*{event.anchor}' is an alias, which is not read: write the value itself"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -118,7 +130,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
 

@@ -4,22 +4,51 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from asr.data.text import AS_PREPARED, NORMALIZATIONS
 from asr.errors import nearest
 
+#: keys of a stage and values of a list or mapping, at most: for each wrong one of them there is an error in memory
+_MOST_KEYS = 1000
+_MOST_VALUES = 100_000
+
 
 class Stage(BaseModel):
-    """Base of every stage: frozen, unknown keys forbidden, numbers finite."""
+    """Base of every stage: frozen, unknown keys forbidden, numbers finite.
+
+    Numbers that decide how much memory or time something takes have upper bounds, far above what an experiment needs:
+    a config may be a stranger's.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > _MOST_KEYS:
+            raise ValueError(f"{len(data):,} keys, where {len(cls.model_fields)} are known")
+        return data
+
     @field_validator("*", mode="before")
     @classmethod
-    def _switches_only_where_meant(cls, value: Any, info: ValidationInfo) -> Any:
+    def _few_values_and_switches_only_where_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        # A list that may be longer is read up to its first wrong value only.
+        may_be_long = any(isinstance(one, FailFast) for one in field.metadata)
+        if isinstance(value, list | tuple | dict) and len(value) > _MOST_VALUES and not may_be_long:
+            raise ValueError(f"at most {_MOST_VALUES:,} values, got {len(value):,}")
         # Python counts True as 1: "epochs: true" would train one epoch.
-        if cls.model_fields[str(info.field_name)].annotation is not bool and _has_switch(value):
+        if field.annotation is not bool and _has_switch(value):
             raise ValueError("must not be true or false")
         return value
 
@@ -47,8 +76,9 @@ def _check_rising(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-#: two numbers, the lower one first
-Range = Annotated[tuple[float, float], AfterValidator(_check_rising)]
+_Decibels = Annotated[float, Field(ge=-200, le=200)]
+#: two levels, the lower one first
+Range = Annotated[tuple[_Decibels, _Decibels], AfterValidator(_check_rising)]
 
 
 class AudioConfig(Stage):
@@ -76,8 +106,8 @@ class FeatureConfig(Stage):
     kind: Literal["spectrogram", "log_mel", "mfcc"] = "log_mel"
     window_s: float = Field(0.025, gt=0, le=0.5)
     hop_s: float = Field(0.010, gt=0, le=0.5)
-    #: FFT length in samples; null: the next power of two that holds the window
-    fft_samples: int | None = Field(None, ge=16)
+    #: FFT length in samples; null: the next power of two that holds the window (131,072: half a second at 192 kHz)
+    fft_samples: int | None = Field(None, ge=16, le=131_072)
     window: Literal["hann", "hamming"] = "hann"
     #: mel filters (log_mel, mfcc)
     num_mels: int = Field(80, ge=4, le=512)
@@ -89,7 +119,7 @@ class FeatureConfig(Stage):
     #: y[n] = x[n] - c x[n-1]; 0.97 in the classic front-end, 0 switches it off
     preemphasis: float = Field(0.0, ge=0, lt=1)
     #: power below this is raised to it before the log; 1e-8 is about what rounding to int16 puts into one bin
-    power_floor: float = Field(1e-8, gt=0)
+    power_floor: float = Field(1e-8, gt=0, le=1)
     #: orders of time derivatives appended: 0, 1 (delta) or 2 (delta and delta-delta)
     deltas: int = Field(0, ge=0, le=2)
     #: frames stacked on each side (HTK-style context window); 0 for none
@@ -101,13 +131,13 @@ class FeatureConfig(Stage):
     dither: float = Field(0.0, ge=0, le=0.1)
 
 
-_Stride = Annotated[int, Field(ge=1)]
+_Stride = Annotated[int, Field(ge=1, le=16)]
 
 
 class ConvConfig(Stage):
     """One convolution over time and frequency."""
 
-    channels: int = Field(32, ge=1)
+    channels: int = Field(32, ge=1, le=1024)
     #: kernel in frames and bins; odd, so that "same" padding is symmetric and the stride formula is exact
     kernel_tf: tuple[int, int] = (11, 41)
     stride_tf: tuple[_Stride, _Stride] = (2, 2)
@@ -115,8 +145,8 @@ class ConvConfig(Stage):
     @field_validator("kernel_tf")
     @classmethod
     def _odd(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if any(k < 1 or k % 2 == 0 for k in value):
-            raise ValueError(f"both sides must be odd and positive, got {list(value)}")
+        if any(not 1 <= k <= 255 or k % 2 == 0 for k in value):
+            raise ValueError(f"both sides must be odd, from 1 to 255, got {list(value)}")
         return value
 
 
@@ -127,9 +157,9 @@ class TdnnConfig(Stage):
     """A time-delay network's convolutions over time. Lists: one value per layer, the last for all layers after it."""
 
     #: taps of each convolution; odd, so that padding is symmetric and the step formula is exact
-    kernels: tuple[int, ...] = (5, 3)
+    kernels: tuple[int, ...] = Field((5, 3), max_length=20)
     #: steps from one tap to the next
-    dilations: Annotated[tuple[_Dilation, ...], AfterValidator(_check_filled)] = (1, 1, 2, 3)
+    dilations: Annotated[tuple[_Dilation, ...], AfterValidator(_check_filled)] = Field((1, 1, 2, 3), max_length=20)
     #: of the first layer; the others have 1
     stride: int = Field(1, ge=1, le=16)
 
@@ -158,12 +188,12 @@ class ModelConfig(Stage):
     #: may be empty before tdnn and mlp
     conv: tuple[ConvConfig, ...] = Field((ConvConfig(), ConvConfig(kernel_tf=(11, 21), stride_tf=(1, 2))), max_length=3)
     #: the clipped ReLU is min(max(x, 0), clip): 20 in the paper
-    relu_clip: float = Field(20.0, gt=0)
+    relu_clip: float = Field(20.0, gt=0, le=1e6)
     #: recurrent: of its layers; the other encoders have no cells
     cell: Literal["gru", "lstm", "tanh"] = "gru"
     layers: int = Field(5, ge=1, le=20)
     #: units of a layer; recurrent: units per direction
-    hidden: int = Field(800, ge=1)
+    hidden: int = Field(800, ge=1, le=8192)
     #: recurrent: two directions or one
     bidirectional: bool = True
     #: recurrent: how the two directions are combined: sum (the paper) or concat
@@ -212,12 +242,12 @@ class ModelConfig(Stage):
 class SpecAugmentConfig(Stage):
     """SpecAugment without time warping (Park et al. 2019, section 2)."""
 
-    freq_masks: int = Field(0, ge=0)
+    freq_masks: int = Field(0, ge=0, le=1000)
     #: widest frequency mask, in bins
-    freq_width_bins: int = Field(15, ge=0)
-    time_masks: int = Field(0, ge=0)
+    freq_width_bins: int = Field(15, ge=0, le=100_000)
+    time_masks: int = Field(0, ge=0, le=1000)
     #: widest time mask
-    time_width_s: float = Field(0.3, ge=0)
+    time_width_s: float = Field(0.3, ge=0, le=3600)
     #: and no wider than this share of the utterance
     time_width_fraction: float = Field(0.1, ge=0, le=1)
 
@@ -260,7 +290,7 @@ class AugmentConfig(Stage):
     """Changes of the training audio and features, drawn for each utterance and epoch."""
 
     #: one factor is drawn per utterance and epoch; 1.1 is faster and higher (resampling, as Kaldi's speed perturbation)
-    speeds: Annotated[tuple[_Speed, ...], AfterValidator(_check_filled)] = (1.0,)
+    speeds: Annotated[tuple[_Speed, ...], AfterValidator(_check_filled)] = Field((1.0,), max_length=1000)
     #: frequencies are stretched by a factor from 1 - warp to 1 + warp, as by a vocal tract of another length
     warp: float = Field(0.0, ge=0, le=0.3)
     #: gain, drawn between these; with features normalised by utterance it has almost no effect
@@ -275,12 +305,12 @@ class BatchConfig(Stage):
 
     #: padded audio in one batch: longest utterance x number of utterances; auto: the most that fits into memory, found
     #: when the run starts
-    max_batch_s: Literal["auto"] | Annotated[float, Field(gt=0)] = 120.0
-    max_utterances: int = Field(16, ge=1)
+    max_batch_s: Literal["auto"] | Annotated[float, Field(gt=0, le=1e7)] = 120.0
+    max_utterances: int = Field(16, ge=1, le=100_000)
     #: longer training utterances are left out, and counted; null keeps all
-    max_utterance_s: float | None = Field(20.0, gt=0)
+    max_utterance_s: float | None = Field(20.0, gt=0, le=1e6)
     #: features kept in memory up to this many MiB, the rest computed each epoch
-    feature_cache_mib: int = Field(2048, ge=0)
+    feature_cache_mib: int = Field(2048, ge=0, le=2**24)
     #: batches prepared ahead by this many threads
     workers: int = Field(1, ge=0, le=64)
 
@@ -305,9 +335,9 @@ class OptimConfig(Stage):
 class TrainConfig(Stage):
     """The length of a run, its loss, validation, checkpoints and the models that are kept."""
 
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(30, ge=1, le=1_000_000)
     #: stop after this many optimiser steps (for trials); null: by epochs only
-    max_steps: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(None, ge=1, le=10**12)
     #: batches whose gradients make one update
     accumulate: int = Field(1, ge=1, le=1024)
     seed: int = Field(1, ge=0, lt=2**31)
@@ -319,25 +349,25 @@ class TrainConfig(Stage):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
     #: intra-op threads on CPU; null: one per core
-    threads: int | None = Field(None, ge=1)
-    validate_every_epochs: int = Field(1, ge=1)
+    threads: int | None = Field(None, ge=1, le=4096)
+    validate_every_epochs: int = Field(1, ge=1, le=1_000_000)
     #: model folders kept, by dev WER
-    keep_best: int = Field(1, ge=1)
+    keep_best: int = Field(1, ge=1, le=1_000_000)
     #: stop when dev WER has not improved for this many validations; null: never
-    early_stop: int | None = Field(None, ge=1)
+    early_stop: int | None = Field(None, ge=1, le=1_000_000)
     #: a resumable checkpoint at least this often (and at every epoch's end)
-    checkpoint_every_s: float = Field(300.0, gt=0)
+    checkpoint_every_s: float = Field(300.0, gt=0, le=1e9)
     #: weights used for validation and saving are an exponential moving average with this decay; 0: the raw weights
     ema_decay: float = Field(0.0, ge=0, lt=1)
     #: model folders kept of the last validated epochs, beside the best ones (for asr average); 0: none
-    keep_last: int = Field(0, ge=0)
+    keep_last: int = Field(0, ge=0, le=1_000_000)
     #: share of a penalty in the loss: how far the distributions are from uniform (Kim et al. 2018); 0: plain CTC
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     #: above 0, each utterance is trained on under two masks at once, and this times the disagreement of its two outputs
     #: is added to the loss (CR-CTC, Yao et al. 2024, who use 0.2); a step costs twice as much. 0: one view
     consistency: float = Field(0.0, ge=0, le=10)
     #: points [share of the training that is done, dropout], linear in between; empty: model.dropout throughout
-    dropout_schedule: tuple[tuple[float, float], ...] = ()
+    dropout_schedule: tuple[tuple[float, float], ...] = Field((), max_length=1000)
 
     @field_validator("dropout_schedule")
     @classmethod

@@ -20,7 +20,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
 from asr.data.tokenizer_file import find_tokenizer, read_tokenizer
 from asr.errors import ConfigError, DataError, os_reason
-from asr.files import write_json
+from asr.files import read_small, write_json
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def corpus_title(folder: Path) -> str:
 
 def _read(path: Path) -> Header | None:
     try:
-        content = path.read_bytes()
+        content = read_small(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

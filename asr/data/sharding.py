@@ -21,7 +21,7 @@ from asr.data.lines import numbered
 from asr.data.manifest import Manifest, Utterance
 from asr.data.prepared import Header
 from asr.errors import ConfigError, DataError, os_reason
-from asr.files import json_text, open_atomic, write_bytes
+from asr.files import json_text, open_atomic, read_small, write_bytes
 
 MIB = 2**20
 #: a member's header, and its content filled up to blocks
@@ -143,7 +143,7 @@ def _check_alike(folder: Path, header: Header | None, out: Path, header_there: H
         )
 
     try:
-        tokenizers = {one.read_bytes() if one is not None else b"" for one in (place, place_there)}
+        tokenizers = {read_small(one) if one is not None else b"" for one in (place, place_there)}
     except OSError as error:
         raise DataError(f"the tokenizer that the data speak of cannot be read: {os_reason(error)}", out) from error
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 from typing import Any, get_args
 
 from asr.data.subwords import SubwordKind, SubwordTokenizer
 from asr.data.tokenizer import BLANK_ID, CharTokenizer, Tokenizer
 from asr.errors import CheckpointError, ConfigError, os_reason
+from asr.files import read_json
 
 FILE = "tokenizer.json"
 
@@ -56,9 +56,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
         CheckpointError: the file is missing, unreadable, or not a tokenizer.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except OSError as error:
         raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"not valid JSON ({error})", path) from error
     return tokenizer_from_json(data, path)

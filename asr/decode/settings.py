@@ -5,19 +5,22 @@ Units: every score and weight is a natural logarithm.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import FailFast, Field, field_validator, model_validator
 
 from asr.config import Stage
 from asr.errors import ConfigError
+
+#: prefixes in a beam, at most; published systems keep up to 4,500
+MOST_BEAM = 10_000
 
 
 class BeamConfig(Stage):
     """Settings of the CTC prefix beam search; ``docs/decoding.md`` defines what each one weighs."""
 
-    #: prefixes kept after every step
-    beam_width: int = Field(100, ge=1, le=100_000)
+    #: prefixes kept after every step; as a model's folder may ask for this, not as many as memory has room for
+    beam_width: int = Field(100, ge=1, le=MOST_BEAM)
     #: a token below this in a step is taken as impossible there, unless it is the step's best; null: no token pruning
     min_token_log_prob: float | None = Field(-5.0, le=0)
     #: a prefix this far below the best one is dropped; null: only the width limits
@@ -33,15 +36,15 @@ class BeamConfig(Stage):
     #: added for a word that the language model does not know, on top of alpha times its probability of <unk>
     unknown_log_prob: float = Field(-10.0, ge=-100, le=0)
     #: a longer unknown word costs in proportion: unknown_log_prob x letters / this (pyctcdecode's 6)
-    unknown_letters: float = Field(6.0, gt=0)
+    unknown_letters: float = Field(6.0, gt=0, le=1e6)
     #: word -> score that it adds wherever it occurs; a hotword counts as known
     hotwords: dict[str, float] = Field(default_factory=dict)
     #: only these words can come out; null: any
-    lexicon: tuple[str, ...] | None = None
+    lexicon: Annotated[tuple[str, ...] | None, FailFast()] = None
     #: what the language model's words are: words, or the tokens of the acoustic model; auto: as its vocabulary says
     fusion: Literal["auto", "word", "token"] = "auto"
     #: how a token-level language model writes the space
-    space_symbol: str = "▁"
+    space_symbol: str = Field("▁", max_length=100)
 
     @field_validator("hotwords")
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from pydantic import Field
 from asr.config import Stage, parse
 from asr.decode.settings import BeamConfig
 from asr.errors import CheckpointError, ConfigError, os_reason
-from asr.files import write_json
+from asr.files import read_json, write_json
 from asr.lm.binary import save_binary
 from asr.lm.model import NgramModel
 
@@ -93,12 +92,12 @@ def read_tuned(folder: Path) -> Tuned | None:
     """
     path = folder / FILE
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"not valid JSON ({error}); run asr tune again", path) from error
     if isinstance(data, dict) and data.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
         raise CheckpointError(

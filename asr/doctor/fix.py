@@ -17,7 +17,7 @@ from asr.doctor.characters import check_characters, mended
 from asr.doctor.examination import Examination
 from asr.doctor.findings import LoadedManifest
 from asr.errors import DataError, os_reason
-from asr.files import open_atomic, write_bytes
+from asr.files import open_atomic, read_small, write_bytes
 
 
 @dataclass
@@ -140,11 +140,11 @@ def _carry_header(before: Path, after: Path, splits: dict[str, dict[str, float |
         source = headers.tokenizer_path(before, header)
         present = headers.tokenizer_path(after, other_header)
         name = source.name if source is not None else TOKENIZER_FILE
-        subwords = source.read_bytes() if source is not None and source.is_file() else None
+        subwords = read_small(source) if source is not None and source.is_file() else None
 
         # Subwords that training would take there, and those that would be written over.
         kept = [path for path in (present, after / name if subwords is not None else None) if path and path.exists()]
-        other_subwords = any(path.read_bytes() != subwords for path in kept)
+        other_subwords = any(read_small(path) != subwords for path in kept)
         if other_subwords or (header and other_header and header.normalization != other_header.normalization):
             return [
                 f"{after}: has the {headers.FILE} or {name} of other data than {before}, which stay as they are; "

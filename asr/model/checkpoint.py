@@ -27,7 +27,16 @@ from asr.model.build import build_network
 from asr.model.contract import AnyExtractor, AnyNetwork
 from asr.model.foreign import kind_of_config, kind_of_file, kind_of_folder
 from asr.model.network import Network
-from asr.model.tensor_files import read_json, read_tensors, write_tensors, writing
+from asr.model.tensor_files import (
+    check_alike,
+    fill,
+    planned,
+    read_json,
+    read_tensors,
+    split_by_prefix,
+    write_tensors,
+    writing,
+)
 
 FORMAT_VERSION = 1
 _MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json")
@@ -96,31 +105,24 @@ def build_model(
 
 def model_tensors(model: AcousticModel) -> dict[str, Tensor]:
     """Return weights, running statistics and feature statistics by name, ready to be saved."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in _own_tensors(model).items()}
+
+
+def _own_tensors(model: AcousticModel) -> dict[str, Tensor]:
     tensors = {f"network.{name}": tensor for name, tensor in model.network.state_dict().items()}
-    tensors |= {f"features.{name}": tensor for name, tensor in model.extractor.state_dict().items()}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return tensors | {f"features.{name}": tensor for name, tensor in model.extractor.state_dict().items()}
 
 
 def set_model_tensors(model: TrainableModel, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load tensors that ``model_tensors`` gave.
 
     Raises:
-        CheckpointError: a tensor is missing, foreign, or of another shape than the config asks for.
+        CheckpointError: a tensor is missing, foreign, or of another type or shape than the config asks for.
     """
-    expected = model_tensors(model)
-    for name, tensor in expected.items():
-        if name not in tensors:
-            raise CheckpointError(f"holds no tensor '{name}', which config.json asks for", path)
-        got = list(tensors[name].shape)
-        if got != list(tensor.shape):
-            raise CheckpointError(f"tensor '{name}' has shape {got}, config.json asks for {list(tensor.shape)}", path)
-    extra = sorted(set(tensors) - set(expected))
-    if extra:
-        raise CheckpointError(f"holds a tensor '{extra[0]}' that config.json does not ask for", path)
-
-    for prefix, module in (("network.", model.network), ("features.", model.extractor)):
-        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        module.load_state_dict(own)
+    check_alike(tensors, _own_tensors(model), path)
+    groups = split_by_prefix(tensors)
+    model.network.load_state_dict(groups["network"])
+    model.extractor.load_state_dict(groups["features"])
 
 
 def save_model(
@@ -210,17 +212,20 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
     config = read_model_config(folder)
     tokenizer = read_tokenizer(folder / "tokenizer.json")
     try:
-        model = build_model(config.audio, config.text, config.features, config.model, tokenizer)
+        extractor = FeatureExtractor(config.features, config.audio.sample_rate_hz)
+        network = planned(lambda: build_network(config.model, extractor.num_bins, tokenizer.vocabulary_size))
     except ConfigError as error:
         raise CheckpointError(str(error), folder / "config.json") from error
-    except (RuntimeError, MemoryError, OverflowError) as error:  # sizes that no machine has: the file is damaged
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"no network can be made of it ({reason})", folder / "config.json") from error
+
+    model = TrainableModel(network, extractor, tokenizer, config.audio, config.text, dict(config.training))
     weights = folder / "model.safetensors"
-    set_model_tensors(model, read_tensors(weights), weights)
-    model.training.update(config.training)
-    model.network.to(device).eval()
-    model.extractor.eval()  # stays on the CPU: features are made one utterance at a time
+    tensors = read_tensors(weights)
+    check_alike(tensors, _own_tensors(model), weights)
+    groups = split_by_prefix(tensors)
+    fill(network, groups["network"])
+    extractor.load_state_dict(groups["features"])
+    network.to(device).eval()
+    extractor.eval()  # stays on the CPU: features are made one utterance at a time
     return model
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import tarfile
 import zipfile
 from pathlib import Path
+
+from asr.files import open_regular, read_json
 
 _PICKLE = "a PyTorch checkpoint, which is a pickle and may run code when it is loaded"
 #: kinds by the bytes at the start
@@ -31,6 +31,8 @@ _SUFFIXES = {
     ".yml": "a config",
     ".md": "a text for people",
 }
+#: ends of the names of compressed tar files
+_TARS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 #: suffixes of other toolkits' models
 _OF_OTHERS = (".nemo", ".onnx", ".tflite", ".pt", ".pth", ".ckpt", ".bin", ".pkl")
 #: kinds of folders by a file in them
@@ -51,7 +53,7 @@ def kind_of_file(path: Path) -> str:
     'a NVIDIA NeMo model'
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(512)
     except OSError:
         head = b""
@@ -74,7 +76,7 @@ def kind_of_file(path: Path) -> str:
         return "a web page (a log-in, or a download that failed)"
     if head[8:10] == b'{"' and head[5:8] == b"\0\0\0":
         return "safetensors: weights without what says how to use them"
-    if head and tarfile.is_tarfile(path):
+    if head[257:262] == b"ustar" or path.name.lower().endswith(_TARS):
         return "a tar archive: extract it first"
     return _SUFFIXES.get(suffix, "")
 
@@ -104,8 +106,8 @@ def kind_of_folder(folder: Path) -> str:
 def kind_of_config(path: Path) -> str:
     """Name the toolkit of a ``config.json``; return an empty string if it is ours or unknown."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        data = read_json(path)
+    except (OSError, ValueError):
         return ""
     if not isinstance(data, dict) or "format_version" in data:
         return ""

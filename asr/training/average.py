@@ -5,7 +5,6 @@ Source: Izmailov et al. 2018, "Averaging weights leads to wider optima and bette
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError, ConfigError
+from asr.files import read_json
 from asr.model.checkpoint import (
     TrainableModel,
     find_model,
@@ -108,7 +108,7 @@ def models_of(run: Path, *, last: int | None = None, best: int | None = None) ->
 def _read_validated(folder: Path, epoch: int) -> Validated:
     path = folder / "results.json"
     try:
-        dev = json.loads(path.read_text(encoding="utf-8"))["dev"]
+        dev = read_json(path)["dev"]
         return Validated(float(dev["wer"]["rate"]), float(dev["cer"]["rate"]), dev["loss_nats"], epoch)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError("holds no dev WER, which --best goes by", path) from error

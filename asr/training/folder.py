@@ -23,7 +23,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
 from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import CheckpointError, ConfigError, DataError, command, os_reason
-from asr.files import held, write_json, write_text
+from asr.files import held, open_regular, read_json, write_json, write_text
 from asr.training.data import Dropped
 from asr.training.metrics import MetricsFile
 
@@ -128,7 +128,7 @@ class RunFolder:
 
         cfg = configs.load(self.config)
         try:
-            record = json.loads(self.data.read_text(encoding="utf-8"))
+            record = read_json(self.data)
             before = {split: record[split] for split in ("train", "dev")}
             recorded = Path(record["folder"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -160,15 +160,14 @@ class RunFolder:
 
     def _compare_tokenizer(self, path: Path) -> None:
         with suppress(OSError, ValueError):  # unless both are there
-            own = json.loads(self.tokenizer.read_text(encoding="utf-8"))
-            if own != json.loads(path.read_text(encoding="utf-8")):
+            if read_json(self.tokenizer) != read_json(path):
                 log.warning("%s has changed since the run began; the run keeps its own tokenizer", path)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write ``environment.json`` at the first start; later, warn of what differs from it."""
         path = self.path / "environment.json"
         try:
-            recorded = json.loads(path.read_text(encoding="utf-8"))
+            recorded = read_json(path)
         except (OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):
                 log.warning("%s is damaged; it is written again", path)
@@ -260,7 +259,11 @@ def data_record(folder: Path) -> dict[str, str]:
     for split in ("train", "dev"):
         path = folder / f"{split}.jsonl"
         try:
-            record[split] = hashlib.sha256(path.read_bytes()).hexdigest()
+            with open_regular(path) as file:
+                digest = hashlib.sha256()
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            record[split] = digest.hexdigest()
         except OSError as error:
             raise DataError(
                 f"cannot read: {os_reason(error)}; --data takes a folder with train.jsonl and dev.jsonl "

@@ -5,7 +5,6 @@ On a CUDA device the numbers are those of torch, on a CPU those of this process.
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from asr.batch import Batch
-from asr.files import write_json
+from asr.files import read_json, write_json
 
 #: parts of what torch's allocators say: on CPU, on CPU with Linux's overcommitment, and on CUDA
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "out of memory")
@@ -100,7 +99,7 @@ def known_limits(run: Path) -> tuple[float, list[str]]:
     alone.
     """
     try:
-        known = json.loads((run / "memory.json").read_text(encoding="utf-8"))
+        known = read_json(run / "memory.json")
         return float(known["too_many_frames"] or math.inf), [str(id_) for id_ in known["left_out"]]
     except (OSError, ValueError, LookupError, TypeError):
         return math.inf, []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import CheckpointError, os_reason
-from asr.files import open_atomic
+from asr.files import open_atomic, open_regular
 
 
 class MetricsFile:
@@ -42,13 +42,14 @@ class MetricsFile:
             return
 
         kept = []
-        for raw in self.path.read_bytes().splitlines():
-            try:
-                line = raw.decode("utf-8")
-                if is_kept(json.loads(line)):
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                break  # a line cut short by a kill; those after it are later still
+        with open_regular(self.path) as rows:
+            for raw in rows:
+                try:
+                    line = raw.decode("utf-8").rstrip("\r\n")
+                    if is_kept(json.loads(line)):
+                        kept.append(line)
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    break  # a line cut short by a kill; those after it are later still
 
         with open_atomic(self.path) as file:
             file.writelines(line + "\n" for line in kept)

@@ -88,16 +88,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         state.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def split_by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Group the tensors of a checkpoint by the part of their names before the first dot.
-
-    >>> split_by_prefix({"model.a.b": 1, "states": 2})
-    {'model': {'a.b': 1}, 'states': {'': 2}}
-    """
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        prefix, _, rest = name.partition(".")
-        groups.setdefault(prefix, {})[rest] = tensor
-    return groups

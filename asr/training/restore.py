@@ -14,9 +14,10 @@ from torch import Tensor
 from asr.config import RunConfig
 from asr.data.tokenizer import Tokenizer
 from asr.errors import CheckpointError, ConfigError
-from asr.files import write_json
+from asr.files import read_json, write_json
 from asr.model.checkpoint import TrainableModel, TrainingState, model_tensors, set_model_tensors
-from asr.training.optim import MovingAverage, load_optimizer, optimizer_tensors, split_by_prefix
+from asr.model.tensor_files import check_alike, split_by_prefix
+from asr.training.optim import MovingAverage, load_optimizer, optimizer_tensors
 from asr.training.progress import Progress, Validated
 
 log = logging.getLogger(__name__)
@@ -56,17 +57,19 @@ def restore(
         raise CheckpointError(f"holds a tensor '{name}' that no run of this version writes", saved.path)
 
     # The tensors of the optimiser are made by an update, not by a step: nothing of a step's batch may be usable.
-    expected = {f"average.{name}" for name in average.tensors}
+    expected = {f"average.{name}": tensor for name, tensor in average.tensors.items()}
     if saved.state.get("loss_count") or saved.state.get("epoch_losses_nats"):
-        count = sum(1 for _ in model.network.parameters())
-        expected |= {f"optimizer.{i}.{name}" for i in range(count) for name in ("step", "exp_avg", "exp_avg_sq")}
-    wrong = expected.symmetric_difference(name for name in saved.tensors if not name.startswith("model."))
-    if wrong:
+        for i, parameter in enumerate(model.network.parameters()):
+            expected[f"optimizer.{i}.step"] = torch.zeros(())
+            expected |= {f"optimizer.{i}.{name}": parameter for name in ("exp_avg", "exp_avg_sq")}
+    others = {name: tensor for name, tensor in saved.tensors.items() if not name.startswith("model.")}
+    if wrong := set(expected).symmetric_difference(others):
         raise CheckpointError(
             f"its tensors do not fit config.yaml ('{min(wrong)}'): was the config changed after the run began?",
             saved.path,
         )
 
+    check_alike(others, expected, saved.path)
     set_model_tensors(model, groups["model"], saved.path)
     load_optimizer(optimizer, groups["optimizer"])
     for name, tensor in groups["average"].items():
@@ -100,7 +103,7 @@ def check_unchanged(path: Path, cfg: RunConfig, tokenizer: Tokenizer, *, has_sta
 
 def _compare(path: Path, config: dict[str, Any], checksum: str) -> list[str]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         before = dict(record["config"])
         checksum_before = record["tokenizer"]
     except (OSError, ValueError, LookupError, TypeError):

@@ -6,7 +6,6 @@ Axes: s steps, v vocabulary.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -21,8 +20,9 @@ from asr.data import shards
 from asr.data.manifest import Manifest, Utterance
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, DataError, os_reason
-from asr.files import part_folder, write_json
+from asr.files import part_folder, read_json, write_json
 from asr.infer import of_manifest
+from asr.limits import CACHE_INDEX
 from asr.model.checkpoint import AcousticModel, model_tensors
 from asr.recordings.speech import NO_SPEECH_THRESHOLD
 
@@ -82,7 +82,7 @@ def emissions(
 def _load(folder: Path, vocabulary_size: int) -> tuple[dict[str, Any], LogProbs] | None:
     """Return the index and all rows, mapped; None where there are none or they are damaged."""
     try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index = read_json(folder / "index.json", CACHE_INDEX)
         all_sv = np.load(folder / "log_probs.npy", mmap_mode="r")
         whole = len(index["ids"]) == len(index["steps"]) and isinstance(index["failed"], dict)
         shape = (sum(index["steps"]), vocabulary_size)

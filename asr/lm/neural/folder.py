@@ -18,7 +18,7 @@ from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.files import replace_folder, write_json
 from asr.lm.neural.network import RnnConfig, RnnModel, RnnNetwork
-from asr.model.tensor_files import read_json, read_tensors, write_tensors, writing
+from asr.model.tensor_files import check_alike, fill, planned, read_json, read_tensors, write_tensors, writing
 
 FORMAT_VERSION = 1
 TYPE = "rnn-lm"
@@ -76,8 +76,10 @@ def load_rnn(path: str | Path, device: torch.device | str = "cpu") -> RnnModel:
     folder = find_rnn(path)
     config = _read_config(folder)
     tokenizer = read_tokenizer(folder / TOKENIZER)
-    network = RnnNetwork(config.network, tokenizer.vocabulary_size)
-    set_tensors(network, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    network = planned(lambda: RnnNetwork(config.network, tokenizer.vocabulary_size))
+    tensors = read_tensors(folder / WEIGHTS)
+    check_alike(tensors, network.state_dict(), folder / WEIGHTS)
+    fill(network, tensors)
     return RnnModel(network.to(device).eval().requires_grad_(False), tokenizer, dict(config.training))
 
 
@@ -105,17 +107,9 @@ def set_tensors(network: RnnNetwork, tensors: Mapping[str, Tensor], path: Path) 
     """Load weights saved by ``tensors_of``.
 
     Raises:
-        CheckpointError: a tensor is missing, foreign, or of another shape than the config asks for.
+        CheckpointError: a tensor is missing, foreign, or of another shape or type than the config asks for.
     """
-    own = network.state_dict()
-    for name in sorted(set(own) - set(tensors)):
-        raise CheckpointError(f"holds no tensor '{name}', which config.json asks for", path)
-    for name in sorted(set(tensors) - set(own)):
-        raise CheckpointError(f"holds a tensor '{name}', which config.json does not ask for", path)
-    for name, value in own.items():
-        if tensors[name].shape != value.shape:
-            got, expected = list(tensors[name].shape), list(value.shape)
-            raise CheckpointError(f"tensor '{name}' has shape {got}, config.json asks for {expected}", path)
+    check_alike(tensors, network.state_dict(), path)
     network.load_state_dict(dict(tensors))
 
 

@@ -88,7 +88,8 @@ class RnnNetwork(nn.Module):
         if self.weight is not None:
             nn.init.uniform_(self.weight, -(cfg.hidden**-0.5), cfg.hidden**-0.5)
 
-        closed = torch.zeros(gates * cfg.hidden, 1)
+        # On the CPU also in a network that is planned without memory: it is no weight, and no file has it.
+        closed = torch.zeros(gates * cfg.hidden, 1, device="cpu")
         closed[: 2 * cfg.hidden] = _CLOSED  # torch's order: input, forget, cell, output; reset, update, candidate
         self.register_buffer("closed", closed, persistent=False)
 

@@ -33,10 +33,10 @@ from asr.lm.neural.folder import save_rnn, set_tensors, tensors_of
 from asr.lm.neural.network import RnnModel, RnnNetwork, bits
 from asr.lm.neural.text import NO_TARGET, Corpus, Reading, Streams
 from asr.model.checkpoint import has_state, load_state, save_state
-from asr.model.tensor_files import read_json
+from asr.model.tensor_files import read_json, split_by_prefix
 from asr.runtime import Interrupt, autocast, commit, generator, hardware, stable_seed, use_machine
 from asr.training.metrics import MetricsFile
-from asr.training.optim import learning_rate, load_optimizer, optimizer_tensors, split_by_prefix
+from asr.training.optim import learning_rate, load_optimizer, optimizer_tensors
 from asr.training.progress import PhaseTimer, Watcher
 
 log = logging.getLogger(__name__)
