@@ -222,16 +222,24 @@ def test_a_subword_tokenizer_without_a_usable_model_says_so_when_it_encodes(mode
     assert capfd.readouterr().err == ""
 
 
+def test_a_piece_that_is_not_utf8_is_one_line():
+    damaged = TRAINED["bpe"].model.replace("▁".encode(), b"\xff\x96\x81", 1)
+    data = TRAINED["bpe"].to_json() | {"sentencepiece": base64.b64encode(damaged).decode()}
+    with pytest.raises(CheckpointError, match=r"its SentencePiece model is damaged \('utf-8' codec can't decode"):
+        tokenizer_from_json(data, Path("t.json")).encode("the")
+
+
 def test_pieces_of_another_model_are_found_out():
     data = TRAINED["bpe"].to_json() | {"sentencepiece": TRAINED["unigram"].to_json()["sentencepiece"]}
     with pytest.raises(CheckpointError, match="pieces are not those of its SentencePiece model"):
         tokenizer_from_json(data, Path("t.json")).encode("the")
 
 
-def test_a_piece_that_sentencepiece_does_not_know_is_no_blank(monkeypatch):
+@pytest.mark.parametrize("odd", [BLANK_ID, -1, 10**6])
+def test_a_piece_that_sentencepiece_does_not_know_is_no_token(odd, monkeypatch):
     class Unknowing:
         def encode(self, text: str) -> list[int]:
-            return [3, BLANK_ID]
+            return [3, odd]
 
     monkeypatch.setitem(vars(TRAINED["bpe"]), "_sentencepiece", Unknowing())
     with pytest.raises(CheckpointError, match="its SentencePiece model cannot write 'the'"):

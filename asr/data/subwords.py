@@ -89,9 +89,10 @@ class SubwordTokenizer(Tokenizer):
     def _sentencepiece(self) -> Any:
         try:
             processor = _processor(self.model)
-        except ValueError as error:
+            pieces = tuple(_pieces(processor))
+        except ValueError as error:  # a piece that is not UTF-8 too
             raise CheckpointError(f"tokenizer: its SentencePiece model is damaged ({error})") from error
-        if tuple(_pieces(processor)) != self.symbols:
+        if pieces != self.symbols:
             raise CheckpointError("tokenizer: its pieces are not those of its SentencePiece model")
         return processor
 
@@ -99,7 +100,7 @@ class SubwordTokenizer(Tokenizer):
         if any(c not in self._characters for c in text):
             raise DataError(self.unknown_message(text))
         ids: list[int] = self._sentencepiece.encode(text)
-        if BLANK_ID in ids:
+        if ids and not BLANK_ID < min(ids) <= max(ids) <= len(self.symbols):
             raise CheckpointError(f"tokenizer: its SentencePiece model cannot write {text!r}")
         return ids
 
