@@ -19,15 +19,9 @@ from typing import Annotated, Any
 import typer
 
 from asr.commands import about, align, bench, data, doctor, lm, scoring, speech, training, tuning
-from asr.commands.console import (
-    LineFormatter,
-    give_up_stdout,
-    print_result,
-    say,
-    say_warning,
-    shown,
-)
+from asr.commands.console import give_up_stdout, print_result, say, say_warning, shown
 from asr.errors import AsrError, os_reason
+from asr.heartbeat import LineFormatter
 
 app = typer.Typer(
     name="asr",

@@ -1,4 +1,7 @@
-"""Show the progress of long work: a bar on a terminal, elsewhere a line in the log about every minute."""
+"""Show the progress of long work: a bar on a terminal, elsewhere a line in the log about every minute.
+
+It also says what a line of the log looks like.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from asr.errors import printable
+from asr.errors import harmless, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -20,6 +23,16 @@ log = logging.getLogger(__name__)
 
 #: seconds between two lines
 EVERY_S = 60.0
+
+
+class LineFormatter(logging.Formatter):
+    """Format a record of the log: its message on one line, and nothing in it that a terminal obeys."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record).replace("\n", "\\n")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record))
 
 
 def stderr_is_terminal() -> bool:

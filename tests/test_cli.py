@@ -26,9 +26,10 @@ import asr
 import asr.evaluate
 from asr import config as configs
 from asr.cli import run
-from asr.commands.console import LineFormatter
 from asr.errors import UNSAFE
+from asr.heartbeat import LineFormatter
 from asr.lm import ngram
+from asr.training.folder import RunFolder
 from tests.builders import build_corpus, noise, sine, tiny_config, write_wav
 from tests.conftest import needs_matplotlib
 from tests.models import save_random_model
@@ -895,13 +896,20 @@ def test_evaluation_shows_names_and_texts_and_obeys_nothing_in_them(command, mod
 
 def test_transcription_shows_names_and_obeys_nothing_in_them(command, model, evil_corpus, tmp_path):
     audio = evil_corpus.with_name(f"{EVIL}.wav")
-    gone = evil_corpus.with_name(f"{EVIL}.flac")
+    gone = evil_corpus.with_name(f"{EVIL}\nasr: all is well.flac")
     gone.write_bytes(b"not audio")
     for options in ([], ["--json"], ["-f", "ctm"], ["-f", "jsonl"]):
         result = command("transcribe", *one_device(model, audio, gone, evil_corpus, *options))
         assert result.code == 1 and not unsafe(result), options
+        assert "\nasr: all is well" not in result.err
     result = command("transcribe", *one_device(model, evil_corpus, "--json"))
     assert json.loads(result.out)["transcripts"][0]["id"] == EVIL
+
+    # two recordings whose files would have one name
+    two = [write_wav(tmp_path / f"{EVIL}\nasr: all is well{end}") for end in (".wav", ".flac")]
+    result = command("transcribe", *one_device(model, *two, "-o", tmp_path / "o"))
+    assert result.code == 1 and not unsafe(result) and "would both be written" in result.err
+    assert "\nasr: all is well" not in result.err
 
     result = command("transcribe", *one_device(model, evil_corpus, "-f", "all", "-o", tmp_path / "out"))
     assert result.code == 0 and not unsafe(result), result.err
@@ -934,6 +942,13 @@ def test_the_log_is_one_line_for_a_message_and_obeys_nothing_in_it(caplog):
         r"\n12:00:00 ERROR \ud800"
     )
     assert below[0].startswith("Traceback") and not UNSAFE.search("".join(below))
+
+
+def test_the_log_of_a_run_obeys_nothing_either(tmp_path):
+    with RunFolder(tmp_path).recording(0):
+        logging.getLogger("asr.test").warning("left out %s", f"{EVIL}\n\ud800")
+    (line,) = (tmp_path / "train.log").read_text(encoding="utf-8").splitlines()
+    assert line.endswith(r"left out a\x1b[31m\x1b]0;b\x07\x9b2J\x7f\u202ec\u2066\u200f\u2028\n\ud800")
 
 
 def test_warnings_of_other_libraries_and_bugs_of_ours_are_shown_too(monkeypatch, capfd):

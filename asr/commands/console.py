@@ -15,17 +15,7 @@ import typer
 
 from asr.errors import AsrError, ConfigError, harmless, os_reason
 from asr.files import json_text, open_atomic
-from asr.heartbeat import bar, counted, stderr_is_terminal
-
-
-class LineFormatter(logging.Formatter):
-    """Format a record of the log: its message on one line, and nothing in it that a terminal obeys."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return super().formatMessage(record).replace("\n", "\\n")
-
-    def format(self, record: logging.LogRecord) -> str:
-        return harmless(super().format(record))
+from asr.heartbeat import LineFormatter, bar, counted, stderr_is_terminal
 
 
 def print_result(text: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 import typer
 from typer import Argument, Option
 
-from asr.commands.console import say
+from asr.commands.console import say, shown
 from asr.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def load_recognizer(
         recognizer.model = with_resampling(recognizer.model)
     if recognizer.decoder.source:
         decoder = recognizer.decoder
-        say(f"asr: {decoder.source}: {decoder.name}, LM {decoder.lm or 'none'}")
+        say(shown(f"asr: {decoder.source}: {decoder.name}, LM {decoder.lm or 'none'}"))
     return recognizer
 
 
@@ -216,4 +216,4 @@ def naming_failures(failed: dict[str, str], truncated: dict[str, str] | None = N
 
 
 def _say_list(title: str, reasons: dict[str, str]) -> None:
-    say("\n".join([f"asr: {title}", *(f"  {why}" for why in reasons.values())]))
+    say("\n".join([f"asr: {title}", *(f"  {shown(why)}" for why in reasons.values())]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from asr.doctor.characters import check_characters, mended
 from asr.doctor.examination import Examination
 from asr.doctor.findings import LoadedManifest
 from asr.errors import DataError, os_reason
-from asr.files import open_atomic, read_small, write_bytes
+from asr.files import json_text, open_atomic, read_small, write_bytes
 
 
 @dataclass
@@ -192,6 +191,6 @@ def _write_dropped(manifest: LoadedManifest, out: Path) -> None:
             return
         with open_atomic(out) as file:
             for line, (code, value) in sorted(manifest.errors.items()):
-                file.write(json.dumps({"id": ids.get(line), "line": line, "why": f"{code}: {value}"}) + "\n")
+                file.write(json_text({"id": ids.get(line), "line": line, "why": f"{code}: {value}"}, ascii=True) + "\n")
     except OSError as error:
         raise DataError(f"cannot write: {os_reason(error)}", out) from error

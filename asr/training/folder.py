@@ -23,7 +23,8 @@ from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
 from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import CheckpointError, ConfigError, DataError, command, os_reason
-from asr.files import held, open_regular, read_json, write_json, write_text
+from asr.files import held, json_text, open_regular, read_json, write_json, write_text
+from asr.heartbeat import LineFormatter
 from asr.training.data import Dropped
 from asr.training.metrics import MetricsFile
 
@@ -186,7 +187,7 @@ class RunFolder:
     def write_dropped(self, dropped: Sequence[Dropped]) -> None:
         """Write ``dropped.jsonl``, every utterance that is left out with the reason; no file if there is none."""
         if dropped:
-            write_text(self.path / "dropped.jsonl", "".join(json.dumps(vars(d)) + "\n" for d in dropped))
+            write_text(self.path / "dropped.jsonl", "".join(json_text(vars(d), ascii=True) + "\n" for d in dropped))
 
     def cut_metrics(self, step: int, epoch: int) -> None:
         """Remove metrics of steps after ``step``, and of validations after ``epoch``: a resumed run makes them again.
@@ -219,7 +220,7 @@ class RunFolder:
     def recording(self, step: int) -> Iterator[None]:
         """Copy the log to ``train.log`` while the block runs, and metrics to TensorBoard if it is installed."""
         handler = logging.FileHandler(self.path / "train.log", encoding="utf-8")
-        formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        formatter = LineFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
         formatter.converter = time.gmtime
         handler.setFormatter(formatter)
         library = logging.getLogger("asr")
