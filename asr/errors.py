@@ -31,15 +31,25 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+#: characters of a message; a value of a strange file that is shown in it may be megabytes
+_LONGEST = 2000
+
+
+def _shortened(text: str) -> str:
+    """Return a text of at most about ``_LONGEST`` characters: what is longer lacks its middle."""
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
+
+
 class AsrError(Exception):
-    """Base of every expected failure; ``str(error)`` is the one line to show.
+    """Base of every expected failure; ``str(error)`` is the one line to show, shortened if it is far too long for one.
 
     >>> str(AsrError("unknown field 'dura\\ntion'"))
     "unknown field 'dura\\\\ntion'"
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(_shortened(printable(_shortened(message))))  # first, as printing out is slow
 
 
 class DataError(AsrError):

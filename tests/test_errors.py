@@ -49,6 +49,13 @@ def test_what_belongs_to_the_spelling_of_a_text_stays_in_results(text):
     assert harmless(text) == text
 
 
+def test_a_value_of_megabytes_is_shown_by_its_ends():
+    line = str(DataError(f"got '{'a' * 3_000_000}', expected a number", "a.jsonl", 7))
+    assert line.startswith("a.jsonl:7: got 'aaa") and line.endswith("aaa', expected a number")
+    assert " … " in line and len(line) < 2100
+    assert len(str(AsrError("\0" * 3_000_000))) < 2100
+
+
 @pytest.mark.parametrize("kind", [DataError, ConfigError, CheckpointError, TrainingError])
 def test_every_expected_failure_is_an_asr_error(kind):
     assert issubclass(kind, AsrError)

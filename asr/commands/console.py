@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import typer
 
-from asr.errors import AsrError, ConfigError, harmless, os_reason
+from asr.errors import AsrError, ConfigError, harmless, os_reason, printable
 from asr.files import json_text, open_atomic
 from asr.heartbeat import LineFormatter, bar, counted, stderr_is_terminal
 
@@ -61,7 +61,7 @@ def give_up_stdout() -> None:
 
 def shown(value: object) -> str:
     """Return a name or text on one line, with newlines, escape codes and half characters spelled out."""
-    return str(AsrError(str(value)))
+    return printable(str(value))
 
 
 def print_json(value: Any) -> None:
