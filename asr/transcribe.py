@@ -231,7 +231,7 @@ class Recognizer:
     def _open(self, source: Source) -> Stream:
         rate_hz = self.model.audio.sample_rate_hz
         if isinstance(source, Input):
-            return open_stream(source.source, rate_hz, source.part, source.name)
+            return open_stream(source.source, rate_hz, source.part, source.name, pipes=source.is_named)
         if isinstance(source, tuple):
             return open_array(source[0], source[1], rate_hz)
         return open_stream(source, rate_hz)

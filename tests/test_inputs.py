@@ -140,3 +140,14 @@ def test_a_manifest_that_is_missing_broken_or_cut_twice_is_an_error(tmp_path):
     write("good.jsonl", [Utterance("u", "a.wav", 1.0, "A")])
     with pytest.raises(DataError, match=r"^good\.jsonl: the rows of a manifest state where they start"):
         find_inputs(["good.jsonl"], Part(start_s=1.0))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_what_is_no_file_in_a_folder_is_left_to_fail_by_itself_and_a_pipe_is_read_only_where_it_is_named(tmp_path):
+    make(tmp_path, "d/a.wav")
+    os.mkfifo(tmp_path / "d" / "pipe.wav")
+    (tmp_path / "d" / "zero.wav").symlink_to("/dev/zero")
+    (tmp_path / "d" / "folder.wav").mkdir()
+    assert names("d") == ["a.wav", "pipe.wav", "zero.wav"]
+    assert [one.is_named for one in find_inputs(["d", "d/p*.wav"])] == [False] * 3
+    assert [one.is_named for one in find_inputs(["d/pipe.wav"])] == [True]

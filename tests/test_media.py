@@ -245,6 +245,13 @@ def test_a_named_pipe_is_read_to_its_end(tmp_path):
     writer.join()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_that_nobody_named_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(DataError, match=r"pipe.wav: is a pipe or a device, expected an audio file"):
+        open_stream(tmp_path / "pipe.wav", 16000, pipes=False)
+
+
 @pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG"])
 def test_the_content_of_a_file_is_read_as_the_file(format):
     content = wav_bytes(noise(1, 8000), 8000, format=format)

@@ -169,6 +169,13 @@ def test_an_mp3_without_a_right_tag_is_as_long_as_its_frames(name, seconds):
         assert sum(map(len, stream.blocks())) / 16000 == pytest.approx(seconds, abs=1e-3)
 
 
+def test_mp3_frames_with_nothing_in_them_are_damage(tmp_path):
+    path = tmp_path / "a.mp3"
+    path.write_bytes(b"\xff\xfb\x90\x00" * 500)
+    with pytest.raises(DataError, match=r"a.mp3: truncated or damaged: its MP3 frames cannot be decoded"):
+        audio.load(path, channel="mix")
+
+
 def test_an_mp3_that_holds_less_than_its_tag_promises_is_cut():
     with pytest.raises(DataError) as caught:
         audio.load(CASES / "cuttag.mp3")

@@ -6,7 +6,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,12 +47,15 @@ class Input:
     ``name`` gives the outputs their names, and is unique among the inputs of a call: a file's name, the path of a file
     inside a folder that was given, an utterance's id, or ``stdin``. If two would be the same, the folders (or the
     manifest's name) are put in front. ``source``: None is standard input. ``text``: a manifest row's reference.
+    ``is_named``: this very file was asked for, so it may be a pipe; one that a folder or a manifest holds could block
+    for ever.
     """
 
     name: str
     source: Path | None
     part: Part
     text: str | None = None
+    is_named: bool = field(default=False, compare=False)
 
 
 def find_inputs(inputs: Sequence[str], part: Part = Part()) -> list[Input]:
@@ -93,12 +96,12 @@ def _expanded(text: str, part: Part) -> Iterator[_Found]:
         if not matches:
             raise DataError("the pattern matches no file; put it in quotes and look at its folder", text)
         for match in matches:
-            yield from _of_path(Path(match), part)
+            yield from _of_path(Path(match), part, is_named=False)
     else:
-        yield from _of_path(path, part)
+        yield from _of_path(path, part, is_named=True)
 
 
-def _of_path(path: Path, part: Part) -> Iterator[_Found]:
+def _of_path(path: Path, part: Part, is_named: bool) -> Iterator[_Found]:
     if os.path.isdir(path):  # noqa: PTH112 (a name that cannot be looked at fails by itself, later)
         files = sorted(_audio_below(path), key=lambda file: file.relative_to(path).parts)
         if not files:
@@ -108,22 +111,22 @@ def _of_path(path: Path, part: Part) -> Iterator[_Found]:
     elif path.suffix.lower() == ".jsonl":
         yield from _of_manifest(path, part)
     else:
-        yield _file(path, part, 1)
+        yield _file(path, part, 1, is_named)
 
 
 def _audio_below(folder: Path) -> list[Path]:
-    """Return audio files by suffix, and what cannot be examined and fails later: dangling links, locked folders."""
+    """Return audio files by suffix, and what cannot be read and fails later: dangling links, locked folders, pipes."""
     lost: list[Path] = []
     found = list(files_below(folder, lambda path, why: lost.append(path)))
     lost = [path for path in lost if not path.is_symlink() or path.suffix.lower() in SUFFIXES]
-    return lost + [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return lost + [path for path in found if path.suffix.lower() in SUFFIXES]
 
 
-def _file(path: Path, part: Part, least: int) -> _Found:
+def _file(path: Path, part: Part, least: int, is_named: bool = False) -> _Found:
     """Return a file, named by at least the last ``least`` parts of its path."""
     parts = Path(os.path.abspath(path)).parts[1:]  # noqa: PTH100 (links stay; without the root: a name is never absolute)
     names = ["/".join(parts[-count:]) for count in range(least, len(parts) + 1)]
-    return _Found(os.path.realpath(path), Input(names[0], path, part), names)
+    return _Found(os.path.realpath(path), Input(names[0], path, part, is_named=is_named), names)
 
 
 def _of_manifest(path: Path, part: Part) -> Iterator[_Found]:

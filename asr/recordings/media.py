@@ -99,7 +99,9 @@ def _resampled(waves: Iterator[Wave], from_hz: int, to_hz: int) -> Iterator[Wave
     yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def open_stream(source: str | Path | bytes | None, rate_hz: int, part: Part = Part(), name: str = "") -> Stream:
+def open_stream(
+    source: str | Path | bytes | None, rate_hz: int, part: Part = Part(), name: str = "", *, pipes: bool = True
+) -> Stream:
     """Open a recording: a file, the content of a file, or standard input (None).
 
     >>> with open_stream("talk.mp3", 16000, Part(channel=1, start_s=60)) as stream:     # doctest: +SKIP
@@ -108,6 +110,7 @@ def open_stream(source: str | Path | bytes | None, rate_hz: int, part: Part = Pa
 
     Args:
         name: of content or standard input, in errors.
+        pipes: read a named pipe to its end; otherwise it is refused.
 
     Raises:
         DataError: missing, empty, not audio, cut, without sound, or without that part; the file is named.
@@ -117,7 +120,7 @@ def open_stream(source: str | Path | bytes | None, rate_hz: int, part: Part = Pa
         source = where = Path(source)
     closing = ExitStack()
     try:
-        content = source if isinstance(source, bytes) else _seekable(source, where, closing)
+        content = source if isinstance(source, bytes) else _seekable(source, where, closing, pipes)
         return Stream(open_recording(content, where, closing), rate_hz, part, where)
     except BaseException:
         closing.close()
@@ -135,7 +138,7 @@ def open_array(
     return Stream(recording_of_array(samples, sample_rate_hz, name), rate_hz, part, name)
 
 
-def _seekable(path: Path | None, where: str | Path, closing: ExitStack) -> Path | bytes:
+def _seekable(path: Path | None, where: str | Path, closing: ExitStack, pipes: bool) -> Path | bytes:
     """Return what can be read from any place: the file itself; all that comes out of a pipe or of standard input."""
     if path is None:
         if sys.stdin is None or sys.stdin.isatty():
@@ -143,7 +146,7 @@ def _seekable(path: Path | None, where: str | Path, closing: ExitStack) -> Path 
         return _spooled(sys.stdin.buffer, where, closing)
 
     try:
-        if not path.is_fifo():
+        if not pipes or not path.is_fifo():
             return path
         with path.open("rb") as pipe:
             return _spooled(pipe, where, closing)

@@ -206,9 +206,13 @@ class MpegDecoder(SoundDecoder):
         return self._at
 
     def read(self, frames: int) -> Samples:
-        with quiet_decoder():
-            decoder = self._decoder = self._decoder or self._opened()
-            samples = decoder.read(min(frames, self.frames - self._at))
+        try:
+            with quiet_decoder():
+                decoder = self._decoder = self._decoder or self._opened()
+                samples = decoder.read(min(frames, self.frames - self._at))
+        except Sndfile.errors():  # frames by their headers, and nothing in them
+            self.damage = "truncated or damaged: its MP3 frames cannot be decoded; fetch it again"
+            return np.zeros((0, self.channels), np.float32)
         self._at += len(samples)
         self.damage = decoder.damage
         return samples
