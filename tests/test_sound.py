@@ -169,6 +169,14 @@ def test_an_mp3_without_a_right_tag_is_as_long_as_its_frames(name, seconds):
         assert sum(map(len, stream.blocks())) / 16000 == pytest.approx(seconds, abs=1e-3)
 
 
+@pytest.mark.parametrize("size", [1 << 42, 1 << 62, (1 << 63) - 1])
+def test_a_chunk_that_no_file_has_room_for_ends_the_search_for_samples(tmp_path, size):
+    path = tmp_path / "a.caf"
+    path.write_bytes(b"caff\0\1\0\0free" + size.to_bytes(8, "big") + bytes(100))
+    with pytest.raises(DataError, match="not audio that can be read"):
+        audio.info(path)
+
+
 def test_mp3_frames_with_nothing_in_them_are_damage(tmp_path):
     path = tmp_path / "a.mp3"
     path.write_bytes(b"\xff\xfb\x90\x00" * 500)

@@ -16,6 +16,8 @@ from asr.sound.splice import FilePart
 #: sizes from here on mean that the writer did not know the size (a pipe): 2 GiB less 64 KiB, as in SoX and others
 _UNKNOWN_32 = 0x7FFF0000
 _UNKNOWN_64 = 0x7FFFFFFFFFFF0000
+#: no file is that long, and the system refuses to go to such a place
+_BEYOND = 1 << 42
 #: some writers count the header into the data
 _SLACK_BYTES = 64
 #: fewer bytes than this after the samples are no continued recording
@@ -88,6 +90,8 @@ def _chunks(
         num_bytes: int = struct.unpack(size_format, header[name_bytes:])[0] - counted
         yield at, header[:name_bytes], num_bytes
         at += header_bytes + max(0, num_bytes + -num_bytes % align)
+        if at >= _BEYOND:
+            return
 
 
 def _wav(file: BinaryIO, size: int, order: str) -> SampleArea | None:
