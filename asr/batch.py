@@ -83,14 +83,19 @@ def load_wave(
         DataError: as ``audio.load``, or shorter than the manifest says; the utterance is named.
     """
     remedy = "resample the corpus, set audio.resample=true in training, or pass --resample in use"
+    path = manifest.audio_path(utterance)
     try:
-        path = manifest.audio_path(utterance)
         wave_n, rate_hz = audio.load(
             path, offset_s=utterance.offset_s, duration_s=utterance.duration_s, channel=utterance.channel
         )
         wave_n = audio.at_rate(wave_n, rate_hz, sample_rate_hz, resample, path, remedy)
     except DataError as error:
         raise DataError(f"utt '{utterance.id}': {error}") from error
+    except MemoryError as error:
+        hours = utterance.duration_s / 3600
+        raise DataError(
+            f"utt '{utterance.id}': {path}: {hours:.1f} hours do not fit into the memory; cut it"
+        ) from error
     if rate_hz != sample_rate_hz and logged_hz is not None and rate_hz not in logged_hz:
         logged_hz.add(rate_hz)
         log.info("resampling %d Hz audio to %d Hz (first: utt '%s')", rate_hz, sample_rate_hz, utterance.id)

@@ -27,6 +27,29 @@ TAR_HEADER = 1 << 20
 TAR_MEMBERS = 20_000_000
 #: audio from standard input or a pipe, in a temporary file: 48 hours at 96 kHz, stereo, 16 bits, are 66 GB
 PIPED_AUDIO = 64 << 30
+#: seconds of a recording, and of times in one: 7 days, where a recorder that runs day and night fills 2 days in a file
+RECORDING_S = 7 * 24 * 3600
+#: samples of an utterance, which is held in memory as a whole: 4.7 hours at 16 kHz, 1.5 at 48 kHz. The longest rows of
+#: test sets are meetings and talks of an hour or two; ``asr transcribe`` reads in blocks and has no such limit
+UTTERANCE_SAMPLES = 1 << 28
+#: Hz of a sound file: the fastest converters that are sold have 768 kHz
+SAMPLE_RATE_HZ = 768_000
+#: channels of a sound file: as libsndfile; arrays of microphones have up to 1,020
+CHANNELS = 1024
+#: chunks of a sound file before its samples; a file with marks, loops and notes has some dozens
+CHUNKS = 10_000
+#: bytes of a sound file before its samples; pictures in the header have a few MiB
+SOUND_HEADER = 64 << 20
+#: streams of different kinds in a row in one MP3 or Ogg file: a day of web radio has some 500, one for each title
+STREAMS = 2000
+#: places in an MP3 file that look like frames and are none: chance makes some 150 in 1 MiB of other data
+FALSE_FRAMES = 100_000
+#: seconds that ffmpeg may work without a byte of sound; it decodes minutes of sound in a second
+FFMPEG_QUIET_S = 60.0
+#: one piece of memory that ffmpeg may ask for; the index of an MP4 of 48 hours has some 200 MB
+FFMPEG_PIECE = 1 << 30
+#: what is read of ffmpeg's messages, of their beginning and of their end
+FFMPEG_MESSAGES = 1 << 20
 #: a compressed file may unpack to this many times its size, and to ``_UNPACKED_FREE`` in any case
 UNPACKED_RATIO = 100
 _UNPACKED_FREE = 64 << 20

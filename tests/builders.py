@@ -69,6 +69,25 @@ def sphere_bytes(wave_n: Wave, rate_hz: int = 16000) -> bytes:
     return header + np.round(np.asarray(wave_n) * 32767).astype("<i2").tobytes()
 
 
+def promising(content: bytes, num_samples: int) -> bytes:
+    """A FLAC or Ogg file whose header promises this many samples, whatever it holds."""
+    new = bytearray(content)
+    if new[:4] == b"fLaC":  # 36 bits in the middle of the first block
+        kept = int.from_bytes(new[18:26], "big") >> 36 << 36
+        new[18:26] = (kept | num_samples).to_bytes(8, "big")
+        return bytes(new)
+    last = new.rindex(b"OggS")
+    new[last + 6 : last + 14] = num_samples.to_bytes(8, "little")
+    new[last + 22 : last + 26] = bytes(4)
+    checksum = 0
+    for byte in new[last:]:
+        checksum ^= byte << 24
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x04C11DB7 if checksum >> 31 else 0)) & 0xFFFFFFFF
+    new[last + 22 : last + 26] = checksum.to_bytes(4, "little")
+    return bytes(new)
+
+
 def speaker_names(count: int) -> list[str]:
     return [f"spk{i:02d}" for i in range(count)]
 

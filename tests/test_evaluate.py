@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import asr.infer
@@ -21,7 +22,7 @@ from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
 from asr.model.checkpoint import AcousticModel, build_model
 from asr.scoring.info import UtteranceInfo
 from asr.scoring.wer import score
-from tests.builders import ALPHABET, build_corpus, tiny_config, write_wav
+from tests.builders import ALPHABET, build_corpus, noise, promising, tiny_config, write_wav
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,37 @@ def test_unreadable_audio_is_named_with_its_reason_and_the_rest_is_scored(corpus
     assert [u.id for u in result.score.per_utterance] == [u.id for u in rows[4:]]
     assert result.score == evaluate(model, Manifest(corpus.path, corpus.utterances[4:])).score
     assert result.audio_s == pytest.approx(sum(u.duration_s for u in rows[4:]))
+
+
+def test_a_header_that_promises_too_much_costs_its_own_row_only(corpus, model, tmp_path, monkeypatch):
+    shutil.copytree(corpus.path.parent, tmp_path / "c")
+    manifest = manifests.read(tmp_path / "c" / "train.jsonl")
+    rows = manifest.utterances
+    for i, (suffix, promise_s) in enumerate([("flac", 4_000_000), ("flac", 500_000), ("ogg", 90)]):
+        path = tmp_path / "c" / f"{i}.{suffix}"
+        soundfile.write(path, noise(3), 16000)
+        path.write_bytes(promising(path.read_bytes(), promise_s * 16000))
+        rows[i] = replace(rows[i], audio_path=path.name, duration_s=min(promise_s, 600_000.0))
+    result = evaluate(model, manifest)
+    reasons = ("more than 7 days", "too long for one utterance", "could be decoded")
+    assert list(result.failed) == [u.id for u in rows[:3]]
+    for line, reason in zip(result.failed.values(), reasons, strict=True):
+        assert reason in line and "\n" not in line
+    assert result.score.utterances == 6
+
+
+def test_an_utterance_that_does_not_fit_into_the_memory_costs_its_own_row_only(corpus, model, monkeypatch):
+    load = audio.load
+
+    def load_or_fail(path, **options):
+        if options["duration_s"] == corpus.utterances[4].duration_s:
+            raise MemoryError
+        return load(path, **options)
+
+    monkeypatch.setattr(audio, "load", load_or_fail)
+    result = evaluate(model, corpus)
+    assert all("hours do not fit into the memory; cut it" in line for line in result.failed.values())
+    assert corpus.utterances[4].id in result.failed and result.score.utterances >= 5
 
 
 def test_a_manifest_of_which_nothing_can_be_read_is_an_error_with_the_first_reason(corpus, model, tmp_path):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from asr.data.manifest import Utterance, read, read_split, write
 from asr.errors import UNSAFE, DataError
+from asr.limits import RECORDING_S
 from tests.builders import build_corpus
 
 GOOD = {"id": "u", "audio_path": "u.wav", "duration_s": 1.5, "text": "a", "speaker": "s"}
@@ -136,6 +137,11 @@ def test_a_number_that_is_none_is_refused_in_meta_too_but_not_in_a_text(tmp_path
         ("duration_s", math.nan, "utt 'u': 'duration_s' must be a number of seconds, finite and positive, got nan"),
         ("duration_s", math.inf, "utt 'u': 'duration_s' must be a number of seconds, finite and positive, got inf"),
         ("duration_s", 10**400, "utt 'u': 'duration_s' must be a number of seconds, finite and positive, got 1000"),
+        (
+            "duration_s",
+            604_801,
+            "utt 'u': 'duration_s' must be a number of seconds, finite and positive, got 604801; the most is ",
+        ),
         ("duration_s", -1, "utt 'u': 'duration_s' must be a number of seconds, finite and positive, got -1"),
         ("duration_s", 0, "utt 'u': 'duration_s' must be a number of seconds, finite and positive, got 0"),
         ("offset_s", -0.5, "utt 'u': 'offset_s' must be a number of seconds, finite and not negative, got -0.5"),
@@ -192,10 +198,10 @@ UTTERANCES = st.builds(
     Utterance,
     id=TEXT.filter(bool),
     audio_path=TEXT.filter(bool),
-    duration_s=st.floats(min_value=0, max_value=1e9, exclude_min=True) | st.integers(1, 10**6),
+    duration_s=st.floats(min_value=0, max_value=RECORDING_S, exclude_min=True) | st.integers(1, RECORDING_S),
     text=TEXT,
     speaker=TEXT,
-    offset_s=st.floats(min_value=0, max_value=1e9),
+    offset_s=st.floats(min_value=0, max_value=RECORDING_S),
     meta=st.none() | st.dictionaries(TEXT, JSON_VALUES, min_size=1, max_size=3),
 )
 

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from asr.errors import DataError
 from asr.recordings import media
 from asr.recordings.inputs import Part
 from asr.recordings.media import Stream, open_array, open_stream
-from asr.sound import recording
+from asr.sound import ffmpeg, recording
 from tests.builders import Wave, dominant_hz, noise, sine, sphere_bytes, without_length, write_wav
 
 
@@ -608,9 +609,85 @@ def test_no_name_is_an_option_or_an_address_for_ffmpeg(tmp_path, real_ffmpeg, mo
     monkeypatch.chdir(tmp_path)
     Path("-y.m4a").write_bytes(convert(real_ffmpeg, tmp_path / "x.m4a").read_bytes())
     assert len(whole(open_stream("-y.m4a", 16000))) > 90000
-    # A playlist is read, but what it names on the network is not fetched.
-    Path("list.mp4").write_text("#EXTM3U\n#EXTINF:10,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
-    assert message(Path("list.mp4")).startswith(("ffmpeg cannot decode it", "holds no sound", "not audio that"))
+
+
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{}\n#EXT-X-ENDLIST\n"
+DASH = (
+    '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT2S" '
+    'profiles="urn:mpeg:dash:profile:isoff-live:2011"><Period><AdaptationSet mimeType="audio/mp4"><Representation '
+    'id="0" bandwidth="1000"><BaseURL>{}</BaseURL></Representation></AdaptationSet></Period></MPD>'
+)
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "mov", "wav", "mp3", "txt"])
+@pytest.mark.parametrize("text", [HLS, DASH, "ffconcat version 1.0\nfile {}\n"], ids=["hls", "dash", "concat"])
+def test_a_list_that_names_another_file_is_refused_whatever_its_suffix(
+    tmp_path, real_ffmpeg, monkeypatch, text, suffix
+):
+    monkeypatch.chdir(tmp_path)
+    convert(real_ffmpeg, tmp_path / ("other.ts" if text is HLS else "other.m4a"))
+    path = tmp_path / f"list.{suffix}"
+    path.write_text(text.format("other.ts" if text is HLS else "other.m4a"))
+    assert "a list of other files" in message(path) or message(path).startswith(
+        "ffmpeg cannot decode it (Not detecting"
+    )
+
+
+@posix
+def test_an_ffmpeg_that_gives_nothing_is_stopped_with_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("asr.sound.ffmpeg.FFMPEG_QUIET_S", 0.5)
+    (tmp_path / "x.mp4").write_bytes(b"video")
+    fake(tmp_path, monkeypatch, "time.sleep(60)")
+    began = time.perf_counter()
+    assert message(tmp_path / "x.mp4") == "ffmpeg cannot decode it (no sound in 0.5 s, so it was stopped)"
+    assert time.perf_counter() - began < 10
+
+
+@posix
+@pytest.mark.parametrize("then", ["time.sleep(60)", "import os; os.close(1); time.sleep(60)"], ids=["open", "closed"])
+def test_what_ffmpeg_gave_before_it_went_quiet_is_kept(tmp_path, monkeypatch, then):
+    monkeypatch.setattr("asr.sound.ffmpeg.FFMPEG_QUIET_S", 1.0)
+    (tmp_path / "x.mp4").write_bytes(b"video")
+    fake(tmp_path, monkeypatch, f"{float_wav(noise(12))}\n{then}")
+    stream = open_stream(tmp_path / "x.mp4", 16000)
+    np.testing.assert_array_equal(whole(stream), noise(12))
+    assert stream.truncated == "truncated or damaged: ffmpeg gave no sound for 1 s, and was stopped"
+
+
+@posix
+def test_sound_without_end_is_stopped_at_the_longest_recording(tmp_path, monkeypatch):
+    monkeypatch.setattr("asr.sound.recording.RECORDING_S", 86400 / 4000)
+    (tmp_path / "x.mp4").write_bytes(b"video")
+    fake(tmp_path, monkeypatch, float_wav(noise(20)) + "\nwhile True: out.write(bytes(100000))")
+    with pytest.raises(DataError, match=r"is longer than .* days, the most that is read; cut it"):
+        whole(open_stream(tmp_path / "x.mp4", 16000))
+    with pytest.raises(DataError, match="is longer than"):
+        audio.info(tmp_path / "x.mp4")
+
+
+#: suffixes, with how ffmpeg makes a file of it where its defaults do not fit the sound
+MADE = (
+    "3g2 -c:a aac,3gp -c:a aac,aac,ac3,asf,avi,flv -ar 44100,m2ts,m4a,m4b,m4v,mka,mkv,mov,mp4,mpeg,mpg,mts,ogv,webm,"
+    "wma,wmv,wv"
+)
+
+
+@pytest.mark.parametrize("made", MADE.split(","))
+def test_every_container_is_still_read(tmp_path, real_ffmpeg, made):
+    suffix, *options = made.split()
+    path = convert(real_ffmpeg, tmp_path / f"x.{suffix}", *options)
+    assert audio.info(path).duration_s == pytest.approx(6, abs=0.1)
+
+
+def test_the_list_of_demuxers_has_no_lists_and_all_that_suffixes_need(real_ffmpeg):
+    allowed = set(ffmpeg._DEMUXERS.split(","))
+    lists = "hls dash concat imf image2 image2pipe lavfi sdp rtsp rtp sap ffmetadata webm_dash_manifest vobsub tty data"
+    assert not allowed & set(lists.split())
+    # Encoders of these two are seldom part of ffmpeg, so no file of theirs can be made.
+    assert {"amr", "ape"} <= allowed
+    said = subprocess.run([real_ffmpeg, "-hide_banner", "-demuxers"], capture_output=True, text=True, check=True).stdout
+    known = {name for line in said.splitlines() if line.startswith(" D") for name in line.split()[1].split(",")}
+    assert len(allowed & known) > 60
 
 
 def test_blocks_of_a_stream_can_go_straight_into_the_cutter(tmp_path):

@@ -27,8 +27,9 @@ from asr.errors import DataError
 from asr.recordings.inputs import Part
 from asr.recordings.media import open_stream
 from asr.sound import mpeg
+from asr.sound.containers import find_samples
 from asr.sound.reader import open_recording
-from tests.builders import noise, sphere_bytes, without_length, write_wav
+from tests.builders import noise, promising, sphere_bytes, without_length, write_wav
 
 CASES = Path(__file__).parent / "cases" / "audio"
 RATE = 16000
@@ -470,6 +471,142 @@ def test_a_cut_recording_is_an_error_for_the_rows_that_need_what_is_lost(tmp_pat
     found = {f.severity: [e.id for e in f.examples] for f in report.findings if f.code == "audio-truncated"}
     assert found == {"error": ["lost"], "warning": ["kept", "early"]}
     assert list(report.manifests[0].errors) == [1]
+
+
+# What a header promises is compared with the file
+
+
+#: a kind of file, and how its header comes to promise far more sound than the file holds
+HOSTILE = {
+    "pcm_16.flac": 60 * RATE * 3600,
+    "vorbis.ogg": 60 * RATE * 3600,
+    "opus.ogg": 60 * 48000 * 3600,
+    "pcm_16.wav": [(b"data", 4, (0x70000000).to_bytes(4, "little"))],
+    "pcm_16.aiff": [(b"SSND", 4, (0x70000000).to_bytes(4, "big"))],
+    "alaw.au": [(b".snd", 8, (0x70000000).to_bytes(4, "big"))],
+    "pcm_16.w64": [(b"data\xf3\xac", 16, (1 << 60).to_bytes(8, "little"))],
+    "pcm_16.caf": [(b"data", 4, (1 << 60).to_bytes(8, "big"))],
+    "pcm.sph": [(b"sample_count -i 128000", 0, b"sample_count -i 999999")],
+}
+
+
+def hostile(name: str) -> bytes:
+    change = HOSTILE[name]
+    return promising(content(name), change) if isinstance(change, int) else patched(name, *change)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_header_that_promises_hours_that_are_not_there_is_one_line_everywhere(tmp_path, name):
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / name
+    path.write_bytes(hostile(name))
+    path.with_suffix(".txt").write_text("a b c")
+    for read in (audio.info, audio.load):
+        with pytest.raises(DataError, match=r"truncated: the header promises|too long for one utterance"):
+            read(path)
+    assert audio.info(path, keep_truncated=True).num_samples == pytest.approx(len(whole(name)), abs=500)
+    assert read_header(str(path)).truncated.startswith("truncated: the header promises")
+
+    done = prepared(tmp_path / "in", keep_truncated="yes")
+    assert abs(done.utterances["in"][0].duration_s - 8) < 0.05
+    with pytest.raises(DataError, match="truncated: the header promises"):
+        prepared(tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "behind", "new"),
+    [
+        ("pcm_16.wav", b"fmt ", 16, (0xFFFFFFF0).to_bytes(4, "little")),
+        ("pcm_16.aiff", b"COMM", 10, (0xFFFFFFF0).to_bytes(4, "big")),
+        ("vorbis.ogg", b"\x01vorbis", 0, b"\x01vorbis"),
+    ],
+)
+def test_a_number_that_is_not_used_changes_nothing(name, mark, behind, new):
+    """The bytes per second of a WAV and the frames of an AIFF say again what other fields say."""
+    with open_recording(patched(name, (mark, behind, new)), name) as reader:
+        assert reader.measure() == len(whole(name)) and not reader.truncated
+
+
+@pytest.mark.parametrize(
+    ("sound", "expected"),
+    [
+        (
+            lambda: promising(content("pcm_16.flac"), (1 << 36) - 1),
+            "68,719,476,735 samples at 16000 Hz, more than 7 days",
+        ),
+        (
+            lambda: patched("pcm_16.wav", (b"fmt ", 12, b"\xff\xff\xff\x7f")),
+            "2147483647 Hz, which is no rate of speech",
+        ),
+    ],
+)
+def test_rates_and_lengths_that_no_recording_has_are_refused_at_once(sound, expected):
+    with pytest.raises(DataError, match=expected):
+        open_recording(sound(), "x")
+
+
+def test_a_recording_longer_than_the_longest_is_refused_where_its_length_is_not_known(tmp_path, monkeypatch):
+    path = without_length(write_wav(tmp_path / "a.flac", noise(12)))
+    assert audio.info(path).duration_s == 12
+    monkeypatch.setattr("asr.sound.recording.RECORDING_S", 11)
+    with pytest.raises(DataError, match="is longer than 0 days, the most that is read; cut it"):
+        audio.info(path)
+
+
+def test_very_many_channels_are_read_in_small_blocks(monkeypatch):
+    many = encoded(np.zeros((9000, 40), np.float32), format="WAV", subtype="PCM_16")
+    monkeypatch.setattr("asr.sound.recording._BLOCK_VALUES", 40 * 1000)
+    with open_recording(many) as reader:
+        assert [len(wave_n) for wave_n in reader.waves(channel="mix")] == [1000] * 9
+    monkeypatch.setattr("asr.sound.recording.CHANNELS", 39)
+    with pytest.raises(DataError, match="its header says 40 channels, expected 39 or fewer"):
+        open_recording(many)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("duration_s", [None, 1.5])
+def test_an_utterance_too_long_for_the_memory_is_refused(tmp_path, monkeypatch, known, duration_s):
+    path = write_wav(tmp_path / "a.flac", noise(2.0))
+    if not known:
+        without_length(path)
+    monkeypatch.setattr("asr.data.audio.UTTERANCE_SAMPLES", RATE)
+    with pytest.raises(DataError, match="hours or more are too long for one utterance; cut it into parts"):
+        audio.load(path, duration_s=duration_s)
+    assert len(audio.load(path, offset_s=0.5, duration_s=1.0)[0]) == RATE
+
+
+@pytest.mark.parametrize("name", ["vorbis.ogg", "two-rates.mp3"])
+def test_more_streams_in_a_row_than_any_file_has_are_cut_off(monkeypatch, name):
+    one = content(name)
+    monkeypatch.setattr("asr.sound.ogg.STREAMS", 3)
+    monkeypatch.setattr("asr.sound.mpeg.STREAMS", 3)
+    with open_recording(one, name) as reader:
+        assert not reader.truncated
+        num_samples = reader.frames
+    with open_recording(one * 5, name) as reader:
+        assert reader.truncated.startswith("truncated: ")
+        assert num_samples < reader.frames < 5 * num_samples
+
+
+def test_the_search_for_frames_in_other_data_ends(tmp_path, monkeypatch):
+    """Headers of frames of free size, each with another one near it, and never two in a row."""
+    false = (b"\xff\xfb\x00\x00" + bytes(20) + b"\xff\xfb\x00\x00" + bytes(25)) * 1000
+    sound = content("constant.mp3")
+    with open_recording(sound + false + sound, "x.mp3") as reader:
+        assert reader.measure() == pytest.approx(2 * len(whole("constant.mp3")), abs=4000)
+    monkeypatch.setattr("asr.sound.mpeg.FALSE_FRAMES", 500)
+    with open_recording(sound + false + sound, "x.mp3") as reader:
+        assert reader.truncated.startswith("truncated: what follows is no MP3")
+
+
+def test_a_header_of_very_many_chunks_is_left_to_libsndfile(monkeypatch):
+    sound = content("pcm_16.wav")
+    sound = sound[:36] + b"LIST\4\0\0\0abcd" * 20 + sound[36:]
+    assert find_samples(io.BytesIO(sound), len(sound), sound[:4096]) is not None
+    monkeypatch.setattr("asr.sound.containers.CHUNKS", 10)
+    assert find_samples(io.BytesIO(sound), len(sound), sound[:4096]) is None
+    with open_recording(sound) as reader:
+        assert reader.measure() == len(whole("pcm_16.wav"))
 
 
 # What transcribe reads, prepare takes

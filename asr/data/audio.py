@@ -15,6 +15,7 @@ import numpy as np
 from asr.data.manifest import Channel
 from asr.errors import DataError, os_reason
 from asr.files import write_bytes
+from asr.limits import UTTERANCE_SAMPLES
 from asr.sound.decoders import reason_of
 from asr.sound.reader import open_recording
 from asr.sound.recording import Wave
@@ -74,7 +75,7 @@ def load(
 
     Raises:
         DataError: missing, empty, not audio, not finite, without that channel, or more than 20 ms of the part are
-            missing, because the file is cut or ends before.
+            missing, because the file is cut or ends before; or it is too long for the memory.
     """
     path = Path(path)
     with open_recording(path) as reader:
@@ -85,9 +86,27 @@ def load(
                 path,
             )
 
+        # A length that is known is refused before anything is decoded.
+        known_s = (reader.frames or 0) / reader.rate_hz - offset_s if duration_s is None else duration_s
+        _check_length(known_s * reader.rate_hz, reader.rate_hz, path)
         end_s = None if duration_s is None else offset_s + duration_s
-        waves = list(reader.waves(offset_s, end_s, channel=channel or 1, whole=True))
+        waves: list[Wave] = []
+        num_samples = 0
+        for wave_n in reader.waves(offset_s, end_s, channel=channel or 1, whole=True):
+            waves.append(wave_n)
+            num_samples += len(wave_n)
+            _check_length(num_samples, reader.rate_hz, path)
         return waves[0] if len(waves) == 1 else np.concatenate(waves), reader.rate_hz
+
+
+def _check_length(num_samples: float, rate_hz: int, path: Path) -> None:
+    """Refuse what is too long to be held in memory as one utterance."""
+    if num_samples > UTTERANCE_SAMPLES:
+        raise DataError(
+            f"{UTTERANCE_SAMPLES / rate_hz / 3600:.1f} hours or more are too long for one utterance; cut it into parts "
+            "(offset_s, duration_s), or use 'asr transcribe', which reads recordings of any length",
+            path,
+        )
 
 
 def at_rate(wave_n: Wave, rate_hz: int, wanted_hz: int, resample: bool, path: Path, remedy: str) -> Wave:

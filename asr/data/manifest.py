@@ -16,9 +16,10 @@ from asr.data.lines import raw_lines, unique_ids
 from asr.data.places import why_outside
 from asr.errors import DataError, nearest, os_reason
 from asr.files import json_text, open_atomic, visible
+from asr.limits import RECORDING_S
 
-#: thirty years; a longer duration is a mistake
-LONGEST_S = 1e9
+#: the end of a message about seconds
+AT_MOST = f"; the most is {RECORDING_S:,} ({RECORDING_S // 86400} days)"
 _loads = json.JSONDecoder().decode
 #: a channel, counted from 1, or all of them averaged
 Channel = int | Literal["mix"]
@@ -165,7 +166,7 @@ def parse_line(raw: bytes, path: Path, number: int) -> Utterance:
 
 def is_seconds(value: object) -> bool:
     """Check whether a value is a number of seconds that audio can have."""
-    return type(value) in (float, int) and 0 <= value <= LONGEST_S  # type: ignore[operator]
+    return type(value) in (float, int) and 0 <= value <= RECORDING_S  # type: ignore[operator]
 
 
 def _utterance(row: Any, path: Path, line: int) -> Utterance:
@@ -196,10 +197,10 @@ def _utterance(row: Any, path: Path, line: int) -> Utterance:
         problem = f"'text' must be a string, got {text!r}"
     elif type(speaker) is not str:
         problem = f"'speaker' must be a string, got {speaker!r}"
-    elif type(duration_s) not in (float, int) or not 0 < duration_s <= LONGEST_S:
-        problem = f"'duration_s' must be a number of seconds, finite and positive, got {duration_s!r}"
-    elif type(offset_s) not in (float, int) or not 0 <= offset_s <= LONGEST_S:
-        problem = f"'offset_s' must be a number of seconds, finite and not negative, got {offset_s!r}"
+    elif type(duration_s) not in (float, int) or not 0 < duration_s <= RECORDING_S:
+        problem = f"'duration_s' must be a number of seconds, finite and positive, got {duration_s!r}{AT_MOST}"
+    elif type(offset_s) not in (float, int) or not 0 <= offset_s <= RECORDING_S:
+        problem = f"'offset_s' must be a number of seconds, finite and not negative, got {offset_s!r}{AT_MOST}"
     elif channel is not None and channel != "mix" and (type(channel) is not int or channel < 1):
         problem = f"'channel' must be a number from 1 on, or \"mix\" (all channels averaged), got {channel!r}"
     elif meta is not None and type(meta) is not dict:

@@ -143,7 +143,7 @@ def measure_samples(path: str, start: int, count: int, channel: Channel | None =
 
             # Blocks hold whole frames, so that sums over blocks are those of the whole.
             frame = max(1, round(_FRAME_S * reader.rate_hz))
-            block = frame * round(_BLOCK_S / _FRAME_S)
+            block = frame * max(1, reader.block(_BLOCK_S) // frame)
             reader.skip(start)
             while wanted is None or sums.num_samples < wanted:
                 samples = reader.read(block if wanted is None else min(block, wanted - sums.num_samples))

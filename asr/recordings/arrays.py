@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import DataError
+from asr.limits import SAMPLE_RATE_HZ
 from asr.sound.decoders import Samples, SoundDecoder
 from asr.sound.recording import LOWEST_HZ, Recording
 
@@ -27,7 +28,7 @@ def recording_of_array(samples: npt.ArrayLike, sample_rate_hz: int, name: str) -
     """
     array_nc = _checked(samples, name)
     rate: Any = sample_rate_hz
-    if not isinstance(rate, int | float | np.number) or not LOWEST_HZ <= rate < math.inf or rate != int(rate):
+    if not isinstance(rate, int | float | np.number) or not LOWEST_HZ <= rate <= SAMPLE_RATE_HZ or rate != int(rate):
         raise DataError(f"a sample rate of {sample_rate_hz} Hz; expected a whole number, at least {LOWEST_HZ}", name)
     return Recording(_ArrayDecoder(array_nc, int(rate)), name)
 

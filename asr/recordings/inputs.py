@@ -13,6 +13,7 @@ from typing import NamedTuple
 from asr.data import manifest
 from asr.errors import DataError
 from asr.files import files_below
+from asr.limits import RECORDING_S
 from asr.sound.reader import SUFFIXES
 
 
@@ -31,12 +32,12 @@ class Part:
     def __post_init__(self) -> None:
         if self.channel is not None and self.channel < 1:
             raise DataError(f"channel {self.channel} is wanted; channels count from 1")
-        end_s = manifest.LONGEST_S if self.end_s is None else self.end_s
-        if not 0 <= self.start_s < end_s <= manifest.LONGEST_S:
+        end_s = RECORDING_S if self.end_s is None else self.end_s
+        if not 0 <= self.start_s < end_s <= RECORDING_S:
             end = "the end" if self.end_s is None else f"{self.end_s:g} s"
             raise DataError(
                 f"a part from {self.start_s:g} s to {end}; expected seconds from the start of the file, the end after "
-                "the start"
+                f"the start, at most {RECORDING_S:,} ({RECORDING_S // 86400} days)"
             )
 
 

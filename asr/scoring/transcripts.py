@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.data.lines import numbered_lines, unique_ids
-from asr.data.manifest import is_seconds
+from asr.data.manifest import AT_MOST, is_seconds
 from asr.errors import DataError
 from asr.files import visible
 from asr.scoring import nist, recordings
@@ -175,7 +175,7 @@ def _problem(row: Any, prefer: Sequence[str], fieldname: str) -> str:
     elif not isinstance(row.get("speaker") or "", str):
         problem = f"'speaker' must be a string, got {row['speaker']!r}"
     elif duration_s is not None and not is_seconds(duration_s):
-        problem = f"'duration_s' must be a number of seconds, finite and not negative, got {duration_s!r}"
+        problem = f"'duration_s' must be a number of seconds, finite and not negative, got {duration_s!r}{AT_MOST}"
     elif not isinstance(row.get("meta") or {}, dict):
         problem = f"'meta' must be an object, got {row['meta']!r}"
     else:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from asr.limits import CHUNKS, SOUND_HEADER
 from asr.sound.splice import FilePart
 
 #: sizes from here on mean that the writer did not know the size (a pipe): 2 GiB less 64 KiB, as in SoX and others
@@ -82,7 +83,7 @@ def _chunks(
         counted: bytes of the chunk's header that the size includes.
     """
     header_bytes = name_bytes + struct.calcsize(size_format)
-    while True:
+    for _ in range(CHUNKS):
         file.seek(at)
         header = file.read(header_bytes)
         if len(header) < header_bytes:
@@ -175,7 +176,7 @@ def _area(
         chunk_format: the header of a chunk after the samples (for ``struct``); empty: no chunks follow.
     """
     held = size - start
-    if held < 0:
+    if held < 0 or start > SOUND_HEADER:
         return None
 
     cut = more = ""

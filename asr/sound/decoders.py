@@ -31,7 +31,7 @@ _BLOCK, _SMALL = 1 << 16, 256
 class SoundDecoder(ABC):
     """Give decoded audio as it was recorded.
 
-    ``frames``: the exact number of samples, or None.
+    ``frames``: the exact number of samples, or None. ``promised``: only the header says it, which may be wrong.
     ``truncated``: the reason why the file is cut, as far as its headers show it; ``damage``: the reason why the audio
     ended too early. ``notes`` describe what was done to read the file.
     """
@@ -39,6 +39,7 @@ class SoundDecoder(ABC):
     rate_hz: int
     channels: int
     frames: int | None
+    promised = False
     format = ""
     truncated = ""
     damage = ""
@@ -87,6 +88,7 @@ class Sndfile(SoundDecoder):
 
     Args:
         run_in_s: seconds that are decoded before the target of a seek and discarded.
+        compared: the sizes in the header agree with that of the file, and so does the number of samples.
 
     Raises:
         SoundFileError, TypeError: the file is not audio (``errors``).
@@ -97,13 +99,15 @@ class Sndfile(SoundDecoder):
     _at = 0
     _ended = False
 
-    def __init__(self, opener: Open, run_in_s: float = 0.0) -> None:
+    def __init__(self, opener: Open, run_in_s: float = 0.0, compared: bool = False) -> None:
         self._opener = opener
         self._reopen()
         self.rate_hz = int(self._file.samplerate)
         self.channels = int(self._file.channels)
         self.format = str(self._file.format)
         self.frames = int(self._file.frames) if self._file.frames < _UNKNOWN else None
+        # A compressed sound can be of any length for its size.
+        self.promised = not compared or "ALAC" in str(self._file.subtype)
         self._run_in = round(run_in_s * self.rate_hz)
         self._seekable = self.frames is not None
 
@@ -243,6 +247,7 @@ class Chain(SoundDecoder):
         ]
         lengths = [decoder.frames for decoder in self._decoders]
         self.frames = None if None in lengths else sum(length or 0 for length in lengths)
+        self.promised = any(decoder.promised for decoder in decoders)
         self._i = 0
 
     def close(self) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import itertools
 import mmap
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import BinaryIO
@@ -17,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from asr.limits import FALSE_FRAMES, STREAMS
 from asr.sound.splice import FilePart
 
 #: the content of a file, or the file mapped into memory: its slices are bytes
@@ -160,6 +163,18 @@ def _silence(frame: bytearray, form: Format, held: int) -> int:
     return len(frame) - side - form.side
 
 
+def _one_of(allowed: Callable[[int], object]) -> bytes:
+    """Return a pattern of one byte."""
+    return b"[%s]" % b"".join(b"\\x%02x" % byte for byte in range(256) if allowed(byte))
+
+
+#: the header of a frame: a version, layer, sample rate, bit rate and emphasis that there are
+_HEADER = re.compile(
+    b"\xff"
+    + _one_of(lambda byte: byte >= 0xE0 and byte >> 3 & 3 != 1 and byte >> 1 & 3)
+    + _one_of(lambda byte: byte >> 2 & 3 != 3 and byte >> 4 != 15)
+    + _one_of(lambda byte: byte & 3 != 2)
+)
 #: stretches of one format, and why the last one is cut (empty: it is whole)
 Scanned = tuple[list[Frames], str]
 
@@ -170,12 +185,16 @@ def scan(data: Bytes, start: int, stop: int) -> Scanned:
     Other data between the frames (tags, damage) is skipped.
     """
     stretches: list[tuple[Format, list[int], list[int]]] = []
-    cut = ""
+    cut = ended = ""
     at = start
     form = None
-    while (found := _find_frame(data, at, stop, form)) is not None:
-        at, form = found
+    tries = FALSE_FRAMES
+    while (found := _find_frame(data, at, stop, form, tries)) is not None:
+        at, form, tries = found
         if not stretches or stretches[-1][0] != form:
+            if len(stretches) == STREAMS or not tries:
+                ended = "truncated: what follows is no MP3, or changes its format again and again; convert the file"
+                break
             stretches.append((form, [], []))
         _, offsets, sizes = stretches[-1]
         at = _walk(data, at, stop, form, offsets, sizes)
@@ -197,7 +216,7 @@ def scan(data: Bytes, start: int, stop: int) -> Scanned:
         cut = cut if held < tag.frames else ""
         if held < tag.frames - 1:  # 1: some encoders count the frame of the tag
             cut = f"truncated: the header promises {tag.frames:,} frames, the file holds {held:,}; fetch it again"
-    return runs, cut
+    return runs, ended or cut
 
 
 def _walk(data: Bytes, at: int, stop: int, form: Format, offsets: list[int], sizes: list[int]) -> int:
@@ -242,17 +261,9 @@ def _padding(third: int, layer: int) -> int:
     return (4 if layer == 1 else 1) * (third >> 1 & 1)
 
 
-def _format(data: Bytes, at: int) -> Format | None:
-    """Return the content of the frame header at that place; None: there is none."""
-    head = data[at : at + 4]
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return None
-    version_bits = head[1] >> 3 & 3
-    layer = 4 - (head[1] >> 1 & 3)
-    rate_bits = head[2] >> 2 & 3
-    if version_bits == 1 or layer == 4 or rate_bits == 3 or head[2] >> 4 == 15 or head[3] & 3 == 2:
-        return None
-    return Format(version_bits, layer, rate_bits, head[3] >= 0xC0)
+def _format(head: bytes) -> Format:
+    """Return the content of a frame's header."""
+    return Format(head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 2 & 3, head[3] >= 0xC0)
 
 
 def _free_size(data: Bytes, at: int, stop: int) -> int:
@@ -260,25 +271,36 @@ def _free_size(data: Bytes, at: int, stop: int) -> int:
     head = data[at : at + 3]
     if len(head) < 3 or head[2] >> 4:
         return 0
-    place = at + 24
-    while (place := data.find(head[:2], place, min(stop, at + 8192))) >= 0:
-        if (data[place + 2] ^ head[2]) & ~2 == 0:
-            return place - at - _padding(head[2], 4 - (head[1] >> 1 & 3))
-        place += 1
-    return 0
+    found = _alike(head).search(data, at + 24, min(stop, at + 8192))
+    return 0 if found is None else found.start() - at - _padding(head[2], 4 - (head[1] >> 1 & 3))
 
 
-def _find_frame(data: Bytes, at: int, stop: int, before: Format | None) -> tuple[int, Format] | None:
-    """Return the next place where frames begin: two in a row, or three of another format than before."""
+@cache
+def _alike(head: bytes) -> re.Pattern[bytes]:
+    """Return the pattern of these three bytes of a header, with padding or without."""
+    return re.compile(re.escape(head[:2]) + _one_of(lambda byte: (byte ^ head[2]) & ~2 == 0))
+
+
+def _find_frame(data: Bytes, at: int, stop: int, before: Format | None, tries: int) -> tuple[int, Format, int] | None:
+    """Return the next place where frames begin: two in a row, or three of another format than before.
+
+    Args:
+        tries: places that may look like a frame and are none.
+
+    Returns:
+        The place, the format, and the tries that are left (0: the place was one too many); None: there are no more.
+    """
     while at < stop - 4:
         at = _behind_tags(data, at, stop)
-        at = data.find(b"\xff", at, stop)
-        if at < 0:
+        header = _HEADER.search(data, at, stop)
+        if header is None:
             return None
-        form = _format(data, at)
-        if form is not None and _are_there(data, at, stop, form, 2 if form == before else 3, before is None):
-            return at, form
+        at = header.start()
+        form = _format(header[0])
+        if not tries or _are_there(data, at, stop, form, 2 if form == before else 3, before is None):
+            return at, form, tries
         at += 1
+        tries -= 1
     return None
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
+from asr.limits import STREAMS
+
 _CAPTURE, _HEADER_BYTES = b"OggS", 27
 #: flags of a page that begins a stream
 _FIRST = 0x02
@@ -51,6 +53,9 @@ def read_links(file: BinaryIO, start: int, stop: int) -> tuple[list[tuple[int, i
 
         is_first = bool(data[here + 5] & _FIRST)
         if is_first and not after_first:
+            if len(begins) == STREAMS:
+                cut = f"truncated: more than {STREAMS:,} streams in a row; decode them one by one"
+                break
             begins.append(at)
         after_first = is_first
         at = end = at + size

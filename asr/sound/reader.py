@@ -10,6 +10,7 @@ import io
 import mmap
 import os
 import re
+import shutil
 import tempfile
 from contextlib import ExitStack
 from functools import lru_cache, partial
@@ -113,7 +114,7 @@ def _native(source: Source, where: str | Path, size: int, closing: ExitStack) ->
         if area.code in MPEG_CODES:
             decoder = _mpeg(source, file, area.start, area.start + area.num_bytes) or Sndfile(whole)
         else:
-            decoder = Sndfile(_spliced(file, area.parts(file)) if area.patches else whole)
+            decoder = Sndfile(_spliced(file, area.parts(file)) if area.patches else whole, compared=True)
         decoder.truncated = area.cut or decoder.truncated
         decoder.notes = (area.more,) if area.more else ()
         return decoder
@@ -193,8 +194,8 @@ def _on_disk(source: Source, closing: ExitStack) -> Path:
     if isinstance(source, Path) and not shards.is_member(source):
         return source
     path = temporary_file(closing)
-    with _open_file(source) as file:
-        path.write_bytes(file.read())
+    with _open_file(source) as content, path.open("wb") as file:
+        shutil.copyfileobj(content, file)
     return path
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from asr.data.manifest import Channel
 from asr.errors import DataError
+from asr.limits import CHANNELS, RECORDING_S, SAMPLE_RATE_HZ
 from asr.sound.decoders import Samples, SoundDecoder
 
 Wave = npt.NDArray[np.float32]
@@ -27,6 +28,8 @@ SLACK_S = 0.02
 BLOCK_S = 10.0
 #: no speech has a lower sample rate: a header with one is damaged
 LOWEST_HZ = 1000
+#: values in a block of several channels: 10 s of 8 channels at 192 kHz are less
+_BLOCK_VALUES = 1 << 24
 
 
 class Recording:
@@ -41,14 +44,12 @@ class Recording:
         closing: what ``close`` closes.
 
     Raises:
-        DataError: its rate is too low for speech.
+        DataError: its rate is none of speech, or it has more channels or hours than any recording.
     """
 
     def __init__(self, decoder: SoundDecoder, where: str | Path, closing: ExitStack | None = None) -> None:
-        if decoder.rate_hz < LOWEST_HZ:
-            raise DataError(
-                f"its header says {decoder.rate_hz} Hz, which is no rate of speech; the file is damaged", where
-            )
+        if problem := _impossible(decoder):
+            raise DataError(f"its header says {problem}; the file is damaged", where)
         self._decoder = decoder
         self._where = where
         self._closing = closing or ExitStack()
@@ -84,6 +85,8 @@ class Recording:
         """Return the next frames, fewer only at the end; an early end sets ``truncated``. Shapes: (n, c)."""
         samples = self._decoder.read(frames)
         self._at += len(samples)
+        if self._at > RECORDING_S * self.rate_hz:
+            raise DataError(f"is longer than {RECORDING_S // 86400} days, the most that is read; cut it", self._where)
         if len(samples) < frames:
             self._note_end()
         return samples
@@ -102,16 +105,22 @@ class Recording:
             return self.frames
         self.truncated = ""
         self.skip(0)
-        block = round(BLOCK_S * self.rate_hz)
+        block = self.block()
         while len(self.read(block)) == block:
             pass
         return self._at
 
+    def block(self, seconds: float = BLOCK_S) -> int:
+        """Return the frames to read at a time: this many seconds, or fewer if there are very many channels."""
+        return max(1, min(round(seconds * self.rate_hz), _BLOCK_VALUES // self.channels))
+
     def _is_complete(self, frames: int) -> bool:
-        """Check whether the last sample is there: a FLAC header holds no size in bytes that would show it."""
-        if self.format != "FLAC" or not frames:
+        """Check whether the last sample is there, where nothing but the header says so."""
+        if not self._decoder.promised or not frames:
             return True
-        return self.skip(frames - 1) == frames - 1 and len(self.read(1)) == 1
+        # FLAC counts to the sample. The times in Ogg may go beyond the last sample by a rounding, as a row's may.
+        last = frames - 1 if self.format == "FLAC" else max(0, frames - 1 - round(SLACK_S * self.rate_hz))
+        return self.skip(last) == last and len(self.read(1)) == 1
 
     def waves(
         self, start_s: float = 0.0, end_s: float | None = None, *, channel: Channel, whole: bool = False
@@ -133,7 +142,7 @@ class Recording:
             self._note_end()
             self._check_reaches(self._at, start, stop, whole)
 
-        block = round(BLOCK_S * self.rate_hz)
+        block = self.block()
         slack = round(SLACK_S * self.rate_hz) if start == 0 and self.frames is None else 0
         ended = False
         while not ended and (stop is None or self._at < stop):
@@ -196,6 +205,18 @@ class Recording:
             bad = at + int(np.flatnonzero(~np.isfinite(wave_n))[0])
             raise DataError(f"sample {bad:,} is not a finite number; the file is damaged, write it again", self._where)
         return wave_n
+
+
+def _impossible(decoder: SoundDecoder) -> str:
+    """Return what no recording has; empty if it is a possible one."""
+    if not LOWEST_HZ <= decoder.rate_hz <= SAMPLE_RATE_HZ:
+        return f"{decoder.rate_hz} Hz, which is no rate of speech"
+    if not 1 <= decoder.channels <= CHANNELS:
+        return f"{decoder.channels:,} channels, expected {CHANNELS:,} or fewer"
+    if decoder.frames is not None and decoder.frames > RECORDING_S * decoder.rate_hz:
+        days = RECORDING_S // 86400
+        return f"{decoder.frames:,} samples at {decoder.rate_hz} Hz, more than {days} days, the most that is read"
+    return ""
 
 
 def one_channel(samples_nc: npt.NDArray[np.float32], channel: Channel) -> Wave:

@@ -11,7 +11,7 @@ from asr.corpora.importers.importer import Found
 from asr.corpora.measure import Row
 from asr.corpora.paths import ids_of, local_path, located
 from asr.data.lines import numbered, stripped_lines
-from asr.data.manifest import is_seconds
+from asr.data.manifest import AT_MOST, is_seconds
 from asr.errors import DataError, nearest
 
 SPECIFICATION = "https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr/datasets.html"
@@ -74,9 +74,9 @@ def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     elif not isinstance(entry.get("text"), str | None):
         problem = f"'text' must be a string, got {entry['text']!r}"
     elif offset_s is not None and not is_seconds(offset_s):
-        problem = f"'offset' must be a number of seconds, finite and not negative, got {offset_s!r}"
+        problem = f"'offset' must be a number of seconds, finite and not negative, got {offset_s!r}{AT_MOST}"
     elif duration_s is not None and not (is_seconds(duration_s) and duration_s):
-        problem = f"'duration' must be a number of seconds, finite and positive, got {duration_s!r}"
+        problem = f"'duration' must be a number of seconds, finite and positive, got {duration_s!r}{AT_MOST}"
 
     if problem:
         raise DataError(problem, path, number)

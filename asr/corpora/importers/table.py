@@ -15,7 +15,7 @@ from asr.corpora.importers.importer import Found
 from asr.corpora.measure import Row
 from asr.corpora.paths import ids_of, local_path, located
 from asr.data.lines import numbered, unique_ids
-from asr.data.manifest import is_seconds
+from asr.data.manifest import AT_MOST, is_seconds
 from asr.errors import ConfigError, DataError, nearest, os_reason
 from asr.files import read_small
 from asr.limits import WHOLE_FILE
@@ -118,7 +118,7 @@ def _seconds(record: Mapping[str, str], name: str, path: Path, line: int) -> flo
 
     if not is_seconds(value) or (name == "duration_s" and not value):
         kind = "positive" if name == "duration_s" else "not negative"
-        raise DataError(f"'{name}' must be a number of seconds, finite and {kind}, got '{text}'", path, line)
+        raise DataError(f"'{name}' must be a number of seconds, finite and {kind}, got '{text}'{AT_MOST}", path, line)
     return value
 
 
