@@ -1,26 +1,34 @@
 """The binary form of an n-gram model: the arrays as they lie in memory, mapped from disk when used.
 
-A file is the magic, the length of a JSON header (8 bytes, little-endian), the header, and the arrays, each at a
-multiple of 64 bytes. Little-endian only.
+A file is the magic, the length of a JSON header (8 bytes), the header, the arrays, each at a multiple of 64 bytes, and
+the CRC-32 of all that (8 bytes). Little-endian only. The checksum finds damage; what somebody wrote on purpose is
+checked by ``_check``, so that no lookup leaves the arrays.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from asr.errors import AsrError, DataError
+from asr.files import BLOCK, open_regular
 from asr.lm.arrays import LN10, MAX_ORDER, MOST_BACKOFF_LOG10, NgramArrays, no_ngrams
 from asr.lm.files import reading, writing
 from asr.lm.model import NgramModel
 
-MAGIC = b"asr n-gram 1\n\0\0\0"
+MAGIC = b"asr n-gram 2\n\0\0\0"
 _ALIGNMENT = 64
+#: bytes of the header's length, and of the checksum
+_NUMBER = 8
+#: the header has about 500 bytes
+_MOST_HEADER = 1 << 16
 _DTYPES = {name: array.dtype for name, array in no_ngrams()._asdict().items()} | {"vocabulary": np.dtype(np.uint8)}
 
 
@@ -40,13 +48,17 @@ def save_binary(model: NgramModel, path: str | Path) -> None:
         offsets[name] = {"offset": end, "items": len(array)}
         end += array.nbytes + _padding(array.nbytes)
     header = json.dumps({"counts": model.counts, "has_unk": model.has_unk, "arrays": offsets}).encode()
-    header += b" " * _padding(len(MAGIC) + 8 + len(header))
+    header += b" " * _padding(len(MAGIC) + _NUMBER + len(header))
 
+    checksum = 0
     with writing(Path(path)) as file:
-        file.write(MAGIC + len(header).to_bytes(8, "little") + header)
+        parts: list[Any] = [MAGIC + len(header).to_bytes(_NUMBER, "little") + header]
         for array in arrays.values():
-            file.write(np.ascontiguousarray(array).data)
-            file.write(b"\0" * _padding(array.nbytes))
+            parts += [np.ascontiguousarray(array).data, b"\0" * _padding(array.nbytes)]
+        for part in parts:
+            checksum = zlib.crc32(part, checksum)
+            file.write(part)
+        file.write(checksum.to_bytes(_NUMBER, "little"))
 
 
 def _padding(num_bytes: int) -> int:
@@ -55,7 +67,7 @@ def _padding(num_bytes: int) -> int:
 
 
 def load_binary(path: str | Path) -> NgramModel:
-    """Map the model in a binary file: pages are read when they are first asked for.
+    """Map the model in a binary file, after its checksum is compared, for which all of it is read once.
 
     Raises:
         DataError: the file is damaged or of another version.
@@ -64,6 +76,7 @@ def load_binary(path: str | Path) -> NgramModel:
     path = Path(path)
     try:
         with reading(path):
+            _verify(path)
             # Copy on write: numba would compile everything again for read-only arrays.
             data = np.memmap(path, np.uint8, mode="c").view(np.ndarray)
         return _parse(data)
@@ -73,12 +86,27 @@ def load_binary(path: str | Path) -> NgramModel:
         ) from error
 
 
-def _parse(data: Any) -> NgramModel:
-    if data[: len(MAGIC)].tobytes() != MAGIC:
-        raise ValueError("another format or version")
+def _verify(path: Path) -> None:
+    """Compare format, version and checksum; a ValueError says what is wrong."""
+    with open_regular(path) as file:
+        left = os.fstat(file.fileno()).st_size - _NUMBER
+        if file.read(len(MAGIC)) != MAGIC:
+            raise ValueError("another format or version")
 
-    start = len(MAGIC) + 8
+        checksum = zlib.crc32(MAGIC)
+        left -= len(MAGIC)
+        while left > 0 and (block := file.read(min(left, BLOCK))):
+            checksum = zlib.crc32(block, checksum)
+            left -= len(block)
+        if file.read() != checksum.to_bytes(_NUMBER, "little"):
+            raise ValueError("the checksum does not fit: it was changed or cut off")
+
+
+def _parse(data: Any) -> NgramModel:
+    start = len(MAGIC) + _NUMBER
     header_end = start + int.from_bytes(data[len(MAGIC) : start].tobytes(), "little")
+    if header_end > _MOST_HEADER:
+        raise ValueError("a header too long")
     header = json.loads(data[start:header_end].tobytes())
     found = {}
     for name, dtype in _DTYPES.items():

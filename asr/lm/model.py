@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from asr.lm.arrays import Doubles, Ints, Longs, NgramArrays
+from asr.errors import DataError
+from asr.lm.arrays import Doubles, Ints, Longs, NgramArrays, nodes_by_order
 
 
 def enter_ngrams(arrays: NgramArrays, contexts_n: Ints, words_n: Ints) -> None:
@@ -132,6 +134,9 @@ class NgramModel:
         """Return what each node is made of: the node of its context and its last word. Node 0 has neither.
 
         Shapes: n nodes, both.
+
+        Raises:
+            DataError: the context of an n-gram is none of those that are shorter by one word: the file is damaged.
         """
         arrays = self.arrays
         contexts_n = np.zeros(len(arrays.log_probs), np.int32)
@@ -141,4 +146,9 @@ class NgramModel:
         used = arrays.table_keys >= 0
         nodes = arrays.table_nodes[used]
         contexts_n[nodes], words_n[nodes] = np.divmod(arrays.table_keys[used], self.vocabulary_size)
+
+        for below, at in pairwise(nodes_by_order(self.counts)):
+            contexts = contexts_n[at]
+            if len(contexts) and not below.start <= contexts.min() <= contexts.max() < below.stop:
+                raise DataError("the n-gram model has n-grams without their contexts; build it again")
         return contexts_n, words_n
