@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
+from asr.limits import check_spectrum
 
 #: added to a bin's standard deviation: a bin that never changes (silence) becomes 0, not noise blown up
 _STD_FLOOR = 1e-3
@@ -60,6 +61,8 @@ class FeatureExtractor(nn.Module):
                 f"got {cfg.low_hz:g} and {high_hz:g}",
                 key="features.high_hz",
             )
+
+        check_spectrum(self.fft, self.hop, sample_rate_hz)
 
         # The buffers of window and filters are not saved: they follow from the config.
         window_fn = torch.hann_window if cfg.window == "hann" else torch.hamming_window
@@ -241,9 +244,9 @@ def mel_filters(num_bins: int, low_hz: float, high_hz: float, num_mels: int, sam
     corners_hz = 700.0 * (10.0 ** (torch.linspace(low_mel, high_mel, num_mels + 2) / 2595.0) - 1.0)
     widths_hz = corners_hz[1:] - corners_hz[:-1]
     away_hz = corners_hz[None, :] - torch.linspace(0, sample_rate_hz // 2, num_bins)[:, None]
-    rising = -1.0 * away_hz[:, :-2] / widths_hz[:-1]
+    rising = away_hz[:, :-2] / -widths_hz[:-1]
     falling = away_hz[:, 2:] / widths_hz[1:]
-    return torch.minimum(rising, falling).clamp(min=0)
+    return torch.minimum(rising, falling, out=rising).clamp_(min=0)
 
 
 def cosines(num_ceps: int, num_mels: int) -> Tensor:

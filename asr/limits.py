@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from asr.errors import DataError
+from asr.errors import ConfigError, DataError
 
 #: a JSON document or another small file of a model or data folder
 SMALL_FILE = 16 << 20
@@ -17,6 +17,10 @@ CONFIG_FILE = 256 << 10
 CACHE_INDEX = 1 << 30
 #: the header of a safetensors file; the largest model that a config can ask for has 24 kB, its checkpoint 80 kB
 TENSOR_HEADER = 1 << 20
+#: values of the spectrum in a second of audio; 6.6 million: windows of half a second at 192 kHz, a hop of 10 ms
+SPECTRUM_PER_SECOND = 1 << 23
+#: values that a layer has for one step; 158,301: an MLP's window of 99 frames of 1,599 values (stacked MFCCs, HTK)
+STEP_VALUES = 1 << 18
 #: one line of a text, a manifest or an ARPA file: text8, a corpus of one line, has 100 MB
 LINE = 128 << 20
 #: a table, a transcript or a document that is read as a whole: Common Voice's largest table has about 1 GB
@@ -77,3 +81,28 @@ def check_unpacked(packed: int, unpacked: int, path: Path) -> None:
             "or corpus does; unpack it yourself if you trust it",
             path,
         )
+
+
+def check_spectrum(fft: int, hop: int, sample_rate_hz: int) -> None:
+    """Refuse features that make more of a second of audio than any front-end does; lengths are in samples.
+
+    Raises:
+        ConfigError: the hop is too short for the FFT.
+    """
+    per_second = (fft // 2 + 1) * sample_rate_hz // hop
+    if per_second > SPECTRUM_PER_SECOND:
+        raise ConfigError(
+            f"features: an FFT of {fft} every {hop} samples gives {per_second:,} values per second of audio, "
+            f"at most {SPECTRUM_PER_SECOND:,}; use a longer hop_s or a shorter FFT",
+            key="features.hop_s",
+        )
+
+
+def check_step(layer: str, values: int) -> None:
+    """Refuse a layer that has more values for one step than any network needs: they take memory when it is used.
+
+    Raises:
+        ConfigError: it has more.
+    """
+    if values > STEP_VALUES:
+        raise ConfigError(f"model: {layer} has {values:,} values for each step, at most {STEP_VALUES:,}", key="model")

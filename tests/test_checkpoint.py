@@ -246,6 +246,19 @@ def test_loading_draws_no_random_numbers_and_gives_weights_of_their_own(folder):
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model_tensors(loaded).items())
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"conv": [{"channels": 1024, "kernel_tf": [1, 1], "stride_tf": [1, 1]}]}, "a convolution has 16,384 values"),
+        ({"conv": [], "encoder": "mlp", "mlp": {"context": 49}}, "a window has 1,584 values"),
+    ],
+)
+def test_a_layer_that_takes_too_much_memory_in_use_is_refused(folder, monkeypatch, settings, said):
+    _edit(folder / "config.json", lambda data: data["model"].update(settings))
+    monkeypatch.setattr("asr.limits.STEP_VALUES", 700)
+    _error(lambda: load_model(folder), folder / "config.json", f"model: {said} for each step, at most 700")
+
+
 def test_a_tensor_of_another_type_is_named_with_both_types(folder):
     _edit_tensors(folder / "model.safetensors", lambda t: t.update({"features.mean_f": t["features.mean_f"].half()}))
     _error(lambda: load_model(folder), "'features.mean_f' has type torch.float16, expected torch.float32")

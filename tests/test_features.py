@@ -387,6 +387,11 @@ def test_no_dither_is_drawn_when_it_is_off():
         ({"fft_samples": 513}, "features.fft_samples", "must be even, got 513"),
         ({"hop_s": 0.00001}, "features", "a hop of 0 samples"),
         ({"window_s": 0.00005}, "features", "a window of 1 "),
+        (
+            {"hop_s": 0.0001, "fft_samples": 4096},
+            "features.hop_s",
+            r"an FFT of 4096 every 2 samples gives .* at most 8,388,608; use a longer",
+        ),
         ({"window_s": 0.00001}, "features", "a window of 0 "),
     ],
 )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.config import ConvConfig
+from asr.limits import check_step
 from asr.model.cpu.conv_grad import convolve
 from asr.model.norm import RowNorm
 
@@ -49,6 +50,7 @@ class ConvFrontEnd(nn.Module):
             self.norms.append(RowNorm(layer.channels) if norm else nn.Identity())
             channels = layer.channels
             bins = strided(bins, layer.kernel_tf[1], layer.stride_tf[1])
+            check_step("a convolution", channels * bins)
         self.output_size = channels * bins
 
     def num_steps(self, num_frames_b: Tensor) -> Tensor:

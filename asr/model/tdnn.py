@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asr.limits import check_step
 from asr.model.conv import step_mask
 from asr.model.network import Network, added, count
 from asr.model.norm import InputNorm
@@ -37,6 +38,7 @@ class WindowLayer(nn.Module):
         stride: int = 1,
     ) -> None:
         super().__init__()
+        check_step("a window", kernel * inputs)
         self.kernel = kernel
         self.dilation = dilation
         self.stride = stride
