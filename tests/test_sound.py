@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import subprocess
@@ -175,6 +176,14 @@ def test_a_chunk_that_no_file_has_room_for_ends_the_search_for_samples(tmp_path,
     path = tmp_path / "a.caf"
     path.write_bytes(b"caff\0\1\0\0free" + size.to_bytes(8, "big") + bytes(100))
     with pytest.raises(DataError, match="not audio that can be read"):
+        audio.info(path)
+
+
+@pytest.mark.parametrize("field", [b"sample_count -i ", b"sample_n_bytes -i ", b"channel_count -i "])
+def test_a_sphere_header_of_negative_numbers_is_no_header(tmp_path, field):
+    path = tmp_path / "a.sph"
+    path.write_bytes(sphere_bytes(noise(0.5)).replace(field, field + b"-"))
+    with contextlib.suppress(DataError):  # libsndfile may read it all the same
         audio.info(path)
 
 

@@ -155,6 +155,8 @@ def _sphere(file: BinaryIO, size: int, head: bytes) -> SampleArea | None:
         channels = int(fields.get(b"channel_count", 1))
     except ValueError:
         return None
+    if min(start, samples, width, channels) < 0:
+        return None
     return _area(file, size, start, samples * width * channels, b"sample_count" not in fields, [])
 
 
