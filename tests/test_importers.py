@@ -759,6 +759,14 @@ def test_audio_in_a_folder_beside_the_table_is_found(tmp_path, caplog):
     assert f"{source}: relative audio paths are taken from {tmp_path / 't' / 'clips'}" in caplog.text
 
 
+def test_a_name_that_no_system_has_costs_its_row_only(tmp_path):
+    write_wav(tmp_path / "a.wav", TONE)
+    source = write(tmp_path / "t.csv", f"audio_path,text\na.wav,one\n{5000 * 'b'}.wav,two\n")
+    prepared = run("csv", source, tmp_path / "out")
+    assert [u.id for u in by_id(tmp_path / "out" / "t.jsonl").values()] == ["a"]
+    assert [why.rpartition(": ")[2] for why in prepared.dropped.values()] == ["file name too long"]
+
+
 def test_a_link_in_a_table_that_leads_nowhere_is_named(tmp_path):
     write_wav(tmp_path / "a.wav", TONE)
     (tmp_path / "b.wav").symlink_to(tmp_path / "moved.wav")

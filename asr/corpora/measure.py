@@ -14,7 +14,7 @@ from asr.data import audio
 from asr.data.audio import AudioInfo
 from asr.data.manifest import Channel, Utterance
 from asr.data.places import why_outside
-from asr.errors import DataError
+from asr.errors import DataError, os_reason
 from asr.heartbeat import counted
 from asr.sound.recording import SLACK_S
 
@@ -113,13 +113,15 @@ def _read_header(path: Path) -> AudioInfo | str:
 
     if is_url(path):
         return f"{path}: a URL, and an import downloads nothing; fetch the file, and name it where it is"
-    if path.is_symlink() and not path.exists():
-        return f"{path}: a link to {path.readlink()}, which is not there"
 
     try:
+        if path.is_symlink() and not path.exists():
+            return f"{path}: a link to {path.readlink()}, which is not there"
         return audio.info(path, keep_truncated=True)
     except DataError as error:
         return str(error)
+    except OSError as error:  # a name that is too long, a folder without permission
+        return f"{path}: cannot be read: {os_reason(error)}"
 
 
 def _problem(row: Row, header: AudioInfo, channel: Channel | None, keep_truncated: bool) -> str:

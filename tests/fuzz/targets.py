@@ -324,10 +324,11 @@ def _score(folder: Path) -> None:
 
 
 def _align(folder: Path) -> None:
-    from asr.align import align_text, read_text
+    from asr.align import align_text
+    from asr.data.lines import whole_text
 
     tokenizer, log_probs_sv, clock = _spoken()
-    text = read_text(folder / "a.txt")
+    text = whole_text(folder / "a.txt")
     options: Any = {"id_": "a", "path": "a.txt", "duration_s": 1.2}
     all_of(
         lambda: align_text(text, log_probs_sv, clock, tokenizer, "none", **options).to_json(),
