@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,15 @@ word = st.text("abAB'-é()", min_size=1, max_size=5)
 def test_trn_is_read_with_comments_blank_lines_and_empty_texts(tmp_path: Path) -> None:
     path = write(tmp_path / "r.trn", ";; made by hand\nshe had  your (cmh_sa01)\n\n(s-2)\nuh (um) yes\t(s-3)\r\n")
     assert nist.read_trn(path) == {"cmh_sa01": "she had  your", "s-2": "", "s-3": "uh (um) yes"}
+
+
+def test_a_trn_of_many_spaces_or_marks_takes_no_time(tmp_path: Path) -> None:
+    many = 200_000
+    lines = ["a" + many * " " + "b (u1)", "<s>" + many * " " + "c </s> (u2)", "</s>" + many * "<s>" + " (u3)"]
+    start = time.monotonic()
+    texts = nist.read_trn(write(tmp_path / "x.trn", "\n".join(lines)))
+    assert time.monotonic() - start < 5  # hours where it grows with the square
+    assert texts["u1"].split() == ["a", "b"] and texts["u2"] == "c"
 
 
 @given(st.dictionaries(ids, st.lists(word, max_size=4).map(" ".join), min_size=1, max_size=5))

@@ -24,8 +24,8 @@ from asr.errors import DataError, harmless, os_reason
 from asr.files import open_atomic
 
 #: marks of a sentence's start and end, as CMU Sphinx writes them
-_SENTENCE = re.compile(r"\s*<s>\s*(.*?)\s*</s>\s*", re.DOTALL)
-_TRN = re.compile(r"(.*?)[ \t]*\(([^()\s]+)\)", re.DOTALL)
+_SENTENCE = re.compile(r" ?<s> ?((?:(?!<s>).)*?) ?</s> ?")
+_TRN = re.compile(r"(.*)\(([^()\s]+)\)", re.DOTALL)
 #: the comment in which ``write_ctm`` names an utterance without words
 _NO_WORDS = re.compile(r";; (\S+) (\S+): no words")
 _ALTERNATIVES = ("<ALT_BEGIN>", "<ALT>", "<ALT_END>")
@@ -81,12 +81,13 @@ def read_trn(path: str | Path) -> dict[str, str]:
         found = _TRN.fullmatch(line.strip())
         if found is None:
             raise DataError(f"expected 'text (id)', got {line.strip()[:60]!r}", path, number)
-        text, id_ = found.groups()
+        text = found[1].rstrip(" \t")
+        id_ = found[2]
 
         check_new(id_, number)
         if wrong := alternatives_in(text):
             raise DataError(f"utt '{id_}': {wrong}; choose one reading for each utterance", path, number)
-        texts[id_] = _SENTENCE.sub(r"\1", text)
+        texts[id_] = _SENTENCE.sub(r"\1", " ".join(text.split())) if "<s>" in text else text
 
     if not texts:
         raise DataError("the file has no utterances", path)
