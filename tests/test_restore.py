@@ -5,6 +5,8 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import CheckpointError, ConfigError
@@ -80,6 +82,18 @@ def test_a_damaged_record_is_said_and_written_anew(tmp_path, caplog, content):
         assert check_unchanged(record, tiny_config("optim.lr=3"), ABC, has_state=True) == []
     assert any("started.json is missing or damaged" in m for m in caplog.messages)
     assert json.loads(record.read_text())["config"]["optim.lr"] == 3
+
+
+def test_a_checkpoint_whose_optimiser_has_other_shapes_is_refused(tmp_path):
+    build_corpus(tmp_path / "data", 6, seed=1, longest=5)
+    build_corpus(tmp_path / "data", 3, seed=2, name="dev", longest=5)
+    run = tmp_path / "run"
+    train(tiny_config("train.max_steps=1", "train.epochs=1"), tmp_path / "data", run)
+    (state,) = run.glob("checkpoints/step-*1/state.safetensors")
+    tensors = {name: tensor.clone() for name, tensor in load_file(state).items()}
+    save_file(tensors | {"optimizer.1.exp_avg": torch.zeros(3)}, state)
+    with pytest.raises(CheckpointError, match=r"'optimizer.1.exp_avg' has shape \[3\]"):
+        resume(run)
 
 
 def test_a_resumed_run_says_what_else_is_another(tmp_path, caplog):

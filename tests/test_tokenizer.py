@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -286,6 +287,12 @@ def test_a_malformed_tokenizer_file_is_one_line_that_names_it(tmp_path, content,
     assert str(caught.value).startswith(f"{path}: {message}")
     assert "\n" not in str(caught.value)
     assert caught.value.path == path
+
+
+def test_a_pipe_in_the_place_of_a_tokenizer_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "tokenizer.json")
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: cannot read: is a pipe or device"):
+        read_tokenizer(tmp_path / "tokenizer.json")
 
 
 def test_a_missing_tokenizer_file_is_named(tmp_path):

@@ -404,6 +404,12 @@ def test_damaged_settings_are_one_line_that_names_the_file(tuned_folder, content
     assert str(tuned_folder / "decoder.json") in str(error.value) and "asr tune" in str(error.value)
 
 
+def test_a_pipe_in_the_place_of_a_decoders_settings_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "decoder.json")
+    with pytest.raises(CheckpointError, match=r"decoder.json: cannot read: is a pipe or device"):
+        read_tuned(tmp_path)
+
+
 def test_the_saved_file_holds_only_plain_json(tuned_folder):
     data = json.loads((tuned_folder / "decoder.json").read_text())
     assert data["config"]["beam_width"] == 7 and data["format_version"] == 1

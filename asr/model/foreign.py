@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 from asr.files import open_regular, read_json
@@ -62,7 +61,8 @@ def kind_of_file(path: Path) -> str:
     if suffix in (".nemo", ".onnx"):  # archives, or files without bytes of their own at the start
         return _SUFFIXES[suffix]
     if head.startswith(b"PK\x03\x04"):
-        return _PICKLE if _zip_has(path, "data.pkl") else "a zip archive"
+        # torch writes its pickle first
+        return _PICKLE if b"data.pkl" in head or suffix in (".pt", ".pth", ".ckpt", ".bin") else "a zip archive"
     if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return _PICKLE
     for start, kind in _HEADS:
@@ -118,11 +118,3 @@ def kind_of_config(path: Path) -> str:
     if "alignment_heads" in data and "suppress_ids" in data:
         return "a CTranslate2 model, as faster-whisper has them"
     return ""
-
-
-def _zip_has(path: Path, name: str) -> bool:
-    try:
-        with zipfile.ZipFile(path) as file:
-            return any(entry.rpartition("/")[2] == name for entry in file.namelist())
-    except (OSError, zipfile.BadZipFile):  # truncated: the list of its files is at the end
-        return path.suffix.lower() in (".pt", ".pth", ".ckpt", ".bin")
