@@ -99,7 +99,7 @@ def _results(folder: Path) -> dict[str, Any]:
                 facts[f"{split} CER"] = _rate(result["cer"])
             if "utterances" in result:
                 facts[f"{split} utterances"] = result["utterances"]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError("not results as evaluation writes them", path) from error
     return facts
 

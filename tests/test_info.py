@@ -60,7 +60,17 @@ def test_results_are_shown_also_where_a_rate_is_undefined(copy, wer, shown):
     assert describe(str(copy))[1]["dev WER"] == shown
 
 
-@pytest.mark.parametrize("content", ["[1]", '{"dev": 3}', '{"dev": {}}', '{"dev": {"wer": {"rate": "x"}}}', "{"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[1]",
+        '{"dev": 3}',
+        '{"dev": {"wer": {"rate": 1%s, "low": 0, "high": 0}}}' % ("0" * 400),
+        '{"dev": {}}',
+        '{"dev": {"wer": {"rate": "x"}}}',
+        "{",
+    ],
+)
 def test_foreign_results_are_an_error_that_names_the_file(copy, content):
     (copy / "results.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"results\.json: not"):

@@ -385,6 +385,9 @@ def test_a_language_model_that_is_gone_is_an_error_and_one_that_changed_is_said(
     with pytest.raises(CheckpointError, match="--lm"):
         decoder_for(tuned_folder, TOKENIZER)
     assert decoder_for(tuned_folder, TOKENIZER, DecoderOptions(lm=lm_file)).lm == str(lm_file)
+    write_tuned(tuned_folder, tuned.model_copy(update={"lm": "x" * 300}))
+    with pytest.raises(CheckpointError, match="which is not there"):
+        decoder_for(tuned_folder, TOKENIZER)
 
 
 @pytest.mark.parametrize(

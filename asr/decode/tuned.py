@@ -118,14 +118,17 @@ def lm_path(folder: Path, tuned: Tuned) -> Path | None:
     if tuned.lm is None:
         return None
     path = folder / tuned.lm
-    if not path.is_file():
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except OSError:  # a name that no file system takes
+        size = None
+    if size is None:
         raise CheckpointError(
             f"the settings were tuned with the language model {path}, which is not there; "
             "give its new place with --lm, or use --decoder greedy",
             folder / FILE,
         )
 
-    size = path.stat().st_size
     if size != tuned.lm_bytes:
         log.warning(
             "%s: %s had %s bytes when the weights were tuned and has %d now: tune again",

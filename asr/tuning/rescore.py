@@ -172,7 +172,7 @@ def _tuned_path(folder: Path, settings: Rescore | None) -> Path:
     path = folder / settings.model
     try:
         found = find_rnn(path)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:  # the second: a name that no file system takes
         raise CheckpointError(
             f"the settings were tuned with the neural language model {path}, which cannot be used ({error}); "
             "give its new place with --rescore, or --rescore none",
