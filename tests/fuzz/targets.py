@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from asr.errors import AsrError
+from asr.sound import ffmpeg
 from tests.builders import sine, sphere_bytes
 from tests.fuzz import seeds
 from tests.fuzz.seeds import ARPA, TEXT, Seed, lines, of_folder, one, with_audio
@@ -187,6 +188,9 @@ def _hear(folder: Path) -> None:
                 assert np.isfinite(block).all()
 
     header = read_header(str(path))
+    if path.suffix in ffmpeg.SUFFIXES:  # ffmpeg takes half a second each time
+        stream(Part())
+        return
     if not header.code:
         measure_samples(str(path), 0, -1)
         measure_samples(str(path), 100, header.num_samples - 100)
