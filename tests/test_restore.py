@@ -119,6 +119,12 @@ def test_a_resumed_run_says_what_else_is_another(tmp_path, caplog):
     ):
         assert f"resumed with another {what}" in said, what
 
+    (run / "environment.json").write_text('["no record"]')
+    with caplog.at_level(logging.WARNING, "asr"):
+        resume(run)
+    assert any("environment.json is damaged; it is written again" in message for message in caplog.messages)
+    assert json.loads((run / "environment.json").read_text())["precision"] == "fp32"
+
 
 def test_a_clock_that_is_set_back_changes_no_duration(tmp_path, monkeypatch):
     import time

@@ -714,7 +714,9 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(data, reference, tmp_p
     [
         ("state.safetensors", {"junk.x": torch.zeros(1)}, "holds a tensor 'junk.x'"),
         ("state.safetensors", {"model.network.output.weight": torch.zeros(1)}, "has shape [1]"),
-        ("state.json", {"junk": 1}, "not the progress of a run"),
+        ("state.json", {"junk": 1}, "not the progress of a run (it has 'junk')"),
+        ("state.json", {"epoch": "1"}, "not the progress of a run (epoch: Input should be a valid integer)"),
+        ("state.json", {"late": [["id"]]}, "not the progress of a run (late.0"),
     ],
 )
 def test_a_foreign_checkpoint_is_one_line(data, reference, tmp_path, file, change, expected):

@@ -22,7 +22,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
 from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import CheckpointError, ConfigError, DataError, command, os_reason
-from asr.files import held, json_text, open_regular, read_json, write_json, write_text
+from asr.files import held, json_text, open_regular, read_json, read_record, write_json, write_text
 from asr.heartbeat import LineFormatter
 from asr.training.data import Dropped
 from asr.training.metrics import MetricsFile
@@ -166,17 +166,17 @@ class RunFolder:
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write ``environment.json`` at the first start; later, warn of what differs from it."""
         path = self.path / "environment.json"
-        try:
-            recorded = read_json(path)
-        except (OSError, ValueError) as error:
-            if not isinstance(error, FileNotFoundError):
+        recorded = read_record(path)
+        packages = recorded.get("packages")
+        if not isinstance(packages, dict):
+            if path.exists():
                 log.warning("%s is damaged; it is written again", path)
             write_json(path, environment)
             return
 
         # each package's version by its own name
         now = environment | environment["packages"]
-        before = recorded | recorded.get("packages", {})
+        before = recorded | packages
         for key in sorted({*before, *now} - {"packages", "dirty", "platform"}):
             if before.get(key) != now.get(key):
                 log.warning(

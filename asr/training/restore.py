@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from asr.config import RunConfig
@@ -18,9 +20,11 @@ from asr.files import read_json, write_json
 from asr.model.checkpoint import TrainableModel, TrainingState, model_tensors, set_model_tensors
 from asr.model.tensor_files import check_alike, split_by_prefix
 from asr.training.optim import MovingAverage, load_optimizer, optimizer_tensors
-from asr.training.progress import Progress, Validated
+from asr.training.progress import Progress
 
 log = logging.getLogger(__name__)
+
+_PROGRESS = TypeAdapter(Progress)
 
 #: a change of these changes no number that is computed
 _FREE = {
@@ -75,12 +79,19 @@ def restore(
     for name, tensor in groups["average"].items():
         average.tensors[name].copy_(tensor)
 
+    return _progress(saved)
+
+
+def _progress(saved: TrainingState) -> Progress:
+    path = saved.path / "state.json"
+    if foreign := set(saved.state) - {field.name for field in fields(Progress)}:
+        raise CheckpointError(f"not the progress of a run (it has '{min(foreign)}')", path)
     try:
-        best = [Validated(*row) for row in saved.state["best"]]
-        late = [tuple(row) for row in saved.state["late"]]
-        return Progress(**{**saved.state, "best": best, "late": late})
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"not the progress of a run ({error})", saved.path / "state.json") from error
+        return _PROGRESS.validate_json(json.dumps(saved.state), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"not the progress of a run ({where}: {first['msg']})", path) from error
 
 
 def check_unchanged(path: Path, cfg: RunConfig, tokenizer: Tokenizer, *, has_state: bool) -> list[str]:
