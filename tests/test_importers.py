@@ -775,13 +775,6 @@ def test_a_link_in_a_table_that_leads_nowhere_is_named(tmp_path):
     assert prepared.dropped == {"b": f"{tmp_path / 'b.wav'}: a link to {tmp_path / 'moved.wav'}, which is not there"}
 
 
-def test_a_name_longer_than_a_system_takes_is_left_out_and_the_others_stay(tmp_path):
-    write_wav(tmp_path / "a.wav", TONE)
-    source = write(tmp_path / "t.csv", f"id,audio_path,text\na,a.wav,ONE\nb,{'b' * 300}.wav,TWO\n")
-    prepared = run("csv", source, tmp_path / "out")
-    assert prepared.dropped["b"].endswith("b.wav: cannot read the audio: file name too long")
-
-
 def test_what_a_mac_writes_beside_files_is_passed_over(tmp_path):
     folder = tmp_path / "speech"
     for name in ("a", "in/b"):
