@@ -54,6 +54,8 @@ FFMPEG_QUIET_S = 60.0
 FFMPEG_PIECE = 1 << 30
 #: what is read of ffmpeg's messages, of their beginning and of their end
 FFMPEG_MESSAGES = 1 << 20
+#: reference words times words, of one alignment with the costs of sclite: a byte each; 7 hours of talk in one text
+ALIGNMENT = 1 << 32
 #: a compressed file may unpack to this many times its size, and to ``_UNPACKED_FREE`` in any case
 UNPACKED_RATIO = 100
 _UNPACKED_FREE = 64 << 20

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import asr.scoring.sclite
+from asr.errors import DataError
 from asr.scoring.sclite import align_words
 from asr.scoring.wer import Counts, word_counts
 from tests.reference.sclite_alignment import operations
@@ -92,3 +95,12 @@ def test_long_texts_are_aligned_in_seconds() -> None:
     assert sum(kind == "delete" for kind, _, _ in rows) - sum(kind == "insert" for kind, _, _ in rows) == 2000 - len(
         hypothesis
     )
+
+
+def test_texts_too_long_for_one_table_are_one_line(monkeypatch) -> None:
+    monkeypatch.setattr(asr.scoring.sclite, "ALIGNMENT", 20)
+    assert align_words([(["a", "b", "c", "d"], ["e", "f", "g", "h", "i"])])
+    with pytest.raises(
+        DataError, match=r"^5 reference words beside 5 words, .* 'a b c d e …'\); score the text in seg"
+    ):
+        align_words([(["a", "b", "c", "d", "e"], ["f", "g", "h", "i", "j"])])

@@ -15,6 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from asr.errors import DataError
+from asr.limits import ALIGNMENT
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -35,6 +38,9 @@ def align_words(pairs: Sequence[_WordPair]) -> list[WordAlignment]:
 
     >>> [row[0] for row in align_words([("v w x a b".split(), "a b p q r".split())])[0]].count("equal")
     2
+
+    Raises:
+        DataError: two texts are too long for one table.
     """
     # Equal words at the end are paired in any best alignment that prefers pairs; identical texts cost nothing.
     ends = [_common_end(reference, hypothesis) for reference, hypothesis in pairs]
@@ -62,6 +68,13 @@ def _common_end(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
 
 def _blocks(pairs: Sequence[_WordPair]) -> Iterator[list[int]]:
     """Yield the indexes of pairs of like size, so that padding is small; empty pairs are left out."""
+    for reference, hypothesis in pairs:
+        if len(reference) * len(hypothesis) > ALIGNMENT:
+            raise DataError(
+                f"{len(reference):,} reference words beside {len(hypothesis):,} words, too many for one alignment (from "
+                f"'{' '.join(reference[:5])} …'); score the text in segments, each with an id"
+            )
+
     longest = [max(len(reference), len(hypothesis)) for reference, hypothesis in pairs]
     block: list[int] = []
     for p in sorted(range(len(pairs)), key=longest.__getitem__):
