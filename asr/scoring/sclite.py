@@ -71,8 +71,8 @@ def _blocks(pairs: Sequence[_WordPair]) -> Iterator[list[int]]:
     for reference, hypothesis in pairs:
         if len(reference) * len(hypothesis) > ALIGNMENT:
             raise DataError(
-                f"{len(reference):,} reference words beside {len(hypothesis):,} words, too many for one alignment (from "
-                f"'{' '.join(reference[:5])} …'); score the text in segments, each with an id"
+                f"{len(reference):,} reference words beside {len(hypothesis):,} words, too many for one alignment "
+                f"(from '{' '.join(reference[:5])} …'); score the text in segments, each with an id"
             )
 
     longest = [max(len(reference), len(hypothesis)) for reference, hypothesis in pairs]
