@@ -368,7 +368,15 @@ def test_tedlium3_reads_segments_of_the_legacy_distribution(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["A 1 A 0 x <o> hi", "A 1 A", "rest of a text", "and then at 5 10 people came", "A 1 A 0.0 0.3 without a label"],
+    [
+        "A 1 A 0 x <o> hi",
+        "A 1 A",
+        "rest of a text",
+        "and then at 5 10 people came",
+        "A 1 A 0.0 0.3 without a label",
+        "A 1 A 0 inf <o> hi",
+        "A 1 A nan 1 <o> hi",
+    ],
 )
 def test_a_broken_stm_line_is_one_line(tmp_path, line):
     root = "TEDLIUM_release-3"

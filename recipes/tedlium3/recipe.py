@@ -9,7 +9,7 @@ from asr.corpora.corpus import corpus_folder
 from asr.corpora.measure import Row, measure
 from asr.corpora.recipe import Corpus, Recipe, Request
 from asr.data.lines import stripped_lines
-from asr.data.manifest import Utterance
+from asr.data.manifest import Utterance, is_seconds
 from asr.download.remote import openslr
 from asr.errors import DataError
 from asr.files import visible
@@ -54,7 +54,8 @@ def _talk(path: Path, split: str, dropped: dict[str, str], excluded: dict[str, s
         try:
             talk, _, speaker, begin, end, label, *rest = line.split(None, 6)
             begin_s, end_s = float(begin), float(end)
-            if not label.startswith("<"):  # a line of words, the rest of a text with a line feed in it
+            # a line of words, the rest of a text with a line feed in it
+            if not (label.startswith("<") and is_seconds(begin_s) and is_seconds(end_s)):
                 raise ValueError
         except ValueError as error:
             raise DataError("expected 'talk channel speaker begin end <label> text'", path, number) from error

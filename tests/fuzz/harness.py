@@ -100,6 +100,7 @@ def run_target(
     last = None if most is None else first + most
     with tempfile.TemporaryDirectory(prefix="asr-fuzz-") as place:
         seeds = _built(target, Path(place), report)
+        begun = time.monotonic()
         is_over = not seeds
         while not is_over:
             worker = _Worker(target, seeds, Path(place), begun + seconds, first, last)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import socket
+import tarfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -278,6 +279,58 @@ def _prepared_folders(scratch: Path) -> list[Seed]:
     header = _headers(scratch)[0]
     both = {f"{part}/{name}": content for part in "xy" for name, content in header.files.items()}
     return [Seed(both, ("x/train.jsonl", "x/prepared.json", "y/tokenizer.json"))]
+
+
+def _corpora(scratch: Path) -> list[Seed]:
+    """Return published corpora in small, as the tests of their recipes make them."""
+    from tests import test_librispeech, test_recipe, test_recipes_corpora
+
+    archives = {
+        "an4": test_recipe._an4_archive(scratch / "an4.tar.gz"),
+        "commonvoice": test_recipes_corpora.commonvoice(scratch / "cv.tar.gz"),
+        "ljspeech": test_recipes_corpora.ljspeech(scratch / "lj.tar.bz2"),
+        "speechocean762": test_recipes_corpora.speechocean(scratch / "so.tar.gz"),
+        "tedlium3": test_recipes_corpora.tedlium(scratch / "ted.tgz"),
+        "librispeech": scratch / "ls.tar.gz",
+    }
+    archives["librispeech"].write_bytes(test_librispeech.archive_of(scratch, "train-clean-100"))
+    found = []
+    for name, archive in archives.items():
+        with tarfile.open(archive) as packed:
+            packed.extractall(scratch / "all" / name, filter="data")
+        seed = of_folder(scratch / "all" / name, _TEXTS_OF_CORPORA)
+        found.append(
+            Seed(
+                {f"{name}/{path}": content for path, content in seed.files.items()},
+                tuple(f"{name}/{path}" for path in seed.damaged),
+            )
+        )
+    return found
+
+
+_TEXTS_OF_CORPORA = (
+    "*.csv",
+    "*.tsv",
+    "*.stm",
+    "*.txt",
+    "*.TXT",
+    "*.json",
+    "*.fileids",
+    "*.transcription",
+    "text",
+    "wav.scp",
+)
+
+
+def _prepare_corpus(folder: Path) -> None:
+    from asr.corpora.catalogue import find_recipe
+    from asr.corpora.prepare import prepare
+    from asr.corpora.recipe import Request
+
+    (source,) = folder.iterdir()
+    recipe, _ = find_recipe(source.name)
+    (top,) = source.iterdir()
+    prepare(recipe, Request(out=folder / "out", archive=(top,)))
 
 
 # --- texts and scores -------------------------------------------------------------------------------------------------
@@ -623,6 +676,7 @@ TARGETS = (
     Target("tsv", _tables("a.tsv"), partial(_prepare, "csv", "a.tsv")),
     Target("folder", _folder, partial(_prepare, "folder", "in")),
     Target("combined", _prepared_folders, _combine),
+    Target("corpora", _corpora, _prepare_corpus),
     Target("score", _transcripts, _score),
     Target("align-text", _texts("a.txt"), _align, kernels=True),
     Target("lm-text", _texts("a.txt"), _count_text, kernels=True),

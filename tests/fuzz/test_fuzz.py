@@ -42,7 +42,6 @@ def fuzz(tmp_path: Path, *options: str, seconds: float) -> list[dict[str, Any]]:
 
 
 @linux
-@pytest.mark.slow
 def test_all_parsers_take_damaged_files(tmp_path):
     reports = fuzz(tmp_path, "--jobs=2", seconds=FAST_S)
     assert {report["target"] for report in reports} == {t.name for t in TARGETS if t.is_runnable()}
