@@ -187,6 +187,12 @@ def test_a_sphere_header_of_negative_numbers_is_no_header(tmp_path, field):
         audio.info(path)
 
 
+def test_an_au_that_ends_inside_its_header_is_no_audio():
+    for num_bytes in (4, 8, 11):
+        with pytest.raises(DataError, match="not audio that can be read"):
+            open_recording(content("alaw.au")[:num_bytes], "x.au")
+
+
 def test_mp3_frames_with_nothing_in_them_are_damage(tmp_path):
     path = tmp_path / "a.mp3"
     path.write_bytes(b"\xff\xfb\x90\x00" * 500)

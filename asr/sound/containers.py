@@ -64,7 +64,7 @@ def find_samples(file: BinaryIO, size: int, head: bytes) -> SampleArea | None:
     if head[:4] == b"caff":
         return _caf(file, size)
     if head[:4] == b".snd":
-        start, promised = struct.unpack(">II", head[4:12])
+        start, promised = struct.unpack(">II", head[4:12].ljust(8, b"\0"))
         return _area(file, size, start, promised, promised >= _UNKNOWN_32, [(8, b"\xff" * 4)])
     if head[:8] == b"NIST_1A\n":
         return _sphere(file, size, head)
