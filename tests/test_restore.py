@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.train import resume, train
+from asr.training.folder import RunFolder
+from asr.training.progress import Progress, Validated, read_progress
 from asr.training.restore import check_unchanged
 from tests.builders import build_corpus, tiny_config
 
@@ -94,6 +97,34 @@ def test_a_checkpoint_whose_optimiser_has_other_shapes_is_refused(tmp_path):
     save_file(tensors | {"optimizer.1.exp_avg": torch.zeros(3)}, state)
     with pytest.raises(CheckpointError, match=r"'optimizer.1.exp_avg' has shape \[3\]"):
         resume(run)
+
+
+@pytest.mark.parametrize("content", ["[]", "true", '{"packages": 3}', "{"])
+def test_a_damaged_environment_is_said_and_written_anew(tmp_path, caplog, content):
+    (tmp_path / "environment.json").write_text(content)
+    RunFolder(tmp_path).write_environment({"threads": 1, "packages": {}})
+    assert "environment.json is damaged; it is written again" in caplog.text
+    assert json.loads((tmp_path / "environment.json").read_text()) == {"threads": 1, "packages": {}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epoch": "x"}, "epoch: Input should be a valid integer"),
+        ({"best": [[0.5, 0.5, None]]}, "best.0.3"),
+        ({"late": [["a"]]}, "late.0.1"),
+        ({"step": 10**18}, "step: a number out of range"),
+        ({"batch": -1}, "batch: a number out of range"),
+        ({"loss_sum_nats": math.nan}, "Out of range float"),
+        ({"junk": 1}, "'junk'"),
+    ],
+)
+def test_progress_of_other_types_is_one_line(tmp_path, change, said):
+    whole = vars(Progress(best=[Validated(0.5, 0.25, None, 3)], late=[("a", "b")], loss_sum_nats=1.5))
+    state = json.loads(json.dumps(whole))
+    assert vars(read_progress(Progress, state, tmp_path)) == whole
+    with pytest.raises(CheckpointError, match=f"not the progress of a run .*{said}"):
+        read_progress(Progress, state | change, tmp_path)
 
 
 def test_a_resumed_run_says_what_else_is_another(tmp_path, caplog):

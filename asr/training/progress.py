@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
+from pydantic import FailFast, TypeAdapter, ValidationError
+
+from asr.errors import CheckpointError
+from asr.files import json_text
 from asr.heartbeat import time_left
+
+P = TypeVar("P")
 
 #: called after every step with the numbers that a progress bar shows
 Watcher = Callable[[dict[str, float]], None]
@@ -52,19 +59,44 @@ class Progress:
     #: sums over the epoch so far, for its mean loss
     loss_sum_nats: float = 0.0
     loss_count: int = 0
-    epoch_losses_nats: list[float] = field(default_factory=list)
+    epoch_losses_nats: Annotated[list[float], FailFast()] = field(default_factory=list)
     #: the best validations, best first
-    best: list[Validated] = field(default_factory=list)
+    best: Annotated[list[Validated], FailFast()] = field(default_factory=list)
     #: validations since WER, or CER at the same WER, last improved
     validations_since_best: int = 0
     seconds: float = 0.0
     done: bool = False
     #: (id, reason) of utterances left out after the start
-    late: list[tuple[str, str]] = field(default_factory=list)
+    late: Annotated[list[tuple[str, str]], FailFast()] = field(default_factory=list)
     #: those of them that do not fit into memory alone
-    too_large: list[str] = field(default_factory=list)
+    too_large: Annotated[list[str], FailFast()] = field(default_factory=list)
     #: batches of this many padded frames are halved; None: no limit is known
     too_many_frames: float | None = None
+
+
+def read_progress(kind: type[P], state: dict[str, Any], path: Path) -> P:
+    """Return the progress, a dataclass, that the ``state.json`` at a path holds.
+
+    Raises:
+        CheckpointError: it is of something else, or has a value of another type.
+    """
+    known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    if foreign := set(state) - known:
+        raise CheckpointError(f"not the progress of a run (it has '{min(foreign)}')", path)
+    if missing := {"epoch", "step"} - set(state):
+        raise CheckpointError(f"not the progress of a run (it has no '{min(missing)}')", path)
+    try:
+        progress = TypeAdapter(kind).validate_json(json.dumps(state), strict=True)
+        if odd := [name for name, value in vars(progress).items() if isinstance(value, int) and not 0 <= value < 2**53]:
+            raise ValueError(f"{odd[0]}: a number out of range")
+        json_text(vars(progress))  # not-a-number would only be found when it is written again
+    except ValueError as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise CheckpointError(f"not the progress of a run ({reason})", path) from error
+    return progress
 
 
 class PhaseTimer:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from asr.config import RunConfig
@@ -20,11 +18,9 @@ from asr.files import read_json, write_json
 from asr.model.checkpoint import TrainableModel, TrainingState, model_tensors, set_model_tensors
 from asr.model.tensor_files import check_alike, split_by_prefix
 from asr.training.optim import MovingAverage, load_optimizer, optimizer_tensors
-from asr.training.progress import Progress
+from asr.training.progress import Progress, read_progress
 
 log = logging.getLogger(__name__)
-
-_PROGRESS = TypeAdapter(Progress)
 
 #: a change of these changes no number that is computed
 _FREE = {
@@ -54,6 +50,7 @@ def restore(
     Raises:
         CheckpointError: it does not fit the model, or is not of this version.
     """
+    progress = read_progress(Progress, saved.state, saved.path / "state.json")
     groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, "average": {}, **split_by_prefix(saved.tensors)}
     foreign = set(groups) - {"model", "optimizer", "average"}
     if foreign:
@@ -62,7 +59,7 @@ def restore(
 
     # The tensors of the optimiser are made by an update, not by a step: nothing of a step's batch may be usable.
     expected = {f"average.{name}": tensor for name, tensor in average.tensors.items()}
-    if saved.state.get("loss_count") or saved.state.get("epoch_losses_nats"):
+    if progress.loss_count or progress.epoch_losses_nats:
         for i, parameter in enumerate(model.network.parameters()):
             expected[f"optimizer.{i}.step"] = torch.zeros(())
             expected |= {f"optimizer.{i}.{name}": parameter for name in ("exp_avg", "exp_avg_sq")}
@@ -79,19 +76,7 @@ def restore(
     for name, tensor in groups["average"].items():
         average.tensors[name].copy_(tensor)
 
-    return _progress(saved)
-
-
-def _progress(saved: TrainingState) -> Progress:
-    path = saved.path / "state.json"
-    if foreign := set(saved.state) - {field.name for field in fields(Progress)}:
-        raise CheckpointError(f"not the progress of a run (it has '{min(foreign)}')", path)
-    try:
-        return _PROGRESS.validate_json(json.dumps(saved.state), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"not the progress of a run ({where}: {first['msg']})", path) from error
+    return progress
 
 
 def check_unchanged(path: Path, cfg: RunConfig, tokenizer: Tokenizer, *, has_state: bool) -> list[str]:

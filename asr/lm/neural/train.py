@@ -37,7 +37,7 @@ from asr.model.tensor_files import read_json, split_by_prefix
 from asr.runtime import Interrupt, autocast, commit, generator, hardware, stable_seed, use_machine
 from asr.training.metrics import MetricsFile
 from asr.training.optim import learning_rate, load_optimizer, optimizer_tensors
-from asr.training.progress import PhaseTimer, Watcher
+from asr.training.progress import PhaseTimer, Watcher, read_progress
 
 log = logging.getLogger(__name__)
 
@@ -304,7 +304,7 @@ class RnnTrainer:
             log.warning("skipped a damaged checkpoint: %s", line)
         groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, **split_by_prefix(saved.tensors)}
         try:
-            self.progress = RnnProgress(**saved.state)
+            self.progress = read_progress(RnnProgress, saved.state, saved.path / "state.json")
             set_tensors(self.network, groups["model"], saved.path)
             load_optimizer(self.optimizer, groups["optimizer"])
             self.states_bs = groups["states"][""].to(self.machine.device)
