@@ -6,7 +6,8 @@ Axes: b batch, n samples, t frames, f bins, u targets.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from asr.data import audio
 from asr.data.manifest import Manifest, Utterance
 from asr.errors import DataError
 from asr.model.contract import AnyExtractor
+from asr.runtime import is_out_of_memory
 
 log = logging.getLogger(__name__)
 Features = npt.NDArray[np.float32]
@@ -70,6 +72,23 @@ def empty_batch(bins: int) -> Batch:
     return Batch(torch.zeros(1, 1, bins), no_length_b, no_targets_bu, no_length_b, ids=(), duration_s=0.0)
 
 
+@contextmanager
+def fits_into_memory(utterance: Utterance) -> Iterator[None]:
+    """Turn a lack of memory into an error of one utterance, which is held in memory as a whole.
+
+    Raises:
+        DataError: the utterance is named.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        length = f"{utterance.duration_s / 60:,.0f} minutes"
+        problem = f"utt '{utterance.id}': {length} as one utterance do not fit into the memory; cut it into parts"
+        raise DataError(problem) from error
+
+
 def load_wave(
     manifest: Manifest, utterance: Utterance, sample_rate_hz: int, resample: bool, logged_hz: set[int] | None = None
 ) -> audio.Wave:
@@ -84,18 +103,15 @@ def load_wave(
     """
     remedy = "resample the corpus, set audio.resample=true in training, or pass --resample in use"
     path = manifest.audio_path(utterance)
-    try:
-        wave_n, rate_hz = audio.load(
-            path, offset_s=utterance.offset_s, duration_s=utterance.duration_s, channel=utterance.channel
-        )
-        wave_n = audio.at_rate(wave_n, rate_hz, sample_rate_hz, resample, path, remedy)
-    except DataError as error:
-        raise DataError(f"utt '{utterance.id}': {error}") from error
-    except MemoryError as error:
-        hours = utterance.duration_s / 3600
-        raise DataError(
-            f"utt '{utterance.id}': {path}: {hours:.1f} hours do not fit into the memory; cut it"
-        ) from error
+    with fits_into_memory(utterance):
+        try:
+            wave_n, rate_hz = audio.load(
+                path, offset_s=utterance.offset_s, duration_s=utterance.duration_s, channel=utterance.channel
+            )
+            wave_n = audio.at_rate(wave_n, rate_hz, sample_rate_hz, resample, path, remedy)
+        except DataError as error:
+            raise DataError(f"utt '{utterance.id}': {error}") from error
+
     if rate_hz != sample_rate_hz and logged_hz is not None and rate_hz not in logged_hz:
         logged_hz.add(rate_hz)
         log.info("resampling %d Hz audio to %d Hz (first: utt '%s')", rate_hz, sample_rate_hz, utterance.id)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from asr.batch import Features, extract, load_wave
+from asr.batch import Features, extract, fits_into_memory, load_wave
 from asr.data.manifest import Manifest, Utterance
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, ConfigError, DataError, nearest
@@ -128,11 +128,13 @@ def of_manifest(
         for utterance in sorted(manifest.utterances, key=lambda u: u.duration_s):
             try:
                 wave_n = load_wave(manifest, utterance, rate_hz, model.audio.resample, logged_hz)
+                no_speech = no_speech_prob(wave_n, rate_hz) if no_speech_threshold < 1 else 0.0
+                with fits_into_memory(utterance):
+                    features_tf = extract(model.extractor, wave_n)
             except DataError as error:
                 unusable.append((utterance, error))
                 continue
-            no_speech = no_speech_prob(wave_n, rate_hz) if no_speech_threshold < 1 else 0.0
-            yield (utterance, no_speech), extract(model.extractor, wave_n)
+            yield (utterance, no_speech), features_tf
 
     for (utterance, no_speech), one_sv in pipeline(model, stream(), lambda one_sv: one_sv, batch_s=BATCH_S):
         while unusable:

@@ -31,6 +31,8 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 #: from glibc's malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+#: parts of what torch's allocators say: on CPU, on CPU with Linux's overcommitment, and on CUDA
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "out of memory")
 
 
 def find_device(name: str) -> torch.device:
@@ -124,6 +126,13 @@ def keep_freed_memory() -> None:
 
     mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes; larger arrays are still mapped one by one
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Check whether an error of torch or numpy means that there is no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 class Interrupt:

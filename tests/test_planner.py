@@ -23,9 +23,9 @@ import asr.training.step
 from asr import config as configs
 from asr.batch import Batch
 from asr.errors import ConfigError, DataError
-from asr.runtime import Machine
+from asr.runtime import Machine, is_out_of_memory
 from asr.train import resume, train
-from asr.training.memory import is_out_of_memory, total_bytes
+from asr.training.memory import total_bytes
 from asr.training.planner import MemoryPlanner, find_largest
 from tests.builders import build_corpus, tiny_config
 

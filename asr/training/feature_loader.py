@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import torch
 
-from asr.batch import Features, extract, load_wave
+from asr.batch import Features, extract, fits_into_memory, load_wave
 from asr.config import RunConfig
 from asr.data import audio, shards
 from asr.data.manifest import Manifest
@@ -62,7 +62,8 @@ class FeatureLoader:
         dither_seed = None
         if cfg.features.dither > 0:
             dither_seed = stable_seed(cfg.train.seed, "dither", epoch, utterance.id)
-        features_tf = extract(self.extractor, wave_n, dither_seed)
+        with fits_into_memory(utterance):
+            features_tf = extract(self.extractor, wave_n, dither_seed)
 
         is_fixed = dither_seed is None and not self._distort.active
         if is_fixed and self._cache_left >= features_tf.nbytes:

@@ -14,16 +14,6 @@ import torch
 from asr.batch import Batch
 from asr.files import read_json, write_json
 
-#: parts of what torch's allocators say: on CPU, on CPU with Linux's overcommitment, and on CUDA
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "out of memory")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Check whether an error of torch or numpy means that there is no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
-
 
 def used_bytes(device: torch.device) -> int:
     """Return the memory in use."""

@@ -18,11 +18,11 @@ from asr.batch import Batch
 from asr.errors import ConfigError
 from asr.heartbeat import heartbeat
 from asr.model.network import Network
-from asr.runtime import Machine
+from asr.runtime import Machine, is_out_of_memory
 from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
 from asr.training.gradients import gradients, halves
-from asr.training.memory import is_out_of_memory, peak_bytes, reset_peak, total_bytes, used_bytes
+from asr.training.memory import peak_bytes, reset_peak, total_bytes, used_bytes
 
 log = logging.getLogger(__name__)
 GIB = 2**30

@@ -22,11 +22,11 @@ from asr.batch import Batch, empty_batch
 from asr.config import RunConfig
 from asr.errors import TrainingError
 from asr.model.checkpoint import TrainableModel
-from asr.runtime import Machine, stable_seed
+from asr.runtime import Machine, is_out_of_memory, stable_seed
 from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
 from asr.training.gradients import Timed, gradients, halves
-from asr.training.memory import is_out_of_memory, remember_limit
+from asr.training.memory import remember_limit
 from asr.training.optim import MovingAverage
 from asr.training.planner import MemoryPlanner
 
