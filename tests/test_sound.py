@@ -179,6 +179,17 @@ def test_a_chunk_that_no_file_has_room_for_ends_the_search_for_samples(tmp_path,
         audio.info(path)
 
 
+@pytest.mark.parametrize("format", ["WAV", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3"])
+def test_a_file_cut_anywhere_in_its_header_is_one_line(tmp_path, format):
+    content = io.BytesIO()
+    soundfile.write(content, noise(0.1), 16000, format=format)
+    path = tmp_path / "a.wav"
+    for size in range(1, 130):
+        path.write_bytes(content.getvalue()[:size])
+        with contextlib.suppress(DataError):  # a header without samples is read
+            assert audio.info(path, keep_truncated=True).num_samples < 130
+
+
 @pytest.mark.parametrize("field", [b"sample_count -i ", b"sample_n_bytes -i ", b"channel_count -i "])
 def test_a_sphere_header_of_negative_numbers_is_no_header(tmp_path, field):
     path = tmp_path / "a.sph"

@@ -280,7 +280,8 @@ class _Child:
         self.clean_mb = 0.0
         self.touched: list[str] = []
         self._is_watching = False
-        self._allowed = [str(self.case), str(self.temporary), os.devnull, *_caches()]
+        # clear_refs: training forgets its peak of memory, too
+        self._allowed = [str(self.case), str(self.temporary), os.devnull, f"/proc/{os.getpid()}/clear_refs", *_caches()]
 
     def settle(self) -> None:
         """Make places of this process's own for all that a program may write, and watch what it touches beside them."""
@@ -330,13 +331,13 @@ class _Child:
 
     def _one(self, number: int) -> tuple[str, float, float]:
         """Run an input; return whether it was accepted or refused (empty: neither), its seconds and its memory."""
+        self.counts.set(number=number)
         shutil.rmtree(self.case, ignore_errors=True)
         files = files_of(self.target, self.seeds, number)
         _write(files, self.case)
         if _peak_mb() > self.clean_mb + MOST_OVER_MB / 5:  # of making the files
             _release()
             _forget_peak()
-        self.counts.set(number=number)
         faulthandler.dump_traceback_later(LONGEST_S, exit=True, file=2)
         begun = time.monotonic()
         verdict = what = details = ""

@@ -204,7 +204,7 @@ def damage_json(content: bytes, other: bytes, rng: Generator) -> bytes:
         return damage_bytes(content, other, rng)
     if rng.random() < 0.08:
         return _nested(rng)
-    return _as_json(_damaged_value(value, rng))
+    return _as_json(_damaged_value(value, rng, most=1 + LARGEST // max(1, len(content))))
 
 
 def damage_json_lines(content: bytes, other: bytes, rng: Generator) -> bytes:
@@ -231,8 +231,8 @@ def _as_json(value: Any) -> bytes:
         return str(value).encode("utf-8", "replace") if not isinstance(value, int) else b"1" + b"0" * 400
 
 
-def _damaged_value(value: Any, rng: Generator) -> Any:
-    """Return a JSON value with one place changed."""
+def _damaged_value(value: Any, rng: Generator, most: int) -> Any:
+    """Return a JSON value with one place changed; nothing is repeated more than ``most`` times."""
     keys: list[Any] = (
         list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     )
@@ -242,7 +242,7 @@ def _damaged_value(value: Any, rng: Generator) -> Any:
     changed: Any = value.copy()
     key = rng.choice(keys)
     if rng.random() < 0.6:
-        changed[key] = _damaged_value(value[key], rng)
+        changed[key] = _damaged_value(value[key], rng, most)
         return changed
 
     match rng.randrange(5):
@@ -253,7 +253,7 @@ def _damaged_value(value: Any, rng: Generator) -> Any:
         case 2 if isinstance(value, dict):
             changed[rng.choice(("", "a", str(key).upper(), str(key) + " ", "\x1b[31m", "id"))] = value[key]
         case 3 if isinstance(value, list):
-            changed += [value[key]] * rng.choice((1, 2, 500))
+            changed += [value[key]] * min(most, rng.choice((1, 2, 500)))
         case _:
             changed[key] = rng.choice(_ODD_VALUES)
     return changed
