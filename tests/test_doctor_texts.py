@@ -10,7 +10,6 @@ import pytest
 
 from asr.data import manifest as manifests
 from asr.data.manifest import Utterance
-from asr.data.tokenizer import CharTokenizer
 from asr.doctor import Examination, examine
 from asr.doctor import fix as fixing
 from asr.doctor.characters import find_markup, mended
@@ -89,7 +88,7 @@ def troubled(num_rows: int) -> list[Utterance]:
 
 def test_five_rows_of_each_kind_among_700_are_found(tmp_path):
     rows = troubled(700)
-    assert len(CharTokenizer.from_texts(row.text for row in rows).symbols) > 2 * 17
+    assert len(set("".join(row.text for row in rows))) > 2 * 17
     report = examine([manifest(tmp_path, rows)])
     found = codes(report)
     assert {code: found[code] for code in HIDDEN if code != "text-invisible"} == {
