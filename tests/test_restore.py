@@ -111,7 +111,7 @@ def test_a_damaged_environment_is_said_and_written_anew(tmp_path, caplog, conten
     ("change", "said"),
     [
         ({"epoch": "x"}, "epoch: Input should be a valid integer"),
-        ({"best": [[0.5, 0.5, None]]}, "best.0.3"),
+        ({"best": [[0.5, 0.5, None]]}, "best.0"),
         ({"late": [["a"]]}, "late.0.1"),
         ({"step": 10**18}, "step: a number out of range"),
         ({"batch": -1}, "batch: a number out of range"),

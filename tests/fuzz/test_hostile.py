@@ -68,7 +68,9 @@ def commands(tmp_path: Path, *calls: list[object]) -> list[Call]:
             f"{found!r} in {call.out[-500:]!r} {call.err[-500:]!r}"
         )
         assert call.seconds < 60, shown
-    assert not any(here.iterdir()) and not any((tmp_path / "tmp").iterdir())
+    left = [path.name for path in (tmp_path / "tmp").iterdir()]
+    # a folder that torch 2.11 makes when it is imported
+    assert not any(here.iterdir()) and not [name for name in left if not name.startswith("torchinductor_")]
     return done
 
 
