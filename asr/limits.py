@@ -23,6 +23,8 @@ SPECTRUM_PER_SECOND = 1 << 23
 STEP_VALUES = 1 << 18
 #: one line of a text, a manifest or an ARPA file: text8, a corpus of one line, has 100 MB
 LINE = 128 << 20
+#: blank lines in a row of a text for a language model, where each is a sentence without words
+BLANK_LINES = 1_000_000
 #: a table, a transcript or a document that is read as a whole: Common Voice's largest table has about 1 GB
 WHOLE_FILE = 4 << 30
 #: what a tar file says of one member: its name has 4 KiB at most, its attributes 64 KiB on Linux

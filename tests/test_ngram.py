@@ -203,6 +203,7 @@ def test_no_lookup_leaves_the_arrays_of_a_file_whose_checksum_somebody_made_fit(
 
 _DAMAGED = """
 import random, sys, zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +291,17 @@ def test_lines_are_read_from_plain_and_gzip_files(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"one two\r\nthree\n")
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress("vier fünf".encode()))
     assert list(ngram.read_lines([tmp_path / "a.txt", tmp_path / "b.txt.gz"])) == ["one two", "three", "vier fünf"]
+
+
+def test_blank_lines_without_end_are_no_text(tmp_path, monkeypatch):
+    monkeypatch.setattr("asr.lm.files.BLANK_LINES", 1000)
+    monkeypatch.setattr("asr.lm.files.BLOCK", 100)
+    text = tmp_path / "a.txt"
+    text.write_bytes(b"one\n" + 900 * b" \n" + b"two\n" + 900 * b"\n" + b"three")
+    assert Counter(ngram.read_lines([text])) == {"": 900, " ": 900, "one": 1, "two": 1, "three": 1}
+    text.write_bytes(b"one\n" + 1200 * b"\n" + b"two\n")
+    with pytest.raises(DataError, match=r"a\.txt:\d+: over 1,000 blank lines in a row, which no text has$"):
+        list(ngram.read_lines([text]))
 
 
 def test_text_that_is_not_utf8_is_named_by_line(tmp_path):

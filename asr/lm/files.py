@@ -19,6 +19,7 @@ from asr.data.lines import whole_lines
 from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.errors import AsrError, DataError, os_reason
 from asr.files import BLOCK, gunzip, open_atomic
+from asr.limits import BLANK_LINES
 
 STDIN = Path("-")
 GZIP_MAGIC = b"\x1f\x8b"
@@ -32,7 +33,7 @@ def read_lines(paths: Iterable[str | Path]) -> Iterator[str]:
 
     Raises:
         DataError: a line is not UTF-8, no text (a language model, UTF-16, carriage returns as line ends) or longer than
-            any real one; or a gzip file is damaged, or unpacks to more than any real one does.
+            any real one; a gzip file is damaged, or unpacks to more than any real one does; or too many blank lines.
         AsrError: a file cannot be read.
     """
     for path in map(Path, paths):
@@ -40,7 +41,11 @@ def read_lines(paths: Iterable[str | Path]) -> Iterator[str]:
             yield from (" ".join(utterance.text.split()) for utterance in manifest.read(path))
             continue
         with reading(path):
+            num_blank = 0
             for first, content in whole_lines(_blocks(path), path):
+                num_blank = num_blank + content.count(b"\n") if content.isspace() else 0
+                if num_blank > BLANK_LINES:  # each is a sentence without words, and costs as much time as one
+                    raise DataError(f"over {BLANK_LINES:,} blank lines in a row, which no text has", path, first)
                 for number, line in enumerate(io.BytesIO(content), first):
                     yield _checked_line(line, path, number)
 
