@@ -177,3 +177,7 @@ def test_files_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
     for writer in (nist.write_trn, nist.write_ctm):
         with pytest.raises(DataError, match="cannot write"):
             writer(tmp_path / "file" / "x", {}) if write(tmp_path / "file", "") else None  # type: ignore[operator]
+
+
+def test_a_channel_of_thousands_of_digits_is_a_name():
+    assert nist.utterance_id("call", "9" * 5000) == f"call:{'9' * 5000}"

@@ -60,7 +60,7 @@ def utterance_id(name: str, channel: int | str | None) -> str:
     if channel is None:
         return name
     own = str(channel).upper()
-    if own.isdecimal():
+    if own.isdecimal() and len(own) < 10:  # Python reads no number of thousands of digits
         own = channel_name(int(own))
     return name if own == channel_name(1) else f"{name}:{own}"
 

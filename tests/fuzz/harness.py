@@ -236,7 +236,8 @@ def _watched(worker: _Worker, report: Report, begun: float) -> Iterator[Report]:
     if not worker.is_done:
         text = worker.log.read_text("utf-8", "replace") if worker.log.exists() else ""
         what = "hangs" if "Timeout (" in text else f"ends the process ({_named(status)})"
-        report.failures.append(Failure(report.target, worker.number(), what, text[-_SHOWN:], worker.seconds()))
+        shown = text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]}\n…\n{text[-_SHOWN:]}"
+        report.failures.append(Failure(report.target, worker.number(), what, shown, worker.seconds()))
 
 
 def _named(status: int) -> str:
