@@ -149,7 +149,7 @@ def parse_line(raw: bytes, path: Path, number: int) -> Utterance:
         utterance = _utterance(row, path, number)
         if utterance.meta and (b"NaN" in raw or b"Infinity" in raw):
             json.dumps(utterance.meta, allow_nan=False)  # no other program would read it, nor could we write it
-        if problem := why_outside(utterance.audio_path, path.parent):
+        if problem := why_outside(utterance.audio_path, path):
             raise DataError(f"utt '{utterance.id}': 'audio_path' {problem}", path, number)
         return utterance
     except UnicodeEncodeError as error:

@@ -51,12 +51,12 @@ def stay_below(folder: Path) -> Iterator[None]:
         _below.reset(token)
 
 
-def why_outside(audio_path: str | Path, parent: Path = Path()) -> str:
+def why_outside(audio_path: str | Path, manifest: Path | None = None) -> str:
     """Return why a row may not name an audio file; empty: it may.
 
     Args:
         audio_path: as it is written; a member of a tar file is where that file is.
-        parent: the folder that it is relative to.
+        manifest: the file beside which a relative path begins; None: it begins in the working folder.
     """
     below = _below.get()
     if below is None:
@@ -66,7 +66,7 @@ def why_outside(audio_path: str | Path, parent: Path = Path()) -> str:
     if MARK in name:
         name = name.rpartition(MARK)[0] + MARK[:-1]
     try:
-        real = below.real(os.path.join(parent, name))  # noqa: PTH118
+        real = below.real(name if manifest is None else os.path.join(manifest.parent, name))  # noqa: PTH118
     except ValueError:  # a NUL in it
         return f"{name!r} is no path"
     return "" if below.holds(real) else f"leads to {real}, which is not below {below.folder} (--stay-below)"
