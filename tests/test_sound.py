@@ -194,8 +194,10 @@ def test_a_file_cut_anywhere_in_its_header_is_one_line(tmp_path, format):
 def test_a_sphere_header_of_negative_numbers_is_no_header(tmp_path, field):
     path = tmp_path / "a.sph"
     path.write_bytes(sphere_bytes(noise(0.5)).replace(field, field + b"-"))
-    with contextlib.suppress(DataError):  # libsndfile may read it all the same
-        audio.info(path)
+    try:
+        assert audio.info(path).num_samples > 0  # libsndfile may read it all the same
+    except DataError as error:
+        assert str(error).startswith(str(path))
 
 
 def test_an_au_that_ends_inside_its_header_is_no_audio():
