@@ -73,8 +73,8 @@ def check_unpacked(packed: int, unpacked: int, path: Path) -> None:
     """Refuse a compressed file that grows too much, while it is unpacked.
 
     Args:
-        packed: bytes of the file that were read so far.
-        unpacked: bytes that came out of them.
+        packed: bytes of the file that were read so far, or all of them.
+        unpacked: bytes that came out of them, or that its headers claim.
 
     Raises:
         DataError: it is no text, archive or sound that anybody compressed for use.

@@ -534,3 +534,14 @@ def test_an_archive_that_will_not_fit_is_refused_before_it_is_extracted(tmp_path
     with pytest.raises(DataError, match=r"extracting a\.tar\.gz takes 0\.2 MB, but 0\.0 MB are free; make room"):
         unpack(archive, tmp_path / "out", "corpus")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sparse_member_is_refused_before_its_map_is_read(tmp_path):
+    header = bytearray(tarfile.TarInfo("corpus/a").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[482] = 1  # the map goes on in the next block, of which there is none
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+    path = tmp_path / "a.tar"
+    path.write_bytes(bytes(header))
+    with pytest.raises(DataError, match="'corpus/a' is a sparse file"):
+        extract(path, tmp_path / "out")

@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import os
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -411,3 +411,11 @@ def test_no_layout_of_the_input_is_compiled_for_of_its_own():
             stream.feed(layout_sv)
             assert stream.finish() == expected
         assert [len(function.signatures) for function in compiled] == before
+
+
+def test_the_widest_beam_of_the_command_is_that_of_a_models_folder():
+    from asr.commands.options import DecodingOptions
+    from asr.decode.settings import MOST_BEAM
+
+    *_, option = get_type_hints(DecodingOptions, include_extras=True)["beam"].__metadata__
+    assert option.max == MOST_BEAM

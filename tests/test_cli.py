@@ -965,3 +965,12 @@ def test_warnings_of_other_libraries_and_bugs_of_ours_are_shown_too(monkeypatch,
     assert "UserWarning: odd file a\\x1b[31m" in err
     assert "Traceback" in err and "RuntimeError: a\\x1b[31m" in err
     assert not UNSAFE.search(err)
+
+
+def test_results_and_messages_show_what_a_terminal_would_obey(capsys):
+    from asr.commands.console import print_result, say
+
+    print_result("a\x1b[31m\tb\n\u202ec \u200d")
+    say("d\x9b\x07")
+    printed = capsys.readouterr()
+    assert printed.out == "a\\x1b[31m\tb\n\\u202ec \u200d\n" and printed.err == "d\\x9b\\x07\n"

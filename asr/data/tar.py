@@ -31,7 +31,7 @@ class Header(tarfile.TarInfo):
             raise DataError(
                 f"refused: member '{self.name}' has a header of {self.size:,} bytes, {expected}", str(tar.name)
             )
-        if self.type == tarfile.GNUTYPE_SPARSE:
+        if self.type == tarfile.GNUTYPE_SPARSE:  # whose map may have any number of blocks
             _refuse_sparse(self.name, str(tar.name))
         return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
 
