@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import asr
 from asr.errors import ConfigError
@@ -77,6 +78,34 @@ def find_precision(name: str, device: torch.device) -> str:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Return the context in which the network runs at a precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device, without waiting for the copy or for the device.
+
+    The copy leaves from pinned memory: from other memory, CUDA's driver would copy it first, and torch would wait.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+    return pinned.to(device, non_blocking=True)
+
+
+class LateNumbers:
+    """Numbers that a device may still be computing; reading them does not wait for work that it was given since."""
+
+    def __init__(self, values_n: Tensor) -> None:
+        self._values_n = values_n.detach().to("cpu", non_blocking=True)
+        self._copied = None
+        if values_n.device.type == "cuda":
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record(torch.cuda.current_stream(values_n.device))
+
+    def read(self) -> list[float]:
+        """Return the numbers, once they are there."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values_n.tolist()
 
 
 def usable_cores() -> int:

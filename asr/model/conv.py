@@ -15,6 +15,7 @@ from asr.config import ConvConfig
 from asr.limits import check_step
 from asr.model.cpu.conv_grad import convolve
 from asr.model.norm import RowNorm
+from asr.runtime import to_device
 
 
 def strided(length: int, kernel: int, stride: int) -> int:
@@ -27,8 +28,10 @@ def strided_b(num_b: Tensor, kernel: int, stride: int) -> Tensor:
     return torch.where(num_b > 0, (num_b + 2 * (kernel // 2) - kernel) // stride + 1, 0)
 
 
-def step_mask(num_steps_b: Tensor, length: int) -> Tensor:
-    """Return true inside each utterance. Shapes: (b,) -> (b, length)."""
+def step_mask(num_steps_b: Tensor, length: int, device: torch.device | None = None) -> Tensor:
+    """Return true inside each utterance, on the device of the lengths or another one. Shapes: (b,) -> (b, length)."""
+    if device is not None:
+        num_steps_b = to_device(num_steps_b, device)
     return torch.arange(length, device=num_steps_b.device)[None, :] < num_steps_b[:, None]
 
 
@@ -60,9 +63,13 @@ class ConvFrontEnd(nn.Module):
         return num_frames_b
 
     def forward(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Convolve the features; the output is zero in the padding. Shapes: (b, t, f), (b,) -> (b, s, c * f'), (b,)."""
+        """Convolve the features; the output is zero in the padding. Shapes: (b, t, f), (b,) -> (b, s, c * f'), (b,).
+
+        Args:
+            num_frames_b: on the CPU, whatever the device of the features.
+        """
         num_b = num_frames_b
-        inside_bt = step_mask(num_b, features_btf.shape[1])
+        inside_bt = step_mask(num_b, features_btf.shape[1], features_btf.device)
         # Masked by filling, not by a product: padding may hold inf or nan.
         x_bcsf = features_btf.masked_fill(~inside_bt[:, :, None], 0.0).unsqueeze(1)
         # Channels last: the values of a step lie together, so valid steps are rows that can be gathered.
@@ -72,16 +79,20 @@ class ConvFrontEnd(nn.Module):
             assert isinstance(conv, nn.Conv2d)
             x_bcsf = convolve(conv, x_bcsf) if self.training else conv(x_bcsf)
             num_b = strided_b(num_b, layer.kernel_tf[0], layer.stride_tf[0])
-            x_bcsf = self._normalize(norm, x_bcsf, num_b)
+            x_bcsf = self._normalize(norm, x_bcsf.permute(0, 2, 3, 1), num_b).permute(0, 3, 1, 2)
         return x_bcsf.permute(0, 2, 3, 1).flatten(2), num_b
 
-    def _normalize(self, norm: nn.Module, x_bcsf: Tensor, num_steps_b: Tensor) -> Tensor:
-        """Apply norm and clipped ReLU to the valid steps, and set the others to zero.
+    def _normalize(self, norm: nn.Module, x_bsfc: Tensor, num_steps_b: Tensor) -> Tensor:
+        """Apply norm and clipped ReLU to the valid steps, and set the others to zero. Shapes: (b, s, f, c), (b,).
 
         Padding must not enter the statistics, and it must be zero for the next layer, whose kernel reaches into it.
         """
-        x_bsfc = x_bcsf.permute(0, 2, 3, 1)
         batch, steps, bins, channels = x_bsfc.shape
+        if x_bsfc.device.type == "cuda":
+            from asr.model.cuda.norm import normalize_steps
+
+            return normalize_steps(norm, x_bsfc, step_mask(num_steps_b, steps, x_bsfc.device), self.relu_clip)
+
         rows_rfc = x_bsfc.reshape(batch * steps, bins, channels)
         valid_r = step_mask(num_steps_b, steps).flatten().nonzero()[:, 0]
         padded = len(valid_r) < len(rows_rfc)
@@ -93,4 +104,4 @@ class ConvFrontEnd(nn.Module):
         if padded:
             rows_rfc = rows_rfc.new_zeros(batch * steps, bins, channels).index_copy(0, valid_r, rows_rfc)
 
-        return rows_rfc.view(batch, steps, bins, channels).permute(0, 3, 1, 2)
+        return rows_rfc.view(batch, steps, bins, channels)

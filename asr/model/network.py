@@ -19,6 +19,7 @@ from asr.model.contract import Floats
 from asr.model.conv import ConvFrontEnd, step_mask
 from asr.model.cpu.dropout import Dropout
 from asr.model.recurrent import Lookahead, RecurrentLayer, reversal
+from asr.runtime import to_device
 
 
 class PaddedNetwork(nn.Module):
@@ -30,7 +31,7 @@ class PaddedNetwork(nn.Module):
         device = next(self.parameters()).device
         features_btf = pad_sequence([torch.from_numpy(features_tf) for features_tf in features], batch_first=True)
         num_frames_b = torch.tensor([len(features_tf) for features_tf in features])
-        log_probs_bsv, num_steps_b = self(features_btf.to(device), num_frames_b.to(device))
+        log_probs_bsv, num_steps_b = self(to_device(features_btf, device), num_frames_b)
         all_bsv = log_probs_bsv.float().cpu().numpy()
         return [all_bsv[i, :steps] for i, steps in enumerate(num_steps_b.tolist())]
 
@@ -58,7 +59,10 @@ class Network(PaddedNetwork):
         raise NotImplementedError
 
     def encode(self, x_bsi: Tensor, num_steps_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the encoder on the front-end's output. Shapes: (b, s, i), (b,) -> (b, s', h), (b,)."""
+        """Run the encoder on the front-end's output. Shapes: (b, s, i), (b,) -> (b, s', h), (b,).
+
+        The lengths are on the CPU.
+        """
         raise NotImplementedError
 
     def layer_rows(self) -> Iterator[tuple[str, str, int]]:
@@ -81,7 +85,8 @@ class Network(PaddedNetwork):
     def forward(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and the number of valid steps; beyond them the values mean nothing.
 
-        Shapes: (b, t, f), (b,) int64 -> (b, s, v) float32, (b,) int64.
+        Shapes: (b, t, f), (b,) int64 -> (b, s, v) float32, (b,) int64. Lengths are on the CPU, given and returned:
+        read back from a GPU, each would stop the program until the GPU has done all its work.
 
         Raises:
             ValueError: the features have another number of bins than the model was built for.
@@ -116,8 +121,9 @@ class DeepSpeech2(Network):
         return inputs
 
     def encode(self, x_bsi: Tensor, num_steps_b: Tensor) -> tuple[Tensor, Tensor]:
-        mask_bs = step_mask(num_steps_b, x_bsi.shape[1])
-        reversal_bs = reversal(num_steps_b, x_bsi.shape[1])
+        num_on_device_b = to_device(num_steps_b, x_bsi.device)
+        mask_bs = step_mask(num_on_device_b, x_bsi.shape[1])
+        reversal_bs = reversal(num_on_device_b, x_bsi.shape[1])
         for i, layer in enumerate(self.layers):
             out_bsh = layer(self.dropout(x_bsi), mask_bs, reversal_bs)
             # From the second layer on input and output have one size. What is added is the input without dropout.

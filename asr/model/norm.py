@@ -41,15 +41,19 @@ class RowNorm(nn.BatchNorm1d):
         # In two sweeps: a difference of large squares would lose digits that torch's own norm keeps.
         var_c = reduce((wide_rc - mean_c).square().sum(0)) / rows
 
-        with torch.no_grad():
-            # as ConvFrontEnd makes it
-            assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean_c, self.momentum)
-            self.running_var.lerp_(var_c * (rows / (rows - 1).clamp(min=1)), self.momentum)
+        self.remember(mean_c, var_c, rows)
         out_rc: Tensor = self.weight * (wide_rc - mean_c) * (var_c + self.eps).rsqrt() + self.bias
         return out_rc.to(rows_rc.dtype)
+
+    @torch.no_grad()
+    def remember(self, mean_c: Tensor, var_c: Tensor, rows: Tensor) -> None:
+        """Take a batch's statistics into the running ones. Shapes: (c,), (c,), () or (1,)."""
+        # as ConvFrontEnd makes it
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean_c, self.momentum)
+        self.running_var.lerp_(var_c * (rows / (rows - 1).clamp(min=1)), self.momentum)
 
 
 class InputNorm(nn.Module):
@@ -81,6 +85,10 @@ class InputNorm(nn.Module):
         if self.training:
             mean_g, var_g, _ = _moments(F.linear(x_sbi, w_gi).float(), num_valid, self.reduce)
             self.remember(mean_g, var_g)
+        return self.scale_and_shift(mean_g, var_g)
+
+    def scale_and_shift(self, mean_g: Tensor, var_g: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the norm with these statistics as a scale and a shift of each gate."""
         scale_g = self.weight_g * (var_g + EPS).rsqrt()
         return scale_g, -scale_g * mean_g
 
@@ -106,6 +114,13 @@ def _moments(projected_sbg: Tensor, num_valid: Tensor, reduce: Reduce | None) ->
     """Return (mean_g, var_g, num_valid), over all processes together if there are several."""
     sum_g = projected_sbg.sum((0, 1))
     squares_g = torch.linalg.vector_norm(projected_sbg, dim=(0, 1)).square()
+    return mean_and_var(sum_g, squares_g, num_valid, reduce)
+
+
+def mean_and_var(
+    sum_g: Tensor, squares_g: Tensor, num_valid: Tensor, reduce: Reduce | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (mean_g, var_g, num_valid) from this process's sums; over all processes, if there are several."""
     if reduce is not None:
         sum_g, squares_g, num_valid = reduced(reduce, sum_g, squares_g, num_valid.to(sum_g)[None])
         num_valid = num_valid[0]

@@ -58,10 +58,15 @@ class Direction(nn.Module):
             x_sbi: the input, which the norm needs for its statistics in training; padding must be zero.
             num_valid: number of steps in the batch that are not padding.
         """
+        folded = None if self.norm is None else self.norm.fold(x_sbi, self.w_input_gi, num_valid)
+        return self.folded_weights(folded)
+
+    def folded_weights(self, norm: tuple[Tensor, Tensor] | None) -> list[Tensor]:
+        """Return the weights with a norm folded in that is given as (scale_g, shift_g)."""
         w_input_gi: Tensor = self.w_input_gi
         bias_g: Tensor = self.bias_g
-        if self.norm is not None:
-            scale_g, shift_g = self.norm.fold(x_sbi, w_input_gi, num_valid)
+        if norm is not None:
+            scale_g, shift_g = norm
             w_input_gi = scale_g[:, None] * w_input_gi
             bias_g = bias_g + shift_g
         bias_hidden_g = torch.zeros_like(bias_g) if self.bias_hidden_g is None else self.bias_hidden_g
@@ -75,7 +80,10 @@ class Direction(nn.Module):
             dtype = torch.get_autocast_dtype(x_sbi.device.type)
             x_sbi = x_sbi.to(dtype)
             weights = [weight.to(dtype) for weight in weights]
+        return self.recur(x_sbi, weights)
 
+    def recur(self, x_sbi: Tensor, weights: list[Tensor]) -> Tensor:
+        """Run torch's kernel from a zero state, all in one dtype. Shapes: (s, b, i) -> (s, b, h)."""
         state_1bh = x_sbi.new_zeros(1, x_sbi.shape[1], self.hidden)
         # has_biases, num_layers, dropout, train, bidirectional, batch_first
         options = (True, 1, 0.0, self.training, False, False)
@@ -119,6 +127,11 @@ class RecurrentLayer(nn.Module):
 
             if gru_layer.can_run(x_bsi):
                 return gru_layer.run(self.directions, x_bsi, mask_bs, summed=self.merge == "sum")
+
+        if x_bsi.device.type == "cuda":
+            from asr.model.cuda import recurrent
+
+            return recurrent.run(self.directions, x_bsi, mask_bs, reversal_bs, summed=self.merge == "sum")
 
         num_valid = mask_bs.sum()
         out_bsh = self._run(self.forward_direction, x_bsi, num_valid)

@@ -21,6 +21,7 @@ from asr.limits import check_step
 from asr.model.conv import step_mask
 from asr.model.network import Network, added, count
 from asr.model.norm import InputNorm
+from asr.runtime import to_device
 
 
 class WindowLayer(nn.Module):
@@ -55,6 +56,7 @@ class WindowLayer(nn.Module):
             rows_ri = rows_ri.to(torch.get_autocast_dtype(rows_ri.device.type))
         if self.kernel > 1 or self.stride > 1:
             taps_rk, num_b = taps(num_b, self.kernel, self.dilation, self.stride)
+            taps_rk = to_device(taps_rk, rows_ri.device)
             outside = len(rows_ri)
             # By an embedding, whose backward pass adds up what is read several times faster than that of an index.
             rows_ri = F.embedding(taps_rk, F.pad(rows_ri, (0, 0, 0, 1)), padding_idx=outside).flatten(1)
@@ -67,7 +69,7 @@ class WindowLayer(nn.Module):
             return F.linear(rows_ri, w_hi, self.bias_h)
         # The norm's axes are (s, b, i): one row per step, in a batch of one.
         x_r1i = rows_ri[:, None]
-        num_valid = torch.tensor(len(rows_ri), device=rows_ri.device)
+        num_valid = torch.full((), len(rows_ri), device=rows_ri.device)
         if self.training:
             return self.norm.normalized_projection(x_r1i, w_hi, self.bias_h, num_valid)[:, 0]
         scale_h, shift_h = self.norm.fold(x_r1i, w_hi, num_valid)
@@ -90,7 +92,7 @@ class WindowNetwork(Network):
         return inputs
 
     def encode(self, x_bsi: Tensor, num_steps_b: Tensor) -> tuple[Tensor, Tensor]:
-        rows_ri = x_bsi[step_mask(num_steps_b, x_bsi.shape[1])]
+        rows_ri = x_bsi.flatten(0, 1)[_valid_rows(num_steps_b, x_bsi.shape[1], x_bsi.device)]
         num_b = num_steps_b
         for i, layer in enumerate(self.layers):
             out_rh, num_b = layer(self.dropout(rows_ri), num_b)
@@ -98,8 +100,9 @@ class WindowNetwork(Network):
             rows_ri = rows_ri + out_rh if self.cfg.residual and i else out_rh
 
         steps = -(-x_bsi.shape[1] // self.cfg.time_strides[-1])
-        out_bsh = rows_ri.new_zeros(len(num_b), steps, self.cfg.hidden)
-        return out_bsh.masked_scatter(step_mask(num_b, steps)[:, :, None], rows_ri), num_b
+        out_rh = rows_ri.new_zeros(len(num_b) * steps, self.cfg.hidden)
+        out_rh = out_rh.index_copy(0, _valid_rows(num_b, steps, x_bsi.device), rows_ri)
+        return out_rh.view(len(num_b), steps, self.cfg.hidden), num_b
 
     def layer_rows(self) -> Iterator[tuple[str, str, int]]:
         for i, (window, layer) in enumerate(zip(self.windows(), self.layers, strict=True), start=1):
@@ -121,6 +124,11 @@ class TimeDelayNetwork(WindowNetwork):
             if i == 0 and tdnn.stride > 1:
                 window["stride"] = tdnn.stride
             yield window
+
+
+def _valid_rows(num_b: Tensor, steps: int, device: torch.device) -> Tensor:
+    """Return the places of the valid steps in the rows of a padded batch. Shapes: (b,) on the CPU -> (r,)."""
+    return to_device(step_mask(num_b, steps).flatten().nonzero()[:, 0], device)
 
 
 def taps(num_b: Tensor, kernel: int, dilation: int, stride: int) -> tuple[Tensor, Tensor]:
