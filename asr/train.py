@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from asr.config import RunConfig
 from asr.data.manifest import read_split
@@ -24,7 +26,7 @@ from asr.training.folder import RunFolder
 from asr.training.optim import dropout, learning_rate
 from asr.training.progress import Pace, Progress, Report, Watcher
 from asr.training.session import Inputs, Session, build_session, read_inputs
-from asr.training.step import StepResult
+from asr.training.step import PendingStep
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +103,9 @@ def train_epoch(session: Session, watch: Watcher) -> None:
     learner, progress, group, timer = session.learner, session.progress, session.group, session.timer
     plan = learner.data.plan(progress.epoch)
     interrupted = False
+    unread: deque[Unread] = deque()
+    # A GPU is given a step before the numbers of the step before are read, so that it never waits for this program.
+    ahead = 1 if learner.machine.device.type == "cuda" else 0
     timer.lap()
     learner.model.network.train()
 
@@ -111,19 +116,24 @@ def train_epoch(session: Session, watch: Watcher) -> None:
                 step_batches = group.everywhere(lambda: list(islice(batches, session.cfg.train.accumulate)))
             done = min(progress.batch + session.cfg.train.accumulate, len(plan))
             lr = set_schedules(session, progress.batch / len(plan), done / len(plan))
-            result = learner.step(step_batches, progress.step, lr)
+            step = learner.step(step_batches, progress.step, lr)
 
             # the record of it
+            progress.step += 1
             progress.batch = done
             progress.seconds += timer.lap()
-            error = record_step(session, result, lr, watch, progress.epoch + done / len(plan))
+            unread.append(Unread(step, progress.step, lr, progress.epoch + done / len(plan), progress.seconds))
+            error = record_steps(session, unread, watch, ahead)
 
             # all processes stop, or save, if one has to
             is_due = group.is_first and time.perf_counter() - session.saved_at > session.cfg.train.checkpoint_every_s
             answers = group.agree(session.interrupt.asked, is_due, error=error)
             interrupted = any(asked for asked, _ in answers)
             if not interrupted and any(due for _, due in answers):
+                group.agree(error=record_steps(session, unread, watch))
                 session.save_checkpoint()
+
+    group.agree(error=record_steps(session, unread, watch))
 
     if not interrupted or progress.batch == len(plan) or session.is_over:
         end_epoch(session, watch)
@@ -140,14 +150,35 @@ def set_schedules(session: Session, before: float, after: float) -> float:
     return learning_rate(cfg.optim, done_before, done_after)
 
 
-def record_step(session: Session, result: StepResult, lr: float, watch: Watcher, epoch: float) -> AsrError | None:
-    """Count a step, and write a row of metrics; return the error if it cannot be written.
+class Unread(NamedTuple):
+    """A step whose result is not read yet."""
 
-    Args:
-        epoch: epochs done, with the part of the current one.
+    pending: PendingStep
+    #: steps done, this one included
+    step: int
+    lr: float
+    #: epochs done, with the part of the current one
+    epoch: float
+    #: seconds that the run has trained
+    seconds: float
+
+
+def record_steps(session: Session, unread: deque[Unread], watch: Watcher, ahead: int = 0) -> AsrError | None:
+    """Record all steps but the last ``ahead``; return an error if a row of metrics cannot be written.
+
+    Raises:
+        TrainingError: a loss or a gradient was not finite.
     """
+    error = None
+    while len(unread) > ahead:
+        error = record_step(session, unread.popleft(), watch) or error
+    return error
+
+
+def record_step(session: Session, step: Unread, watch: Watcher) -> AsrError | None:
+    """Read a step's result, add it up, and write a row of metrics; return the error if it cannot be written."""
     progress, cfg = session.progress, session.cfg.train
-    progress.step += 1
+    result = step.pending.result()
     progress.loss_sum_nats += result.loss_nats * result.utterances
     progress.loss_count += result.utterances
     session.audio_s += result.audio_s
@@ -157,13 +188,13 @@ def record_step(session: Session, result: StepResult, lr: float, watch: Watcher,
         try:
             session.run.add_metrics(
                 kind="train",
-                step=progress.step,
+                step=step.step,
                 epoch=progress.epoch + 1,
                 loss_nats=round(result.loss_nats, 4),
-                lr=lr,
+                lr=step.lr,
                 grad_norm=round(result.grad_norm, 4),
                 audio_s=round(result.audio_s, 2),
-                seconds=round(progress.seconds, 2),
+                seconds=round(step.seconds, 2),
             )
         except CheckpointError as caught:
             error = caught
@@ -171,9 +202,9 @@ def record_step(session: Session, result: StepResult, lr: float, watch: Watcher,
     watch(
         {
             "epochs": cfg.epochs,
-            "epoch": epoch,
-            "step": progress.step,
-            "share": max(epoch / cfg.epochs, progress.step / (cfg.max_steps or math.inf)),
+            "epoch": step.epoch,
+            "step": step.step,
+            "share": max(step.epoch / cfg.epochs, step.step / (cfg.max_steps or math.inf)),
             "loss": result.loss_nats,
             "audio_s": session.audio_s,
         }

@@ -12,7 +12,7 @@ import yaml
 from asr.cli import run
 from asr.errors import AsrError
 from asr.training.lr_finder import HIGHEST, LOWEST, RateSearch, TriedRate, find_lr, steepest_fall
-from asr.training.step import StepResult
+from asr.training.step import PendingStep, StepResult
 from asr.training.trial import build_trial, endless_batches
 from tests.builders import build_corpus, tiny_config
 
@@ -44,8 +44,12 @@ def test_the_loss_is_of_a_second_of_audio_however_many_utterances_a_step_has(dat
         StepResult(10.0, 1.0, 2, 5.0),
         StepResult(20.0, 1.0, 4, 16.0),
     ]  # a mean of 10 nats over two utterances in 5 s, …
-    monkeypatch.setattr("asr.training.step.Learner.step", lambda stepper, batches, number, lr: steps.pop(0))
+    monkeypatch.setattr("asr.training.step.Learner.step", lambda stepper, batches, number, lr: _done(steps.pop(0)))
     assert [one.loss for one in find_lr(tiny_config(), data, steps=2).tried] == [4.0, 5.0]
+
+
+def _done(result: StepResult) -> PendingStep:
+    return PendingStep(result.utterances, result.audio_s, lambda: result)
 
 
 def test_it_takes_the_weights_the_batches_and_the_dropout_of_the_config(data, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from asr.batch import Batch
 from asr.ctc import confidence_penalty, consistency_loss, ctc_loss
-from asr.runtime import Machine, autocast
+from asr.runtime import Machine, autocast, to_device
 
 #: opens a context in which the time is counted for a phase of the step; ``nullcontext`` counts nothing
 Timed = Callable[[str], AbstractContextManager[object]]
@@ -37,15 +37,18 @@ def gradients(
             not contain it. Loss and penalty are means of both views.
     """
     device = machine.device
-    views = 1 if batch.twin_btf is None else 2
-    features_btf = batch.features_btf if batch.twin_btf is None else torch.cat([batch.features_btf, batch.twin_btf])
+    features_btf = to_device(batch.features_btf, device)
+    views = 1
+    if batch.twin_btf is not None:
+        views = 2
+        features_btf = torch.cat([features_btf, to_device(batch.twin_btf, device)])
     num_frames_b = batch.num_frames_b.repeat(views)
     targets_bu = batch.targets_bu.repeat(views, 1)
     num_targets_b = batch.num_targets_b.repeat(views)
 
     log_probs_bsv: Tensor
     with timed("forward"), autocast(machine.precision, device):
-        log_probs_bsv, num_steps_b = network(features_btf.to(device), num_frames_b.to(device))
+        log_probs_bsv, num_steps_b = network(features_btf, num_frames_b)
     if not batch.ids:
         # The other processes wait for a gradient of this one.
         with timed("backward"):
@@ -53,7 +56,7 @@ def gradients(
         return log_probs_bsv.new_zeros(0)
 
     with timed("loss"):
-        losses_b = ctc_loss(log_probs_bsv, num_steps_b, targets_bu.to(device), num_targets_b.to(device))
+        losses_b = ctc_loss(log_probs_bsv, num_steps_b, targets_bu, num_targets_b)
     losses_b = losses_b.view(views, -1).mean(0)
     total = losses_b.sum()
     if smoothing:

@@ -71,7 +71,7 @@ def find_lr(
         for number in range(steps):
             lr = LOWEST * (HIGHEST / LOWEST) ** (number / max(1, steps - 1))
             try:
-                result = trial.step(next(batches), number, lr)
+                result = trial.step(next(batches), number, lr).result()
             except TrainingError:  # not finite, because of the rate before
                 exploded = lr
                 break

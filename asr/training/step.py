@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +22,12 @@ from asr.batch import Batch, empty_batch
 from asr.config import RunConfig
 from asr.errors import TrainingError
 from asr.model.checkpoint import TrainableModel
-from asr.runtime import Machine, is_out_of_memory, stable_seed
+from asr.runtime import LateNumbers, Machine, is_out_of_memory, stable_seed
 from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
 from asr.training.gradients import Timed, gradients, halves
 from asr.training.memory import remember_limit
-from asr.training.optim import MovingAverage
+from asr.training.optim import KeptTensors, MovingAverage
 from asr.training.planner import MemoryPlanner
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,19 @@ class StepResult(NamedTuple):
     grad_norm: float
     utterances: int
     audio_s: float
+
+
+@dataclass(frozen=True)
+class PendingStep:
+    """A step that a GPU may still be computing.
+
+    Read the result after the next step was begun: then the GPU never waits for the program.
+    """
+
+    utterances: int
+    audio_s: float
+    #: waits for the result; raises a TrainingError if loss or gradient is not finite. Every process must call it.
+    result: Callable[[], StepResult]
 
 
 @dataclass
@@ -70,6 +83,10 @@ class Learner:
     too_many_frames: float = math.inf
     #: the network as a module that adds up the gradients of all processes; None: not connected
     connected_network: nn.Module | None = None
+    _statistics: KeptTensors = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._statistics = KeptTensors(self.model.network.buffers())
 
     @contextmanager
     def connected(self) -> Iterator[None]:
@@ -80,11 +97,11 @@ class Learner:
         finally:
             self.connected_network = None
 
-    def step(self, batches: Sequence[Batch], number: int, lr: float) -> StepResult:
+    def step(self, batches: Sequence[Batch], number: int, lr: float) -> PendingStep:
         """Make one update; ``number`` counts the steps before it.
 
         Raises:
-            TrainingError: loss or gradient is not finite, or one of several processes ran out of memory.
+            TrainingError: one of several processes ran out of memory.
         """
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = lr
@@ -93,13 +110,13 @@ class Learner:
         seed = stable_seed(self.cfg.train.seed, "dropout", number, *rank)
 
         parts = self._split_large(batches)
-        buffers = [buffer.clone() for buffer in self.model.network.buffers()]
+        self._statistics.keep()
         while True:
             torch.manual_seed(seed)
             own = sum(len(part.ids) for part in parts), sum(part.duration_s for part in parts)
             utterances, audio_s = self.group.sum(*own)
             if not utterances:
-                return StepResult(0.0, 0.0, 0, 0.0)
+                return PendingStep(0, 0.0, lambda: StepResult(0.0, 0.0, 0, 0.0))
 
             losses, out_of_memory = self._add_gradients(parts, utterances)
             if not out_of_memory:
@@ -107,14 +124,21 @@ class Learner:
 
             failed = len(losses)
             parts[failed : failed + 1] = self._smaller(parts[failed], out_of_memory)
-            self._undo(buffers)
+            self._undo()
 
         losses_b = torch.cat(losses)
         ids = [id_ for part in parts for id_ in part.ids]
-        loss_nats = self.group.sum((losses_b.sum() / utterances).item())[0]
         with self.timed("optimizer"):
-            grad_norm = self._update(ids, losses_b, number, lr)
-        return StepResult(loss_nats, grad_norm, int(utterances), audio_s)
+            grad_norm = self._update(number)
+        numbers = LateNumbers(torch.stack([losses_b.sum() / utterances, grad_norm]))
+
+        def result() -> StepResult:
+            loss_nats, norm = numbers.read()
+            if not math.isfinite(norm):
+                self._fail_not_finite(ids, losses_b, number, lr)
+            return StepResult(self.group.sum(loss_nats)[0], norm, int(utterances), audio_s)
+
+        return PendingStep(int(utterances), audio_s, result)
 
     def _split_large(self, batches: Sequence[Batch]) -> list[Batch]:
         """Split the batches that are known to be too large, into equally many parts in all processes."""
@@ -172,12 +196,10 @@ class Learner:
                 stack.enter_context(self.connected_network.no_sync())
             yield
 
-    def _undo(self, buffers: Sequence[Tensor]) -> None:
+    def _undo(self) -> None:
         """Forget the gradients of a step that failed, and set the running statistics back."""
         self.optimizer.zero_grad()
-        with torch.no_grad():
-            for buffer, value in zip(self.model.network.buffers(), buffers, strict=True):
-                buffer.copy_(value)
+        self._statistics.put_back()
         if self.machine.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -214,12 +236,10 @@ class Learner:
         self.data.drop_large(batch.ids[0])
         return []
 
-    def _update(self, ids: Sequence[str], losses_b: Tensor, number: int, lr: float) -> float:
-        """Clip the gradient, step, and return the norm before clipping."""
+    def _update(self, number: int) -> Tensor:
+        """Clip the gradient, step, and return the norm before clipping. Shapes: ()."""
         clip = self.cfg.optim.clip_norm or math.inf
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.model.network.parameters(), clip, foreach=True))
-        if not math.isfinite(grad_norm):
-            self._fail_not_finite(ids, losses_b, number, lr)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.network.parameters(), clip, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(number)
