@@ -204,8 +204,7 @@ class PretendedCuda:
         self.pinned: dict[int, Any] = {}
         self.written: dict[int, tuple[Stream, int]] = {}
         self.read: dict[int, dict[Stream, int]] = {}
-        #: of copies that may still be under way: the queue and place, and what to do when the copy is known to be over
-        self.copies: list[tuple[Stream, int, Callable[[], None]]] = []
+        self.copies: list[_Copy] = []
 
     @contextmanager
     def counting(self) -> Iterator[Counter[tuple[str, str]]]:
@@ -236,10 +235,12 @@ class PretendedCuda:
         """Note that the program knows this much to be done: copies arrive, and may be used."""
         for stream, done in seen.items():
             self.host_seen[stream] = max(done, self.host_seen.get(stream, 0))
-        over = [copy for copy in self.copies if self.host_seen.get(copy[0], 0) >= copy[1]]
-        self.copies = [copy for copy in self.copies if copy not in over]
-        for _, _, then in over:
-            then()
+        copies, self.copies = self.copies, []
+        for copy in copies:
+            if self.host_seen.get(copy.stream, 0) >= copy.place:
+                copy.finish()
+            else:
+                self.copies.append(copy)
 
     def track(self, read: Sequence[CudaTensor], written: Sequence[CudaTensor], made: Sequence[CudaTensor]) -> None:
         """Note one operation on the current stream, and check that what it touches is ready there.
@@ -268,26 +269,43 @@ class PretendedCuda:
         for pointer in _pointers(read):
             self.read.setdefault(pointer, {})[stream] = stream.done
 
-    def copy_later(self, to: Tensor | None, source: Tensor) -> None:
-        """Note a copy that goes on while the program runs.
+    def copy_later(self, memory: Tensor, values: Tensor, *, to_cpu: bool) -> None:
+        """Note a copy that goes on while the program runs; ``memory`` is on the CPU, and pinned."""
+        self.pin(memory)
+        self.copies.append(_Copy(self.stream, self.stream.done + 1, memory, values.detach().clone(), to_cpu, where()))
+        if to_cpu:
+            memory.fill_(_nonsense(memory.dtype))
 
-        Args:
-            to: memory of the CPU, which holds nonsense until the copy is over; None: the copy is to the device.
-        """
-        values = source.detach().clone()
-        place = self.where_copied = where()
-        if to is not None:
-            nonsense = float("nan") if to.is_floating_point() else not values if to.dtype == torch.bool else -(10**9)
-            if to.dtype != torch.bool:
-                to.fill_(nonsense if to.dtype != torch.uint8 else 255)
-            self.copies.append((self.stream, self.stream.done + 1, lambda: to.copy_(values) and None))
-            return
+    def pin(self, memory: Tensor) -> Tensor:
+        """Note that memory of the CPU is pinned. It is held, so that its address is not used again."""
+        storage = memory.untyped_storage()
+        self.pinned[storage.data_ptr()] = storage
+        return memory
 
-        def unchanged() -> None:
-            if not torch.equal(_bytes(values), _bytes(source)):
-                raise RuntimeError(f"pinned memory changed while it was copied to the device, at {place}")
 
-        self.copies.append((self.stream, self.stream.done + 1, unchanged))
+@dataclass(frozen=True)
+class _Copy:
+    """A copy from or into pinned memory that the program has not waited for."""
+
+    stream: Stream
+    place: int
+    memory: Tensor
+    values: Tensor
+    to_cpu: bool
+    where: str
+
+    def finish(self) -> None:
+        """Let the values arrive, or check that what was copied to the device has stayed the same."""
+        if self.to_cpu:
+            self.memory.copy_(self.values)
+        elif not torch.equal(_bytes(self.memory), _bytes(self.values)):
+            raise RuntimeError(f"pinned memory changed while it was copied to the device, at {self.where}")
+
+
+def _nonsense(dtype: torch.dtype) -> float:
+    if dtype.is_floating_point:
+        return float("nan")
+    return 1 if dtype == torch.bool else torch.iinfo(dtype).max
 
 
 _active: PretendedCuda | None = None
@@ -346,9 +364,13 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not inputs and not is_out_cuda:
         if not kwargs.get("pin_memory"):
             return func(*args, **kwargs)
-        made = func(*args, **{**kwargs, "pin_memory": False})
-        _state().pinned[made.untyped_storage().data_ptr()] = made.untyped_storage()
-        return made
+        return _state().pin(func(*args, **{**kwargs, "pin_memory": False}))
+
+    if func._can_decompose():  # in inference mode torch leaves it to us to take composed operations apart
+        with _Mode():
+            return func.decompose(*args, **kwargs)
+    if name in ("_use_cudnn_ctc_loss", "_use_miopen_ctc_loss"):  # asked by torch.ctc_loss
+        return False
 
     state = _state()
     state.operations += 1
@@ -368,11 +390,12 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     made = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
     if any(t.numel() > state.largest for t in made):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has no such memory")
-    if late:  # copies that do not wait
-        source = flat[1] if name == "copy_" else flat[0]
-        state.copy_later(None, source) if not isinstance(source, CudaTensor) else state.copy_later(made[0], source.held)
+    if late:
+        source = flat[-1]
         if isinstance(source, CudaTensor):
-            state.pinned[made[0].untyped_storage().data_ptr()] = made[0].untyped_storage()
+            state.copy_later(made[0], source.held.to(made[0].dtype), to_cpu=True)
+        else:
+            state.copy_later(source, source, to_cpu=False)
 
     known = {id(t.held): t for t in inputs}
 
@@ -435,8 +458,9 @@ def _check_and_count(
     indexes = list(args[1]) if name in ("index", "index_put", "index_put_", "_index_put_impl_") else []
     if inputs and others:
         strict = name.startswith(_STRICT) or name.startswith("_foreach")
-        mixed = [t for t in others if (t.dim() or strict) and not any(t is index for index in indexes)]
-        if mixed and name != "_fused_adamw_":
+        allowed = [*indexes, *(flat[2:] if "ctc_loss" in name else [])]  # lengths
+        mixed = [t for t in others if (t.dim() or strict) and not any(t is one for one in allowed)]
+        if mixed:
             found = ", ".join(f"{t.device} {tuple(t.shape)}" for t in flat)
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
@@ -538,7 +562,6 @@ def _log_softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
 
 _STAND_INS: dict[str, Callable[..., Any]] = {
     "_log_softmax": _log_softmax,
-    "_use_cudnn_ctc_loss": lambda *args, **kwargs: False,
 }
 
 
@@ -724,9 +747,7 @@ def _replacements(state: PretendedCuda) -> Iterator[tuple[Any, str, Any]]:
     def pin_memory(tensor: Tensor, device: Any = None) -> Tensor:
         if isinstance(tensor, CudaTensor):
             raise RuntimeError("cannot pin a tensor of the device: only dense CPU tensors can be pinned")
-        pinned = tensor.clone()
-        state.pinned[pinned.untyped_storage().data_ptr()] = pinned.untyped_storage()
-        return pinned
+        return state.pin(tensor.clone())
 
     yield torch.Tensor, "pin_memory", pin_memory
     yield torch.Tensor, "is_pinned", lambda tensor, device=None: tensor.untyped_storage().data_ptr() in state.pinned
