@@ -242,14 +242,13 @@ class PretendedCuda:
             else:
                 self.copies.append(copy)
 
-    def track(self, read: Sequence[CudaTensor], written: Sequence[CudaTensor], made: Sequence[CudaTensor]) -> None:
-        """Note one operation on the current stream, and check that what it touches is ready there.
+    def check_streams(self, read: Sequence[CudaTensor], written: Sequence[CudaTensor]) -> None:
+        """Check that what an operation on the current stream touches is ready there.
 
         Raises:
             RuntimeError: another stream may still be writing what is read, or using what is written.
         """
         stream = self.stream
-        stream.done += 1
 
         def check(problem: str, other: Stream, place: int) -> None:
             known = max(stream.seen.get(other, 0), self.host_seen.get(other, 0))
@@ -262,12 +261,15 @@ class PretendedCuda:
         for pointer in _pointers(written):
             for other, place in self.read.get(pointer, {}).items():
                 check("a tensor is overwritten that is read on", other, place)
-        # What is made anew may have the address of what is gone: CUDA's memory is kept apart for each stream.
-        for pointer in _pointers([*written, *made]):
-            self.written[pointer] = stream, stream.done
+
+    def track(self, read: Sequence[CudaTensor], written: Sequence[CudaTensor]) -> None:
+        """Note an operation on the current stream. ``written`` includes what is made anew, at whatever address."""
+        self.stream.done += 1
+        for pointer in _pointers(written):
+            self.written[pointer] = self.stream, self.stream.done
             self.read.pop(pointer, None)
         for pointer in _pointers(read):
-            self.read.setdefault(pointer, {})[stream] = stream.done
+            self.read.setdefault(pointer, {})[self.stream] = self.stream.done
 
     def copy_later(self, memory: Tensor, values: Tensor, *, to_cpu: bool) -> None:
         """Note a copy that goes on while the program runs; ``memory`` is on the CPU, and pinned."""
@@ -374,18 +376,19 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
     state = _state()
     state.operations += 1
-    overload = func
     late = _check_and_count(state, name, func, flat, inputs, args, kwargs, is_out_cuda)
-    if name in _STAND_INS:
-        func = _STAND_INS[name]
-    elif func._schema.overload_name.startswith("dtype"):  # products with out_dtype=
-        func = _wide_product(func)
+    written = _written(func, args, kwargs)
+    if not func.is_view:
+        state.check_streams(inputs, written)
 
+    kernel = _STAND_INS.get(name, func)
+    if func._schema.overload_name.startswith("dtype"):  # products with out_dtype=
+        kernel = _wide_product(name)
     real_args, real_kwargs = tree_map_only(CudaTensor, lambda t: t.held, (args, kwargs))
     if device is not None:
         real_kwargs["device"] = torch.device("cpu")
     real_kwargs.pop("pin_memory", None)
-    result = func(*real_args, **real_kwargs)
+    result = kernel(*real_args, **real_kwargs)
 
     made = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
     if any(t.numel() > state.largest for t in made):
@@ -405,13 +408,9 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return CudaTensor(t) if is_out_cuda else t
 
     wrapped = args[0] if name == "copy_" else tree_map_only(Tensor, wrap, result)
-    outputs = [t for t in tree_flatten(wrapped)[0] if isinstance(t, CudaTensor)]
-    before = _pointers(inputs)
-    fresh = [t for t in outputs if not _pointers([t]) & before]
-    written = _written(overload, args, kwargs)
     assert all(t.shape == t.held.shape for t in written), f"{name} changes a shape in place, which is not pretended"
-    if written or fresh or not outputs:  # else views, which touch no values
-        state.track(inputs, written, fresh)
+    if not func.is_view:
+        state.track(inputs, [*written, *(t for t in tree_flatten(wrapped)[0] if isinstance(t, CudaTensor))])
     return wrapped
 
 
@@ -480,18 +479,15 @@ def _check_and_count(
     if name in ("_ctc_loss", "_ctc_loss_backward"):
         for _ in range(3):
             state.wait(f"{name.removeprefix('_')} (copies of its own)")
-        for lengths in flat[2:] if name == "_ctc_loss" else []:
-            if isinstance(lengths, CudaTensor):
-                state.wait("ctc_loss (lengths read back)")
     return False
 
 
 # what only CUDA has
 
 
-def _wide_product(func: Any) -> Callable[..., Tensor]:
+def _wide_product(name: str) -> Callable[..., Tensor]:
     """Return mm, bmm, addmm or baddbmm with ``out_dtype``: products of narrow numbers, added up in float32."""
-    narrow = getattr(torch, func._schema.name.removeprefix("aten::"))
+    narrow = getattr(torch, name)
 
     def product(*args: Any) -> Tensor:
         *tensors, out_dtype = args
@@ -539,8 +535,11 @@ def _recurrent(cell: str) -> Callable[..., Any]:
         if not all(t.is_contiguous() for t in states):
             raise RuntimeError(f"rnn: hx is not contiguous, at {where()}")
         _state().recurrent_calls.append(RecurrentCall(cell, x.dtype, is_contiguous, is_one_chunk, where()))
-        _state().track([x, *states, *weights], [], [])
-        return _Recurrence.apply(real, len(states), options, x, *states, *weights)
+        tensors = [x, *states, *weights]
+        _state().check_streams(tensors, [])
+        out = _Recurrence.apply(real, len(states), options, *tensors)
+        _state().track(tensors, out)
+        return out
 
     return call
 
@@ -560,8 +559,18 @@ def _log_softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
     return torch._log_softmax(x.float() if half_to_float else x, dim, False)
 
 
+def _flatten_weights(weights: list[Tensor], *_: Any) -> Tensor:
+    """Move the weights of a torch.nn.RNN into one chunk."""
+    in_order = [*(w for w in weights if w.dim() == 2), *(w for w in weights if w.dim() == 1)]
+    chunk = torch.cat([w.detach().flatten() for w in in_order])
+    for weight, part in zip(in_order, chunk.split([w.numel() for w in in_order]), strict=True):
+        weight.set_(part.view(weight.shape))
+    return chunk
+
+
 _STAND_INS: dict[str, Callable[..., Any]] = {
     "_log_softmax": _log_softmax,
+    "_cudnn_rnn_flatten_weight": _flatten_weights,
 }
 
 
@@ -791,7 +800,8 @@ def _of_triton(state: PretendedCuda) -> Iterator[tuple[Any, str, Any]]:
         on_cpu = [t for t in tensors if not isinstance(t, CudaTensor) and not t.is_pinned()]
         if on_cpu:
             raise ValueError(f"Pointer argument cannot be accessed from Triton (cpu tensor?), at {where()}")
-        state.track(tensors, tensors, [])
+        state.check_streams(tensors, tensors)
+        state.track(tensors, tensors)
         real_args, real_kwargs = tree_map_only(CudaTensor, lambda t: t.held, (args, kwargs))
         return launch(executor, *real_args, **real_kwargs)
 
