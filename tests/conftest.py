@@ -8,6 +8,8 @@ import shutil
 # Before anything imports numpy or torch: many small tests on few cores lose more by waiting threads than they win.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Triton's kernels run in its interpreter, on a CPU. For a GPU: TRITON_INTERPRET=0 pytest -m gpu
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import importlib.util
 from pathlib import Path
