@@ -55,9 +55,7 @@ app.add_typer(bench.app, name="bench")
 
 def run() -> None:
     """The command's entry point: what goes wrong becomes one line on stderr and an exit code."""
-    # How long torch's threads spin before they sleep. For ever (the default) makes two-thread torch many times
-    # slower as soon as another process wants a core; not at all makes each small product pay for waking them.
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    _set_up_torch()
     if sys.stderr is None:  # closed by the caller; what is said there must not end up in stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
     if sys.stdout is None:
@@ -74,6 +72,21 @@ def run() -> None:
         give_up_stdout()
         code = code or 2
     sys.exit(code)
+
+
+def _set_up_torch() -> None:
+    """Set what torch and its libraries read from the environment when they are loaded; the user's own values stay."""
+    # How long torch's threads spin before they sleep. For ever (the default) makes two-thread torch many times
+    # slower as soon as another process wants a core; not at all makes each small product pay for waking them.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+    # Batches have many lengths. Blocks of GPU memory that grow leave no holes that are too short for the next one.
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+    # Without work space of a fixed size, cuBLAS may sum in another order when two streams are in use, as cuDNN's
+    # recurrent kernels use them.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _run() -> int:

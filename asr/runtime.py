@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
 import signal
 import subprocess
 import threading
@@ -32,8 +33,21 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 #: from glibc's malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-#: parts of what torch's allocators say: on CPU, on CPU with Linux's overcommitment, and on CUDA
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "out of memory")
+#: the dtype of products at each precision
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: parts of what torch's allocators say: on CPU, on CPU with Linux's overcommitment, and on CUDA, where the driver and
+#: Triton say the same; then the names of errors of cuBLAS (CUBLAS_STATUS_ALLOC_FAILED), of cuDNN 8
+#: (CUDNN_STATUS_ALLOC_FAILED) and of cuDNN 9 (CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, …_HOST_…)
+_NO_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",
+)
+#: what torch says when none of cuDNN's algorithms for a convolution has run, whatever the reason
+_NO_ENGINE = "unable to find an engine"
 
 
 def find_device(name: str) -> torch.device:
@@ -65,19 +79,60 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def use_device(name: str) -> torch.device:
+    """Find the device of a name, as ``find_device`` does, and set up this process to compute there.
+
+    On CUDA the device becomes the current one, which cuBLAS and Triton go by. ``fp32`` is float32: by default torch
+    rounds the inputs of convolutions and recurrent layers to TF32, which keeps 10 of 23 bits. Convolutions take the
+    algorithms that give the same bits every time.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    device = find_device(name)
+    if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)
+        # By these names: torch.backends.fp32_precision leaves convolutions and recurrent layers at TF32 in torch 2.11.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+    return device
+
+
 def find_precision(name: str, device: torch.device) -> str:
-    """Return ``bf16`` or ``fp32``; ``auto`` takes bf16 if the hardware multiplies it natively."""
+    """Return the precision of a name on a device: ``fp32``, ``bf16`` or ``fp16``.
+
+    ``auto`` is what the hardware multiplies natively: bf16, else fp16 on a GPU with tensor cores, else fp32.
+
+    Args:
+        device: as ``use_device`` returns it: torch answers for the current CUDA device.
+
+    Raises:
+        ConfigError: the device does not have this precision.
+    """
+    if device.type == "cpu":
+        if name == "fp16":
+            raise ConfigError("precision 'fp16' needs a CUDA device; on a CPU use bf16 or fp32", key="train.precision")
+        capabilities = torch.cpu.get_capabilities()
+        has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+        return ("bf16" if has_bf16 else "fp32") if name == "auto" else name
+
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "bf16" and not has_bf16:
+        gpu = torch.cuda.get_device_name(device)
+        raise ConfigError(f"precision 'bf16': {gpu} does not multiply bfloat16; use fp16", key="train.precision")
     if name != "auto":
         return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+    if has_bf16:
+        return "bf16"
+    has_tensor_cores = torch.cuda.get_device_capability(device) >= (7, 0)
+    return "fp16" if has_tensor_cores else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Return the context in which the network runs at a precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -125,10 +180,12 @@ def use_threads(threads: int | None) -> int:
 
 @dataclass(frozen=True)
 class Machine:
-    """The set-up that a training runs on. ``precision``: bf16 or fp32; ``threads``: of one operation of torch."""
+    """The set-up that a training runs on."""
 
     device: torch.device
+    #: a key of ``DTYPES``
     precision: str
+    #: of one operation of torch
     threads: int
 
 
@@ -136,9 +193,9 @@ def use_machine(device: str, precision: str, threads: int | None) -> Machine:
     """Find the device and precision of these names, and set up this process to train there.
 
     Raises:
-        ConfigError: no such device on this machine.
+        ConfigError: no such device on this machine, or it does not have this precision.
     """
-    found = find_device(device)
+    found = use_device(device)
     keep_freed_memory()
     return Machine(found, find_precision(precision, found), use_threads(threads))
 
@@ -161,7 +218,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Check whether an error of torch or numpy means that there is no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error)
+    if any(words in text for words in _NO_MEMORY):
+        return True
+    # torch tries one algorithm after the other, also after one that found no memory, and in the end names no reason
+    # (Conv_v8.cpp, try_configs). If no allocation has failed, cuDNN has none for this dtype or this GPU.
+    return _NO_ENGINE in text and torch.cuda.memory_stats().get("num_ooms", 0) > 0
 
 
 class Interrupt:
@@ -216,7 +280,31 @@ def environment(device: torch.device, precision: str, threads: int) -> dict[str,
         "threads": threads,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": precision,
+        **(_cuda_facts(device) if device.type == "cuda" else {}),
     }
+
+
+def _cuda_facts(device: torch.device) -> dict[str, Any]:
+    """Return what decides the bits that a GPU computes, beside the versions of packages."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return {
+        "capability": f"{major}.{minor}",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "driver": _driver(),
+        "tf32": torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32,
+        "deterministic": torch.backends.cudnn.deterministic,
+        "allocator": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", os.environ.get("PYTORCH_ALLOC_CONF")),
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
+
+
+def _driver() -> str | None:
+    """Return the version of NVIDIA's kernel driver; None where Linux's /proc does not tell."""
+    with suppress(OSError):
+        found = re.search(r"Kernel Module\D*([\d.]+)", Path("/proc/driver/nvidia/version").read_text())
+        return found and found[1]
+    return None
 
 
 def hardware(device: torch.device, threads: int) -> str:

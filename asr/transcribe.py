@@ -31,7 +31,7 @@ from asr.recordings.longform import Joiner, TimedLogProbs, pieces_with_features
 from asr.recordings.media import Stream, open_array, open_stream
 from asr.recordings.pauses import Piece
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
-from asr.runtime import find_device
+from asr.runtime import use_device
 from asr.transcript import Alternative, Seam, Transcript, segments_of
 from asr.tuning.rescore import rescoring_decoder_for
 
@@ -135,7 +135,7 @@ class Recognizer:
             AsrError: the decoder cannot be made.
         """
         folder = find_model(path)
-        model = prepared(load_model(path, find_device(device)), precision)
+        model = prepared(load_model(path, use_device(device)), precision)
         options = DecoderOptions(decoder, settings or {}, lm, backend, confidence, rescore, rescore_weight)
         return cls(model, rescoring_decoder_for(folder, model.tokenizer, options), no_speech_threshold)
 

@@ -974,3 +974,39 @@ def test_results_and_messages_show_what_a_terminal_would_obey(capsys):
     say("d\x9b\x07")
     printed = capsys.readouterr()
     assert printed.out == "a\\x1b[31m\tb\n\\u202ec \u200d\n" and printed.err == "d\\x9b\\x07\n"
+
+
+_TORCH_READS = ("GOMP_SPINCOUNT", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}),
+        (dict.fromkeys(_TORCH_READS, "own"), dict.fromkeys(_TORCH_READS, "own")),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "own"}, {"PYTORCH_CUDA_ALLOC_CONF": "own", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}),
+        ({"PYTORCH_ALLOC_CONF": "own"}, {"PYTORCH_ALLOC_CONF": "own", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}),
+    ],
+)
+def test_the_command_sets_what_torch_reads_when_it_is_loaded_unless_the_user_has(monkeypatch, own, expected):
+    found = {}
+
+    def command() -> int:
+        found.update({name: os.environ[name] for name in _TORCH_READS if name in os.environ})
+        return 0
+
+    for name in _TORCH_READS:
+        monkeypatch.setenv(name, "")  # so that it is as before at the end
+        os.environ.pop(name)
+    os.environ.update(own)
+    monkeypatch.setattr("asr.cli._run", command)
+    with pytest.raises(SystemExit):
+        run()
+    assert found == {"GOMP_SPINCOUNT": "5000"} | expected
+
+
+def test_the_library_leaves_the_environment_of_cuda_alone():
+    script = "import os, asr, asr.transcribe; print([n for n in os.environ if n.startswith(('PYTORCH_', 'CUBLAS_'))])"
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTORCH_", "CUBLAS_"))}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -22,7 +22,9 @@ from asr.runtime import (
     find_device,
     find_precision,
     generator,
+    is_out_of_memory,
     stable_seed,
+    use_device,
     use_threads,
 )
 
@@ -110,19 +112,141 @@ def test_auto_precision_is_bf16_only_where_the_cpu_multiplies_it(monkeypatch, ca
     assert find_precision("auto", CPU) == expected
 
 
-@pytest.mark.parametrize(("supported", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_auto_precision_on_cuda_does_not_count_emulation(monkeypatch, supported, expected):
+def _pretend_gpu(monkeypatch, *, bf16: bool, capability: tuple[int, int] = (9, 0)) -> torch.device:
     def is_bf16_supported(including_emulation: bool = True) -> bool:
-        return True if including_emulation else supported
+        return True if including_emulation else bf16
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
-    assert find_precision("auto", torch.device("cuda")) == expected
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla T4")
+    return torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("bf16", "capability", "expected"),
+    [(True, (8, 0), "bf16"), (False, (7, 5), "fp16"), (False, (7, 0), "fp16"), (False, (6, 1), "fp32")],
+)
+def test_auto_precision_on_cuda_is_what_the_hardware_multiplies(monkeypatch, bf16, capability, expected):
+    assert find_precision("auto", _pretend_gpu(monkeypatch, bf16=bf16, capability=capability)) == expected
+
+
+def test_a_gpu_without_bfloat16_refuses_it_and_names_what_it_has(monkeypatch):
+    gpu = _pretend_gpu(monkeypatch, bf16=False, capability=(7, 5))
+    with pytest.raises(ConfigError, match="precision 'bf16': Tesla T4 does not multiply bfloat16; use fp16") as caught:
+        find_precision("bf16", gpu)
+    assert caught.value.key == "train.precision"
+    assert [find_precision(name, gpu) for name in ("fp16", "fp32")] == ["fp16", "fp32"]
+
+
+def test_fp16_on_a_cpu_is_refused():
+    with pytest.raises(ConfigError, match="precision 'fp16' needs a CUDA device; on a CPU use bf16 or fp32") as caught:
+        find_precision("fp16", CPU)
+    assert caught.value.key == "train.precision"
+
+
+@pytest.fixture
+def _torchs_switches():
+    before = torch.backends.cudnn.deterministic
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False
+    torch.backends.cudnn.deterministic = before
+
+
+@pytest.mark.usefixtures("_torchs_switches")
+@pytest.mark.filterwarnings("error")
+def test_a_gpu_in_use_is_the_current_one_and_computes_float32_as_float32(monkeypatch):
+    _pretend_gpu(monkeypatch, bf16=True)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert torch.backends.cudnn.allow_tf32, "torch's default has changed"
+
+    assert use_device("cuda:1") == torch.device("cuda:1")
+    assert current == [torch.device("cuda:1")]
+    # each by the name that its kernels ask for
+    backends = torch.backends
+    assert not backends.cudnn.allow_tf32
+    assert not backends.cuda.matmul.allow_tf32
+    for kernels in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul):
+        assert kernels.fp32_precision != "tf32"
+    assert backends.cudnn.deterministic
+
+    use_device("cuda")
+    assert len(current) == 1, "the caller's choice stays"
+
+
+@pytest.mark.usefixtures("_torchs_switches")
+def test_the_environment_of_a_gpu_says_what_decides_its_bits(monkeypatch):
+    gpu = _pretend_gpu(monkeypatch, bf16=False, capability=(7, 5))
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    use_device("cuda")
+    report = environment(gpu, "fp16", 2)
+    assert {key: report[key] for key in report.keys() - environment(CPU, "fp32", 2).keys()} == {
+        "capability": "7.5",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "driver": report["driver"],
+        "tf32": False,
+        "deterministic": True,
+        "allocator": "expandable_segments:True",
+        "cublas_workspace": ":4096:8",
+    }
+    assert (report["device"], report["precision"]) == ("Tesla T4", "fp16")
+    json.dumps(report, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # c10/cuda/CUDACachingAllocator.cpp; cudaGetErrorString(cudaErrorMemoryAllocation); triton's driver.c
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.00 GiB.",
+        "CUDA error: out of memory",
+        "Triton Error [CUDA]: out of memory",
+        # aten/src/ATen/cuda/Exceptions.h, TORCH_CUDABLAS_CHECK and AT_CUDNN_CHECK, with cuDNN 8 and 9
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    ],
+)
+def test_lack_of_memory_is_known_however_a_library_of_cuda_says_it(text):
+    assert is_out_of_memory(RuntimeError(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`",
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input.",
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: unspecified launch failure",
+        # triton/runtime/errors.py: a kernel that asks for too much of one multiprocessor
+        "out of resource: shared memory, Required: 262144, Hardware limit: 101376. Reducing block sizes may help.",
+    ],
+)
+def test_other_errors_of_a_gpu_are_no_lack_of_memory(text):
+    assert not is_out_of_memory(RuntimeError(text))
+
+
+@pytest.mark.parametrize("how", ["GET", "FIND"])
+def test_a_convolution_without_an_algorithm_lacks_memory_only_if_an_allocation_failed(monkeypatch, how):
+    # aten/src/ATen/native/cudnn/Conv_v8.cpp: run_single_conv, try_plans
+    error = RuntimeError(f"{how} was unable to find an engine to execute this computation")
+    assert not is_out_of_memory(error), "CUDA is not in use"
+    for failed in (0, 3):
+        monkeypatch.setattr(torch.cuda, "memory_stats", lambda failed=failed: {"num_ooms": failed})
+        assert is_out_of_memory(error) == bool(failed)
 
 
 def test_autocast_computes_at_the_precision():
     x = torch.ones(2, 2)
     with autocast("bf16", CPU):
         assert (x @ x).dtype == torch.bfloat16
+    with autocast("fp16", CPU):
+        assert (x @ x).dtype == torch.float16
     with autocast("fp32", CPU):
         assert (x @ x).dtype == torch.float32
 

@@ -28,7 +28,7 @@ from asr.model.conv import strided, strided_b
 from asr.model.network import DeepSpeech2, Network, steps_after
 from asr.model.recurrent import RecurrentLayer
 from asr.model.tdnn import WindowLayer, WindowNetwork
-from asr.runtime import hardware
+from asr.runtime import DTYPES, hardware
 from asr.training.trial import build_trial, endless_batches
 
 #: the parts of a step, in order; together they are all of its time
@@ -375,7 +375,7 @@ def _products(network: Network, num_b: Tensor) -> Iterator[float]:
 
 def peak(precision: str, device: torch.device, tries: int = 5) -> float:
     """Return the operations per second of the machine's best matrix product, the best of several."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = DTYPES[precision]
     size = _SQUARE if device.type == "cpu" else 4 * _SQUARE
     a = torch.randn(size, size, device=device).to(dtype)
     b = torch.randn(size, size, device=device).to(dtype)

@@ -134,10 +134,10 @@ def _targets(out: Path, names: tuple[str, ...], source: Path, text: Path | None,
 
 def _load(model: Path, machine: MachineOptions, resample: bool) -> AcousticModel:
     from asr.model.checkpoint import load_model
-    from asr.runtime import find_device, use_threads
+    from asr.runtime import use_device, use_threads
 
     use_threads(machine.threads)
-    loaded = load_model(model, find_device(machine.device))
+    loaded = load_model(model, use_device(machine.device))
     return with_resampling(loaded) if resample else loaded
 
 

@@ -345,8 +345,9 @@ class TrainConfig(Stage):
     init: str | None = None
     #: first epoch in order of duration (Deep Speech 2, section 3.3)
     sortagrad: bool = True
-    #: bf16: autocast with the loss in float32; auto: bf16 where the machine multiplies it natively
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    #: of products, the loss is in float32; fp16: on CUDA only, with a loss scale; auto: what the machine multiplies
+    #: natively: bf16, else fp16 on a GPU with tensor cores, else fp32
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     #: intra-op threads on CPU; null: one per core
     threads: int | None = Field(None, ge=1, le=4096)

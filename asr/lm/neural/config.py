@@ -32,8 +32,8 @@ class RnnTrainConfig(RnnConfig):
     validate_every: int = Field(5000, ge=1)
     #: stop when the held-out sentences have not become more probable for this many measurements
     early_stop: int = Field(3, ge=1)
-    #: bf16: autocast with the loss in float32; auto: bf16 where the machine multiplies it natively
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    #: as train.precision of an acoustic model
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     #: CPU threads; null: one per core
     threads: int | None = Field(None, ge=1)
