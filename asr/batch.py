@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,15 @@ class Batch:
             ids=self.ids[start:stop],
             duration_s=self.duration_s * int(num_frames_b.sum()) / all_frames,
             twin_btf=None if self.twin_btf is None else self.twin_btf[start:stop, :longest],
+        )
+
+    def pinned(self) -> Batch:
+        """Return the batch in pinned memory, so that copies to a GPU need not wait for it."""
+        return replace(
+            self,
+            features_btf=self.features_btf.pin_memory(),
+            targets_bu=self.targets_bu.pin_memory(),
+            twin_btf=None if self.twin_btf is None else self.twin_btf.pin_memory(),
         )
 
     @property

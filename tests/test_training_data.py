@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import asr.training.data
 from asr.batch import Batch, extract
 from asr.config import RunConfig
 from asr.data import manifest as manifests
@@ -370,6 +371,80 @@ def test_the_data_are_the_same_bit_for_bit_whatever_the_number_of_workers(tmp_pa
         assert torch.get_num_threads() == 4  # the network keeps its cores
     _assert_same_batches(runs[0], runs[1])
     _assert_same_batches(runs[0], runs[2])
+
+
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "cores", "processes", "expected"),
+    [
+        ("null", "cuda", 16, 1, 16),
+        ("null", "cuda", 16, 3, 5),
+        ("null", "cuda", 4, 8, 1),
+        ("null", "cuda", 256, 2, 64),
+        ("null", "cpu", 16, 1, 1),
+        ("3", "cuda", 16, 1, 3),
+        ("0", "cuda", 16, 1, 0),
+        ("3", "cpu", 16, 1, 3),
+    ],
+)
+def test_a_gpu_is_fed_by_all_cores_and_a_cpu_by_one(corpus, monkeypatch, setting, device, cores, processes, expected):
+    monkeypatch.setattr(asr.training.data, "usable_cores", lambda: cores)
+    data = _data(corpus, tiny_config(f"batch.workers={setting}"))
+    data.load_for(torch.device(device), processes)
+    assert data.workers == expected
+    assert data._num_ahead() == max(1, 2 * expected)
+
+
+@pytest.mark.parametrize("workers", ["null", "0"])
+def test_batches_for_a_gpu_are_pinned_where_they_are_loaded(corpus, monkeypatch, workers):
+    settings = (*AUGMENTED, "train.consistency=0.1", f"batch.workers={workers}")
+    cpu, gpu = _data(corpus, tiny_config(*settings)), _data(corpus, tiny_config(*settings))
+    expected = list(cpu.batches(cpu.plan(1)))
+
+    pinned: dict[int, torch.Tensor] = {}
+    threads: set[str] = set()
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        copy = tensor.clone()
+        pinned[id(copy)] = copy
+        threads.add(threading.current_thread().name.partition("_")[0])
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    gpu.load_for(CUDA, 1)
+    batches = list(gpu.batches(gpu.plan(1)))
+    _assert_same_batches(batches, expected)
+    for batch in batches:
+        assert batch.twin_btf is not None
+        assert all(id(one) in pinned for one in (batch.features_btf, batch.twin_btf, batch.targets_bu))
+    assert threads == ({"MainThread"} if workers == "0" else {"asr-data"})
+    list(cpu.batches(cpu.plan(1)))
+    assert len(pinned) == 3 * len(batches), "on a CPU nothing is pinned"
+
+
+@pytest.mark.parametrize("error", ["CUDA error: out of memory", "CUDA error: invalid argument"])
+def test_memory_that_cannot_be_pinned_is_one_line(corpus, monkeypatch, error):
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    data = _data(corpus, tiny_config("batch.workers=7"))
+    data.load_for(CUDA, 1)
+    kind, line = (ConfigError, "set batch.workers below 7") if "memory" in error else (RuntimeError, error)
+    with pytest.raises(kind, match=line):
+        list(data.batches(data.plan(1)))
+
+
+def test_batches_that_are_loaded_ahead_take_a_bounded_part_of_the_memory(corpus, monkeypatch):
+    data = _data(corpus, tiny_config("batch.workers=9", "batch.max_utterances=2"))
+    (largest,) = {max(batch.features_btf.nbytes for batch in data.batches(data.plan(1)))}
+    monkeypatch.setattr(asr.training.data, "_AHEAD_BYTES", 5.9 * largest)
+    assert data._num_ahead() == 5
+    monkeypatch.setattr(asr.training.data, "_AHEAD_BYTES", 1)
+    assert data._num_ahead() == 1
+    assert len(list(data.batches(data.plan(1)))) == 7
 
 
 def test_the_data_are_the_same_bit_for_bit_from_the_cache_and_without_one(corpus):

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +20,19 @@ from asr.config import RunConfig
 from asr.data.manifest import Manifest
 from asr.data.targets import targets_of
 from asr.data.tokenizer import Tokenizer
-from asr.errors import DataError
+from asr.errors import ConfigError, DataError
 from asr.features import FeatureExtractor
 from asr.model.network import Network
-from asr.runtime import generator, stable_seed
+from asr.runtime import generator, is_out_of_memory, stable_seed, usable_cores
+from asr.training.ahead import load_ahead
 from asr.training.feature_loader import FeatureLoader
 
 log = logging.getLogger(__name__)
+
+#: the most that batch.workers may be
+_MOST_WORKERS = 64
+#: batches that are loaded ahead have at most this many bytes of features together
+_AHEAD_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,10 @@ class TrainingData:
         self.num_parts = num_parts
         #: decides the plans; for ``batch.max_batch_s: auto`` the number found
         self.max_batch_s = math.inf if cfg.batch.max_batch_s == "auto" else cfg.batch.max_batch_s
+        #: threads that load batches ahead
+        self.workers = 1 if cfg.batch.workers is None else cfg.batch.workers
+        #: batches are in pinned memory, for a GPU
+        self.is_pinned = False
         self.loader = FeatureLoader(manifest, extractor, cfg)
         self.targets = targets_of(manifest, tokenizer, cfg.text.normalization)
         self._num_steps = network.num_steps
@@ -89,6 +97,15 @@ class TrainingData:
         #: ids of utterances that do not fit into memory alone
         self.too_large: set[str] = set()
         self._filter()
+
+    def load_for(self, device: torch.device, local_size: int) -> None:
+        """Load batches from now on for a device that is used by one of so many processes on this machine.
+
+        A core computes the features of about 1,100 seconds of audio per second: one starves any GPU.
+        """
+        self.is_pinned = device.type == "cuda"
+        if self.cfg.batch.workers is None and device.type == "cuda":
+            self.workers = max(1, min(usable_cores() // local_size, _MOST_WORKERS))
 
     @property
     def longest_s(self) -> float:
@@ -206,6 +223,11 @@ class TrainingData:
         padded_s = sum(self.padded_s(batch) for batch in plan)
         return 1 - sum(sum(self._durations_s(batch)) for batch in plan) / padded_s
 
+    def largest_s(self, max_batch_s: float) -> float:
+        """Return the most seconds, padding included, that this process's part of a batch of any epoch can have."""
+        most_s = min(max_batch_s, min(self.cfg.batch.max_utterances, len(self.kept)) * self.longest_s)
+        return max(self.longest_s, most_s / self.num_parts)
+
     def own_part(self, batch: BatchPlan) -> BatchPlan:
         """Return the part of a batch that this process loads. All parts have about as many seconds."""
         if self.num_parts == 1:
@@ -295,34 +317,31 @@ class TrainingData:
         log.warning("left out %s: %s", id_, why)
 
     def batches(self, plan: Sequence[BatchPlan]) -> Generator[Batch, None, None]:
-        """Yield the planned batches in order, loaded ahead by worker threads."""
-        workers = self.cfg.batch.workers
-        own_parts = map(self.own_part, plan)
-        if workers == 0:
-            for batch in own_parts:
-                yield self._load_on_one_thread(batch)
-            return
+        """Yield the planned batches in order, loaded ahead by worker threads.
 
-        # Torch counts threads per thread: a worker must not take the cores of the network.
-        pool = ThreadPoolExecutor(workers, "asr-data", initializer=torch.set_num_threads, initargs=(1,))
-        loading: deque[Future[Batch]] = deque()
+        Raises:
+            ConfigError: no memory can be pinned for them.
+            DataError: an audio file cannot be used.
+        """
+        yield from load_ahead(self._load_pinned, map(self.own_part, plan), self.workers, self._num_ahead())
 
+    def _num_ahead(self) -> int:
+        """Return how many batches are loaded ahead: two per worker, unless they would fill the memory."""
+        views = 2 if self.cfg.train.consistency else 1
+        most_frames = self.largest_s(self.max_batch_s) / self.cfg.features.hop_s
+        largest_bytes = views * most_frames * self.extractor.num_bins * torch.float32.itemsize
+        return max(1, min(2 * self.workers, int(_AHEAD_BYTES / largest_bytes)))
+
+    def _load_pinned(self, plan: BatchPlan) -> Batch:
+        batch = self.load(plan)
+        if not self.is_pinned:
+            return batch
         try:
-            for batch in own_parts:
-                loading.append(pool.submit(self.load, batch))
-                if len(loading) > 2 * workers:
-                    yield loading.popleft().result()
-
-            while loading:
-                yield loading.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _load_on_one_thread(self, batch: BatchPlan) -> Batch:
-        """Load as a worker does: over several threads, a matrix product is rounded differently in its last bit."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return self.load(batch)
-        finally:
-            torch.set_num_threads(threads)
+            return batch.pinned()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ConfigError(
+                f"no memory can be pinned for batches that wait for a GPU; set batch.workers below {self.workers}",
+                key="batch.workers",
+            ) from error

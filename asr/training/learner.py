@@ -73,6 +73,7 @@ def build_learner(
             set_model_tensors(model, tensors, data.manifest.path)
 
     network.to(machine.device)
+    data.load_for(machine.device, group.local_size)
     optimizer = torch.optim.AdamW(
         network.parameters(), cfg.optim.lr, cfg.optim.betas, weight_decay=cfg.optim.weight_decay, fused=True
     )

@@ -111,10 +111,7 @@ class MemoryPlanner:
 
     def predict_possible(self, max_batch_s: float) -> float:
         """Predict the peak of the largest batch of any epoch, which may be larger than the first epoch's."""
-        data = self.data
-        most_s = min(max_batch_s, min(data.cfg.batch.max_utterances, len(data.kept)) * data.longest_s)
-        possible_s = max(data.longest_s, most_s / data.num_parts)
-        return self.predict(possible_s / data.cfg.features.hop_s)
+        return self.predict(self.data.largest_s(max_batch_s) / self.data.cfg.features.hop_s)
 
     def largest(self, max_batch_s: float | None = None) -> Batch:
         """Return a batch of zeros of the shape of the first epoch's largest one, of this process's part of it."""
