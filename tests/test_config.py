@@ -157,6 +157,10 @@ def test_an_unknown_key_names_the_nearest_at_every_depth(tmp_path, text, message
         ("batch:\n  max_batch_s: 0\n", ": batch.max_batch_s: expected auto, or a number above 0, got 0"),
         ("batch:\n  max_batch_s: lots\n", ": batch.max_batch_s: expected auto, or a number, got 'lots'"),
         ("batch:\n  max_batch_s: [1]\n", ": batch.max_batch_s: expected auto, or a number, got [1]"),
+        (
+            "train:\n  activation_checkpointing: 3\n",
+            ": train.activation_checkpointing: expected auto, true or false, got 3",
+        ),
         ("batch:\n  workers: 65\n", ": batch.workers: expected a number of at most 64, got 65"),
         ("model:\n  dropout: 1\n", ": model.dropout: expected a number below 1, got 1"),
         ("optim:\n  lr: 2024-01-01\n", ": optim.lr: expected a number, got 2024-01-01"),

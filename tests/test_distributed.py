@@ -112,6 +112,8 @@ def everything(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         for size in (1, 3 if name == "lstm" else 2):
             label = f"{name}-{'one' if size == 1 else 'many'}"
             jobs.append((label, {"run": folder / label, "size": size, "settings": [*BASE, *more]}))
+    twice = [*BASE, *kinds["lstm"], "train.activation_checkpointing=true"]
+    jobs.append(("lstm-twice", {"run": folder / "lstm-twice", "size": 3, "settings": twice}))
     acts = {
         "kill": [1, 4, "KILL"],
         "first": [0, 6, "KILL"],
@@ -139,6 +141,10 @@ def runs(everything: tuple[Path, Results]) -> Path:
 def test_processes_agree_and_their_gradients_are_those_of_the_whole_batch(everything, name):
     (result,) = everything[1][name]
     assert set(result["codes"]) == {0}, result
+
+
+def test_activation_checkpointing_changes_no_bit_of_what_several_processes_train(runs):
+    _assert_same(runs / "lstm-twice", runs / "lstm-many")
 
 
 @pytest.mark.parametrize("name", ["plain", "lstm"])

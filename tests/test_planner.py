@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import asr.data.manifest
+import asr.model.conv
 import asr.training.gradients
 import asr.training.planner
 import asr.training.session
 import asr.training.step
 from asr import config as configs
 from asr.batch import Batch
-from asr.errors import ConfigError, DataError
+from asr.errors import ConfigError, DataError, TrainingError
 from asr.runtime import Machine, is_out_of_memory
 from asr.train import resume, train
 from asr.training.memory import total_bytes
@@ -254,6 +255,60 @@ def _stop_at(step: int) -> Any:
     return watch
 
 
+def _lack_memory_in_the_first_update(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """AdamW's fifth tensor of its own finds no memory, so many times; return the calls that failed."""
+    failed: list[int] = []
+    calls = 0
+    real = torch.zeros_like
+
+    def zeros_like(tensor: Any, **options: Any) -> Any:
+        nonlocal calls
+        if "memory_format" in options and len(failed) < times:
+            calls += 1
+            if calls == 5:
+                calls = 0
+                failed.append(1)
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+        return real(tensor, **options)
+
+    monkeypatch.setattr(torch, "zeros_like", zeros_like)
+    return failed
+
+
+def test_an_optimiser_without_memory_tries_again_with_what_the_batch_has_left(data, tmp_path, monkeypatch):
+    cfg = tiny_config("train.max_steps=3")
+    train(cfg, data, tmp_path / "plain")
+    failed = _lack_memory_in_the_first_update(monkeypatch, 1)
+    train(cfg, data, tmp_path / "again")
+    assert failed == [1]
+    left, right = _weights(tmp_path / "again"), _weights(tmp_path / "plain")
+    assert list(left) == list(right) and all(torch.equal(left[name], right[name]) for name in right)
+
+
+def test_an_optimiser_that_does_not_fit_is_one_line_with_what_it_needs(data, tmp_path, monkeypatch):
+    failed = _lack_memory_in_the_first_update(monkeypatch, 99)
+    line = (
+        r"out of memory in the optimiser \(CUDA out of memory\. Tried to allocate 20\.00 MiB\.\): AdamW needs 0\.00 GiB"
+    )
+    with pytest.raises(TrainingError, match=line) as caught:
+        train(tiny_config("train.max_steps=3"), data, tmp_path / "run")
+    assert "train a smaller network (model.hidden, model.layers); go on with: asr train --resume" in str(caught.value)
+    assert "\n" not in str(caught.value) and failed == [1, 1]
+
+
+def test_activation_checkpointing_changes_no_bit_of_a_run(data, tmp_path, monkeypatch):
+    settings = ("train.epochs=2", "model.dropout=0.3", "train.ema_decay=0.9", "batch.max_utterances=4")
+    _limit(monkeypatch, 150)  # and of halved batches
+    train(tiny_config(*settings), data, tmp_path / "plain")
+    computed = []
+    real = asr.model.conv.computed_twice
+    monkeypatch.setattr(asr.model.conv, "computed_twice", lambda *args: computed.append(1) or real(*args))
+    train(tiny_config(*settings, "train.activation_checkpointing=true"), data, tmp_path / "twice")
+    assert len(computed) > 6
+    left, right = _weights(tmp_path / "twice"), _weights(tmp_path / "plain")
+    assert list(left) == list(right) and all(torch.equal(left[name], right[name]) for name in right)
+
+
 # --max-batch-seconds auto
 
 
@@ -345,7 +400,9 @@ def test_the_planner_leaves_the_network_as_it_was(data):
     tokenizer = CharTokenizer.from_texts([u.text for u in read])
     model = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
     training_data = TrainingData(read, tokenizer, model.extractor, model.network, cfg)
-    planner = MemoryPlanner(model.network, training_data, Machine(CPU, "fp32", 1))
+    planner = MemoryPlanner(
+        model.network, training_data, Machine(CPU, "fp32", 1), torch.optim.AdamW(model.network.parameters())
+    )
     model.network.eval()
     before = {k: v.clone() for k, v in model.network.state_dict().items()}
     random = torch.get_rng_state()

@@ -54,7 +54,14 @@ def test_a_config_that_would_train_something_else_stops_with_what_to_do(tmp_path
 
 
 @pytest.mark.parametrize(
-    "setting", ["batch.workers=3", "train.checkpoint_every_s=9", "batch.feature_cache_mib=1", "train.keep_last=3"]
+    "setting",
+    [
+        "batch.workers=3",
+        "train.activation_checkpointing=true",
+        "train.checkpoint_every_s=9",
+        "batch.feature_cache_mib=1",
+        "train.keep_last=3",
+    ],
 )
 def test_what_changes_no_number_goes_on_and_is_said_once(tmp_path, setting):
     record = _started(tmp_path)

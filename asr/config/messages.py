@@ -126,7 +126,7 @@ def _line(kind: type[Stage], loc: Loc, errors: list[ErrorDetails]) -> str:
     got = f", got {_short(first['input'])}"
     where = f"{_dotted(loc)}: " if loc else ""
 
-    # For a value that may be a word or a number, pydantic reports an error for each of the two.
+    # For a value that may be a word or a number (or a switch), pydantic reports an error for each of the two.
     bound = next((one for one in errors if one["type"] in _BOUNDS), None)
     word = next((one for one in errors if one["type"] == "literal_error"), None)
     if bound is not None:
@@ -135,6 +135,8 @@ def _line(kind: type[Stage], loc: Loc, errors: list[ErrorDetails]) -> str:
         return f"{where}expected {other}a number {words} {bound['ctx'][key]:g}{got}"
     if word is not None:
         other = ", or a number" if len(errors) > 1 else ""
+        if any(one["type"].startswith("bool") for one in errors):
+            other = ", true or false"
         given = word["input"]
         near = nearest(given, _known(word)) if isinstance(given, str) else ""
         return f"{where}expected {_words(word)}{other}{got}{near}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -48,7 +48,7 @@ class Stage(BaseModel):
         if isinstance(value, list | tuple | dict) and len(value) > _MOST_VALUES and not may_be_long:
             raise ValueError(f"at most {_MOST_VALUES:,} values, got {len(value):,}")
         # Python counts True as 1: "epochs: true" would train one epoch.
-        if field.annotation is not bool and _has_switch(value):
+        if bool not in (field.annotation, *get_args(field.annotation)) and _has_switch(value):
             raise ValueError("must not be true or false")
         return value
 
@@ -352,6 +352,9 @@ class TrainConfig(Stage):
     device: str = "auto"
     #: intra-op threads on CPU; null: one per core
     threads: int | None = Field(None, ge=1, le=4096)
+    #: true: the backward pass computes the convolutions again, instead of their values being kept; auto: only on a GPU
+    #: whose memory would be too small otherwise
+    activation_checkpointing: Literal["auto"] | bool = "auto"
     validate_every_epochs: int = Field(1, ge=1, le=1_000_000)
     #: model folders kept, by dev WER
     keep_best: int = Field(1, ge=1, le=1_000_000)

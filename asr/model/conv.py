@@ -15,6 +15,7 @@ from asr.config import ConvConfig
 from asr.limits import check_step
 from asr.model.cpu.conv_grad import convolve
 from asr.model.norm import RowNorm
+from asr.model.recompute import computed_twice
 from asr.runtime import to_device
 
 
@@ -37,6 +38,9 @@ def step_mask(num_steps_b: Tensor, length: int, device: torch.device | None = No
 
 class ConvFrontEnd(nn.Module):
     """A stack of 2-D convolutions, which turns features into one vector per step."""
+
+    #: the backward pass computes the layers again, instead of their values being kept for it
+    is_checkpointed = False
 
     def __init__(self, layers: Sequence[ConvConfig], bins: int, relu_clip: float, norm: bool) -> None:
         super().__init__()
@@ -68,6 +72,11 @@ class ConvFrontEnd(nn.Module):
         Args:
             num_frames_b: on the CPU, whatever the device of the features.
         """
+        if self.is_checkpointed and self.training:
+            return computed_twice(self, self._convolve, features_btf, num_frames_b)
+        return self._convolve(features_btf, num_frames_b)
+
+    def _convolve(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
         num_b = num_frames_b
         inside_bt = step_mask(num_b, features_btf.shape[1], features_btf.device)
         # Masked by filling, not by a product: padding may hold inf or nan.

@@ -77,11 +77,12 @@ def build_learner(
     optimizer = torch.optim.AdamW(
         network.parameters(), cfg.optim.lr, cfg.optim.betas, weight_decay=cfg.optim.weight_decay, fused=True
     )
-    planner = MemoryPlanner(network, data, machine)
+    average = MovingAverage(network, cfg.train.ema_decay)
+    network.front_end.is_checkpointed = cfg.train.activation_checkpointing is True
+    planner = MemoryPlanner(network, data, machine, optimizer)
     if not has_checkpoint and cfg.batch.max_batch_s == "auto":
         data.max_batch_s = resolve_max_batch_s(planner, group)
         cfg = override(cfg, [f"batch.max_batch_s={data.max_batch_s}"])
-    average = MovingAverage(network, cfg.train.ema_decay)
     return Learner(cfg, model, data, machine, optimizer, average, planner, group, timed=timed, run=run)
 
 

@@ -1,6 +1,7 @@
 """The memory of a device: how much is in use, how much there is, what did not fit into it.
 
-On a CUDA device the numbers are those of torch, on a CPU those of this process.
+On a CUDA device the numbers are those of torch, on a CPU those of this process. Torch takes a GPU's memory in segments,
+of which some is in use and some is kept for later. A peak is of the segments: gaps that nothing fits into count too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def used_bytes(device: torch.device) -> int:
 def reset_peak(device: torch.device) -> None:
     """Forget the peak so far, where the system can."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # segments without a use would count
         torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
@@ -32,9 +34,9 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most memory that was in use since ``reset_peak``."""
+    """Return the most memory that was taken since ``reset_peak``."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     return _process_bytes("VmHWM")
 
 

@@ -108,6 +108,12 @@ class MovingAverage:
             self.network.load_state_dict(own)
 
 
+def forget_incomplete_state(optimizer: torch.optim.Optimizer) -> None:
+    """Forget the state of weights that AdamW has made in part, as it ran out of memory in its first step."""
+    for parameter in [p for p, state in optimizer.state.items() if "exp_avg_sq" not in state]:
+        del optimizer.state[parameter]
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the state of an optimiser, named by the place of each parameter and the kind of value."""
     state = optimizer.state_dict()["state"]

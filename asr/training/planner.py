@@ -1,7 +1,8 @@
 """Find out what fits into memory before training: try the largest batch, or search for the largest that fits.
 
 A dry run is the forward and backward pass of a batch of zeros. Weights, running statistics and random state are the
-same afterwards.
+same afterwards. On a GPU where the largest batch does not fit, the convolutions' values are not kept for the backward
+pass, which computes them again; if that is not enough, the batch is halved.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from asr.batch import Batch
 from asr.errors import ConfigError
@@ -23,6 +25,7 @@ from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
 from asr.training.gradients import gradients, halves
 from asr.training.memory import peak_bytes, reset_peak, total_bytes, used_bytes
+from asr.training.optim import KeptTensors
 
 log = logging.getLogger(__name__)
 GIB = 2**30
@@ -37,21 +40,30 @@ _CPU_CAP_S = 3600.0
 class MemoryPlanner:
     """Make dry runs in this process."""
 
-    def __init__(self, network: Network, data: TrainingData, machine: Machine) -> None:
+    def __init__(
+        self, network: Network, data: TrainingData, machine: Machine, optimizer: torch.optim.Optimizer
+    ) -> None:
         self.network = network
         self.data = data
         self.machine = machine
+        self.optimizer = optimizer
         self.device = machine.device
         #: (padded frames, bytes at the peak) of dry runs, each larger than those before
         self.points: list[tuple[int, int]] = []
-        #: AdamW keeps two more numbers per weight from the first step on
-        self.weight_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
-        self.optimizer_bytes = 2 * self.weight_bytes
+        self.weight_bytes = sum(p.nbytes for p in network.parameters())
         #: in use before the first dry run
         self.base_bytes = used_bytes(machine.device)
 
+    @property
+    def optimizer_bytes(self) -> int:
+        """Bytes that AdamW will still take, for two numbers per weight from the first step on."""
+        return sum(2 * p.nbytes for p in self._weights_without_state())
+
+    def _weights_without_state(self) -> list[nn.Parameter]:
+        return [p for p in self.network.parameters() if p not in self.optimizer.state]
+
     def measure(self, batch: Batch) -> int | None:
-        """Return the bytes at the peak of a dry run; None if memory ran out, or would have."""
+        """Return the bytes at the peak of a dry run, without ``optimizer_bytes``; None if memory ran out, or would."""
         total = total_bytes(self.device)
         if self.device.type == "cpu" and total and self.predict(batch.area) > total:
             return None  # Linux does not refuse memory: it ends the process
@@ -65,8 +77,9 @@ class MemoryPlanner:
         with heartbeat(line), self._undone():
             reset_peak(self.device)
             try:
-                gradients(self.network, batch, len(batch.ids), self.machine)
-                measured = peak_bytes(self.device)
+                with self._room_for_optimizer() as held_bytes:
+                    gradients(self.network, batch, len(batch.ids), self.machine)
+                    measured = peak_bytes(self.device) - held_bytes
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -75,6 +88,17 @@ class MemoryPlanner:
         if measured is not None and (not self.points or batch.area > self.points[-1][0]):
             self.points.append((batch.area, measured))
         return measured
+
+    @contextmanager
+    def _room_for_optimizer(self) -> Iterator[int]:
+        """On a GPU, hold the memory that AdamW will take, so that the dry run has as much as later steps; yield bytes.
+
+        On a CPU, memory that is not written to is none.
+        """
+        held = []
+        if self.device.type == "cuda":
+            held = [torch.empty_like(p) for p in self._weights_without_state() for _ in range(2)]
+        yield sum(tensor.nbytes for tensor in held)
 
     def predict(self, area: float) -> float:
         """Predict the peak of a batch of this many padded frames, from a line through the smallest and largest tried.
@@ -96,6 +120,44 @@ class MemoryPlanner:
         """On a CPU, measure the last utterance of a batch, to predict whether the whole batch fits."""
         if self.device.type == "cpu" and not self.points:
             self.measure(batch.rows(len(batch.ids) - 1, len(batch.ids)))
+
+    @property
+    def may_checkpoint(self) -> bool:
+        """Return true if activation checkpointing is off, and the config leaves it to the memory."""
+        return (
+            self.data.cfg.train.activation_checkpointing == "auto"
+            and self.device.type == "cuda"
+            and len(self.network.cfg.conv) > 0
+            and not self.network.front_end.is_checkpointed
+        )
+
+    def checkpoint_activations(self, batch: Batch) -> None:
+        """Turn activation checkpointing on, and log what it saves in a batch."""
+        part = batch
+        while (before := self.measure(part)) is None and len(part.ids) > 1:
+            part = halves(part)[1]
+        self.network.front_end.is_checkpointed = True
+        self.points.clear()
+        after = self.measure(part)
+
+        saved = ""
+        if before is not None and after is not None:
+            saved = f" saves about {(before - after) * batch.area / part.area / GIB:.2f} GiB ({_shape(batch)}) and"
+        log.info(
+            "memory: the largest batches do not fit. Activation checkpointing of the convolutions is switched on, which"
+            f"{saved} computes them twice; no result changes"
+        )
+
+    def exceeds_memory(self, measured: int | None) -> bool:
+        """Check whether the largest batch of any epoch needs more than there is.
+
+        Args:
+            measured: bytes at the peak of the first epoch's largest batch.
+        """
+        if measured is None:
+            return True
+        peak = max(measured, self.predict_possible(self.data.max_batch_s))
+        return peak + self.optimizer_bytes > (total_bytes(self.device) or math.inf)
 
     def fits(self, max_batch_s: float) -> bool:
         """Check whether batches of this many padded seconds leave a reserve of the memory."""
@@ -132,7 +194,7 @@ class MemoryPlanner:
     @contextmanager
     def _undone(self) -> Iterator[None]:
         """Undo what the block does to statistics, gradients and random state."""
-        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        statistics = KeptTensors(self.network.buffers())
         was_training = self.network.training
         devices = [self.device] if self.device.type == "cuda" else []
         self.network.train()
@@ -143,9 +205,7 @@ class MemoryPlanner:
         finally:
             self.network.zero_grad()
             self.network.train(was_training)
-            with torch.no_grad():
-                for buffer, value in zip(self.network.buffers(), buffers, strict=True):
-                    buffer.copy_(value)
+            statistics.put_back()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -187,10 +247,16 @@ def plan_memory(planner: MemoryPlanner, group: ProcessGroup) -> float:
     shape = _shape(batch)
     if len(batch.ids) > 1:
         planner.measure_smallest_first(batch)
+    measured = planner.measure(batch)
+    if group.any(planner.may_checkpoint and planner.exceeds_memory(measured)):
+        planner.checkpoint_activations(batch)
+        measured = planner.measure(batch)
+
     too_many = math.inf
-    while (measured := planner.measure(batch)) is None and len(batch.ids) > 1:
+    while measured is None and len(batch.ids) > 1:
         too_many = min(too_many, batch.area)
         batch = halves(batch)[1]  # the longer utterances
+        measured = planner.measure(batch)
     too_many = min(row[0] for row in group.agree(too_many))
 
     halved = "computed in halves, each with its own batch norm statistics"
@@ -220,6 +286,9 @@ def resolve_max_batch_s(planner: MemoryPlanner, group: ProcessGroup) -> float:
         ConfigError: not even one utterance fits.
     """
     found_s = min(row[0] for row in group.agree(planner.find_max_batch_s()))
+    if not found_s and planner.may_checkpoint:
+        planner.checkpoint_activations(planner.largest(1.0))
+        found_s = min(row[0] for row in group.agree(planner.find_max_batch_s()))
     if not found_s:
         raise ConfigError(
             "batch.max_batch_s=auto: not even the longest utterance fits into memory; lower batch.max_utterance_s",

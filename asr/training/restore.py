@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _FREE = {
     "batch.workers",
     "batch.feature_cache_mib",
+    "train.activation_checkpointing",
     "train.checkpoint_every_s",
     "train.threads",
     "train.device",

@@ -27,8 +27,8 @@ from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
 from asr.training.gradients import Timed, gradients, halves
 from asr.training.memory import remember_limit
-from asr.training.optim import KeptTensors, MovingAverage
-from asr.training.planner import MemoryPlanner
+from asr.training.optim import KeptTensors, MovingAverage, forget_incomplete_state
+from asr.training.planner import GIB, MemoryPlanner
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Learner:
         """Make one update; ``number`` counts the steps before it.
 
         Raises:
-            TrainingError: one of several processes ran out of memory.
+            TrainingError: one of several processes ran out of memory, or the optimiser.
         """
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = lr
@@ -240,10 +240,36 @@ class Learner:
         """Clip the gradient, step, and return the norm before clipping. Shapes: ()."""
         clip = self.cfg.optim.clip_norm or math.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.network.parameters(), clip, foreach=True)
-        self.optimizer.step()
+        self._step_optimizer()
         self.optimizer.zero_grad()
         self.average.update(number)
         return grad_norm
+
+    def _step_optimizer(self) -> None:
+        """Update the weights. The first time AdamW takes memory, of which none may be left.
+
+        Raises:
+            TrainingError: not even what the batch has left behind is enough. No weight has changed.
+        """
+        reason = ""
+        for _ in range(2):
+            try:
+                self.optimizer.step()
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).strip().splitlines()[0]
+            forget_incomplete_state(self.optimizer)
+            if self.machine.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+        self.group.report_alone()
+        raise TrainingError(
+            f"out of memory in the optimiser ({reason}): AdamW needs {self.planner.optimizer_bytes / GIB:.2f} GiB more "
+            "for two numbers per weight; free memory that other programs use, or train a smaller network "
+            f"(model.hidden, model.layers){self.group.advice}"
+        )
 
     def _fail_not_finite(self, ids: Sequence[str], losses_b: Tensor, number: int, lr: float) -> None:
         """Raise a TrainingError with the utterances of all processes whose loss is not finite."""
