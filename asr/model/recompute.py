@@ -5,8 +5,8 @@ Source: Chen et al. 2016, "Training deep nets with sublinear memory cost".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -29,17 +29,20 @@ def computed_twice(module: nn.Module, forward: Callable[..., T], *args: Tensor) 
         *args,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), _statistics_kept(module)),
+        context_fn=lambda: (nullcontext(), _StatisticsKept(module)),
     )
     return result
 
 
-@contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
+class _StatisticsKept:
     """Undo what the block does to running statistics: a batch counts once, though it is computed twice."""
-    kept = [buffer.clone() for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in zip(module.buffers(), kept, strict=True):
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __enter__(self) -> None:
+        self._kept = [buffer.clone() for buffer in self.module.buffers()]
+
+    def __exit__(self, *error: object) -> None:
+        for buffer, value in zip(self.module.buffers(), self._kept, strict=True):
             buffer.copy_(value)
