@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from asr.ahead import ahead
 from asr.alignment.spelling import in_case_of, spell_for
 from asr.alignment.unmatched import Stretch, Unmatched, describe, find_unmatched, stretches, tokens_of_words
 from asr.alignment.word_times import align_parts, timed_segments
@@ -101,8 +103,13 @@ def align_manifest(
     for first in range(0, len(manifest.utterances), _AT_ONCE):
         some = manifest.utterances[first : first + _AT_ONCE]
         done: dict[str, Aligned | DataError] = {}
-        for utterance, one_sv in of_manifest(model, Manifest(manifest.path, some), no_speech_threshold=1):
-            done[utterance.id] = _align_utterance(model, manifest, utterance, one_sv, profile, allow_gaps)
+        heard = of_manifest(model, Manifest(manifest.path, some), no_speech_threshold=1)
+        jobs = (
+            (utterance.duration_s, partial(_align_utterance, model, manifest, utterance, one_sv, profile, allow_gaps))
+            for utterance, one_sv in heard
+        )
+        for utterance, aligned in ahead(model.device, jobs):
+            done[utterance.id] = aligned
             progress(utterance.duration_s)
         yield from ((utterance, done.pop(utterance.id)) for utterance in some)
 
@@ -114,12 +121,12 @@ def _align_utterance(
     log_probs_sv: LogProbs | DataError,
     profile: str,
     allow_gaps: bool,
-) -> Aligned | DataError:
+) -> tuple[Utterance, Aligned | DataError]:
     if isinstance(log_probs_sv, DataError):
-        return log_probs_sv
+        return utterance, log_probs_sv
     edge_s = np.arange(len(log_probs_sv) + 1, dtype=np.float64) * model.step_s
     try:
-        return align_text(
+        aligned = align_text(
             utterance.text,
             log_probs_sv,
             (edge_s[:-1], edge_s[1:]),
@@ -131,7 +138,8 @@ def _align_utterance(
             allow_gaps=allow_gaps,
         )
     except DataError as error:
-        return DataError(f"utt '{utterance.id}': {error}", manifest.path)
+        return utterance, DataError(f"utt '{utterance.id}': {error}", manifest.path)
+    return utterance, aligned
 
 
 def align_recording(

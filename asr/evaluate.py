@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from asr.ahead import ahead
 from asr.data.manifest import Manifest, Utterance
 from asr.data.text import normalize
 from asr.data.tokenizer import WORD_START
@@ -128,12 +130,14 @@ def evaluate(
     began = time.perf_counter()
     decoder = decoder or greedy_decoder(model.tokenizer)
     found = _Transcription(model, normalization, with_words)
-    for utterance, log_probs_sv in of_manifest(model, manifest, no_speech_threshold=no_speech_threshold):
+    heard = of_manifest(model, manifest, no_speech_threshold=no_speech_threshold)
+    jobs = ((utterance.duration_s, partial(_decode, decoder, utterance, one_sv)) for utterance, one_sv in heard)
+    for utterance, decoded in ahead(model.device, jobs):
         progress(utterance.duration_s)
-        if isinstance(log_probs_sv, DataError):
-            found.failed[utterance.id] = str(log_probs_sv)
+        if isinstance(decoded, DataError):
+            found.failed[utterance.id] = str(decoded)
         else:
-            found.add(utterance, log_probs_sv, decoder.decode(log_probs_sv)[0])
+            found.add(utterance, *decoded)
     seconds = time.perf_counter() - began
 
     # Utterances come by length: back to the manifest's order.
@@ -157,6 +161,14 @@ def evaluate(
         both_sides=found.both_sides,
         unwritable=found.unwritable(done),
     )
+
+
+def _decode(
+    decoder: Decoder, utterance: Utterance, log_probs_sv: LogProbs | DataError
+) -> tuple[Utterance, tuple[LogProbs, Hypothesis] | DataError]:
+    if isinstance(log_probs_sv, DataError):
+        return utterance, log_probs_sv
+    return utterance, (log_probs_sv, decoder.decode(log_probs_sv)[0])
 
 
 class _Transcription:

@@ -7,54 +7,67 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Executor, Future
+from copy import copy
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
 
+from asr.ahead import LEAST_S, ahead, pool_of
 from asr.batch import Features, extract, fits_into_memory, load_wave
 from asr.data.manifest import Manifest, Utterance
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, ConfigError, DataError, nearest
 from asr.model.checkpoint import AcousticModel
-from asr.model.network import DeepSpeech2
+from asr.model.contract import AnyNetwork
+from asr.model.network import DeepSpeech2, PaddedNetwork
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
+from asr.runtime import find_precision, is_out_of_memory
 
 #: padded audio in one batch, seconds: it bounds the memory
 BATCH_S = 80.0
 #: audio that ``pipeline`` sorts by length, seconds; the first windows are shorter, so that first answers come early
 AHEAD_S = 320.0
+#: The same on a GPU, which takes about as long for a recurrent step of 100 utterances as for one of 10.
+GPU_BATCH_S, GPU_AHEAD_S = 1000.0, 4000.0
 #: the least audio for which ``pipeline`` starts another thread
 _SHARE_S = 10.0
-#: what an utterance counts at least in a window: endless empty ones must not fill the memory
-_LEAST_S = 0.1
 #: what the caller knows an utterance by, and what is made of its log-probabilities
 Key = TypeVar("Key")
 T = TypeVar("T")
+#: an utterance in a window, and where its answer goes
+_Item: TypeAlias = tuple[Features, "Future[T | DataError]"]
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
-    """Return the same model with an inference network, which answers several times as fast on a CPU.
+    """Return the same model, ready for use at a precision.
 
-    Its answers are the same bits in any batch, in any order, on any number of threads. It keeps the weights of now.
-    The model itself is returned if there is no inference network for it: on another device, for another network than
-    the recurrent one, or on a processor without the instructions.
+    On a CPU it gets an inference network, which answers several times as fast. Its answers are the same bits in any
+    batch, in any order, on any number of threads. It keeps the weights of now. The model itself is returned if there is
+    no inference network for it: for another network than the recurrent one, or on a processor without the instructions.
+
+    On a GPU the network is the same one, with the same weights, which computes at the precision.
 
     Args:
-        precision: of products; sums, states and gates are float32. ``auto``: bf16 where the processor multiplies it,
-            else float32.
+        precision: of products; sums, states and gates of an inference network are float32. ``auto``: bf16 where the
+            hardware multiplies it, else float32 (or fp16, on a GPU that is fast in it).
 
     Raises:
-        ConfigError: the precision is unknown, or this processor cannot do it.
+        ConfigError: the precision is unknown, or this hardware cannot do it.
     """
     if precision not in PRECISIONS:
         known = ", ".join(PRECISIONS)
         raise ConfigError(f"unknown precision '{precision}' ({known}){nearest(precision, PRECISIONS)}", key="precision")
     network = model.network.eval()
-    if type(network) is not DeepSpeech2 or model.device.type != "cpu":
+    if model.device.type == "cuda":
+        return at_precision(model, find_precision(precision, model.device))
+    if precision == "fp16":
+        raise ConfigError("precision fp16: only for a GPU; use auto", key="precision")
+    if type(network) is not DeepSpeech2:
         return model
     # Imported here, since it loads numba in 0.3 s, which training does not need.
     from asr.model.cpu.inference import InferenceNetwork, runs_here
@@ -66,8 +79,20 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
         precision = usable[0]
     elif not runs_here(precision):
         raise ConfigError(f"precision {precision}: this processor has no such products; use auto", key="precision")
-    fast = InferenceNetwork(network, precision)
-    return AcousticModel(fast, model.extractor, model.tokenizer, model.audio, model.text, model.training)
+    return _with_network(model, InferenceNetwork(network, precision))
+
+
+def at_precision(model: AcousticModel, precision: str) -> AcousticModel:
+    """Return the model with the same weights, computing at this precision if it is on a GPU; else the model itself."""
+    if model.device.type != "cuda" or not isinstance(model.network, PaddedNetwork):
+        return model
+    network = copy(model.network)  # shares the parameters, and follows them when they are trained
+    network.precision = precision
+    return _with_network(model, network)
+
+
+def _with_network(model: AcousticModel, network: AnyNetwork) -> AcousticModel:
+    return AcousticModel(network, model.extractor, model.tokenizer, model.audio, model.text, model.training)
 
 
 def log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogProbs]:
@@ -77,14 +102,47 @@ def log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogPro
 
     Raises:
         AsrError: the model is broken: a log-probability is not a number.
+        DataError: an utterance alone does not fit into the memory.
+    """
+    all_sv = []
+    for one_sv in _fitting_log_probs(model, features):
+        if isinstance(one_sv, DataError):
+            raise one_sv
+        all_sv.append(one_sv)
+    return all_sv
+
+
+def _fitting_log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogProbs | DataError]:
+    """Compute a batch, in halves if it does not fit into the memory; an utterance that does not fit alone is an error.
+
+    Raises:
+        AsrError: a log-probability is not a number.
     """
     if not features:
         return []
     model.network.eval()
-    all_sv = model.network.each(features)
+    try:
+        all_sv = model.network.each(features)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        all_sv = None
+
+    if all_sv is None:  # only here: inside ``except`` the error would still hold the tensors of the batch
+        torch.cuda.empty_cache()
+        middle = len(features) // 2
+        if not middle:
+            minutes = len(features[0]) * model.frame_s / 60
+            problem = f"{minutes:,.1f} minutes at once do not fit into the memory"
+            return [DataError(f"{problem}; cut them into shorter parts (asr transcribe: --longest)")]
+        return _fitting_log_probs(model, features[:middle]) + _fitting_log_probs(model, features[middle:])
+
     if any(np.isnan(one_sv).any() for one_sv in all_sv):
-        raise AsrError("the model gives values that are not numbers: its weights are damaged, or training diverged")
-    return all_sv
+        cause = "its weights are damaged, or training diverged"
+        if getattr(model.network, "precision", "") == "fp16":
+            cause += ", or they are too large for fp16: try --precision fp32"
+        raise AsrError(f"the model gives values that are not numbers: {cause}")
+    return list(all_sv)
 
 
 def batched(durations_s: Sequence[float], batch_s: float = BATCH_S) -> Iterator[list[int]]:
@@ -102,7 +160,8 @@ def batched(durations_s: Sequence[float], batch_s: float = BATCH_S) -> Iterator[
 def all_log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogProbs]:
     """Compute log-probabilities of any number of utterances, in their own order."""
     out: list[LogProbs] = [np.empty((0, 0), np.float32)] * len(features)
-    for indexes in batched([len(features_tf) * model.frame_s for features_tf in features]):
+    durations_s = [len(features_tf) * model.frame_s for features_tf in features]
+    for indexes in batched(durations_s, _batch_and_window_s(model)[0]):
         for i, one_sv in zip(indexes, log_probs(model, [features[i] for i in indexes]), strict=True):
             out[i] = one_sv
     return out
@@ -124,21 +183,31 @@ def of_manifest(
     logged_hz: set[int] = set()
     unusable: list[tuple[Utterance, DataError]] = []
 
-    def stream() -> Iterator[tuple[tuple[Utterance, float], Features]]:
-        for utterance in sorted(manifest.utterances, key=lambda u: u.duration_s):
-            try:
-                wave_n = load_wave(manifest, utterance, rate_hz, model.audio.resample, logged_hz)
-                no_speech = no_speech_prob(wave_n, rate_hz) if no_speech_threshold < 1 else 0.0
-                with fits_into_memory(utterance):
-                    features_tf = extract(model.extractor, wave_n)
-            except DataError as error:
-                unusable.append((utterance, error))
-                continue
-            yield (utterance, no_speech), features_tf
+    def load(utterance: Utterance) -> tuple[Utterance, float, Features | DataError]:
+        try:
+            wave_n = load_wave(manifest, utterance, rate_hz, model.audio.resample, logged_hz)
+            no_speech = no_speech_prob(wave_n, rate_hz) if no_speech_threshold < 1 else 0.0
+            with fits_into_memory(utterance):
+                return utterance, no_speech, extract(model.extractor, wave_n)
+        except DataError as error:
+            return utterance, 0.0, error
 
-    for (utterance, no_speech), one_sv in pipeline(model, stream(), lambda one_sv: one_sv, batch_s=BATCH_S):
+    def stream() -> Iterator[tuple[tuple[Utterance, float], Features]]:
+        by_length = sorted(manifest.utterances, key=lambda u: u.duration_s)
+        for utterance, no_speech, features_tf in ahead(
+            model.device, ((u.duration_s, partial(load, u)) for u in by_length)
+        ):
+            if isinstance(features_tf, DataError):
+                unusable.append((utterance, features_tf))
+            else:
+                yield (utterance, no_speech), features_tf
+
+    for (utterance, no_speech), one_sv in pipeline(model, stream(), lambda one_sv: one_sv):
         while unusable:
             yield unusable.pop()
+        if isinstance(one_sv, DataError):
+            yield utterance, DataError(f"utt '{utterance.id}': {one_sv}")
+            continue
         spoken = second_opinion(no_speech, one_sv) <= no_speech_threshold
         yield utterance, one_sv if spoken else without_words(one_sv)
     yield from unusable
@@ -149,33 +218,39 @@ def pipeline(
     items: Iterable[tuple[Key, Features]],
     decode: Callable[[LogProbs], T],
     *,
-    batch_s: float = BATCH_S,
-) -> Iterator[tuple[Key, T]]:
+    batch_s: float | None = None,
+) -> Iterator[tuple[Key, T | DataError]]:
     """Yield each item's key and what ``decode`` makes of its log-probabilities, in order; the stream may be endless.
 
-    Items are drawn in the caller's thread, while others go through the network in batches of like length, on as many
-    threads as torch may use here; each thread decodes what it computed. At most ``2 * AHEAD_S`` of audio is held.
-    Batches, windows and threads change no answer beyond what ``log_probs`` says.
+    Items are drawn in the caller's thread, while others go through the network in batches of like length. On a CPU that
+    is done by as many threads as torch may use here, each of which decodes what it computed; at most ``2 * AHEAD_S`` of
+    audio is held. A GPU has one thread, and a pool that decodes; at most ``2 * GPU_AHEAD_S`` is held. Batches, windows
+    and threads change no answer beyond what ``log_probs`` says. An item that does not fit into the memory alone gets a
+    DataError as its answer.
 
     Args:
         decode: called from several threads at a time.
+        batch_s: padded audio in one batch; default: ``BATCH_S`` or ``GPU_BATCH_S``.
 
     Raises:
         AsrError: as ``log_probs``. Also raises what ``items`` and ``decode`` raise, where the answer would have come;
             threads are stopped then, and when the iterator is closed.
     """
-    threads = torch.get_num_threads() if model.device.type == "cpu" else max(2, torch.get_num_threads())
-    # Each thread computes alone: there is no barrier at which threads would wait for each other.
-    pool = ThreadPoolExecutor(threads, "asr-infer", initializer=torch.set_num_threads, initargs=(1,))
+    on_gpu = model.device.type == "cuda"
+    usual_s, ahead_s = _batch_and_window_s(model)
+    batch_s = batch_s or usual_s
+    threads = 1 if on_gpu else torch.get_num_threads()
+    pool = pool_of(threads, "asr-infer")
+    decoders = pool_of(torch.get_num_threads(), "asr-infer-decode") if on_gpu else None
 
-    def submit(window: list[tuple[Features, Future[T]]]) -> None:
+    def submit(window: list[_Item[T]]) -> None:
         for batch in _shares(window, model.frame_s, threads, batch_s):
-            pool.submit(_answer, model, decode, batch)
+            pool.submit(_answer, model, decode, batch, decoders)
 
-    waiting: deque[tuple[Key, Future[T]]] = deque()
-    window: list[tuple[Features, Future[T]]] = []
+    waiting: deque[tuple[Key, Future[T | DataError]]] = deque()
+    window: list[_Item[T]] = []
     window_s = 0.0
-    limit_s = min(batch_s, AHEAD_S)
+    limit_s = min(batch_s, ahead_s)
     stopped: Exception | None = None
     source = iter(items)
     try:
@@ -187,10 +262,10 @@ def pipeline(
             except Exception as error:
                 stopped = error
                 break
-            answer: Future[T] = Future()
+            answer: Future[T | DataError] = Future()
             waiting.append((key, answer))
             window.append((features_tf, answer))
-            window_s += max(len(features_tf) * model.frame_s, _LEAST_S)
+            window_s += max(len(features_tf) * model.frame_s, LEAST_S)
             if window_s < limit_s:
                 yield from _take(waiting, len(waiting))
                 continue
@@ -199,19 +274,25 @@ def pipeline(
             yield from _take(waiting, len(window))  # usually the window before
             window = []
             window_s = 0.0
-            limit_s = min(2 * limit_s, AHEAD_S)
+            limit_s = min(2 * limit_s, ahead_s)
 
         submit(window)
         yield from _take(waiting, 0)
         if stopped is not None:
             raise stopped
     finally:
+        if isinstance(source, Generator):
+            source.close()  # it may have threads of its own
         pool.shutdown(wait=True, cancel_futures=True)
+        if decoders is not None:
+            decoders.shutdown(wait=True, cancel_futures=True)
 
 
-def _shares(
-    window: list[tuple[Features, Future[T]]], frame_s: float, threads: int, batch_s: float
-) -> Iterator[list[tuple[Features, Future[T]]]]:
+def _batch_and_window_s(model: AcousticModel) -> tuple[float, float]:
+    return (GPU_BATCH_S, GPU_AHEAD_S) if model.device.type == "cuda" else (BATCH_S, AHEAD_S)
+
+
+def _shares(window: list[_Item[T]], frame_s: float, threads: int, batch_s: float) -> Iterator[list[_Item[T]]]:
     """Yield a window in batches of like length, small enough that every thread gets one."""
     durations_s = [len(features_tf) * frame_s for features_tf, _ in window]
     share_s = min(batch_s, max(sum(durations_s) / threads, _SHARE_S))
@@ -219,22 +300,33 @@ def _shares(
         yield [window[i] for i in indexes]
 
 
-def _answer(model: AcousticModel, decode: Callable[[LogProbs], T], batch: Sequence[tuple[Features, Future[T]]]) -> None:
-    """Compute and decode a batch, and give each utterance its answer or what was raised."""
+def _answer(
+    model: AcousticModel, decode: Callable[[LogProbs], T], batch: Sequence[_Item[T]], decoders: Executor | None
+) -> None:
+    """Compute and decode a batch (in ``decoders``, or here), and give each utterance its answer or what was raised."""
     try:
-        all_sv = log_probs(model, [features_tf for features_tf, _ in batch])
+        all_sv = _fitting_log_probs(model, [features_tf for features_tf, _ in batch])
     except BaseException as error:
         for _, answer in batch:
             answer.set_exception(error)
         return
     for (_, answer), one_sv in zip(batch, all_sv, strict=True):
-        try:
-            answer.set_result(decode(one_sv))
-        except BaseException as error:
-            answer.set_exception(error)
+        if decoders is None:
+            _decode(decode, one_sv, answer)
+        else:
+            decoders.submit(_decode, decode, one_sv, answer)
 
 
-def _take(waiting: deque[tuple[Key, Future[T]]], most: int) -> Generator[tuple[Key, T], None, None]:
+def _decode(decode: Callable[[LogProbs], T], log_probs_sv: LogProbs | DataError, answer: Future[T | DataError]) -> None:
+    try:
+        answer.set_result(log_probs_sv if isinstance(log_probs_sv, DataError) else decode(log_probs_sv))
+    except BaseException as error:
+        answer.set_exception(error)
+
+
+def _take(
+    waiting: deque[tuple[Key, Future[T | DataError]]], most: int
+) -> Generator[tuple[Key, T | DataError], None, None]:
     """Yield the next answers while they are there, and wait for more until at most ``most`` items wait."""
     while waiting and (len(waiting) > most or waiting[0][1].done()):
         key, answer = waiting.popleft()

@@ -10,12 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from asr.ahead import ahead
 from asr.batch import Features, extract
 from asr.data.audio import Wave
 from asr.decode.choose import Decoder, greedy_decoder
@@ -24,12 +26,12 @@ from asr.decode.greedy import words_with_times
 from asr.decode.options import DecoderOptions
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, DataError
-from asr.infer import BATCH_S, log_probs, pipeline, prepared
+from asr.infer import log_probs, pipeline, prepared
 from asr.model.checkpoint import AcousticModel, find_model, load_model
 from asr.recordings.inputs import Input, Part
-from asr.recordings.longform import Joiner, TimedLogProbs, pieces_with_features
+from asr.recordings.longform import Joiner, TimedLogProbs, longest_piece_s
 from asr.recordings.media import Stream, open_array, open_stream
-from asr.recordings.pauses import Piece
+from asr.recordings.pauses import Piece, cut
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
 from asr.runtime import use_device
 from asr.transcript import Alternative, Seam, Transcript, segments_of
@@ -181,7 +183,7 @@ class Recognizer:
         sources: Iterable[Source],
         *,
         longest_s: float | None = None,
-        batch_s: float = BATCH_S,
+        batch_s: float | None = None,
         jobs: int | None = None,
         advance: Callable[[float], None] = lambda seconds: None,
     ) -> Iterator[Transcript | Failure]:
@@ -193,22 +195,25 @@ class Recognizer:
         Args:
             longest_s: the longest audio that the network is given at a time; default: the longest utterance that it
                 was trained on.
-            batch_s: padded audio in one batch of the network.
+            batch_s: padded audio in one batch of the network; default: what suits its device.
             jobs: threads that decode; default: one per core.
             advance: called with the seconds of audio that the network has done since the last call.
         """
         waiting: deque[_Progress] = deque()
-        pieces = self._pieces(sources, longest_s, waiting)
+        pieces = ahead(self.model.device, self._pieces(sources, longest_s, waiting))
         rate_hz = self.model.audio.sample_rate_hz
         pool = ThreadPoolExecutor(jobs or cores(), "asr-decode")
         try:
             for (recording, piece, no_speech), one_sv in pipeline(self.model, pieces, _unchanged, batch_s=batch_s):
                 recording.pieces_done += 1
-                recording.starts_s.append(recording.part.start_s + piece.keep_from_n / rate_hz)
-                recording.no_speech.append(second_opinion(no_speech, one_sv))
-                if recording.no_speech[-1] > self.no_speech_threshold:
-                    one_sv = without_words(one_sv)
-                self._decode_all(pool, recording, recording.joiner.add(piece, one_sv))
+                if isinstance(one_sv, DataError):
+                    recording.failure = f"{recording.path}: {one_sv}"
+                else:
+                    recording.starts_s.append(recording.part.start_s + piece.keep_from_n / rate_hz)
+                    recording.no_speech.append(second_opinion(no_speech, one_sv))
+                    if recording.no_speech[-1] > self.no_speech_threshold:
+                        one_sv = without_words(one_sv)
+                    self._decode_all(pool, recording, recording.joiner.add(piece, one_sv))
                 advance((piece.keep_to_n - piece.keep_from_n) / rate_hz)
                 yield from self._finished(pool, waiting)
             yield from self._finished(pool, waiting, at_end=True)
@@ -238,8 +243,9 @@ class Recognizer:
 
     def _pieces(
         self, sources: Iterable[Source], longest_s: float | None, waiting: deque[_Progress]
-    ) -> Iterator[tuple[tuple[_Progress, Piece, float], Features]]:
-        """Yield the pieces of all recordings with their features, and add each recording to those that wait."""
+    ) -> Iterator[tuple[float, Callable[[], tuple[tuple[_Progress, Piece, float], Features]]]]:
+        """Yield the pieces of all recordings: how long, and how to listen; add each recording to those that wait."""
+        longest_s = longest_s or longest_piece_s(self.model)
         for source in sources:
             part = source.part if isinstance(source, Input) and source.text is None else Part()
             recording = _Progress(_path(source), part, Joiner(self.model, offset_s=part.start_s))
@@ -248,15 +254,20 @@ class Recognizer:
                 with self._open(source) as stream:
                     recording.notes = stream.notes
                     blocks = recording.counted(stream.blocks())
-                    for piece, features in pieces_with_features(self.model, blocks, longest_s):
+                    for piece in cut(blocks, stream.rate_hz, longest_s):
                         recording.pieces_read += 1
-                        no_speech = no_speech_prob(piece.wave_n, stream.rate_hz)
-                        yield (recording, piece.without_samples(), no_speech), features
+                        yield len(piece.wave_n) / stream.rate_hz, partial(self._listen, recording, piece)
                     recording.truncated = stream.truncated
             except AsrError as error:
                 recording.failure = str(error)
             finally:
                 recording.is_read = True
+
+    def _listen(self, recording: _Progress, piece: Piece) -> tuple[tuple[_Progress, Piece, float], Features]:
+        """Compute the features of a piece, and how probable it is that nobody speaks in it."""
+        features_tf = extract(self.model.extractor, piece.wave_n)
+        no_speech = no_speech_prob(piece.wave_n, self.model.audio.sample_rate_hz)
+        return (recording, piece.without_samples(), no_speech), features_tf
 
     def _decode_all(self, pool: ThreadPoolExecutor, recording: _Progress, passages: Iterable[TimedLogProbs]) -> None:
         for passage in passages:

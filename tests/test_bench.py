@@ -100,7 +100,7 @@ def test_a_network_without_a_twin_is_measured_and_it_is_said(bench, tmp_path):
         (("{model}", "nowhere.wav"), "nowhere.wav"),
         (("{model}", "-"), "standard input can be read once only"),
         (("{model}", "{empty}"), "the manifest has no utterances"),
-        (("{model}", "--precision", "fp64"), "unknown precision 'fp64' (auto, fp32, bf16)"),
+        (("{model}", "--precision", "fp64"), "unknown precision 'fp64' (auto, fp32, bf16, fp16)"),
     ],
 )
 def test_a_mistake_is_one_line(bench, model, tmp_path, args, said):

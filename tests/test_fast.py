@@ -210,7 +210,7 @@ def test_a_processor_without_the_instructions_uses_what_it_can(monkeypatch):
         prepared(given_model, "bf16")
     monkeypatch.setattr(fast_module, "features", frozenset)
     assert prepared(given_model) is given_model
-    with pytest.raises(ConfigError, match=r"unknown precision 'bf61' \(auto, fp32, bf16\); did you mean 'bf16'"):
+    with pytest.raises(ConfigError, match=r"unknown precision 'bf61' \(auto, fp32, bf16, fp16\); did you mean 'bf16'"):
         prepared(given_model, "bf61")
 
 

@@ -43,6 +43,7 @@ FLOORS = {
     "alignment": 1,
     # 2: torch
     "features": 2,
+    "ahead": 2,
     "batch": 2,
     "ctc": 2,
     "runtime": 2,

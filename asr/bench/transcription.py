@@ -26,6 +26,7 @@ from asr.data.text import normalize
 from asr.data.tokenizer import CharTokenizer
 from asr.decode.choose import Decoder
 from asr.decode.types import LogProbs
+from asr.errors import DataError
 from asr.infer import log_probs, pipeline, prepared
 from asr.model.checkpoint import AcousticModel, build_model
 from asr.model.contract import AnyNetwork
@@ -221,7 +222,11 @@ def _piped(model: AcousticModel, items: Sequence[Item], decoder: Decoder) -> Rou
     began = time.perf_counter()
     watched = replace(model, network=cast(AnyNetwork, _Watched(model.network, clock)))
     stream = ((item.id, _features(model, item, clock)) for item in items)
-    texts = dict(pipeline(watched, stream, partial(_decode, decoder, clock)))
+    texts = {}
+    for id_, text in pipeline(watched, stream, partial(_decode, decoder, clock)):
+        if isinstance(text, DataError):
+            raise text
+        texts[id_] = text
     return Round(time.perf_counter() - began, clock.audio_s, clock.seconds, texts)
 
 

@@ -29,7 +29,9 @@ NoSpeechThreshold = Annotated[
     float,
     Option(min=0, max=1, metavar="P", help="No text where nobody speaks with a probability over P; 1: all give text."),
 ]
-Precision = Annotated[str, Option(metavar="auto|fp32|bf16", help="Of the network; auto: the fastest at equal WER.")]
+Precision = Annotated[
+    str, Option(metavar="auto|fp32|bf16|fp16", help="Of the network; auto: the fastest at equal WER.")
+]
 Resample = Annotated[bool, Option("--resample", help="Resample audio of another rate.")]
 Settings = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change one config value.")]
 Threads = Annotated[int | None, Option(min=1, max=1024, help="CPU threads; default one per core.")]

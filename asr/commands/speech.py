@@ -146,13 +146,11 @@ def transcribe(
     recognizer = load_recognizer(model, machine, decoding, precision=precision, confidence=confidence)
     recognizer.no_speech_threshold = cutting.no_speech_threshold
 
-    from asr.infer import BATCH_S
-
     with naming_failures(writer.failed, writer.truncated):
         audio_s = _seconds(items) if stderr_is_terminal() else None
         with audio_bar(audio_s) as advance:
             results = recognizer.transcribe_all(
-                items, longest_s=cutting.longest, batch_s=batch_seconds or BATCH_S, jobs=jobs, advance=advance
+                items, longest_s=cutting.longest, batch_s=batch_seconds, jobs=jobs, advance=advance
             )
             for item, result in zip(items, results, strict=True):
                 writer.take(item, result, several=(decoding.nbest or 1) > 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,14 @@ from asr.model.contract import Floats
 from asr.model.conv import ConvFrontEnd, step_mask
 from asr.model.cpu.dropout import Dropout
 from asr.model.recurrent import Lookahead, RecurrentLayer, reversal
-from asr.runtime import to_device
+from asr.runtime import autocast, to_device
 
 
 class PaddedNetwork(nn.Module):
     """A network that takes utterances padded to one batch."""
+
+    #: of ``each``: fp32, bf16 or fp16
+    precision = "fp32"
 
     @torch.inference_mode()
     def each(self, features: Sequence[Floats]) -> list[Floats]:
@@ -31,8 +35,11 @@ class PaddedNetwork(nn.Module):
         device = next(self.parameters()).device
         features_btf = pad_sequence([torch.from_numpy(features_tf) for features_tf in features], batch_first=True)
         num_frames_b = torch.tensor([len(features_tf) for features_tf in features])
-        log_probs_bsv, num_steps_b = self(to_device(features_btf, device), num_frames_b)
-        all_bsv = log_probs_bsv.float().cpu().numpy()
+        # A thread has a current CUDA device of its own, on which pinned memory, streams and kernels are made.
+        there = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        with there, autocast(self.precision, device):
+            log_probs_bsv, num_steps_b = self(to_device(features_btf, device), num_frames_b)
+            all_bsv = log_probs_bsv.float().cpu().numpy()
         return [all_bsv[i, :steps] for i, steps in enumerate(num_steps_b.tolist())]
 
 

@@ -11,16 +11,17 @@ length.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from asr.ahead import ahead
 from asr.batch import Features, extract
-from asr.data.audio import Wave
 from asr.data.tokenizer import BLANK_ID, Tokenizer
 from asr.decode.types import LogProbs
+from asr.errors import DataError
 from asr.infer import pipeline
 from asr.model.checkpoint import AcousticModel
 from asr.recordings.media import Stream
@@ -63,24 +64,22 @@ def longest_piece_s(model: AcousticModel) -> float:
     return max(float(model.training.get("longest_s", DEFAULT_LONGEST_S)), SHORTEST_S)
 
 
-def pieces_with_features(
-    model: AcousticModel, blocks: Iterable[Wave], longest_s: float | None = None
-) -> Iterator[tuple[Piece, Features]]:
-    """Yield a recording's pieces with the features of each, as its blocks are read."""
-    for piece in cut(blocks, model.audio.sample_rate_hz, longest_s or longest_piece_s(model)):
-        yield piece, extract(model.extractor, piece.wave_n)
-
-
 def log_probs_of_recording(model: AcousticModel, stream: Stream) -> TimedLogProbs:
     """Return the log-probabilities of a whole recording, for a text that is known to be in it.
 
     Raises:
-        DataError: the recording cannot be read to its end.
+        DataError: the recording cannot be read to its end, or a piece of it does not fit into the memory.
     """
+
+    def with_features(piece: Piece) -> tuple[Piece, Features]:
+        return piece.without_samples(), extract(model.extractor, piece.wave_n)
+
     joiner = Joiner(model, whole=True)
-    pieces = pieces_with_features(model, stream.blocks())
-    items = ((piece.without_samples(), features) for piece, features in pieces)
-    for piece, one_sv in pipeline(model, items, lambda one_sv: one_sv):
+    pieces = cut(stream.blocks(), stream.rate_hz, longest_piece_s(model))
+    jobs = ((len(piece.wave_n) / stream.rate_hz, partial(with_features, piece)) for piece in pieces)
+    for piece, one_sv in pipeline(model, ahead(model.device, jobs), lambda one_sv: one_sv):
+        if isinstance(one_sv, DataError):
+            raise one_sv
         joiner.add(piece, one_sv)
     passages = joiner.finish()
     if not passages:  # nothing but silence

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
+from asr.ahead import ahead, pool_of
 from asr.batch import Features, extract, load_wave
 from asr.ctc import ctc_loss
-from asr.data.manifest import Manifest
+from asr.data.manifest import Manifest, Utterance
 from asr.data.targets import min_steps, targets_of
 from asr.data.text import NORMALIZATIONS, normalize
 from asr.decode.greedy import greedy
 from asr.decode.types import LogProbs
 from asr.errors import DataError
-from asr.infer import all_log_probs
+from asr.infer import all_log_probs, at_precision
 from asr.model.checkpoint import AcousticModel
 from asr.scoring.wer import Score, score
 from asr.training.watchdog import Health, Tally, cases_differ
@@ -43,9 +45,17 @@ class DevSet:
         DataError: transcripts have characters that the model cannot write, or none has any words.
     """
 
-    def __init__(self, manifest: Manifest, model: AcousticModel, train_texts: Sequence[str]) -> None:
+    def __init__(
+        self, manifest: Manifest, model: AcousticModel, train_texts: Sequence[str], precision: str = "fp32"
+    ) -> None:
+        """Check the texts.
+
+        Args:
+            precision: of the network on a GPU, which takes several times as long in fp32; on a CPU it is always fp32.
+        """
         self.manifest = manifest
         self.model = model
+        self.precision = precision
         self.texts = [normalize(u.text, model.text.normalization) for u in manifest]
         _check_characters(manifest, self.texts, model, train_texts)
         self.targets = targets_of(manifest, model.tokenizer, model.text.normalization)
@@ -60,7 +70,7 @@ class DevSet:
         """Score the model as it is now."""
         if not self._features:
             self._features = self._load_features()
-        all_sv = all_log_probs(self.model, self._features)
+        all_sv = all_log_probs(at_precision(self.model, self.precision), self._features)
 
         tally = Tally()
         pairs = []
@@ -75,22 +85,32 @@ class DevSet:
 
     def _load_features(self) -> list[Features]:
         audio, said_hz = self.model.audio, set[int]()
-        waves = (load_wave(self.manifest, u, audio.sample_rate_hz, audio.resample, said_hz) for u in self.manifest)
-        return [extract(self.model.extractor, wave_n) for wave_n in waves]
+
+        def load(utterance: Utterance) -> Features:
+            wave_n = load_wave(self.manifest, utterance, audio.sample_rate_hz, audio.resample, said_hz)
+            return extract(self.model.extractor, wave_n)
+
+        return list(ahead(self.model.device, ((u.duration_s, partial(load, u)) for u in self.manifest)))
 
     def _loss_nats(self, all_sv: Sequence[LogProbs]) -> float | None:
-        losses = []
-        for log_probs_sv, target in zip(all_sv, self.targets, strict=True):
-            if max(1, min_steps(target)) <= len(log_probs_sv):
-                loss_b = ctc_loss(
-                    torch.from_numpy(log_probs_sv)[None],
-                    torch.tensor([len(log_probs_sv)]),
-                    torch.tensor(target, dtype=torch.int64)[None],
-                    torch.tensor([len(target)]),
-                )
-                losses.append(loss_b.item())
-
+        fitting = [
+            (log_probs_sv, target)
+            for log_probs_sv, target in zip(all_sv, self.targets, strict=True)
+            if max(1, min_steps(target)) <= len(log_probs_sv)
+        ]
+        # Some milliseconds each. They are computed on the CPU one by one, so that none is rounded by its neighbours.
+        with pool_of(torch.get_num_threads(), "asr-validate") as pool:
+            losses = list(pool.map(_loss_nats, *zip(*fitting, strict=True))) if fitting else []
         return sum(losses) / len(losses) if losses else None
+
+
+def _loss_nats(log_probs_sv: LogProbs, target: Sequence[int]) -> float:
+    return ctc_loss(
+        torch.from_numpy(log_probs_sv)[None],
+        torch.tensor([len(log_probs_sv)]),
+        torch.tensor(target, dtype=torch.int64)[None],
+        torch.tensor([len(target)]),
+    ).item()
 
 
 def _check_characters(

@@ -139,8 +139,9 @@ def _key(model: AcousticModel, manifest: Manifest) -> str:
     digest.update(f"no speech above {NO_SPEECH_THRESHOLD}".encode())
     configs = (model.audio, model.text, model.extractor.cfg, model.network.cfg)
     digest.update("\n".join(config.model_dump_json() for config in configs).encode())
-    # Another implementation of the network rounds differently, and more so in another precision.
-    digest.update(f"{type(model.network).__name__} {getattr(model.network, 'precision', '')}".encode())
+    # Another implementation of the network rounds differently, and more so on another device or in another precision.
+    precision = getattr(model.network, "precision", "")
+    digest.update(f"{type(model.network).__name__} {precision} {model.device.type}".encode())
     for name, tensor in sorted(model_tensors(model).items()):
         digest.update(name.encode())
         digest.update(tensor.numpy().tobytes())
