@@ -43,6 +43,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 import asr
+import asr.ctc
 
 CUDA = torch.device("cuda:0")
 _ASR = str(Path(asr.__file__).parent)
@@ -98,6 +99,11 @@ class CudaTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _dispatch(func, args, kwargs or {})
+
+    def register_hook(self, hook: Callable[[Any], Any]) -> Any:
+        edge = torch.autograd.graph.get_gradient_edge(self)
+        _state().hooks.setdefault((edge.node, edge.output_nr), []).append(hook)
+        return mock.Mock(spec=["remove"])
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
@@ -205,6 +211,8 @@ class PretendedCuda:
         self.written: dict[int, tuple[Stream, int]] = {}
         self.read: dict[int, dict[Stream, int]] = {}
         self.copies: list[_Copy] = []
+        #: of tensors: what is called with a gradient
+        self.hooks: dict[tuple[Any, int], list[Callable[[Any], Any]]] = {}
 
     @contextmanager
     def counting(self) -> Iterator[Counter[tuple[str, str]]]:
@@ -354,6 +362,10 @@ class _Mode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _dispatch(func, args, kwargs or {})
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads its compiler, which takes seconds
 
 
 def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -568,6 +580,31 @@ def _flatten_weights(weights: list[Tensor], *_: Any) -> Tensor:
     return chunk
 
 
+class _Ctc(torch.autograd.Function):
+    """The CTC loss of a GPU, computed by torch on the CPU: Triton's interpreter takes seconds for a batch."""
+
+    MOST_LABELS = 8191
+
+    @staticmethod
+    def forward(ctx: Any, log_probs_bsv: CudaTensor, *lengths_and_targets: Tensor) -> CudaTensor:
+        held_bsv = log_probs_bsv.held.detach().requires_grad_()
+        with torch.enable_grad():
+            losses_b = asr.ctc.ctc_loss(held_bsv, *lengths_and_targets)
+            (ctx.grad_bsv,) = torch.autograd.grad(losses_b.sum(), held_bsv)
+        return CudaTensor(losses_b.detach())
+
+    @staticmethod
+    def backward(ctx: Any, grad_b: CudaTensor) -> tuple[Tensor | None, ...]:
+        return CudaTensor(ctx.grad_bsv * grad_b.held[:, None, None]), None, None, None
+
+    @staticmethod
+    def ctc_loss(log_probs_bsv: CudaTensor, *lengths_and_targets: Tensor) -> Tensor:
+        devices = [t.device.type for t in (log_probs_bsv, *lengths_and_targets)]
+        assert devices == ["cuda", "cpu", "cpu", "cpu"], devices
+        losses_b: Tensor = _Ctc.apply(log_probs_bsv.float(), *lengths_and_targets)
+        return losses_b
+
+
 _STAND_INS: dict[str, Callable[..., Any]] = {
     "_log_softmax": _log_softmax,
     "_cudnn_rnn_flatten_weight": _flatten_weights,
@@ -613,6 +650,9 @@ def _backward(tensors: Any, grads: Any, keep_graph: bool, create_graph: bool, in
             if inputs and "AccumulateGrad" in node.name():
                 continue
             _running_node = node.name()
+            for i, grad in enumerate(grads_in):
+                for hook in _state().hooks.get((node, i), []):
+                    grads_in[i] = grad = grad if (changed := hook(grad)) is None else changed
             grads_out = _call(node, grads_in) if any(g is not None for g in grads_in) else ()
             for i, (after, number) in enumerate(node.next_functions):
                 if after is None:
@@ -682,8 +722,12 @@ class _Generator(torch.Generator):
 
 
 @contextmanager
-def pretended_cuda() -> Iterator[PretendedCuda]:
-    """Pretend while the block runs that this machine has one GPU of a recent kind (bf16, 80 GiB)."""
+def pretended_cuda(*, triton: bool = False) -> Iterator[PretendedCuda]:
+    """Pretend while the block runs that this machine has one GPU of a recent kind (bf16, 80 GiB).
+
+    Args:
+        triton: run Triton's kernels in its interpreter. Without it, torch computes the CTC loss, which is faster.
+    """
     global _active
     assert _active is None, "the device is pretended already"
     state = PretendedCuda()
@@ -694,6 +738,8 @@ def pretended_cuda() -> Iterator[PretendedCuda]:
     with ExitStack() as stack:
         for owner, name, stand_in in _replacements(state):
             stack.enter_context(mock.patch.object(owner, name, stand_in))
+        if not triton:
+            stack.enter_context(mock.patch.object(asr.ctc, "_kernels", _answering(_Ctc)))
         stack.callback(torch._C._set_only_lift_cpu_tensors, lifts_cpu_only)
         torch._C._set_only_lift_cpu_tensors(True)
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
