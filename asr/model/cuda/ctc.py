@@ -72,8 +72,7 @@ class _Loss(torch.autograd.Function):
         mantissas_bs2i = log_probs_bsv.new_empty(shape)
         exponents_bs2i = log_probs_bsv.new_empty(shape, dtype=torch.int32)
         losses_b = log_probs_bsv.new_empty(batch)
-        totals_b = log_probs_bsv.new_empty(batch)
-        total_exponents_b = log_probs_bsv.new_empty(batch, dtype=torch.int32)
+        exponents_b = log_probs_bsv.new_empty(batch, dtype=torch.int32)
 
         launch.launch(
             forward_kernel,
@@ -81,8 +80,7 @@ class _Loss(torch.autograd.Function):
             log_probs_bsv,
             facts_bk,
             losses_b,
-            totals_b,
-            total_exponents_b,
+            exponents_b,
             mantissas_bs2i,
             exponents_bs2i,
             steps,
@@ -92,14 +90,14 @@ class _Loss(torch.autograd.Function):
             KEEP=keep,
             **_lanes(most_labels),
         )
-        ctx.save_for_backward(log_probs_bsv, facts_bk, totals_b, total_exponents_b, mantissas_bs2i, exponents_bs2i)
+        ctx.save_for_backward(log_probs_bsv, facts_bk, exponents_b, mantissas_bs2i, exponents_bs2i)
         ctx.most_labels = most_labels
         return losses_b
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_losses_b: Tensor) -> tuple[Tensor, None, None]:
-        log_probs_bsv, facts_bk, totals_b, total_exponents_b, mantissas_bs2i, exponents_bs2i = ctx.saved_tensors
+        log_probs_bsv, facts_bk, exponents_b, mantissas_bs2i, exponents_bs2i = ctx.saved_tensors
         batch, steps, vocabulary = log_probs_bsv.shape
         # A second backward pass would find the shares that this one writes there: torch refuses it.
         torch.autograd.graph.increment_version(mantissas_bs2i)
@@ -108,8 +106,7 @@ class _Loss(torch.autograd.Function):
             (batch,),
             log_probs_bsv,
             facts_bk,
-            totals_b,
-            total_exponents_b,
+            exponents_b,
             mantissas_bs2i,
             exponents_bs2i,
             steps,

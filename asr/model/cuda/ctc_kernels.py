@@ -103,8 +103,7 @@ def forward_kernel(
     log_probs_bsv,
     facts_bk,
     losses_b,
-    totals_b,
-    total_exponents_b,
+    exponents_b,
     mantissas_bs2i,
     exponents_bs2i,
     most_steps,
@@ -114,7 +113,7 @@ def forward_kernel(
     KEEP: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Walk through one utterance, and write its loss and total; with KEEP, all states too."""
+    """Walk through one utterance, and write its loss, and its probability's exponent; with KEEP, all states too."""
     utterance = tl.program_id(0).to(tl.int64)
     facts_k = facts_bk + utterance * (FACTS + 3 * most_labels)
     steps = tl.load(facts_k)
@@ -156,16 +155,14 @@ def forward_kernel(
     total, total_exponent = _add(last_blank, last_blank_exponent, last_label, last_label_exponent)
     log_total = tl.log(total.to(tl.float64)) + total_exponent.to(tl.float64) * LN_2
     tl.store(losses_b + utterance, (-log_total).to(tl.float32))
-    tl.store(totals_b + utterance, total)
-    tl.store(total_exponents_b + utterance, total_exponent)
+    tl.store(exponents_b + utterance, total_exponent)
 
 
 @triton.jit(do_not_specialize=CHANGING)
 def backward_kernel(
     log_probs_bsv,
     facts_bk,
-    totals_b,
-    total_exponents_b,
+    exponents_b,
     mantissas_bs2i,
     exponents_bs2i,
     most_steps,
@@ -174,7 +171,7 @@ def backward_kernel(
     BLANK: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Walk back through one utterance, and write the probability of each state over the mantissas of the way there."""
+    """Walk back through one utterance, and write each state's share of the probability over its mantissa."""
     utterance = tl.program_id(0).to(tl.int64)
     facts_k = facts_bk + utterance * (FACTS + 3 * most_labels)
     steps = tl.load(facts_k)
@@ -187,8 +184,7 @@ def backward_kernel(
     ids_before = tl.load(facts_k + FACTS + labels - lane, mask=is_label & (lane > 0), other=BLANK)
     may_skip = ids != ids_before
 
-    total_exponent = tl.load(total_exponents_b + utterance)
-    inverse_total = 1.0 / tl.load(totals_b + utterance)
+    total_exponent = tl.load(exponents_b + utterance)
 
     row_v = log_probs_bsv + (utterance * most_steps + steps - 1) * vocabulary
     places = most_labels + 1
@@ -205,10 +201,9 @@ def backward_kernel(
         blank, blank_exponent, label, label_exponent = _advance(
             blank, blank_exponent, label, label_exponent, may_skip, lane
         )
-        share = so_far * blank * inverse_total * _power_of_2(so_far_exponent + blank_exponent - total_exponent)
+        share = so_far * blank * _power_of_2(so_far_exponent + blank_exponent - total_exponent)
         tl.store(mantissas_bs2i + at, share, mask=is_blank)
-        share = so_far_label * label * inverse_total
-        share *= _power_of_2(so_far_label_exponent + label_exponent - total_exponent)
+        share = so_far_label * label * _power_of_2(so_far_label_exponent + label_exponent - total_exponent)
         tl.store(mantissas_bs2i + at + places - 1, share, mask=is_label)
 
         blank, blank_exponent = _times_exp(blank, blank_exponent, blank_log_prob)
@@ -229,7 +224,7 @@ def collect_kernel(
     BLANK: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Add up the states of each token, one lane a step, in the order of the tokens: equal ones follow one another."""
+    """Add up the shares of each token, one lane a step, in the order of the tokens: equal ones follow one another."""
     utterance = tl.program_id(1).to(tl.int64)
     facts_k = facts_bk + utterance * (FACTS + 3 * most_labels)
     steps = tl.load(facts_k)
@@ -245,14 +240,20 @@ def collect_kernel(
     places = most_labels + 1
     shares_i = shares_bs2i + row * 2 * places
 
+    # Divided by their own sum, the shares of a step lose the rounding that they have in common, which is most of it.
     blank = tl.load(shares_i + labels, mask=is_step, other=0.0)
-    label = tl.zeros_like(blank)
+    total = tl.zeros_like(blank)
     for n in range(labels):
         blank += tl.load(shares_i + n, mask=is_step, other=0.0)
+        total += tl.load(shares_i + places + n, mask=is_step, other=0.0)
+    factor = -grad_loss / (total + blank)
+    tl.store(grads_v + BLANK, blank * factor, mask=is_step)
+
+    label = tl.zeros_like(blank)
+    for n in range(labels):
         token = tl.load(sorted_u + n)
         label += tl.load(shares_i + places + tl.load(order_u + n), mask=is_step, other=0.0)
 
         is_last = tl.load(sorted_u + n + 1, mask=n + 1 < labels, other=BLANK) != token
-        tl.store(grads_v + token, -label * grad_loss, mask=is_step & is_last)
+        tl.store(grads_v + token, label * factor, mask=is_step & is_last)
         label = tl.where(is_last, 0.0, label)
-    tl.store(grads_v + BLANK, -blank * grad_loss, mask=is_step)
