@@ -170,24 +170,19 @@ def test_a_second_backward_pass_is_refused_rather_than_wrong():
         loss.backward()
 
 
-def test_a_loss_is_one_launch_and_its_gradient_two_and_without_a_gradient_no_state_is_kept(monkeypatch):
+def test_a_loss_is_one_launch_and_its_gradient_two(monkeypatch):
     launched = []
 
     def note(kernel, grid, *args, **constants):
-        launched.append((kernel.__name__, sum(t.numel() for t in args[3:] if torch.is_tensor(t))))
+        launched.append(kernel.__name__)
         real(kernel, grid, *args, **constants)
 
     real = launch.launch
     monkeypatch.setattr(launch, "launch", note)
-    log_probs_bsv = noise(2, 4, 3).log_softmax(2).to(DEVICE)
-    args = batch_of([[1, 2], [1]], [4, 3])
-    without_b = ctc_loss(log_probs_bsv, *args)
-    assert launched == [("forward_kernel", 2)]  # exponents_b alone
-
-    with_b = ctc_loss(log_probs_bsv.requires_grad_(), *args)
-    with_b.sum().backward()
-    assert [name for name, _ in launched] == ["forward_kernel", "forward_kernel", "backward_kernel", "collect_kernel"]
-    assert torch.equal(with_b, without_b)
+    losses_b = ctc_loss(noise(2, 3, 3).log_softmax(2).to(DEVICE).requires_grad_(), *batch_of([[1, 2], [1]], [3, 2]))
+    assert launched == ["forward_kernel"]
+    losses_b.sum().backward()
+    assert launched == ["forward_kernel", "backward_kernel", "collect_kernel"]
 
 
 def test_where_triton_compiles_nothing_torchs_loss_is_used_and_one_warning_says_why(monkeypatch, caplog):
@@ -254,7 +249,6 @@ labels = int(sys.argv[2])
 log_probs_bsv = torch.zeros(2, 3, 5, requires_grad=True)
 lengths = torch.tensor([3, 2]), torch.ones(2, labels, dtype=torch.int64), torch.tensor([labels, 1])
 ctc.ctc_loss(log_probs_bsv, *lengths).sum().backward()
-ctc.ctc_loss(log_probs_bsv.detach(), *lengths)
 """
 
 
@@ -281,6 +275,6 @@ def test_the_kernels_compile_for_a_gpu_with_offsets_of_64_bits_and_all_numbers_i
     )
     assert done.returncode == 0, done.stderr[-2000:]
     on_stack = [line.split() for line in done.stdout.splitlines()]
-    assert [name for name, _ in on_stack] == ["forward_kernel", "backward_kernel", "collect_kernel", "forward_kernel"]
+    assert [name for name, _ in on_stack] == ["forward_kernel", "backward_kernel", "collect_kernel"]
     if labels <= 2000:
-        assert [size for _, size in on_stack] == ["0"] * 4
+        assert [size for _, size in on_stack] == ["0"] * 3

@@ -19,7 +19,7 @@ from asr.model.cuda import launch
 from asr.model.cuda.ctc_kernels import backward_kernel, collect_kernel, forward_kernel
 from asr.runtime import to_device
 
-#: labels that a lane of 32 warps has registers and shared memory for on every GPU
+#: from here on the exchange between lanes needs more shared memory than every GPU has: 64 KiB
 MOST_LABELS = 8191
 #: steps that one program of the last kernel adds up: a warp
 STEPS_PER_PROGRAM = 32
@@ -32,7 +32,7 @@ def ctc_loss(log_probs_bsv: Tensor, num_steps_b: Tensor, targets_bu: Tensor, num
     text; zero in the padding, which may hold anything. (torch's own has exp(log_prob) added, which the gradient of a
     log-softmax takes away again.)
 
-    Memory until the backward pass: 16 b s (u + 1) bytes; then 4 b s v more for the gradient. Without a gradient, none.
+    Memory: 16 b s (u + 1) bytes from here to the end of the backward pass, and there 4 b s v more for the gradient.
 
     Shapes: (b, s, v) log-probabilities on a GPU; (b,), (b, u), (b,) on the CPU -> (b,) float32 on the GPU.
 
@@ -67,8 +67,7 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_probs_bsv: Tensor, facts_bk: Tensor, most_labels: int) -> Tensor:
         batch, steps, vocabulary = log_probs_bsv.shape
-        keep = ctx.needs_input_grad[0]
-        shape = (batch, steps if keep else 0, 2, most_labels + 1)
+        shape = (batch, steps, 2, most_labels + 1)
         mantissas_bs2i = log_probs_bsv.new_empty(shape)
         exponents_bs2i = log_probs_bsv.new_empty(shape, dtype=torch.int32)
         losses_b = log_probs_bsv.new_empty(batch)
@@ -87,7 +86,6 @@ class _Loss(torch.autograd.Function):
             vocabulary,
             most_labels,
             BLANK=BLANK_ID,
-            KEEP=keep,
             **_lanes(most_labels),
         )
         ctx.save_for_backward(log_probs_bsv, facts_bk, exponents_b, mantissas_bs2i, exponents_bs2i)

@@ -110,10 +110,9 @@ def forward_kernel(
     vocabulary,
     most_labels,
     BLANK: tl.constexpr,
-    KEEP: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Walk through one utterance, and write its loss, and its probability's exponent; with KEEP, all states too."""
+    """Walk through one utterance, and write all states, the loss, and the exponent of the text's probability."""
     utterance = tl.program_id(0).to(tl.int64)
     facts_k = facts_bk + utterance * (FACTS + 3 * most_labels)
     steps = tl.load(facts_k)
@@ -121,6 +120,7 @@ def forward_kernel(
 
     lane = tl.arange(0, LANES)
     is_label = lane < labels
+    is_blank = lane <= labels
     ids = tl.load(facts_k + FACTS + lane, mask=is_label, other=BLANK)
     ids_before = tl.load(facts_k + FACTS + lane - 1, mask=is_label & (lane > 0), other=BLANK)
     may_skip = ids != ids_before
@@ -138,11 +138,10 @@ def forward_kernel(
         )
         blank, blank_exponent = _times_exp(blank, blank_exponent, blank_log_prob)
         label, label_exponent = _times_exp(label, label_exponent, log_prob)
-        if KEEP:
-            tl.store(mantissas_bs2i + at, blank, mask=lane <= labels)
-            tl.store(exponents_bs2i + at, blank_exponent, mask=lane <= labels)
-            tl.store(mantissas_bs2i + at + places, label, mask=is_label)
-            tl.store(exponents_bs2i + at + places, label_exponent, mask=is_label)
+        tl.store(mantissas_bs2i + at, blank, mask=is_blank)
+        tl.store(exponents_bs2i + at, blank_exponent, mask=is_blank)
+        tl.store(mantissas_bs2i + at + places, label, mask=is_label)
+        tl.store(exponents_bs2i + at + places, label_exponent, mask=is_label)
         row_v += vocabulary
         at += 2 * places
 
