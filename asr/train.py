@@ -192,7 +192,7 @@ def record_step(session: Session, step: Unread, watch: Watcher) -> AsrError | No
                 epoch=progress.epoch + 1,
                 loss_nats=round(result.loss_nats, 4),
                 lr=step.lr,
-                grad_norm=round(result.grad_norm, 4),
+                grad_norm=round(result.grad_norm, 4) if math.isfinite(result.grad_norm) else None,
                 audio_s=round(result.audio_s, 2),
                 seconds=round(step.seconds, 2),
             )

@@ -25,6 +25,7 @@ def gradients(
     count: float,
     machine: Machine,
     *,
+    scaler: torch.amp.GradScaler | None = None,
     timed: Timed = nullcontext,
     smoothing: float = 0.0,
     consistency: float = 0.0,
@@ -32,6 +33,7 @@ def gradients(
     """Add the gradients of the sum of a batch's losses divided by ``count``; return the losses. Shapes: (b,).
 
     Args:
+        scaler: multiplies the gradients by its scale, if it is one that is enabled.
         smoothing: share of the confidence penalty in what is minimised; the losses returned do not contain it.
         consistency: weight of the disagreement between the two views of a batch that has them; the losses returned do
             not contain it. Loss and penalty are means of both views.
@@ -67,7 +69,7 @@ def gradients(
         total = total + consistency * consistency_loss(first_bsv, second_bsv, num_steps_b[: len(losses_b)]).sum()
 
     with timed("backward"):
-        _backward(total / count)
+        _backward(total / count if scaler is None else scaler.scale(total / count))
     return losses_b.detach()
 
 

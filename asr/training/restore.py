@@ -15,10 +15,11 @@ from asr.config import RunConfig
 from asr.data.tokenizer import Tokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.files import read_json, write_json
-from asr.model.checkpoint import TrainableModel, TrainingState, model_tensors, set_model_tensors
+from asr.model.checkpoint import TrainingState, model_tensors, set_model_tensors
 from asr.model.tensor_files import check_alike, split_by_prefix
-from asr.training.optim import MovingAverage, load_optimizer, optimizer_tensors
+from asr.training.optim import load_optimizer, load_scaler, optimizer_tensors, scaler_tensors
 from asr.training.progress import Progress, read_progress
+from asr.training.step import Learner
 
 log = logging.getLogger(__name__)
 
@@ -37,23 +38,28 @@ _FREE = {
 _OTHER_END = {"train.epochs", "train.max_steps", "train.early_stop", "train.validate_every_epochs"}
 
 
-def state_tensors(model: TrainableModel, optimizer: torch.optim.Optimizer, average: MovingAverage) -> dict[str, Tensor]:
+def state_tensors(learner: Learner) -> dict[str, Tensor]:
     """Return all tensors that are needed to resume a run."""
-    groups = {"model": model_tensors(model), "optimizer": optimizer_tensors(optimizer), "average": average.tensors}
+    groups = {
+        "model": model_tensors(learner.model),
+        "optimizer": optimizer_tensors(learner.optimizer),
+        "average": learner.average.tensors,
+        "scaler": scaler_tensors(learner.scaler),
+    }
     return {f"{group}.{k}": v.detach().cpu() for group, tensors in groups.items() for k, v in tensors.items()}
 
 
-def restore(
-    saved: TrainingState, model: TrainableModel, optimizer: torch.optim.Optimizer, average: MovingAverage
-) -> Progress:
-    """Load a checkpoint's tensors into model, optimiser and average; return the progress in it.
+def restore(saved: TrainingState, learner: Learner) -> Progress:
+    """Load a checkpoint's tensors into a learner; return the progress in it.
 
     Raises:
         CheckpointError: it does not fit the model, or is not of this version.
     """
     progress = read_progress(Progress, saved.state, saved.path / "state.json")
-    groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, "average": {}, **split_by_prefix(saved.tensors)}
-    foreign = set(groups) - {"model", "optimizer", "average"}
+    average = learner.average
+    known: dict[str, dict[str, Tensor]] = {"optimizer": {}, "average": {}, "scaler": {}}
+    groups = known | split_by_prefix(saved.tensors)
+    foreign = set(groups) - {"model", *known}
     if foreign:
         name = next(name for name in saved.tensors if name.partition(".")[0] in foreign)
         raise CheckpointError(f"holds a tensor '{name}' that no run of this version writes", saved.path)
@@ -61,9 +67,11 @@ def restore(
     # The tensors of the optimiser are made by an update, not by a step: nothing of a step's batch may be usable.
     expected = {f"average.{name}": tensor for name, tensor in average.tensors.items()}
     if progress.loss_count or progress.epoch_losses_nats:
-        for i, parameter in enumerate(model.network.parameters()):
+        for i, parameter in enumerate(learner.model.network.parameters()):
             expected[f"optimizer.{i}.step"] = torch.zeros(())
             expected |= {f"optimizer.{i}.{name}": parameter for name in ("exp_avg", "exp_avg_sq")}
+    if groups["scaler"]:  # of a run in fp16; on another machine it may go on in another precision
+        expected |= {"scaler.scale": torch.zeros(()), "scaler.growth": torch.zeros((), dtype=torch.int64)}
     others = {name: tensor for name, tensor in saved.tensors.items() if not name.startswith("model.")}
     if wrong := set(expected).symmetric_difference(others):
         raise CheckpointError(
@@ -72,8 +80,9 @@ def restore(
         )
 
     check_alike(others, expected, saved.path)
-    set_model_tensors(model, groups["model"], saved.path)
-    load_optimizer(optimizer, groups["optimizer"])
+    set_model_tensors(learner.model, groups["model"], saved.path)
+    load_optimizer(learner.optimizer, groups["optimizer"])
+    load_scaler(learner.scaler, groups["scaler"])
     for name, tensor in groups["average"].items():
         average.tensors[name].copy_(tensor)
 

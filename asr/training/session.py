@@ -145,7 +145,7 @@ class Session:
             progress.too_many_frames = learner.too_many_frames
 
         def save() -> None:
-            tensors = state_tensors(learner.model, learner.optimizer, learner.average)
+            tensors = state_tensors(learner)
             with self.saving():
                 save_state(self.run.checkpoints, progress.step, tensors, vars(progress))
 
@@ -266,7 +266,7 @@ def _newest_state(run: RunFolder) -> TrainingState | None:
 def _restore(session: Session, saved: TrainingState) -> None:
     """Restore a checkpoint, with the utterances left out; reopen a complete run if the config now asks for more."""
     learner = session.learner
-    progress = session.group.everywhere(lambda: restore(saved, learner.model, learner.optimizer, learner.average))
+    progress = session.group.everywhere(lambda: restore(saved, learner))
     session.progress = progress
     learner.data.late = [Dropped(*row) for row in progress.late]
     learner.data.too_large.update(progress.too_large)

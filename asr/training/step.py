@@ -27,7 +27,7 @@ from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
 from asr.training.gradients import Timed, gradients, halves
 from asr.training.memory import remember_limit
-from asr.training.optim import KeptTensors, MovingAverage, forget_incomplete_state
+from asr.training.optim import KeptTensors, MovingAverage, forget_incomplete_state, gradient_scaler, is_overflow
 from asr.training.planner import GIB, MemoryPlanner
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ class StepResult(NamedTuple):
     """The outcome of a step.
 
     ``loss_nats`` is the mean per utterance, ``grad_norm`` is taken before clipping. All are 0 if no utterance of the
-    step fits into memory: the weights have not changed.
+    step fits into memory: the weights have not changed. Nor have they if ``grad_norm`` is not finite: float16 had not
+    the range for this step's gradients.
     """
 
     loss_nats: float
@@ -83,9 +84,12 @@ class Learner:
     too_many_frames: float = math.inf
     #: the network as a module that adds up the gradients of all processes; None: not connected
     connected_network: nn.Module | None = None
+    #: multiplies the gradients by a scale where they pass through float16; else it does nothing
+    scaler: torch.amp.GradScaler = field(init=False)
     _statistics: KeptTensors = field(init=False)
 
     def __post_init__(self) -> None:
+        self.scaler = gradient_scaler(self.machine)
         self._statistics = KeptTensors(self.model.network.buffers())
 
     @contextmanager
@@ -133,10 +137,12 @@ class Learner:
         numbers = LateNumbers(torch.stack([losses_b.sum() / utterances, grad_norm]))
 
         def result() -> StepResult:
-            loss_nats, norm = numbers.read()
-            if not math.isfinite(norm):
+            own_loss_nats, norm = numbers.read()
+            loss_nats = self.group.sum(own_loss_nats)[0]
+            # The norm, the sum and the scale are the same in all processes, and so is what follows.
+            if not math.isfinite(norm) and not is_overflow(self.scaler, loss_nats):
                 self._fail_not_finite(ids, losses_b, number, lr)
-            return StepResult(self.group.sum(loss_nats)[0], norm, int(utterances), audio_s)
+            return StepResult(loss_nats, norm, int(utterances), audio_s)
 
         return PendingStep(int(utterances), audio_s, result)
 
@@ -174,6 +180,7 @@ class Learner:
                             part,
                             utterances / self.group.size,
                             self.machine,
+                            scaler=self.scaler,
                             timed=self.timed,
                             smoothing=self.cfg.train.label_smoothing,
                             consistency=self.cfg.train.consistency,
@@ -238,9 +245,11 @@ class Learner:
 
     def _update(self, number: int) -> Tensor:
         """Clip the gradient, step, and return the norm before clipping. Shapes: ()."""
+        self.scaler.unscale_(self.optimizer)
         clip = self.cfg.optim.clip_norm or math.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.network.parameters(), clip, foreach=True)
         self._step_optimizer()
+        self.scaler.update()
         self.optimizer.zero_grad()
         self.average.update(number)
         return grad_norm
@@ -254,7 +263,7 @@ class Learner:
         reason = ""
         for _ in range(2):
             try:
-                self.optimizer.step()
+                self.scaler.step(self.optimizer)
                 return
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
