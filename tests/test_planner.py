@@ -6,6 +6,8 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,13 @@ from asr.batch import Batch
 from asr.errors import ConfigError, DataError, TrainingError
 from asr.runtime import Machine, is_out_of_memory
 from asr.train import resume, train
+from asr.training.distributed import ProcessGroup
 from asr.training.memory import total_bytes
-from asr.training.planner import MemoryPlanner, find_largest
+from asr.training.planner import MemoryPlanner, find_largest, plan_memory
+from asr.training.step import Learner
+from asr.training.trial import build_trial, endless_batches
 from tests.builders import build_corpus, tiny_config
+from tests.pretend_cuda import PretendedCuda, pretended_cuda
 
 CPU = torch.device("cpu")
 
@@ -429,3 +435,188 @@ def test_what_several_processes_remember_is_merged_and_a_damaged_file_is_nothing
     assert known_limits(tmp_path) == (math.inf, [])
     remember_limit(tmp_path / "no-such-folder", batch(1, 3))
     assert not (tmp_path / "no-such-folder").exists()
+
+
+# On a GPU
+
+
+class _Memory:
+    """A GPU's memory as the planner sees it: so many bytes a frame over what is there already."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, per_frame: int, per_frame_twice: int) -> None:
+        self.base = 10**6
+        self.total = self.base + room
+        self.peak = 0
+        self.held = 0
+        #: (frames, whether the convolutions are computed twice) of each dry run
+        self.tried: list[tuple[int, bool]] = []
+
+        def gradients(network: Any, batch: Batch, *args: Any, **more: Any) -> None:
+            is_twice = network.front_end.is_checkpointed
+            self.tried.append((batch.area, is_twice))
+            self.peak = self.base + self.held + batch.area * (per_frame_twice if is_twice else per_frame)
+            for parameter in network.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            for buffer in network.buffers():
+                buffer.add_(1)
+            if self.peak > self.total:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+        real = MemoryPlanner._room_for_optimizer
+
+        @contextmanager
+        def room_for_optimizer(planner: MemoryPlanner) -> Iterator[int]:
+            with real(planner) as self.held:
+                yield self.held
+            self.held = 0
+
+        monkeypatch.setattr(asr.training.planner, "gradients", gradients)
+        monkeypatch.setattr(MemoryPlanner, "_room_for_optimizer", room_for_optimizer)
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: self.peak)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.base)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: self.base)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.total - self.base, self.total))
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedCuda]:
+    with pretended_cuda() as pretended:
+        yield pretended
+
+
+def _learner(data: Path, *settings: str) -> Learner:
+    return build_trial(tiny_config("train.device=cuda", "text.normalization=none", *settings), data)
+
+
+#: in the largest batch
+FRAMES = 4 * 97
+MIB = 2**20
+
+
+def _lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [m.removeprefix("memory: ") for m in caplog.messages if m.startswith("memory: ")]
+
+
+def test_where_the_largest_batch_does_not_fit_the_convolutions_are_computed_twice(data, cuda, monkeypatch, caplog):
+    learner = _learner(data)
+    memory = _Memory(monkeypatch, 15 * MIB * FRAMES, per_frame=20 * MIB, per_frame_twice=10 * MIB)
+    with caplog.at_level(logging.INFO, "asr"):
+        assert plan_memory(learner.planner, learner.group) == math.inf
+    first, last = _lines(caplog)
+    assert first == (
+        "the largest batches do not fit. Activation checkpointing of the convolutions is switched on, which saves "
+        f"about {10 * FRAMES / 1024:.2f} GiB (4 x 97 frames) and computes them twice; no result changes"
+    )
+    assert last.startswith(f"the largest batch (4 x 97 frames) takes {10 * FRAMES / 1024:.2f} GiB at its peak")
+    assert memory.tried == [(388, False), (388, False), (2 * 97, False), (2 * 97, True), (388, True)]
+
+
+def test_where_it_fits_nothing_is_computed_twice(data, cuda, monkeypatch, caplog):
+    learner = _learner(data)
+    memory = _Memory(monkeypatch, 21 * MIB * FRAMES, per_frame=20 * MIB, per_frame_twice=10 * MIB)
+    assert plan_memory(learner.planner, learner.group) == math.inf
+    assert memory.tried == [(FRAMES, False)] and not learner.model.network.front_end.is_checkpointed
+
+
+def test_batches_are_halved_only_if_computing_the_convolutions_twice_is_not_enough(data, cuda, monkeypatch, caplog):
+    learner = _learner(data)
+    memory = _Memory(monkeypatch, 9 * MIB * FRAMES, per_frame=20 * MIB, per_frame_twice=10 * MIB)
+    with caplog.at_level(logging.INFO, "asr"):
+        assert plan_memory(learner.planner, learner.group) == FRAMES
+    first, last = _lines(caplog)
+    assert "is switched on" in first and "does not fit at once: it and others like it are computed in halves" in last
+    assert memory.tried[-2:] == [(FRAMES, True), (FRAMES / 2, True)]
+
+
+@pytest.mark.parametrize(("setting", "is_twice"), [("false", False), ("true", True)])
+def test_what_the_config_says_of_activation_checkpointing_holds(data, cuda, monkeypatch, caplog, setting, is_twice):
+    learner = _learner(data, f"train.activation_checkpointing={setting}")
+    memory = _Memory(monkeypatch, 9 * MIB * FRAMES, per_frame=20 * MIB, per_frame_twice=10 * MIB)
+    with caplog.at_level(logging.INFO, "asr"):
+        assert plan_memory(learner.planner, learner.group) < math.inf
+    assert {twice for _, twice in memory.tried} == {is_twice} and "switched on" not in caplog.text
+
+
+@pytest.mark.parametrize(("device", "conv"), [("cpu", None), ("cuda", "[]")])
+def test_activation_checkpointing_is_left_off_where_it_is_of_no_use(data, cuda, device, conv):
+    settings = [f"train.device={device}", *([f"model.conv={conv}", "model.encoder=mlp"] if conv else [])]
+    learner = _learner(data, *settings)
+    assert not learner.planner.may_checkpoint
+
+
+def test_what_one_process_needs_all_do(data, cuda, monkeypatch):
+    learner = _learner(data)
+    _Memory(monkeypatch, 21 * MIB * FRAMES, per_frame=20 * MIB, per_frame_twice=10 * MIB)
+    asked = []
+
+    class Group(ProcessGroup):
+        def any(self, value: bool) -> bool:
+            asked.append(value)
+            return True  # of another process
+
+    plan_memory(learner.planner, Group())
+    assert asked == [False] and learner.model.network.front_end.is_checkpointed
+
+
+def test_a_batch_that_leaves_no_room_for_the_optimiser_does_not_fit(data, cuda, monkeypatch):
+    learner = _learner(data, "train.activation_checkpointing=false")
+    adamw = learner.planner.optimizer_bytes
+    assert adamw == 2 * sum(p.nbytes for p in learner.model.network.parameters())
+    for spare, too_many in ((0, math.inf), (-1, FRAMES)):
+        memory = _Memory(monkeypatch, 100 * FRAMES + adamw + spare, per_frame=100, per_frame_twice=100)
+        assert plan_memory(learner.planner, learner.group) == too_many
+        assert memory.held == 0
+
+
+def test_the_largest_batch_of_later_epochs_must_fit_too(data, cuda, monkeypatch):
+    learner = _learner(data)
+    monkeypatch.setattr(learner.data, "largest_s", lambda max_batch_s: 2 * FRAMES / 100)
+    memory = _Memory(monkeypatch, 15 * MIB * 2 * FRAMES, per_frame=20 * MIB, per_frame_twice=10 * MIB)
+    assert plan_memory(learner.planner, learner.group) == math.inf
+    assert memory.tried[-1] == (FRAMES, True)
+
+
+def test_memory_that_the_optimiser_has_already_is_not_counted_again(data, tmp_path):
+    learner = build_trial(tiny_config("text.normalization=none"), data)
+    assert learner.planner.optimizer_bytes > 0
+    with closing(endless_batches(learner)) as batches:
+        learner.step(next(batches), 0, 1e-3).result()
+    assert learner.planner.optimizer_bytes == 0
+
+
+def test_auto_computes_the_convolutions_twice_where_not_one_utterance_fits_otherwise(data, cuda, monkeypatch, caplog):
+    memory = _Memory(monkeypatch, 1200 * MIB, per_frame=20 * MIB, per_frame_twice=10 * MIB)
+    with caplog.at_level(logging.INFO, "asr"):
+        learner = _learner(data, "batch.max_batch_s=auto")
+    assert learner.model.network.front_end.is_checkpointed and learner.data.max_batch_s == 1
+    assert [is_twice for _, is_twice in memory.tried].index(True) >= 1
+    assert "saves" not in _lines(caplog)[0], "without it nothing could be measured"
+
+
+def test_auto_finds_a_larger_batch_with_activation_checkpointing(data, cuda, monkeypatch):
+    _Memory(monkeypatch, 3000 * MIB, per_frame=10 * MIB, per_frame_twice=5 * MIB)
+    found = [
+        _learner(data, "batch.max_batch_s=auto", f"train.activation_checkpointing={setting}").data.max_batch_s
+        for setting in ("auto", "true")
+    ]
+    assert found == [2, 4]
+
+
+def test_a_dry_run_on_a_gpu_leaves_nothing_behind(data, cuda, monkeypatch):
+    learner = _learner(data)
+    network, planner = learner.model.network, learner.planner
+    before = {k: v.cpu() for k, v in network.state_dict().items()}
+    for room in (10**9, 0):  # also where memory runs out
+        _Memory(monkeypatch, room, per_frame=1, per_frame_twice=1)
+        planner.measure(planner.largest())
+        assert all(torch.equal(v.cpu(), before[k]) for k, v in network.state_dict().items())
+        assert all(p.grad is None for p in network.parameters())
+        assert not learner.optimizer.state
+
+
+def test_on_a_gpu_a_run_with_activation_checkpointing_is_the_same(data, cuda, tmp_path):
+    settings = ("train.device=cuda", "train.max_steps=3", "train.activation_checkpointing=")
+    train(tiny_config(*settings[:2]), data, tmp_path / "plain")
+    train(tiny_config(*settings[:2], f"{settings[2]}true"), data, tmp_path / "twice")
+    left, right = _weights(tmp_path / "twice"), _weights(tmp_path / "plain")
+    assert list(left) == list(right) and all(torch.equal(left[name], right[name]) for name in right)
