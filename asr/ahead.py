@@ -1,59 +1,71 @@
-"""Work on a stream of audio that is done ahead of its use, in threads beside a GPU."""
+"""Do work ahead of its use, in order, in threads beside the one that uses it."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import NoReturn, TypeVar
 
 import torch
 
-#: audio that waits or is being worked on, seconds: about one batch of a GPU
+#: audio that is worked on ahead of a GPU, seconds: about one of its batches
 AHEAD_S = 1000.0
 #: what a piece of audio counts at least: endless empty ones must not fill the memory
 LEAST_S = 0.1
 T = TypeVar("T")
 
 
-def ahead(device: torch.device, jobs: Iterable[tuple[float, Callable[[], T]]]) -> Iterator[T]:
-    """Yield what each job returns, in order. If the network is on a GPU, threads do the next jobs meanwhile.
-
-    One core makes features of about 1,100 s of audio per second, which a GPU takes many times as fast. On a CPU the
-    caller's thread does each job when it is asked for the result, since the network has the other cores.
+def ahead(jobs: Iterable[tuple[float, Callable[[], T]]], threads: int, most: float) -> Generator[T, None, None]:
+    """Yield what each job returns, in order, while threads do the next ones.
 
     What a job raises, or what drawing one raises, comes out where its result would have come. Threads are stopped then,
-    and when the iterator is closed.
+    and when the generator is closed.
 
     Args:
-        jobs: seconds of audio, and what to do with them. At most ``AHEAD_S`` are held, or one that is longer.
+        jobs: how much each counts, and what to do.
+        threads: 0: each job is done when its result is asked for, in the thread that asks.
+        most: what the jobs that are done ahead, or being done, count together; one that counts more goes alone.
     """
-    if device.type != "cuda":
+    if threads == 0:
         for _, job in jobs:
             yield job()
         return
 
-    pool = pool_of(torch.get_num_threads(), "asr-ahead")
+    pool = pool_of(threads, "asr-ahead")
     waiting: deque[tuple[float, Future[T]]] = deque()
-    waiting_s = 0.0
+    total = 0.0
     try:
-        for audio_s, job in _with_error_last(jobs):
-            audio_s = max(audio_s, LEAST_S)
-            while waiting and waiting_s + audio_s > AHEAD_S:
-                first_s, first = waiting.popleft()
-                waiting_s -= first_s
+        for count, job in _with_error_last(jobs):
+            while waiting and total + count > most:
+                first_count, first = waiting.popleft()
+                total -= first_count
                 yield first.result()
-            waiting.append((audio_s, pool.submit(job)))
-            waiting_s += audio_s
+            waiting.append((count, pool.submit(job)))
+            total += count
         while waiting:
             yield waiting.popleft()[1].result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def ahead_of_gpu(device: torch.device, jobs: Iterable[tuple[float, Callable[[], T]]]) -> Generator[T, None, None]:
+    """Yield what each job returns, in order; if the network is on a GPU, threads do the next ones meanwhile.
+
+    One core makes features of about 1,100 s of audio per second, which a GPU takes many times as fast. On a CPU the
+    network has the other cores.
+
+    Args:
+        jobs: seconds of audio, and what to do with it. At most ``AHEAD_S`` are held, or one that is longer.
+    """
+    counted = ((max(audio_s, LEAST_S), job) for audio_s, job in jobs)
+    return ahead(counted, torch.get_num_threads() if device.type == "cuda" else 0, AHEAD_S)
+
+
 def pool_of(threads: int, name: str) -> ThreadPoolExecutor:
     """Make a pool whose threads compute alone: there is no barrier at which they would wait for each other."""
+    # Torch counts threads per thread: these must not take the cores of the others.
     return ThreadPoolExecutor(threads, name, initializer=torch.set_num_threads, initargs=(1,))
 
 

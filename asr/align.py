@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from asr.ahead import ahead
+from asr.ahead import ahead_of_gpu
 from asr.alignment.spelling import in_case_of, spell_for
 from asr.alignment.unmatched import Stretch, Unmatched, describe, find_unmatched, stretches, tokens_of_words
 from asr.alignment.word_times import align_parts, timed_segments
@@ -108,7 +108,7 @@ def align_manifest(
             (utterance.duration_s, partial(_align_utterance, model, manifest, utterance, one_sv, profile, allow_gaps))
             for utterance, one_sv in heard
         )
-        for utterance, aligned in ahead(model.device, jobs):
+        for utterance, aligned in ahead_of_gpu(model.device, jobs):
             done[utterance.id] = aligned
             progress(utterance.duration_s)
         yield from ((utterance, done.pop(utterance.id)) for utterance in some)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from asr.ahead import ahead
+from asr.ahead import ahead_of_gpu
 from asr.data.manifest import Manifest, Utterance
 from asr.data.text import normalize
 from asr.data.tokenizer import WORD_START
@@ -132,7 +132,7 @@ def evaluate(
     found = _Transcription(model, normalization, with_words)
     heard = of_manifest(model, manifest, no_speech_threshold=no_speech_threshold)
     jobs = ((utterance.duration_s, partial(_decode, decoder, utterance, one_sv)) for utterance, one_sv in heard)
-    for utterance, decoded in ahead(model.device, jobs):
+    for utterance, decoded in ahead_of_gpu(model.device, jobs):
         progress(utterance.duration_s)
         if isinstance(decoded, DataError):
             found.failed[utterance.id] = str(decoded)

@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import torch
 
-from asr.ahead import LEAST_S, ahead, pool_of
+from asr.ahead import LEAST_S, ahead_of_gpu, pool_of
 from asr.batch import Features, extract, fits_into_memory, load_wave
 from asr.data.manifest import Manifest, Utterance
 from asr.decode.types import LogProbs
@@ -63,10 +63,8 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
         known = ", ".join(PRECISIONS)
         raise ConfigError(f"unknown precision '{precision}' ({known}){nearest(precision, PRECISIONS)}", key="precision")
     network = model.network.eval()
-    if model.device.type == "cuda":
+    if model.device.type == "cuda" or precision == "fp16":  # which a CPU refuses
         return at_precision(model, find_precision(precision, model.device))
-    if precision == "fp16":
-        raise ConfigError("precision fp16: only for a GPU; use auto", key="precision")
     if type(network) is not DeepSpeech2:
         return model
     # Imported here, since it loads numba in 0.3 s, which training does not need.
@@ -194,7 +192,7 @@ def of_manifest(
 
     def stream() -> Iterator[tuple[tuple[Utterance, float], Features]]:
         by_length = sorted(manifest.utterances, key=lambda u: u.duration_s)
-        for utterance, no_speech, features_tf in ahead(
+        for utterance, no_speech, features_tf in ahead_of_gpu(
             model.device, ((u.duration_s, partial(load, u)) for u in by_length)
         ):
             if isinstance(features_tf, DataError):

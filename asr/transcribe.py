@@ -10,15 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from asr.ahead import ahead
-from asr.batch import Features, extract
+from asr.batch import extract
 from asr.data.audio import Wave
 from asr.decode.choose import Decoder, greedy_decoder
 from asr.decode.decoder import Backend, cores
@@ -29,10 +27,9 @@ from asr.errors import AsrError, DataError
 from asr.infer import log_probs, pipeline, prepared
 from asr.model.checkpoint import AcousticModel, find_model, load_model
 from asr.recordings.inputs import Input, Part
-from asr.recordings.longform import Joiner, TimedLogProbs, longest_piece_s
-from asr.recordings.media import Stream, open_array, open_stream
-from asr.recordings.pauses import Piece, cut
-from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
+from asr.recordings.listening import Reading, Source, listen, open_source
+from asr.recordings.longform import Joiner, TimedLogProbs
+from asr.recordings.speech import NO_SPEECH_THRESHOLD, second_opinion, without_words
 from asr.runtime import use_device
 from asr.transcript import Alternative, Seam, Transcript, segments_of
 from asr.tuning.rescore import rescoring_decoder_for
@@ -41,8 +38,6 @@ from asr.tuning.rescore import rescoring_decoder_for
 _WAITING = 64
 #: passages of one recording that wait for the decoder, at most: each may be minutes of log-probabilities
 _BACKLOG = 16
-#: a recording: a file, or samples with their rate
-Source = str | Path | Input | tuple[npt.ArrayLike, int]
 
 
 @dataclass(frozen=True)
@@ -53,34 +48,21 @@ class Failure:
     why: str
 
 
-@dataclass
-class _Progress:
+@dataclass(kw_only=True)
+class _Progress(Reading):
     """Keep how much of a recording was read, and what has become of it."""
 
-    path: str
     #: what was asked for: a manifest's utterance begins at 0, and its id says which channel it is
     part: Part
     joiner: Joiner
-    num_samples: int = 0
-    pieces_read: int = 0
     pieces_done: int = 0
-    is_read: bool = False
     is_joined: bool = False
-    failure: str = ""
-    notes: tuple[str, ...] = ()
-    truncated: str = ""
     seams: list[Seam] = field(default_factory=list)
     #: each passage's own transcript, without what is known of the recording only
     passages: list[Future[Transcript]] = field(default_factory=list)
     #: where each piece begins, and how probable it is that nobody speaks in it
     starts_s: list[float] = field(default_factory=list)
     no_speech: list[float] = field(default_factory=list)
-
-    def counted(self, blocks: Iterable[Wave]) -> Iterator[Wave]:
-        """Yield the blocks, and count their samples."""
-        for block_n in blocks:
-            self.num_samples += len(block_n)
-            yield block_n
 
     def no_speech_at(self, time_s: float) -> float:
         """Return the probability of no speech in the piece that a time lies in."""
@@ -200,7 +182,16 @@ class Recognizer:
             advance: called with the seconds of audio that the network has done since the last call.
         """
         waiting: deque[_Progress] = deque()
-        pieces = ahead(self.model.device, self._pieces(sources, longest_s, waiting))
+
+        def recordings() -> Iterator[tuple[Source, _Progress]]:
+            for source in sources:
+                part = source.part if isinstance(source, Input) and source.text is None else Part()
+                joiner = Joiner(self.model, offset_s=part.start_s)
+                recording = _Progress(_path(source), part=part, joiner=joiner)
+                waiting.append(recording)
+                yield source, recording
+
+        pieces = listen(self.model, recordings(), longest_s)
         rate_hz = self.model.audio.sample_rate_hz
         pool = ThreadPoolExecutor(jobs or cores(), "asr-decode")
         try:
@@ -226,48 +217,12 @@ class Recognizer:
         Raises:
             DataError: it cannot be used.
         """
-        with self._open(source) as stream:
+        with open_source(source, self.model.audio.sample_rate_hz) as stream:
             return np.concatenate([np.zeros(0, np.float32), *stream.blocks()])
 
     def log_probs(self, wave_n: Wave) -> LogProbs:
         """Return log-probabilities of samples at the model's rate, taken whole. Shapes: (n,) -> (s, v)."""
         return log_probs(self.model, [extract(self.model.extractor, wave_n)])[0]
-
-    def _open(self, source: Source) -> Stream:
-        rate_hz = self.model.audio.sample_rate_hz
-        if isinstance(source, Input):
-            return open_stream(source.source, rate_hz, source.part, source.name, pipes=source.is_named)
-        if isinstance(source, tuple):
-            return open_array(source[0], source[1], rate_hz)
-        return open_stream(source, rate_hz)
-
-    def _pieces(
-        self, sources: Iterable[Source], longest_s: float | None, waiting: deque[_Progress]
-    ) -> Iterator[tuple[float, Callable[[], tuple[tuple[_Progress, Piece, float], Features]]]]:
-        """Yield the pieces of all recordings: how long, and how to listen; add each recording to those that wait."""
-        longest_s = longest_s or longest_piece_s(self.model)
-        for source in sources:
-            part = source.part if isinstance(source, Input) and source.text is None else Part()
-            recording = _Progress(_path(source), part, Joiner(self.model, offset_s=part.start_s))
-            waiting.append(recording)
-            try:
-                with self._open(source) as stream:
-                    recording.notes = stream.notes
-                    blocks = recording.counted(stream.blocks())
-                    for piece in cut(blocks, stream.rate_hz, longest_s):
-                        recording.pieces_read += 1
-                        yield len(piece.wave_n) / stream.rate_hz, partial(self._listen, recording, piece)
-                    recording.truncated = stream.truncated
-            except AsrError as error:
-                recording.failure = str(error)
-            finally:
-                recording.is_read = True
-
-    def _listen(self, recording: _Progress, piece: Piece) -> tuple[tuple[_Progress, Piece, float], Features]:
-        """Compute the features of a piece, and how probable it is that nobody speaks in it."""
-        features_tf = extract(self.model.extractor, piece.wave_n)
-        no_speech = no_speech_prob(piece.wave_n, self.model.audio.sample_rate_hz)
-        return (recording, piece.without_samples(), no_speech), features_tf
 
     def _decode_all(self, pool: ThreadPoolExecutor, recording: _Progress, passages: Iterable[TimedLogProbs]) -> None:
         for passage in passages:

@@ -73,6 +73,7 @@ FLOORS = {
     "doctor.picture": 3,
     "scoring.examples": 3,
     "scoring.picture": 3,
+    "recordings.listening": 3,
     "recordings.longform": 3,
     # 4: parse, call one library function, print
     "commands": 4,

@@ -5,6 +5,10 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,9 +18,10 @@ from hypothesis import strategies as st
 
 from asr.config import AudioConfig, ConvConfig, FeatureConfig, ModelConfig, TextConfig
 from asr.data.tokenizer import CharTokenizer
-from asr.errors import AsrError, DataError
-from asr.infer import all_log_probs, batched, log_probs, pipeline, prepared
+from asr.errors import AsrError, ConfigError, DataError
+from asr.infer import all_log_probs, at_precision, batched, log_probs, pipeline, prepared
 from asr.model.checkpoint import AcousticModel, build_model
+from tests.pretend_cuda import PretendedCuda, pretended_cuda
 
 BINS = 8
 
@@ -211,3 +216,192 @@ def test_decoding_goes_on_while_the_network_works(model):
         assert most == 2
     finally:
         torch.set_num_threads(before)
+
+
+# --- too little memory ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_memory(model, monkeypatch) -> list[int]:
+    """A network that takes at most 50 padded frames; the sizes of the batches that it was given."""
+    network, sizes = type(model.network), list[int]()
+    each = network.each
+
+    def limited(self, features):
+        sizes.append(len(features))
+        if len(features) * max(map(len, features)) > 50:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return each(self, features)
+
+    monkeypatch.setattr(network, "each", limited)
+    return sizes
+
+
+def test_a_batch_that_does_not_fit_into_the_memory_is_halved(model, small_memory):
+    features = utterances(20, 20, 20, 20, 20)
+    found = log_probs(model, features)
+    assert small_memory == [5, 2, 3, 1, 2]
+    for one_tf, one_sv in zip(features, found, strict=True):
+        np.testing.assert_allclose(one_sv, log_probs(model, [one_tf])[0], atol=1e-5)
+
+
+def test_an_utterance_that_does_not_fit_alone_is_an_error_of_its_own(model, small_memory, threads):
+    with pytest.raises(
+        DataError, match=r"^0\.5 minutes at once do not fit into the memory; cut them into shorter parts"
+    ):
+        log_probs(model, utterances(10, 60))
+    found = list(pipeline(model, enumerate(utterances(10, 60, 12)), len))
+    assert [(key, type(answer)) for key, answer in found] == [(0, int), (1, DataError), (2, int)]
+
+
+def test_another_failure_of_the_network_is_no_lack_of_memory(model, monkeypatch):
+    monkeypatch.setattr(type(model.network), "each", mock.Mock(side_effect=RuntimeError("misaligned address")))
+    with pytest.raises(RuntimeError, match="misaligned"):
+        list(pipeline(model, enumerate(utterances(10, 12)), len))
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> Iterator[PretendedCuda]:
+    with pretended_cuda() as cuda:
+        yield cuda
+
+
+@pytest.fixture
+def on_gpu(model, cuda) -> AcousticModel:
+    return replace(model, network=deepcopy(model.network).to("cuda:0"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"),
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16), ("auto", torch.bfloat16)],
+)
+def test_a_gpu_computes_in_the_precision_that_was_asked_for(model, on_gpu, cuda, asked, used):
+    features = utterances(30, 3, 0, 12)
+    expected = all_log_probs(model, features)
+    found = all_log_probs(prepared(on_gpu, asked), features)
+    assert {call.dtype for call in cuda.recurrent_calls} == {used}
+    # bf16 keeps 8 bits; here it was seen to be within 0.02
+    within = 2e-5 if used == torch.float32 else 0.05
+    for one_sv, expected_sv in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one_sv, expected_sv, atol=within)
+    assert used == torch.float32 or np.abs(found[0] - expected[0]).max() > 1e-5
+
+    cuda.recurrent_calls.clear()
+    log_probs(on_gpu, features)
+    assert {call.dtype for call in cuda.recurrent_calls} == {torch.float32}, "the caller's model is as it was"
+
+
+def test_a_model_at_a_precision_follows_the_weights_of_the_original(on_gpu):
+    features = utterances(12)
+    used = at_precision(on_gpu, "bf16")
+    before_sv = log_probs(used, features)[0]
+    with torch.no_grad():
+        on_gpu.network.output.bias.add_(torch.tensor([3.0, 0, 0, 0]).to("cuda:0"))
+    assert log_probs(used, features)[0][:, 0].mean() > before_sv[:, 0].mean() + 0.5
+    assert sum(p.numel() for p in used.network.parameters()) == on_gpu.num_parameters
+
+
+def test_on_a_cpu_validation_has_no_other_precision_than_float32(model):
+    assert at_precision(model, "bf16") is model
+
+
+def test_a_precision_that_the_hardware_lacks_is_refused_in_one_line(model, on_gpu, monkeypatch):
+    with pytest.raises(ConfigError, match=r"precision 'fp16' needs a CUDA device"):
+        prepared(model, "fp16")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    with pytest.raises(ConfigError, match=r"precision 'bf16': pretended CUDA does not multiply bfloat16"):
+        prepared(on_gpu, "bf16")
+    assert prepared(on_gpu, "auto").network.precision == "fp16"
+
+
+@pytest.mark.parametrize("batch_s", [None, 20.0, 0.1])
+def test_a_gpu_gives_each_item_what_a_cpu_gives_in_order(model, on_gpu, cuda, threads, batch_s, monkeypatch):
+    monkeypatch.setattr("asr.infer.GPU_AHEAD_S", 60.0)
+    features = utterances(30, 3, 0, 1, 70, 90, 12, 25, 4, 4, 31)
+    with cuda.counting() as waits:
+        found = list(pipeline(on_gpu, enumerate(features), np.copy, batch_s=batch_s))
+    assert [key for key, _ in found] == list(range(len(features)))
+    for one_tf, (_, one_sv) in zip(features, found, strict=True):
+        np.testing.assert_allclose(one_sv, log_probs(model, [one_tf])[0], atol=2e-5)
+    assert not names_of_threads()
+    if batch_s is None:
+        assert waits.total() == 4, "one for the answers of each batch, as many as windows"
+
+
+def test_a_gpu_has_one_thread_for_the_network_and_others_decode(on_gpu, monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        together = threading.Barrier(3, timeout=20)
+        network = type(on_gpu.network)
+        each, feeding = network.each, set[str]()
+
+        def watched(self, features):
+            feeding.add(threading.current_thread().name)
+            return each(self, features)
+
+        def meet(one_sv):
+            together.wait()
+            return threading.current_thread().name
+
+        monkeypatch.setattr(network, "each", watched)
+        found = dict(pipeline(on_gpu, enumerate(utterances(*[20] * 12)), meet, batch_s=20))
+        assert len(feeding) == 1 and len(set(found.values())) == 3 and not feeding & set(found.values())
+    finally:
+        torch.set_num_threads(before)
+    assert not names_of_threads()
+
+
+def test_batches_of_a_gpu_are_large_unless_a_size_is_asked_for(on_gpu, monkeypatch):
+    network, sizes = type(on_gpu.network), list[int]()
+    each = network.each
+    monkeypatch.setattr(network, "each", lambda self, some: sizes.append(len(some)) or each(self, some))
+    features = utterances(*[200] * 12)  # of 100 s each
+    all_log_probs(on_gpu, features)
+    assert sizes == [10, 2]
+    sizes.clear()
+    list(pipeline(on_gpu, enumerate(features), len))
+    assert sizes == [10, 2]
+    sizes.clear()
+    list(pipeline(on_gpu, enumerate(features), len, batch_s=300))
+    assert max(sizes) == 3
+
+
+def test_errors_and_closing_stop_the_threads_of_a_gpu(on_gpu, monkeypatch):
+    monkeypatch.setattr("asr.infer.GPU_AHEAD_S", 20.0)
+
+    def decode(one_sv):
+        if len(one_sv) == 4:
+            raise ValueError("seven frames")
+        return len(one_sv)
+
+    answers = pipeline(on_gpu, enumerate(utterances(30, 5, 7, 12)), decode)
+    assert [next(answers) for _ in range(2)] == [(0, 15), (1, 3)]
+    with pytest.raises(ValueError, match="seven frames"):
+        next(answers)
+    assert not names_of_threads()
+
+    answers = pipeline(on_gpu, ((i, utterances(9)[0]) for i in itertools.count()), len)
+    assert [next(answers) for _ in range(50)] == [(i, 5) for i in range(50)]
+    answers.close()
+    assert not names_of_threads()
+
+
+def test_a_gpu_halves_a_batch_that_runs_out_of_its_memory(model, on_gpu, cuda):
+    features = utterances(20, 20, 20, 200)
+    cuda.largest = 400  # the features of two of them, and not of three, nor of the last one alone
+    found = list(pipeline(on_gpu, enumerate(features), np.copy))
+    assert isinstance(found[3][1], DataError)
+    for one_tf, (_, one_sv) in zip(features[:3], found, strict=False):
+        np.testing.assert_allclose(one_sv, log_probs(model, [one_tf])[0], atol=2e-5)
+
+
+def test_a_network_that_overflows_in_fp16_says_what_to_do(on_gpu):
+    used = prepared(on_gpu, "fp16")
+    with torch.no_grad():
+        used.network.output.weight.fill_(float("inf"))
+    with pytest.raises(AsrError, match=r"not numbers: .* too large for fp16: try --precision fp32"):
+        log_probs(used, utterances(9))

@@ -80,7 +80,7 @@ def _within(limit_s: float, work: Callable[[], Any]) -> Any:
 
 
 def _data_threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("asr-data")]
+    return [t.name for t in threading.enumerate() if t.name.startswith("asr-ahead")]
 
 
 def _assert_same_batches(left: list[Batch], right: list[Batch]) -> None:
@@ -419,7 +419,7 @@ def test_batches_for_a_gpu_are_pinned_where_they_are_loaded(corpus, monkeypatch,
     for batch in batches:
         assert batch.twin_btf is not None
         assert all(id(one) in pinned for one in (batch.features_btf, batch.twin_btf, batch.targets_bu))
-    assert threads == ({"MainThread"} if workers == "0" else {"asr-data"})
+    assert threads == ({"MainThread"} if workers == "0" else {"asr-ahead"})
     list(cpu.batches(cpu.plan(1)))
     assert len(pinned) == 3 * len(batches), "on a CPU nothing is pinned"
 

@@ -9,12 +9,14 @@ import logging
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from asr.ahead import ahead
 from asr.batch import Batch, empty_batch, pad
 from asr.config import RunConfig
 from asr.data.manifest import Manifest
@@ -24,7 +26,6 @@ from asr.errors import ConfigError, DataError
 from asr.features import FeatureExtractor
 from asr.model.network import Network
 from asr.runtime import generator, is_out_of_memory, stable_seed, usable_cores
-from asr.training.ahead import load_ahead
 from asr.training.feature_loader import FeatureLoader
 
 log = logging.getLogger(__name__)
@@ -323,7 +324,9 @@ class TrainingData:
             ConfigError: no memory can be pinned for them.
             DataError: an audio file cannot be used.
         """
-        yield from load_ahead(self._load_pinned, map(self.own_part, plan), self.workers, self._num_ahead())
+        load = self._load_pinned if self.workers else self._load_on_one_thread
+        jobs = ((1.0, partial(load, self.own_part(each))) for each in plan)
+        yield from ahead(jobs, self.workers, 1 + self._num_ahead())
 
     def _num_ahead(self) -> int:
         """Return how many batches are loaded ahead: two per worker, unless they would fill the memory."""
@@ -331,6 +334,15 @@ class TrainingData:
         most_frames = self.largest_s(self.max_batch_s) / self.cfg.features.hop_s
         largest_bytes = views * most_frames * self.extractor.num_bins * torch.float32.itemsize
         return max(1, min(2 * self.workers, int(_AHEAD_BYTES / largest_bytes)))
+
+    def _load_on_one_thread(self, plan: BatchPlan) -> Batch:
+        """Load as a worker does: over several threads, a matrix product is rounded differently in its last bit."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self._load_pinned(plan)
+        finally:
+            torch.set_num_threads(threads)
 
     def _load_pinned(self, plan: BatchPlan) -> Batch:
         batch = self.load(plan)

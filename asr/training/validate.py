@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from asr.ahead import ahead, pool_of
+from asr.ahead import ahead_of_gpu, pool_of
 from asr.batch import Features, extract, load_wave
 from asr.ctc import ctc_loss
 from asr.data.manifest import Manifest, Utterance
@@ -90,7 +90,7 @@ class DevSet:
             wave_n = load_wave(self.manifest, utterance, audio.sample_rate_hz, audio.resample, said_hz)
             return extract(self.model.extractor, wave_n)
 
-        return list(ahead(self.model.device, ((u.duration_s, partial(load, u)) for u in self.manifest)))
+        return list(ahead_of_gpu(self.model.device, ((u.duration_s, partial(load, u)) for u in self.manifest)))
 
     def _loss_nats(self, all_sv: Sequence[LogProbs]) -> float | None:
         fitting = [
