@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import warnings
@@ -16,7 +17,7 @@ from asr import cli
 from asr.data.audio import load
 from asr.data.manifest import read_split
 from benchmarks import gpu_check
-from benchmarks.gpu import frame, machine
+from benchmarks.gpu import frame, machine, profiling
 from benchmarks.gpu.findings import Check, Findings, Setting
 from benchmarks.gpu.profiling import summarise
 from benchmarks.gpu.speech import made_up_speech, repeated_speech
@@ -235,3 +236,9 @@ def test_an_unknown_check_is_named_with_those_that_there_are(tmp_path: Path, cap
 
     assert stopped.value.code == 2
     assert "no check ctx; there are: environment, ctc," in capsys.readouterr().err
+
+
+def test_the_examples_in_its_docstrings_are_true() -> None:
+    tried = doctest.testmod(profiling)
+    assert tried.attempted >= 2
+    assert not tried.failed
