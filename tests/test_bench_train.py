@@ -14,10 +14,11 @@ from asr.bench.plain import PlainNetwork, PlainTrainer
 from asr.bench.training import PARTS, made_up_data, measure_training, training_operations
 from asr.cli import run
 from asr.config import ModelConfig
-from asr.ctc import consistency_loss, ctc_loss
+from asr.ctc import ctc_loss
 from asr.errors import ConfigError
 from asr.model.build import build_network
 from asr.model.network import DeepSpeech2
+from asr.training.penalties import consistency_loss
 from asr.training.trial import build_trial
 from tests.builders import build_corpus, tiny_config
 

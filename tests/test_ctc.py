@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from asr.ctc import LONG_STEPS, confidence_penalty, consistency_loss, ctc_loss
+from asr.ctc import LONG_STEPS, ctc_loss
 from asr.data.targets import min_steps
+from asr.training.penalties import confidence_penalty, consistency_loss
 from tests.reference import ctc_paths
 
 # Float32 sums of a few log-probabilities of size 10: a few times 1e-6.

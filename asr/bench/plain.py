@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from asr.batch import Batch
 from asr.config import ModelConfig
-from asr.ctc import consistency_loss
 from asr.data.tokenizer import BLANK_ID
 from asr.errors import ConfigError
 from asr.model.network import Network
 from asr.training.data import BatchPlan, TrainingData
 from asr.training.feature_loader import FeatureLoader
+from asr.training.penalties import consistency_loss
 
 
 class PlainNetwork(nn.Module):
@@ -118,7 +118,7 @@ class PlainTrainer:
         ]
         loss = torch.stack(losses).mean()
         if len(views) == 2:
-            apart_b = consistency_loss(outputs[0], outputs[1], num_steps_b.to(self.device))
+            apart_b = consistency_loss(outputs[0], outputs[1], num_steps_b)
             loss = loss + self.cfg.train.consistency * apart_b.mean()
         return loss
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from asr.batch import Batch
-from asr.ctc import confidence_penalty, consistency_loss, ctc_loss
+from asr.ctc import ctc_loss
 from asr.runtime import Machine, autocast, to_device
+from asr.training.penalties import confidence_penalty, consistency_loss
 
 #: opens a context in which the time is counted for a phase of the step; ``nullcontext`` counts nothing
 Timed = Callable[[str], AbstractContextManager[object]]
