@@ -130,8 +130,7 @@ def _fitting_log_probs(model: AcousticModel, features: Sequence[Features]) -> li
         torch.cuda.empty_cache()
         middle = len(features) // 2
         if not middle:
-            minutes = len(features[0]) * model.frame_s / 60
-            problem = f"{minutes:,.1f} minutes at once do not fit into the memory"
+            problem = f"{len(features[0]) * model.frame_s:,.1f} s at once do not fit into the memory"
             return [DataError(f"{problem}; cut them into shorter parts (asr transcribe: --longest)")]
         return _fitting_log_probs(model, features[:middle]) + _fitting_log_probs(model, features[middle:])
 

@@ -24,6 +24,7 @@ from asr.train import resume, train
 from asr.training.average import models_of
 from asr.training.validate import DevSet
 from tests.builders import build_corpus, tiny_config
+from tests.pretend_cuda import pretended_cuda
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,20 @@ def test_the_dev_loss_is_the_mean_over_the_utterances_that_fit(data, source, tmp
     assert found.loss_nats == pytest.approx(sum(alone[1:]) / (len(alone) - 1), rel=1e-5)
     manifests.write(tmp_path / "none.jsonl", long[:1])
     assert DevSet(manifests.read(tmp_path / "none.jsonl"), model, ["a"]).validate().loss_nats is None
+
+
+def test_a_gpu_validates_in_the_precision_of_the_run_and_a_cpu_in_float32(data, source):
+    model, dev = load_model(source), manifests.read(data / "dev.jsonl")
+    expected = DevSet(dev, model, ["a"]).validate()
+    assert DevSet(dev, model, ["a"], "bf16").validate() == expected
+    with pretended_cuda() as cuda:
+        model.network.to("cuda:0")
+        for precision, dtype, within in (("fp32", torch.float32, 1e-5), ("bf16", torch.bfloat16, 0.05)):
+            cuda.recurrent_calls.clear()
+            found = DevSet(dev, model, ["a"], precision).validate()
+            assert {call.dtype for call in cuda.recurrent_calls} == {dtype}
+            assert found.loss_nats == pytest.approx(expected.loss_nats, rel=within)
+        assert found.loss_nats != expected.loss_nats
 
 
 # The model that training starts from

@@ -25,7 +25,7 @@ from asr.data.text import normalize
 from asr.data.tokenizer import BLANK_ID
 from asr.doctor.expected import of_model
 from asr.errors import CheckpointError, ConfigError
-from asr.infer import all_log_probs, log_probs
+from asr.infer import all_log_probs, log_probs, prepared
 from asr.info import describe
 from asr.lm import ngram
 from asr.model import bundles
@@ -36,6 +36,7 @@ from asr.tuning.emissions import emissions
 from tests.builders import build_corpus, noise, sine, tones, write_wav
 from tests.conftest import torchaudio_or_skip
 from tests.models import save_random_model
+from tests.pretend_cuda import pretended_cuda
 from tests.test_cli import command  # noqa: F401  # the fixture
 
 torchaudio = torchaudio_or_skip()
@@ -320,6 +321,21 @@ def test_a_step_is_20_ms_and_a_model_is_what_its_users_need(tiny):
     assert [len(one_sv) for one_sv in every_sv] == [12, 0, 27, 0, 12]
     for features_nf, one_sv in zip(features, every_sv, strict=True):
         np.testing.assert_allclose(one_sv, log_probs(model, [features_nf])[0], rtol=0, atol=1e-5)
+
+
+def test_a_bundle_on_a_gpu_gives_what_it_gives_on_a_cpu(tiny):
+    model = load_model(tiny)
+    features = features_of(model, 4000, 100, 9000, 0, 4000)
+    expected = all_log_probs(model, features)
+    with pretended_cuda() as cuda:
+        model.network.to("cuda:0")
+        with cuda.counting() as waits:
+            found = all_log_probs(model, features)
+        narrow = all_log_probs(prepared(model, "bf16"), features)
+    for one_sv, narrow_sv, expected_sv in zip(found, narrow, expected, strict=True):
+        np.testing.assert_allclose(one_sv, expected_sv, rtol=0, atol=2e-5)
+        np.testing.assert_allclose(narrow_sv, expected_sv, rtol=0, atol=0.1)  # 8 bits
+    assert np.abs(narrow[0] - expected[0]).max() > 1e-4 and waits.total() == 1
 
 
 @pytest.mark.slow

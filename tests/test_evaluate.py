@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from asr.model.checkpoint import AcousticModel, build_model
 from asr.scoring.info import UtteranceInfo
 from asr.scoring.wer import score
 from tests.builders import ALPHABET, build_corpus, noise, promising, tiny_config, write_wav
+from tests.pretend_cuda import pretended_cuda
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +281,31 @@ def test_words_can_be_aligned_as_sclite_does(corpus, model):
     assert result.score.wer.errors == score(rows, alignment="sclite").wer.errors
     assert result.to_json("m")["alignment"] == "sclite"
     assert f"/ {result.score.wer.insertions} (sclite) |" in markdown_row(model, result)
+
+
+def test_a_gpu_gives_the_score_of_a_cpu(corpus, model):
+    expected = evaluate(model, corpus, with_words=True, no_speech_threshold=1)
+    with pretended_cuda():
+        on_gpu = replace(model, network=deepcopy(model.network).to("cuda:0"))
+        found = evaluate(on_gpu, corpus, with_words=True, no_speech_threshold=1)
+    assert found.score == expected.score and list(found.words) == list(expected.words)
+    assert found.health == expected.health
+
+
+def test_an_utterance_that_is_too_much_for_the_network_costs_its_own_row(corpus, model, monkeypatch):
+    longest = max(corpus, key=lambda u: u.duration_s)
+    most = int(longest.duration_s / model.frame_s) - 1
+    each = type(model.network).each
+
+    def limited(self, features):
+        if max(map(len, features)) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return each(self, features)
+
+    monkeypatch.setattr(type(model.network), "each", limited)
+    found = evaluate(model, corpus, no_speech_threshold=1)
+    assert list(found.failed) == [longest.id]
+    assert found.failed[longest.id].startswith(
+        f"utt '{longest.id}': {longest.duration_s:.1f} s at once do not fit into the memory; cut them"
+    )
+    assert found.score.utterances == len(corpus) - 1

@@ -246,9 +246,7 @@ def test_a_batch_that_does_not_fit_into_the_memory_is_halved(model, small_memory
 
 
 def test_an_utterance_that_does_not_fit_alone_is_an_error_of_its_own(model, small_memory, threads):
-    with pytest.raises(
-        DataError, match=r"^0\.5 minutes at once do not fit into the memory; cut them into shorter parts"
-    ):
+    with pytest.raises(DataError, match=r"^30\.0 s at once do not fit into the memory; cut them into shorter parts"):
         log_probs(model, utterances(10, 60))
     found = list(pipeline(model, enumerate(utterances(10, 60, 12)), len))
     assert [(key, type(answer)) for key, answer in found] == [(0, int), (1, DataError), (2, int)]

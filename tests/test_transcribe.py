@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+import asr.recordings.listening
 import asr.transcribe
 from asr import Recognizer
 from asr.data import audio
@@ -23,6 +27,7 @@ from asr.outputs import document
 from asr.transcribe import Failure, Transcript
 from tests.builders import noise, sphere_bytes, tones, write_wav
 from tests.models import save_random_model
+from tests.pretend_cuda import pretended_cuda
 
 
 @pytest.fixture(scope="module")
@@ -362,3 +367,84 @@ def test_log_probs_are_what_the_transcript_is_read_from(recognizer, waves):
     assert log_probs_sv.shape[1] == recognizer.model.tokenizer.vocabulary_size
     best = float(log_probs_sv.max(axis=1).sum(dtype=np.float64))
     assert best == pytest.approx(recognizer.transcribe(waves[0]).log_prob, abs=1e-4)
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def numbered(results) -> list[tuple]:
+    return [(r.path, getattr(r, "text", None), getattr(r, "why", None), getattr(r, "notes", None)) for r in results]
+
+
+def test_a_gpu_gives_the_transcripts_of_a_cpu_in_the_same_order(folder, recognizer, waves, tmp_path, four_threads):
+    rng = np.random.default_rng(1)
+    long = np.concatenate([tones("abcd", rng), np.zeros(16000, np.float32)] * 5)
+    samples = np.stack([long, long], axis=1)
+    (tmp_path / "text.wav").write_text("no sound")
+    names = [write_wav(tmp_path / "long.wav", long), tmp_path / "gone.wav", *waves, tmp_path / "text.wav", waves[0]]
+    expected = list(recognizer.transcribe_all([*names, (samples, 16000)], longest_s=4.0))
+    assert len([one for one in expected if isinstance(one, Failure)]) == 2 and expected[0].seams
+    with pretended_cuda():
+        on_gpu = Recognizer.load(folder, "cuda", precision="fp32", no_speech_threshold=1)
+        found = list(on_gpu.transcribe_all([*names, (samples, 16000)], longest_s=4.0))
+    assert numbered(found) == numbered(expected)
+    assert [getattr(one, "seams", ()) for one in found] == [getattr(one, "seams", ()) for one in expected]
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("asr-")]
+
+
+def test_beside_a_gpu_recordings_are_read_in_threads_but_a_pipe_in_the_callers(folder, waves, tmp_path, four_threads):
+    os.mkfifo(tmp_path / "pipe.wav")
+    content = waves[1].read_bytes()
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe.wav").write_bytes(content))
+    writer.start()
+    readers: dict[str, str] = {}
+    opened = asr.recordings.listening.open_source
+
+    def watched(source, rate_hz):
+        readers[str(source)] = threading.current_thread().name.rpartition("_")[0]
+        return opened(source, rate_hz)
+
+    with pretended_cuda(), mock.patch("asr.recordings.listening.open_source", watched):
+        on_gpu = Recognizer.load(folder, "cuda", no_speech_threshold=1)
+        found = list(on_gpu.transcribe_all([waves[0], tmp_path / "pipe.wav", waves[2]]))
+    writer.join()
+    assert [one.path for one in found] == [str(waves[0]), str(tmp_path / "pipe.wav"), str(waves[2])]
+    assert all(isinstance(one, Transcript) for one in found)
+    assert readers == {str(waves[0]): "asr-ahead", str(tmp_path / "pipe.wav"): "", str(waves[2]): "asr-ahead"}
+
+
+def test_a_piece_that_does_not_fit_into_the_memory_fails_its_recording_alone(recognizer, waves, monkeypatch):
+    longest = max(waves, key=lambda path: audio.info(path).duration_s)
+    expected = list(recognizer.transcribe_all(waves))
+    network = type(recognizer.model.network)
+    most_s = audio.info(longest).duration_s - 0.05
+    each = network.each
+
+    def limited(self, features):
+        if max(map(len, features)) * recognizer.model.frame_s > most_s:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return each(self, features)
+
+    monkeypatch.setattr(network, "each", limited)
+    found = list(recognizer.transcribe_all(waves))
+    (failure,) = (one for one in found if isinstance(one, Failure))
+    assert failure.path == str(longest)
+    assert re.match(rf"{longest}: [0-9.]+ s at once do not fit into the memory; cut them into shorter", failure.why)
+    assert [one for one in found if one is not failure] == [one for one in expected if one.path != str(longest)]
+
+
+def test_a_call_on_a_gpu_that_is_given_up_leaves_no_thread(folder, waves, four_threads):
+    with pretended_cuda():
+        on_gpu = Recognizer.load(folder, "cuda", no_speech_threshold=1)
+        results = on_gpu.transcribe_all(itertools.cycle(waves), batch_s=4.0)
+        assert [next(results).path for _ in range(7)] == [str(waves[i % len(waves)]) for i in range(7)]
+        results.close()
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("asr-")]

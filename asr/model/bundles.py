@@ -27,7 +27,7 @@ from asr.errors import AsrError, CheckpointError, ConfigError, nearest
 from asr.files import cache_folder
 from asr.model.bundle_facts import BUNDLE_FACTS, BundleFacts
 from asr.model.network import PaddedNetwork, count
-from asr.runtime import package_version
+from asr.runtime import package_version, to_device
 
 if TYPE_CHECKING:  # torchaudio takes a second to load: only for a bundle
     from torchaudio.pipelines import Wav2Vec2ASRBundle
@@ -177,6 +177,7 @@ class BundleNetwork(PaddedNetwork):
             rows = (num_frames_b == length).nonzero()[:, 0]
             steps = int(num_steps_b[rows[0]])
             if steps:
+                rows = to_device(rows, waves_bn.device)
                 logits_bsv, _ = self.model(waves_bn[rows, :length])
                 log_probs_bsv[rows, :steps] = logits_bsv.float().log_softmax(-1)
         return log_probs_bsv, num_steps_b
