@@ -22,7 +22,8 @@ from asr.decode.types import LogProbs
 from asr.errors import AsrError, ConfigError, DataError, nearest
 from asr.model.checkpoint import AcousticModel
 from asr.model.contract import AnyNetwork
-from asr.model.network import DeepSpeech2, PaddedNetwork
+from asr.model.network import DeepSpeech2
+from asr.model.padded import PaddedNetwork
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
 from asr.runtime import find_precision, is_out_of_memory
 

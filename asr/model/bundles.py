@@ -26,7 +26,8 @@ from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError, nearest
 from asr.files import cache_folder
 from asr.model.bundle_facts import BUNDLE_FACTS, BundleFacts
-from asr.model.network import PaddedNetwork, count
+from asr.model.network import count
+from asr.model.padded import PaddedNetwork
 from asr.runtime import package_version, to_device
 
 if TYPE_CHECKING:  # torchaudio takes a second to load: only for a bundle

@@ -1,0 +1,36 @@
+"""Networks in use that take their utterances padded to one batch: ours, and published ones.
+
+Axes: b batch, t frames, s steps, f bins, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+from asr.model.contract import Floats
+from asr.runtime import autocast, to_device
+
+
+class PaddedNetwork(nn.Module):
+    """A network that takes utterances padded to one batch."""
+
+    #: of ``each``: fp32, bf16 or fp16
+    precision = "fp32"
+
+    @torch.inference_mode()
+    def each(self, features: Sequence[Floats]) -> list[Floats]:
+        """Compute the log-probabilities of utterances as one padded batch. Shapes: b times (t, f) -> b times (s, v)."""
+        device = next(self.parameters()).device
+        features_btf = pad_sequence([torch.from_numpy(features_tf) for features_tf in features], batch_first=True)
+        num_frames_b = torch.tensor([len(features_tf) for features_tf in features])
+        # A thread has a current CUDA device of its own, on which pinned memory, streams and kernels are made.
+        there = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        with there, autocast(self.precision, device):
+            log_probs_bsv, num_steps_b = self(to_device(features_btf, device), num_frames_b)
+            all_bsv = log_probs_bsv.float().cpu().numpy()
+        return [all_bsv[i, :steps] for i, steps in enumerate(num_steps_b.tolist())]
