@@ -19,7 +19,7 @@ from asr.model.cuda import launch
 from asr.model.cuda.ctc_kernels import backward_kernel, collect_kernel, forward_kernel
 from asr.runtime import to_device
 
-#: from here on the exchange between lanes needs more shared memory than every GPU has: 64 KiB
+#: with more labels the exchange between lanes needs more shared memory than some GPUs have (64 KiB)
 MOST_LABELS = 8191
 #: steps that one program of the last kernel adds up: a warp
 STEPS_PER_PROGRAM = 32
@@ -48,9 +48,11 @@ def try_out(device: torch.device) -> None:
     Raises:
         Exception: what Triton raises where it cannot compile.
     """
-    log_probs_bsv = torch.zeros(1, 1, 2, device=device, requires_grad=True)
-    one_b = torch.ones(1, dtype=torch.int64)
-    torch.autograd.backward(ctc_loss(log_probs_bsv, one_b, one_b[None], one_b).sum())
+    # Where the caller wants no gradient, too.
+    with torch.inference_mode(False), torch.enable_grad():
+        log_probs_bsv = torch.zeros(1, 1, 2, device=device, requires_grad=True)
+        one_b = torch.ones(1, dtype=torch.int64)
+        torch.autograd.backward(ctc_loss(log_probs_bsv, one_b, one_b[None], one_b).sum())
 
 
 def _facts(num_steps_b: Tensor, targets_bu: Tensor, num_targets_b: Tensor) -> Tensor:
