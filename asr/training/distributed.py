@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,14 +20,11 @@ from torch import Tensor, nn
 
 from asr.errors import AsrError, ConfigError, TrainingError
 from asr.runtime import Interrupt
+from asr.training.liveness import Liveness
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: seconds between two signs of life of a process
-BEAT_S = 5.0
-#: a process that has not been heard of for so long is given up
-LOST_S = 40.0
 #: the longest wait for the others at one point: the first process may validate or save, which is not a hang
 _PATIENCE = timedelta(hours=6)
 #: torchrun passes on a signal that the terminal has sent to all processes already
@@ -132,7 +128,7 @@ class DistributedGroup(ProcessGroup):
         self.size = size
         self.local_rank = local_rank
         self.local_size = local_size
-        self._heartbeat: _Heartbeat | None = None
+        self._liveness: Liveness | None = None
 
     def device(self, name: str) -> str:
         if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
@@ -173,19 +169,18 @@ class DistributedGroup(ProcessGroup):
                 "start them with torchrun"
             ) from error
 
-        self._heartbeat = _Heartbeat(self)
-        self._heartbeat.start()
+        self._liveness = Liveness(self.rank, self.size, self.advice)
+        self._liveness.start()
 
     def stop(self, *, cleanly: bool) -> None:
         """Leave the process group; ``cleanly`` waits for the others."""
         import torch.distributed as dist
 
-        if self._heartbeat is not None:
-            self._heartbeat.stopped.set()
-            self._heartbeat.join(2 * BEAT_S)  # a thread inside torch would not survive the end of the interpreter
+        if self._liveness is not None:
+            self._liveness.stop()
         if cleanly:
             self.agree()  # nobody leaves while another process still needs an answer
-            self._heartbeat = None
+            self._liveness = None
             gc.collect()  # objects that hold the group: torch's threads must end before the interpreter does
             dist.destroy_process_group()
 
@@ -252,12 +247,12 @@ class DistributedGroup(ProcessGroup):
                 f"another process of this run has gone ({_first_line(error)}); the earlier checkpoints are whole"
                 f"{self.advice}"
             )
-            _mark_reported(lost, self._heartbeat is not None and not self._heartbeat.claim_report())
+            _mark_reported(lost, self._liveness is not None and not self._liveness.claim_report())
             raise lost from error
 
     def report_alone(self) -> None:
-        if self._heartbeat is not None:
-            self._heartbeat.claim_report()
+        if self._liveness is not None:
+            self._liveness.claim_report()
 
     def interrupt(self) -> Interrupt:
         return _SharedInterrupt(self.is_first)
@@ -356,59 +351,6 @@ class _SharedInterrupt(Interrupt):
         if self._is_first or self.asked:
             super()._ask(number, frame)
         self.asked = True
-
-
-class _Heartbeat(threading.Thread):
-    """Tell the others that this process lives, listen to them, and end this process if one of them is lost.
-
-    A process that waits for a lost machine waits inside torch, where no exception reaches it.
-    """
-
-    def __init__(self, group: DistributedGroup) -> None:
-        import torch.distributed as dist
-
-        super().__init__(name="asr-heartbeat", daemon=True)
-        self.group = group
-        self.stopped = threading.Event()
-        # A connection of its own: the group's is busy while it waits.
-        self._store = dist.TCPStore(  # type: ignore[attr-defined]
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=30)
-        )
-
-    def run(self) -> None:
-        others = [rank for rank in range(self.group.size) if rank != self.group.rank]
-        counts = dict.fromkeys(others, 0)
-        # Silence is counted in own beats, not by the clock: if all were frozen together, nobody is lost.
-        silent = dict.fromkeys(others, 0)
-        while not self.stopped.wait(BEAT_S):
-            try:
-                self._store.add(f"asr/beat/{self.group.rank}", 1)
-                latest = {rank: self._store.add(f"asr/beat/{rank}", 0) for rank in others}
-            except RuntimeError:
-                # torchrun itself, or the first process
-                self._give_up("the process that holds them together cannot be reached")
-                return
-
-            for rank, count in latest.items():
-                silent[rank] = silent[rank] + 1 if counts[rank] == count else 0
-                counts[rank] = count
-                if silent[rank] * BEAT_S >= LOST_S:
-                    self._give_up(f"process {rank} has not been heard of for {LOST_S:g} s")
-                    return
-
-    def _give_up(self, reason: str) -> None:
-        if self.stopped.is_set():
-            return
-        if self.claim_report():
-            log.error("%s; the earlier checkpoints are whole%s", reason, self.group.advice)
-        os._exit(2)
-
-    def claim_report(self) -> bool:
-        """Return true in the process that is to report the end of the run: the first one that asks."""
-        try:
-            return self._store.add("asr/report", 1) == 1
-        except RuntimeError:
-            return True
 
 
 def _is_about_peers(error: RuntimeError) -> bool:
