@@ -22,7 +22,7 @@ from asr.corpora.catalogue import find_config
 from asr.model.conv import step_mask
 from asr.model.norm import InputNorm
 from asr.model.recurrent import RecurrentLayer, reversal
-from asr.runtime import autocast, usable_cores
+from asr.runtime import autocast
 from asr.training.trial import endless_batches
 from benchmarks.gpu.findings import Findings, Setting
 from benchmarks.gpu.machine import distance
@@ -62,7 +62,6 @@ def _training(setting: Setting, found: Findings, cfg: RunConfig, seconds: float)
             f"train.precision={setting.best_precision}",
             f"train.threads={setting.threads}",
             "text.normalization=none",
-            f"batch.workers={1 if setting.quick else usable_cores()}",
             "batch.feature_cache_mib=0",
         ],
     )
