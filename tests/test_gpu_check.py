@@ -21,6 +21,7 @@ from benchmarks.gpu import frame, machine, profiling
 from benchmarks.gpu.findings import Check, Findings, Setting
 from benchmarks.gpu.profiling import summarise
 from benchmarks.gpu.speech import made_up_speech, repeated_speech
+from tests.pretend_cuda import pretended_cuda
 
 
 def setting(out: Path) -> Setting:
@@ -219,6 +220,21 @@ def test_the_cheap_checks_pass_on_a_cpu(tmp_path: Path) -> None:
     assert code == 0, report
     assert {name: row["result"] for name, row in report["checks"].items()} == dict.fromkeys(report["checks"], "passed")
     assert set(report["checks"]) == set(cheap)
+
+
+def test_branches_for_a_gpu_run_on_a_pretended_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.nn.RNNBase, "flatten_parameters", lambda network: None)  # asks cuDNN
+    monkeypatch.setenv("TRITON_INTERPRET", "0")  # as on a GPU
+    by_name = {check.name: check for check in frame.CHECKS}
+    with pretended_cuda():
+        pretended = Setting(torch.device("cuda:0"), tmp_path, quick=True)
+        for name in ("environment", "float32", "norm-statistics", "recurrent-ways"):
+            row = frame.run_one(by_name[name], pretended)
+            assert row["result"] == "passed", row
+
+    assert set(pretended.precisions) == {"fp32", "bf16", "fp16"}
 
 
 @pytest.mark.slow

@@ -58,11 +58,12 @@ class Limits:
 
 
 #: Float32 sums in another order: 1e-6 a product, some hundred products behind each other. bf16 keeps 8 bits (4e-3),
-#: fp16 11 (5e-4). A gradient passes through all of the network twice.
+#: fp16 11 (5e-4). A gradient passes through all of the network twice, and through the clipped ReLU's corners: on a CPU
+#: it is 5 to 15 % off in bf16. The limits are two to three times what was seen there.
 LIMITS = {
     "fp32": Limits(loss=1e-4, gradient=1e-3, log_prob=2e-3),
-    "bf16": Limits(loss=3e-2, gradient=0.2, log_prob=0.5),
-    "fp16": Limits(loss=1e-2, gradient=0.05, log_prob=0.1),
+    "bf16": Limits(loss=1e-2, gradient=0.35, log_prob=0.2),
+    "fp16": Limits(loss=3e-3, gradient=0.1, log_prob=0.05),
 }
 
 
