@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -258,3 +259,10 @@ def test_the_examples_in_its_docstrings_are_true() -> None:
     tried = doctest.testmod(profiling)
     assert tried.attempted >= 2
     assert not tried.failed
+
+
+def test_the_page_lists_all_checks_in_their_order() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text(encoding="utf-8")
+    section = page.partition("## Check a GPU")[2]
+
+    assert re.findall(r"^\| `([a-z0-9-]+)` \|", section, re.MULTILINE) == [check.name for check in frame.CHECKS]
