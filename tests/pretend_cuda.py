@@ -14,7 +14,8 @@ Simulated, with torch's own dispatcher, so that autocast and autograd are those 
   the program has waited for it (until then it holds nonsense), and pinned memory must not change while it is copied.
 - The recurrent kernels: their dtype, that their state is contiguous, and whether their weights are one chunk. Under
   autocast torch casts them to float16 whatever was asked for.
-- ``torch.mm(..., out_dtype=...)``, GradScaler, ``fork_rng``, running out of memory (``largest``), Triton's kernels.
+- ``torch.mm(..., out_dtype=...)``, GradScaler, ``fork_rng``, running out of memory (``before_result``), and kernels of
+  Triton, by its interpreter.
 
 Not simulated: cuDNN's, cuBLAS's and Triton's own numbers and limits, their time, memory, several GPUs. In the backward
 pass all is on one stream, as torch's engine keeps the streams of the forward pass in order by itself. Memory that is
@@ -185,7 +186,8 @@ class Event:
         return True
 
     def synchronize(self) -> None:
-        _state().wait("event.synchronize", self.seen)
+        is_newest = any(self.seen.get(stream) == stream.done for stream in self.seen)
+        _state().wait(f"event.synchronize{', and the device has nothing else to do' * is_newest}", self.seen)
 
     def elapsed_time(self, other: Event) -> float:
         return 1.0
@@ -200,8 +202,8 @@ class PretendedCuda:
         self.recurrent_calls: list[RecurrentCall] = []
         #: names of Triton's kernels, in the order of their launches
         self.launches: list[str] = []
-        #: an operation that makes a tensor of more elements than this runs out of memory
-        self.largest: float = float("inf")
+        #: called with the name of each operation, and of the node of the backward pass; it may raise an error
+        self.before_result: Callable[[str, str], None] | None = None
         self.operations = 0
 
         self.default_stream = Stream()
@@ -213,13 +215,6 @@ class PretendedCuda:
         self.copies: list[_Copy] = []
         #: of tensors: what is called with a gradient
         self.hooks: dict[tuple[Any, int], list[Callable[[Any], Any]]] = {}
-
-    @contextmanager
-    def counting(self) -> Iterator[Counter[tuple[str, str]]]:
-        """Count the waits inside the block alone."""
-        before, counted = self.waits.copy(), Counter[tuple[str, str]]()
-        yield counted
-        counted.update(self.waits - before)
 
     def report(self) -> str:
         """Return the waits with their lines, most frequent first, and what the recurrent kernels got."""
@@ -326,8 +321,18 @@ def _state() -> PretendedCuda:
     return _active
 
 
+@contextmanager
+def counting() -> Iterator[Counter[tuple[str, str]]]:
+    """Count the waits inside the block alone; on no pretended device there are none."""
+    counted = Counter[tuple[str, str]]()
+    before = _active.waits.copy() if _active else counted
+    yield counted
+    if _active:
+        counted.update(_active.waits - before)
+
+
 def lines_of(waits: Counter[tuple[str, str]]) -> list[str]:
-    """Return one line for each kind and place of wait, for the message of a test."""
+    """Return one line for each kind and place of wait, most frequent first."""
     return [f"{n:4d} x {what} at {place}" for (what, place), n in waits.most_common()]
 
 
@@ -400,15 +405,15 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if device is not None:
         real_kwargs["device"] = torch.device("cpu")
     real_kwargs.pop("pin_memory", None)
+    if state.before_result is not None:
+        state.before_result(name, _running_node)
     result = kernel(*real_args, **real_kwargs)
 
-    made = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
-    if any(t.numel() > state.largest for t in made):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has no such memory")
     if late:
         source = flat[-1]
         if isinstance(source, CudaTensor):
-            state.copy_later(made[0], source.held.to(made[0].dtype), to_cpu=True)
+            memory = args[0] if name == "copy_" else result
+            state.copy_later(memory, source.held.to(memory.dtype), to_cpu=True)
         else:
             state.copy_later(source, source, to_cpu=False)
 
@@ -605,7 +610,19 @@ class _Ctc(torch.autograd.Function):
         return losses_b
 
 
+def _batch_norm(x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, *options: Any) -> tuple[Tensor, ...]:
+    return *torch.native_batch_norm(x, weight, bias, mean, var, *options), x.new_empty(0, dtype=torch.uint8)
+
+
+def _batch_norm_backward(x: Tensor, grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *statistics, eps, _ = rest
+    out: tuple[Tensor, ...] = torch.ops.aten.native_batch_norm_backward(grad, x, *statistics, True, eps, [True] * 3)
+    return out
+
+
 _STAND_INS: dict[str, Callable[..., Any]] = {
+    "cudnn_batch_norm": _batch_norm,
+    "cudnn_batch_norm_backward": _batch_norm_backward,
     "_log_softmax": _log_softmax,
     "_cudnn_rnn_flatten_weight": _flatten_weights,
 }
@@ -732,7 +749,6 @@ def pretended_cuda(*, triton: bool = False) -> Iterator[PretendedCuda]:
     assert _active is None, "the device is pretended already"
     state = PretendedCuda()
     torch._C._ensureCUDADeviceGuardSet()
-    lifts_cpu_only = torch._C._only_lift_cpu_tensors()
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
 
     with ExitStack() as stack:
@@ -740,15 +756,25 @@ def pretended_cuda(*, triton: bool = False) -> Iterator[PretendedCuda]:
             stack.enter_context(mock.patch.object(owner, name, stand_in))
         if not triton:
             stack.enter_context(mock.patch.object(asr.ctc, "_kernels", _answering(_Ctc)))
-        stack.callback(torch._C._set_only_lift_cpu_tensors, lifts_cpu_only)
-        torch._C._set_only_lift_cpu_tensors(True)
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
         torch.__future__.set_overwrite_module_params_on_conversion(True)
-        stack.enter_context(_Mode())
+        stack.enter_context(_pretending())
         _active = state
         stack.callback(_forget)
         yield state
         state.host_after(state.default_stream.now())
+
+
+@contextmanager
+def _pretending() -> Iterator[None]:
+    """Pretend in this thread."""
+    before = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") makes its tensor on the CPU first
+    try:
+        with _Mode():
+            yield
+    finally:
+        torch._C._set_only_lift_cpu_tensors(before)
 
 
 def _forget() -> None:
@@ -821,7 +847,7 @@ def _replacements(state: PretendedCuda) -> Iterator[tuple[Any, str, Any]]:
     run = threading.Thread.run
 
     def run_in_mode(thread: threading.Thread) -> None:
-        with _Mode():
+        with _pretending():
             run(thread)
 
     yield threading.Thread, "run", run_in_mode
