@@ -21,6 +21,7 @@ from asr.infer import of_manifest
 from asr.model.checkpoint import load_model
 from tests.builders import build_corpus, noise, tones, write_wav
 from tests.models import save_random_model
+from tests.pretend_cuda import pretended_cuda
 
 #: what the tones of a recording are made from; the model hears something else in them
 TEXTS = ("ab cd", "dc a bb", "cab dad", "bad cab a")
@@ -61,6 +62,21 @@ def test_each_utterance_is_a_line_of_json_in_the_manifests_order(model, corpus):
         assert all(0 <= w["start"] < w["end"] <= u.duration_s and 0 <= w["probability"] <= 1 for w in words)
         assert "".join(c["character"] for c in row["characters"]) == u.text.replace(" ", "")
         assert row["score"] <= row["gap"] <= 0 and row["local_gap"] <= 0 and row["gap_per_step"] <= 0
+
+
+def test_a_gpu_gives_the_times_of_a_cpu(model, corpus, tmp_path):
+    said = tmp_path / "said.txt"
+    said.write_text(manifests.read(corpus).utterances[0].text)
+    wave = manifests.read(corpus).audio_path(manifests.read(corpus).utterances[0])
+    for arguments in ((model, corpus), (model, wave, "--text", said)):
+        expected = run(*arguments, "--device", "cpu")
+        with pretended_cuda():
+            found = run(*arguments, "--device", "cuda")
+        assert found.exit_code == expected.exit_code == 0
+        for row, expected_row in zip(found.stdout.splitlines(), expected.stdout.splitlines(), strict=True):
+            mine, theirs = json.loads(row), json.loads(expected_row)
+            assert mine["characters"] == theirs["characters"] and mine["id"] == theirs["id"]
+            assert mine["score"] == pytest.approx(theirs["score"], abs=2e-3)  # sums of some 100 log-probabilities
 
 
 def test_the_model_agrees_with_its_own_transcripts(model, corpus):

@@ -22,7 +22,7 @@ from asr.decode.options import DecoderOptions
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned, keep_lm, read_tuned, write_tuned
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError
-from asr.infer import all_log_probs
+from asr.infer import all_log_probs, prepared
 from asr.lm import ngram
 from asr.model.checkpoint import load_model
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
@@ -32,6 +32,7 @@ from asr.tuning.emissions import emissions
 from asr.tuning.tune import ALPHAS, BETAS, SEARCHES, Point, decoder_to_tune, lowest, nearest_usual, tune
 from tests.builders import build_corpus
 from tests.models import save_random_model
+from tests.pretend_cuda import pretended_cuda
 
 TOKENIZER = CharTokenizer((" ", "a", "b", "c", "d"))
 SENTENCES = ("abba cad", "dab abba", "cad cab", "bad cab dab", "abba", "dad bad cab")
@@ -210,6 +211,17 @@ def test_what_is_kept_is_what_the_model_gives(model_folder, corpus, tmp_path):
         np.testing.assert_allclose(kept_sv, alone_sv, atol=1e-5)  # float32 sums in another order
         np.testing.assert_array_equal(kept_sv, again_sv)
     assert [u.id for u in first.utterances] == [u.id for u in rows]
+
+
+def test_a_gpu_keeps_its_own_log_probabilities_beside_those_of_a_cpu(model_folder, corpus, tmp_path):
+    rows = manifests.read(corpus)
+    expected = emissions(load_model(model_folder), rows, tmp_path / "cache")
+    with pretended_cuda():
+        found = emissions(load_model(model_folder, "cuda:0"), rows, tmp_path / "cache")
+        narrow = emissions(prepared(load_model(model_folder, "cuda:0"), "bf16"), rows, tmp_path / "cache")
+    assert not found.found and not narrow.found and found.utterances == expected.utterances
+    for one_sv, expected_sv in zip(found.log_probs, expected.log_probs, strict=True):
+        np.testing.assert_allclose(one_sv, expected_sv, atol=2e-4)  # logits of some tens
 
 
 def test_other_audio_or_other_weights_are_computed_anew_and_another_text_is_not(model_folder, corpus, tmp_path):
