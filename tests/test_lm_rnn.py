@@ -23,8 +23,10 @@ from asr.lm.neural.config import RnnTrainConfig, read_config
 from asr.lm.neural.folder import describe, find_rnn, is_rnn, load_rnn, save_rnn
 from asr.lm.neural.network import BOUNDARY, RnnConfig, RnnModel, RnnNetwork, sample
 from asr.lm.neural.perplexity import perplexity
+from asr.lm.neural.record import begin_training
 from asr.lm.neural.text import NO_TARGET, Streams, is_held_out, read
-from asr.lm.neural.train import RnnTrainer, _open, train, window_loss
+from asr.lm.neural.train import RnnTrainer, train
+from asr.lm.neural.update import window_loss
 from asr.model.checkpoint import load_state
 from tests.models import save_random_model
 
@@ -256,7 +258,7 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(tmp_path, after, e
     cfg = small("dropout=0.3", "layers=2", "cell=gru", f"validate_every={every}", "early_stop=100")
     reading = read(LINES, held_out=0.2)
     whole = train(reading, cfg, tmp_path / "whole")
-    _open(tmp_path / "cut", reading, cfg)
+    begin_training(tmp_path / "cut", reading, cfg)
     trainer = RnnTrainer(reading, cfg, tmp_path / "cut")
     assert trainer.run_to_end(Stop(trainer, after)).interrupted
     again = train(reading, cfg, tmp_path / "cut")
@@ -300,7 +302,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path, name):
 
 def test_a_training_that_was_killed_before_its_tokenizer_was_written_resumes(tmp_path):
     reading, cfg = read(LINES, held_out=0.2), small("epochs=1")
-    _open(tmp_path / "m", reading, cfg)
+    begin_training(tmp_path / "m", reading, cfg)
     (tmp_path / "m" / "tokenizer.json").unlink()
     assert train(reading, cfg, tmp_path / "m").progress.done
     assert (tmp_path / "m" / "tokenizer.json").exists()

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from asr.config import Stage
 from asr.data.tokenizer import BLANK_ID, Tokenizer
 from asr.model.cpu.dropout import Dropout
+from asr.runtime import to_device
 
 Doubles = npt.NDArray[np.float64]
 
@@ -110,7 +111,7 @@ class RnnNetwork(nn.Module):
             x_tbe, state = layer(x_tbe, reset_tb1, state_bs, self.closed, self.cfg.cell)
             x_tbe = self.dropout(x_tbe)
             after.append(state)
-        return self.output(x_tbe), torch.cat(after, dim=1)
+        return self.output(x_tbe), torch.cat(after, dim=1).to(states_bs.dtype)
 
     def layer(self, i: int) -> _Layer:
         """Return one recurrent layer; the first reads the embeddings."""
@@ -147,13 +148,25 @@ class _Layer(nn.Module):
         x = torch.cat([x_tbe, reset_tb1.to(x_tbe.dtype)], dim=-1)
         weights = [torch.cat([self.weight_ih, closed], dim=1), self.weight_hh, self.bias_ih, self.bias_hh]
         parts = [part[None].contiguous() for part in state_bs.chunk(2 if cell == "lstm" else 1, dim=1)]
+        if x.device.type != "cuda":
+            return self._run_kernel(x, parts, weights, cell)
+
+        from asr.model.cuda.recurrent import one_chunk
+
+        # Autocast would cast the kernel's tensors to float16, also where bfloat16 was asked for.
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+        with torch.autocast("cuda", enabled=False):
+            parts = [part.to(dtype) for part in parts]
+            return self._run_kernel(x.to(dtype), parts, one_chunk(weights, dtype), cell)
+
+    def _run_kernel(self, x: Tensor, parts: list[Tensor], weights: list[Tensor], cell: str) -> tuple[Tensor, Tensor]:
         # has_biases, num_layers, dropout, train, bidirectional, batch_first
         rest = (True, 1, 0.0, self.training, False, False)
         if cell == "lstm":
             out_tbh, h_1bh, c_1bh = torch._VF.lstm(x, tuple(parts), weights, *rest)
-            return out_tbh, torch.cat([h_1bh[0], c_1bh[0]], dim=1).to(state_bs.dtype)
+            return out_tbh, torch.cat([h_1bh[0], c_1bh[0]], dim=1)
         out_tbh, h_1bh = torch._VF.gru(x, parts[0], weights, *rest)
-        return out_tbh, h_1bh[0].to(state_bs.dtype)
+        return out_tbh, h_1bh[0]
 
 
 @dataclass
@@ -176,8 +189,8 @@ class RnnModel:
     def begin(self) -> tuple[Tensor, Tensor]:
         """Return log-probabilities of a sentence's first token, and the state before it. Shapes: (1, v), (1, s)."""
         states_1s = torch.zeros(1, self.network.state_size, device=self.device)
-        _, states_1s = self.advance(states_1s, torch.tensor([self.network.vocabulary_size], device=self.device))
-        return self.advance(states_1s, torch.tensor([BOUNDARY], device=self.device))
+        _, states_1s = self.advance(states_1s, self.indices([self.network.vocabulary_size]))
+        return self.advance(states_1s, self.indices([BOUNDARY]))
 
     @torch.no_grad()
     def advance(self, states_ns: Tensor, tokens_n: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,6 +247,10 @@ class RnnModel:
 
         # One torch thread each: a step is too little to share, and waiting for a busy core costs many times its time.
         self._first_gates_vg  # noqa: B018  # made once, before the threads ask for it
+        if self.device.type == "cuda":
+            for part in parts:
+                score_part(part)
+            return scores_n
         with ThreadPoolExecutor(threads, "asr-lm", initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(score_part, parts))
         torch.set_num_threads(torch.get_num_threads())  # what a thread of the pool set is the default of later ones
@@ -245,14 +262,14 @@ class RnnModel:
         for row_t, tokens in zip(tokens_nt, sentences, strict=True):
             row_t[: len(tokens)] = tokens
 
-        totals_n = np.zeros(len(sentences))
         log_probs, states = self.begin()
+        #: the sentences that a step adds to, and what it adds: read at the end, so that a GPU is not waited for
+        found: list[tuple[npt.NDArray[np.int64], Tensor]] = []
         left = np.arange(len(sentences))
         prefix_n = np.zeros(len(sentences), np.int64)  # which of the different beginnings a sentence has
         for step in range(tokens_nt.shape[1]):
             token_n = tokens_nt[left, step]
-            found_n = log_probs[self._indices(prefix_n), self._indices(token_n)]
-            totals_n[left] += found_n.double().cpu().numpy()
+            found.append((left, log_probs[self.indices(prefix_n), self.indices(token_n)]))
 
             unfinished = lengths_n[left] > step + 1
             if not unfinished.any():
@@ -261,11 +278,17 @@ class RnnModel:
             keys = prefix_n[unfinished] * self.network.vocabulary_size + token_n[unfinished]
             different, prefix_n = np.unique(keys, return_inverse=True)
             parent, token = np.divmod(different, self.network.vocabulary_size)
-            log_probs, states = self.advance(states[self._indices(parent)], self._indices(token))
+            log_probs, states = self.advance(states[self.indices(parent)], self.indices(token))
+
+        added = torch.cat([log_probs_n for _, log_probs_n in found]).double().cpu().numpy()
+        totals_n = np.zeros(len(sentences))
+        ends = np.cumsum([len(rows) for rows, _ in found])
+        for (rows, _), end in zip(found, ends, strict=True):
+            totals_n[rows] += added[end - len(rows) : end]
         return totals_n
 
-    def _indices(self, values: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(values).to(self.device)
+    def indices(self, values: npt.NDArray[np.int64] | Sequence[int]) -> Tensor:
+        return to_device(torch.as_tensor(values), self.device)
 
     def score_texts(self, texts: Sequence[str]) -> Doubles:
         """Return ln p of each text, its end included.
@@ -311,7 +334,7 @@ def sample(
     given = list(model.tokenizer.encode(prefix))
     first_log_probs, first_states = model.begin()
     for token in given:
-        first_log_probs, first_states = model.advance(first_states, torch.tensor([token], device=model.device))
+        first_log_probs, first_states = model.advance(first_states, model.indices([token]))
 
     texts = []
     for number in range(num):
@@ -323,7 +346,7 @@ def sample(
             if token == BOUNDARY:
                 break
             tokens.append(token)
-            log_probs, states = model.advance(states, torch.tensor([token], device=model.device))
+            log_probs, states = model.advance(states, model.indices([token]))
         texts.append(model.tokenizer.decode(tokens))
     return texts
 

@@ -3,7 +3,7 @@
 All randomness follows from (seed, epoch) and (seed, step), so no state of a generator is saved. What is saved beside
 weights and optimiser is the state of every stream.
 
-Axes: t steps of a window, b streams, s numbers of a state, v vocabulary.
+Axes: b streams, s numbers of a state.
 
 Source: Williams & Peng 1990, "An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network
 Trajectories" (truncation); Mikolov et al. 2010.
@@ -14,29 +14,29 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from asr.config import OptimConfig
-from asr.data.tokenizer_file import FILE as TOKENIZER
-from asr.errors import CheckpointError, ConfigError, DataError, TrainingError, os_reason
-from asr.files import held, write_json
+from asr.errors import CheckpointError
+from asr.files import held
 from asr.lm.neural.config import RnnTrainConfig
 from asr.lm.neural.folder import save_rnn, set_tensors, tensors_of
 from asr.lm.neural.network import RnnModel, RnnNetwork, bits
-from asr.lm.neural.text import NO_TARGET, Corpus, Reading, Streams
+from asr.lm.neural.record import begin_training
+from asr.lm.neural.text import Corpus, Reading, Streams
+from asr.lm.neural.update import PendingUpdate, RnnLearner, not_finite
 from asr.model.checkpoint import has_state, load_state, save_state
-from asr.model.tensor_files import read_json, split_by_prefix
-from asr.runtime import Interrupt, autocast, commit, generator, hardware, stable_seed, use_machine
+from asr.model.tensor_files import split_by_prefix
+from asr.runtime import Interrupt, commit, generator, hardware, stable_seed, use_machine
 from asr.training.metrics import MetricsFile
-from asr.training.optim import learning_rate, load_optimizer, optimizer_tensors
+from asr.training.optim import learning_rate, load_optimizer, load_scaler, optimizer_tensors, scaler_tensors
 from asr.training.progress import PhaseTimer, Watcher, read_progress
 
 log = logging.getLogger(__name__)
@@ -85,13 +85,25 @@ def train(reading: Reading, cfg: RnnTrainConfig, out: Path, watch: Watcher = lam
         TrainingError: the loss is not finite.
         CheckpointError: a file cannot be written or read.
     """
-    _open(out, reading, cfg)
+    begin_training(out, reading, cfg)
     with held(out / "training.json", f"{out}: another process is training this model; stop it first"):
         return RnnTrainer(reading, cfg, out).run_to_end(watch)
 
 
+class Unread(NamedTuple):
+    """An update whose result is not read yet."""
+
+    pending: PendingUpdate
+    #: updates done, this one included
+    step: int
+    #: epochs done, with the part of the current one
+    epoch: float
+    #: seconds that the training has taken
+    seconds: float
+
+
 class RnnTrainer:
-    """One training: network, optimiser, streams, progress."""
+    """One training: learner, streams, progress."""
 
     def __init__(self, reading: Reading, cfg: RnnTrainConfig, out: Path) -> None:
         self.reading = reading
@@ -101,20 +113,19 @@ class RnnTrainer:
         torch.manual_seed(stable_seed(cfg.seed, "init"))
         self.network = RnnNetwork(cfg.network, reading.tokenizer.vocabulary_size).to(self.machine.device)
         self.model = RnnModel(self.network, reading.tokenizer)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), cfg.lr, (0.9, 0.99), weight_decay=cfg.weight_decay, fused=True
-        )
         self.schedule = OptimConfig(lr=cfg.lr, warmup_fraction=cfg.warmup_fraction, decay="cosine")
 
         tokens = len(reading.train.tokens) + 2 * len(reading.train)
         streams = cfg.streams or max(1, min(64, tokens // (_LEAST_WINDOWS * cfg.window)))
         self.num_streams = min(streams, len(reading.train))
-        #: after the last window; every stream of an epoch begins with a reset, so it does not matter at an epoch's end
-        self.states_bs = torch.zeros(self.num_streams, self.network.state_size, device=self.machine.device)
+        self.learner = RnnLearner(self.network, cfg, self.machine, self.num_streams)
         #: training counts tokens; this turns nats per token into bits per character
         self.bits_per_nat = (len(reading.train.tokens) + len(reading.train)) / reading.train.characters / math.log(2)
 
         self.progress = RnnProgress()
+        self.unread: deque[Unread] = deque()
+        # A GPU is given an update before the numbers of the last one are read, so that it never waits for this program.
+        self.ahead = 1 if self.machine.device.type == "cuda" else 0
         self.interrupt = Interrupt()
         self.timer = PhaseTimer()
         self.saved_at = time.perf_counter()
@@ -155,25 +166,29 @@ class RnnTrainer:
             before = (progress.epoch + progress.window / len(streams)) / cfg.epochs
             after = (progress.epoch + (progress.window + 1) / len(streams)) / cfg.epochs
             lr = learning_rate(self.schedule, before, after)
-            loss, targets, grad_norm = self.update(*streams[progress.window], lr)
+            update = self.learner.update(*streams[progress.window], progress.step, lr)
 
             progress.window += 1
             progress.step += 1
-            progress.loss_sum_nats += loss
-            progress.loss_count += targets
             progress.seconds += self.timer.lap()
-            self._record_step(loss / max(targets, 1) * self.bits_per_nat, targets, grad_norm, len(streams), watch)
+            done = progress.epoch + progress.window / len(streams)
+            self.unread.append(Unread(update, progress.step, done, progress.seconds))
+            self._record_updates(watch, self.ahead)
 
             if progress.window == len(streams):
                 break
             # Measured before an interrupt or a checkpoint: a resumed training would not measure here.
             if progress.step % cfg.validate_every == 0:
+                self._record_updates(watch)
                 self._measure()
             if progress.done or self.interrupt.asked:
+                self._record_updates(watch)
                 return
             if time.perf_counter() - self.saved_at > cfg.checkpoint_every_s:
+                self._record_updates(watch)
                 self._save_checkpoint()
 
+        self._record_updates(watch)
         progress.epoch += 1
         progress.window = 0
         progress.done = progress.epoch == cfg.epochs
@@ -181,59 +196,36 @@ class RnnTrainer:
         progress.seconds += self.timer.lap()
         self._save_checkpoint()
 
-    def _record_step(self, train_bits: float, targets: int, grad_norm: float, windows: int, watch: Watcher) -> None:
+    def _record_updates(self, watch: Watcher, ahead: int = 0) -> None:
+        """Read the results of all updates but the last ``ahead``, and record them."""
+        while len(self.unread) > ahead:
+            self._record(self.unread.popleft(), watch)
+
+    def _record(self, update: Unread, watch: Watcher) -> None:
         progress = self.progress
-        if progress.step % _LOG_EVERY == 0:
+        targets = update.pending.targets
+        loss_nats, grad_norm = update.pending.result()
+        progress.loss_sum_nats += loss_nats
+        progress.loss_count += targets
+        train_bits = loss_nats / max(targets, 1) * self.bits_per_nat
+        if update.step % _LOG_EVERY == 0:
             self.metrics.add(
                 kind="train",
-                step=progress.step,
+                step=update.step,
                 epoch=progress.epoch + 1,
                 bits=round(train_bits, 4),
-                grad_norm=round(grad_norm, 4),
-                seconds=round(progress.seconds, 2),
+                grad_norm=round(grad_norm, 4) if math.isfinite(grad_norm) else None,
+                seconds=round(update.seconds, 2),
             )
 
         watch(
             {
                 "epochs": self.cfg.epochs,
-                "epoch": progress.epoch + progress.window / windows,
+                "epoch": update.epoch,
                 "bits": train_bits,
                 "tokens": float(targets),
                 "held_out": progress.best_bits or math.nan,
             }
-        )
-
-    def update(self, inputs_tb: Any, targets_tb: Any, lr: float) -> tuple[float, int, float]:
-        """Make one update on a window; return its loss in nats, its targets, and the gradient's norm before clipping.
-
-        Raises:
-            TrainingError: the gradient is not finite.
-        """
-        # The masks of dropout depend on the step alone, so that no state of the generator need be saved.
-        torch.manual_seed(stable_seed(self.cfg.seed, "dropout", self.progress.step))
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        loss, targets, self.states_bs = window_loss(
-            self.network, inputs_tb, targets_tb, self.states_bs, self.machine.precision
-        )
-        if not targets:  # nothing but resets: the streams' tail
-            return 0.0, 0, 0.0
-
-        # Divided by the size of the whole window: one with few targets, at the streams' end, counts little.
-        (loss / targets_tb.size).backward()
-        clip = self.cfg.clip_norm or math.inf
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip, foreach=True))
-        if not math.isfinite(grad_norm):
-            self._fail(self.progress.step + 1, "the gradient is not finite")
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return float(loss.detach()), targets, grad_norm
-
-    def _fail(self, step: int, what: str) -> None:
-        lr = self.optimizer.param_groups[0]["lr"]
-        raise TrainingError(
-            f"update {step}: {what} at learning rate {lr:.2e}; the model saved before is whole: "
-            "lower lr (--set lr=0.001)"
         )
 
     def _measure(self) -> None:
@@ -244,7 +236,8 @@ class RnnTrainer:
         held_out = held_out_bits(self.model, self.reading.held_out)
         self.network.train()
         if not math.isfinite(held_out):
-            self._fail(progress.step, "the held-out text has no finite probability")
+            lr = self.learner.optimizer.param_groups[0]["lr"]
+            raise not_finite(progress.step, "the held-out text has no finite probability", lr)
 
         is_best = progress.best_bits is None or held_out < progress.best_bits
         trained = progress.loss_sum_nats / max(progress.loss_count, 1) * self.bits_per_nat
@@ -292,9 +285,14 @@ class RnnTrainer:
         }
 
     def _save_checkpoint(self) -> None:
-        groups = {"model": tensors_of(self.network), "optimizer": optimizer_tensors(self.optimizer)}
+        learner = self.learner
+        groups = {
+            "model": tensors_of(self.network),
+            "optimizer": optimizer_tensors(learner.optimizer),
+            "scaler": scaler_tensors(learner.scaler),
+        }
         tensors = {f"{group}.{k}": v for group, named in groups.items() for k, v in named.items()}
-        tensors["states"] = self.states_bs.cpu()
+        tensors["states"] = learner.states_bs.cpu()
         save_state(self.out / "checkpoints", self.progress.step, tensors, vars(self.progress))
         self.saved_at = time.perf_counter()
 
@@ -302,12 +300,13 @@ class RnnTrainer:
         saved, skipped = load_state(self.out / "checkpoints")
         for line in skipped:
             log.warning("skipped a damaged checkpoint: %s", line)
-        groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, **split_by_prefix(saved.tensors)}
+        groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, "scaler": {}, **split_by_prefix(saved.tensors)}
         try:
             self.progress = read_progress(RnnProgress, saved.state, saved.path / "state.json")
             set_tensors(self.network, groups["model"], saved.path)
-            load_optimizer(self.optimizer, groups["optimizer"])
-            self.states_bs = groups["states"][""].to(self.machine.device)
+            load_optimizer(self.learner.optimizer, groups["optimizer"])
+            load_scaler(self.learner.scaler, groups["scaler"])
+            self.learner.states_bs = groups["states"][""].to(self.machine.device)
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"not a checkpoint of this training ({error})", saved.path) from error
 
@@ -342,67 +341,7 @@ class RnnTrainer:
             log.info(f"resuming after update {progress.step} (epoch {progress.epoch + 1})")
 
 
-def window_loss(
-    network: RnnNetwork, inputs_tb: Any, targets_tb: Any, states_bs: Tensor, precision: str
-) -> tuple[Tensor, int, Tensor]:
-    """Return the loss summed over a window in nats, the number of its targets, and the states after it, detached.
-
-    Shapes: (t, b), (t, b), (b, s).
-    """
-    device = states_bs.device
-    inputs = torch.from_numpy(np.ascontiguousarray(inputs_tb)).to(device)
-    targets = torch.from_numpy(np.ascontiguousarray(targets_tb)).to(device)
-    with autocast(precision, device):
-        logits_tbv, after_bs = network(inputs, states_bs)
-    loss = F.cross_entropy(logits_tbv.float().flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET, reduction="sum")
-    return loss, int((targets_tb != NO_TARGET).sum()), after_bs.detach()
-
-
 def held_out_bits(model: RnnModel, corpus: Corpus) -> float:
     """Return the bits per character of sentences, each scored by itself as in use."""
     total = float(model.score([corpus.sentence(n) for n in range(len(corpus))]).sum())
     return bits(total, corpus.characters)
-
-
-def _open(out: Path, reading: Reading, cfg: RnnTrainConfig) -> None:
-    """Check that the folder holds this very training; if it holds nothing, begin the training there.
-
-    Raises:
-        ConfigError, DataError: it holds another training, or something else.
-    """
-    path = out / "training.json"
-    # without the keys that only say how it is computed
-    settings = cfg.model_dump(mode="json", exclude={"device", "threads", "checkpoint_every_s"})
-    record = {"format_version": 1, "text_sha256": reading.sha256, "settings": settings}
-    advice = "choose another --out, or remove this folder"
-    if path.exists():
-        _compare(out, record, reading, advice)
-        return
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise ConfigError(f"{out} holds something else; {advice}")
-
-    try:
-        # The record comes first: a kill after it leaves a training that has begun.
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
-        write_json(out / TOKENIZER, reading.tokenizer.to_json())
-    except OSError as error:
-        raise CheckpointError(f"cannot write: {os_reason(error)}", out) from error
-
-
-def _compare(out: Path, record: dict[str, Any], reading: Reading, advice: str) -> None:
-    before = read_json(out / "training.json")
-    try:
-        for key, value in record["settings"].items():
-            was = before["settings"][key]
-            if was != value:
-                raise ConfigError(f"{out} holds a training with {key} {was}, now it is {value}; {advice}", key=key)
-        same_text = before["text_sha256"] == reading.sha256
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"not the record of a training; {advice}", out / "training.json") from error
-
-    if not (out / TOKENIZER).exists():  # killed before it was written
-        write_json(out / TOKENIZER, reading.tokenizer.to_json())
-    if not same_text or read_json(out / TOKENIZER) != reading.tokenizer.to_json():
-        what = "tokenizer" if same_text else "text"
-        raise DataError(f"{out} holds a training on another {what}, which this would not continue; {advice}")
