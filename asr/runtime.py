@@ -142,7 +142,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if device.type != "cuda":
         return tensor.to(device)
-    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+    # Of rows with gaps between them, torch would first make a copy in ordinary memory.
+    pinned = tensor if tensor.is_pinned() and tensor.is_contiguous() else tensor.contiguous().pin_memory()
     return pinned.to(device, non_blocking=True)
 
 
