@@ -2,6 +2,8 @@
 
 torch's own waits for six copies of lengths, and adds up the gradient with atomics, in an order that is another one each
 time. Here the lengths come from the CPU, each sum has one order, and an utterance's numbers do not depend on its batch.
+At 6,000 steps (random outputs, 600 labels) the gradient is off by 1.4e-7 of its norm; torch's is by 1.0e-7 in float64,
+and by 3 % in float32.
 
 Axes: b batch, s steps, v vocabulary, u targets; i places (u + 1), k numbers that the host hands over.
 """
