@@ -1,6 +1,6 @@
-"""Checks that the device computes what the CPU computes: the CTC loss, every encoder, several processes.
+"""Checks that the device computes what the CPU computes: every encoder, in its dtype, and in several processes.
 
-Axes: b batch, t frames, f bins, s steps, v vocabulary, u targets.
+Axes: b batch, r rows (valid steps), v vocabulary.
 """
 
 from __future__ import annotations
@@ -12,28 +12,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import asr.ctc
 from asr.batch import Batch
-from asr.config import ConvConfig, ModelConfig, RunConfig, override
-from asr.ctc import ctc_loss
-from asr.data.tokenizer import BLANK_ID
-from asr.model.build import build_network
 from asr.model.network import Network
 from asr.runtime import Machine, autocast
 from asr.training.gradients import gradients
 from benchmarks.gpu.findings import Findings, Setting
-from benchmarks.gpu.machine import attempted, distance
-from benchmarks.gpu.profiling import milliseconds, profile_steps
-from benchmarks.gpu.speech import QUICK_SPLITS, SPLITS, made_up_speech
+from benchmarks.gpu.machine import attempted, worst_share
+from benchmarks.gpu.profiling import profile_steps
+from benchmarks.gpu.small import small_network, some_batch
 
 #: what is changed in a small recurrent network, for each way of building one that has code of its own
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -67,164 +59,6 @@ LIMITS = {
 }
 
 
-# --- the CTC loss ---
-
-
-@dataclass(frozen=True)
-class CtcCase:
-    """A batch for the CTC loss: its shape, and the longest text."""
-
-    name: str
-    batch: int
-    steps: int
-    vocabulary: int
-    targets: int
-
-
-CTC_CASES = (
-    CtcCase("letters", 32, 400, 29, 100),
-    CtcCase("long", 4, 3000, 29, 600),
-    CtcCase("subwords", 8, 300, 5000, 60),
-    CtcCase("long, subwords", 2, 3000, 5000, 600),
-)
-QUICK_CTC_CASES = (CtcCase("letters", 4, 60, 29, 12), CtcCase("subwords", 2, 20, 500, 6))
-
-
-def ctc(setting: Setting, found: Findings) -> None:
-    """Compare losses and gradients with torch's on the CPU in float64, and the time with torch's on the device."""
-    if setting.cuda:
-        found.holds("the kernels of asr run here", asr.ctc._kernels(setting.device) is not None)
-    for case in QUICK_CTC_CASES if setting.quick else CTC_CASES:
-        inputs = ctc_inputs(case)
-        exact = ctc_exact(*inputs)
-        first, again = (ctc_here(setting, *inputs) for _ in range(2))
-        found.at_most(f"{case.name}: losses", _worst_share(exact[0], first[0]), 1e-5)
-        # On a CPU it is torch's, whose float32 loses digits with the steps.
-        limit = 1e-4 if setting.cuda else 1e-3
-        found.at_most(f"{case.name}: gradients", distance(exact[1], first[1]), limit)
-        found.holds(f"{case.name}: the same bits twice", all(map(torch.equal, first, again)))
-
-    for vocabulary in (29,) if setting.quick else (29, 5000):
-        _time_ctc(setting, found, vocabulary)
-
-
-def _time_ctc(setting: Setting, found: Findings, vocabulary: int) -> None:
-    batch, steps = (4, 50) if setting.quick else (64, 500)
-    logits_bsv, *rest = ctc_inputs(CtcCase("speed", batch, steps, vocabulary, steps // 5))
-    log_probs_bsv = logits_bsv.to(setting.device).log_softmax(2).requires_grad_()
-    ours = milliseconds(setting, lambda: ctc_loss(log_probs_bsv, *rest).sum().backward())
-    theirs = milliseconds(setting, lambda: _torch_ctc(log_probs_bsv, *rest).sum().backward())
-    name = f"{batch} x {steps} steps, {vocabulary} tokens, ms"
-    found.note(name, {"ours": median(ours), "torch": median(theirs)})
-
-
-def ctc_inputs(case: CtcCase, seed: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Draw (logits_bsv, num_steps_b, targets_bu, num_targets_b), all on the CPU; the first fills the whole shape.
-
-    The texts have repeated labels; the last utterance has no label, the one before exactly as many as its steps hold.
-    """
-    random = torch.Generator().manual_seed(seed)
-    b, s, v, u = case.batch, case.steps, case.vocabulary, case.targets
-    logits_bsv = 3 * torch.randn(b, s, v, generator=random)
-    targets_bu = torch.randint(1, v, (b, u), generator=random)
-    repeats_bu = torch.rand(b, u, generator=random) < 0.2
-    targets_bu[:, 1:] = torch.where(repeats_bu[:, 1:], targets_bu[:, :-1], targets_bu[:, 1:])
-    num_targets_b = torch.randint(u // 2, u + 1, (b,), generator=random)
-    num_steps_b = torch.randint(max(2 * u, s // 2), s + 1, (b,), generator=random)
-    num_steps_b[0], num_targets_b[0] = s, u
-
-    num_targets_b[-1] = 0
-    tight = targets_bu[-2, : int(num_targets_b[-2])]
-    num_steps_b[-2] = len(tight) + int((tight[1:] == tight[:-1]).sum())
-    if b == 2:  # the first row is the large one
-        num_steps_b[0], num_targets_b[0] = s, u
-    return logits_bsv, num_steps_b, targets_bu, num_targets_b
-
-
-def ctc_exact(logits_bsv: Tensor, *lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Return torch's losses and their gradient at the logits, in float64 on the CPU."""
-    wide_bsv = logits_bsv.detach().double().requires_grad_()
-    losses_b = _torch_ctc(wide_bsv.log_softmax(2), *lengths)
-    losses_b.sum().backward()
-    assert wide_bsv.grad is not None
-    return losses_b.detach(), wide_bsv.grad
-
-
-def ctc_here(setting: Setting, logits_bsv: Tensor, *lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Return our losses and their gradient at the logits, on the device; the lengths stay on the CPU."""
-    here_bsv = logits_bsv.detach().clone().to(setting.device).requires_grad_()
-    losses_b = ctc_loss(here_bsv.log_softmax(2), *lengths)
-    losses_b.sum().backward()
-    assert here_bsv.grad is not None
-    return losses_b.detach().cpu(), here_bsv.grad.cpu()
-
-
-def _torch_ctc(log_probs_bsv: Tensor, num_steps_b: Tensor, targets_bu: Tensor, num_targets_b: Tensor) -> Tensor:
-    targets_bu = targets_bu.to(log_probs_bsv.device)
-    return F.ctc_loss(
-        log_probs_bsv.transpose(0, 1), targets_bu, num_steps_b, num_targets_b, blank=BLANK_ID, reduction="none"
-    )
-
-
-def _worst_share(exact_b: Tensor, here_b: Tensor) -> float:
-    return float(((here_b.double() - exact_b).abs() / exact_b.abs().clamp(min=1)).max())
-
-
-# --- every encoder ---
-
-
-def speech_folder(setting: Setting) -> Path:
-    """Return the data folder: the one given, or made-up speech."""
-    if setting.data is not None:
-        return setting.data
-    folder = setting.folder("speech")
-    if not (folder / "test.jsonl").is_file():
-        made_up_speech(folder, QUICK_SPLITS if setting.quick else SPLITS)
-    return folder
-
-
-def small_config(setting: Setting, *settings: str) -> RunConfig:
-    """Return the config that the checks train: it learns the made-up speech within a minute."""
-    hidden, layers = (32, 1) if setting.quick else (128, 2)
-    return override(
-        RunConfig(),
-        [
-            "text.normalization=none",
-            "features.num_mels=40",
-            "model.conv=[{channels: 16, kernel_tf: [7, 7], stride_tf: [2, 2]}]",
-            f"model.layers={layers}",
-            f"model.hidden={hidden}",
-            "batch.max_utterances=16",
-            "optim.lr=0.004",
-            f"train.device={setting.device}",
-            f"train.threads={setting.threads}",
-            *settings,
-        ],
-    )
-
-
-def small_network(setting: Setting, bins: int, vocabulary: int, **changes: Any) -> Network:
-    """Build a small network, with the same weights each time."""
-    hidden, layers = (16, 2) if setting.quick else (128, 3)
-    conv = (ConvConfig(channels=8, kernel_tf=(5, 5), stride_tf=(2, 2)),)
-    values = {"conv": conv, "hidden": hidden, "layers": layers, "dropout": 0.0} | changes
-    torch.manual_seed(1)
-    return build_network(ModelConfig(**values), bins, vocabulary)
-
-
-def some_batch(bins: int = 40, vocabulary: int = 29, utterances: int = 8, seconds: float = 3.0) -> Batch:
-    """Make a batch of noise with random labels, from a quarter to all of the length."""
-    random = torch.Generator().manual_seed(1)
-    frames = round(100 * seconds)
-    num_frames_b = torch.linspace(frames, frames // 4, utterances).long()
-    features_btf = torch.randn(utterances, frames, bins, generator=random)
-    features_btf[torch.arange(frames)[None, :] >= num_frames_b[:, None]] = 0
-    num_targets_b = num_frames_b // 20
-    targets_bu = torch.randint(1, vocabulary, (utterances, int(num_targets_b.max())), generator=random)
-    ids = tuple(f"noise-{i}" for i in range(utterances))
-    return Batch(features_btf, num_frames_b, targets_bu, num_targets_b, ids, float(num_frames_b.sum()) / 100)
-
-
 def encoders(setting: Setting, found: Findings) -> None:
     """Compare losses, gradients and log-probabilities of every kind of network with the CPU's in float32."""
     batch = some_batch(seconds=0.6 if setting.quick else 3.0)
@@ -234,7 +68,7 @@ def encoders(setting: Setting, found: Findings) -> None:
         for precision in setting.precisions:
             here = outcome(copy.deepcopy(truth), batch, setting.machine(precision))
             limits = LIMITS[precision]
-            found.at_most(f"{name}, {precision}: losses", _worst_share(expected.losses_b, here.losses_b), limits.loss)
+            found.at_most(f"{name}, {precision}: losses", worst_share(expected.losses_b, here.losses_b), limits.loss)
             found.at_most(f"{name}, {precision}: gradients", worst_gradient(expected, here), limits.gradient)
             apart = float((expected.log_probs_rv - here.log_probs_rv).abs().max())
             found.at_most(f"{name}, {precision}: log-probabilities", apart, limits.log_prob)
@@ -353,7 +187,7 @@ def one_process_of_many(setting: Setting, found: Findings) -> None:
         here = {name: p.grad.float().cpu() for name, p in truth.named_parameters() if p.grad is not None}
         del connected
     together = Outcome(losses_b.float().cpu(), here, alone.log_probs_rv)
-    found.at_most("losses", _worst_share(alone.losses_b, together.losses_b), 1e-4)
+    found.at_most("losses", worst_share(alone.losses_b, together.losses_b), 1e-4)
     found.at_most("gradients", worst_gradient(alone, together), 1e-3)
 
 

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from asr.files import write_json
-from benchmarks.gpu import equality, machine, running, speed
+from benchmarks.gpu import ctc, equality, machine, running, speed
 from benchmarks.gpu.findings import Check, Findings, Setting
 
 #: every check, the most important first
 CHECKS = (
     Check("environment", machine.environment, seconds=5),
-    Check("ctc", equality.ctc, seconds=40),
+    Check("ctc", ctc.ctc, seconds=40),
     Check("encoders", equality.encoders, seconds=30),
     Check("recurrent-dtypes", equality.recurrent_dtypes, seconds=15),
     Check("float32", machine.full_float32, seconds=5),

@@ -119,3 +119,8 @@ def distance(exact: Tensor, here: Tensor) -> float:
     """Return how far a tensor is from the exact one, relative to the norm of the exact one."""
     exact, here = exact.detach().double().cpu(), here.detach().double().cpu()
     return float((here - exact).norm() / exact.norm().clamp(min=1e-30))
+
+
+def worst_share(exact_b: Tensor, here_b: Tensor) -> float:
+    """Return the largest relative difference of two vectors of losses."""
+    return float(((here_b.double() - exact_b).abs() / exact_b.abs().clamp(min=1)).max())

@@ -28,9 +28,10 @@ from asr.training import step as training_step
 from asr.training.step import Learner, PendingStep, StepResult
 from asr.training.trial import build_trial
 from asr.transcribe import Recognizer
-from benchmarks.gpu.equality import recurrent_calls, small_config, some_batch, speech_folder
+from benchmarks.gpu.equality import recurrent_calls
 from benchmarks.gpu.findings import Findings, Setting
 from benchmarks.gpu.profiling import counting_waits, profile_steps
+from benchmarks.gpu.small import small_config, some_batch, speech_folder
 from benchmarks.gpu.speech import words
 
 
@@ -274,11 +275,7 @@ def language_model(setting: Setting, found: Findings) -> None:
         order_n = generator(1, "order").permutation(len(reading.train))
         streams = Streams(reading.train, trainer.network.vocabulary_size, trainer.num_streams, cfg.window, order_n)
         trainer.network.train()
-        place = iter(range(10**9))
-
-        def update() -> Any:
-            number = next(place)  # noqa: B023
-            return trainer.update(*streams[number % len(streams)], 1e-3)  # noqa: B023
+        update = _Updating(trainer.learner, streams)
 
         with recurrent_calls() as seen:
             update()
@@ -287,6 +284,24 @@ def language_model(setting: Setting, found: Findings) -> None:
             wrong = {"bf16": ": float16", "fp16": ": bfloat16", "fp32": "float16"}[precision]
             found.holds(f"{cell}: no kernel in another dtype", not any(wrong in text for text in seen))
         _measure_updates(setting, found, cell, update, trainer.num_streams * cfg.window)
+
+
+class _Updating:
+    """Make updates of a language model, and read each result after the next update began, as training does."""
+
+    def __init__(self, learner: Any, streams: Any) -> None:
+        self._learner = learner
+        self._streams = streams
+        self._number = 0
+        self._before: Any = None
+
+    def __call__(self) -> None:
+        window = self._streams[self._number % len(self._streams)]
+        pending = self._learner.update(*window, self._number, 1e-3)
+        if self._before is not None:
+            self._before.result()
+        self._before = pending
+        self._number += 1
 
 
 def _measure_updates(setting: Setting, found: Findings, cell: str, update: Callable[[], Any], tokens: int) -> None:
