@@ -40,7 +40,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 import asr
@@ -366,7 +366,10 @@ class _Mode(TorchDispatchMode):
     """Sees what makes tensors of the device out of none."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _dispatch(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if CudaTensor in types or _is_cuda(kwargs.get("device")) or kwargs.get("pin_memory"):
+            return _dispatch(func, args, kwargs)
+        return func(*args, **kwargs)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -381,8 +384,6 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     device = kwargs.get("device")
     is_out_cuda = bool(inputs) if device is None else _is_cuda(device)
     if not inputs and not is_out_cuda:
-        if not kwargs.get("pin_memory"):
-            return func(*args, **kwargs)
         return _state().pin(func(*args, **{**kwargs, "pin_memory": False}))
 
     if func._can_decompose():  # in inference mode torch leaves it to us to take composed operations apart
@@ -522,14 +523,14 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx: Any, kernel: Any, num_states: int, options: Any, *tensors: CudaTensor) -> tuple[Tensor, ...]:
         leaves = [t.held.detach().float().requires_grad_() for t in tensors]
         x, *states = leaves[: 1 + num_states]
-        with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        with torch.enable_grad(), _disable_current_modes():
             out = kernel(x, tuple(states) if num_states > 1 else states[0], leaves[1 + num_states :], *options)
         ctx.leaves, ctx.out = leaves, out
         return tuple(CudaTensor(o.detach().to(tensors[0].dtype)) for o in out)
 
     @staticmethod
     def backward(ctx: Any, *grads: CudaTensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
+        with torch.enable_grad(), _disable_current_modes():
             found = torch.autograd.grad(ctx.out, ctx.leaves, [g.held.float() for g in grads], allow_unused=True)
         return None, None, None, *(g if g is None else CudaTensor(g.to(grads[0].dtype)) for g in found)
 
@@ -593,7 +594,7 @@ class _Ctc(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_probs_bsv: CudaTensor, *lengths_and_targets: Tensor) -> CudaTensor:
         held_bsv = log_probs_bsv.held.detach().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), _disable_current_modes():
             losses_b = asr.ctc.ctc_loss(held_bsv, *lengths_and_targets)
             (ctx.grad_bsv,) = torch.autograd.grad(losses_b.sum(), held_bsv)
         return CudaTensor(losses_b.detach())
