@@ -14,8 +14,8 @@ Simulated, with torch's own dispatcher, so that autocast and autograd are those 
   the program has waited for it (until then it holds nonsense), and pinned memory must not change while it is copied.
 - The recurrent kernels: their dtype, that their state is contiguous, and whether their weights are one chunk. Under
   autocast torch casts them to float16 whatever was asked for.
-- ``torch.mm(..., out_dtype=...)``, GradScaler, ``fork_rng``, running out of memory (``before_result``), and kernels of
-  Triton, by its interpreter.
+- Running out of memory (``largest``, ``before_result``), ``torch.mm(..., out_dtype=...)``, GradScaler, ``fork_rng``, and
+  Triton's kernels, by its interpreter.
 
 Not simulated: cuDNN's, cuBLAS's and Triton's own numbers and limits, their time, memory, several GPUs. In the backward
 pass all is on one stream, as torch's engine keeps the streams of the forward pass in order by itself. Memory that is
@@ -28,6 +28,7 @@ ATen/native/cudnn/RNN.cpp (try_get_weight_buf: the chunk).
 from __future__ import annotations
 
 import heapq
+import math
 import sys
 import threading
 from collections import Counter
@@ -202,6 +203,8 @@ class PretendedCuda:
         self.recurrent_calls: list[RecurrentCall] = []
         #: names of Triton's kernels, in the order of their launches
         self.launches: list[str] = []
+        #: an operation that makes a tensor of more elements than this runs out of memory
+        self.largest: float = math.inf
         #: called with the name of each operation, and of the node of the backward pass; it may raise an error
         self.before_result: Callable[[str, str], None] | None = None
         self.operations = 0
@@ -215,6 +218,13 @@ class PretendedCuda:
         self.copies: list[_Copy] = []
         #: of tensors: what is called with a gradient
         self.hooks: dict[tuple[Any, int], list[Callable[[Any], Any]]] = {}
+
+    @contextmanager
+    def counting(self) -> Iterator[Counter[tuple[str, str]]]:
+        """Count the waits inside the block alone."""
+        before, counted = self.waits.copy(), Counter[tuple[str, str]]()
+        yield counted
+        counted.update(self.waits - before)
 
     def report(self) -> str:
         """Return the waits with their lines, most frequent first, and what the recurrent kernels got."""
@@ -323,12 +333,12 @@ def _state() -> PretendedCuda:
 
 @contextmanager
 def counting() -> Iterator[Counter[tuple[str, str]]]:
-    """Count the waits inside the block alone; on no pretended device there are none."""
-    counted = Counter[tuple[str, str]]()
-    before = _active.waits.copy() if _active else counted
-    yield counted
-    if _active:
-        counted.update(_active.waits - before)
+    """Count the waits inside the block, where a device is pretended; on the CPU nothing waits."""
+    if _active is None:
+        yield Counter()
+        return
+    with _active.counting() as counted:
+        yield counted
 
 
 def lines_of(waits: Counter[tuple[str, str]]) -> list[str]:
@@ -409,6 +419,8 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if state.before_result is not None:
         state.before_result(name, _running_node)
     result = kernel(*real_args, **real_kwargs)
+    if any(t.numel() > state.largest for t in tree_flatten(result)[0] if isinstance(t, Tensor)):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     if late:
         source = flat[-1]
