@@ -14,7 +14,7 @@ Simulated, with torch's own dispatcher, so that autocast and autograd are those 
   the program has waited for it (until then it holds nonsense), and pinned memory must not change while it is copied.
 - The recurrent kernels: their dtype, that their state is contiguous, and whether their weights are one chunk. Under
   autocast torch casts them to float16 whatever was asked for.
-- Running out of memory (``largest``, ``before_result``), ``torch.mm(..., out_dtype=...)``, GradScaler, ``fork_rng``, and
+- Running out of memory (``largest``, ``before_result``), ``torch.mm(..., out_dtype=...)``, GradScaler, ``fork_rng``;
   Triton's kernels, by its interpreter.
 
 Not simulated: cuDNN's, cuBLAS's and Triton's own numbers and limits, their time, memory, several GPUs. In the backward
