@@ -85,7 +85,8 @@ def at_precision(model: AcousticModel, precision: str) -> AcousticModel:
     """Return the model with the same weights, computing at this precision if it is on a GPU; else the model itself."""
     if model.device.type != "cuda" or not isinstance(model.network, PaddedNetwork):
         return model
-    network = copy(model.network)  # shares the parameters, and follows them when they are trained
+    # The copy shares parameters and layers with the original, which must not stay in training while its layers do not.
+    network = copy(model.network.eval())
     network.precision = precision
     return _with_network(model, network)
 

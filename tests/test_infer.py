@@ -294,7 +294,9 @@ def test_a_gpu_computes_in_the_precision_that_was_asked_for(model, on_gpu, cuda,
 
 def test_a_model_at_a_precision_follows_the_weights_of_the_original(on_gpu):
     features = utterances(12)
+    on_gpu.network.train()
     used = at_precision(on_gpu, "bf16")
+    assert {layer.training for one in (used, on_gpu) for layer in one.network.modules()} == {False}
     before_sv = log_probs(used, features)[0]
     with torch.no_grad():
         on_gpu.network.output.bias.add_(torch.tensor([3.0, 0, 0, 0]).to("cuda:0"))
@@ -388,9 +390,8 @@ def test_errors_and_closing_stop_the_threads_of_a_gpu(on_gpu, monkeypatch):
     assert not names_of_threads()
 
 
-def test_a_gpu_halves_a_batch_that_runs_out_of_its_memory(model, on_gpu, cuda):
+def test_a_gpu_halves_a_batch_that_runs_out_of_its_memory(model, on_gpu, small_memory):
     features = utterances(20, 20, 20, 200)
-    cuda.largest = 400  # the features of two of them, and not of three, nor of the last one alone
     found = list(pipeline(on_gpu, enumerate(features), np.copy))
     assert isinstance(found[3][1], DataError)
     for one_tf, (_, one_sv) in zip(features[:3], found, strict=False):
