@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr.ahead import ahead_of_gpu
 from asr.config import AudioConfig, ConvConfig, FeatureConfig, ModelConfig, TextConfig
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, ConfigError, DataError
@@ -388,6 +389,15 @@ def test_errors_and_closing_stop_the_threads_of_a_gpu(on_gpu, monkeypatch):
     assert [next(answers) for _ in range(50)] == [(i, 5) for i in range(50)]
     answers.close()
     assert not names_of_threads()
+
+
+def test_an_error_stops_the_threads_that_work_for_the_stream(on_gpu, monkeypatch):
+    monkeypatch.setattr("asr.infer.GPU_AHEAD_S", 20.0)
+    (features_tf,) = utterances(9)
+    endless = ahead_of_gpu(on_gpu.device, ((1.0, lambda: ("a", features_tf)) for _ in itertools.count()))
+    with pytest.raises(ZeroDivisionError):  # whose traceback still holds the stream
+        list(pipeline(on_gpu, endless, lambda one_sv: 1 / 0))
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("asr-")]
 
 
 def test_a_gpu_halves_a_batch_that_runs_out_of_its_memory(model, on_gpu, small_memory):
