@@ -93,11 +93,19 @@ def use_device(name: str) -> torch.device:
     if device.type == "cuda":
         if device.index is not None:
             torch.cuda.set_device(device)
-        # By these names: torch.backends.fp32_precision leaves convolutions and recurrent layers at TF32 in torch 2.11.
+        # By both names: the older ones do not undo a caller's torch.backends.fp32_precision, and with the newer ones
+        # alone torch.backends.cudnn.flags raises in torch 2.14.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
+        for kernels in _float32_kernels():
+            kernels.fp32_precision = "ieee"
         torch.backends.cudnn.deterministic = True
     return device
+
+
+def _float32_kernels() -> tuple[Any, ...]:
+    """Return torch's switches of the kernels of a GPU that can compute float32 as TF32."""
+    return torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul  # type: ignore[attr-defined]
 
 
 def find_precision(name: str, device: torch.device) -> str:
@@ -293,11 +301,15 @@ def _cuda_facts(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "driver": _driver(),
-        "tf32": torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32,
+        "tf32": _uses_tf32(),
         "deterministic": torch.backends.cudnn.deterministic,
         "allocator": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", os.environ.get("PYTORCH_ALLOC_CONF")),
         "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
     }
+
+
+def _uses_tf32() -> bool:
+    return any(kernels.fp32_precision == "tf32" for kernels in _float32_kernels())
 
 
 def _driver() -> str | None:
@@ -311,7 +323,8 @@ def _driver() -> str | None:
 def hardware(device: torch.device, threads: int) -> str:
     """Describe in a few words what the network runs on."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        # The commands switch TF32 off; a program that calls the library may switch it on again.
+        return torch.cuda.get_device_name(device) + (", float32 as TF32" if _uses_tf32() else "")
     return f"{threads} threads of {_cpu_name()}"
 
 

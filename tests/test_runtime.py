@@ -22,6 +22,7 @@ from asr.runtime import (
     find_device,
     find_precision,
     generator,
+    hardware,
     is_out_of_memory,
     stable_seed,
     use_device,
@@ -150,8 +151,25 @@ def test_fp16_on_a_cpu_is_refused():
 def _torchs_switches():
     before = torch.backends.cudnn.deterministic
     yield
+    torch.backends.fp32_precision = "none"
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False
     torch.backends.cudnn.deterministic = before
+
+
+@pytest.mark.usefixtures("_torchs_switches")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("before", ["none", "ieee", "tf32"])
+def test_float32_is_float32_whatever_the_caller_has_chosen_and_torchs_own_switches_still_work(monkeypatch, before):
+    gpu = _pretend_gpu(monkeypatch, bf16=True)
+    torch.backends.fp32_precision = before
+    use_device("cuda")
+    assert environment(gpu, "fp32", 1)["tf32"] is False
+    assert hardware(gpu, 1) == "Tesla T4"
+    if before != "tf32":  # where torch's own switches contradict each other, they raise
+        with torch.backends.cudnn.flags(enabled=False):
+            pass
+    torch.backends.cudnn.allow_tf32 = True
+    assert hardware(gpu, 1) == "Tesla T4, float32 as TF32"
 
 
 @pytest.mark.usefixtures("_torchs_switches")
@@ -160,7 +178,7 @@ def test_a_gpu_in_use_is_the_current_one_and_computes_float32_as_float32(monkeyp
     _pretend_gpu(monkeypatch, bf16=True)
     current = []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    assert torch.backends.cudnn.allow_tf32, "torch's default has changed"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
 
     assert use_device("cuda:1") == torch.device("cuda:1")
     assert current == [torch.device("cuda:1")]
