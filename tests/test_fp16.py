@@ -131,11 +131,12 @@ def test_a_gradient_that_no_scale_mends_ends_the_run(data, tmp_path, monkeypatch
         train(tiny_config("train.epochs=20"), data, tmp_path / "run")
 
 
-def test_a_loss_that_is_not_finite_is_no_overflow():
+def test_a_loss_that_is_not_finite_and_a_scale_below_one_are_no_overflow():
     scaler = gradient_scaler(Machine(CPU, "fp16", 1))
-    assert is_overflow(scaler, 1.0)
-    assert not is_overflow(scaler, float("nan")) and not is_overflow(scaler, float("inf"))
-    assert not is_overflow(gradient_scaler(Machine(CPU, "fp32", 1)), 1.0)
+    assert is_overflow(scaler, 1.0, 1.0)
+    assert not is_overflow(scaler, 1.0, 0.5)
+    assert not is_overflow(scaler, float("nan"), 1.0) and not is_overflow(scaler, float("inf"), 1.0)
+    assert not is_overflow(gradient_scaler(Machine(CPU, "fp32", 1)), 1.0, 1.0)
 
 
 def test_in_another_precision_a_run_goes_on_without_the_scale_and_with_a_new_one(data, tmp_path, monkeypatch):

@@ -126,12 +126,18 @@ def gradient_scaler(machine: Machine) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
 
 
-def is_overflow(scaler: torch.amp.GradScaler, loss_nats: float) -> bool:
+def scale_of(scaler: torch.amp.GradScaler, like: Tensor) -> Tensor:
+    """Return the scale as it is now; a number on the device of another one, so that nothing waits."""
+    scale: Tensor = scaler.scale(torch.ones_like(like))
+    return scale
+
+
+def is_overflow(scaler: torch.amp.GradScaler, loss_nats: float, scale: float) -> bool:
     """Check whether a gradient that is not finite can be one beyond float16's range; if so, the scaler mends it.
 
-    Below a scale of 1 it is not: the true gradient is too large. On a GPU this waits, but such a step is rare.
+    Below a scale of 1 it is not: the true gradient is too large.
     """
-    return scaler.is_enabled() and math.isfinite(loss_nats) and scaler.get_scale() >= 1
+    return scaler.is_enabled() and math.isfinite(loss_nats) and scale >= 1
 
 
 def scaler_tensors(scaler: torch.amp.GradScaler) -> dict[str, Tensor]:

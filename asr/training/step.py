@@ -27,7 +27,14 @@ from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
 from asr.training.gradients import Timed, gradients, halves
 from asr.training.memory import remember_limit
-from asr.training.optim import KeptTensors, MovingAverage, forget_incomplete_state, gradient_scaler, is_overflow
+from asr.training.optim import (
+    KeptTensors,
+    MovingAverage,
+    forget_incomplete_state,
+    gradient_scaler,
+    is_overflow,
+    scale_of,
+)
 from asr.training.planner import GIB, MemoryPlanner
 
 log = logging.getLogger(__name__)
@@ -134,13 +141,13 @@ class Learner:
         ids = [id_ for part in parts for id_ in part.ids]
         with self.timed("optimizer"):
             grad_norm = self._update(number)
-        numbers = LateNumbers(torch.stack([losses_b.sum() / utterances, grad_norm]))
+        numbers = LateNumbers(torch.stack([losses_b.sum() / utterances, grad_norm, scale_of(self.scaler, grad_norm)]))
 
         def result() -> StepResult:
-            own_loss_nats, norm = numbers.read()
+            own_loss_nats, norm, scale = numbers.read()
             loss_nats = self.group.sum(own_loss_nats)[0]
             # The norm, the sum and the scale are the same in all processes, and so is what follows.
-            if not math.isfinite(norm) and not is_overflow(self.scaler, loss_nats):
+            if not math.isfinite(norm) and not is_overflow(self.scaler, loss_nats, scale):
                 self._fail_not_finite(ids, losses_b, number, lr)
             return StepResult(loss_nats, norm, int(utterances), audio_s)
 

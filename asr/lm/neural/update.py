@@ -19,7 +19,7 @@ from asr.lm.neural.config import RnnTrainConfig
 from asr.lm.neural.network import RnnNetwork
 from asr.lm.neural.text import NO_TARGET, Ints
 from asr.runtime import LateNumbers, Machine, autocast, stable_seed, to_device
-from asr.training.optim import gradient_scaler, is_overflow
+from asr.training.optim import gradient_scaler, is_overflow, scale_of
 
 
 class UpdateResult(NamedTuple):
@@ -72,11 +72,11 @@ class RnnLearner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        numbers = LateNumbers(torch.stack([loss.detach(), grad_norm]))
+        numbers = LateNumbers(torch.stack([loss.detach(), grad_norm, scale_of(self.scaler, grad_norm)]))
 
         def result() -> UpdateResult:
-            loss_nats, norm = numbers.read()
-            if not math.isfinite(norm) and not is_overflow(self.scaler, loss_nats):
+            loss_nats, norm, scale = numbers.read()
+            if not math.isfinite(norm) and not is_overflow(self.scaler, loss_nats, scale):
                 raise not_finite(step + 1, "the gradient is not finite", lr)
             return UpdateResult(loss_nats, norm)
 
