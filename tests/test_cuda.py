@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,8 @@ def test_a_training_step_waits_at_most_once(
         return step(learner, *args)
 
     monkeypatch.setattr(Learner, "step", counted)
+    # A scale at which nothing overflows: a step that does waits once more.
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=16.0))
     with pretended_cuda() as cuda:
         report = train(cuda_config("train.epochs=1", f"train.precision={precision}", *settings), data, tmp_path / "run")
         assert {call.dtype for call in cuda.recurrent_calls} <= {DTYPES[precision], torch.float32}
@@ -353,9 +356,12 @@ def test_a_resumed_training_on_the_device_is_the_same_to_the_bit(data: Path, tmp
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-@pytest.mark.parametrize("operation", ["convolution", "convolution_backward", "_fused_adamw_"])
+@pytest.mark.parametrize(
+    ("operation", "precision"),
+    [("convolution", "fp32"), ("convolution_backward", "bf16"), ("_fused_adamw_", "fp32"), ("_fused_adamw_", "fp16")],
+)
 def test_a_training_goes_on_after_running_out_of_memory(
-    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, operation: str
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, operation: str, precision: str
 ) -> None:
     failed = []
 
@@ -370,7 +376,7 @@ def test_a_training_goes_on_after_running_out_of_memory(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     with pretended_cuda() as cuda:
-        report = train(cuda_config("train.epochs=1"), data, tmp_path / "run", watch)
+        report = train(cuda_config("train.epochs=1", f"train.precision={precision}"), data, tmp_path / "run", watch)
     assert failed and report.num_dropped == 0
     assert report.progress.step == 3 and math.isfinite(report.progress.epoch_losses_nats[0])
     # In the optimiser, the same is tried again, with the memory that the batch has left behind.
