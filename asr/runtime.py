@@ -93,19 +93,21 @@ def use_device(name: str) -> torch.device:
     if device.type == "cuda":
         if device.index is not None:
             torch.cuda.set_device(device)
-        # By both names: the older ones do not undo a caller's torch.backends.fp32_precision, and with the newer ones
-        # alone torch.backends.cudnn.flags raises in torch 2.14.
-        torch.backends.cudnn.allow_tf32 = False
+        _allow_tf32_in_cudnn(False)
         torch.backends.cuda.matmul.allow_tf32 = False
-        for kernels in _float32_kernels():
-            kernels.fp32_precision = "ieee"
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.deterministic = True
     return device
 
 
-def _float32_kernels() -> tuple[Any, ...]:
-    """Return torch's switches of the kernels of a GPU that can compute float32 as TF32."""
-    return torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+def _allow_tf32_in_cudnn(allowed: bool) -> None:
+    """Let cuDNN's convolutions and recurrent layers compute float32 as TF32, or not."""
+    # By both names: the older ones do not undo a caller's torch.backends.fp32_precision, and with the newer ones
+    # alone torch.backends.cudnn.flags raises in torch 2.14.
+    torch.backends.cudnn.allow_tf32 = allowed
+    both: tuple[Any, Any] = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
+    for kernels in both:
+        kernels.fp32_precision = "tf32" if allowed else "ieee"
 
 
 def find_precision(name: str, device: torch.device) -> str:
@@ -139,7 +141,12 @@ def find_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context in which the network runs at a precision."""
+    """Return the context in which the network runs at a precision, in this pass and in the backward pass after it."""
+    if device.type == "cuda":
+        # At bf16 and fp16 cuDNN computes nothing in float32, which the switch is for. But torch goes by it for the
+        # recurrent kernels of every dtype but float16: switched off, those of bfloat16 use no tensor cores
+        # (RNNDescriptor in ATen/cudnn/Descriptors.h). It stays as it is set here: the backward pass asks for it again.
+        _allow_tf32_in_cudnn(precision != "fp32")
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=DTYPES[precision])
 
 
@@ -309,7 +316,8 @@ def _cuda_facts(device: torch.device) -> dict[str, Any]:
 
 
 def _uses_tf32() -> bool:
-    return any(kernels.fp32_precision == "tf32" for kernels in _float32_kernels())
+    """Check whether products of float32 are computed as TF32. In cuDNN they are not, see ``autocast``."""
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
 def _driver() -> str | None:

@@ -201,6 +201,8 @@ class PretendedCuda:
         #: (what waited, line) -> how often
         self.waits: Counter[tuple[str, str]] = Counter()
         self.recurrent_calls: list[RecurrentCall] = []
+        #: (dtype, whether it may use tensor cores) of the recurrent kernels, in the forward and in the backward pass
+        self.recurrent_math: set[tuple[torch.dtype, bool]] = set()
         #: names of Triton's kernels, in the order of their launches
         self.launches: list[str] = []
         #: an operation that makes a tensor of more elements than this runs out of memory
@@ -538,13 +540,20 @@ class _Recurrence(torch.autograd.Function):
         with torch.enable_grad(), _disable_current_modes():
             out = kernel(x, tuple(states) if num_states > 1 else states[0], leaves[1 + num_states :], *options)
         ctx.leaves, ctx.out = leaves, out
+        _note_math(tensors[0].dtype)
         return tuple(CudaTensor(o.detach().to(tensors[0].dtype)) for o in out)
 
     @staticmethod
     def backward(ctx: Any, *grads: CudaTensor) -> tuple[Tensor | None, ...]:
+        _note_math(grads[0].dtype)
         with torch.enable_grad(), _disable_current_modes():
             found = torch.autograd.grad(ctx.out, ctx.leaves, [g.held.float() for g in grads], allow_unused=True)
         return None, None, None, *(g if g is None else CudaTensor(g.to(grads[0].dtype)) for g in found)
+
+
+def _note_math(dtype: torch.dtype) -> None:
+    """Note whether torch allows a recurrent kernel tensor cores: it asks for TF32 with every dtype but float16."""
+    _state().recurrent_math.add((dtype, dtype == torch.float16 or torch.backends.cudnn.rnn.fp32_precision == "tf32"))
 
 
 def _recurrent(cell: str) -> Callable[..., Any]:
@@ -770,12 +779,24 @@ def pretended_cuda(*, triton: bool = False) -> Iterator[PretendedCuda]:
         if not triton:
             stack.enter_context(mock.patch.object(asr.ctc, "_kernels", _answering(_Ctc)))
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
+        stack.enter_context(_switches_kept())
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.enter_context(_pretending())
         _active = state
         stack.callback(_forget)
         yield state
         state.host_after(state.default_stream.now())
+
+
+@contextmanager
+def _switches_kept() -> Iterator[None]:
+    """Put torch's switches for CUDA back, which the program sets."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32 = before
 
 
 @contextmanager

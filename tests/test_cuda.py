@@ -21,7 +21,7 @@ from asr.bench import training as bench
 from asr.config import ModelConfig, RunConfig
 from asr.model.build import build_network
 from asr.model.network import Network
-from asr.runtime import LateNumbers, Machine
+from asr.runtime import LateNumbers, Machine, use_device
 from asr.train import resume, train
 from asr.training.gradients import gradients
 from asr.training.lr_finder import find_lr
@@ -254,6 +254,15 @@ def test_recurrent_kernels_get_the_dtype_that_was_asked_for(name: str, precision
     assert len(calls) == sum(len(layer.directions) for layer in network.layers)
     assert {call.dtype for call in calls} == {DTYPES[precision]}
     assert all(call.is_contiguous and call.is_one_chunk for call in calls), calls
+
+
+def test_recurrent_kernels_use_tensor_cores_but_not_in_float32(cuda: PretendedCuda) -> None:
+    network = make_network("gru").to(CUDA)
+    use_device("cuda:0")
+    for precision in ("bf16", "fp32", "fp16", "bf16"):
+        cuda.recurrent_math.clear()
+        run(network, make_batch(), precision)
+        assert cuda.recurrent_math == {(DTYPES[precision], precision != "fp32")}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -168,7 +168,7 @@ def test_float32_is_float32_whatever_the_caller_has_chosen_and_torchs_own_switch
     if before != "tf32":  # where torch's own switches contradict each other, they raise
         with torch.backends.cudnn.flags(enabled=False):
             pass
-    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = True
     assert hardware(gpu, 1) == "Tesla T4, float32 as TF32"
 
 
