@@ -12,9 +12,13 @@ from safetensors.torch import load_file, save_file
 
 import asr.runtime
 import asr.training.step
+from asr.batch import empty_batch
+from asr.config import ModelConfig
 from asr.errors import CheckpointError, TrainingError
+from asr.model.build import build_network
 from asr.runtime import Machine
 from asr.train import resume, train
+from asr.training.gradients import gradients
 from asr.training.optim import gradient_scaler, is_overflow, load_scaler, scaler_tensors
 from tests.builders import build_corpus, tiny_config
 
@@ -148,6 +152,20 @@ def test_in_another_precision_a_run_goes_on_without_the_scale_and_with_a_new_one
         _set_precision(monkeypatch, precision)
         assert resume(run).progress.step == steps
         assert ("scaler.scale" in _checkpoint(run)) == (precision == "fp16")
+
+
+def test_a_process_whose_first_step_has_no_utterances_makes_the_update_of_the_others():
+    model = ModelConfig.model_validate({"layers": 1, "hidden": 4, "norm": False})
+    network = build_network(model, bins=8, vocabulary_size=5).train()
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    scaler = asr.training.step.gradient_scaler(Machine(CPU, "fp16", 1))
+    gradients(network, empty_batch(8), 1, Machine(CPU, "fp32", 1), scaler=scaler)
+    for parameter in network.parameters():  # as the processes add up their gradients
+        parameter.grad += FIRST_SCALE
+    scaler.unscale_(optimizer)
+    assert all(torch.all(parameter.grad == 1) for parameter in network.parameters())
+    scaler.step(optimizer)
+    scaler.update()
 
 
 @pytest.mark.parametrize(

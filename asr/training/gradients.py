@@ -55,7 +55,7 @@ def gradients(
     if not batch.ids:
         # The other processes wait for a gradient of this one.
         with timed("backward"):
-            _backward(log_probs_bsv.sum() * 0.0)
+            _backward(log_probs_bsv.sum() * 0.0, scaler)
         return log_probs_bsv.new_zeros(0)
 
     with timed("loss"):
@@ -70,12 +70,14 @@ def gradients(
         total = total + consistency * consistency_loss(first_bsv, second_bsv, num_steps_b[: len(losses_b)]).sum()
 
     with timed("backward"):
-        _backward(total / count if scaler is None else scaler.scale(total / count))
+        _backward(total / count, scaler)
     return losses_b.detach()
 
 
-def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
+def _backward(loss: Tensor, scaler: torch.amp.GradScaler | None) -> None:
+    # Also without utterances: a scaler that has scaled nothing yet refuses the rest of the step.
+    scaled: Tensor = loss if scaler is None else scaler.scale(loss)
+    scaled.backward()  # type: ignore[no-untyped-call]
 
 
 def halves(batch: Batch) -> list[Batch]:
