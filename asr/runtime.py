@@ -83,8 +83,8 @@ def use_device(name: str) -> torch.device:
     """Find the device of a name, as ``find_device`` does, and set up this process to compute there.
 
     On CUDA the device becomes the current one, which cuBLAS and Triton go by. ``fp32`` is float32: by default torch
-    rounds the inputs of convolutions and recurrent layers to TF32, which keeps 10 of 23 bits. Convolutions take the
-    algorithms that give the same bits every time.
+    rounds the inputs of convolutions and recurrent layers to TF32, which keeps 10 of 23 bits. Where torch has a choice,
+    it takes algorithms that give the same bits every time.
 
     Raises:
         ConfigError: no such device on this machine.
@@ -97,6 +97,9 @@ def use_device(name: str) -> torch.device:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.deterministic = True
+        # Among others for the gradient of an embedding of few rows: torch 2.14 by itself adds it up in any order.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
 
 

@@ -12,6 +12,7 @@ Simulated, with torch's own dispatcher, so that autocast and autograd are those 
   what reads a value or a size back. A copy from or into pinned memory does not wait if it is asked not to.
 - Streams and events: a read of what another stream may still be writing fails, a copy to the CPU has arrived only when
   the program has waited for it (until then it holds nonsense), and pinned memory must not change while it is copied.
+- Sums in no fixed order (``unordered``), by which equal runs differ.
 - The recurrent kernels: their dtype, that their state is contiguous, and whether their weights are one chunk. Under
   autocast torch casts them to float16 whatever was asked for.
 - Running out of memory (``largest``, ``before_result``), ``torch.mm(..., out_dtype=...)``, GradScaler, ``fork_rng``;
@@ -21,8 +22,8 @@ Not simulated: cuDNN's, cuBLAS's and Triton's own numbers and limits, their time
 pass all is on one stream, as torch's engine keeps the streams of the forward pass in order by itself. Memory that is
 freed while another stream uses it is not noticed.
 
-Sources, in torch: ATen/native/cuda/Copy.cu (which copies wait), ATen/cudnn/AutocastRNN.cpp (float16) and
-ATen/native/cudnn/RNN.cpp (try_get_weight_buf: the chunk).
+Sources, in torch: ATen/native/cuda/Copy.cu (which copies wait), ATen/cudnn/AutocastRNN.cpp (float16),
+ATen/native/cudnn/RNN.cpp (try_get_weight_buf: the chunk), torch.use_deterministic_algorithms (sums in any order).
 """
 
 from __future__ import annotations
@@ -63,6 +64,19 @@ _READ_BACK = (
     "equal",
     "bincount",
 )
+#: operations that add up in any order, with atomics, unless torch.use_deterministic_algorithms is set
+_UNORDERED = (
+    "cumsum",
+    "embedding_dense_backward",
+    "index_add",
+    "index_reduce",
+    "put",
+    "replication_pad1d_backward",
+    "scatter_add",
+    "scatter_reduce",
+)
+#: operations that always do
+_ALWAYS_UNORDERED = ("_ctc_loss_backward", "histc", "reflection_pad1d_backward", "reflection_pad2d_backward")
 #: operations that take no tensor of another device, not even a number
 _STRICT = ("cat", "stack", "gather", "scatter", "index_select", "index_copy", "embedding")
 
@@ -200,6 +214,8 @@ class PretendedCuda:
     def __init__(self) -> None:
         #: (what waited, line) -> how often
         self.waits: Counter[tuple[str, str]] = Counter()
+        #: (operation, line) -> how often it added up in any order: two equal runs differ by it in their last digits
+        self.unordered: Counter[tuple[str, str]] = Counter()
         self.recurrent_calls: list[RecurrentCall] = []
         #: (dtype, whether it may use tensor cores) of the recurrent kernels, in the forward and in the backward pass
         self.recurrent_math: set[tuple[torch.dtype, bool]] = set()
@@ -506,6 +522,10 @@ def _check_and_count(
         if index.dtype in (torch.bool, torch.uint8) and not is_filling:
             state.wait("index by a mask (nonzero)")
 
+    is_asked = torch.are_deterministic_algorithms_enabled()
+    kind = name.removesuffix("_")
+    if (kind in _ALWAYS_UNORDERED or (kind in _UNORDERED and not is_asked)) and flat[0].is_floating_point():
+        state.unordered[name, where()] += 1
     if name in _READ_BACK or (name == "repeat_interleave" and kwargs.get("output_size") is None):
         state.wait(name.removeprefix("_"))
     if name in ("_ctc_loss", "_ctc_loss_backward"):
@@ -778,6 +798,7 @@ def pretended_cuda(*, triton: bool = False) -> Iterator[PretendedCuda]:
             stack.enter_context(mock.patch.object(owner, name, stand_in))
         if not triton:
             stack.enter_context(mock.patch.object(asr.ctc, "_kernels", _answering(_Ctc)))
+        stack.callback(_set_repeatable, *_repeatable())
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
         stack.enter_context(_switches_kept())
         torch.__future__.set_overwrite_module_params_on_conversion(True)
@@ -809,6 +830,21 @@ def _pretending() -> Iterator[None]:
             yield
     finally:
         torch._C._set_only_lift_cpu_tensors(before)
+
+
+def _repeatable() -> tuple[bool, bool, bool]:
+    enabled = torch.are_deterministic_algorithms_enabled()
+    return (
+        enabled,
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
+
+
+def _set_repeatable(enabled: bool, warn_only: bool, fill: bool) -> None:
+    """Set back what asr.runtime.use_device sets, which slows some operations of the CPU down."""
+    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+    torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 def _forget() -> None:

@@ -332,6 +332,18 @@ def test_a_training_step_waits_at_most_once(
         assert not any("nothing else to do" in what for what, _ in waits), lines_of(waits)
 
 
+@pytest.mark.parametrize("encoder", ["recurrent", "tdnn"])
+def test_no_sum_of_a_training_is_made_in_any_order(data: Path, tmp_path: Path, encoder: str) -> None:
+    cfg = cuda_config("train.epochs=1", "train.max_steps=1", f"model.encoder={encoder}", "train.label_smoothing=0.1")
+    with pretended_cuda() as cuda:
+        train(cfg, data, tmp_path / "run")
+        assert not cuda.unordered, lines_of(cuda.unordered)
+        torch.use_deterministic_algorithms(False)
+        embedding = torch.nn.Embedding(3, 2, device="cuda")
+        embedding(torch.zeros(4, dtype=torch.int64, device="cuda")).sum().backward()
+        assert cuda.unordered
+
+
 def test_training_on_the_device_gives_the_losses_of_the_cpu(data: Path, tmp_path: Path) -> None:
     settings = ("train.epochs=2", "train.ema_decay=0.5")
     expected = train(cuda_config(*settings, "train.device=cpu"), data, tmp_path / "cpu").progress

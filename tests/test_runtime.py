@@ -154,6 +154,8 @@ def _torchs_switches():
     torch.backends.fp32_precision = "none"
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False
     torch.backends.cudnn.deterministic = before
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @pytest.mark.usefixtures("_torchs_switches")
@@ -189,6 +191,7 @@ def test_a_gpu_in_use_is_the_current_one_and_computes_float32_as_float32(monkeyp
     for kernels in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul):
         assert kernels.fp32_precision != "tf32"
     assert backends.cudnn.deterministic
+    assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
 
     use_device("cuda")
     assert len(current) == 1, "the caller's choice stays"
