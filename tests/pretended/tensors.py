@@ -140,7 +140,12 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
     state = pretended()
     state.operations += 1
-    late = _check_and_count(state, name, func, flat, inputs, args, kwargs, is_out_cuda)
+    is_late = bool(flat) and _is_late_copy(state, name, flat, args, kwargs, is_out_cuda)
+    if name not in ("_to_copy", "copy_"):
+        indexes = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        lengths = flat[2:] if "ctc_loss" in name else ()
+        _refuse_others(name, flat, (*indexes, *lengths), kwargs)
+        _count(state, name, flat, indexes, args, kwargs)
     written = _written(func, args, kwargs)
     if not func.is_view:
         state.check_streams(inputs, written)
@@ -158,7 +163,7 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if any(t.numel() > state.largest for t in tree_flatten(result)[0] if isinstance(t, Tensor)):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    if late:
+    if is_late:
         source = flat[-1]
         if isinstance(source, CudaTensor):
             memory = args[0] if name == "copy_" else result
@@ -189,67 +194,62 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[C
     return [t for t in tree_flatten(into)[0] if isinstance(t, CudaTensor)]
 
 
-def _check_and_count(
-    state: PretendedCuda,
-    name: str,
-    func: Any,
-    flat: Sequence[Tensor],
-    inputs: Sequence[CudaTensor],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    is_out_cuda: bool,
-) -> bool:
-    """Refuse what CUDA refuses, and count what waits; return whether this is a copy that goes on in the background."""
-    if name in ("_to_copy", "copy_"):
-        to_cpu = isinstance(flat[-1], CudaTensor) and (not is_out_cuda or not isinstance(flat[0], CudaTensor))
-        to_cuda = not isinstance(flat[-1], CudaTensor)
-        if not (to_cpu or to_cuda):
-            return False
-        memory = flat[0] if to_cpu and name == "copy_" else None if to_cpu else flat[-1]
-        is_asked = bool(kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]))
-        # Without memory of the caller's own, torch makes pinned memory for a copy to the CPU that is not to wait.
-        is_pinned = memory is None or memory.is_pinned()
-        if is_asked and is_pinned:
-            return True
-        way = "copy to the CPU" if to_cpu else "copy to the device"
-        state.wait(f"{way}, {'pinned, but not non_blocking' if is_pinned and memory is not None else 'pageable'}")
+def _is_late_copy(state: PretendedCuda, name: str, flat: Sequence[Tensor], args: Any, kwargs: Any, to: bool) -> bool:
+    """Check whether this is a copy between the devices that goes on in the background; count one that waits.
+
+    Args:
+        to: the result is on the device.
+    """
+    source, target = flat[-1], flat[0] if name == "copy_" else None
+    is_to_cpu = isinstance(source, CudaTensor)
+    if name not in ("_to_copy", "copy_") or is_to_cpu == (to if target is None else isinstance(target, CudaTensor)):
         return False
 
+    is_asked = bool(kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]))
+    # Without memory of the caller's own, torch makes pinned memory for a copy to the CPU that is not to wait.
+    memory = target if is_to_cpu else source
+    is_pinned = is_asked if memory is None else memory.is_pinned()
+    if is_asked and is_pinned:
+        return True
+    way = "copy to the CPU" if is_to_cpu else "copy to the device"
+    state.wait(f"{way}, {'pinned, but not non_blocking' if is_pinned else 'pageable'}")
+    return False
+
+
+def _refuse_others(name: str, flat: Sequence[Tensor], allowed: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    """Raise what torch raises for tensors of the CPU beside those of the device, and for a generator of the CPU."""
     generator = kwargs.get("generator")
     if generator is not None and generator.device.type != "cuda":
         raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu', at {where()}")
 
-    others = [t for t in flat if not isinstance(t, CudaTensor)]
-    indexes = list(args[1]) if name in ("index", "index_put", "index_put_", "_index_put_impl_") else []
-    if inputs and others:
-        strict = name.startswith(_STRICT) or name.startswith("_foreach")
-        allowed = [*indexes, *(flat[2:] if "ctc_loss" in name else [])]  # lengths
-        mixed = [t for t in others if (t.dim() or strict) and not any(t is one for one in allowed)]
-        if mixed:
-            found = ", ".join(f"{t.device} {tuple(t.shape)}" for t in flat)
-            raise RuntimeError(
-                f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
-                f"({name}: {found}, at {where()})"
-            )
-    for index in indexes:
-        if index is None:
-            continue
-        if not isinstance(index, CudaTensor):
-            state.wait("index by a tensor of the CPU")
-        is_filling = name != "index" and args[2].numel() == 1  # which torch turns into masked_fill
-        if index.dtype in (torch.bool, torch.uint8) and not is_filling:
-            state.wait("index by a mask (nonzero)")
+    others = [t for t in flat if not isinstance(t, CudaTensor) and not any(t is one for one in allowed)]
+    takes_numbers = not name.startswith((*_STRICT, "_foreach"))
+    if len(others) < len(flat) and any(t.dim() or not takes_numbers for t in others):
+        found = ", ".join(f"{t.device} {tuple(t.shape)}" for t in flat)
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
+            f"({name}: {found}, at {where()})"
+        )
 
-    is_asked = torch.are_deterministic_algorithms_enabled()
-    kind = name.removesuffix("_")
-    if (kind in _ALWAYS_UNORDERED or (kind in _UNORDERED and not is_asked)) and flat[0].is_floating_point():
-        state.unordered[name, where()] += 1
+
+def _count(state: PretendedCuda, name: str, flat: Sequence[Tensor], indexes: Any, args: Any, kwargs: Any) -> None:
+    """Count what waits for the device, and what adds up in any order."""
+    is_filling = "index_put" in name and args[2].numel() == 1  # which torch turns into masked_fill
+    for index in indexes:
+        if index is not None and not isinstance(index, CudaTensor):
+            state.wait("index by a tensor of the CPU")
+        if index is not None and index.dtype in (torch.bool, torch.uint8) and not is_filling:
+            state.wait("index by a mask (nonzero)")
     if name in _READ_BACK or (name == "repeat_interleave" and kwargs.get("output_size") is None):
         state.wait(name.removeprefix("_"))
     if name in ("_ctc_loss", "_ctc_loss_backward"):
         for _ in range(3):
             state.wait(f"{name.removeprefix('_')} (copies of its own)")
-    return False
+
+    kind = name.removesuffix("_")
+    is_unordered = kind in _UNORDERED and not torch.are_deterministic_algorithms_enabled()
+    if (is_unordered or kind in _ALWAYS_UNORDERED) and flat[0].is_floating_point():
+        state.unordered[name, where()] += 1
 
 
 def is_cuda(device: Any) -> bool:
