@@ -172,7 +172,8 @@ class LateNumbers:
         self._values_n = values_n.detach().to("cpu", non_blocking=True)
         self._copied = None
         if values_n.device.type == "cuda":
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            # One that sleeps: by default CUDA waits in a loop, which takes a core from the threads that load batches.
+            self._copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             self._copied.record(torch.cuda.current_stream(values_n.device))
 
     def read(self) -> list[float]:

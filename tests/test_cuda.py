@@ -330,6 +330,8 @@ def test_a_training_step_waits_at_most_once(
         assert waits.total() <= 1, lines_of(waits)
         # The numbers of a step are read when the device has the next one to compute.
         assert not any("nothing else to do" in what for what, _ in waits), lines_of(waits)
+        # The threads that load batches need the core.
+        assert not any("in a loop" in what for what, _ in waits), lines_of(waits)
 
 
 @pytest.mark.parametrize("encoder", ["recurrent", "tdnn"])

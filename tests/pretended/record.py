@@ -76,8 +76,9 @@ class Stream:
 class Event:
     """A place in a queue."""
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self, enable_timing: bool = False, blocking: bool = False, **_: Any) -> None:
         self.seen: dict[Stream, int] = {}
+        self.sleeps = blocking
 
     def record(self, stream: Stream | None = None) -> None:
         self.seen = (stream or pretended().stream).now()
@@ -91,7 +92,8 @@ class Event:
 
     def synchronize(self) -> None:
         is_newest = any(self.seen.get(stream) == stream.done for stream in self.seen)
-        pretended().wait(f"event.synchronize{', and the device has nothing else to do' * is_newest}", self.seen)
+        how = "" if self.sleeps else " in a loop"
+        pretended().wait(f"event.synchronize{how}{', and the device has nothing else to do' * is_newest}", self.seen)
 
     def elapsed_time(self, other: Event) -> float:
         return 1.0
