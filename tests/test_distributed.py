@@ -14,12 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from asr.batch import empty_batch
 from asr.data.manifest import Manifest, Utterance
 from asr.data.tokenizer import CharTokenizer
-from asr.errors import ConfigError
+from asr.errors import AsrError, ConfigError
 from asr.model.checkpoint import build_model
 from asr.training.data import TrainingData
 from asr.training.distributed import DistributedGroup, ProcessGroup, process_group
+from asr.training.trial import build_trial
 from tests.builders import build_corpus, tiny_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -330,3 +332,23 @@ def test_a_batch_is_split_into_parts_of_like_duration_that_together_are_the_batc
         longest = max(rows[i].duration_s for i, _ in planned.items)
         assert max(seconds) - min(seconds) <= longest
         assert max(map(len, owned)) - min(map(len, owned)) <= 1 or len(planned.items) < parts
+
+
+class _Two(ProcessGroup):
+    """The first of two processes, of which the other has this many parts of each batch."""
+
+    size = 2
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def agree(self, *values: float, error: AsrError | None = None) -> list[tuple[float, ...]]:
+        return [values, (float(self.parts),)]
+
+
+@pytest.mark.parametrize(("others", "expected"), [(0, []), (1, [()]), (2, [(), ()])])
+def test_a_part_that_no_process_has_is_left_out_of_a_step(data: Path, others: int, expected: list[Any]) -> None:
+    learner = build_trial(tiny_config(), data)
+    learner.group = _Two(others)
+    assert [part.ids for part in learner._split_large([empty_batch(8)])] == expected

@@ -157,11 +157,10 @@ class Learner:
         """Split the batches that are known to be too large, into equally many parts in all processes."""
         all_parts: list[Batch] = []
         for batch in batches:
-            parts = list(self._fitting_parts(batch))
-            if self.group.size > 1:
-                most = int(max(row[0] for row in self.group.agree(len(parts))))
-                parts += [empty_batch(batch.features_btf.shape[2])] * (most - len(parts))
-            all_parts += [part for part in parts if part.ids or self.group.size > 1]
+            parts = [part for part in self._fitting_parts(batch) if part.ids]
+            # What no process has is no part: norms have no statistics of it.
+            most = int(max(row[0] for row in self.group.agree(len(parts))))
+            all_parts += parts + [empty_batch(batch.features_btf.shape[2])] * (most - len(parts))
 
         return all_parts
 

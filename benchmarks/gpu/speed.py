@@ -22,7 +22,7 @@ from asr.corpora.catalogue import find_config
 from asr.model.conv import step_mask
 from asr.model.norm import InputNorm
 from asr.model.recurrent import RecurrentLayer, reversal
-from asr.runtime import autocast
+from asr.runtime import DTYPES, autocast
 from asr.training.trial import endless_batches
 from benchmarks.gpu.findings import Findings, Setting
 from benchmarks.gpu.machine import distance
@@ -159,15 +159,31 @@ def recurrent_ways(setting: Setting, found: Findings) -> None:
     """
     batch, steps = (2, 6) if setting.quick else (64, 500)
     hiddens = (16,) if setting.quick else (320, 512, 800, 1024)
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     precisions = [one for one in setting.precisions if one != "fp32"]
     for hidden in hiddens:
         for precision in precisions:
+            autocast(precision, setting.device)  # sets, as before every pass, what cuDNN's kernels may use
             for cell, kind in (("gru", nn.GRU), ("lstm", nn.LSTM)):
-                x_sbi = torch.randn(steps, batch, hidden, device=setting.device, dtype=dtypes[precision])
+                x_sbi = torch.randn(steps, batch, hidden, device=setting.device, dtype=DTYPES[precision])
                 times = _times_of_ways(setting, kind, x_sbi.requires_grad_())
                 times["asr's layer, with its norm"] = _time_of_layer(setting, cell, x_sbi, precision)
                 found.note(f"{cell} {hidden}, {precision}, ms", times)
+
+    if setting.cuda and not setting.quick:
+        _tensor_cores_are_used(setting, found, torch.Size((steps, batch, 800)))
+
+
+def _tensor_cores_are_used(setting: Setting, found: Findings, shape: torch.Size) -> None:
+    """Compare a GRU in the narrow precision with one in float32: without tensor cores it would be no faster."""
+    times = {}
+    for precision in ("fp32", setting.best_precision):
+        autocast(precision, setting.device)
+        gru = nn.GRU(shape[2], shape[2]).to(setting.device, DTYPES[precision])
+        x_sbi = torch.randn(shape, device=setting.device, dtype=DTYPES[precision], requires_grad=True)
+        times[precision] = median(milliseconds(setting, lambda gru=gru, x=x_sbi: gru(x)[0].float().sum().backward()))
+    found.note("gru 800 in one direction, ms", times)
+    if setting.best_precision != "fp32":
+        found.at_least("float32's time over the narrow precision's", times["fp32"] / times[setting.best_precision], 1.5)
 
 
 def _times_of_ways(setting: Setting, kind: Callable[..., Any], x_sbi: Tensor) -> dict[str, Any]:

@@ -28,6 +28,8 @@ def normalize_steps(norm: nn.Module, x_bsfc: Tensor, mask_bs: Tensor, relu_clip:
         norm: a ``RowNorm``, or ``nn.Identity``.
     """
     mask_bs11 = mask_bs[:, :, None, None]
+    # A convolution of one channel writes channels first, and what follows is faster with channels last.
+    x_bsfc = x_bsfc.contiguous()
     if not isinstance(norm, RowNorm):
         return F.hardtanh(x_bsfc, 0.0, relu_clip) * mask_bs11.to(x_bsfc.dtype)
     if not norm.training:
