@@ -31,6 +31,7 @@ from asr.lm import ngram
 from asr.model import bundles
 from asr.model.bundle_facts import BUNDLE_FACTS
 from asr.model.checkpoint import find_model, load_model, load_trainable
+from asr.model.waves import WaveConfig, WaveExtractor, unpadded_steps
 from asr.transcribe import Recognizer
 from asr.tuning.emissions import emissions
 from tests.builders import build_corpus, noise, sine, tones, write_wav
@@ -275,7 +276,7 @@ def test_an_utterance_gets_in_any_batch_what_it_gets_alone(data):
     torch.manual_seed(1)
     model = wav2vec2_model(**bundle._params).eval()
     network = bundles.BundleNetwork(bundles.BundleConfig(bundle="x"), model, bundle.get_labels()).eval()
-    extractor = bundles.WaveExtractor(bundles.WaveConfig(normalize=normalize_))
+    extractor = WaveExtractor(WaveConfig(normalize=normalize_))
     padded_bn = torch.full((len(lengths), max(lengths)), float("nan"))
     for i, wave_n in enumerate(waves(*lengths)):
         padded_bn[i, : len(wave_n)] = torch.from_numpy(wave_n)
@@ -306,7 +307,7 @@ def test_steps_are_counted_as_the_convolutions_give_them(num_samples):
     expected = num_samples
     for kernel, stride in layers:
         expected = len(range(0, expected - kernel + 1, stride))
-    assert bundles.unpadded_steps(layers, torch.tensor([num_samples])).tolist() == [expected]
+    assert unpadded_steps(layers, torch.tensor([num_samples])).tolist() == [expected]
 
 
 def test_a_step_is_20_ms_and_a_model_is_what_its_users_need(tiny):

@@ -27,8 +27,8 @@ from asr.errors import AsrError, CheckpointError, ConfigError, nearest
 from asr.files import cache_folder
 from asr.model.bundle_facts import BUNDLE_FACTS, BundleFacts
 from asr.model.network import count
-from asr.model.padded import PaddedNetwork
-from asr.runtime import package_version, to_device
+from asr.model.waves import WaveConfig, WaveExtractor, WaveNetwork, unpadded_steps
+from asr.runtime import package_version
 
 if TYPE_CHECKING:  # torchaudio takes a second to load: only for a bundle
     from torchaudio.pipelines import Wav2Vec2ASRBundle
@@ -98,58 +98,14 @@ def settings_folder(model: str | Path) -> Path:
         raise AsrError("there is no home folder to keep a tuned decoder in; set XDG_CACHE_HOME") from error
 
 
-class WaveConfig(Stage):
-    """Settings of a ``WaveExtractor``."""
-
-    #: bring each utterance to mean 0 and variance 1
-    normalize: bool = False
-
-
-class WaveExtractor(nn.Module):
-    """The samples themselves as features, one per frame."""
-
-    hop = 1
-    num_bins = 1
-
-    def __init__(self, cfg: WaveConfig) -> None:
-        super().__init__()
-        self.cfg = cfg
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device that it computes on."""
-        return torch.device("cpu")
-
-    def num_frames(self, num_samples_b: Tensor) -> Tensor:
-        """Count the frames of each wave. Shapes: (b,) -> (b,)."""
-        return num_samples_b
-
-    def forward(
-        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Copy the samples, normalised if the bundle asks for it. Shapes: (b, n), (b,) -> (b, n, 1), (b,)."""
-        frames_bn = torch.zeros_like(waves_bn)
-        for i, length in enumerate(num_samples_b.tolist()):
-            wave_n = waves_bn[i, :length]
-            if self.cfg.normalize and length:
-                # as torchaudio does it, but never over the padding of a batch
-                wave_n = nn.functional.layer_norm(wave_n, wave_n.shape)
-            frames_bn[i, :length] = wave_n
-        return frames_bn[:, :, None], num_samples_b
-
-
 class BundleConfig(Stage):
     """Settings of a ``BundleNetwork``, apart from its weights."""
 
     bundle: str
 
 
-class BundleNetwork(PaddedNetwork):
-    """A bundle's network under our contract: each utterance gets exactly what it gets alone.
-
-    Padding would change the answers: the first normalisation of the BASE networks is over all samples, padding included
-    (and the attention masks of the others round otherwise). So only utterances of one length go together.
-    """
+class BundleNetwork(WaveNetwork):
+    """A bundle's network under our contract."""
 
     def __init__(self, cfg: BundleConfig, model: nn.Module, labels: Sequence[str]) -> None:
         super().__init__()
@@ -157,38 +113,13 @@ class BundleNetwork(PaddedNetwork):
         self.model = model
         self.vocabulary_size = len(labels)
         convs: Any = model.feature_extractor
-        self._layers = [(layer.kernel_size, layer.stride) for layer in convs.conv_layers]
+        self.layers = [(layer.kernel_size, layer.stride) for layer in convs.conv_layers]
 
-    @property
-    def stride(self) -> int:
-        """Frames per step."""
-        return math.prod(stride for _, stride in self._layers)
-
-    def num_steps(self, num_frames_b: Tensor) -> Tensor:
-        """Count the output steps of utterances. Shapes: (b,) -> (b,)."""
-        return unpadded_steps(self._layers, num_frames_b)
-
-    def forward(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities and the number of valid steps. Shapes: (b, n, 1), (b,) -> (b, s, v), (b,)."""
-        waves_bn = features_btf[:, :, 0]
-        num_steps_b = self.num_steps(num_frames_b)
-        most = int(num_steps_b.max()) if len(num_steps_b) else 0
-        log_probs_bsv = waves_bn.new_zeros(len(waves_bn), most, self.vocabulary_size, dtype=torch.float32)
-        for length in sorted(set(num_frames_b.tolist())):
-            rows = (num_frames_b == length).nonzero()[:, 0]
-            steps = int(num_steps_b[rows[0]])
-            if steps:
-                rows = to_device(rows, waves_bn.device)
-                logits_bsv, _ = self.model(waves_bn[rows, :length])
-                log_probs_bsv[rows, :steps] = logits_bsv.float().log_softmax(-1)
-        return log_probs_bsv, num_steps_b
-
-
-def unpadded_steps(layers: Sequence[tuple[int, int]], num_frames_b: Tensor) -> Tensor:
-    """Count the outputs of unpadded convolutions, given as (kernel, stride). Shapes: (b,) -> (b,)."""
-    for kernel, stride in layers:
-        num_frames_b = torch.where(num_frames_b >= kernel, (num_frames_b - kernel) // stride + 1, 0)
-    return num_frames_b
+    def outputs(self, waves_bn: Tensor) -> Tensor:
+        """Compute the log-probabilities of waves of one length. Shapes: (b, n) -> (b, s, v)."""
+        logits_bsv, _ = self.model(waves_bn)
+        log_probs_bsv: Tensor = logits_bsv.float().log_softmax(-1)
+        return log_probs_bsv
 
 
 @dataclass(frozen=True)

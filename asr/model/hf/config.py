@@ -1,0 +1,198 @@
+"""The config of a folder of the Hugging Face hub: which network its weights are for, and what it takes as input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from asr.config import Stage, parse
+from asr.errors import CheckpointError, ConfigError, os_reason
+from asr.files import read_json
+
+#: the architectures that need no ``transformers``, and the name that their weights begin with
+LEAN = {"Wav2Vec2ForCTC": "wav2vec2", "HubertForCTC": "hubert", "WavLMForCTC": "wavlm"}
+#: what is added to the variance when an utterance is normalised (transformers, feature_extraction_wav2vec2.py)
+NORMALIZE_EPS = 1e-7
+_Width = Annotated[int, Field(ge=1, le=16_384)]
+
+
+class Conv(Stage):
+    """A convolution over the samples, without padding."""
+
+    channels: int = Field(ge=1, le=8192)
+    kernel: int = Field(ge=1, le=4096)
+    stride: int = Field(ge=1, le=4096)
+
+
+class Shape(Stage):
+    """The sizes of a network of the lean families. The names are those of ``config.json``."""
+
+    convs: tuple[Conv, ...] = Field(min_length=1, max_length=32)
+    conv_bias: bool
+    #: "group": one over time, after the first convolution; "layer": over channels, after each
+    feat_extract_norm: Literal["group", "layer"]
+    feat_proj_layer_norm: bool
+    hidden_size: _Width
+    num_hidden_layers: int = Field(ge=1, le=256)
+    num_attention_heads: int = Field(ge=1, le=1024)
+    intermediate_size: int = Field(ge=1, le=65_536)
+    #: norms before attention and before the feed-forward part, instead of behind them
+    do_stable_layer_norm: bool
+    layer_norm_eps: float = Field(gt=0, le=1)
+    num_conv_pos_embeddings: int = Field(ge=1, le=4096)
+    num_conv_pos_embedding_groups: int = Field(ge=1, le=4096)
+    #: units of the adapter behind each layer (MMS), one for each language
+    adapter_attn_dim: _Width | None
+    #: of WavLM's relative positions
+    num_buckets: int = Field(ge=4, le=65_536)
+    max_bucket_distance: int = Field(ge=2, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Shape:
+        for what in ("num_attention_heads", "num_conv_pos_embedding_groups"):
+            parts = getattr(self, what)
+            if self.hidden_size % parts:
+                raise ValueError(f"hidden_size {self.hidden_size} is no multiple of {what} {parts}")
+        if self.max_bucket_distance <= self.num_buckets // 4:
+            raise ValueError(f"max_bucket_distance {self.max_bucket_distance} is below a quarter of num_buckets")
+        return self
+
+
+class HfConfig(Stage):
+    """What the config files of a folder say."""
+
+    #: a class of ``transformers``: Wav2Vec2ForCTC
+    architecture: str
+    model_type: str
+    #: what weights are named by, or "other": a network for which ``transformers`` is needed
+    family: Literal["wav2vec2", "hubert", "wavlm", "other"]
+    #: why ``transformers`` is needed, in a few words; empty if it is not
+    why_other: str = ""
+    sample_rate_hz: int = Field(ge=1000, le=768_000)
+    #: bring each utterance to mean 0 and variance 1
+    normalize: bool
+    #: None for another family
+    shape: Shape | None = None
+
+
+def read_config(folder: Path) -> HfConfig:
+    """Read ``config.json``, and ``preprocessor_config.json`` or what stands for it, of a folder.
+
+    Raises:
+        CheckpointError: a file is missing or not what it should be, the network writes no text with CTC, or a size is
+            out of bounds.
+    """
+    path = folder / "config.json"
+    data = _read_mapping(path)
+    architecture = _architecture(data, path)
+    sound = _read_sound(folder)
+
+    why_other = "" if architecture in LEAN else f"{architecture} is no wav2vec 2.0, HuBERT or WavLM"
+    why_other = why_other or _unusual(data, sound)
+    values = {
+        "architecture": architecture,
+        "model_type": data.get("model_type", "unknown"),
+        "family": "other" if why_other else LEAN[architecture],
+        "why_other": why_other,
+        "sample_rate_hz": sound.get("sampling_rate", 16_000),
+        "normalize": sound.get("do_normalize", True),
+    }
+    if not why_other:
+        values["shape"] = _shape(data, LEAN[architecture], path)
+    try:
+        return parse(HfConfig, values, str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        data = read_json(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
+    except ValueError as error:
+        raise CheckpointError(f"not valid JSON ({error}); the file is damaged or was cut short", path) from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"expected an object, got {type(data).__name__}", path)
+    return data
+
+
+def _architecture(data: dict[str, Any], path: Path) -> str:
+    """Return the class of a network that writes text with CTC."""
+    named = data.get("architectures")
+    if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
+        raise CheckpointError(f"'architectures' must name one network, such as Wav2Vec2ForCTC; got {named!r}", path)
+    architecture: str = named[0]
+    if not architecture.endswith("ForCTC"):
+        raise CheckpointError(
+            f"{architecture} is no network for recognition with CTC (Wav2Vec2ForCTC and the like)", path
+        )
+    return architecture
+
+
+def _read_sound(folder: Path) -> dict[str, Any]:
+    """Read the settings of the input; transformers 5 writes them into another file than those before."""
+    path = folder / "preprocessor_config.json"
+    if path.exists():
+        return _read_mapping(path)
+    newer = folder / "processor_config.json"
+    if newer.exists():
+        sound = _read_mapping(newer).get("feature_extractor")
+        if isinstance(sound, dict):
+            return sound
+    raise CheckpointError(
+        "missing: it says at which rate and scale the network takes sound (or processor_config.json does)", path
+    )
+
+
+#: what torchaudio's modules do not have, and the one value that they stand for
+_ONLY = {
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "add_adapter": False,
+    "conv_pos_batch_norm": False,
+}
+
+
+def _unusual(data: dict[str, Any], sound: dict[str, Any]) -> str:
+    """Name the first setting for which ``transformers`` is needed."""
+    for key, usual in _ONLY.items():
+        if data.get(key, usual) != usual:
+            return f"{key} is {data[key]!r}"
+    kind = sound.get("feature_extractor_type", "Wav2Vec2FeatureExtractor")
+    if kind != "Wav2Vec2FeatureExtractor" or sound.get("feature_size", 1) != 1:
+        return f"its input is made by {kind}"
+    return ""
+
+
+def _shape(data: dict[str, Any], family: str, path: Path) -> dict[str, Any]:
+    """Return the sizes, where they are not given those of ``transformers``' own configs."""
+    lists = {
+        "channels": data.get("conv_dim", [512] * 7),
+        "kernel": data.get("conv_kernel", [10, 3, 3, 3, 3, 2, 2]),
+        "stride": data.get("conv_stride", [5, 2, 2, 2, 2, 2, 2]),
+    }
+    if not all(isinstance(values, list) for values in lists.values()) or len(set(map(len, lists.values()))) != 1:
+        raise CheckpointError("conv_dim, conv_kernel and conv_stride must be lists of one length", path)
+    stable = data.get("do_stable_layer_norm", False)
+    return {
+        "convs": [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)],
+        "conv_bias": data.get("conv_bias", False),
+        "feat_extract_norm": data.get("feat_extract_norm", "group"),
+        # HuBERT alone has the switch.
+        "feat_proj_layer_norm": data.get("feat_proj_layer_norm", True) if family == "hubert" else True,
+        "hidden_size": data.get("hidden_size", 768),
+        "num_hidden_layers": data.get("num_hidden_layers", 12),
+        "num_attention_heads": data.get("num_attention_heads", 12),
+        "intermediate_size": data.get("intermediate_size", 3072),
+        "do_stable_layer_norm": stable,
+        "layer_norm_eps": data.get("layer_norm_eps", 1e-5),
+        "num_conv_pos_embeddings": data.get("num_conv_pos_embeddings", 128),
+        "num_conv_pos_embedding_groups": data.get("num_conv_pos_embedding_groups", 16),
+        # transformers has adapters in layers with norms first only, and none in WavLM.
+        "adapter_attn_dim": data.get("adapter_attn_dim") if stable and family != "wavlm" else None,
+        "num_buckets": data.get("num_buckets", 320),
+        "max_bucket_distance": data.get("max_bucket_distance", 800),
+    }

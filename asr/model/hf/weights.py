@@ -1,0 +1,195 @@
+"""The weights of a folder of the Hugging Face hub, by the names of torchaudio's modules. Reading runs no code."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr.errors import CheckpointError, nearest
+from asr.files import open_regular
+from asr.model.hf.config import LEAN, HfConfig
+from asr.model.hf.network import plan
+from asr.model.tensor_files import check_alike, read_json, read_tensors
+
+#: what of the network is for pretraining only
+_OF_PRETRAINING = re.compile(r"\w+\.masked_spec_embed$|quantizer\.|project_hid\.|project_q\.")
+#: the names of the same weight norm before torch 2.1, and since
+_NORM_NAMES = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+#: types that are float32 in use
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
+_HEAD = "lm_head."
+
+
+def read_weights(folder: Path, config: HfConfig, language: str | None = None) -> dict[str, Tensor]:
+    """Read the weights of a lean network as float32, by torchaudio's names.
+
+    Args:
+        language: the one whose adapter is read, of a model that has them (MMS); None: what stands in the weights.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or asks for code; a tensor is missing, foreign, or of another shape
+            or type than the config asks for; or the model has no adapter for the language.
+    """
+    tensors, path = read_file_tensors(folder, config, language)
+    network = plan(config, _outputs(tensors, path))
+    wanted = network.state_dict()
+
+    # Names and shapes are compared in the file's own words, before memory is taken.
+    family = LEAN[config.architecture]
+    names = {name: _file_names(name, family) for name in wanted}
+    expected = {
+        part: torch.empty(len(wanted[name]) // len(parts), *wanted[name].shape[1:], device="meta")
+        for name, parts in names.items()
+        for part in parts
+    }
+    check_alike({name: torch.empty(t.shape, device="meta") for name, t in tensors.items()}, expected, path)
+    # Copies, as what is read is mapped from a file that may change.
+    return {name: torch.cat([tensors[part].float() for part in parts]) for name, parts in names.items()}
+
+
+def read_file_tensors(folder: Path, config: HfConfig, language: str | None) -> tuple[dict[str, Tensor], Path]:
+    """Read what the files hold, mapped and by its own names, without what is for pretraining; return the file, too.
+
+    Raises:
+        CheckpointError: as ``read_weights``, but for names and shapes.
+    """
+    tensors, path = _read_main(folder)
+    tensors = {_newer_name(name): t for name, t in tensors.items() if not _OF_PRETRAINING.match(name)}
+    if language is not None:
+        tensors |= _read_adapter(folder, config, language)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _FLOATS:
+            raise CheckpointError(f"tensor '{name}' has type {tensor.dtype}, expected a float", path)
+    return tensors, path
+
+
+def num_outputs(folder: Path, config: HfConfig, language: str | None) -> int:
+    """Count the outputs of the network: the rows of the head in the weights, never what the vocabulary says.
+
+    Raises:
+        CheckpointError: as ``read_weights``.
+    """
+    return _outputs(*read_file_tensors(folder, config, language))
+
+
+def _outputs(tensors: Mapping[str, Tensor], path: Path) -> int:
+    head = tensors.get(f"{_HEAD}weight")
+    if head is None:
+        raise CheckpointError(f"holds no '{_HEAD}weight': it is pretrained, but not fine-tuned for recognition", path)
+    if head.ndim != 2 or len(head) < 2:
+        raise CheckpointError(f"'{_HEAD}weight' has shape {list(head.shape)}, expected (tokens, units)", path)
+    return len(head)
+
+
+def _file_names(name: str, family: str) -> tuple[str, ...]:
+    """Return the names in the file of one of torchaudio's tensors, which is their rows one after the other.
+
+    >>> _file_names("encoder.transformer.layers.0.attention.attention.in_proj_bias", "wavlm")[1]
+    'wavlm.encoder.layers.0.attention.k_proj.bias'
+    """
+    if name.startswith("aux."):
+        return (name.replace("aux.", _HEAD),)
+    name = name.replace("encoder.feature_projection.", "feature_projection.")
+    name = f"{family}." + name.replace("encoder.transformer.", "encoder.")
+    if ".attention.attention." not in name:
+        return (name,)
+    # torchaudio's WavLM keeps queries, keys and values together.
+    name = name.replace(".attention.attention.", ".attention.")
+    before, together, kind = name.partition("in_proj_")
+    return tuple(f"{before}{which}_proj.{kind}" for which in "qkv") if together else (name,)
+
+
+def _newer_name(name: str) -> str:
+    """Return the name that weight norm has since torch 2.1."""
+    before, dot, last = name.rpartition(".")
+    return before + dot + _NORM_NAMES.get(last, last)
+
+
+def _read_main(folder: Path) -> tuple[dict[str, Tensor], Path]:
+    """Read the first of the usual files that is there."""
+    for name, read in (("model.safetensors", read_tensors), ("pytorch_model.bin", _read_pickle)):
+        if (folder / name).exists():
+            return read(folder / name), folder / name
+        index = folder / f"{name}.index.json"
+        if index.exists():
+            tensors: dict[str, Tensor] = {}
+            for shard in _shards(index, Path(name).suffix):
+                tensors |= read(folder / shard)
+            return tensors, index
+    raise CheckpointError("holds no weights: neither model.safetensors nor pytorch_model.bin", folder)
+
+
+def _shards(index: Path, suffix: str) -> list[str]:
+    """Return the files that an index names; they must stand beside it."""
+    data = read_json(index)
+    places = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError("has no 'weight_map' from tensors to files", index)
+    shards = list(dict.fromkeys(map(str, places.values())))
+    for shard in shards:
+        if not _PLAIN_NAME.fullmatch(shard) or not shard.endswith(suffix):
+            raise CheckpointError(f"names the file {shard!r}, expected one *{suffix} in the same folder", index)
+    return shards
+
+
+def _read_adapter(folder: Path, config: HfConfig, language: str) -> dict[str, Tensor]:
+    """Read the adapter and the head of a language."""
+    if config.shape is None or config.shape.adapter_attn_dim is None:
+        raise CheckpointError(f"has no adapters for languages (adapter_attn_dim); leave out '#{language}'", folder)
+    if not _PLAIN_NAME.fullmatch(language):
+        raise CheckpointError(f"{language!r} is no name of a language; expected one such as deu", folder)
+    readers = (("safetensors", read_tensors), ("bin", _read_pickle))
+    for suffix, read in readers:
+        path = folder / f"adapter.{language}.{suffix}"
+        if path.exists():
+            tensors = read(path)
+            break
+    else:
+        have = sorted({p.name.split(".")[1] for suffix, _ in readers for p in folder.glob(f"adapter.*.{suffix}")})
+        shown = ", ".join(have[:10]) + (f" and {len(have) - 10} more" if len(have) > 10 else "")
+        hint = nearest(language, have)
+        raise CheckpointError(f"holds no adapter for '{language}'{hint} (it has {shown or 'none'})", folder)
+    foreign = [name for name in tensors if not name.startswith(_HEAD) and ".adapter_layer." not in name]
+    if foreign:
+        raise CheckpointError(f"holds a tensor '{foreign[0]}' that is no part of an adapter", path)
+    return tensors
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """Read a file of ``torch.save`` as tensors only.
+
+    Raises:
+        CheckpointError: it asks for code, is damaged, or holds something else than tensors.
+    """
+    try:
+        with open_regular(path) as file:
+            is_zip = zipfile.is_zipfile(file)
+            if is_zip and any(one.compress_type != zipfile.ZIP_STORED for one in zipfile.ZipFile(file).infolist()):
+                raise ValueError("it is compressed, which torch.save does not do")
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError("asks for code, which is not run; get the model as model.safetensors", path) from error
+    except Exception as error:  # torch raises errors of nine kinds for a file that is no weights
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise CheckpointError(f"not a whole file of weights ({reason})", path) from error
+    if not isinstance(data, dict) or not data:
+        raise CheckpointError(f"expected tensors by name, got {type(data).__name__}", path)
+    for name, tensor in data.items():
+        if not isinstance(name, str) or not _is_plain(tensor):
+            raise CheckpointError(f"{str(name)[:80]!r} is no plain tensor", path)
+    return {name: tensor.detach() for name, tensor in data.items()}
+
+
+def _is_plain(tensor: Any) -> bool:
+    """Check that a tensor is numbers which the file holds one by one."""
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    return not tensor.is_quantized and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()

@@ -1,0 +1,107 @@
+"""Networks that take the samples themselves: what torchaudio's bundles and Hugging Face's models share.
+
+Axes: b batch, n samples (the frames here), s steps, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from asr.config import Stage
+from asr.model.padded import PaddedNetwork
+from asr.runtime import to_device
+
+
+class WaveConfig(Stage):
+    """Settings of a ``WaveExtractor``."""
+
+    #: bring each utterance to mean 0 and variance 1
+    normalize: bool = False
+    #: what is added to the variance; torchaudio's is that of layer norm
+    eps: float = Field(1e-5, gt=0, le=1)
+
+
+class WaveExtractor(nn.Module):
+    """The samples themselves as features, one per frame."""
+
+    hop = 1
+    num_bins = 1
+
+    def __init__(self, cfg: WaveConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device that it computes on."""
+        return torch.device("cpu")
+
+    def num_frames(self, num_samples_b: Tensor) -> Tensor:
+        """Count the frames of each wave. Shapes: (b,) -> (b,)."""
+        return num_samples_b
+
+    def forward(
+        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Copy the samples, normalised if the network asks for it. Shapes: (b, n), (b,) -> (b, n, 1), (b,)."""
+        frames_bn = torch.zeros_like(waves_bn)
+        for i, length in enumerate(num_samples_b.tolist()):
+            wave_n = waves_bn[i, :length]
+            if self.cfg.normalize and length:
+                # each utterance by itself, never over the padding of a batch
+                wave_n = nn.functional.layer_norm(wave_n, wave_n.shape, eps=self.cfg.eps)
+            frames_bn[i, :length] = wave_n
+        return frames_bn[:, :, None], num_samples_b
+
+
+class WaveNetwork(PaddedNetwork):
+    """A published network under our contract: each utterance gets exactly what it gets alone.
+
+    Padding would change the answers: the first normalisation of the base networks is over all samples, padding included
+    (and the attention masks of the others round otherwise). So only utterances of one length go together.
+    """
+
+    #: of the output
+    vocabulary_size: int
+    #: the convolutions over the samples, as (kernel, stride)
+    layers: Sequence[tuple[int, int]]
+
+    @abstractmethod
+    def outputs(self, waves_bn: Tensor) -> Tensor:
+        """Compute the log-probabilities of waves of one length. Shapes: (b, n) -> (b, s, v)."""
+
+    @property
+    def stride(self) -> int:
+        """Frames per step."""
+        return math.prod(stride for _, stride in self.layers)
+
+    def num_steps(self, num_frames_b: Tensor) -> Tensor:
+        """Count the output steps of utterances. Shapes: (b,) -> (b,)."""
+        return unpadded_steps(self.layers, num_frames_b)
+
+    def forward(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and the number of valid steps. Shapes: (b, n, 1), (b,) -> (b, s, v), (b,)."""
+        waves_bn = features_btf[:, :, 0]
+        num_steps_b = self.num_steps(num_frames_b)
+        most = int(num_steps_b.max()) if len(num_steps_b) else 0
+        log_probs_bsv = waves_bn.new_zeros(len(waves_bn), most, self.vocabulary_size, dtype=torch.float32)
+        for length in sorted(set(num_frames_b.tolist())):
+            rows = (num_frames_b == length).nonzero()[:, 0]
+            steps = int(num_steps_b[rows[0]])
+            if steps:
+                rows = to_device(rows, waves_bn.device)
+                log_probs_bsv[rows, :steps] = self.outputs(waves_bn[rows, :length])
+        return log_probs_bsv, num_steps_b
+
+
+def unpadded_steps(layers: Sequence[tuple[int, int]], num_frames_b: Tensor) -> Tensor:
+    """Count the outputs of unpadded convolutions, given as (kernel, stride). Shapes: (b,) -> (b,)."""
+    for kernel, stride in layers:
+        num_frames_b = torch.where(num_frames_b >= kernel, (num_frames_b - kernel) // stride + 1, 0)
+    return num_frames_b
