@@ -46,7 +46,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     path = Path(path)
     try:
         text = read_small(path, CONFIG_FILE).decode("utf-8")
-        data = _read_yaml(text)
+        data = read_yaml(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config: {os_reason(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or an impossible date
@@ -101,7 +101,7 @@ def split_setting(item: str, *, example: str) -> tuple[str, Any]:
     if not equals:
         raise ConfigError(f"--set {item}: expected key=value, for example {example}")
     try:
-        return key.strip(), _read_yaml(text)
+        return key.strip(), read_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {item}: the value is not valid YAML", key=key) from error
 
@@ -134,7 +134,12 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read_yaml(text: str) -> Any:
+def read_yaml(text: str) -> Any:
+    """Return the value of a YAML document; tags that name objects, aliases and keys given twice are errors.
+
+    Raises:
+        yaml.YAMLError, ValueError, RecursionError: it is not YAML as it is read here.
+    """
     return yaml.load(text, Loader=_Loader)
 
 

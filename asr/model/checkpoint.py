@@ -24,7 +24,7 @@ from asr.features import FeatureExtractor
 from asr.files import recover_folder, remove_parts, replace_folder, write_json
 from asr.model import bundles
 from asr.model.build import build_network
-from asr.model.contract import AnyExtractor, AnyNetwork
+from asr.model.contract import AcousticModel as AcousticModel
 from asr.model.foreign import kind_of_config, kind_of_file, kind_of_folder
 from asr.model.network import Network
 from asr.model.tensor_files import (
@@ -52,38 +52,6 @@ class ModelFolderConfig(Stage):
     model: ModelConfig
     #: its making: commit, corpus, hours, epochs, dev WER; nothing in it is needed to load
     training: dict[str, Any] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class AcousticModel:
-    """A network with everything that is needed to use it: feature extraction, tokenizer, configs."""
-
-    network: AnyNetwork
-    extractor: AnyExtractor
-    tokenizer: Tokenizer
-    audio: AudioConfig
-    text: TextConfig
-    training: dict[str, Any]
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device that the network computes on."""
-        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
-
-    @property
-    def frame_s(self) -> float:
-        """Seconds of audio per frame."""
-        return self.extractor.hop / self.audio.sample_rate_hz
-
-    @property
-    def step_s(self) -> float:
-        """Seconds of audio per output step."""
-        return self.network.stride * self.frame_s
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of weights of the network."""
-        return sum(p.numel() for p in self.network.parameters())
 
 
 @dataclass(frozen=True)

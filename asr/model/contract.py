@@ -6,6 +6,7 @@ Axes: b batch, n samples, t frames, s steps, f bins, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from asr.config import Stage
+from asr.config import AudioConfig, Stage, TextConfig
+from asr.data.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
 
@@ -66,3 +68,35 @@ class AnyExtractor(Protocol):
         Args:
             generator: draws what is random in training; none in use.
         """
+
+
+@dataclass(frozen=True)
+class AcousticModel:
+    """A network with everything that is needed to use it: feature extraction, tokenizer, configs."""
+
+    network: AnyNetwork
+    extractor: AnyExtractor
+    tokenizer: Tokenizer
+    audio: AudioConfig
+    text: TextConfig
+    training: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device that the network computes on."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds of audio per frame."""
+        return self.extractor.hop / self.audio.sample_rate_hz
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of audio per output step."""
+        return self.network.stride * self.frame_s
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights of the network."""
+        return sum(p.numel() for p in self.network.parameters())
