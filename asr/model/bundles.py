@@ -26,8 +26,7 @@ from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError, nearest
 from asr.files import cache_folder
 from asr.model.bundle_facts import BUNDLE_FACTS, BundleFacts
-from asr.model.network import count
-from asr.model.waves import WaveConfig, WaveExtractor, WaveNetwork, unpadded_steps
+from asr.model.waves import WaveConfig, WaveExtractor, WaveNetwork, parts_of, unpadded_steps
 from asr.runtime import package_version
 
 if TYPE_CHECKING:  # torchaudio takes a second to load: only for a bundle
@@ -242,26 +241,9 @@ def parts(model: str | Path) -> list[tuple[str, str, int]]:
     _, bundle = _find(model)
     from torchaudio.models import wav2vec2_model
 
-    params = bundle._params
     with torch.device("meta"):
-        network = wav2vec2_model(**params)
-
-    rows = []
-    layers = network.feature_extractor.conv_layers
-    for i, (channels, kernel, stride) in enumerate(params["extractor_conv_layer_config"]):
-        shape = f"{channels} channels, kernel {kernel}, stride {stride}"
-        rows.append((f"conv {i + 1}", shape, count(layers[i])))
-    encoder = network.encoder
-    width = params["encoder_embed_dim"]
-    rows.append(("projection", f"{width} units", count(encoder.feature_projection)))
-
-    transformer = encoder.transformer
-    position = count(transformer.pos_conv_embed) + count(transformer.layer_norm)
-    rows.append(("position", f"convolution of {params['encoder_pos_conv_kernel']} steps", position))
-    shape = f"{width} units, {params['encoder_num_heads']} heads, {params['encoder_ff_interm_features']} inside"
-    rows += [(f"transformer {i}", shape, count(layer)) for i, layer in enumerate(transformer.layers, start=1)]
-    rows.append(("output", f"{params['aux_num_out']} tokens, blank first", count(network.aux)))
-    return rows
+        network = wav2vec2_model(**bundle._params)
+    return parts_of(network)
 
 
 def _find(model: str | Path) -> tuple[str, Wav2Vec2ASRBundle]:

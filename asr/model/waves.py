@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from asr.config import Stage
+from asr.model.network import count
 from asr.model.padded import PaddedNetwork
 from asr.runtime import to_device
 
@@ -67,6 +69,7 @@ class WaveNetwork(PaddedNetwork):
     (and the attention masks of the others round otherwise). So only utterances of one length go together.
     """
 
+    cfg: Stage
     #: of the output
     vocabulary_size: int
     #: the convolutions over the samples, as (kernel, stride)
@@ -105,3 +108,25 @@ def unpadded_steps(layers: Sequence[tuple[int, int]], num_frames_b: Tensor) -> T
     for kernel, stride in layers:
         num_frames_b = torch.where(num_frames_b >= kernel, (num_frames_b - kernel) // stride + 1, 0)
     return num_frames_b
+
+
+def parts_of(network: Any) -> list[tuple[str, str, int]]:
+    """List (part, shape, parameters) of one of torchaudio's networks in order, for people; it may be a planned one."""
+    rows = []
+    for i, layer in enumerate(network.feature_extractor.conv_layers, start=1):
+        shape = f"{layer.conv.out_channels} channels, kernel {layer.kernel_size}, stride {layer.stride}"
+        rows.append((f"conv {i}", shape, count(layer)))
+    encoder = network.encoder
+    transformer = encoder.transformer
+    convolution = transformer.pos_conv_embed
+    width = convolution.embed_dim
+    rows.append(("projection", f"{width} units", count(encoder.feature_projection)))
+
+    position = count(convolution) + count(transformer.layer_norm)
+    rows.append(("position", f"convolution of {convolution.kernel_size} steps", position))
+    for i, layer in enumerate(transformer.layers, start=1):
+        inside = layer.feed_forward.intermediate_dense.out_features
+        shape = f"{width} units, {layer.attention.num_heads} heads, {inside} inside"
+        rows.append((f"transformer {i}", shape, count(layer)))
+    rows.append(("output", f"{network.aux.out_features} tokens, blank first", count(network.aux)))
+    return rows

@@ -97,6 +97,7 @@ class HfNetwork(WaveNetwork):
     On a CPU every utterance goes through alone, so that it gets the same bits in any batch.
     """
 
+    cfg: HfConfig
     columns: Tensor
     blanks: Tensor
 

@@ -1,0 +1,293 @@
+"""The networks of the hub in use on a CPU that multiplies bfloat16: the same answers but for rounding, twice as fast.
+
+Products take bfloat16 and sum in float32; norms, softmax, positions and what runs through from layer to layer are
+float32. Values lie channels last, so that convolutions are products of rows. Every utterance goes through alone.
+
+Axes: n samples, s steps (of any convolution), c channels, k samples of a window, h units, a attention heads, d units of
+a head, o outputs of the head, v tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from asr.errors import ConfigError
+from asr.model.contract import AnyNetwork, Floats
+from asr.model.hf.network import HfNetwork, in_our_order
+from asr.model.waves import WaveNetwork
+from asr.runtime import find_precision
+
+_HALF = torch.bfloat16
+#: steps of the first convolution at a time: 2 MiB of float32 for 512 channels, which stay in the processor's cache
+_STEPS = 1024
+
+
+def fast(network: WaveNetwork, precision: str) -> AnyNetwork:
+    """Return the network for a precision on a CPU: itself for float32, and if there is no faster one for it.
+
+    Raises:
+        ConfigError: the processor does not multiply bfloat16.
+    """
+    if not isinstance(network, HfNetwork) or precision == "fp32":
+        return network
+    has_bf16 = find_precision("auto", torch.device("cpu")) == "bf16"
+    if precision == "bf16" and not has_bf16:
+        raise ConfigError(f"precision {precision}: this processor has no such products; use auto", key="precision")
+    return FastNetwork(network) if has_bf16 else network
+
+
+class FastNetwork:
+    """A network for use only (``asr.model.contract``); it does not follow the original's weights later on."""
+
+    precision = "bf16"
+
+    def __init__(self, network: HfNetwork) -> None:
+        self.source = network.eval()
+        self.cfg = network.cfg
+        self.vocabulary_size = network.vocabulary_size
+        model: Any = network.model
+        transformer = model.encoder.transformer
+        with torch.no_grad():
+            first, *others = model.feature_extractor.conv_layers
+            is_over_time = isinstance(first.layer_norm, nn.GroupNorm)
+            self._first = _GroupNormed(first) if is_over_time else _LayerNormed(first)
+            self._convs = [_Conv(block) for block in others]
+            self._projection = _Linear(model.encoder.feature_projection.projection)
+            self._position = _Position(transformer.pos_conv_embed)
+            self._layers = [_layer_of(layer) for layer in transformer.layers]
+        self._projection_norm = model.encoder.feature_projection.layer_norm
+        #: torchaudio has it in front of the layers when their own norms are behind, and the other way round
+        self._norm, self._norm_in_front = transformer.layer_norm, transformer.layer_norm_first
+        self._head = model.aux
+
+    @property
+    def stride(self) -> int:
+        """Frames per step."""
+        return self.source.stride
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Return the original's parameters."""
+        return self.source.parameters(recurse)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the original's state."""
+        return self.source.state_dict()
+
+    def eval(self) -> FastNetwork:
+        """Return the network itself, which is always in evaluation mode."""
+        return self
+
+    @torch.inference_mode()
+    def each(self, features: Sequence[Floats]) -> list[Floats]:
+        """Compute the log-probabilities of utterances. Shapes: b times (n, 1) -> b times (s, v)."""
+        return [self._one(torch.from_numpy(features_nf)[:, 0].contiguous()).numpy() for features_nf in features]
+
+    def _one(self, wave_n: Tensor) -> Tensor:
+        """Compute the log-probabilities of an utterance. Shapes: (n,) -> (s, v)."""
+        if not int(self.source.num_steps(torch.tensor([len(wave_n)]))):
+            return wave_n.new_zeros(0, self.vocabulary_size)
+        values_sc = self._first(wave_n)
+        for conv in self._convs:
+            values_sc = conv(values_sc)
+
+        values_sh = self._projection(self._projection_norm(values_sc.float())).float()
+        values_sh = values_sh + self._position(values_sh)
+        if self._norm_in_front:
+            values_sh = self._norm(values_sh)
+        bias_ass: Tensor | None = None
+        for layer in self._layers:
+            values_sh, bias_ass = layer(values_sh, bias_ass)
+        if not self._norm_in_front:
+            values_sh = self._norm(values_sh)
+        log_probs_so = self._head(values_sh).log_softmax(-1)
+        return in_our_order(log_probs_so[None], self.source.columns, self.source.blanks)[0]
+
+
+class _Linear:
+    """One product, or several of the same input at once."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.weight = torch.cat([part.weight for part in parts]).to(_HALF)
+        self.bias = torch.cat([part.bias for part in parts]).to(_HALF)
+
+    def __call__(self, values_sh: Tensor) -> Tensor:
+        return functional.linear(values_sh.to(_HALF), self.weight, self.bias)
+
+
+def _windows(wave_n: Tensor, conv: Any) -> Tensor:
+    """Return the samples that each step of the first convolution sees. Shapes: (n,) -> (s, k)."""
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    return wave_n.unfold(0, kernel, stride)
+
+
+class _GroupNormed:
+    """The first convolution with a norm over time, which is folded into its weights for each utterance.
+
+    Mean and variance of a channel over all steps follow from those of the samples in the windows, of which there are
+    ten: the norm needs no pass over the outputs.
+    """
+
+    def __init__(self, block: Any) -> None:
+        self._conv, self._norm = block.conv, block.layer_norm
+        self._weight_ck = block.conv.weight[:, 0]
+
+    def __call__(self, wave_n: Tensor) -> Tensor:
+        windows_sk = _windows(wave_n, self._conv)
+        mean_k = windows_sk.double().mean(0)
+        centred_sk = windows_sk - mean_k
+        covariance_kk = centred_sk.T @ centred_sk / len(windows_sk)
+        weight_ck = self._weight_ck.double()
+        variance_c = ((weight_ck @ covariance_kk) * weight_ck).sum(1).clamp(min=0)
+        scale_c = self._norm.weight / (variance_c + self._norm.eps).sqrt()
+        # A bias of the convolution is in the mean as well, and goes.
+        bias_c = self._norm.bias - scale_c * (weight_ck @ mean_k)
+        weight_ck = scale_c[:, None] * weight_ck
+        return _in_parts(windows_sk, lambda part_sk: functional.linear(part_sk, weight_ck.float(), bias_c.float()))
+
+
+class _LayerNormed:
+    """The first convolution with a norm over channels."""
+
+    def __init__(self, block: Any) -> None:
+        self._conv, self._norm = block.conv, block.layer_norm
+        self._weight_ck = block.conv.weight[:, 0].contiguous()
+
+    def __call__(self, wave_n: Tensor) -> Tensor:
+        def convolved(part_sk: Tensor) -> Tensor:
+            values_sc = functional.linear(part_sk, self._weight_ck, self._conv.bias)
+            return functional.layer_norm(
+                values_sc, values_sc.shape[1:], self._norm.weight, self._norm.bias, self._norm.eps
+            )
+
+        return _in_parts(_windows(wave_n, self._conv), convolved)
+
+
+def _in_parts(windows_sk: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply work and GELU to some steps at a time, which stay in the processor's cache. Shapes: (s, k) -> (s, c)."""
+    parts = [functional.gelu(work(part_sk).to(_HALF)) for part_sk in torch.split(windows_sk, _STEPS)]
+    return torch.cat(parts)
+
+
+class _Conv:
+    """One of the other convolutions, with or without a norm over channels."""
+
+    def __init__(self, block: Any) -> None:
+        self._weight = block.conv.weight[:, :, None].to(_HALF).contiguous(memory_format=torch.channels_last)
+        self._bias = None if block.conv.bias is None else block.conv.bias.to(_HALF)
+        self._stride = (1, block.stride)
+        self._norm = block.layer_norm
+
+    def __call__(self, values_sc: Tensor) -> Tensor:
+        image = values_sc.T[None, :, None]
+        values_sc = functional.conv2d(image, self._weight, self._bias, self._stride)[0, :, 0].T
+        if self._norm is not None:
+            norm = self._norm
+            values_sc = functional.layer_norm(values_sc, values_sc.shape[1:], norm.weight, norm.bias, norm.eps)
+        return functional.gelu(values_sc)
+
+
+class _Position:
+    """The convolution that tells the layers where a step is."""
+
+    def __init__(self, position: Any) -> None:
+        conv = position.conv
+        self._weight = conv.weight[:, :, None].to(_HALF).contiguous(memory_format=torch.channels_last)
+        self._bias = conv.bias.to(_HALF)
+        self._padding, self._groups = (0, conv.padding[0]), conv.groups
+
+    def __call__(self, values_sh: Tensor) -> Tensor:
+        image = values_sh.to(_HALF).T[None, :, None]
+        made = functional.conv2d(image, self._weight, self._bias, padding=self._padding, groups=self._groups)
+        # With an even kernel there is a step too many.
+        return functional.gelu(made[0, :, 0, : len(values_sh)].T)
+
+
+class _Layer:
+    """A layer of the transformer: attention and a feed-forward part, with norms in front of both or behind both."""
+
+    def __init__(self, layer: Any, attention: Any) -> None:
+        self._attention = attention
+        self._inner = _Linear(layer.feed_forward.intermediate_dense)
+        self._outer = _Linear(layer.feed_forward.output_dense)
+        self._norms_first = layer.layer_norm_first
+        self._norm, self._final_norm = layer.layer_norm, layer.final_layer_norm
+        self._adapter = getattr(layer, "adapter_layer", None)
+
+    def __call__(self, values_sh: Tensor, bias_ass: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the values, and the position bias that all layers share."""
+        seen_sh = self._norm(values_sh) if self._norms_first else values_sh
+        change_sh, bias_ass = self._attention(seen_sh, bias_ass)
+        values_sh = values_sh + change_sh
+        if self._norms_first:
+            values_sh = values_sh + self._fed_forward(self._final_norm(values_sh))
+        else:
+            values_sh = self._norm(values_sh)
+            values_sh = self._final_norm(values_sh + self._fed_forward(values_sh))
+        if self._adapter is not None:
+            values_sh = values_sh + self._adapter(values_sh)
+        return values_sh, bias_ass
+
+    def _fed_forward(self, values_sh: Tensor) -> Tensor:
+        return self._outer(functional.gelu(self._inner(values_sh)))
+
+
+class _Attention:
+    """Queries, keys and values are one product; scores and softmax are float32."""
+
+    def __init__(self, together: _Linear, out: Any, heads: int) -> None:
+        self._together, self._out, self._heads = together, _Linear(out), heads
+
+    def __call__(self, values_sh: Tensor, bias_ass: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return self._attended(values_sh, None), bias_ass
+
+    def _attended(self, values_sh: Tensor, mask_ass: Tensor | None) -> Tensor:
+        steps = len(values_sh)
+        three = self._together(values_sh).float().view(steps, 3, self._heads, -1)
+        queries, keys, values = three.permute(1, 2, 0, 3)[:, None]
+        mask = None if mask_ass is None else mask_ass[None]
+        seen_asd = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)[0]
+        return self._out(seen_asd.transpose(0, 1).reshape(steps, -1))
+
+
+class _WavLmAttention(_Attention):
+    """Attention with a bias by distance, which each layer weights by what a step holds.
+
+    Source: Chen et al. 2022, section III-B.
+    """
+
+    def __init__(self, attention: Any) -> None:
+        inner = attention.attention
+        together = _Linear(_Rows(inner.in_proj_weight, inner.in_proj_bias))
+        super().__init__(together, inner.out_proj, attention.num_heads)
+        self._gate, self._scale_a11 = attention.gru_rel_pos_linear, attention.gru_rel_pos_const[0]
+        self._of_first = attention
+
+    def __call__(self, values_sh: Tensor, bias_ass: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        steps = len(values_sh)
+        if bias_ass is None:
+            bias_ass = self._of_first.compute_bias(steps, steps)
+        values_asd = values_sh.view(steps, self._heads, -1).transpose(0, 1)
+        gates_as2 = self._gate(values_asd).view(self._heads, steps, 2, 4).sum(-1).sigmoid()
+        first_as1, second_as1 = gates_as2.chunk(2, dim=-1)
+        weight_as1 = first_as1 * (second_as1 * self._scale_a11 - 1.0) + 2.0
+        return self._attended(values_sh, weight_as1 * bias_ass), bias_ass
+
+
+class _Rows:
+    """Weight and bias of products that torchaudio keeps together."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = weight, bias
+
+
+def _layer_of(layer: Any) -> _Layer:
+    attention = layer.attention
+    if hasattr(attention, "gru_rel_pos_linear"):
+        return _Layer(layer, _WavLmAttention(attention))
+    together = _Linear(attention.q_proj, attention.k_proj, attention.v_proj)
+    return _Layer(layer, _Attention(together, attention.out_proj, attention.num_heads))
