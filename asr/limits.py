@@ -17,6 +17,10 @@ CONFIG_FILE = 256 << 10
 CACHE_INDEX = 1 << 30
 #: the header of a safetensors file; the largest model that a config can ask for has 24 kB, its checkpoint 80 kB
 TENSOR_HEADER = 1 << 20
+#: tokens of a vocabulary, and letters of one; the largest that we know of for CTC has 10,288 (omniASR), and espeak's
+#: longest sign for a sound 7 letters, SentencePiece's pieces 16
+TOKENS = 1 << 17
+TOKEN_LETTERS = 64
 #: values of the spectrum in a second of audio; 6.6 million: windows of half a second at 192 kHz, a hop of 10 ms
 SPECTRUM_PER_SECOND = 1 << 23
 #: values that a layer has for one step; 158,301: an MLP's window of 99 frames of 1,599 values (stacked MFCCs, HTK)

@@ -115,6 +115,11 @@ def spoken_signs_lost(text: str, profile: str) -> set[str]:
     return before - set(normalize(text, profile)) if before else before
 
 
+def is_invisible(c: str) -> bool:
+    """Check whether a character is neither seen nor heard, wherever it stands: no profile keeps it."""
+    return c not in _JOINERS and _INVISIBLE.fullmatch(c) is not None
+
+
 def _visible(text: str) -> str:
     """Remove invisible characters; a joiner stays where it is spelling."""
     if text.isascii() and text.isprintable():  # as most texts are: a third of the time less

@@ -1,4 +1,4 @@
-"""Tokenizers: what all have in common, and characters as tokens (``asr.data.subwords`` has pieces of words).
+"""Tokenizers: what all have in common, and characters as tokens (others: ``asr.data.subwords``, ``asr.data.pieces``).
 
 The CTC blank is id 0 in every tokenizer; symbols start at 1. A character that the tokenizer does not know is an error
 that shows it: dropping it silently would train on a transcript that nobody wrote.
@@ -23,7 +23,7 @@ WORD_START = "▁"
 class Tokenizer(ABC):
     """Text to token ids and back. Id 0 is the blank, id ``i`` is ``symbols[i - 1]``."""
 
-    #: ``char``, ``bpe`` or ``unigram``
+    #: ``char``, ``bpe``, ``unigram`` or ``pieces``
     kind: str
     #: what each token writes; subwords mark a word's start with ``WORD_START``
     symbols: tuple[str, ...]

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any, get_args
 
+from asr.data.pieces import PieceTokenizer
 from asr.data.subwords import SubwordKind, SubwordTokenizer
 from asr.data.tokenizer import BLANK_ID, CharTokenizer, Tokenizer
 from asr.errors import CheckpointError, ConfigError, os_reason
@@ -20,14 +21,14 @@ def tokenizer_from_json(data: Any, path: Path) -> Tokenizer:
     Raises:
         CheckpointError: it is not a description this version knows.
     """
-    kinds = ("char", *get_args(SubwordKind))
+    kinds = ("char", *get_args(SubwordKind), "pieces")
     kind: Any = data.get("kind") if isinstance(data, dict) else type(data).__name__
     if not isinstance(data, dict) or kind not in kinds:
         expected = ", ".join(f"'{k}'" for k in kinds)
         raise CheckpointError(f"not a tokenizer this version knows (kind {kind!r}, expected one of {expected})", path)
     if data.get("blank_id", BLANK_ID) != BLANK_ID:
         raise CheckpointError(f"blank_id must be {BLANK_ID}, got {data['blank_id']!r}", path)
-    key = "symbols" if kind == "char" else "pieces"
+    key = "symbols" if kind in ("char", "pieces") else "pieces"
     symbols = data.get(key)
     if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
         raise CheckpointError(f"{key} must be a list of strings", path)
@@ -35,6 +36,8 @@ def tokenizer_from_json(data: Any, path: Path) -> Tokenizer:
     try:
         if kind == "char":
             return CharTokenizer(tuple(symbols))
+        if kind == "pieces":
+            return PieceTokenizer(tuple(symbols))
         model = base64.b64decode(data.get("sentencepiece", ""), validate=True)
         return SubwordTokenizer(kind, tuple(symbols), model)
     except (TypeError, ValueError) as error:
