@@ -255,7 +255,7 @@ def test_characters_load_no_sentencepiece():
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
-EXPECTED = "expected one of 'char', 'bpe', 'unigram'"
+EXPECTED = "expected one of 'char', 'bpe', 'unigram', 'pieces'"
 
 
 @pytest.mark.parametrize(
