@@ -66,7 +66,7 @@ def read_file_tensors(folder: Path, config: HfConfig, language: str | None) -> t
     if language is not None:
         tensors |= _read_adapter(folder, config, language)
     for name, tensor in tensors.items():
-        if tensor.dtype not in _FLOATS:
+        if tensor.dtype not in _FLOATS and not name.endswith(".num_batches_tracked"):
             raise CheckpointError(f"tensor '{name}' has type {tensor.dtype}, expected a float", path)
     return tensors, path
 
