@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from torch import Tensor
 
 from asr.config import AudioConfig, TextConfig
 from asr.data.tokenizer import Tokenizer
-from asr.errors import CheckpointError
 from asr.model.hf.config import NORMALIZE_EPS, HfConfig, read_config
 from asr.model.hf.folder import locate
 from asr.model.hf.names import parse
 from asr.model.hf.network import HfNetwork, plan
+from asr.model.hf.others import OtherNetwork, Steps, describe_other, load_other
 from asr.model.hf.vocabulary import HfVocabulary, read_vocabulary
-from asr.model.hf.weights import read_file_tensors, read_weights
+from asr.model.hf.weights import outputs_of, read_file_tensors, read_weights
 from asr.model.waves import WaveConfig, WaveExtractor, parts_of, unpadded_steps
 
 
@@ -54,51 +53,81 @@ def describe(model: str | Path) -> HfDescription:
 
     Raises:
         CheckpointError: a file is missing or damaged, or it is no model that writes text with CTC.
-        AsrError: as ``locate``.
+        AsrError: as ``locate``; or the network needs ``transformers``, which is not installed.
     """
     name = parse(model)
     folder = locate(name)
     config = read_config(folder)
-    if config.shape is None:
-        raise CheckpointError(f"needs transformers: {config.why_other}", folder)
     tensors, path = read_file_tensors(folder, config, name.language)
-    head = tensors["lm_head.weight"]
-    vocabulary = read_vocabulary(folder, len(head), name.language)
-    layers = [(conv.kernel, conv.stride) for conv in config.shape.convs]
-    stored = str(head.dtype).removeprefix("torch.")
+    pace, outputs = _pace_and_outputs(folder, config, tensors, path)
+    vocabulary = read_vocabulary(folder, outputs, name.language)
+    stored = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
+    normalize = config.normalize and config.shape is not None  # the others make their input by themselves
     return HfDescription(
         name=str(model),
         folder=folder,
         language=name.language,
         config=config,
         vocabulary=vocabulary,
-        extractor=WaveExtractor(WaveConfig(normalize=config.normalize, eps=NORMALIZE_EPS)),
+        extractor=WaveExtractor(WaveConfig(normalize=normalize, eps=NORMALIZE_EPS)),
         audio=AudioConfig(sample_rate_hz=config.sample_rate_hz),
         text=TextConfig(normalization=vocabulary.profile),
         training={
             "source": f"{config.architecture} in {path}",
             "weights": stored if stored == "float32" else f"{stored} in the file, float32 in use",
         },
-        stride=math.prod(stride for _, stride in layers),
-        num_steps=partial(unpadded_steps, layers),
+        stride=pace.stride,
+        num_steps=pace,
     )
 
 
-def load_network(known: HfDescription) -> HfNetwork:
+@dataclass(frozen=True)
+class _Pace:
+    """The steps of a network whose convolutions are given as (kernel, stride)."""
+
+    layers: tuple[tuple[int, int], ...]
+
+    @property
+    def stride(self) -> int:
+        """Samples per step."""
+        return math.prod(stride for _, stride in self.layers)
+
+    def __call__(self, num_samples_b: Tensor) -> Tensor:
+        """Count the steps of waves. Shapes: (b,) -> (b,)."""
+        return unpadded_steps(self.layers, num_samples_b)
+
+
+def _pace_and_outputs(
+    folder: Path, config: HfConfig, tensors: Mapping[str, Tensor], path: Path
+) -> tuple[_Pace | Steps, int]:
+    """Return how many steps the network has for a number of samples, and how many outputs for a step."""
+    if config.shape is None:
+        other = describe_other(folder, config)
+        return other.steps, other.outputs
+    return _Pace(tuple((conv.kernel, conv.stride) for conv in config.shape.convs)), outputs_of(tensors, path)
+
+
+def load_network(known: HfDescription) -> HfNetwork | OtherNetwork:
     """Load the network of a model on the CPU, in evaluation mode.
 
     Raises:
         CheckpointError: the weights are damaged, or not those of the network that ``config.json`` describes.
     """
+    vocabulary = known.vocabulary
+    if known.config.shape is None:
+        return load_other(known.folder, known.config, vocabulary.columns, vocabulary.silent)
     tensors = read_weights(known.folder, known.config, known.language)
     model = plan(known.config, len(tensors["aux.weight"]))
     model.load_state_dict(tensors, assign=True)
-    return HfNetwork(known.config, model, known.vocabulary.columns, known.vocabulary.silent).eval()
+    return HfNetwork(known.config, model, vocabulary.columns, vocabulary.silent).eval()
 
 
 def parts(known: HfDescription) -> list[tuple[str, str, int]]:
     """List (part, shape, parameters) of a model's network in order, for people."""
     tokens, silent = len(known.vocabulary.columns), len(known.vocabulary.silent)
+    if known.config.shape is None:
+        other = describe_other(known.folder, known.config)
+        return [("network", f"{known.config.architecture} of transformers", other.num_parameters)]
     *rows, (output, _, parameters) = parts_of(plan(known.config, tokens + silent))
     shape = f"{tokens} tokens with the blank" + (f", {silent} outputs that write nothing" if silent else "")
     return [*rows, (output, shape, parameters)]

@@ -39,7 +39,7 @@ def read_weights(folder: Path, config: HfConfig, language: str | None = None) ->
             or type than the config asks for; or the model has no adapter for the language.
     """
     tensors, path = read_file_tensors(folder, config, language)
-    network = plan(config, _outputs(tensors, path))
+    network = plan(config, outputs_of(tensors, path))
     wanted = network.state_dict()
 
     # Names and shapes are compared in the file's own words, before memory is taken.
@@ -71,16 +71,12 @@ def read_file_tensors(folder: Path, config: HfConfig, language: str | None) -> t
     return tensors, path
 
 
-def num_outputs(folder: Path, config: HfConfig, language: str | None) -> int:
+def outputs_of(tensors: Mapping[str, Tensor], path: Path) -> int:
     """Count the outputs of the network: the rows of the head in the weights, never what the vocabulary says.
 
     Raises:
-        CheckpointError: as ``read_weights``.
+        CheckpointError: there is no head.
     """
-    return _outputs(*read_file_tensors(folder, config, language))
-
-
-def _outputs(tensors: Mapping[str, Tensor], path: Path) -> int:
     head = tensors.get(f"{_HEAD}weight")
     if head is None:
         raise CheckpointError(f"holds no '{_HEAD}weight': it is pretrained, but not fine-tuned for recognition", path)
