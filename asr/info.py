@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
 from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError
@@ -174,7 +174,8 @@ def _tokens(tokenizer: Tokenizer) -> str:
     size = f"{tokenizer.vocabulary_size} (blank first)"
     if tokenizer.kind == "char":
         return f"{size}: {''.join(tokenizer.symbols)!r}"
-    longest = sorted(tokenizer.symbols, key=lambda s: (-len(s), s))[:10]
+    shown = (symbol.replace(" ", WORD_START) for symbol in tokenizer.symbols)
+    longest = sorted(shown, key=lambda s: (-len(s), s))[:10]
     return f"{size}, {tokenizer.kind}; the longest: {' '.join(longest)}"
 
 

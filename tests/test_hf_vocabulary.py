@@ -197,7 +197,7 @@ def test_pieces_of_a_tokenizer_json_have_their_spaces(tmp_path):
     }
     vocabulary = read_vocabulary(folder_of(tmp_path, None, {"pad_token": "<pad>"}, tokenizer=document), 6)
     assert vocabulary.columns == (5, 1, 2, 3, 4)
-    assert vocabulary.tokenizer.symbols == (" the", "m", " ", "e")
+    assert vocabulary.tokenizer.symbols == ("▁the", "m", "▁", "e")
     assert vocabulary.silent == (0,)
     assert written(vocabulary, [1, 2, 3, 5, 2, 4]) == "them me"
     assert vocabulary.tokenizer.encode("them me") == [1, 2, 3, 2, 4]

@@ -45,7 +45,7 @@ def spell_for(tokenizer: Tokenizer, text: str, normalization: str) -> Spelling:
 def in_case_of(tokenizer: Tokenizer, text: str) -> str:
     """Return the text with letters that the tokenizer cannot write in the other case, if it can write that."""
     swapped = {c: c.swapcase() for c in tokenizer.unknown(text)}
-    return text.translate({ord(c): other for c, other in swapped.items() if not tokenizer.unknown(other)})
+    return text.translate({ord(c): other for c, other in swapped.items() if set(other) <= tokenizer.characters.keys()})
 
 
 def _unknown_characters(text: str, tokenizer: Tokenizer, normalization: str) -> str:

@@ -17,7 +17,7 @@ class PieceTokenizer(Tokenizer):
     """Tokens of one or several letters: id 0 is the blank, id ``i`` is ``symbols[i - 1]``.
 
     A text is written by the longest token that fits at each place, if the rest can be written behind it. A space is a
-    token of its own, or stands at the start of tokens that begin a word; a text then begins with it, unseen.
+    token of its own; or tokens that begin a word have ``WORD_START`` first, and so has the first word of a text.
 
     >>> t = PieceTokenizer((" ", "t", "ʃ", "tʃ", "a"))
     >>> t.encode("tʃa ta"), t.decode([4, 5, 1, 2])
@@ -38,49 +38,53 @@ class PieceTokenizer(Tokenizer):
                 raise ConfigError(
                     f"tokenizer: a token of {len(symbol):,} letters, at most {TOKEN_LETTERS}: {symbol[:20]!r}…"
                 )
-            if " " in symbol[1:] or WORD_START in symbol:
-                raise ConfigError(f"tokenizer: a token may have a space only at its start (and no '▁'), got {symbol!r}")
+            if WORD_START in symbol[1:] or (" " in symbol and symbol != " "):
+                raise ConfigError(f"tokenizer: a token may have a space only at its start, as '▁', got {symbol!r}")
 
     @cached_property
-    def _characters(self) -> dict[str, int]:
+    def characters(self) -> dict[str, int]:
         first: dict[str, int] = {}
-        for i, symbol in enumerate(self.symbols, start=1):
-            for c in symbol:
+        for written, i in self._ids.items():
+            for c in written:
                 first.setdefault(c, i)
         return first
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        return {symbol: i for i, symbol in enumerate(self.symbols, start=1)}
+        """The token that writes a text by itself."""
+        return {symbol.replace(WORD_START, " "): i for i, symbol in enumerate(self.symbols, start=1)}
 
     @cached_property
     def _lengths(self) -> dict[str, list[int]]:
-        """The lengths of the tokens that begin with a character, the longest first."""
+        """How many characters the tokens write that begin with a character, the longest first."""
         lengths: dict[str, set[int]] = {}
-        for symbol in self.symbols:
-            lengths.setdefault(symbol[0], set()).add(len(symbol))
+        for written in self._ids:
+            lengths.setdefault(written[0], set()).add(len(written))
         return {c: sorted(own, reverse=True) for c, own in lengths.items()}
 
     @cached_property
     def _begins_words(self) -> bool:
-        """Whether tokens hold the space before a word, together with letters."""
-        return any(len(symbol) > 1 and symbol[0] == " " for symbol in self.symbols)
+        return any(symbol[0] == WORD_START for symbol in self.symbols)
 
     def encode(self, text: str) -> list[int]:
-        spaced = self._with_first_space(text)
-        lengths = self._tokens_at(spaced)
-        if spaced and not lengths[0]:
-            raise DataError(self.unknown_message(text))
+        text = self._as_spaced(text)
+        lengths = self._tokens_at(text)
+        if text and not lengths[0]:
+            raise DataError(self.unknown_message(text.removeprefix(" ")))
 
         ids = []
         at = 0
-        while at < len(spaced):
-            ids.append(self._ids[spaced[at : at + lengths[at]]])
+        while at < len(text):
+            ids.append(self._ids[text[at : at + lengths[at]]])
             at += lengths[at]
         return ids
 
-    def _with_first_space(self, text: str) -> str:
-        return f" {text}" if self._begins_words and text and text[0] != " " else text
+    def _as_spaced(self, text: str) -> str:
+        """Return the text with the unseen space before its first word, unless it can only be written without."""
+        if not self._begins_words or not text or text[0] == " ":
+            return text
+        spaced = f" {text}"
+        return text if self._tokens_at(text)[0] and not self._tokens_at(spaced)[0] else spaced
 
     def _tokens_at(self, text: str) -> list[int]:
         """Return, for each place, the length of the longest token behind which the rest can be written; 0: none."""
@@ -96,11 +100,11 @@ class PieceTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         text = super().decode(ids)
-        return text.removeprefix(" ") if self._begins_words else text
+        return text.replace(WORD_START, " ").removeprefix(" ") if self._begins_words else text
 
     def unknown(self, text: str) -> list[str]:
         """Return the distinct characters at which no token fits, in order; none if all of the text can be written."""
-        text = self._with_first_space(text)
+        text = self._as_spaced(text)
         if not text or self._tokens_at(text)[0]:
             return []
 
@@ -118,10 +122,10 @@ class PieceTokenizer(Tokenizer):
 
     def unknown_message(self, text: str) -> str:
         message = super().unknown_message(text)
-        inside = next((c for c in self.unknown(text) if c in self._characters), None)
+        inside = next((c for c in self.unknown(text) if c in self.characters), None)
         if inside is None:
             return message
-        return f"{message}; {inside!r} is only part of tokens, such as {self.symbols[self._characters[inside] - 1]!r}"
+        return f"{message}; {inside!r} is only part of tokens, such as {self.symbols[self.characters[inside] - 1]!r}"
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "pieces", "blank_id": BLANK_ID, "symbols": list(self.symbols)}

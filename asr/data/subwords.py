@@ -80,7 +80,7 @@ class SubwordTokenizer(Tokenizer):
         return tokenizer
 
     @cached_property
-    def _characters(self) -> dict[str, int]:
+    def characters(self) -> dict[str, int]:
         # Every character has a piece of its own: training asks for all, and what it gives is checked.
         written = (s.replace(WORD_START, " ") for s in self.symbols)
         return dict(sorted((s, i) for i, s in enumerate(written, start=1) if len(s) == 1))
@@ -97,7 +97,7 @@ class SubwordTokenizer(Tokenizer):
         return processor
 
     def encode(self, text: str) -> list[int]:
-        if any(c not in self._characters for c in text):
+        if any(c not in self.characters for c in text):
             raise DataError(self.unknown_message(text))
         ids: list[int] = self._sentencepiece.encode(text)
         if ids and not BLANK_ID < min(ids) <= max(ids) <= len(self.symbols):

@@ -35,8 +35,8 @@ class Tokenizer(ABC):
 
     @cached_property
     @abstractmethod
-    def _characters(self) -> dict[str, int]:
-        """Every character that a text may have, in the order of its id."""
+    def characters(self) -> dict[str, int]:
+        """Every character that a text may have, with the first token that writes it; in the order of these ids."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -63,11 +63,11 @@ class Tokenizer(ABC):
 
     def unknown(self, text: str) -> list[str]:
         """Return the distinct characters of the text that cannot be encoded, in order of appearance."""
-        return list(dict.fromkeys(c for c in text if c not in self._characters))
+        return list(dict.fromkeys(c for c in text if c not in self.characters))
 
     def unknown_message(self, text: str) -> str:
         """Return one line about the unknown characters of a text: which, where, and a hint if case is the cause."""
-        known = self._characters
+        known = self.characters
         unknown = self.unknown(text)
         shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown[:5]) + (", …" if len(unknown) > 5 else "")
         swapped = [c for c in unknown if c.swapcase() != c and c.swapcase() in known]
@@ -113,12 +113,12 @@ class CharTokenizer(Tokenizer):
         return cls(tuple(sorted(set().union(*texts))))
 
     @cached_property
-    def _characters(self) -> dict[str, int]:
+    def characters(self) -> dict[str, int]:
         return {s: i for i, s in enumerate(self.symbols, start=1)}
 
     def encode(self, text: str) -> list[int]:
         try:
-            return list(map(self._characters.__getitem__, text))
+            return list(map(self.characters.__getitem__, text))
         except KeyError:
             raise DataError(self.unknown_message(text)) from None
 

@@ -195,7 +195,7 @@ def _summarise_unknown(unknown: Counter[str], tokenizer: Tokenizer, examination:
     listed = ", ".join(f"{_with_code(c)} {n:,}" for c, n in unknown.most_common(20))
     details.append(f"rows with each: {listed}{', …' if len(unknown) > 20 else ''}")
     for case, swap in (("upper", str.upper), ("lower", str.lower)):
-        cured = sum(n for c, n in unknown.items() if swap(c) != c and not tokenizer.unknown(swap(c)))
+        cured = sum(n for c, n in unknown.items() if swap(c) != c and set(swap(c)) <= tokenizer.characters.keys())
         if 2 * cured > unknown.total():
             details.append(f"the vocabulary has the {case}-case forms: set text.normalization={case}")
 

@@ -62,6 +62,8 @@ def read_vocabulary(folder: Path, outputs: int, language: str | None = None) -> 
     by_column = sorted((column, text) for text, column in written.items())
     columns = (blank, *(column for column, _ in by_column))
     symbols = tuple(text for _, text in by_column)
+    if any(len(symbol) > 1 and symbol[0] == " " for symbol in symbols):
+        symbols = tuple(symbol.replace(" ", WORD_START) for symbol in symbols)
     try:
         is_char = all(len(symbol) == 1 for symbol in symbols)
         tokenizer: Tokenizer = CharTokenizer(symbols) if is_char else PieceTokenizer(symbols)
@@ -69,7 +71,7 @@ def read_vocabulary(folder: Path, outputs: int, language: str | None = None) -> 
         raise CheckpointError(str(error), entries.path) from error
 
     # Entries of several letters without any space between words are sounds.
-    is_sounds = entries.is_spaced or not (is_char or any(" " in symbol for symbol in symbols))
+    is_sounds = entries.is_spaced or not (is_char or any(symbol[0] in f" {WORD_START}" for symbol in symbols))
     profile, why = guess_profile(symbols, is_sounds=is_sounds)
     return HfVocabulary(
         tokenizer,
