@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
@@ -15,6 +15,11 @@ from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.files import read_json
 from asr.lm.binary import MAGIC
 from asr.model.foreign import kind_of_file
+from asr.model.hf.names import is_hf
+
+if TYPE_CHECKING:
+    from asr.decode.tuned import Tuned
+    from asr.model.contract import Published
 
 NO_RESULTS = "none on record: measure it with asr evaluate"
 #: how a binary n-gram model begins, whatever its version; and how gzip does
@@ -23,7 +28,7 @@ _GZIP = b"\x1f\x8b"
 
 
 def describe(thing: str) -> tuple[str, dict[str, Any]]:
-    """Return kind and facts of a model or run folder, ``torchaudio:NAME``, manifest, n-gram model or config.
+    """Return kind and facts of a model or run folder, a published model, a manifest, n-gram model or config.
 
     Raises:
         AsrError: it is none of these, or damaged; the line says which and why.
@@ -31,6 +36,8 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
     path = Path(thing)
     if thing.startswith("torchaudio:"):
         return "bundle", _bundle(thing)
+    if is_hf(thing):
+        return "model of Hugging Face", _hugging_face(thing)
     if path.is_dir():
         from asr.lm.neural import folder as rnn_folder
 
@@ -53,7 +60,7 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
     if path.is_file() and _is_language_model(path):
         return "language model", _language_model(path)
 
-    what = "neither a model or run folder, a .jsonl manifest, a .yaml config, an n-gram model, torchaudio:NAME"
+    what = "neither a model or run folder, a .jsonl manifest, a .yaml config, an n-gram model, torchaudio:NAME, hf:NAME"
     what += ", nor recipe/config"
     if not path.exists():
         what = f"no such file, and {what}"
@@ -108,15 +115,36 @@ def _bundle(thing: str) -> dict[str, Any]:
     """Return what is known without the weights, which are not downloaded for this."""
     from asr.model import bundles
 
-    known = bundles.describe_bundle(thing)
-    rows = bundles.parts(thing)
+    known = bundles.describe(thing)
     is_here = known.weights.is_file()
-    samples = "each utterance to mean 0, variance 1" if known.extractor.cfg.normalize else "as they are"
+    facts = {
+        "path": str(known.weights) if is_here else f"not here: downloaded to {known.weights} when it is first used",
+        "bytes": known.weights.stat().st_size if is_here else None,
+    }
+    return facts | _published(thing, bundles)
+
+
+def _hugging_face(thing: str) -> dict[str, Any]:
+    """Return what a folder says of its model; of its weights only names and shapes are read."""
+    from asr.model.hf import published
+
+    folder = published.describe(thing).folder
+    facts = {
+        "path": str(folder),
+        "bytes": sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+    }
+    return facts | _published(thing, published) | {"cannot": "be trained: it can be used as it is"}
+
+
+def _published(thing: str, kind: Published) -> dict[str, Any]:
+    """Return what is known of any published model."""
+    known = kind.describe(thing)
+    rows = kind.parts(thing)
+    normalize = getattr(known.extractor.cfg, "normalize", False)
+    samples = "each utterance to mean 0, variance 1" if normalize else "as they are"
     rate_hz = known.audio.sample_rate_hz
     facts: dict[str, Any] = {
-        "path": str(known.weights) if is_here else f"not here: downloaded to {known.weights} when it is first used",
         "parameters": sum(count for _, _, count in rows),
-        "bytes": known.weights.stat().st_size if is_here else None,
         "network": _rows(rows),
         "features": f"none: the samples, {samples}",
         "audio": f"{rate_hz} Hz",
@@ -124,7 +152,8 @@ def _bundle(thing: str) -> dict[str, Any]:
         "tokens": _tokens(known.tokenizer),
         "text normalization": known.text.normalization,
     }
-    return facts | _training(known.training) | {"results": NO_RESULTS} | _decoder(bundles.settings_folder(thing))
+    facts |= _training(known.training) | {"results": NO_RESULTS}
+    return facts | _decoder(kind.settings_folder(thing), kind.shipped_settings(thing))
 
 
 def _rows(parts: Sequence[tuple[str, str, int]]) -> list[str]:
@@ -159,11 +188,11 @@ def _corpus(folder: Path) -> str:
         return ""
 
 
-def _decoder(folder: Path) -> dict[str, Any]:
+def _decoder(folder: Path, shipped: Tuned | None = None) -> dict[str, Any]:
     from asr.decode.choose import describe_search
     from asr.decode.tuned import read_tuned
 
-    tuned = read_tuned(folder)
+    tuned = read_tuned(folder) or shipped
     if tuned is None:
         return {"decoder": "greedy: not tuned (asr tune)"}
     facts = {"decoder": f"{describe_search(tuned.config, with_lm=tuned.lm is not None)}, LM {tuned.lm or 'none'}"}

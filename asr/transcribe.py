@@ -25,7 +25,7 @@ from asr.decode.options import DecoderOptions
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, DataError
 from asr.infer import log_probs, pipeline, prepared
-from asr.model.checkpoint import AcousticModel, find_model, load_model
+from asr.model.checkpoint import AcousticModel, find_model, load_model, shipped_settings
 from asr.recordings.inputs import Input, Part
 from asr.recordings.listening import Reading, Source, listen, open_source
 from asr.recordings.longform import Joiner, TimedLogProbs
@@ -103,9 +103,10 @@ class Recognizer:
         rescore_weight: float | None = None,
         no_speech_threshold: float = NO_SPEECH_THRESHOLD,
     ) -> Recognizer:
-        """Load the recognizer of a model folder, a run folder or a bundle (``torchaudio:NAME``).
+        """Load the recognizer of a model folder, a run folder or a published model (``torchaudio:NAME``, ``hf:NAME``).
 
-        The decoder is the one that was tuned for the model, or greedy if none was.
+        The decoder is the one that was tuned for the model, else one with the language model that came with it, else
+        greedy.
 
         Args:
             decoder, settings, lm, backend, confidence, rescore, rescore_weight: the fields of
@@ -120,7 +121,8 @@ class Recognizer:
         """
         folder = find_model(path)
         model = prepared(load_model(path, use_device(device)), precision)
-        options = DecoderOptions(decoder, settings or {}, lm, backend, confidence, rescore, rescore_weight)
+        shipped = shipped_settings(path) if lm is None and decoder != "greedy" else None
+        options = DecoderOptions(decoder, settings or {}, lm, backend, confidence, rescore, rescore_weight, shipped)
         return cls(model, rescoring_decoder_for(folder, model.tokenizer, options), no_speech_threshold)
 
     @overload

@@ -137,19 +137,19 @@ def test_every_bundle_that_writes_text_is_known_with_its_facts():
 @pytest.mark.parametrize("name", bundles.names())
 def test_labels_become_tokens_in_the_order_of_the_networks_outputs(name):
     bundle = getattr(torchaudio.pipelines, name)
-    known = bundles.describe_bundle(bundles.PREFIX + name)
+    known = bundles.describe(bundles.PREFIX + name)
     labels = bundle.get_labels()
     assert known.tokenizer.vocabulary_size == len(labels) == bundle._params["aux_num_out"]
     assert labels[BLANK_ID] == "-" and "-" not in labels[1:]
     assert [known.tokenizer.decode([i]) for i in range(1, len(labels))] == [
         " " if label == "|" else label for label in labels[1:]
     ]
-    assert known.audio.sample_rate_hz == 16000 and bundles.describe_bundle(bundles.PREFIX + name).stride == 320
+    assert known.audio.sample_rate_hz == 16000 and bundles.describe(bundles.PREFIX + name).stride == 320
 
 
 @pytest.mark.parametrize("name", bundles.names())
 def test_a_reference_under_the_models_profile_has_only_its_letters(name):
-    known = bundles.describe_bundle(bundles.PREFIX + name)
+    known = bundles.describe(bundles.PREFIX + name)
     letters = "".join(s for s in known.tokenizer.symbols)
     assert normalize(letters, known.text.normalization) == letters.strip()
     assert known.tokenizer.unknown(normalize("Hello, WORLD — a test!", known.text.normalization)) == []
@@ -167,7 +167,7 @@ def test_the_address_is_the_one_that_torchaudio_asks(name, monkeypatch):
     monkeypatch.setattr("torchaudio.pipelines._wav2vec2.utils._get_model", lambda *args: None)
     with pytest.raises(EOFError):
         getattr(torchaudio.pipelines, name).get_model()
-    assert asked == [bundles.describe_bundle(bundles.PREFIX + name).url]
+    assert asked == [bundles.describe(bundles.PREFIX + name).url]
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_the_real_base_network_gives_what_torchaudios_own_gives(home):
     """BASE's own size, with random weights put where the download would be."""
     bundle = torchaudio.pipelines.WAV2VEC2_ASR_BASE_960H
     name = "torchaudio:WAV2VEC2_ASR_BASE_960H"
-    save_weights(bundle, bundles.describe_bundle(name).weights)
+    save_weights(bundle, bundles.describe(name).weights)
     model = load_model(name)
     assert model.num_parameters == sum(count for _, _, count in bundles.parts(name)) == 94_393_245
     (wave_n,), (features_nf,) = waves(12345), features_of(model, 12345)
@@ -390,7 +390,7 @@ def host(monkeypatch):
 
 
 def test_weights_are_downloaded_once_into_the_cache_of_torch_hub(tiny, home, host, capfd):
-    path = bundles.describe_bundle(tiny).weights
+    path = bundles.describe(tiny).weights
     assert path == home / "torch" / "hub" / "checkpoints" / "stand_in.pth"
     host.content = path.read_bytes()
     path.unlink()
@@ -404,7 +404,7 @@ def test_weights_are_downloaded_once_into_the_cache_of_torch_hub(tiny, home, hos
 
 def test_a_host_that_cannot_be_reached_says_where_the_file_may_be_put(tiny, monkeypatch, command):  # noqa: F811
     monkeypatch.setattr(bundles, "_HOST", "http://127.0.0.1:9/models/")
-    path = bundles.describe_bundle(tiny).weights
+    path = bundles.describe(tiny).weights
     path.unlink()
     error = command("transcribe", tiny, "a.wav").error
     assert error.startswith("asr: torchaudio:TINY: its weights are not here: http://127.0.0.1:9/models/stand_in.pth: ")
@@ -412,7 +412,7 @@ def test_a_host_that_cannot_be_reached_says_where_the_file_may_be_put(tiny, monk
 
 
 def test_a_refusal_and_a_download_that_was_cut_are_one_line_and_leave_no_file(tiny, host):
-    path = bundles.describe_bundle(tiny).weights
+    path = bundles.describe(tiny).weights
     whole = path.read_bytes()
     path.unlink()
     host.code = 403
@@ -425,7 +425,7 @@ def test_a_refusal_and_a_download_that_was_cut_are_one_line_and_leave_no_file(ti
 
 
 def test_a_damaged_or_foreign_file_is_named_with_what_to_do(tiny, tmp_path):
-    path = bundles.describe_bundle(tiny).weights
+    path = bundles.describe(tiny).weights
     whole = path.read_bytes()
 
     class Attack:
@@ -453,7 +453,7 @@ def test_a_damaged_or_foreign_file_is_named_with_what_to_do(tiny, tmp_path):
             load_model(tiny)
         text = str(error.value)
         assert text.startswith(f"{path}: not the weights of torchaudio:TINY, or not all of them (")
-        assert text.endswith(f"delete it and run again, or put {bundles.describe_bundle(tiny).url} there")
+        assert text.endswith(f"delete it and run again, or put {bundles.describe(tiny).url} there")
     assert not (tmp_path / "witness").exists()
 
 
@@ -521,7 +521,7 @@ def test_log_probabilities_are_found_again_by_name_and_weights(tiny, tiny_large,
     assert not emissions(load_model(tiny), rows, tmp_path / "c").found
     assert emissions(load_model(tiny), rows, tmp_path / "c").found
     assert not emissions(load_model(tiny_large), rows, tmp_path / "c").found
-    save_weights(stand_in(), bundles.describe_bundle(tiny).weights, seed=1)
+    save_weights(stand_in(), bundles.describe(tiny).weights, seed=1)
     assert not emissions(load_model(tiny), rows, tmp_path / "c").found
 
 
@@ -539,7 +539,7 @@ def test_a_bundle_starts_no_training(tiny, tmp_path):
 
 
 def test_the_doctor_knows_what_a_bundle_expects(tiny):
-    bundles.describe_bundle(tiny).weights.unlink()  # not needed
+    bundles.describe(tiny).weights.unlink()  # not needed
     expected = of_model(Path(tiny))
     assert expected.num_steps(np.array([399, 400, 16000])).tolist() == [0, 1, 49]
     assert expected.audio.sample_rate_hz == 16000 and expected.normalization == "librispeech"
@@ -561,7 +561,7 @@ def test_a_bundle_is_described_without_its_weights(name, home):
 
 def test_weights_that_are_here_are_counted(tiny, command):  # noqa: F811
     facts = json.loads(command("info", tiny, "--json").out)
-    path = bundles.describe_bundle(tiny).weights
+    path = bundles.describe(tiny).weights
     assert (facts["path"], facts["bytes"]) == (str(path), path.stat().st_size)
     assert facts["parameters"] == load_model(tiny).num_parameters
     assert command("info", tiny).code == 0

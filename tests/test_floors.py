@@ -26,6 +26,7 @@ FLOORS = {
     "data": 0,
     "scoring": 0,
     "model.foreign": 0,
+    "model.hf.names": 0,
     # 1: no torch; numpy, soundfile, numba
     "jit": 1,
     "transcript": 1,
@@ -59,6 +60,7 @@ FLOORS = {
     # 3: what a person asks for
     "model.bundles": 3,
     "model.checkpoint": 3,
+    "model.hf.published": 3,
     "infer": 3,
     "train": 3,
     "training": 3,

@@ -14,7 +14,8 @@ def info(
     thing: Annotated[
         str,
         Argument(
-            metavar="THING", help="A model or run folder, torchaudio:NAME, a manifest, a language model, or a config."
+            metavar="THING",
+            help="A model or run folder, torchaudio:NAME, hf:NAME, a manifest, a language model, or a config.",
         ),
     ],
     as_json: Json = False,

@@ -23,7 +23,9 @@ def doctor(
         str | None, Option(help="A training config (a YAML file, or recipe/name) for these data.")
     ] = None,
     set_: Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a value of --config.")] = None,
-    model: Annotated[Path | None, Option(help="A model or run folder, or torchaudio:NAME, for these data.")] = None,
+    model: Annotated[
+        Path | None, Option(help="A model or run folder, torchaudio:NAME or hf:NAME, for these data.")
+    ] = None,
     deep: Annotated[bool, Option("--deep", help="Decode all audio, not only its headers.")] = False,
     fix: Annotated[Path | None, Option(metavar="OUT", help="Write manifests without rows that have an error.")] = None,
     picture: Annotated[Path | None, Option(help="Draw durations and speaking rates: .png, .svg, .pdf.")] = None,

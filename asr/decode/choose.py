@@ -14,7 +14,7 @@ from asr.decode.options import DecoderOptions
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import FILE, lm_path, read_tuned
 from asr.decode.types import Hypothesis, LogProbs
-from asr.errors import ConfigError, nearest
+from asr.errors import AsrError, ConfigError, nearest
 from asr.lm import ngram
 
 DECODERS = ("greedy", "beam")
@@ -77,6 +77,9 @@ def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | No
         return greedy_decoder(tokenizer)
 
     tuned = read_tuned(folder)
+    source = str(folder / FILE) if tuned else ""
+    if tuned is None and options.shipped is not None:
+        tuned, source = options.shipped, str(options.shipped.lm)
     if not (name or options.settings or lm or tuned or options.backend != "auto"):
         return greedy_decoder(tokenizer)
 
@@ -93,7 +96,12 @@ def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | No
     idle = [key for key in ("alpha", "beta", "unknown_log_prob") if lm is None and key in options.settings]
     if idle:
         raise ConfigError(f"{idle[0]} weighs a language model, and there is none; give one with --lm", key=idle[0])
-    return beam_decoder(tokenizer, config, lm, str(folder / FILE) if tuned else "", options.backend)
+    try:
+        return beam_decoder(tokenizer, config, lm, source, options.backend)
+    except AsrError as error:
+        if tuned is not None and tuned is options.shipped:  # nobody asked for it
+            raise ConfigError(f"{error} (--lm none leaves out {lm}, which came with the model)") from error
+        raise
 
 
 def short(path: Path) -> str:

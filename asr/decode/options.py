@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asr.decode.decoder import Backend
+    from asr.decode.tuned import Tuned
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,5 @@ class DecoderOptions:
     rescore: Path | None = None
     #: the neural model's weight in place of the tuned one; 0.5 where none was tuned
     rescore_weight: float | None = None
+    #: settings and language model that came with the model, where nothing was tuned and no language model is given
+    shipped: Tuned | None = None

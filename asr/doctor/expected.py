@@ -16,20 +16,19 @@ from asr.data.tokenizer_file import read_tokenizer
 from asr.doctor.examination import Expected
 from asr.errors import CheckpointError, ConfigError
 from asr.features import FeatureExtractor
-from asr.model import bundles
-from asr.model.checkpoint import find_model, read_model_config
+from asr.model.checkpoint import find_model, published, read_model_config
 from asr.model.network import steps_after
 
 
 def of_model(path: Path) -> Expected:
-    """Return what the model in a folder, or a bundle, expects; its weights are not read.
+    """Return what the model in a folder, or a published one, expects; its weights are not read.
 
     Raises:
         CheckpointError: not a model folder, or damaged.
-        ConfigError: no bundle has that name.
+        ConfigError: no published model has that name.
     """
-    if bundles.is_bundle(path):
-        known = bundles.describe_bundle(path)
+    if (module := published(path)) is not None:
+        known = module.describe(path)
 
         def num_steps(num_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
             steps_b: npt.NDArray[np.int64] = known.num_steps(torch.from_numpy(num_samples)).numpy()

@@ -26,6 +26,7 @@ from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError, nearest
 from asr.files import cache_folder
 from asr.model.bundle_facts import BUNDLE_FACTS, BundleFacts
+from asr.model.contract import AcousticModel
 from asr.model.waves import WaveConfig, WaveExtractor, WaveNetwork, parts_of, unpadded_steps
 from asr.runtime import package_version
 
@@ -140,7 +141,7 @@ class BundleDescription:
     num_steps: Callable[[Tensor], Tensor]
 
 
-def describe_bundle(model: str | Path) -> BundleDescription:
+def describe(model: str | Path) -> BundleDescription:
     """Describe a bundle; its weights are not needed.
 
     Raises:
@@ -190,6 +191,22 @@ def _facts(name: str, bundle: Wav2Vec2ASRBundle) -> BundleFacts:
     )
 
 
+def load(model: str | Path, device: torch.device | str = "cpu") -> AcousticModel:
+    """Load a bundle in evaluation mode; download its weights if they are not here.
+
+    Raises:
+        ConfigError: no such bundle.
+        CheckpointError: the weights cannot be downloaded, or the file is not them.
+    """
+    known = describe(model)
+    network = load_network(model).to(device)
+    return AcousticModel(network, known.extractor, known.tokenizer, known.audio, known.text, known.training)
+
+
+def shipped_settings(model: str | Path) -> None:
+    """Return nothing: no bundle comes with a language model."""
+
+
 def load_network(model: str | Path) -> BundleNetwork:
     """Load a bundle's network on the CPU, in evaluation mode; download its weights if they are not here.
 
@@ -197,7 +214,7 @@ def load_network(model: str | Path) -> BundleNetwork:
         ConfigError: no such bundle.
         CheckpointError: the weights cannot be downloaded, or the file is not them.
     """
-    known = describe_bundle(model)
+    known = describe(model)
     _, bundle = _find(model)
     if not known.weights.is_file():
         _download(known)

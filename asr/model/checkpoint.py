@@ -19,13 +19,16 @@ from torch import Tensor
 from asr.config import AudioConfig, FeatureConfig, ModelConfig, Stage, TextConfig, parse
 from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import read_tokenizer
+from asr.decode.tuned import Tuned
 from asr.errors import CheckpointError, ConfigError
 from asr.features import FeatureExtractor
 from asr.files import recover_folder, remove_parts, replace_folder, write_json
 from asr.model import bundles
 from asr.model.build import build_network
 from asr.model.contract import AcousticModel as AcousticModel
+from asr.model.contract import Published
 from asr.model.foreign import kind_of_config, kind_of_file, kind_of_folder
+from asr.model.hf import names as hf_names
 from asr.model.network import Network
 from asr.model.tensor_files import (
     check_alike,
@@ -39,6 +42,8 @@ from asr.model.tensor_files import (
 )
 
 FORMAT_VERSION = 1
+#: published models by the prefix of their names
+_PUBLISHED = {bundles.PREFIX: "a bundle", hf_names.PREFIX: "a model of Hugging Face"}
 _MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json")
 
 
@@ -117,15 +122,29 @@ def save_model(
             write_json(part / "results.json", results)
 
 
+def published(model: str | Path) -> Published | None:
+    """Return the module that knows a published model, by the prefix of its name; None: a folder of our own making.
+
+    This is the one place that tells the kinds of MODEL apart.
+    """
+    if bundles.is_bundle(model):
+        return bundles
+    if hf_names.is_hf(model):
+        from asr.model.hf import published as hf  # with torchaudio, for these alone
+
+        return hf
+    return None
+
+
 def find_model(path: str | Path) -> Path:
-    """Find the folder of a model: itself, the ``best`` of a run folder, or where a bundle's ``decoder.json`` is kept.
+    """Find the folder of a model: itself, the ``best`` of a run folder, or where a published one's settings are kept.
 
     Raises:
         CheckpointError: there is no model.
-        ConfigError: no bundle has that name.
+        ConfigError: no published model has that name.
     """
-    if bundles.is_bundle(path):
-        return bundles.settings_folder(path)
+    if (known := published(path)) is not None:
+        return known.settings_folder(path)
     path = Path(path)
     if not (path / "config.json").exists():
         # best.old: a run that stopped, or is at this moment, between the two renames of a replacement
@@ -152,17 +171,24 @@ def find_model(path: str | Path) -> Path:
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> AcousticModel:
-    """Load the model in a folder (or in a run folder's ``best``), or a bundle, ``torchaudio:NAME``; in evaluation mode.
+    """Load the model in a folder (or in a run folder's ``best``), or a published one; in evaluation mode.
 
     Raises:
-        CheckpointError: a file is missing, truncated or foreign; it is named. Or a bundle cannot be downloaded.
-        ConfigError: no bundle has that name.
+        CheckpointError: a file is missing, truncated or foreign; it is named. Or a published model cannot be fetched.
+        ConfigError: no published model has that name.
     """
-    if not bundles.is_bundle(path):
-        return load_trainable(path, device)
-    known = bundles.describe_bundle(path)
-    network = bundles.load_network(path).to(device)
-    return AcousticModel(network, known.extractor, known.tokenizer, known.audio, known.text, known.training)
+    known = published(path)
+    return load_trainable(path, device) if known is None else known.load(path, device)
+
+
+def shipped_settings(path: str | Path) -> Tuned | None:
+    """Return the decoder settings that come with a published model, if any do.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    known = published(path)
+    return None if known is None else known.shipped_settings(path)
 
 
 def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> TrainableModel:
@@ -170,12 +196,9 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
 
     Raises:
         CheckpointError: a file is missing, truncated or foreign; it is named.
-        ConfigError: it is a bundle, which cannot be trained.
+        ConfigError: it is a published model, which cannot be trained.
     """
-    if bundles.is_bundle(Path(path).name):
-        raise ConfigError(
-            f"{Path(path).name}: a bundle can be used, but neither trained nor saved; give a model or run folder"
-        )
+    _refuse_published(path)
     folder = find_model(path)
     config = read_model_config(folder)
     tokenizer = read_tokenizer(folder / "tokenizer.json")
@@ -197,6 +220,17 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
     return model
 
 
+def _refuse_published(path: str | Path) -> None:
+    """Refuse a published model where one of ours is needed, also where its name was made a path of a folder."""
+    parts = Path(path).parts
+    for i, part in enumerate(parts):
+        for prefix, kind in _PUBLISHED.items():
+            if part.startswith(prefix):
+                raise ConfigError(
+                    f"{Path(*parts[i:])}: {kind} can be used, but neither trained nor saved; give a model or run folder"
+                )
+
+
 def read_model_config(folder: Path) -> ModelFolderConfig:
     """Read the ``config.json`` of a model folder.
 
@@ -206,7 +240,7 @@ def read_model_config(folder: Path) -> ModelFolderConfig:
     path = folder / "config.json"
     data = read_json(path)
     if kind := kind_of_config(path):
-        raise CheckpointError(f"seems to be of {kind}; asr reads the models that it trained, and torchaudio:NAME", path)
+        raise CheckpointError(f"seems to be of {kind}; asr reads the models that it trained, and published ones", path)
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(f"format_version is {version!r}, this version of asr reads {FORMAT_VERSION}", path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from asr.files import open_regular, read_json
+from asr.model.hf.names import PREFIX as HF
 
 _PICKLE = "a PyTorch checkpoint, which is a pickle and may run code when it is loaded"
 #: kinds by the bytes at the start
@@ -114,7 +115,10 @@ def kind_of_config(path: Path) -> str:
     if {"model_type", "architectures", "transformers_version"} & set(data):
         kind = data.get("model_type")
         shown = f" ({kind})" if isinstance(kind, str) else ""
-        return f"a Hugging Face Transformers model{shown}"
+        networks = data.get("architectures")
+        is_ctc = isinstance(networks, list) and any(str(one).endswith("ForCTC") for one in networks)
+        hint = f", which is used as {HF}{path.parent}" if is_ctc else ""
+        return f"a Hugging Face Transformers model{shown}{hint}"
     if "alignment_heads" in data and "suppress_ids" in data:
         return "a CTranslate2 model, as faster-whisper has them"
     return ""

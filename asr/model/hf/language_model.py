@@ -1,0 +1,96 @@
+"""The n-gram model that stands in a folder of Hugging Face, in ``language_model/`` as pyctcdecode writes it.
+
+pyctcdecode gives a word ``alpha * (log10 p + offset) * ln 10 + beta``, the offset for unknown words only, and the end
+of a sentence ``alpha * log10 p * ln 10``. So its alpha and beta are ours as they are; the offset is in log10 and under
+alpha there, and neither of both here.
+
+Source: pyctcdecode 0.5.0, ``language_model.py`` (``LanguageModel.score``).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import Field
+
+from asr.config import Stage, parse
+from asr.decode.settings import BeamConfig
+from asr.decode.tuned import Tuned
+from asr.errors import CheckpointError, ConfigError
+from asr.files import open_regular
+from asr.lm.arrays import LN10
+from asr.model.hf.folder import read_document
+
+log = logging.getLogger(__name__)
+
+FOLDER = "language_model"
+_ATTRIBUTES = "attrs.json"
+_SUFFIXES = (".arpa", ".arpa.gz", ".bin", ".binary", ".gz")
+_KENLM = b"mmap lm http://kheafield.com/code"
+
+
+class _Attributes(Stage):
+    """The content of ``attrs.json``; the defaults are pyctcdecode's. The bounds are those of ``BeamConfig``."""
+
+    alpha: float = Field(0.5, ge=0, le=10)
+    beta: float = Field(1.5, ge=-100, le=100)
+    #: added to the log10 probability of a word that the model does not know
+    unk_score_offset: float = Field(-10.0, ge=-1000, le=0)
+    #: whether the beginning and the end of a sentence count
+    score_boundary: bool = True
+
+
+def find_language_model(folder: Path) -> Path | None:
+    """Return the file of the n-gram model in a folder, if there is one."""
+    found = [p for p in (folder / FOLDER).glob("[!.]*") if p.name.endswith(_SUFFIXES) and p.is_file()]
+    return min(found, default=None)
+
+
+def why_unused(path: Path) -> str:
+    """Say why an n-gram model cannot be used; empty if it can."""
+    with open_regular(path) as file:
+        is_kenlm = file.read(len(_KENLM)) == _KENLM
+    if not is_kenlm:
+        return ""
+    return (
+        "a binary model of kenlm, which keeps hashes in place of its n-grams and is not read here: "
+        "it is left unused; give the ARPA file that it was built from with --lm"
+    )
+
+
+def shipped_settings(folder: Path) -> Tuned | None:
+    """Return the decoder settings that come with a model: its n-gram model and weights; None: there are none.
+
+    A model that cannot be used is left out, with a warning.
+
+    Raises:
+        CheckpointError: ``attrs.json`` is damaged.
+    """
+    path = find_language_model(folder)
+    if path is None:
+        return None
+    if reason := why_unused(path):
+        log.warning("%s: %s", path, reason)
+        return None
+    attributes = _read_attributes(path.with_name(_ATTRIBUTES))
+    config = BeamConfig(
+        alpha=attributes.alpha,
+        beta=attributes.beta,
+        unknown_log_prob=max(-100.0, attributes.alpha * attributes.unk_score_offset * LN10),
+        unknown_letters=1e6,  # a whole word that is unknown costs the same, however long it is
+        fusion="word",
+    )
+    return Tuned(config=config, lm=str(path.absolute()), lm_bytes=path.stat().st_size)
+
+
+def _read_attributes(path: Path) -> _Attributes:
+    if not path.is_file():
+        return _Attributes()
+    document = read_document(path)
+    try:
+        return parse(
+            _Attributes, {key: document[key] for key in _Attributes.model_fields if key in document}, path.name
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; use --lm none to decode without the language model", path.parent) from error
