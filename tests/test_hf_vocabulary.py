@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from asr.data.text import NORMALIZATIONS
 from asr.decode.greedy import greedy
 from asr.errors import CheckpointError
 from asr.model.hf.vocabulary import HfVocabulary, guess_profile, read_vocabulary
 
+STORED = Path(__file__).parent / "data" / "hf"
 BASE = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "E": 5, "T": 6, "'": 7}
 
 
@@ -324,3 +328,68 @@ def test_any_vocabulary_writes_what_transformers_writes(tmp_path, seed):
             path = [draw.randrange(outputs) for _ in range(draw.randint(1, 30)) for _ in range(draw.choice([1, 1, 2]))]
             spoken = [vocabulary.columns[0] if column in vocabulary.silent else column for column in path]
             assert written(vocabulary, path).strip() == theirs.decode(spoken, skip_special_tokens=False).strip()
+
+
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 9)
+    | st.floats()
+    | st.sampled_from(["<pad>", "a", "BPE", "|", "\ud800"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["<pad>", "a", "b c", "content", "id", "type", "0", "vocab"]), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
+_KEYS = ("added_tokens_decoder", "pad_token", "word_delimiter_token", "do_lower_case", "tokenizer_class", "target_lang")
+_SETTINGS = st.dictionaries(st.sampled_from([*_KEYS, "extra_special_tokens", "replace_word_delimiter_char"]), _JSON)
+
+
+def _as_ctc(decoder: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "CTC", **decoder}
+
+
+_DOCUMENT = st.fixed_dictionaries(
+    {
+        "model": st.fixed_dictionaries(
+            {"type": st.sampled_from(["BPE", "Unigram", "WordLevel"]), "vocab": _JSON | st.just({"<pad>": 0, "a": 1})},
+            optional={"unk_token": _JSON, "unk_id": _JSON, "byte_fallback": _JSON},
+        )
+    },
+    optional={
+        "added_tokens": _JSON,
+        "decoder": _JSON | st.dictionaries(st.just("word_delimiter_token"), _JSON).map(_as_ctc),
+    },
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(vocabulary=_JSON | st.just({"<pad>": 0, "a": 1}), config=_SETTINGS | _JSON, more=_JSON, document=_DOCUMENT)
+def test_any_json_is_read_or_refused_in_one_line(tmp_path, vocabulary, config, more, document):
+    files = {"added_tokens": more, "special_tokens_map": more, "config": more, "tokenizer": document}
+    for name in ("vocab", *files, "tokenizer_config"):
+        (tmp_path / f"{name}.json").unlink(missing_ok=True)
+    folder_of(tmp_path, vocabulary, config, **{name: content for name, content in files.items() if name != "config"})
+    (tmp_path / "config.json").write_text(json.dumps(more))
+    for _ in range(2):  # the second time from tokenizer.json
+        try:
+            found = read_vocabulary(tmp_path, 6)
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+        else:
+            assert sorted(found.columns + found.silent) == list(range(6))
+        (tmp_path / "vocab.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name", ["base", "hubert", "large", "mms", "wavlm"])
+def test_stored_log_probabilities_are_the_texts_of_transformers(name):
+    texts = json.loads((STORED / "texts.json").read_text(encoding="utf-8"))
+    for key in [key for key in texts if key.startswith((f"{name}_", f"{name}#"))]:
+        log_probs_so = np.load(STORED / f"{key.replace('#', '-')}.npy")
+        language = key.partition("#")[2].partition("_")[0] or None
+        vocabulary = read_vocabulary(STORED / name, log_probs_so.shape[1], language)
+        said = re.sub(r"<s>|</s>|<unk>|\[UNK\]", "", texts[key])
+        assert written(vocabulary, log_probs_so.argmax(1).tolist()).strip() == said.strip()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asr.data.tokenizer import WORD_START
 from asr.errors import CheckpointError, nearest
 from asr.model.tensor_files import read_json
 
@@ -91,7 +92,7 @@ class _Settings:
         return None if value is None else _content(value, key, self.path)
 
     def flag(self, key: str) -> bool:
-        value = self.values.get(key, False)
+        value = self.values.get(key) or False
         if not isinstance(value, bool):
             raise CheckpointError(f"{key} must be true or false, got {value!r}", self.path)
         return value
@@ -122,9 +123,13 @@ def _read_settings(folder: Path) -> _Settings:
 
 def _named_special(values: Mapping[str, Any], path: Path) -> Iterator[str]:
     """Yield the names of special tokens."""
-    named = {**_SPECIAL, **{k: v for k, v in values.items() if k.endswith("_token") and k not in _DELIMITERS}}
-    for key, value in named.items():
-        if value is not None and not isinstance(value, bool):
+    others = {
+        key: value
+        for key, value in values.items()
+        if key.endswith("_token") and key not in _DELIMITERS and isinstance(value, str | dict)
+    }
+    for key, value in {**{key: values.get(key, name) for key, name in _SPECIAL.items()}, **others}.items():
+        if value is not None:
             yield _content(value, key, path)
     for key in ("additional_special_tokens", "extra_special_tokens"):
         more = values.get(key) or []
@@ -191,7 +196,9 @@ def _of_tokenizer(path: Path, settings: _Settings) -> Entries:
 
     steps = list(_decoding_steps(document.get("decoder"), path))
     ctc = next((step for step in steps if step["type"] == "CTC"), {})
-    delimiter = ctc.get("word_delimiter_token") if ctc.get("cleanup", True) else None
+    delimiter = None
+    if ctc.get("cleanup", True) and ctc.get("word_delimiter_token") is not None:
+        delimiter = _content(ctc["word_delimiter_token"], "word_delimiter_token", path)
     return Entries(
         path=path,
         tokens={**settings.added, **tokens},
@@ -222,20 +229,19 @@ def _unknown_token(model: Mapping[str, Any], tokens: Mapping[int, str]) -> str:
     return tokens.get(column, "<unk>") if isinstance(column, int) else "<unk>"
 
 
-def _decoding_steps(decoder: Any, path: Path) -> Iterator[Mapping[str, Any]]:
+def _decoding_steps(decoder: Any, path: Path) -> Iterator[dict[str, Any]]:
     """Yield the steps from entries to text; refuse those after which an entry is no piece of text."""
     if decoder is None:
         return
-    step = _object(decoder, "decoder", path)
-    kind = step.get("type")
-    if kind == "Sequence":
-        for inner in _list(step.get("decoders"), "decoders", path):
-            yield from _decoding_steps(inner, path)
-        return
-    is_space = kind == "Replace" and step.get("pattern") == {"String": "▁"} and step.get("content") == " "
-    if kind not in ("Metaspace", "Fuse", "Strip", "ByteFallback", "CTC") and not is_space:
-        raise CheckpointError(f"its tokens are decoded by {kind!r}, which is not read here", path)
-    yield step
+    outer = _object(decoder, "decoder", path)
+    inner = _list(outer.get("decoders"), "decoders", path) if outer.get("type") == "Sequence" else [outer]
+    for value in inner:
+        step = _object(value, "decoder", path)
+        kind = step.get("type")
+        is_space = kind == "Replace" and step.get("pattern") == {"String": WORD_START} and step.get("content") == " "
+        if kind not in ("Metaspace", "Fuse", "Strip", "ByteFallback", "CTC") and not is_space:
+            raise CheckpointError(f"its tokens are decoded by {kind!r}, which is not read here", path)
+        yield step
 
 
 def _read_object(path: Path) -> dict[str, Any]:
