@@ -180,7 +180,7 @@ def spread(model: Any, seed: int) -> Any:
     torch.manual_seed(seed)
     for key, parameter in model.named_parameters():
         if key.startswith("lm_head"):
-            parameter.data = 0.5 * torch.randn_like(parameter)
+            parameter.data = torch.randn_like(parameter) * 2 / model.config.hidden_size**0.5
         elif parameter.ndim > 1 and "original" not in key:
             fan_in = parameter[0].numel()
             parameter.data = torch.randn_like(parameter) * (1.5 / fan_in) ** 0.5
