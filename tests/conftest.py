@@ -81,10 +81,10 @@ needs_matplotlib = pytest.mark.skipif(
 def torchaudio_or_skip() -> ModuleType:
     """Import torchaudio; skip where it is not installed or does not load (which fails in test_install.py)."""
     from asr.errors import AsrError
-    from asr.model import bundles
+    from asr.model.waves import load_torchaudio
 
     try:
-        return bundles.load_torchaudio()
+        return load_torchaudio()
     except AsrError as error:
         pytest.skip(str(error), allow_module_level=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from asr.errors import CheckpointError, ConfigError
+from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.infer import prepared
 from asr.model.checkpoint import AcousticModel
 from asr.model.hf import fast
@@ -282,3 +283,12 @@ def test_the_parts_of_a_network_count_all_its_parameters():
     assert rows[-1] == ("output", "11 tokens with the blank, 3 outputs that write nothing", 14 * 17)
     folded = 8  # the norm of the position's weights, a number for each of its taps
     assert sum(count for _, _, count in rows) == folded + sum(p.numel() for p in load_network(known).parameters())
+
+
+def test_without_torchaudio_one_line_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "torchaudio.py").write_text("raise ModuleNotFoundError('No module', name='torchaudio')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AsrError, match=r"^a Wav2Vec2ForCTC needs torchaudio, .*: pip install 'asr-ctc\[hf\]'$"):
+        load_network(describe(f"hf:{STORED / 'base'}"))

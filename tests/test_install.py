@@ -13,7 +13,7 @@ from packaging.version import Version
 
 import asr
 from asr.errors import AsrError
-from asr.model import bundles
+from asr.model.waves import INSTALL_PAIR, load_torchaudio
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -37,7 +37,7 @@ def test_torchaudio_loads_with_the_installed_torch():
         pytest.skip("torchaudio is not installed")
     problem = ""
     try:
-        bundles.load_torchaudio()
+        load_torchaudio()
     except AsrError as error:
         problem = str(error)
     if problem:
@@ -92,7 +92,7 @@ def test_the_oldest_set_is_the_lower_end_of_every_range(requirement):
 def test_the_two_supported_pairs_are_the_ones_that_the_remedy_names():
     for name in ("constraints.txt", "constraints-oldest.txt"):
         named = pins(name)
-        assert f"torch=={named['torch']} torchaudio=={named['torchaudio']}" in bundles._INSTALL_PAIR
+        assert f"torch=={named['torch']} torchaudio=={named['torchaudio']}" in INSTALL_PAIR
 
 
 def test_the_package_shows_its_public_names_and_its_types():

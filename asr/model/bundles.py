@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -27,8 +26,7 @@ from asr.errors import AsrError, CheckpointError, ConfigError, nearest
 from asr.files import cache_folder
 from asr.model.bundle_facts import BUNDLE_FACTS, BundleFacts
 from asr.model.contract import AcousticModel
-from asr.model.waves import WaveConfig, WaveExtractor, WaveNetwork, parts_of, unpadded_steps
-from asr.runtime import package_version
+from asr.model.waves import WaveConfig, WaveExtractor, WaveNetwork, load_torchaudio, parts_of, unpadded_steps
 
 if TYPE_CHECKING:  # torchaudio takes a second to load: only for a bundle
     from torchaudio.pipelines import Wav2Vec2ASRBundle
@@ -38,9 +36,6 @@ PREFIX = "torchaudio:"
 _HOST = "https://download.pytorch.org/torchaudio/models/"
 #: torchaudio's label for the space between two words
 _SPACE = "|"
-_INSTALL = "pip install 'asr-ctc[bundles]'"
-#: The two pairs that are tested. Forced, since builds for a CPU and for CUDA do not fit each other either.
-_INSTALL_PAIR = "pip install --force-reinstall torch==2.14.1 torchaudio==2.11.1 (or torch==2.11.0 torchaudio==2.11.0)"
 
 
 def is_bundle(model: str | Path) -> bool:
@@ -56,32 +51,6 @@ def names() -> list[str]:
     """
     pipelines = load_torchaudio().pipelines
     return sorted(name for name, bundle in vars(pipelines).items() if _writes_text(bundle))
-
-
-def load_torchaudio() -> ModuleType:
-    """Import torchaudio, which only bundles need.
-
-    Raises:
-        AsrError: it is not installed, or does not load with the installed torch; with the command that mends it.
-    """
-    try:
-        import torchaudio.pipelines
-    except ModuleNotFoundError as error:
-        if error.name != "torchaudio":
-            raise
-        raise AsrError(f"{PREFIX}NAME needs torchaudio, which is not installed: {_INSTALL}") from error
-    # A library that does not fit raises OSError; a build for another version of CUDA RuntimeError.
-    except (ImportError, OSError, RuntimeError) as error:
-        pair = f"torchaudio {package_version('torchaudio')} does not load with torch {torch.__version__}"
-        raise AsrError(f"{pair} ({_root_cause(error)}); install a pair that does: {_INSTALL_PAIR}") from error
-    module: ModuleType = torchaudio
-    return module
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())
 
 
 def settings_folder(model: str | Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,9 +16,40 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from asr.config import Stage
+from asr.errors import AsrError
 from asr.model.network import count
 from asr.model.padded import PaddedNetwork
-from asr.runtime import to_device
+from asr.runtime import package_version, to_device
+
+#: The two pairs that are tested. Forced, since builds for a CPU and for CUDA do not fit each other either.
+INSTALL_PAIR = "pip install --force-reinstall torch==2.14.1 torchaudio==2.11.1 (or torch==2.11.0 torchaudio==2.11.0)"
+
+
+def load_torchaudio(needed_by: str = "torchaudio:NAME", extra: str = "bundles") -> ModuleType:
+    """Import torchaudio, which only published models need.
+
+    Raises:
+        AsrError: it is not installed, or does not load with the installed torch; with the command that mends it.
+    """
+    try:
+        import torchaudio.pipelines
+    except ModuleNotFoundError as error:
+        if error.name != "torchaudio":
+            raise
+        install = f"pip install 'asr-ctc[{extra}]'"
+        raise AsrError(f"{needed_by} needs torchaudio, which is not installed: {install}") from error
+    # A library that does not fit raises OSError; a build for another version of CUDA RuntimeError.
+    except (ImportError, OSError, RuntimeError) as error:
+        pair = f"torchaudio {package_version('torchaudio')} does not load with torch {torch.__version__}"
+        raise AsrError(f"{pair} ({_root_cause(error)}); install a pair that does: {INSTALL_PAIR}") from error
+    module: ModuleType = torchaudio
+    return module
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
 
 
 class WaveConfig(Stage):

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from asr.model.contract import Floats
 from asr.model.hf.config import HfConfig, Shape
 from asr.model.tensor_files import planned
-from asr.model.waves import WaveNetwork
+from asr.model.waves import WaveNetwork, load_torchaudio
 
 
 class Adapter(nn.Module):
@@ -37,15 +37,18 @@ class Adapter(nn.Module):
 
 
 def plan(config: HfConfig, outputs: int) -> nn.Module:
-    """Build a network of waves to logits without memory for its weights."""
+    """Build a network of waves to logits without memory for its weights.
+
+    Raises:
+        AsrError: torchaudio is not installed, or does not load.
+    """
     shape = config.shape
     assert shape is not None, "a network of another family has no plan"
     return planned(lambda: _build(config, shape, outputs))
 
 
 def _build(config: HfConfig, shape: Shape, outputs: int) -> nn.Module:
-    from torchaudio.models import wav2vec2_model, wavlm_model
-
+    models: Any = load_torchaudio(f"a {config.architecture}", extra="hf").models
     sizes: dict[str, Any] = {
         "extractor_mode": f"{shape.feat_extract_norm}_norm",
         "extractor_conv_layer_config": [(conv.channels, conv.kernel, conv.stride) for conv in shape.convs],
@@ -67,9 +70,9 @@ def _build(config: HfConfig, shape: Shape, outputs: int) -> nn.Module:
     network: Any
     if config.family == "wavlm":
         buckets = {"encoder_num_buckets": shape.num_buckets, "encoder_max_distance": shape.max_bucket_distance}
-        network = wavlm_model(**sizes, **buckets)
+        network = models.wavlm_model(**sizes, **buckets)
     else:
-        network = wav2vec2_model(**sizes)
+        network = models.wav2vec2_model(**sizes)
 
     # What torchaudio has no settings for. The norms between convolutions keep an eps of their own.
     for module in network.encoder.modules():
