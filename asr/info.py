@@ -203,7 +203,9 @@ def _tokens(tokenizer: Tokenizer) -> str:
     size = f"{tokenizer.vocabulary_size} (blank first)"
     if tokenizer.kind == "char":
         return f"{size}: {''.join(tokenizer.symbols)!r}"
-    shown = (symbol.replace(" ", WORD_START) for symbol in tokenizer.symbols)
+    shown = [symbol.replace(" ", WORD_START) for symbol in tokenizer.symbols]
+    if tokenizer.kind == "pieces":  # most of them may be single letters
+        shown = [symbol for symbol in shown if len(symbol) > 1] or shown
     longest = sorted(shown, key=lambda s: (-len(s), s))[:10]
     return f"{size}, {tokenizer.kind}; the longest: {' '.join(longest)}"
 

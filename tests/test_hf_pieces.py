@@ -13,8 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from typer.testing import CliRunner
 
 from asr.align import align_text
+from asr.cli import app
 from asr.data import manifest as manifests
 from asr.data.pieces import PieceTokenizer
 from asr.data.targets import PackedTargets, min_steps
@@ -36,6 +38,7 @@ from asr.recordings.longform import pause_log_probs
 from asr.tuning.emissions import emissions
 from asr.tuning.tune import tune
 from tests.builders import build_corpus, tiny_config
+from tests.conftest import torchaudio_or_skip
 from tests.reference import beam as reference
 
 BACKENDS = ("numpy", "numba")
@@ -330,11 +333,29 @@ def corpus(tmp_path_factory) -> Path:
 def test_a_model_folder_with_such_tokens_is_loaded_shown_and_evaluated(model_folder, corpus):
     model = load_model(model_folder)
     assert model.tokenizer.kind == "pieces"
-    assert describe(str(model_folder))[1]["tokens"] == "6 (blank first), pieces; the longest: ab cd a b ▁"
+    assert describe(str(model_folder))[1]["tokens"] == "6 (blank first), pieces; the longest: ab cd"
     rows = manifests.read(corpus)
     result = evaluate(model, rows)
     assert all(set(u.hypothesis) <= set(" abcd") for u in result.score.per_utterance)
     assert np.isfinite(result.score.wer.rate)
+
+
+@pytest.mark.parametrize("kind", ["ngram", "rnn"])
+def test_a_language_model_of_the_tokens_of_a_published_model_is_trained(tmp_path, kind):
+    torchaudio_or_skip()
+    stored = Path(__file__).parent / "data" / "hf" / "wavlm"
+    texts = [f"she {a} sh{b}" for a in "abcdefgh" for b in "abcdefgh"] + ["shé"]
+    (tmp_path / "t.txt").write_text("\n".join(texts), encoding="utf-8")
+    out = tmp_path / ("lm.arpa" if kind == "ngram" else "lm")
+    small = ["--type", "rnn", "--epochs", "1"] if kind == "rnn" else ["--order", "2"]
+    result = CliRunner().invoke(
+        app, ["lm", "train", str(tmp_path / "t.txt"), "--tokenizer", f"hf:{stored}", "--out", str(out), *small]
+    )
+    assert result.exit_code == 0, result.output
+    if kind == "ngram":
+        assert {"sh", "e", "a", "▁"} <= set(ngram.load(out).words)
+    else:
+        assert read_tokenizer(out / "tokenizer.json").encode("sh") == [39 - 1]
 
 
 def test_its_log_probabilities_are_kept_on_disk(model_folder, corpus, tmp_path):

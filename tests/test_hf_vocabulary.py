@@ -133,7 +133,7 @@ def test_a_hole_is_silent_and_a_letter_keeps_its_id(tmp_path):
 def test_entries_above_the_head_are_left_out_and_said(tmp_path):
     vocabulary = read_vocabulary(folder_of(tmp_path, BASE | {"<extra>": 9, "Z": 10}), 8)
     assert vocabulary.tokenizer.symbols == (" ", "E", "T", "'")
-    assert any("2 entries of the vocabulary are above the head's 8 outputs" in note for note in vocabulary.notes)
+    assert any("2 entries are above the head's 8 outputs" in note for note in vocabulary.notes)
 
 
 def test_added_tokens_are_read_from_old_and_new_files(tmp_path):

@@ -30,6 +30,7 @@ from asr.errors import ConfigError, nearest
 from asr.heartbeat import heartbeat, time_left
 
 if TYPE_CHECKING:
+    from asr.data.tokenizer import Tokenizer
     from asr.lm.model import NgramModel
 
 app = typer.Typer(help="Language models, n-gram and neural: train, mix, measure, build, sample.")
@@ -38,9 +39,7 @@ Texts = Annotated[list[Path], Argument(metavar="TEXT...", help="Plain, gzip, a m
 Model = Annotated[Path, Argument(metavar="LM", help="ARPA, ARPA as gzip, or the binary form.")]
 AnyModel = Annotated[Path, Argument(metavar="LM", help="An n-gram model's file, or a neural model's folder.")]
 Out = Annotated[Path, Option(help="Where to write: .arpa, .arpa.gz, or another name for the binary form.")]
-Tokens = Annotated[
-    Path | None, Option("--tokenizer", help="For a model of tokens: the tokenizer, or its model folder.")
-]
+Tokens = Annotated[Path | None, Option("--tokenizer", help="For a model of tokens: the tokenizer, or its model.")]
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def train(
     counting: NgramOptions,
     tokenizer: Annotated[
         Path | None,
-        Option(help="Model its tokens, not words: a tokenizer.json, or its folder."),
+        Option(help="Model its tokens, not words: a tokenizer.json, or its model."),
     ] = None,
     network: RnnOptions,
     as_json: Json = False,
@@ -137,12 +136,11 @@ def _train_ngram(texts: list[Path], out: Path, counting: NgramOptions, tokenizer
 
 
 def _train_rnn(texts: list[Path], out: Path, network: RnnOptions, tokenizer: Path | None, as_json: bool) -> None:
-    from asr.data.tokenizer_file import find_tokenizer, read_tokenizer
     from asr.lm.files import read_lines
 
     if tokenizer is not None and network.subwords is not None:
         raise ConfigError("--tokenizer and --subwords are two ways to come to tokens; choose one")
-    known = None if tokenizer is None else read_tokenizer(find_tokenizer(tokenizer))
+    known = None if tokenizer is None else _read_tokenizer(tokenizer)
 
     from asr.lm.neural import text as rnn_text
     from asr.lm.neural import train as rnn_train
@@ -300,17 +298,28 @@ def _print_model(model: NgramModel, out: Path, as_json: bool) -> None:
 @contextmanager
 def _lines(texts: Sequence[Path], tokenizer: Path | None) -> Iterator[Iterator[str]]:
     """Read the lines of texts, or with a tokenizer those of their tokens; say at the end what that leaves out."""
-    from asr.data.tokenizer_file import find_tokenizer, read_tokenizer
     from asr.lm.files import as_tokens, read_lines
 
     if tokenizer is None:
         yield read_lines(texts)
         return
     left_out: Counter[str] = Counter()
-    yield as_tokens(read_lines(texts), read_tokenizer(find_tokenizer(tokenizer)), left_out)
+    yield as_tokens(read_lines(texts), _read_tokenizer(tokenizer), left_out)
     if left_out:
         commonest = ", ".join(f"{c!r} in {n:,}" for c, n in left_out.most_common(5))
         say(f"asr: lines left out for characters that the tokenizer does not know: {commonest}")
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    """Read the tokenizer of a file, of a model or data folder, or of a published model."""
+    from asr.data.tokenizer_file import find_tokenizer, read_tokenizer
+
+    if ":" in str(path):  # as in every name of a published model; they need torch
+        from asr.model.checkpoint import published
+
+        if (module := published(path)) is not None:
+            return module.describe(path).tokenizer
+    return read_tokenizer(find_tokenizer(path))
 
 
 def _lines_bar(what: str) -> AbstractContextManager[Callable[[float], None]]:

@@ -75,6 +75,7 @@ def describe(model: str | Path) -> HfDescription:
         training={
             "source": f"{config.architecture} in {path}",
             "weights": stored if stored == "float32" else f"{stored} in the file, float32 in use",
+            "vocabulary": "; ".join(vocabulary.notes),
         },
         stride=pace.stride,
         num_steps=pace,

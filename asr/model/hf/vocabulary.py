@@ -78,7 +78,7 @@ def read_vocabulary(folder: Path, outputs: int, language: str | None = None) -> 
         columns,
         silent=tuple(sorted(set(range(outputs)) - set(columns))),
         profile=profile,
-        notes=(f"text.normalization is a guess from the vocabulary: {profile} ({why})", *_left_out(entries, outputs)),
+        notes=(f"text normalization {profile} is a guess from it ({why})", *_left_out(entries, outputs)),
     )
 
 
@@ -125,9 +125,7 @@ def _left_out(entries: Entries, outputs: int) -> list[str]:
     if not above:
         return []
     shown = ", ".join(repr(entries.tokens[column]) for column in above[:5]) + (", …" if len(above) > 5 else "")
-    return [
-        f"{len(above):,} entries of the vocabulary are above the head's {outputs:,} outputs, never written: {shown}"
-    ]
+    return [f"{len(above):,} entries are above the head's {outputs:,} outputs and never written: {shown}"]
 
 
 #: marks that end and part sentences: a model that writes two of them writes punctuation
