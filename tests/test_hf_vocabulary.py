@@ -393,3 +393,31 @@ def test_stored_log_probabilities_are_the_texts_of_transformers(name):
         vocabulary = read_vocabulary(STORED / name, log_probs_so.shape[1], language)
         said = re.sub(r"<s>|</s>|<unk>|\[UNK\]", "", texts[key])
         assert written(vocabulary, log_probs_so.argmax(1).tolist()).strip() == said.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["BPE", "Unigram"])
+def test_pieces_of_words_write_what_transformers_writes(tmp_path, kind):
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    texts = ["the cat sat on the mat, and then it's gone", "this is another thing that we think"] * 20
+    unknown = {"unk_token": "<unk>"}
+    pieces = tokenizers.Tokenizer(tokenizers.models.BPE(**unknown) if kind == "BPE" else tokenizers.models.Unigram())
+    pieces.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    pieces.decoder = tokenizers.decoders.Metaspace()
+    trainer = {"BPE": tokenizers.trainers.BpeTrainer, "Unigram": tokenizers.trainers.UnigramTrainer}[kind]
+    options = unknown if kind == "Unigram" else {}
+    pieces.train_from_iterator(texts, trainer(vocab_size=60, special_tokens=["<unk>"], **options))
+    pieces.add_special_tokens(["<pad>"])
+    theirs = transformers.ParakeetTokenizer(tokenizer_object=pieces, pad_token="<pad>", unk_token="<unk>")
+    theirs.save_pretrained(tmp_path)
+
+    outputs = len(theirs)
+    vocabulary = read_vocabulary(tmp_path, outputs)
+    blank = vocabulary.columns[0]
+    assert (blank, vocabulary.silent) == (outputs - 1, (0,))
+    draw = random.Random(1)
+    for _ in range(200):
+        path = [draw.randrange(outputs) for _ in range(draw.randint(1, 30))]
+        spoken = [blank if column in vocabulary.silent else column for column in path]
+        assert written(vocabulary, path) == theirs.decode(spoken, skip_special_tokens=False)
