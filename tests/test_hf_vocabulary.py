@@ -67,6 +67,15 @@ def test_without_a_pad_token_in_the_head_the_config_names_the_blank(tmp_path):
         read_vocabulary(folder, 2)
 
 
+def test_a_blank_that_training_did_not_take_is_said(tmp_path):
+    folder = folder_of(tmp_path, BASE, {}, config={"pad_token_id": 0})
+    assert len(read_vocabulary(folder, 8).notes) == 1
+    folder_of(tmp_path, BASE, {}, config={"pad_token_id": 5})
+    vocabulary = read_vocabulary(folder, 8)
+    assert vocabulary.columns[0] == 0
+    assert "the blank is output 0 (<pad>), but pad_token_id of config.json is 5" in vocabulary.notes
+
+
 @pytest.mark.parametrize("named", ["word_delimiter_token", "special_tokens_map"])
 def test_the_word_delimiter_need_not_be_a_bar(tmp_path, named):
     """transformers 5.24 reads another delimiter of tokenizer_config.json as a letter; older versions did not."""

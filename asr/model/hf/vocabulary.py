@@ -49,7 +49,7 @@ def read_vocabulary(folder: Path, outputs: int, language: str | None = None) -> 
     if outputs > TOKENS:
         raise CheckpointError(f"the head has {outputs:,} outputs, at most {TOKENS:,} are read", folder)
     entries = read_entries(folder, language)
-    blank = _blank(entries, outputs, folder)
+    blank, odd = _blank(entries, outputs, folder)
 
     written: dict[str, int] = {}
     for column in sorted(entries.tokens, key=lambda column: (entries.rank(column), column)):
@@ -78,25 +78,29 @@ def read_vocabulary(folder: Path, outputs: int, language: str | None = None) -> 
         columns,
         silent=tuple(sorted(set(range(outputs)) - set(columns))),
         profile=profile,
-        notes=(f"text normalization {profile} is a guess from it ({why})", *_left_out(entries, outputs)),
+        notes=(f"text normalization {profile} is a guess from it ({why})", *odd, *_left_out(entries, outputs)),
     )
 
 
-def _blank(entries: Entries, outputs: int, folder: Path) -> int:
-    """Return the column of the blank: of ``pad_token``, or else the one that the network was trained with.
+def _blank(entries: Entries, outputs: int, folder: Path) -> tuple[int, list[str]]:
+    """Return the column of the blank, and what is odd about it.
 
-    ``transformers`` trains with ``pad_token_id`` of config.json as the blank. The tokenizer's own pad token may be
-    missing from a vocabulary; it then has an id above the head.
+    It is the entry of ``pad_token``. That may be missing from a vocabulary: the tokenizer then gives it an id above the
+    head. ``transformers`` trains with ``pad_token_id`` of config.json as the blank, which should be the same.
     """
-    columns = [column for column, token in entries.tokens.items() if token == entries.pad and column < outputs]
-    if columns:
-        return columns[0]
-
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else None
-    column = config.get("pad_token_id") if isinstance(config, dict) else None
-    if isinstance(column, int) and 0 <= column < outputs and not _text(entries, column):
-        return int(column)
+    trained = config.get("pad_token_id") if isinstance(config, dict) else None
+    if isinstance(trained, bool) or not isinstance(trained, int) or not 0 <= trained < outputs:
+        trained = None
+
+    columns = [column for column, token in entries.tokens.items() if token == entries.pad and column < outputs]
+    if columns:
+        is_odd = trained is not None and trained not in columns
+        odd = f"the blank is output {columns[0]} ({entries.pad}), but pad_token_id of config.json is {trained}"
+        return columns[0], [odd] if is_odd else []
+    if trained is not None and not _text(entries, trained):
+        return trained, []
     raise CheckpointError(
         f"no output is the blank: pad_token is {entries.pad!r}, which none of the head's {outputs:,} outputs has; "
         "name the blank's entry as pad_token in tokenizer_config.json",
