@@ -128,12 +128,15 @@ def _hugging_face(thing: str) -> dict[str, Any]:
     """Return what a folder says of its model; of its weights only names and shapes are read."""
     from asr.model.hf import published
 
-    folder = published.describe(thing).folder
-    facts = {
-        "path": str(folder),
-        "bytes": sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+    known = published.describe(thing)
+    facts: dict[str, Any] = {
+        "path": str(known.folder),
+        "bytes": sum(file.stat().st_size for file in known.folder.iterdir() if file.is_file()),
     }
-    return facts | _published(thing, published) | {"cannot": "be trained: it can be used as it is"}
+    facts |= _published(thing, published)
+    if known.config.why_other:
+        facts["features"] = f"by transformers: {known.config.why_other}"
+    return facts | {"cannot": "be trained: it can be used as it is"}
 
 
 def _published(thing: str, kind: Published) -> dict[str, Any]:

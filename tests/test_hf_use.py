@@ -131,6 +131,11 @@ def test_a_folder_starts_no_training(folder, tmp_path):
             load_trainable(model)
 
 
+def test_published_models_are_not_averaged(tmp_path, command):  # noqa: F811
+    result = command("average", "hf:a/b", "torchaudio:A", "--out", tmp_path / "mean")
+    assert result.code == 2 and "hf:a/b: a model of Hugging Face can be used, but neither trained nor" in result.err
+
+
 def test_a_plain_path_of_such_a_folder_is_told_how_to_write_it(folder):
     with pytest.raises(CheckpointError, match=f"it seems to be a Hugging Face .*, which is used as hf:{folder}$"):
         load_model(folder)
@@ -157,6 +162,7 @@ def test_info_shows_licence_language_tokens_stride_and_what_it_cannot_do(folder)
     assert kind == "model of Hugging Face"
     assert facts["training language"] == "de" and facts["training licence"] == "apache-2.0"
     assert facts["step"] == "20 ms" and facts["tokens"].startswith("29 (blank first)")
+    assert "is a guess" in facts["training vocabulary"]
     assert facts["cannot"].startswith("be trained") and facts["decoder"].startswith("greedy")
     assert sum(int(row.split()[-2].replace(",", "")) for row in facts["network"]) == facts["parameters"]
     json.dumps(facts, allow_nan=False)

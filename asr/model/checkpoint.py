@@ -198,7 +198,7 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
         CheckpointError: a file is missing, truncated or foreign; it is named.
         ConfigError: it is a published model, which cannot be trained.
     """
-    _refuse_published(path)
+    refuse_published(path)
     folder = find_model(path)
     config = read_model_config(folder)
     tokenizer = read_tokenizer(folder / "tokenizer.json")
@@ -220,7 +220,7 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
     return model
 
 
-def _refuse_published(path: str | Path) -> None:
+def refuse_published(path: str | Path) -> None:
     """Refuse a published model where one of ours is needed, also where its name was made a path of a folder."""
     parts = Path(path).parts
     for i, part in enumerate(parts):

@@ -19,6 +19,7 @@ from asr.model.checkpoint import (
     find_model,
     load_trainable,
     model_tensors,
+    refuse_published,
     save_model,
     set_model_tensors,
 )
@@ -41,6 +42,8 @@ def average(paths: Sequence[Path], out: Path) -> TrainableModel:
     if out.exists():
         raise ConfigError(f"{out} is there already; choose another --out")
 
+    for path in paths:
+        refuse_published(path)
     folders = [find_model(path) for path in paths]
     first = load_trainable(folders[0])
     tensors: list[dict[str, Tensor]] = []
