@@ -15,6 +15,8 @@ from asr.files import read_json
 LEAN = {"Wav2Vec2ForCTC": "wav2vec2", "HubertForCTC": "hubert", "WavLMForCTC": "wavlm"}
 #: what is added to the variance when an utterance is normalised (transformers, feature_extraction_wav2vec2.py)
 NORMALIZE_EPS = 1e-7
+#: letters of a class of ``transformers``
+_LONGEST_NAME = 64
 _Width = Annotated[int, Field(ge=1, le=16_384)]
 
 
@@ -87,7 +89,10 @@ def read_config(folder: Path) -> HfConfig:
     path = folder / "config.json"
     data = _read_mapping(path)
     architecture = _architecture(data, path)
-    sound = _read_sound(folder)
+    sound, sound_path = _read_sound(folder)
+    rate_hz = sound.get("sampling_rate", 16_000)
+    if not isinstance(rate_hz, int) or isinstance(rate_hz, bool) or not 1000 <= rate_hz <= 768_000:
+        raise CheckpointError(f"sampling_rate must be a number from 1000 to 768000, got {rate_hz!r:.40}", sound_path)
 
     why_other = "" if architecture in LEAN else f"{architecture} is no wav2vec 2.0, HuBERT or WavLM"
     why_other = why_other or _unusual(data, sound)
@@ -96,7 +101,7 @@ def read_config(folder: Path) -> HfConfig:
         "model_type": data.get("model_type", "unknown"),
         "family": "other" if why_other else LEAN[architecture],
         "why_other": why_other,
-        "sample_rate_hz": sound.get("sampling_rate", 16_000),
+        "sample_rate_hz": rate_hz,
         "normalize": sound.get("do_normalize", True),
     }
     if not why_other:
@@ -123,25 +128,26 @@ def _architecture(data: dict[str, Any], path: Path) -> str:
     """Return the class of a network that writes text with CTC."""
     named = data.get("architectures")
     if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
-        raise CheckpointError(f"'architectures' must name one network, such as Wav2Vec2ForCTC; got {named!r}", path)
+        got = str(named)[:80]
+        raise CheckpointError(f"'architectures' must name one network, such as Wav2Vec2ForCTC; got {got}", path)
     architecture: str = named[0]
-    if not architecture.endswith("ForCTC"):
+    if not architecture.endswith("ForCTC") or len(architecture) > _LONGEST_NAME:
         raise CheckpointError(
-            f"{architecture} is no network for recognition with CTC (Wav2Vec2ForCTC and the like)", path
+            f"{architecture[:_LONGEST_NAME]} is no network for recognition with CTC (Wav2Vec2ForCTC and the like)", path
         )
     return architecture
 
 
-def _read_sound(folder: Path) -> dict[str, Any]:
-    """Read the settings of the input; transformers 5 writes them into another file than those before."""
+def _read_sound(folder: Path) -> tuple[dict[str, Any], Path]:
+    """Read the settings of the input and return their file, too; transformers 5 has another one than those before."""
     path = folder / "preprocessor_config.json"
     if path.exists():
-        return _read_mapping(path)
+        return _read_mapping(path), path
     newer = folder / "processor_config.json"
     if newer.exists():
         sound = _read_mapping(newer).get("feature_extractor")
         if isinstance(sound, dict):
-            return sound
+            return sound, newer
     raise CheckpointError(
         "missing: it says at which rate and scale the network takes sound (or processor_config.json does)", path
     )
@@ -160,10 +166,10 @@ def _unusual(data: dict[str, Any], sound: dict[str, Any]) -> str:
     """Name the first setting for which ``transformers`` is needed."""
     for key, usual in _ONLY.items():
         if data.get(key, usual) != usual:
-            return f"{key} is {data[key]!r}"
+            return f"{key} is {data[key]!r:.40}"
     kind = sound.get("feature_extractor_type", "Wav2Vec2FeatureExtractor")
     if kind != "Wav2Vec2FeatureExtractor" or sound.get("feature_size", 1) != 1:
-        return f"its input is made by {kind}"
+        return f"its input is made by {kind!s:.40}"
     return ""
 
 

@@ -79,7 +79,7 @@ def describe_other(folder: Path, config: HfConfig) -> OtherDescription:
         AsrError: ``transformers`` is not installed.
         CheckpointError: it does not know the network, or the config is damaged.
     """
-    _check_numbers(folder)
+    _check_entries(folder)
     transformers = _transformers(config, folder)
     with _quiet(transformers), _explained(folder, "its config and that of its input do not make a network"):
         own = transformers.AutoConfig.from_pretrained(folder, **_SAFE)
@@ -314,11 +314,11 @@ def _explained(path: Path, what: str) -> Iterator[None]:
         raise CheckpointError(f"{what} ({reason})", path) from error
 
 
-def _check_numbers(folder: Path) -> None:
-    """Refuse configs that ask for absurd sizes, before anything is built from them.
+def _check_entries(folder: Path) -> None:
+    """Refuse configs that ask for absurd sizes or, in their depth, for code, before anything is built from them.
 
     Raises:
-        CheckpointError: a number is out of bounds, or the weights are quantised.
+        CheckpointError: a number is out of bounds, code is asked for, or the weights are quantised.
     """
     for name in _SIZED:
         path = folder / name
@@ -328,6 +328,8 @@ def _check_numbers(folder: Path) -> None:
             most = _MOST_LAYERS if key.endswith("_layers") else _LARGEST
             if isinstance(value, int | float) and not abs(value) <= most:
                 raise CheckpointError(f"{key} is {value:g}, at most {most:,}", path)
+            if key == "auto_map" and value:
+                raise CheckpointError("asks for Python code of its own ('auto_map'), which is never run", path)
             if key == "quantization_config" and value:
                 raise CheckpointError("its weights are quantised; get the model in float32, float16 or bfloat16", path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -170,7 +171,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             is_zip = zipfile.is_zipfile(file)
             if is_zip and any(one.compress_type != zipfile.ZIP_STORED for one in zipfile.ZipFile(file).infolist()):
                 raise ValueError("it is compressed, which torch.save does not do")
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():  # of a pickle protocol, before it is refused
+            warnings.simplefilter("ignore")
+            data = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise CheckpointError("asks for code, which is not run; get the model as model.safetensors", path) from error
     except Exception as error:  # torch raises errors of nine kinds for a file that is no weights
