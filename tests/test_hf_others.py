@@ -18,7 +18,9 @@ from asr.errors import AsrError, CheckpointError
 from asr.model.hf import others
 from asr.model.hf.config import read_config
 from asr.model.hf.others import describe_other, load_other
+from tests.builders import write_wav
 from tests.make_hf_folders import FOLDER
+from tests.test_cli import command  # noqa: F401  # the fixture
 
 TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ABCD")
 _SMALL: dict[str, Any] = {
@@ -229,6 +231,28 @@ def test_steps_of_padding_are_left_out(tmp_path, transformers):
     network = load_other(folder, read_config(folder), range(len(TOKENS)))
     # 75 frames: transformers adds one to come to an even number, and masks it
     assert len(network.each([waves(12345)[0][:, None]])[0]) == 37
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["parakeet", "w2v-bert"])
+def test_the_command_takes_what_transformers_has(tmp_path, transformers, command, name):  # noqa: F811
+    folder = make(tmp_path / name, transformers, name)
+    if name == "parakeet":
+        (folder / "vocab.json").unlink()
+        pieces = {"<unk>": 0, "▁a": 1, "b": 2, "▁": 3, "c": 4, "▁de": 5, "e": 6, "d": 7}
+        special = [{"id": 0, "content": "<unk>", "special": True}, {"id": 8, "content": "<pad>", "special": True}]
+        write(
+            folder / "tokenizer.json",
+            {"model": {"type": "BPE", "vocab": pieces, "merges": []}, "added_tokens": special},
+        )
+        write(folder / "tokenizer_config.json", {"pad_token": "<pad>", "unk_token": "<unk>"})
+    write_wav(tmp_path / "a.wav", waves(20_000)[0] * 0.5)
+
+    done = command("transcribe", f"hf:{folder}", tmp_path / "a.wav")
+    assert (done.code, done.err) == (0, "") and set(done.out) <= set("abcdeABCD \n")
+    known = json.loads(command("info", f"hf:{folder}", "--json").out)
+    assert known["step"] == ("80 ms" if name == "parakeet" else "20 ms")
+    assert "int64" not in known["training weights"]
 
 
 @pytest.mark.slow

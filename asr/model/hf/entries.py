@@ -274,5 +274,5 @@ def _column(value: Any, token: str, path: Path) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-        raise CheckpointError(f"the id of {token!r} must be a number from 0 on, got {value!r}", path)
+        raise CheckpointError(f"the id of {token!r} must be a number from 0 on, got {value!r:.40}", path)
     return value
