@@ -241,10 +241,9 @@ def test_the_command_takes_what_transformers_has(tmp_path, transformers, command
         (folder / "vocab.json").unlink()
         pieces = {"<unk>": 0, "▁a": 1, "b": 2, "▁": 3, "c": 4, "▁de": 5, "e": 6, "d": 7}
         special = [{"id": 0, "content": "<unk>", "special": True}, {"id": 8, "content": "<pad>", "special": True}]
-        write(
-            folder / "tokenizer.json",
-            {"model": {"type": "BPE", "vocab": pieces, "merges": []}, "added_tokens": special},
-        )
+        decoder = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}
+        model = {"type": "BPE", "vocab": pieces, "merges": []}
+        write(folder / "tokenizer.json", {"model": model, "added_tokens": special, "decoder": decoder})
         write(folder / "tokenizer_config.json", {"pad_token": "<pad>", "unk_token": "<unk>"})
     write_wav(tmp_path / "a.wav", waves(20_000)[0] * 0.5)
 

@@ -61,7 +61,8 @@ def describe(model: str | Path) -> HfDescription:
     tensors, path = read_file_tensors(folder, config, name.language)
     pace, outputs = _pace_and_outputs(folder, config, tensors, path)
     vocabulary = read_vocabulary(folder, outputs, name.language)
-    stored = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
+    floats = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    stored = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in floats))
     normalize = config.normalize and config.shape is not None  # the others make their input by themselves
     return HfDescription(
         name=str(model),
