@@ -140,6 +140,7 @@ class Hub:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.models: dict[str, list[str]] = {}
+        self.contents: dict[str, str] = {}
         self.fetched: list[str] = []
         self.error: Exception | None = None
         kinds = {"LocalEntryNotFoundError": FileNotFoundError, "RepositoryNotFoundError": OSError}
@@ -158,7 +159,7 @@ class Hub:
         for file in self.models[name]:
             if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns) and not (place / file).exists():
                 (place / file).parent.mkdir(parents=True, exist_ok=True)
-                (place / file).write_text("{}")
+                (place / file).write_text(self.contents.get(file, "{}"))
                 self.fetched.append(file)
         return str(place)
 
@@ -195,10 +196,10 @@ def test_of_a_thousand_adapters_only_that_of_the_language_is_fetched(hub):
     assert sorted(hub.fetched) == sorted([*SMALL, "model.safetensors", "adapter.deu.safetensors"])
 
 
-def test_the_description_needs_no_weights(hub):
-    hub.models["a/b"] = [*SMALL, "model.safetensors"]
-    locate(parse("hf:a/b"), weights=False)
-    assert sorted(hub.fetched) == sorted(SMALL)
+def test_an_adapter_that_is_only_a_pickle_is_fetched_beside_safetensors(hub):
+    hub.models["a/b"] = [*SMALL, "model.safetensors", "pytorch_model.bin", "adapter.deu.bin", "adapter.eng.bin"]
+    locate(parse("hf:a/b#deu"))
+    assert sorted(hub.fetched) == sorted([*SMALL, "model.safetensors", "adapter.deu.bin"])
 
 
 def test_what_the_cache_has_is_used_without_a_network(hub):
@@ -221,8 +222,7 @@ def test_an_interrupted_download_goes_on(hub):
 
 def test_a_model_that_asks_for_code_is_refused_before_its_weights_are_fetched(hub):
     hub.models["a/b"] = [*SMALL, "model.safetensors"]
-    folder = locate(parse("hf:a/b"), weights=False)
-    (folder / "config.json").write_text('{"auto_map": {"AutoModelForCTC": "x.Y"}}')
+    hub.contents["config.json"] = '{"auto_map": {"AutoModelForCTC": "x.Y"}}'
     with pytest.raises(CheckpointError, match="asks for Python code"):
         locate(parse("hf:a/b"))
     assert "model.safetensors" not in hub.fetched

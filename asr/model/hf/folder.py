@@ -16,7 +16,7 @@ from asr.model.hf.names import PREFIX, HfName
 
 _INSTALL = "pip install 'asr-ctc[hf]'"
 #: what is read beside the weights. In patterns of the hub a * matches slashes too.
-_SMALL = ("*.json", "*.txt", "*.model", "README.md")
+_SMALL = ("*.json", "*.txt", "*.model", "README.md", "hyperparams.yaml")
 _LANGUAGE_MODEL = "language_model/*"
 _SAFETENSORS = ("model.safetensors", "model-*.safetensors")
 _PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin")
@@ -28,11 +28,8 @@ _CODE_KEYS = ("auto_map", "custom_pipelines")
 _HYPERPYYAML = "hyperparams.yaml"
 
 
-def locate(name: HfName, *, weights: bool = True) -> Path:
+def locate(name: HfName) -> Path:
     """Return the folder of a model. What the cache has is used as it is, without a look at the network.
-
-    Args:
-        weights: fetch the weights too; without, only what describes the model is fetched.
 
     Raises:
         CheckpointError: there is no such folder, it is no model of Hugging Face, or it asks for code of its own.
@@ -47,16 +44,15 @@ def locate(name: HfName, *, weights: bool = True) -> Path:
 
     folder = _snapshot(name, _SMALL)
     check_folder(folder)
-    if not weights:
-        return folder
-    wanted = [_LANGUAGE_MODEL, *_SAFETENSORS]
-    if name.language:
-        wanted.append(f"adapter.{name.language}.safetensors")
-    folder = _snapshot(name, [*_SMALL, *wanted])
-    if not any(folder.glob("model*.safetensors")):
-        adapters = [f"adapter.{name.language}.bin"] if name.language else []
-        folder = _snapshot(name, [*_SMALL, *wanted, *_PICKLES, *adapters])
-    return folder
+    adapter = f"adapter.{name.language}"
+    wanted = [*_SMALL, _LANGUAGE_MODEL, *_SAFETENSORS, *([f"{adapter}.safetensors"] if name.language else [])]
+    folder = _snapshot(name, wanted)
+
+    # Pickles are fetched only where there is nothing better.
+    pickles = [] if any(folder.glob("model*.safetensors")) else list(_PICKLES)
+    if name.language and not (folder / f"{adapter}.safetensors").is_file():
+        pickles.append(f"{adapter}.bin")
+    return _snapshot(name, [*wanted, *pickles]) if pickles else folder
 
 
 def check_folder(folder: Path) -> None:
