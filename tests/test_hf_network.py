@@ -216,6 +216,30 @@ def test_weights_that_do_not_fit_are_named_as_in_the_file(folder, change_tensors
         read_weights(path, read_config(path))
 
 
+class _Code:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_a_pickle_that_is_no_weights_is_told_from_one_that_asks_for_code(folder, capsys):
+    path = folder("wavlm") / "pytorch_model.bin"
+    whole = path.read_bytes()
+    contents = {
+        b"version https://git-lfs.github.com/spec/v1\n": "seems to be a Git LFS pointer .*: fetch the file",
+        whole[: len(whole) // 2]: "not a whole file of weights .it was cut short",
+        b"words " * 50: "not a whole file of weights .torch.save did not write it",
+        b"": "not a whole file of weights",
+    }
+    for content, message in contents.items():
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=message):
+            read_weights(path.parent, read_config(path.parent))
+    torch.save({"lm_head.weight": _Code()}, path)
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin: asks for code, which is not run"):
+        read_weights(path.parent, read_config(path.parent))
+    assert capsys.readouterr().out == ""
+
+
 # Configs
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from asr.errors import CheckpointError, nearest
 from asr.files import open_regular
+from asr.model.foreign import kind_of_file
 from asr.model.hf.config import LEAN, HfConfig
 from asr.model.hf.network import plan
 from asr.model.tensor_files import check_alike, read_json, read_tensors
@@ -168,23 +169,37 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     """
     try:
         with open_regular(path) as file:
+            head = file.read(16)
             is_zip = zipfile.is_zipfile(file)
             if is_zip and any(one.compress_type != zipfile.ZIP_STORED for one in zipfile.ZipFile(file).infolist()):
                 raise ValueError("it is compressed, which torch.save does not do")
+        if head.startswith(b"PK") and not is_zip:
+            raise ValueError("it was cut short")
         with warnings.catch_warnings():  # of a pickle protocol, before it is refused
             warnings.simplefilter("ignore")
             data = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError("asks for code, which is not run; get the model as model.safetensors", path) from error
     except Exception as error:  # torch raises errors of nine kinds for a file that is no weights
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise CheckpointError(f"not a whole file of weights ({reason})", path) from error
+        raise CheckpointError(_why_no_weights(error, path), path) from error
     if not isinstance(data, dict) or not data:
         raise CheckpointError(f"expected tensors by name, got {type(data).__name__}", path)
     for name, tensor in data.items():
         if not isinstance(name, str) or not _is_plain(tensor):
             raise CheckpointError(f"{str(name)[:80]!r} is no plain tensor", path)
     return {name: tensor.detach() for name, tensor in data.items()}
+
+
+def _why_no_weights(error: Exception, path: Path) -> str:
+    """Say what is wrong with a file that torch refuses."""
+    kind = kind_of_file(path)
+    if kind.startswith("a Git LFS pointer"):
+        return f"not a whole file of weights (it seems to be {kind})"
+    if isinstance(error, pickle.UnpicklingError):
+        # torch's own text is a page about its switches.
+        if "GLOBAL" in str(error):
+            return "asks for code, which is not run; get the model as model.safetensors"
+        return "not a whole file of weights (torch.save did not write it)"
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return f"not a whole file of weights ({reason})"
 
 
 def _is_plain(tensor: Any) -> bool:
