@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from asr.commands import about, align, bench, data, doctor, lm, scoring, speech, training, tuning
-from asr.commands.console import give_up_stdout, print_result, say, say_warning, shown
+from asr.commands.console import give_up, print_result, say, say_warning, shown
 from asr.errors import AsrError, os_reason
 from asr.heartbeat import LineFormatter
 
@@ -69,8 +69,12 @@ def run() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        give_up_stdout()
+        give_up(sys.stdout)
         code = code or 2
+    try:
+        sys.stderr.flush()
+    except OSError:  # Python 3.11.2 would exit with 120
+        give_up(sys.stderr)
     sys.exit(code)
 
 
@@ -98,12 +102,12 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:  # from the help text; results go through print_result
-        give_up_stdout()
+        give_up(sys.stdout)
         return 1
     except OSError as error:
         where = "" if error.filename is None else f"{shown(error.filename)}: "
         say(f"asr: {where}{os_reason(error)}")
-        give_up_stdout()
+        give_up(sys.stdout)
         return 2
     except Exception as error:
         # Typer's usage errors have had three homes so far (click, its own copy of click): known by what they can do.

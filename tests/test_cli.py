@@ -72,8 +72,8 @@ def command(monkeypatch, capfd):
     monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
     library, root = logging.getLogger("asr"), logging.getLogger()
     # It would close pytest's own output, and with it the report of the tests that follow.
-    monkeypatch.setattr("asr.cli.give_up_stdout", lambda: None)
-    monkeypatch.setattr("asr.commands.console.give_up_stdout", lambda: None)
+    monkeypatch.setattr("asr.cli.give_up", lambda stream: None)
+    monkeypatch.setattr("asr.commands.console.give_up", lambda stream: None)
     level, root_level, handlers, threads = library.level, root.level, root.handlers[:], torch.get_num_threads()
 
     def call(*args: object) -> Result:

@@ -28,10 +28,10 @@ def print_result(text: str) -> None:
     try:
         print(harmless(text), flush=True)
     except BrokenPipeError:
-        give_up_stdout()
+        give_up(sys.stdout)
         raise typer.Exit(1) from None
     except OSError as error:
-        give_up_stdout()
+        give_up(sys.stdout)
         raise AsrError(f"stdout: cannot write the result: {os_reason(error)}") from error
 
 
@@ -53,10 +53,10 @@ def say_warning(
     say(f"{filename}:{lineno}: {category.__name__}: {message}")
 
 
-def give_up_stdout() -> None:
-    """Discard what is still buffered, so that Python's exit does not fail on it."""
+def give_up(stream: TextIO) -> None:
+    """Discard what is still buffered for stdout or stderr, so that Python's exit does not fail on it."""
     with suppress(OSError, ValueError):  # a stream without a descriptor
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def shown(value: object) -> str:

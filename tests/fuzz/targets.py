@@ -19,7 +19,7 @@ import numpy as np
 
 from asr.errors import AsrError
 from asr.sound import ffmpeg
-from tests.builders import sine, sphere_bytes
+from tests.builders import extract, sine, sphere_bytes
 from tests.fuzz import seeds
 from tests.fuzz.seeds import ARPA, TEXT, Seed, lines, of_folder, one, with_audio
 
@@ -297,7 +297,7 @@ def _corpora(scratch: Path) -> list[Seed]:
     found = []
     for name, archive in archives.items():
         with tarfile.open(archive) as packed:
-            packed.extractall(scratch / "all" / name, filter="data")
+            extract(packed, scratch / "all" / name)
         seed = of_folder(scratch / "all" / name, _TEXTS_OF_CORPORA)
         found.append(
             Seed(
