@@ -10,6 +10,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -317,7 +318,12 @@ LAYER = "wav2vec2.encoder.layers.0."
         ("base", with_tensor("lm_head.weight", lambda t: None), ["lm_head.weight"]),
         ("base", with_tensor("lm_head.bias", lambda t: t[:-1].clone()), ["lm_head.bias"]),
         ("base", with_tensor("lm_head.bias", lambda t: t.to(torch.int8)), ["lm_head.bias", "int8"]),
-        ("base", with_tensor("lm_head.bias", lambda t: t.to(torch.complex64)), ["lm_head.bias", "complex"]),
+        pytest.param(
+            "base",
+            with_tensor("lm_head.bias", lambda t: t.to(torch.complex64)),
+            ["lm_head.bias", "complex"],
+            marks=pytest.mark.skipif(version("safetensors") < "0.7", reason="it writes no complex numbers"),
+        ),
         ("base", with_tensor(LAYER + "attention.q_proj.weight", lambda t: None), ["q_proj.weight"]),
         ("base", with_tensor(LAYER + "attention.q_proj.weight", lambda t: t[None].clone()), ["q_proj", "shape"]),
         ("base", with_tensor("lm_head.bias", lambda t: t * float("nan")), ["not numbers"]),

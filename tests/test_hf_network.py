@@ -147,13 +147,13 @@ def test_silence_and_a_constant_are_normalised_without_a_division_by_nothing():
 
 def test_weights_in_half_precision_are_float32_in_use_and_it_is_said(folder):
     path = folder("base")
-    tensors = load_file(path / "model.safetensors")
-    save_file({name: t.half() for name, t in tensors.items()}, path / "model.safetensors")
+    halves = {name: t.half() for name, t in load_file(path / "model.safetensors").items()}
+    save_file(halves, path / "model.safetensors")
     known = describe(f"hf:{path}")
     assert known.training["weights"] == "float16 in the file, float32 in use"
     network = load_network(known)
     assert {p.dtype for p in network.parameters()} == {torch.float32}
-    torch.testing.assert_close(network.model.aux.weight, tensors["lm_head.weight"].half().float())
+    torch.testing.assert_close(network.model.aux.weight, halves["lm_head.weight"].float())
 
 
 def test_weight_norm_is_read_under_both_names(folder):
