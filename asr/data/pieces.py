@@ -56,7 +56,7 @@ class PieceTokenizer(Tokenizer):
 
     @cached_property
     def _lengths(self) -> dict[str, list[int]]:
-        """How many characters the tokens write that begin with a character, the longest first."""
+        """Map a character to the lengths of the tokens that begin with it, the longest first."""
         lengths: dict[str, set[int]] = {}
         for written in self._ids:
             lengths.setdefault(written[0], set()).add(len(written))

@@ -35,6 +35,7 @@ from asr.model.tensor_files import (
     fill,
     planned,
     read_json,
+    read_object,
     read_tensors,
     split_by_prefix,
     write_tensors,
@@ -294,9 +295,7 @@ def load_state(folder: Path) -> tuple[TrainingState, list[str]]:
     for path in _states(folder):
         try:
             tensors = read_tensors(path / "state.safetensors")
-            state = read_json(path / "state.json")
-            if not isinstance(state, dict):
-                raise CheckpointError(f"expected an object, got {type(state).__name__}", path / "state.json")
+            state = read_object(path / "state.json")
             return TrainingState(tensors, state, path), skipped
         except CheckpointError as error:
             skipped.append(str(error))

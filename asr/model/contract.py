@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,29 @@ class AnyNetwork(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def eval(self) -> Any: ...
+
+
+class NetworkForUse:
+    """A network made of another one, for use only: it answers for what it was made of."""
+
+    source: AnyNetwork
+
+    @property
+    def stride(self) -> int:
+        """Frames per step."""
+        return self.source.stride
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Return the original's parameters."""
+        return self.source.parameters(recurse)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the original's state."""
+        return self.source.state_dict()
+
+    def eval(self) -> Self:
+        """Return the network itself, which is always in evaluation mode."""
+        return self
 
 
 class AnyExtractor(Protocol):
@@ -105,7 +128,7 @@ class AcousticModel:
 
 
 class Description(Protocol):
-    """What is known of a published model without its weights."""
+    """Hold what is known of a published model without its weights."""
 
     @property
     def extractor(self) -> AnyExtractor: ...

@@ -121,6 +121,18 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"not valid JSON ({error}); the file is damaged or was cut short", path) from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        CheckpointError: missing, unreadable, or not a JSON object.
+    """
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise CheckpointError(f"expected an object, got {type(data).__name__}", path)
+    return data
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn a failed write into a CheckpointError that says what is still good."""

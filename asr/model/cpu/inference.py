@@ -10,7 +10,7 @@ Axes: b utterances, t frames, r rows (steps of all utterances), s steps, f bins,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ import torch
 from llvmlite import binding
 from torch import Tensor, nn
 
+from asr.model.contract import NetworkForUse
 from asr.model.conv import strided
 from asr.model.cpu import loops
 from asr.model.cpu.loops import Conv, Floats, Stored
@@ -98,7 +99,7 @@ def packed(matrix_nrk: npt.NDArray[Any], bias_n: npt.NDArray[Any], precision: st
     return Weights(values, bias, columns, values.size // columns, runs, groups)
 
 
-class InferenceNetwork:
+class InferenceNetwork(NetworkForUse):
     """A network for use only (``asr.model.contract``); it does not follow the original's weights later on."""
 
     def __init__(self, network: DeepSpeech2, precision: str) -> None:
@@ -135,23 +136,6 @@ class InferenceNetwork:
         output_vk = np.zeros((self.vocabulary_size, 1, width), np.float32)
         output_vk[:, 0, places] = _array(network.output.weight)
         self._output = packed(output_vk, _array(network.output.bias), precision)
-
-    @property
-    def stride(self) -> int:
-        """Frames per step."""
-        return self.source.stride
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Return the original's parameters."""
-        return self.source.parameters(recurse)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the original's state."""
-        return self.source.state_dict()
-
-    def eval(self) -> InferenceNetwork:
-        """Return itself: it is for use only."""
-        return self
 
     def each(self, features: Sequence[Floats]) -> list[Floats]:
         """Compute log-probabilities of utterances, on as many threads as torch may use here. Shapes: (t, f) -> (s, v).

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from asr.config import Stage, parse
-from asr.errors import CheckpointError, ConfigError, os_reason
-from asr.files import read_json
+from asr.errors import CheckpointError, ConfigError
+from asr.model.tensor_files import read_object
 
 #: the architectures that need no ``transformers``, and the name that their weights begin with
 LEAN = {"Wav2Vec2ForCTC": "wav2vec2", "HubertForCTC": "hubert", "WavLMForCTC": "wavlm"}
@@ -63,7 +63,7 @@ class Shape(Stage):
 
 
 class HfConfig(Stage):
-    """What the config files of a folder say."""
+    """Hold what the config files of a folder say."""
 
     #: a class of ``transformers``: Wav2Vec2ForCTC
     architecture: str
@@ -87,7 +87,7 @@ def read_config(folder: Path) -> HfConfig:
             out of bounds.
     """
     path = folder / "config.json"
-    data = _read_mapping(path)
+    data = read_object(path)
     architecture = _architecture(data, path)
     sound, sound_path = _read_sound(folder)
     rate_hz = sound.get("sampling_rate", 16_000)
@@ -112,18 +112,6 @@ def read_config(folder: Path) -> HfConfig:
         raise CheckpointError(str(error)) from error
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        data = read_json(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
-    except ValueError as error:
-        raise CheckpointError(f"not valid JSON ({error}); the file is damaged or was cut short", path) from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"expected an object, got {type(data).__name__}", path)
-    return data
-
-
 def _architecture(data: dict[str, Any], path: Path) -> str:
     """Return the class of a network that writes text with CTC."""
     named = data.get("architectures")
@@ -142,10 +130,10 @@ def _read_sound(folder: Path) -> tuple[dict[str, Any], Path]:
     """Read the settings of the input and return their file, too; transformers 5 has another one than those before."""
     path = folder / "preprocessor_config.json"
     if path.exists():
-        return _read_mapping(path), path
+        return read_object(path), path
     newer = folder / "processor_config.json"
     if newer.exists():
-        sound = _read_mapping(newer).get("feature_extractor")
+        sound = read_object(newer).get("feature_extractor")
         if isinstance(sound, dict):
             return sound, newer
     raise CheckpointError(

@@ -74,7 +74,7 @@ def read_entries(folder: Path, language: str | None) -> Entries:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What the small files say."""
+    """Hold what the small files say."""
 
     path: Path
     values: Mapping[str, Any]

@@ -9,7 +9,7 @@ a head, o outputs of the head, v tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr.errors import ConfigError
-from asr.model.contract import AnyNetwork, Floats
+from asr.model.contract import AnyNetwork, Floats, NetworkForUse
 from asr.model.hf.network import HfNetwork, in_our_order
 from asr.model.waves import WaveNetwork
 from asr.runtime import find_precision
@@ -41,9 +41,10 @@ def fast(network: WaveNetwork, precision: str) -> AnyNetwork:
     return FastNetwork(network) if has_bf16 else network
 
 
-class FastNetwork:
+class FastNetwork(NetworkForUse):
     """A network for use only (``asr.model.contract``); it does not follow the original's weights later on."""
 
+    source: HfNetwork
     precision = "bf16"
 
     def __init__(self, network: HfNetwork) -> None:
@@ -64,23 +65,6 @@ class FastNetwork:
         #: torchaudio has it in front of the layers when their own norms are behind, and the other way round
         self._norm, self._norm_in_front = transformer.layer_norm, transformer.layer_norm_first
         self._head = model.aux
-
-    @property
-    def stride(self) -> int:
-        """Frames per step."""
-        return self.source.stride
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Return the original's parameters."""
-        return self.source.parameters(recurse)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the original's state."""
-        return self.source.state_dict()
-
-    def eval(self) -> FastNetwork:
-        """Return the network itself, which is always in evaluation mode."""
-        return self
 
     @torch.inference_mode()
     def each(self, features: Sequence[Floats]) -> list[Floats]:

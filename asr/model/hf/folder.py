@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import AsrError, CheckpointError, os_reason
-from asr.files import read_json
 from asr.model.hf.names import PREFIX, HfName
+from asr.model.tensor_files import read_object
 
 _INSTALL = "pip install 'asr-ctc[hf]'"
 #: what is read beside the weights. In patterns of the hub a * matches slashes too.
@@ -71,7 +71,7 @@ def check_folder(folder: Path) -> None:
     for file in _ASKING:
         if not (folder / file).is_file():
             continue
-        config = read_document(folder / file)
+        config = read_object(folder / file)
         for key in _CODE_KEYS:
             if config.get(key):
                 raise CheckpointError(
@@ -79,23 +79,6 @@ def check_folder(folder: Path) -> None:
                     "only models that transformers has itself can be used",
                     folder / file,
                 )
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of a model.
-
-    Raises:
-        CheckpointError: it cannot be read, or is no JSON object.
-    """
-    try:
-        document = read_json(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot read: {os_reason(error)}", path) from error
-    except ValueError as error:
-        raise CheckpointError(f"not valid JSON ({error})", path) from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"expected an object, got {type(document).__name__}", path)
-    return document
 
 
 def _snapshot(name: HfName, patterns: Sequence[str]) -> Path:
@@ -129,7 +112,7 @@ def _is_whole(folder: Path, patterns: Sequence[str], name: HfName) -> bool:
         return True
     for index in _INDEXES:
         if (folder / index).is_file():
-            shards = read_document(folder / index).get("weight_map")
+            shards = read_object(folder / index).get("weight_map")
             names = set(shards.values()) if isinstance(shards, dict) else set()
             return bool(names) and all(isinstance(one, str) and (folder / Path(one).name).is_file() for one in names)
     return False

@@ -20,7 +20,7 @@ from asr.decode.tuned import Tuned
 from asr.errors import CheckpointError, ConfigError
 from asr.files import open_regular
 from asr.lm.arrays import LN10
-from asr.model.hf.folder import read_document
+from asr.model.tensor_files import read_object
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def shipped_settings(folder: Path) -> Tuned | None:
 def _read_attributes(path: Path) -> _Attributes:
     if not path.is_file():
         return _Attributes()
-    document = read_document(path)
+    document = read_object(path)
     try:
         return parse(
             _Attributes, {key: document[key] for key in _Attributes.model_fields if key in document}, path.name

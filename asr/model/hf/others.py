@@ -44,7 +44,7 @@ _MASKS = ("attention_mask", "padding_mask")
 
 @dataclass(frozen=True)
 class Steps:
-    """How many output steps a network has for a number of samples: convolutions over frames, whatever their padding.
+    """Count the output steps of a number of samples: convolutions over frames, whatever their padding.
 
     Rounded divisions one after the other are one rounded division of the sum with a constant.
     """
@@ -63,7 +63,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class OtherDescription:
-    """What is known of a network without its weights."""
+    """Hold what is known of a network without its weights."""
 
     config: Any
     extractor: Any
@@ -195,7 +195,7 @@ class OtherNetwork(nn.Module):
 
 
 class _Input:
-    """What a network takes, made of one recording by the feature extractor of its folder."""
+    """Make what a network takes of one recording, by the feature extractor of its folder."""
 
     def __init__(self, extractor: Any, model: Any) -> None:
         self._extractor = extractor
