@@ -21,8 +21,43 @@ from asr.limits import check_spectrum
 _STD_FLOOR = 1e-3
 
 
-class FeatureExtractor(nn.Module):
-    """Turns waves into normalised features.
+class Extractor(nn.Module):
+    """Turns waves into features: what training needs of every kind."""
+
+    #: samples per frame
+    hop: int
+
+    def __init__(self, cfg: FeatureConfig, sample_rate_hz: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.sample_rate_hz = sample_rate_hz
+
+    @property
+    def num_bins(self) -> int:
+        """Values per frame."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device that it computes on."""
+        return torch.device("cpu")
+
+    def num_frames(self, num_samples_b: Tensor) -> Tensor:
+        """Count the frames of each wave. Shapes: (b,) -> (b,)."""
+        raise NotImplementedError
+
+
+def build_extractor(cfg: FeatureConfig, sample_rate_hz: int) -> Extractor:
+    """Build the extractor of the kind that ``cfg.kind`` names.
+
+    Raises:
+        ConfigError: the settings do not fit together, or not the sample rate.
+    """
+    return FeatureExtractor(cfg, sample_rate_hz)
+
+
+class FeatureExtractor(Extractor):
+    """Turns waves into normalised spectra, log-mel bins or cepstra.
 
     With ``normalization: corpus`` the buffers ``mean_f`` and ``std_f`` hold the statistics of the training set, which
     ``fit`` sets; they are saved with the model.
@@ -40,9 +75,7 @@ class FeatureExtractor(nn.Module):
         Raises:
             ConfigError: they do not fit together, or not the sample rate.
         """
-        super().__init__()
-        self.cfg = cfg
-        self.sample_rate_hz = sample_rate_hz
+        super().__init__(cfg, sample_rate_hz)
         window = round(cfg.window_s * sample_rate_hz)
         self.hop = round(cfg.hop_s * sample_rate_hz)
         self.fft = cfg.fft_samples or 2 ** math.ceil(math.log2(max(2, window)))

@@ -70,7 +70,7 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
 
 def _model(path: Path) -> dict[str, Any]:
     from asr.model.checkpoint import find_model, load_trainable
-    from asr.model.network import describe as describe_network
+    from asr.model.trainable import describe as describe_network
 
     folder = find_model(path)
     model = load_trainable(folder)
@@ -275,14 +275,14 @@ def _manifest(path: Path) -> dict[str, Any]:
 def _config(thing: str) -> dict[str, Any]:
     from asr import config as configs
     from asr.corpora.catalogue import find_config
-    from asr.features import FeatureExtractor
+    from asr.features import build_extractor
     from asr.model.build import build_network
-    from asr.model.network import describe as describe_network
     from asr.model.tensor_files import planned
+    from asr.model.trainable import describe as describe_network
 
     path = find_config(thing)
     cfg = configs.load(path)
-    extractor = FeatureExtractor(cfg.features, cfg.audio.sample_rate_hz)
+    extractor = build_extractor(cfg.features, cfg.audio.sample_rate_hz)
     # The vocabulary comes with the data; 29 is blank, A-Z, apostrophe and space.
     network = planned(lambda: build_network(cfg.model, extractor.num_bins, vocabulary_size=29))
     return {

@@ -31,7 +31,8 @@ from asr.lm import ngram
 from asr.model import bundles
 from asr.model.bundle_facts import BUNDLE_FACTS
 from asr.model.checkpoint import find_model, load_model, load_trainable
-from asr.model.waves import WaveConfig, WaveExtractor, unpadded_steps
+from asr.model.trainable import unpadded_steps
+from asr.model.waves import WaveConfig, WaveExtractor
 from asr.transcribe import Recognizer
 from asr.tuning.emissions import emissions
 from tests.builders import build_corpus, noise, sine, tones, write_wav

@@ -28,10 +28,11 @@ from asr.model.build import build_network
 from asr.model.checkpoint import build_model, load_model, model_tensors, save_model
 from asr.model.conv import ConvFrontEnd, step_mask
 from asr.model.mlp import WindowMlp
-from asr.model.network import DeepSpeech2, Network, describe
+from asr.model.network import DeepSpeech2, Network
 from asr.model.norm import EPS, MOMENTUM
 from asr.model.recurrent import Lookahead, RecurrentLayer
 from asr.model.tdnn import TimeDelayNetwork, WindowLayer, taps
+from asr.model.trainable import describe
 from asr.train import resume, train
 from tests.builders import ALPHABET, build_corpus, tiny_config
 from tests.test_model import BINS, CLOSE, CONV, VOCABULARY, frames_seen, gradients, padded, random_features, used
@@ -398,9 +399,10 @@ def test_configs_from_before_encoders_give_the_network_of_before_and_its_weights
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"encoder": "cnn"}, "encoder: expected one of recurrent, tdnn, mlp, got 'cnn'"),
+        ({"encoder": "cnn"}, "encoder: expected one of recurrent, tdnn, mlp, conformer, wav2vec2, got 'cnn'"),
         ({"encoder": "tdnn", "lookahead_steps": 3}, "lookahead_steps needs encoder: recurrent, not tdnn"),
-        ({"conv": []}, "conv needs 1 to 3 layers (none only with encoder: tdnn or mlp)"),
+        ({"encoder": "conformer", "conv": [{}]}, "encoder: conformer has convolutions of its own: leave out conv"),
+        ({"encoder": "conformer", "hidden": 90}, "hidden 90 is no multiple of conformer.heads 4"),
         ({"tdnn": {"stride": 2}}, "tdnn is set, but the encoder is recurrent: set encoder: tdnn, or leave it out"),
         ({"encoder": "tdnn", "mlp": {"context": 2}}, "mlp is set, but the encoder is tdnn"),
         ({"encoder": "tdnn", "tdnn": {"kernels": [4]}}, "tdnn.kernels: needs odd numbers from 1 to 99, got [4]"),

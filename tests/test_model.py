@@ -20,9 +20,10 @@ from asr.ctc import ctc_loss
 from asr.data.tokenizer import CharTokenizer
 from asr.decode.greedy import greedy
 from asr.model.conv import ConvFrontEnd, step_mask, strided
-from asr.model.network import DeepSpeech2, describe
+from asr.model.network import DeepSpeech2
 from asr.model.norm import EPS, MOMENTUM
 from asr.model.recurrent import GATES, Lookahead, RecurrentLayer, flip_within, reversal
+from asr.model.trainable import describe
 from tests.reference import recurrent_cells
 
 BINS, VOCABULARY = 7, 5

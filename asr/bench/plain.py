@@ -21,7 +21,7 @@ from asr.batch import Batch
 from asr.config import ModelConfig
 from asr.data.tokenizer import BLANK_ID
 from asr.errors import ConfigError
-from asr.model.network import Network
+from asr.model.trainable import TrainableNetwork
 from asr.training.data import BatchPlan, TrainingData
 from asr.training.feature_loader import FeatureLoader
 from asr.training.penalties import consistency_loss
@@ -77,7 +77,7 @@ class PlainNetwork(nn.Module):
 class PlainTrainer:
     """The training loop of a plain script, on the training set of ours."""
 
-    def __init__(self, data: TrainingData, ours: Network, device: torch.device) -> None:
+    def __init__(self, data: TrainingData, ours: TrainableNetwork, device: torch.device) -> None:
         self.cfg = cfg = data.cfg
         self.device = device
         self.num_steps = ours.num_steps

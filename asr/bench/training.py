@@ -25,9 +25,10 @@ from asr.config import RunConfig
 from asr.data import manifest as manifests
 from asr.data.manifest import Utterance
 from asr.model.conv import strided, strided_b
-from asr.model.network import DeepSpeech2, Network, steps_after
+from asr.model.network import DeepSpeech2, Network
 from asr.model.recurrent import RecurrentLayer
 from asr.model.tdnn import WindowLayer, WindowNetwork
+from asr.model.trainable import TrainableNetwork, steps_after
 from asr.runtime import DTYPES, hardware
 from asr.training.trial import build_trial, endless_batches
 
@@ -319,8 +320,8 @@ class _Clock:
 
 
 @contextmanager
-def _watched(network: Network, clock: _Clock) -> Iterator[None]:
-    """Mark the end of the front-end and of the encoder, forward and back."""
+def _watched(network: TrainableNetwork, clock: _Clock) -> Iterator[None]:
+    """Mark the end of the front-end, if there is one, and of the encoder, forward and back."""
 
     def front_end(module: Any, args: Any, result: Any) -> None:
         clock.until("convolution")
@@ -333,7 +334,7 @@ def _watched(network: Network, clock: _Clock) -> Iterator[None]:
             args[0].register_hook(lambda grad: clock.until("output back"))
 
     hooks = [network.output.register_forward_pre_hook(output)]
-    if network.cfg.conv:
+    if isinstance(network, Network) and network.cfg.conv:
         hooks.append(network.front_end.register_forward_hook(front_end))
     try:
         yield
@@ -342,13 +343,15 @@ def _watched(network: Network, clock: _Clock) -> Iterator[None]:
             hook.remove()
 
 
-def training_operations(network: Network, num_frames_b: Tensor) -> float:
-    """Count the operations of the products of convolutions and encoder in a training step.
+def training_operations(network: TrainableNetwork, num_frames_b: Tensor) -> float:
+    """Count the operations of the products of convolutions and encoder in a training step; nan: not known.
 
     A multiplication and an addition are two. Each layer goes forward once and back twice, but the first of all needs no
     gradient of its input, so it goes back once. Padding, the output layer and everything that is no product count
     nothing.
     """
+    if not isinstance(network, Network):
+        return math.nan
     products = list(_products(network, num_frames_b))
     return 6.0 * sum(products) - 2.0 * products[0]
 

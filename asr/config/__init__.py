@@ -7,24 +7,28 @@ An unknown key is an error that names the nearest one.
 from __future__ import annotations
 
 from asr.config.messages import all_keys as all_keys
+from asr.config.networks import ConformerConfig as ConformerConfig
+from asr.config.networks import ConvConfig as ConvConfig
+from asr.config.networks import MlpConfig as MlpConfig
+from asr.config.networks import ModelConfig as ModelConfig
+from asr.config.networks import SampleConvConfig as SampleConvConfig
+from asr.config.networks import TdnnConfig as TdnnConfig
+from asr.config.networks import Wav2Vec2Config as Wav2Vec2Config
+from asr.config.networks import Wav2Vec2Shape as Wav2Vec2Shape
 from asr.config.reading import load as load
 from asr.config.reading import override as override
 from asr.config.reading import parse as parse
 from asr.config.reading import split_setting as split_setting
 from asr.config.reading import to_yaml as to_yaml
+from asr.config.stage import Stage as Stage
 from asr.config.stages import AudioConfig as AudioConfig
 from asr.config.stages import AugmentConfig as AugmentConfig
 from asr.config.stages import BatchConfig as BatchConfig
-from asr.config.stages import ConvConfig as ConvConfig
 from asr.config.stages import FeatureConfig as FeatureConfig
-from asr.config.stages import MlpConfig as MlpConfig
-from asr.config.stages import ModelConfig as ModelConfig
 from asr.config.stages import NoiseConfig as NoiseConfig
 from asr.config.stages import OptimConfig as OptimConfig
 from asr.config.stages import ReverbConfig as ReverbConfig
 from asr.config.stages import RunConfig as RunConfig
 from asr.config.stages import SpecAugmentConfig as SpecAugmentConfig
-from asr.config.stages import Stage as Stage
-from asr.config.stages import TdnnConfig as TdnnConfig
 from asr.config.stages import TextConfig as TextConfig
 from asr.config.stages import TrainConfig as TrainConfig

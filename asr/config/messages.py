@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from asr.config.stages import Stage
+from asr.config.stage import Stage
 from asr.errors import nearest
 
 Loc = tuple[int | str, ...]
@@ -149,7 +149,7 @@ def _line(kind: type[Stage], loc: Loc, errors: list[ErrorDetails]) -> str:
         parent = f"{_dotted(loc[:-1])}: " if loc[:-1] else ""
         return f"{parent}a key is a word, got {as_yaml(first['input'])}"
 
-    # a check in asr.config.stages; for lists, its message has the values already
+    # a check of a stage; for lists, its message has the values already
     reason = first["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(first["input"], dict | list) else got
     return f"{where}{reason[:1].lower()}{reason[1:]}{shown}"

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from asr.config.messages import first_error, type_in_yaml, unknown_key
-from asr.config.stages import RunConfig, Stage
+from asr.config.stage import Stage
+from asr.config.stages import RunConfig
 from asr.errors import ConfigError, os_reason
 from asr.files import read_small
 from asr.limits import CONFIG_FILE

@@ -2,71 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    FailFast,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from asr.config.networks import ModelConfig
+from asr.config.stage import Stage, check_filled
 from asr.data.text import AS_PREPARED, NORMALIZATIONS
 from asr.errors import nearest
-
-#: keys of a stage and values of a list or mapping, at most: for each wrong one of them there is an error in memory
-_MOST_KEYS = 1000
-_MOST_VALUES = 100_000
-
-
-class Stage(BaseModel):
-    """Base of every stage: frozen, unknown keys forbidden, numbers finite.
-
-    Numbers that decide how much memory or time something takes have upper bounds, far above what an experiment needs:
-    a config may be a stranger's.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _few_keys(cls, data: Any) -> Any:
-        if isinstance(data, dict) and len(data) > _MOST_KEYS:
-            raise ValueError(f"{len(data):,} keys, where {len(cls.model_fields)} are known")
-        return data
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _few_values_and_switches_only_where_meant(cls, value: Any, info: ValidationInfo) -> Any:
-        field = cls.model_fields[str(info.field_name)]
-        # A list that may be longer is read up to its first wrong value only.
-        may_be_long = any(isinstance(one, FailFast) for one in field.metadata)
-        if isinstance(value, list | tuple | dict) and len(value) > _MOST_VALUES and not may_be_long:
-            raise ValueError(f"at most {_MOST_VALUES:,} values, got {len(value):,}")
-        # Python counts True as 1: "epochs: true" would train one epoch.
-        if bool not in (field.annotation, *get_args(field.annotation)) and _has_switch(value):
-            raise ValueError("must not be true or false")
-        return value
-
-
-def _has_switch(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_has_switch, value)))
 
 
 def _check_normalization(value: str) -> str:
     known = (AS_PREPARED, *NORMALIZATIONS)
     if value not in known:
         raise ValueError(f"must be one of {', '.join(known)}{nearest(value, known)}")
-    return value
-
-
-def _check_filled(value: tuple[float, ...]) -> tuple[float, ...]:
-    if not value:
-        raise ValueError("needs at least one number, got []")
     return value
 
 
@@ -96,14 +45,16 @@ class TextConfig(Stage):
     #: prepared.json names, or none where there is none
     normalization: Annotated[str, AfterValidator(_check_normalization)] = AS_PREPARED
     #: data: the tokenizer that the data folder's prepared.json names, or is there without one, or characters; char:
-    #: characters of the training texts; init: that of the model that train.init names
-    tokenizer: Literal["data", "char", "init"] = "data"
+    #: characters of the training texts; init: that of the model that train.init names; init+: the same, and behind its
+    #: tokens the characters of the training texts that it lacks
+    tokenizer: Literal["data", "char", "init", "init+"] = "data"
 
 
 class FeatureConfig(Stage):
     """The features that the network sees."""
 
-    kind: Literal["spectrogram", "log_mel", "mfcc"] = "log_mel"
+    #: wave: the samples; hf: what a layer of a published network gives; parakeet: log-mel as NeMo makes it
+    kind: Literal["spectrogram", "log_mel", "mfcc", "wave", "hf", "parakeet"] = "log_mel"
     window_s: float = Field(0.025, gt=0, le=0.5)
     hop_s: float = Field(0.010, gt=0, le=0.5)
     #: FFT length in samples; null: the next power of two that holds the window (131,072: half a second at 192 kHz)
@@ -129,114 +80,10 @@ class FeatureConfig(Stage):
     normalization: Literal["utterance", "corpus", "none"] = "utterance"
     #: standard deviation of the noise added to the samples in training, full scale = 1; 0 switches it off
     dither: float = Field(0.0, ge=0, le=0.1)
-
-
-_Stride = Annotated[int, Field(ge=1, le=16)]
-
-
-class ConvConfig(Stage):
-    """One convolution over time and frequency."""
-
-    channels: int = Field(32, ge=1, le=1024)
-    #: kernel in frames and bins; odd, so that "same" padding is symmetric and the stride formula is exact
-    kernel_tf: tuple[int, int] = (11, 41)
-    stride_tf: tuple[_Stride, _Stride] = (2, 2)
-
-    @field_validator("kernel_tf")
-    @classmethod
-    def _odd(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if any(not 1 <= k <= 255 or k % 2 == 0 for k in value):
-            raise ValueError(f"both sides must be odd, from 1 to 255, got {list(value)}")
-        return value
-
-
-_Dilation = Annotated[int, Field(ge=1, le=99)]
-
-
-class TdnnConfig(Stage):
-    """A time-delay network's convolutions over time. Lists: one value per layer, the last for all layers after it."""
-
-    #: taps of each convolution; odd, so that padding is symmetric and the step formula is exact
-    kernels: tuple[int, ...] = Field((5, 3), max_length=20)
-    #: steps from one tap to the next
-    dilations: Annotated[tuple[_Dilation, ...], AfterValidator(_check_filled)] = Field((1, 1, 2, 3), max_length=20)
-    #: of the first layer; the others have 1
-    stride: int = Field(1, ge=1, le=16)
-
-    @field_validator("kernels")
-    @classmethod
-    def _kernels(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or any(not 1 <= k <= 99 or k % 2 == 0 for k in value):
-            raise ValueError(f"needs odd numbers from 1 to 99, got {list(value)}")
-        return value
-
-
-class MlpConfig(Stage):
-    """The window of a feed-forward network."""
-
-    #: frames (after convolutions: their steps) on each side of the one that a step stands for
-    context: int = Field(10, ge=0, le=49)
-    #: from one window to the next
-    stride: int = Field(1, ge=1, le=16)
-
-
-class ModelConfig(Stage):
-    """The network."""
-
-    #: what follows the convolutions: recurrent layers, a time-delay network, or a feed-forward network over a window
-    encoder: Literal["recurrent", "tdnn", "mlp"] = "recurrent"
-    #: may be empty before tdnn and mlp
-    conv: tuple[ConvConfig, ...] = Field((ConvConfig(), ConvConfig(kernel_tf=(11, 21), stride_tf=(1, 2))), max_length=3)
-    #: the clipped ReLU is min(max(x, 0), clip): 20 in the paper
-    relu_clip: float = Field(20.0, gt=0, le=1e6)
-    #: recurrent: of its layers; the other encoders have no cells
-    cell: Literal["gru", "lstm", "tanh"] = "gru"
-    layers: int = Field(5, ge=1, le=20)
-    #: units of a layer; recurrent: units per direction
-    hidden: int = Field(800, ge=1, le=8192)
-    #: recurrent: two directions or one
-    bidirectional: bool = True
-    #: recurrent: how the two directions are combined: sum (the paper) or concat
-    merge: Literal["sum", "concat"] = "sum"
-    #: from the second layer on, a layer's input is added to its output
-    residual: bool = False
-    #: recurrent: steps of future context of the row convolution after one-direction layers; 0 for none
-    lookahead_steps: int = Field(0, ge=0, le=200)
-    tdnn: TdnnConfig = TdnnConfig()
-    mlp: MlpConfig = MlpConfig()
-    #: sequence-wise batch norm after each convolution and of each layer's input projection
-    norm: bool = True
-    #: dropout between layers (one mask value per element), not inside the recurrence
-    dropout: float = Field(0.0, ge=0, lt=1)
-
-    @property
-    def time_strides(self) -> tuple[int, ...]:
-        """Return the stride of each layer that has one over time; their product is the frames per step."""
-        convs = tuple(layer.stride_tf[0] for layer in self.conv)
-        encoder = {"recurrent": (), "tdnn": (self.tdnn.stride,), "mlp": (self.mlp.stride,)}[self.encoder]
-        return convs + encoder
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> ModelConfig:
-        if self.lookahead_steps and self.encoder != "recurrent":
-            raise ValueError(f"lookahead_steps needs encoder: recurrent, not {self.encoder} (which sees both sides)")
-        if self.bidirectional and self.lookahead_steps:
-            raise ValueError("lookahead_steps needs bidirectional: false (a bidirectional layer sees the whole future)")
-        if not self.conv and self.encoder == "recurrent":
-            raise ValueError("conv needs 1 to 3 layers (none only with encoder: tdnn or mlp)")
-
-        for name, given, default in (("tdnn", self.tdnn, TdnnConfig()), ("mlp", self.mlp, MlpConfig())):
-            if name != self.encoder and given != default:
-                raise ValueError(
-                    f"{name} is set, but the encoder is {self.encoder}: set encoder: {name}, or leave it out"
-                )
-
-        for key in ("kernels", "dilations") if self.encoder == "tdnn" else ():
-            values = getattr(self.tdnn, key)
-            if len(values) > self.layers and values != getattr(TdnnConfig(), key):
-                raise ValueError(f"tdnn.{key} has {len(values)} values for {self.layers} layers")
-
-        return self
+    #: hf: the published network, hf:FOLDER_OR_NAME, whose weights stay as they are
+    hf: str | None = None
+    #: hf: which layer's output, from 1; null: the last one's
+    hf_layer: int | None = Field(None, ge=1, le=256)
 
 
 class SpecAugmentConfig(Stage):
@@ -290,7 +137,7 @@ class AugmentConfig(Stage):
     """Changes of the training audio and features, drawn for each utterance and epoch."""
 
     #: one factor is drawn per utterance and epoch; 1.1 is faster and higher (resampling, as Kaldi's speed perturbation)
-    speeds: Annotated[tuple[_Speed, ...], AfterValidator(_check_filled)] = Field((1.0,), max_length=1000)
+    speeds: Annotated[tuple[_Speed, ...], AfterValidator(check_filled)] = Field((1.0,), max_length=1000)
     #: frequencies are stretched by a factor from 1 - warp to 1 + warp, as by a vocal tract of another length
     warp: float = Field(0.0, ge=0, le=0.3)
     #: gain, drawn between these; with features normalised by utterance it has almost no effect
@@ -327,10 +174,17 @@ class OptimConfig(Stage):
     betas: tuple[_Beta, _Beta] = (0.9, 0.98)
     #: share of all steps over which the rate rises linearly from 0
     warmup_fraction: float = Field(0.1, ge=0, le=1)
-    #: after the warm-up: cosine to 0, linear to 0, or constant
+    #: share of all steps after the warm-up over which the rate stays
+    hold_fraction: float = Field(0.0, ge=0, le=1)
+    #: after that: cosine to 0, linear to 0, or constant
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     #: gradients are scaled down to this norm; 0 switches clipping off
     clip_norm: float = Field(5.0, ge=0)
+    #: what weight_decay pulls the weights to: zero, or the weights that training starts with, which keeps what they
+    #: know (L2-SP, Li et al. 2018)
+    decay_towards: Literal["zero", "start"] = "zero"
+    #: by part of the network (the beginning of its parameters' names): what its learning rate is multiplied by
+    lr_scales: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field({}, max_length=1000)
 
 
 class TrainConfig(Stage):
@@ -342,7 +196,7 @@ class TrainConfig(Stage):
     #: batches whose gradients make one update
     accumulate: int = Field(1, ge=1, le=1024)
     seed: int = Field(1, ge=0, lt=2**31)
-    #: start from the weights of the model or run in this folder; null: random weights
+    #: start from the weights of this model or run (a folder, hf:FOLDER_OR_NAME or nemo:FILE); null: random weights
     init: str | None = None
     #: first epoch in order of duration (Deep Speech 2, section 3.3)
     sortagrad: bool = True
@@ -371,6 +225,10 @@ class TrainConfig(Stage):
     #: above 0, each utterance is trained on under two masks at once, and this times the disagreement of its two outputs
     #: is added to the loss (CR-CTC, Yao et al. 2024, who use 0.2); a step costs twice as much. 0: one view
     consistency: float = Field(0.0, ge=0, le=10)
+    #: share of the CTC losses after model.conformer.inter_layers in the loss
+    inter_weight: float = Field(0.5, ge=0, lt=1)
+    #: parts of the network (the beginning of their parameters' names) that are not trained until this step; null: never
+    freeze: dict[str, Annotated[int, Field(ge=1, le=10**12)] | None] = Field({}, max_length=1000)
     #: points [share of the training that is done, dropout], linear in between; empty: model.dropout throughout
     dropout_schedule: tuple[tuple[float, float], ...] = Field((), max_length=1000)
 
@@ -396,6 +254,24 @@ class RunConfig(Stage):
     batch: BatchConfig = BatchConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _front_end(self) -> RunConfig:
+        if not self.model.conv and self.model.encoder == "recurrent" and self.features.kind != "hf":
+            raise ValueError(
+                "model.conv needs 1 to 3 layers (none only with encoder: tdnn or mlp, and with features.kind: hf)"
+            )
+        if self.features.hf is not None and self.features.kind != "hf":
+            raise ValueError(f"features.hf is set, but features.kind is {self.features.kind}: set it to hf")
+        is_wave, takes_waves = self.features.kind == "wave", self.model.encoder == "wav2vec2"
+        if is_wave != takes_waves:
+            raise ValueError(
+                f"features.kind: {self.features.kind} does not go with model.encoder: {self.model.encoder}; "
+                "wave and wav2vec2 belong together"
+            )
+        if self.features.kind == "hf" and self.features.hf is None:
+            raise ValueError("features.kind: hf needs features.hf, the published network: hf:FOLDER_OR_NAME")
+        return self
 
     @model_validator(mode="after")
     def _two_views_differ(self) -> RunConfig:

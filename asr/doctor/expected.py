@@ -15,9 +15,9 @@ from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import read_tokenizer
 from asr.doctor.examination import Expected
 from asr.errors import CheckpointError, ConfigError
-from asr.features import FeatureExtractor
+from asr.features import build_extractor
 from asr.model.checkpoint import find_model, published, read_model_config
-from asr.model.network import steps_after
+from asr.model.trainable import steps_of
 
 
 def of_model(path: Path) -> Expected:
@@ -69,11 +69,11 @@ def _expected(
     tokenizer: Tokenizer | None,
     longest_s: float | None,
 ) -> Expected:
-    extractor = FeatureExtractor(features, audio.sample_rate_hz)
+    extractor = build_extractor(features, audio.sample_rate_hz)
 
     def num_steps(num_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         frames_b = extractor.num_frames(torch.from_numpy(num_samples))
-        steps_b: npt.NDArray[np.int64] = steps_after(model.time_strides, frames_b).numpy()
+        steps_b: npt.NDArray[np.int64] = steps_of(model, frames_b).numpy()
         return steps_b
 
     return Expected(audio, text.normalization, tokenizer, num_steps, min_steps, longest_s)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from asr.config import ModelConfig
 from asr.model.mlp import WindowMlp
-from asr.model.network import DeepSpeech2, Network
+from asr.model.network import DeepSpeech2
 from asr.model.tdnn import TimeDelayNetwork
+from asr.model.trainable import TrainableNetwork
 
-_KINDS: dict[str, type[Network]] = {"recurrent": DeepSpeech2, "tdnn": TimeDelayNetwork, "mlp": WindowMlp}
+_KINDS: dict[str, type[TrainableNetwork]] = {"recurrent": DeepSpeech2, "tdnn": TimeDelayNetwork, "mlp": WindowMlp}
 
 
-def build_network(cfg: ModelConfig, bins: int, vocabulary_size: int) -> Network:
+def build_network(cfg: ModelConfig, bins: int, vocabulary_size: int) -> TrainableNetwork:
     """Build a network of the kind that ``cfg.encoder`` names, with random weights drawn from torch's generator."""
     return _KINDS[cfg.encoder](cfg, bins, vocabulary_size)

@@ -21,7 +21,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import read_tokenizer
 from asr.decode.tuned import Tuned
 from asr.errors import CheckpointError, ConfigError
-from asr.features import FeatureExtractor
+from asr.features import Extractor, build_extractor
 from asr.files import recover_folder, remove_parts, replace_folder, write_json
 from asr.model import bundles
 from asr.model.build import build_network
@@ -29,7 +29,6 @@ from asr.model.contract import AcousticModel as AcousticModel
 from asr.model.contract import Published
 from asr.model.foreign import kind_of_config, kind_of_file, kind_of_folder
 from asr.model.hf import names as hf_names
-from asr.model.network import Network
 from asr.model.tensor_files import (
     check_alike,
     fill,
@@ -41,6 +40,7 @@ from asr.model.tensor_files import (
     write_tensors,
     writing,
 )
+from asr.model.trainable import TrainableNetwork
 
 FORMAT_VERSION = 1
 #: published models by the prefix of their names
@@ -64,15 +64,15 @@ class ModelFolderConfig(Stage):
 class TrainableModel(AcousticModel):
     """A model of this package's own making: it can be trained, and saved as a model folder."""
 
-    network: Network
-    extractor: FeatureExtractor
+    network: TrainableNetwork
+    extractor: Extractor
 
 
 def build_model(
     audio: AudioConfig, text: TextConfig, features: FeatureConfig, model: ModelConfig, tokenizer: Tokenizer
 ) -> TrainableModel:
     """Build a new model with random weights, drawn from torch's generator."""
-    extractor = FeatureExtractor(features, audio.sample_rate_hz)
+    extractor = build_extractor(features, audio.sample_rate_hz)
     network = build_network(model, extractor.num_bins, tokenizer.vocabulary_size)
     return TrainableModel(network, extractor, tokenizer, audio, text, {})
 
@@ -204,7 +204,7 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
     config = read_model_config(folder)
     tokenizer = read_tokenizer(folder / "tokenizer.json")
     try:
-        extractor = FeatureExtractor(config.features, config.audio.sample_rate_hz)
+        extractor = build_extractor(config.features, config.audio.sample_rate_hz)
         network = planned(lambda: build_network(config.model, extractor.num_bins, tokenizer.vocabulary_size))
     except ConfigError as error:
         raise CheckpointError(str(error), folder / "config.json") from error

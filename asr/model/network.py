@@ -1,4 +1,4 @@
-"""Networks: a convolutional front-end, an encoder, one linear output; here what all share, and Deep Speech 2.
+"""Networks with a convolutional front-end, an encoder and one linear output; here what they share, and Deep Speech 2.
 
 Axes: b batch, t frames, s steps, f bins, i inputs, h units, v vocabulary.
 
@@ -7,31 +7,26 @@ Source: Amodei et al. 2015, "Deep Speech 2: End-to-End Speech Recognition in Eng
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from asr.config import ModelConfig
 from asr.model.conv import ConvFrontEnd, step_mask
 from asr.model.cpu.dropout import Dropout
-from asr.model.padded import PaddedNetwork
 from asr.model.recurrent import Lookahead, RecurrentLayer, reversal
+from asr.model.trainable import TrainableNetwork, count
 from asr.runtime import to_device
 
 
-class Network(PaddedNetwork):
-    """Features to log-probabilities over the vocabulary, blank first; padding never changes a result.
+class Network(TrainableNetwork):
+    """Convolutions, an encoder and one linear output.
 
     A kind of network makes its layers in ``add_layers`` and runs them in ``encode``.
     """
 
     def __init__(self, cfg: ModelConfig, bins: int, vocabulary_size: int) -> None:
-        super().__init__()
-        self.cfg = cfg
-        self.bins = bins
-        self.vocabulary_size = vocabulary_size
+        super().__init__(cfg, bins, vocabulary_size)
         self.front_end = ConvFrontEnd(cfg.conv, bins, cfg.relu_clip, cfg.norm)
         size = self.add_layers(self.front_end.output_size)
         self.dropout = Dropout(cfg.dropout)
@@ -54,33 +49,26 @@ class Network(PaddedNetwork):
         """Yield (part, shape, parameters) of each layer of the encoder, for ``describe``."""
         raise NotImplementedError
 
-    @property
-    def stride(self) -> int:
-        """Frames per step."""
-        return math.prod(self.cfg.time_strides)
-
-    def num_steps(self, num_frames_b: Tensor) -> Tensor:
-        """Count the output steps of utterances, exactly as many as ``forward`` gives. Shapes: (b,) -> (b,)."""
-        return steps_after(self.cfg.time_strides, num_frames_b)
-
     def set_dropout(self, p: float) -> None:
-        """Set the share of values that is dropped from now on, in training."""
         self.dropout.p = p
 
-    def forward(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities and the number of valid steps; beyond them the values mean nothing.
+    @property
+    def has_checkpointing(self) -> bool:
+        return bool(self.cfg.conv)
 
-        Shapes: (b, t, f), (b,) int64 -> (b, s, v) float32, (b,) int64. Lengths are on the CPU, given and returned:
-        read back from a GPU, each would stop the program until the GPU has done all its work.
+    def set_checkpointing(self, on: bool) -> None:
+        self.front_end.is_checkpointed = on
 
-        Raises:
-            ValueError: the features have another number of bins than the model was built for.
-        """
-        if features_btf.shape[2] != self.bins:
-            raise ValueError(f"features_btf has {features_btf.shape[2]} bins, the model was built for {self.bins}")
-        if not features_btf.shape[1]:  # torch has no convolution of nothing
-            return features_btf.new_zeros(len(features_btf), 0, self.vocabulary_size), torch.zeros_like(num_frames_b)
+    def part_rows(self) -> Iterator[tuple[str, str, int]]:
+        for i, layer in enumerate(self.cfg.conv, start=1):
+            kernel_t, kernel_f = layer.kernel_tf
+            stride_t, stride_f = layer.stride_tf
+            kernel = f"kernel {kernel_t} x {kernel_f} (time x bins), stride {stride_t} x {stride_f}"
+            parameters = count(self.front_end.convs[i - 1]) + count(self.front_end.norms[i - 1])
+            yield f"conv {i}", f"{layer.channels} channels, {kernel}", parameters
+        yield from self.layer_rows()
 
+    def log_probs(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
         x_bsi, num_steps_b = features_btf, num_frames_b
         if self.cfg.conv:
             x_bsi, num_steps_b = self.front_end(features_btf, num_frames_b)
@@ -126,36 +114,6 @@ class DeepSpeech2(Network):
             yield "lookahead", f"{cfg.lookahead_steps} steps", count(self.lookahead)
 
 
-def describe(network: Network) -> list[tuple[str, str, int]]:
-    """List (part, shape, parameters) of each part of the network, in order, for people."""
-    rows = []
-    front_end = network.front_end
-    for i, layer in enumerate(network.cfg.conv):
-        kernel_t, kernel_f = layer.kernel_tf
-        stride_t, stride_f = layer.stride_tf
-        kernel = f"kernel {kernel_t} x {kernel_f} (time x bins), stride {stride_t} x {stride_f}"
-        parameters = count(front_end.convs[i]) + count(front_end.norms[i])
-        rows.append((f"conv {i + 1}", f"{layer.channels} channels, {kernel}", parameters))
-    rows.extend(network.layer_rows())
-    rows.append(("output", f"{network.vocabulary_size} tokens, blank first", count(network.output)))
-    return rows
-
-
-def steps_after(time_strides: tuple[int, ...], num_frames_b: Tensor) -> Tensor:
-    """Count the output steps of "same"-padded layers with these strides, each giving ceil(length / stride).
-
-    Shapes: (b,) -> (b,).
-    """
-    for stride in time_strides:
-        num_frames_b = (num_frames_b + stride - 1) // stride
-    return num_frames_b
-
-
 def added(cfg: ModelConfig, number: int) -> str:
     """Describe the residual connection of a layer; layers are numbered from 1."""
     return ", residual" if cfg.residual and number > 1 else ""
-
-
-def count(module: nn.Module) -> int:
-    """Count the parameters of a module."""
-    return sum(p.numel() for p in module.parameters())

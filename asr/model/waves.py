@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from asr.config import Stage
 from asr.errors import AsrError
-from asr.model.network import count
 from asr.model.padded import PaddedNetwork
+from asr.model.trainable import count, unpadded_steps
 from asr.runtime import package_version, to_device
 
 #: The two pairs that are tested. Forced, since builds for a CPU and for CUDA do not fit each other either.
@@ -133,13 +133,6 @@ class WaveNetwork(PaddedNetwork):
                 rows = to_device(rows, waves_bn.device)
                 log_probs_bsv[rows, :steps] = self.outputs(waves_bn[rows, :length])
         return log_probs_bsv, num_steps_b
-
-
-def unpadded_steps(layers: Sequence[tuple[int, int]], num_frames_b: Tensor) -> Tensor:
-    """Count the outputs of unpadded convolutions, given as (kernel, stride). Shapes: (b,) -> (b,)."""
-    for kernel, stride in layers:
-        num_frames_b = torch.where(num_frames_b >= kernel, (num_frames_b - kernel) // stride + 1, 0)
-    return num_frames_b
 
 
 def parts_of(network: Any) -> list[tuple[str, str, int]]:

@@ -16,7 +16,7 @@ from asr.config import RunConfig
 from asr.data import audio, shards
 from asr.data.manifest import Manifest
 from asr.errors import ConfigError
-from asr.features import FeatureExtractor
+from asr.features import Extractor, FeatureExtractor
 from asr.runtime import generator, stable_seed
 from asr.training.augment import bin_centres_hz, spec_augment, warp_frequencies
 from asr.training.distort import Distorter
@@ -31,7 +31,7 @@ class FeatureLoader:
         ConfigError: ``augment.warp`` is set and the features are not bins of a spectrum.
     """
 
-    def __init__(self, manifest: Manifest, extractor: FeatureExtractor, cfg: RunConfig) -> None:
+    def __init__(self, manifest: Manifest, extractor: Extractor, cfg: RunConfig) -> None:
         self.manifest = manifest
         self.extractor = extractor
         self.cfg = cfg
@@ -104,6 +104,7 @@ class FeatureLoader:
         if self.cfg.features.normalization != "corpus":
             return warp_frequencies(features_tf, factor, self._centres_hz)
         # The mean of the corpus belongs to a bin, not to what another vocal tract puts there.
+        assert isinstance(self.extractor, FeatureExtractor)
         mean_f, std_f = self.extractor.mean_f.numpy(), self.extractor.std_f.numpy()
         raw_tf = features_tf * std_f + mean_f
         warped_tf: Features = (warp_frequencies(raw_tf, factor, self._centres_hz) - mean_f) / std_f
@@ -116,6 +117,7 @@ class FeatureLoader:
 
     def fit_normalization(self, rows: Iterable[int]) -> None:
         """Set the extractor's corpus statistics from these utterances, in order."""
+        assert isinstance(self.extractor, FeatureExtractor)  # no other kind has them
         sums_f = torch.zeros(self.extractor.num_bins, dtype=torch.float64)
         squares_f = sums_f.clone()
         frames = 0

@@ -78,7 +78,7 @@ def build_learner(
         network.parameters(), cfg.optim.lr, cfg.optim.betas, weight_decay=cfg.optim.weight_decay, fused=True
     )
     average = MovingAverage(network, cfg.train.ema_decay)
-    network.front_end.is_checkpointed = cfg.train.activation_checkpointing is True
+    network.set_checkpointing(cfg.train.activation_checkpointing is True)
     planner = MemoryPlanner(network, data, machine, optimizer)
     if not has_checkpoint and cfg.batch.max_batch_s == "auto":
         data.max_batch_s = resolve_max_batch_s(planner, group)

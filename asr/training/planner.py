@@ -19,7 +19,7 @@ from torch import nn
 from asr.batch import Batch
 from asr.errors import ConfigError
 from asr.heartbeat import heartbeat
-from asr.model.network import Network
+from asr.model.trainable import TrainableNetwork
 from asr.runtime import Machine, is_out_of_memory
 from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
@@ -41,7 +41,7 @@ class MemoryPlanner:
     """Make dry runs in this process."""
 
     def __init__(
-        self, network: Network, data: TrainingData, machine: Machine, optimizer: torch.optim.Optimizer
+        self, network: TrainableNetwork, data: TrainingData, machine: Machine, optimizer: torch.optim.Optimizer
     ) -> None:
         self.network = network
         self.data = data
@@ -51,6 +51,7 @@ class MemoryPlanner:
         #: (padded frames, bytes at the peak) of dry runs, each larger than those before
         self.points: list[tuple[int, int]] = []
         self.weight_bytes = sum(p.nbytes for p in network.parameters())
+        self.is_checkpointed = data.cfg.train.activation_checkpointing is True
         #: in use before the first dry run
         self.base_bytes = used_bytes(machine.device)
 
@@ -127,8 +128,8 @@ class MemoryPlanner:
         return (
             self.data.cfg.train.activation_checkpointing == "auto"
             and self.device.type == "cuda"
-            and len(self.network.cfg.conv) > 0
-            and not self.network.front_end.is_checkpointed
+            and self.network.has_checkpointing
+            and not self.is_checkpointed
         )
 
     def checkpoint_activations(self, batch: Batch) -> None:
@@ -136,7 +137,8 @@ class MemoryPlanner:
         part = batch
         while (before := self.measure(part)) is None and len(part.ids) > 1:
             part = halves(part)[1]
-        self.network.front_end.is_checkpointed = True
+        self.is_checkpointed = True
+        self.network.set_checkpointing(True)
         self.points.clear()
         after = self.measure(part)
 

@@ -19,7 +19,8 @@ from asr.model.hf.network import HfNetwork, plan
 from asr.model.hf.others import OtherNetwork, Steps, describe_other, load_other
 from asr.model.hf.vocabulary import HfVocabulary, read_vocabulary
 from asr.model.hf.weights import outputs_of, read_file_tensors, read_weights
-from asr.model.waves import WaveConfig, WaveExtractor, parts_of, unpadded_steps
+from asr.model.trainable import unpadded_steps
+from asr.model.waves import WaveConfig, WaveExtractor, parts_of
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,110 @@
+"""What training needs of a network, and how many steps each kind makes of its frames.
+
+Axes: b batch, t frames, s steps, f bins, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from asr.config import ModelConfig
+from asr.model.padded import PaddedNetwork
+
+
+class TrainableNetwork(PaddedNetwork):
+    """Features to log-probabilities over the vocabulary, blank first; padding never changes a result.
+
+    A kind of network ends in a linear layer ``output``, whose rows are the tokens.
+    """
+
+    output: nn.Linear
+
+    def __init__(self, cfg: ModelConfig, bins: int, vocabulary_size: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.bins = bins
+        self.vocabulary_size = vocabulary_size
+
+    @property
+    def stride(self) -> int:
+        """Frames per step."""
+        return math.prod(self.cfg.time_strides)
+
+    def num_steps(self, num_frames_b: Tensor) -> Tensor:
+        """Count the output steps of utterances, exactly as many as ``forward`` gives. Shapes: (b,) -> (b,)."""
+        return steps_of(self.cfg, num_frames_b)
+
+    def set_dropout(self, p: float) -> None:
+        """Set the share of values that is dropped from now on, in training."""
+        raise NotImplementedError
+
+    @property
+    def has_checkpointing(self) -> bool:
+        """Return true if the backward pass can compute a part of the network again, to save memory."""
+        return True
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Set whether the backward pass computes a part of the network again, instead of its values being kept."""
+        raise NotImplementedError
+
+    def part_rows(self) -> Iterator[tuple[str, str, int]]:
+        """Yield (part, shape, parameters) of each part but the output, in order, for people."""
+        raise NotImplementedError
+
+    def forward(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and the number of valid steps; beyond them the values mean nothing.
+
+        Shapes: (b, t, f), (b,) int64 -> (b, s, v) float32, (b,) int64. Lengths are on the CPU, given and returned:
+        read back from a GPU, each would stop the program until the GPU has done all its work.
+
+        Raises:
+            ValueError: the features have another number of bins than the model was built for.
+        """
+        if features_btf.shape[2] != self.bins:
+            raise ValueError(f"features_btf has {features_btf.shape[2]} bins, the model was built for {self.bins}")
+        if not features_btf.shape[1]:  # torch has no convolution of nothing
+            return features_btf.new_zeros(len(features_btf), 0, self.vocabulary_size), torch.zeros_like(num_frames_b)
+        return self.log_probs(features_btf, num_frames_b)
+
+    def log_probs(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute what ``forward`` returns, of at least one frame."""
+        raise NotImplementedError
+
+
+def describe(network: TrainableNetwork) -> list[tuple[str, str, int]]:
+    """List (part, shape, parameters) of each part of the network, in order, for people."""
+    return [*network.part_rows(), ("output", f"{network.vocabulary_size} tokens, blank first", count(network.output))]
+
+
+def steps_of(cfg: ModelConfig, num_frames_b: Tensor) -> Tensor:
+    """Count the output steps of utterances. Shapes: (b,) -> (b,)."""
+    if cfg.encoder == "wav2vec2" and cfg.wav2vec2.shape is not None:
+        layers = [(conv.kernel, conv.stride) for conv in cfg.wav2vec2.shape.convs]
+        return unpadded_steps(layers, num_frames_b)
+    return steps_after(cfg.time_strides, num_frames_b)
+
+
+def steps_after(time_strides: tuple[int, ...], num_frames_b: Tensor) -> Tensor:
+    """Count the output steps of "same"-padded layers with these strides, each giving ceil(length / stride).
+
+    Shapes: (b,) -> (b,).
+    """
+    for stride in time_strides:
+        num_frames_b = (num_frames_b + stride - 1) // stride
+    return num_frames_b
+
+
+def unpadded_steps(layers: Sequence[tuple[int, int]], num_frames_b: Tensor) -> Tensor:
+    """Count the outputs of unpadded convolutions, given as (kernel, stride). Shapes: (b,) -> (b,)."""
+    for kernel, stride in layers:
+        num_frames_b = torch.where(num_frames_b >= kernel, (num_frames_b - kernel) // stride + 1, 0)
+    return num_frames_b
+
+
+def count(module: nn.Module) -> int:
+    """Count the parameters of a module."""
+    return sum(p.numel() for p in module.parameters())
