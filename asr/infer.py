@@ -22,9 +22,9 @@ from asr.decode.types import LogProbs
 from asr.errors import AsrError, ConfigError, DataError, nearest
 from asr.model.checkpoint import AcousticModel
 from asr.model.contract import AnyNetwork
+from asr.model.hf.network import HfNetwork
 from asr.model.network import DeepSpeech2
 from asr.model.padded import PaddedNetwork
-from asr.model.waves import WaveNetwork
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
 from asr.runtime import find_precision, is_out_of_memory
 
@@ -68,8 +68,8 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
     network = model.network.eval()
     if model.device.type == "cuda" or precision == "fp16":  # which a CPU refuses
         return at_precision(model, find_precision(precision, model.device))
-    if isinstance(network, WaveNetwork):
-        from asr.model.hf.fast import fast
+    if isinstance(network, HfNetwork):
+        from asr.model.wav2vec2.fast import fast
 
         return _with_network(model, fast(network, precision))
     if type(network) is not DeepSpeech2:

@@ -22,11 +22,9 @@ from safetensors.torch import load_file, save_file
 from asr.limits import SMALL_FILE
 from tests import test_hf_others
 from tests.builders import write_wav
-from tests.conftest import torchaudio_or_skip
 from tests.make_hf_folders import FOLDER
 from tests.test_cli import command, posix  # noqa: F401  # the fixture
 
-torchaudio_or_skip()
 Change = Callable[[Path], object]
 #: what a terminal obeys or hides
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")

@@ -16,10 +16,8 @@ import pytest
 import torch
 
 from asr.model.hf.load import describe, load_network
-from tests.conftest import torchaudio_or_skip
 from tests.make_hf_folders import AMPLITUDES, FOLDER, SHORT, answer, spread
 
-torchaudio_or_skip()
 MODELS = ("base", "large", "hubert", "wavlm", "mms#eng", "mms#deu")
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "[PAD]", "[UNK]")
 #: sums of float32 in another order
@@ -72,10 +70,10 @@ def test_a_quiet_recording_is_not_answered_as_a_loud_one(name):
     assert 0.01 < np.abs(loud_sc - quiet_sc).max() < 3
 
 
-def test_models_in_a_folder_need_neither_transformers_nor_the_hub():
+def test_models_in_a_folder_need_neither_transformers_nor_the_hub_nor_torchaudio():
     code = (
         "import sys\n"
-        "sys.modules.update({'transformers': None, 'huggingface_hub': None})\n"
+        "sys.modules.update(dict.fromkeys(['transformers', 'huggingface_hub', 'torchaudio']))\n"
         "from asr.model.hf.load import describe, load_network\n"
         "for model in sys.argv[1:]:\n"
         "    load_network(describe(model))\n"

@@ -38,7 +38,6 @@ from asr.recordings.longform import pause_log_probs
 from asr.tuning.emissions import emissions
 from asr.tuning.tune import tune
 from tests.builders import build_corpus, tiny_config
-from tests.conftest import torchaudio_or_skip
 from tests.reference import beam as reference
 
 BACKENDS = ("numpy", "numba")
@@ -341,7 +340,6 @@ def test_a_model_folder_with_such_tokens_is_loaded_shown_and_evaluated(model_fol
 
 
 def test_a_language_model_of_the_tokens_of_a_published_model_is_trained(tmp_path):
-    torchaudio_or_skip()
     stored = Path(__file__).parent / "data" / "hf" / "wavlm"
     texts = [f"she {a} sh{b}" for a in "abcdefgh" for b in "abcdefgh"] + ["shé"]
     (tmp_path / "t.txt").write_text("\n".join(texts), encoding="utf-8")

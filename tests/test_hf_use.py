@@ -21,10 +21,7 @@ from asr.model.hf.language_model import shipped_settings
 from asr.model.hf.names import settings_folder
 from asr.transcribe import Recognizer
 from tests.builders import build_corpus, write_wav
-from tests.conftest import torchaudio_or_skip
 from tests.test_cli import command  # noqa: F401  # the fixture
-
-torchaudio_or_skip()
 
 BASE = Path(__file__).parent / "data" / "hf" / "base"
 ARPA = """\\data\\

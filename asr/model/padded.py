@@ -21,11 +21,15 @@ class PaddedNetwork(nn.Module):
 
     #: of ``each``: fp32, bf16 or fp16
     precision = "fp32"
+    #: on a CPU every utterance goes through alone, so that it gets the same bits in any batch
+    is_alone_on_cpu = False
 
     @torch.inference_mode()
     def each(self, features: Sequence[Floats]) -> list[Floats]:
         """Compute the log-probabilities of utterances as one padded batch. Shapes: b times (t, f) -> b times (s, v)."""
         device = next(self.parameters()).device
+        if self.is_alone_on_cpu and device.type == "cpu" and len(features) > 1:
+            return [self.each([features_tf])[0] for features_tf in features]
         features_btf = pad_sequence([torch.from_numpy(features_tf) for features_tf in features], batch_first=True)
         num_frames_b = torch.tensor([len(features_tf) for features_tf in features])
         # A thread has a current CUDA device of its own, on which pinned memory, streams and kernels are made.

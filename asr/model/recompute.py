@@ -15,20 +15,20 @@ from torch.utils.checkpoint import checkpoint
 T = TypeVar("T")
 
 
-def computed_twice(module: nn.Module, forward: Callable[..., T], *args: Tensor) -> T:
+def computed_twice(module: nn.Module, forward: Callable[..., T], *args: Tensor | None, draws: bool = False) -> T:
     """Return ``forward(*args)``, a part of a module's forward pass, and keep for the backward pass the arguments only.
 
     Gradients and running statistics are, to the bit, those without it. Where several processes add up sums in the
     forward pass, they do so in the second one too: at the same place of all backward passes, so none waits in vain.
 
     Args:
-        forward: draws no random numbers.
+        draws: ``forward`` draws random numbers, which must be the same ones the second time.
     """
     result: T = checkpoint(
         forward,
         *args,
         use_reentrant=False,
-        preserve_rng_state=False,
+        preserve_rng_state=draws,
         context_fn=lambda: (nullcontext(), _StatisticsKept(module)),
     )
     return result

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from asr.config import Stage, parse
+from asr.config.networks import Wav2Vec2Shape
 from asr.errors import CheckpointError, ConfigError
 from asr.model.tensor_files import read_object
 
@@ -17,49 +18,6 @@ LEAN = {"Wav2Vec2ForCTC": "wav2vec2", "HubertForCTC": "hubert", "WavLMForCTC": "
 NORMALIZE_EPS = 1e-7
 #: letters of a class of ``transformers``
 _LONGEST_NAME = 64
-_Width = Annotated[int, Field(ge=1, le=16_384)]
-
-
-class Conv(Stage):
-    """A convolution over the samples, without padding."""
-
-    channels: int = Field(ge=1, le=8192)
-    kernel: int = Field(ge=1, le=4096)
-    stride: int = Field(ge=1, le=4096)
-
-
-class Shape(Stage):
-    """The sizes of a network of the lean families. The names are those of ``config.json``."""
-
-    convs: tuple[Conv, ...] = Field(min_length=1, max_length=32)
-    conv_bias: bool
-    #: "group": one over time, after the first convolution; "layer": over channels, after each
-    feat_extract_norm: Literal["group", "layer"]
-    feat_proj_layer_norm: bool
-    hidden_size: _Width
-    num_hidden_layers: int = Field(ge=1, le=256)
-    num_attention_heads: int = Field(ge=1, le=1024)
-    intermediate_size: int = Field(ge=1, le=65_536)
-    #: norms before attention and before the feed-forward part, instead of behind them
-    do_stable_layer_norm: bool
-    layer_norm_eps: float = Field(gt=0, le=1)
-    num_conv_pos_embeddings: int = Field(ge=1, le=4096)
-    num_conv_pos_embedding_groups: int = Field(ge=1, le=4096)
-    #: units of the adapter behind each layer (MMS), one for each language
-    adapter_attn_dim: _Width | None
-    #: of WavLM's relative positions
-    num_buckets: int = Field(ge=4, le=65_536)
-    max_bucket_distance: int = Field(ge=2, le=1_000_000)
-
-    @model_validator(mode="after")
-    def _fitting(self) -> Shape:
-        for what in ("num_attention_heads", "num_conv_pos_embedding_groups"):
-            parts = getattr(self, what)
-            if self.hidden_size % parts:
-                raise ValueError(f"hidden_size {self.hidden_size} is no multiple of {what} {parts}")
-        if self.max_bucket_distance <= self.num_buckets // 4:
-            raise ValueError(f"max_bucket_distance {self.max_bucket_distance} is below a quarter of num_buckets")
-        return self
 
 
 class HfConfig(Stage):
@@ -76,7 +34,7 @@ class HfConfig(Stage):
     #: bring each utterance to mean 0 and variance 1
     normalize: bool
     #: None for another family
-    shape: Shape | None = None
+    shape: Wav2Vec2Shape | None = None
 
 
 def read_config(folder: Path) -> HfConfig:
@@ -141,7 +99,7 @@ def _read_sound(folder: Path) -> tuple[dict[str, Any], Path]:
     )
 
 
-#: what torchaudio's modules do not have, and the one value that they stand for
+#: what the networks here do not have, and the one value that they stand for
 _ONLY = {
     "hidden_act": "gelu",
     "feat_extract_activation": "gelu",
@@ -172,6 +130,7 @@ def _shape(data: dict[str, Any], family: str, path: Path) -> dict[str, Any]:
         raise CheckpointError("conv_dim, conv_kernel and conv_stride must be lists of one length", path)
     stable = data.get("do_stable_layer_norm", False)
     return {
+        "family": family,
         "convs": [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)],
         "conv_bias": data.get("conv_bias", False),
         "feat_extract_norm": data.get("feat_extract_norm", "group"),

@@ -19,8 +19,8 @@ from asr.model.hf.network import HfNetwork, plan
 from asr.model.hf.others import OtherNetwork, Steps, describe_other, load_other
 from asr.model.hf.vocabulary import HfVocabulary, read_vocabulary
 from asr.model.hf.weights import outputs_of, read_file_tensors, read_weights
-from asr.model.trainable import unpadded_steps
-from asr.model.waves import WaveConfig, WaveExtractor, parts_of
+from asr.model.trainable import count, unpadded_steps
+from asr.model.waves import WaveConfig, WaveExtractor
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def load_network(known: HfDescription) -> HfNetwork | OtherNetwork:
     if known.config.shape is None:
         return load_other(known.folder, known.config, vocabulary.columns, vocabulary.silent)
     tensors = read_weights(known.folder, known.config, known.language)
-    model = plan(known.config, len(tensors["aux.weight"]))
+    model = plan(known.config, len(tensors["lm_head.weight"]))
     model.load_state_dict(tensors, assign=True)
     return HfNetwork(known.config, model, vocabulary.columns, vocabulary.silent).eval()
 
@@ -131,6 +131,6 @@ def parts(known: HfDescription) -> list[tuple[str, str, int]]:
     if known.config.shape is None:
         other = describe_other(known.folder, known.config)
         return [("network", f"{known.config.architecture} of transformers", other.num_parameters)]
-    *rows, (output, _, parameters) = parts_of(plan(known.config, tokens + silent))
+    model = plan(known.config, tokens + silent)
     shape = f"{tokens} tokens with the blank" + (f", {silent} outputs that write nothing" if silent else "")
-    return [*rows, (output, shape, parameters)]
+    return [*model.body.part_rows(), ("output", shape, count(model.lm_head))]

@@ -1,4 +1,4 @@
-"""The weights of a folder of the Hugging Face hub, by the names of torchaudio's modules. Reading runs no code."""
+"""The weights of a folder of the Hugging Face hub, by the names of our modules. Reading runs no code."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ from asr.model.hf.network import plan
 from asr.model.tensor_files import check_alike, read_json, read_tensors
 
 #: what of the network is for pretraining only
-_OF_PRETRAINING = re.compile(r"\w+\.masked_spec_embed$|quantizer\.|project_hid\.|project_q\.")
+_OF_PRETRAINING = re.compile(r"quantizer\.|project_hid\.|project_q\.")
+#: and for training: what stands for masked steps
+_OF_TRAINING = re.compile(rf"{_OF_PRETRAINING.pattern}|\w+\.masked_spec_embed$")
 #: the names of the same weight norm before torch 2.1, and since
 _NORM_NAMES = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 #: types that are float32 in use
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
 _HEAD = "lm_head."
+_MASK = "body.masked_spec_embed"
 
 
 def read_weights(folder: Path, config: HfConfig, language: str | None = None) -> dict[str, Tensor]:
-    """Read the weights of a lean network as float32, by torchaudio's names.
+    """Read the weights of a lean network as float32: ``body.…`` and ``lm_head.…``.
 
     Args:
         language: the one whose adapter is read, of a model that has them (MMS); None: what stands in the weights.
@@ -41,20 +44,18 @@ def read_weights(folder: Path, config: HfConfig, language: str | None = None) ->
             or type than the config asks for; or the model has no adapter for the language.
     """
     tensors, path = read_file_tensors(folder, config, language)
-    network = plan(config, outputs_of(tensors, path))
-    wanted = network.state_dict()
+    wanted = plan(config, outputs_of(tensors, path)).state_dict()
+    names = {name: file_name(name, LEAN[config.architecture]) for name in wanted}
+    if names[_MASK] not in tensors:  # of a model that was trained without masks
+        del names[_MASK]
 
     # Names and shapes are compared in the file's own words, before memory is taken.
-    family = LEAN[config.architecture]
-    names = {name: _file_names(name, family) for name in wanted}
-    expected = {
-        part: torch.empty(len(wanted[name]) // len(parts), *wanted[name].shape[1:], device="meta")
-        for name, parts in names.items()
-        for part in parts
-    }
+    expected = {its: torch.empty(wanted[name].shape, device="meta") for name, its in names.items()}
     check_alike({name: torch.empty(t.shape, device="meta") for name, t in tensors.items()}, expected, path)
     # Copies, as what is read is mapped from a file that may change.
-    return {name: torch.cat([tensors[part].float() for part in parts]) for name, parts in names.items()}
+    copies = {name: tensors[its].to(torch.float32, copy=True) for name, its in names.items()}
+    copies.setdefault(_MASK, torch.zeros(wanted[_MASK].shape))
+    return copies
 
 
 def read_file_tensors(folder: Path, config: HfConfig, language: str | None) -> tuple[dict[str, Tensor], Path]:
@@ -64,7 +65,8 @@ def read_file_tensors(folder: Path, config: HfConfig, language: str | None) -> t
         CheckpointError: as ``read_weights``, but for names and shapes.
     """
     tensors, path = _read_main(folder)
-    tensors = {_newer_name(name): t for name, t in tensors.items() if not _OF_PRETRAINING.match(name)}
+    unused = _OF_PRETRAINING if config.family != "other" else _OF_TRAINING
+    tensors = {_newer_name(name): t for name, t in tensors.items() if not unused.match(name)}
     if language is not None:
         tensors |= _read_adapter(folder, config, language)
     for name, tensor in tensors.items():
@@ -87,22 +89,13 @@ def outputs_of(tensors: Mapping[str, Tensor], path: Path) -> int:
     return len(head)
 
 
-def _file_names(name: str, family: str) -> tuple[str, ...]:
-    """Return the names in the file of one of torchaudio's tensors, which is their rows one after the other.
+def file_name(name: str, family: str) -> str:
+    """Return the name that a file of the hub has for a tensor of ours.
 
-    >>> _file_names("encoder.transformer.layers.0.attention.attention.in_proj_bias", "wavlm")[1]
+    >>> file_name("body.encoder.layers.0.attention.k_proj.bias", "wavlm")
     'wavlm.encoder.layers.0.attention.k_proj.bias'
     """
-    if name.startswith("aux."):
-        return (name.replace("aux.", _HEAD),)
-    name = name.replace("encoder.feature_projection.", "feature_projection.")
-    name = f"{family}." + name.replace("encoder.transformer.", "encoder.")
-    if ".attention.attention." not in name:
-        return (name,)
-    # torchaudio's WavLM keeps queries, keys and values together.
-    name = name.replace(".attention.attention.", ".attention.")
-    before, together, kind = name.partition("in_proj_")
-    return tuple(f"{before}{which}_proj.{kind}" for which in "qkv") if together else (name,)
+    return name.replace("body.", f"{family}.", 1)
 
 
 def _newer_name(name: str) -> str:

@@ -1,25 +1,27 @@
-"""The networks of the hub in use on a CPU that multiplies bfloat16: the same answers but for rounding, twice as fast.
+"""wav2vec 2.0 and its kin in use on a CPU that multiplies bfloat16: the same answers but for rounding, twice as fast.
 
 Products take bfloat16 and sum in float32; norms, softmax, positions and what runs through from layer to layer are
 float32. Values lie channels last, so that convolutions are products of rows. Every utterance goes through alone.
 
 Axes: n samples, s steps (of any convolution), c channels, k samples of a window, h units, a attention heads, d units of
-a head, o outputs of the head, v tokens.
+a head, v tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from asr.errors import ConfigError
 from asr.model.contract import AnyNetwork, Floats, NetworkForUse
-from asr.model.hf.network import HfNetwork, in_our_order
-from asr.model.waves import WaveNetwork
+from asr.model.wav2vec2.attention import Attention, GatedAttention
+from asr.model.wav2vec2.body import Wav2Vec2Body
+from asr.model.wav2vec2.convolutions import ConvolutionLayer, PositionalConvolution, TimeNorm
+from asr.model.wav2vec2.transformer import Layer
 from asr.runtime import find_precision
 
 _HALF = torch.bfloat16
@@ -27,13 +29,22 @@ _HALF = torch.bfloat16
 _STEPS = 1024
 
 
-def fast(network: WaveNetwork, precision: str) -> AnyNetwork:
+class _WithBody(AnyNetwork, Protocol):
+    """A network that is a body and what makes log-probabilities of its values."""
+
+    body: Wav2Vec2Body
+    vocabulary_size: int
+
+    def answers(self, values_bsh: Tensor) -> Tensor: ...
+
+
+def fast(network: _WithBody, precision: str) -> AnyNetwork:
     """Return the network for a precision on a CPU: itself for float32, and if there is no faster one for it.
 
     Raises:
         ConfigError: the processor does not multiply bfloat16.
     """
-    if not isinstance(network, HfNetwork) or precision == "fp32":
+    if precision == "fp32":
         return network
     has_bf16 = find_precision("auto", torch.device("cpu")) == "bf16"
     if precision == "bf16" and not has_bf16:
@@ -44,27 +55,26 @@ def fast(network: WaveNetwork, precision: str) -> AnyNetwork:
 class FastNetwork(NetworkForUse):
     """A network for use only (``asr.model.contract``); it does not follow the original's weights later on."""
 
-    source: HfNetwork
+    source: _WithBody
     precision = "bf16"
 
-    def __init__(self, network: HfNetwork) -> None:
+    def __init__(self, network: _WithBody) -> None:
         self.source = network.eval()
         self.cfg = network.cfg
         self.vocabulary_size = network.vocabulary_size
-        model: Any = network.model
-        transformer = model.encoder.transformer
+        body = network.body
+        encoder = body.encoder
+        first, *others = body.feature_extractor.conv_layers
         with torch.no_grad():
-            first, *others = model.feature_extractor.conv_layers
-            is_over_time = isinstance(first.layer_norm, nn.GroupNorm)
-            self._first = _GroupNormed(first) if is_over_time else _LayerNormed(first)
-            self._convs = [_Conv(block) for block in others]
-            self._projection = _Linear(model.encoder.feature_projection.projection)
-            self._position = _Position(transformer.pos_conv_embed)
-            self._layers = [_layer_of(layer) for layer in transformer.layers]
-        self._projection_norm = model.encoder.feature_projection.layer_norm
-        #: torchaudio has it in front of the layers when their own norms are behind, and the other way round
-        self._norm, self._norm_in_front = transformer.layer_norm, transformer.layer_norm_first
-        self._head = model.aux
+            self._first = _GroupNormed(first) if isinstance(first.layer_norm, TimeNorm) else _LayerNormed(first)
+            self._convs = [_Conv(layer) for layer in others]
+            self._projection = _Linear(body.feature_projection.projection)
+            self._position = _Position(encoder.pos_conv_embed)
+            self._layers = [_Layer(layer) for layer in encoder.layers]
+        self._projection_norm = body.feature_projection.layer_norm
+        self._norm, self._norms_first = encoder.layer_norm, encoder.norms_first
+        attention = encoder.layers[0].attention
+        self._distances = attention.distances if isinstance(attention, GatedAttention) else None
 
     @torch.inference_mode()
     def each(self, features: Sequence[Floats]) -> list[Floats]:
@@ -73,7 +83,8 @@ class FastNetwork(NetworkForUse):
 
     def _one(self, wave_n: Tensor) -> Tensor:
         """Compute the log-probabilities of an utterance. Shapes: (n,) -> (s, v)."""
-        if not int(self.source.num_steps(torch.tensor([len(wave_n)]))):
+        steps = int(self.source.body.num_steps(torch.tensor([len(wave_n)])))
+        if not steps:
             return wave_n.new_zeros(0, self.vocabulary_size)
         values_sc = self._first(wave_n)
         for conv in self._convs:
@@ -81,15 +92,14 @@ class FastNetwork(NetworkForUse):
 
         values_sh = self._projection(self._projection_norm(values_sc.float())).float()
         values_sh = values_sh + self._position(values_sh)
-        if self._norm_in_front:
+        if not self._norms_first:
             values_sh = self._norm(values_sh)
-        bias_ass: Tensor | None = None
+        distances_1ass = self._distances(steps) if self._distances else None
         for layer in self._layers:
-            values_sh, bias_ass = layer(values_sh, bias_ass)
-        if not self._norm_in_front:
+            values_sh = layer(values_sh, distances_1ass)
+        if self._norms_first:
             values_sh = self._norm(values_sh)
-        log_probs_so = self._head(values_sh).log_softmax(-1)
-        return in_our_order(log_probs_so[None], self.source.columns, self.source.blanks)[0]
+        return self.source.answers(values_sh[None])[0]
 
 
 class _Linear:
@@ -116,9 +126,9 @@ class _GroupNormed:
     ten: the norm needs no pass over the outputs.
     """
 
-    def __init__(self, block: Any) -> None:
-        self._conv, self._norm = block.conv, block.layer_norm
-        self._weight_ck = block.conv.weight[:, 0]
+    def __init__(self, layer: ConvolutionLayer) -> None:
+        self._conv, self._norm = layer.conv, layer.layer_norm
+        self._weight_ck = layer.conv.weight[:, 0]
 
     def __call__(self, wave_n: Tensor) -> Tensor:
         windows_sk = _windows(wave_n, self._conv)
@@ -137,9 +147,9 @@ class _GroupNormed:
 class _LayerNormed:
     """The first convolution with a norm over channels."""
 
-    def __init__(self, block: Any) -> None:
-        self._conv, self._norm = block.conv, block.layer_norm
-        self._weight_ck = block.conv.weight[:, 0].contiguous()
+    def __init__(self, layer: ConvolutionLayer) -> None:
+        self._conv, self._norm = layer.conv, layer.layer_norm
+        self._weight_ck = layer.conv.weight[:, 0].contiguous()
 
     def __call__(self, wave_n: Tensor) -> Tensor:
         def convolved(part_sk: Tensor) -> Tensor:
@@ -160,11 +170,11 @@ def _in_parts(windows_sk: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
 class _Conv:
     """One of the other convolutions, with or without a norm over channels."""
 
-    def __init__(self, block: Any) -> None:
-        self._weight = block.conv.weight[:, :, None].to(_HALF).contiguous(memory_format=torch.channels_last)
-        self._bias = None if block.conv.bias is None else block.conv.bias.to(_HALF)
-        self._stride = (1, block.stride)
-        self._norm = block.layer_norm
+    def __init__(self, layer: ConvolutionLayer) -> None:
+        self._weight = layer.conv.weight[:, :, None].to(_HALF).contiguous(memory_format=torch.channels_last)
+        self._bias = None if layer.conv.bias is None else layer.conv.bias.to(_HALF)
+        self._stride = (1, layer.conv.stride[0])
+        self._norm = layer.layer_norm
 
     def __call__(self, values_sc: Tensor) -> Tensor:
         image = values_sc.T[None, :, None]
@@ -178,7 +188,7 @@ class _Conv:
 class _Position:
     """The convolution that tells the layers where a step is."""
 
-    def __init__(self, position: Any) -> None:
+    def __init__(self, position: PositionalConvolution) -> None:
         conv = position.conv
         self._weight = conv.weight[:, :, None].to(_HALF).contiguous(memory_format=torch.channels_last)
         self._bias = conv.bias.to(_HALF)
@@ -194,19 +204,17 @@ class _Position:
 class _Layer:
     """A layer of the transformer: attention and a feed-forward part, with norms in front of both or behind both."""
 
-    def __init__(self, layer: Any, attention: Any) -> None:
-        self._attention = attention
+    def __init__(self, layer: Layer) -> None:
+        self._attention = _Attention(layer.attention)
         self._inner = _Linear(layer.feed_forward.intermediate_dense)
         self._outer = _Linear(layer.feed_forward.output_dense)
-        self._norms_first = layer.layer_norm_first
+        self._norms_first = layer.norms_first
         self._norm, self._final_norm = layer.layer_norm, layer.final_layer_norm
-        self._adapter = getattr(layer, "adapter_layer", None)
+        self._adapter = layer.adapter_layer
 
-    def __call__(self, values_sh: Tensor, bias_ass: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the values, and the position bias that all layers share."""
+    def __call__(self, values_sh: Tensor, distances_1ass: Tensor | None) -> Tensor:
         seen_sh = self._norm(values_sh) if self._norms_first else values_sh
-        change_sh, bias_ass = self._attention(seen_sh, bias_ass)
-        values_sh = values_sh + change_sh
+        values_sh = values_sh + self._attention(seen_sh, distances_1ass)
         if self._norms_first:
             values_sh = values_sh + self._fed_forward(self._final_norm(values_sh))
         else:
@@ -214,7 +222,7 @@ class _Layer:
             values_sh = self._final_norm(values_sh + self._fed_forward(values_sh))
         if self._adapter is not None:
             values_sh = values_sh + self._adapter(values_sh)
-        return values_sh, bias_ass
+        return values_sh
 
     def _fed_forward(self, values_sh: Tensor) -> Tensor:
         return self._outer(functional.gelu(self._inner(values_sh)))
@@ -223,55 +231,15 @@ class _Layer:
 class _Attention:
     """Queries, keys and values are one product; scores and softmax are float32."""
 
-    def __init__(self, together: _Linear, out: Any, heads: int) -> None:
-        self._together, self._out, self._heads = together, _Linear(out), heads
+    def __init__(self, attention: Attention) -> None:
+        self._together = _Linear(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._out = _Linear(attention.out_proj)
+        self._exact = attention
 
-    def __call__(self, values_sh: Tensor, bias_ass: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self._attended(values_sh, None), bias_ass
-
-    def _attended(self, values_sh: Tensor, mask_ass: Tensor | None) -> Tensor:
+    def __call__(self, values_sh: Tensor, distances_1ass: Tensor | None) -> Tensor:
         steps = len(values_sh)
-        three = self._together(values_sh).float().view(steps, 3, self._heads, -1)
+        three = self._together(values_sh).float().view(steps, 3, self._exact.heads, -1)
         queries, keys, values = three.permute(1, 2, 0, 3)[:, None]
-        mask = None if mask_ass is None else mask_ass[None]
+        mask = None if distances_1ass is None else self._exact.weights(values_sh[None], distances_1ass)
         seen_asd = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)[0]
         return self._out(seen_asd.transpose(0, 1).reshape(steps, -1))
-
-
-class _WavLmAttention(_Attention):
-    """Attention with a bias by distance, which each layer weights by what a step holds.
-
-    Source: Chen et al. 2022, section III-B.
-    """
-
-    def __init__(self, attention: Any) -> None:
-        inner = attention.attention
-        together = _Linear(_Rows(inner.in_proj_weight, inner.in_proj_bias))
-        super().__init__(together, inner.out_proj, attention.num_heads)
-        self._gate, self._scale_a11 = attention.gru_rel_pos_linear, attention.gru_rel_pos_const[0]
-        self._of_first = attention
-
-    def __call__(self, values_sh: Tensor, bias_ass: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        steps = len(values_sh)
-        if bias_ass is None:
-            bias_ass = self._of_first.compute_bias(steps, steps)
-        values_asd = values_sh.view(steps, self._heads, -1).transpose(0, 1)
-        gates_as2 = self._gate(values_asd).view(self._heads, steps, 2, 4).sum(-1).sigmoid()
-        first_as1, second_as1 = gates_as2.chunk(2, dim=-1)
-        weight_as1 = first_as1 * (second_as1 * self._scale_a11 - 1.0) + 2.0
-        return self._attended(values_sh, weight_as1 * bias_ass), bias_ass
-
-
-class _Rows:
-    """Weight and bias of products that torchaudio keeps together."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.weight, self.bias = weight, bias
-
-
-def _layer_of(layer: Any) -> _Layer:
-    attention = layer.attention
-    if hasattr(attention, "gru_rel_pos_linear"):
-        return _Layer(layer, _WavLmAttention(attention))
-    together = _Linear(attention.q_proj, attention.k_proj, attention.v_proj)
-    return _Layer(layer, _Attention(together, attention.out_proj, attention.num_heads))
