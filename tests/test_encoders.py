@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from asr.config import ConvConfig, MlpConfig, ModelConfig, TdnnConfig, load, override, parse
+from asr.config import ConformerConfig, ConvConfig, MlpConfig, ModelConfig, TdnnConfig, load, override, parse
 from asr.corpora.catalogue import recipes_folder
 from asr.ctc import ctc_loss
 from asr.data.tokenizer import CharTokenizer
@@ -26,6 +26,7 @@ from asr.errors import ConfigError
 from asr.info import describe as describe_thing
 from asr.model.build import build_network
 from asr.model.checkpoint import build_model, load_model, model_tensors, save_model
+from asr.model.conformer.network import ConformerNetwork
 from asr.model.conv import ConvFrontEnd, step_mask
 from asr.model.mlp import WindowMlp
 from asr.model.network import DeepSpeech2, Network
@@ -39,6 +40,7 @@ from tests.test_model import BINS, CLOSE, CONV, VOCABULARY, frames_seen, gradien
 
 TDNN = {"encoder": "tdnn", "layers": 3}
 MLP = {"encoder": "mlp", "layers": 3}
+CONFORMER = {"encoder": "conformer", "layers": 3, "conv": ()}
 ENCODERS: dict[str, dict[str, object]] = {
     "tdnn": {**TDNN, "conv": (), "tdnn": TdnnConfig(kernels=(5, 3), dilations=(1, 2), stride=2)},
     "tdnn-residual": {
@@ -54,15 +56,22 @@ ENCODERS: dict[str, dict[str, object]] = {
     "gru-residual": {"layers": 3, "residual": True},
     "tanh-residual": {"cell": "tanh", "layers": 3, "residual": True, "bidirectional": False, "lookahead_steps": 2},
     "lstm-residual": {"cell": "lstm", "layers": 3, "residual": True, "merge": "concat"},
+    "conformer": {**CONFORMER, "conformer": ConformerConfig(subsampling=4, subsampling_channels=4, heads=2)},
+    "conformer-8": {
+        **CONFORMER,
+        "conformer": ConformerConfig(subsampling_channels=4, heads=2, kernel=3, bias=False, scale_input=False),
+    },
 }
-WINDOWED = tuple(name for name, settings in ENCODERS.items() if "encoder" in settings)
-STRIDES = {"tdnn": 2, "tdnn-residual": 3, "mlp": 3, "mlp-residual": 2}
+WINDOWED = tuple(name for name, settings in ENCODERS.items() if settings.get("encoder") in ("tdnn", "mlp"))
+STRIDES = {"tdnn": 2, "tdnn-residual": 3, "mlp": 3, "mlp-residual": 2, "conformer": 4, "conformer-8": 8}
 LENGTHS = (17, 1, 8, 2, 12)
 
 
 def build(name: str, norm: bool = True, **changes: object) -> Network:
     torch.manual_seed(0)
     values = {"conv": CONV, "hidden": 6, "norm": norm, **ENCODERS[name], **changes}
+    if values.get("encoder") == "conformer" and not norm:
+        values["conformer"] = values["conformer"].model_copy(update={"norm": "layer"})
     return build_network(ModelConfig(**values), BINS, VOCABULARY)
 
 
@@ -102,9 +111,11 @@ def test_wider_padding_changes_neither_log_probs_nor_gradients_nor_statistics_in
         sum((one * torch.randn(one.shape, generator=weights)).sum() for one in valid).backward()
         results.append((torch.cat(valid).detach(), gradients(network), network.state_dict()))
     torch.testing.assert_close(results[0][0], results[1][0], **CLOSE)
+    # Relative to the largest: a gradient is a sum over all steps, with cancellation; that of a bias in front of a batch
+    # norm is 0, of large numbers.
+    largest = max(one.abs().max().item() for one in results[0][1])
     for ours, wider in zip(results[0][1], results[1][1], strict=True):
-        # relative to the tensor's largest: a gradient is a sum over all steps, with cancellation
-        torch.testing.assert_close(ours, wider, atol=1e-5 * max(1.0, ours.abs().max().item()), rtol=0)
+        torch.testing.assert_close(ours, wider, atol=1e-5 * max(1.0, largest), rtol=0)
     for key, running in results[0][2].items():
         torch.testing.assert_close(running, results[1][2][key], **CLOSE, msg=key)
 
@@ -433,6 +444,7 @@ def test_describe_counts_every_parameter_once(name):
     convs = ["conv 1", "conv 2"] if network.cfg.conv else []
     kind = network.cfg.cell if network.cfg.encoder == "recurrent" else network.cfg.encoder
     tail = ["lookahead", "output"] if network.cfg.lookahead_steps else ["output"]
+    convs = ["subsampling"] if kind == "conformer" else convs
     assert [part for part, _, _ in rows] == [*convs, f"{kind} 1", f"{kind} 2", f"{kind} 3", *tail]
     residual = [shape.endswith(", residual") for part, shape, _ in rows if part.startswith(kind)]
     assert residual == [False, network.cfg.residual, network.cfg.residual]
@@ -440,7 +452,7 @@ def test_describe_counts_every_parameter_once(name):
 
 def test_the_kinds_of_network():
     kinds = {type(build(name)) for name in ENCODERS}
-    assert kinds == {DeepSpeech2, TimeDelayNetwork, WindowMlp}
+    assert kinds == {DeepSpeech2, TimeDelayNetwork, WindowMlp, ConformerNetwork}
 
 
 # Wherever a model is used
@@ -450,6 +462,12 @@ TINY = {
     "tdnn": ["model.encoder=tdnn", "model.tdnn={kernels: [5, 3], stride: 2}", "model.conv=[]", "model.layers=2"],
     "mlp": ["model.encoder=mlp", "model.mlp={context: 4, stride: 2}", "model.conv=[]", "model.layers=2"],
     "residual": ["model.layers=2", "model.residual=true"],
+    "conformer": [
+        "model.encoder=conformer",
+        "model.conv=[]",
+        "model.layers=2",
+        "model.conformer={subsampling: 4, subsampling_channels: 8}",
+    ],
 }
 
 
@@ -463,11 +481,13 @@ def test_training_validation_resuming_and_starting_from_work(name, tmp_path):
     # A checkpoint of this network fits the network of its config.yaml; there is nothing left to train.
     assert resume(tmp_path / "whole").progress.step == whole.progress.step
     model = load_model(tmp_path / "whole")
-    assert model.step_s == pytest.approx(0.02)
+    step_s = 0.01 * model.network.stride
+    assert model.step_s == pytest.approx(step_s)
+    assert step_s == (0.04 if name == "conformer" else 0.02)
     again = train(override(cfg, [f"train.init={tmp_path / 'whole'}"]), tmp_path / "data", tmp_path / "again")
     assert again.progress.epoch_losses_nats[0] < whole.progress.epoch_losses_nats[0]
     kind, facts = describe_thing(str(tmp_path / "whole"))
-    assert kind == "model" and facts["step"] == "20 ms"
+    assert kind == "model" and facts["step"] == f"{1000 * step_s:.0f} ms"
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from asr.config import ModelConfig
+from asr.model.conformer.network import ConformerNetwork
 from asr.model.mlp import WindowMlp
 from asr.model.network import DeepSpeech2
 from asr.model.tdnn import TimeDelayNetwork
 from asr.model.trainable import TrainableNetwork
 
-_KINDS: dict[str, type[TrainableNetwork]] = {"recurrent": DeepSpeech2, "tdnn": TimeDelayNetwork, "mlp": WindowMlp}
+_KINDS: dict[str, type[TrainableNetwork]] = {
+    "recurrent": DeepSpeech2,
+    "tdnn": TimeDelayNetwork,
+    "mlp": WindowMlp,
+    "conformer": ConformerNetwork,
+}
 
 
 def build_network(cfg: ModelConfig, bins: int, vocabulary_size: int) -> TrainableNetwork:
