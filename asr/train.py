@@ -87,7 +87,7 @@ def train_session(session: Session, watch: Watcher) -> Report:
             session.log_start()
         if not progress.done:
             session.plan_memory()
-            with session.learner.connected(), heartbeat(progress_line):
+            with session.learner.connected(progress.step), heartbeat(progress_line):
                 if session.cfg.train.init is not None and not progress.step and not progress.best:
                     validate(session, pace)  # epoch 0: the model that training starts from
                 while not (progress.done or group.any(interrupt.asked)):

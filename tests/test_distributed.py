@@ -109,7 +109,15 @@ def everything(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         ("four agree", {"call": "agreements", "size": 4}),
     ]
     # lstm: batches of two utterances for three processes, one of which has nothing
-    kinds = {"plain": (), "lstm": ("model.cell=lstm", "batch.max_utterances=2", "train.accumulate=2")}
+    kinds = {
+        "plain": (),
+        "lstm": ("model.cell=lstm", "batch.max_utterances=2", "train.accumulate=2"),
+        "frozen": (
+            "train.freeze={front_end: 3, layers: 5}",
+            "optim.lr_scales={layers: 0.5}",
+            "optim.decay_towards=start",
+        ),
+    }
     for name, more in kinds.items():
         for size in (1, 3 if name == "lstm" else 2):
             label = f"{name}-{'one' if size == 1 else 'many'}"
@@ -149,7 +157,7 @@ def test_activation_checkpointing_changes_no_bit_of_what_several_processes_train
     _assert_same(runs / "lstm-twice", runs / "lstm-many")
 
 
-@pytest.mark.parametrize("name", ["plain", "lstm"])
+@pytest.mark.parametrize("name", ["plain", "lstm", "frozen"])
 def test_several_processes_train_what_one_does(runs, name):
     one, many = runs / f"{name}-one", runs / f"{name}-many"
     _assert_alike(many, one)

@@ -55,6 +55,7 @@ FLOORS = {
     "training.augment": 2,
     "training.distort": 2,
     "training.distributed": 2,
+    "training.freezing": 2,
     "training.liveness": 2,
     "training.optim": 2,
     # 3: what a person asks for

@@ -13,11 +13,12 @@ import torch
 from asr.config import RunConfig, override
 from asr.data import manifest as manifests
 from asr.data.manifest import write
+from asr.data.pieces import PieceTokenizer
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.model.checkpoint import build_model, load_model
 from asr.train import resume, train
-from asr.training.pretrained import start_from
+from asr.training.pretrained import start_from, take_weights
 from tests.builders import ALPHABET, build_corpus, tiny_config
 from tests.models import save_random_model
 
@@ -50,6 +51,33 @@ def test_tokens_keep_their_weights_wherever_they_stand_and_new_ones_are_random(s
         assert torch.equal(after[token], before[old.tokenizer.symbols.index(symbol) + 1])
     assert torch.equal(after[0], before[0])  # the blank
     assert torch.equal(after[1], random[1]) and "1 of them new: 'x'" in said
+
+
+def test_a_space_keeps_its_weights_in_a_vocabulary_that_marks_the_starts_of_words(source):
+    old = load_model(source)
+    cfg = tiny_config()
+    model = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, PieceTokenizer(("a", "▁", "▁a", "ab")))
+    random = model.network.output.weight.detach().clone()
+    said = start_from(model, source)
+    before, after = old.network.output.weight, model.network.output.weight
+    assert torch.equal(after[1], before[old.tokenizer.symbols.index("a") + 1])
+    assert torch.equal(after[2], before[old.tokenizer.symbols.index(" ") + 1])
+    assert torch.equal(after[3:], random[3:]) and "2 of them new: '▁a' 'ab'" in said
+
+
+def test_two_tokens_that_write_a_space_are_not_mixed_up(source):
+    first = new_model("▁ a")
+    second = new_model(" a▁")
+    take_weights(second, first.network.state_dict(), first.tokenizer, "first")
+    assert torch.equal(second.network.output.bias[[0, 3, 1, 2]], first.network.output.bias)
+    assert torch.equal(second.network.output.weight[[0, 3, 1, 2]], first.network.output.weight)
+
+
+def test_weights_that_are_not_there_are_one_line():
+    model = new_model("ab")
+    tensors = {k: v for k, v in model.network.state_dict().items() if k != "layers.0.forward_direction.bias_g"}
+    with pytest.raises(ConfigError, match=r"^x: its network has no layers.0.forward_direction.bias_g, which the conf"):
+        take_weights(model, tensors, model.tokenizer, "x")
 
 
 def test_tokens_that_are_lost_are_a_warning_with_the_cure(source, caplog):

@@ -15,6 +15,7 @@ from asr.config.networks import SampleConvConfig as SampleConvConfig
 from asr.config.networks import TdnnConfig as TdnnConfig
 from asr.config.networks import Wav2Vec2Config as Wav2Vec2Config
 from asr.config.networks import Wav2Vec2Shape as Wav2Vec2Shape
+from asr.config.reading import flat as flat
 from asr.config.reading import load as load
 from asr.config.reading import override as override
 from asr.config.reading import parse as parse

@@ -144,6 +144,19 @@ def read_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+def flat(config: Stage, prefix: str = "") -> dict[str, Any]:
+    """Return the values of all keys by their dotted names, as JSON has them; a mapping is one value.
+
+    >>> flat(RunConfig())["train.epochs"], flat(RunConfig())["train.freeze"]
+    (30, {})
+    """
+    values: dict[str, Any] = {}
+    for name, value in config.model_dump(mode="json").items():
+        inner = getattr(config, name)
+        values |= flat(inner, f"{prefix}{name}.") if isinstance(inner, Stage) else {prefix + name: value}
+    return values
+
+
 def to_yaml(config: Stage) -> str:
     """Return the config as YAML, with every value."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

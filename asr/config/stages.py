@@ -186,6 +186,12 @@ class OptimConfig(Stage):
     #: by part of the network (the beginning of its parameters' names): what its learning rate is multiplied by
     lr_scales: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field({}, max_length=1000)
 
+    @model_validator(mode="after")
+    def _rise_and_hold(self) -> OptimConfig:
+        if self.warmup_fraction + self.hold_fraction > 1:
+            raise ValueError("warmup_fraction and hold_fraction together are at most 1")
+        return self
+
 
 class TrainConfig(Stage):
     """The length of a run, its loss, validation, checkpoints and the models that are kept."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from asr import __version__
+from asr.data.extension import extended
 from asr.data.manifest import Utterance
 from asr.data.text import AS_PREPARED, check_profile, has_digits
 from asr.data.tokenizer import Tokenizer
@@ -198,28 +199,32 @@ def tokenizer_path(folder: Path, header: Header | None) -> Path | None:
     return path if path.exists() else None
 
 
-def tokenizer_for(choice: str, folder: Path, header: Header | None, init: str | None = None) -> Tokenizer | None:
+def tokenizer_for(
+    choice: str, folder: Path, header: Header | None, init: str | None = None, texts: Iterable[str] = ()
+) -> Tokenizer | None:
     """Return the tokenizer to train with on a data folder, as ``text.tokenizer`` asks for it; None: characters.
 
     Args:
         init: the model or run that training starts from, if any.
+        texts: of the training set, normalised: ``init+`` adds tokens for them.
 
     Raises:
         CheckpointError: the header names one that is not there, or it is damaged.
-        ConfigError: the tokenizer of ``init`` is asked for, and there is none.
+        ConfigError: the tokenizer of ``init`` is asked for, and there is none, or it takes no new tokens.
     """
     if choice == "char":
         return None
 
-    if choice == "init":
+    if choice in ("init", "init+"):
         if init is None:
             raise ConfigError(
-                "text.tokenizer is init, which needs a model: train.init, or --init MODEL of 'asr train'",
+                f"text.tokenizer is {choice}, which needs a model: train.init, or --init MODEL of 'asr train'",
                 key="text.tokenizer",
             )
         if not Path(init).is_dir():
             raise ConfigError(f"train.init: {init}: no such model folder or run folder", key="train.init")
-        return read_tokenizer(find_tokenizer(Path(init)))
+        tokenizer = read_tokenizer(find_tokenizer(Path(init)))
+        return extended(tokenizer, texts) if choice == "init+" else tokenizer
 
     path = tokenizer_path(folder, header)
     if path is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import numpy.typing as npt
 import torch
 
 from asr.config import AudioConfig, FeatureConfig, ModelConfig, RunConfig, TextConfig
+from asr.data import manifest as manifests
 from asr.data import prepared as headers
 from asr.data.targets import min_steps
+from asr.data.text import normalize
 from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import read_tokenizer
 from asr.doctor.examination import Expected
@@ -57,8 +60,13 @@ def of_config(cfg: RunConfig, folder: Path) -> Expected:
     header = headers.read(folder)
     profile = headers.resolve_normalization(cfg.text.normalization, header)
     text = cfg.text.model_copy(update={"normalization": profile})
-    tokenizer = headers.tokenizer_for(cfg.text.tokenizer, folder, header, cfg.train.init)
+    tokenizer = headers.tokenizer_for(cfg.text.tokenizer, folder, header, cfg.train.init, _texts(folder, profile))
     return _expected(cfg.audio, text, cfg.features, cfg.model, tokenizer, cfg.batch.max_utterance_s)
+
+
+def _texts(folder: Path, profile: str) -> Iterator[str]:
+    for utterance in manifests.read_split(folder, "train"):
+        yield normalize(utterance.text, profile)
 
 
 def _expected(

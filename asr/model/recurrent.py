@@ -122,7 +122,9 @@ class RecurrentLayer(nn.Module):
             mask_bs: true inside each utterance.
             reversal_bs: as ``reversal`` gives it.
         """
-        if self.cell == "gru" and self.training and x_bsi.device.type == "cpu":
+        # Norms that are not trained take their running statistics, which the layer below does not know.
+        by_batch = all(d.norm is None or d.norm.training for d in self.directions)
+        if self.cell == "gru" and self.training and by_batch and x_bsi.device.type == "cpu":
             from asr.model.cpu import gru_layer  # loads numba in 0.3 s, which only training on CPU needs
 
             if gru_layer.can_run(x_bsi):

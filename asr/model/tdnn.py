@@ -71,7 +71,7 @@ class WindowLayer(nn.Module):
         # The norm's axes are (s, b, i): one row per step, in a batch of one.
         x_r1i = rows_ri[:, None]
         num_valid = torch.full((), len(rows_ri), device=rows_ri.device)
-        if self.training:
+        if self.norm.training:
             return self.norm.normalized_projection(x_r1i, w_hi, self.bias_h, num_valid)[:, 0]
         scale_h, shift_h = self.norm.fold(x_r1i, w_hi, num_valid)
         return F.linear(rows_ri, scale_h[:, None] * w_hi, self.bias_h + shift_h)

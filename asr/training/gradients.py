@@ -1,6 +1,7 @@
 """The loss of a batch and its gradients.
 
-Axes: b batch, t frames, f bins, u targets, s steps, v vocabulary.
+Axes: b batch, t frames, f bins, u targets, s steps, v vocabulary, r outputs (of a batch's views, and of layers before
+the last), o outputs of an utterance.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def gradients(
     timed: Timed = nullcontext,
     smoothing: float = 0.0,
     consistency: float = 0.0,
+    inter_weight: float = 0.0,
 ) -> Tensor:
     """Add the gradients of the sum of a batch's losses divided by ``count``; return the losses. Shapes: (b,).
 
@@ -38,6 +40,8 @@ def gradients(
         smoothing: share of the confidence penalty in what is minimised; the losses returned do not contain it.
         consistency: weight of the disagreement between the two views of a batch that has them; the losses returned do
             not contain it. Loss and penalty are means of both views.
+        inter_weight: share of the losses after layers before the last in what is minimised, if the network gives such
+            outputs in training: behind the last layer's, in as many more batches. The losses returned are the last's.
     """
     device = machine.device
     features_btf = to_device(batch.features_btf, device)
@@ -46,28 +50,31 @@ def gradients(
         views = 2
         features_btf = torch.cat([features_btf, to_device(batch.twin_btf, device)])
     num_frames_b = batch.num_frames_b.repeat(views)
-    targets_bu = batch.targets_bu.repeat(views, 1)
-    num_targets_b = batch.num_targets_b.repeat(views)
 
-    log_probs_bsv: Tensor
+    log_probs_rsv: Tensor
     with timed("forward"), autocast(machine.precision, device):
-        log_probs_bsv, num_steps_b = network(features_btf, num_frames_b)
+        log_probs_rsv, num_steps_r = network(features_btf, num_frames_b)
     if not batch.ids:
         # The other processes wait for a gradient of this one.
         with timed("backward"):
-            _backward(log_probs_bsv.sum() * 0.0, scaler)
-        return log_probs_bsv.new_zeros(0)
+            _backward(log_probs_rsv.sum() * 0.0, scaler)
+        return log_probs_rsv.new_zeros(0)
 
+    outputs = len(num_steps_r) // len(batch.ids)
+    targets_ru, num_targets_r = batch.targets_bu.repeat(outputs, 1), batch.num_targets_b.repeat(outputs)
     with timed("loss"):
-        losses_b = ctc_loss(log_probs_bsv, num_steps_b, targets_bu, num_targets_b)
-    losses_b = losses_b.view(views, -1).mean(0)
+        losses_ob = ctc_loss(log_probs_rsv, num_steps_r, targets_ru, num_targets_r).view(outputs, -1)
+    losses_b = losses_ob[:views].mean(0)
     total = losses_b.sum()
+    last_bsv, num_steps_b = log_probs_rsv[: len(features_btf)], num_steps_r[: len(features_btf)]
     if smoothing:
-        penalty = confidence_penalty(log_probs_bsv, num_steps_b).sum() / views
+        penalty = confidence_penalty(last_bsv, num_steps_b).sum() / views
         total = (1 - smoothing) * total + smoothing * penalty
     if views == 2:
-        first_bsv, second_bsv = log_probs_bsv.chunk(2)
+        first_bsv, second_bsv = last_bsv.chunk(2)
         total = total + consistency * consistency_loss(first_bsv, second_bsv, num_steps_b[: len(losses_b)]).sum()
+    if outputs > views:
+        total = (1 - inter_weight) * total + inter_weight * losses_ob[views:].mean(0).sum()
 
     with timed("backward"):
         _backward(total / count, scaler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from asr.model.checkpoint import TrainableModel, build_model, model_tensors, set
 from asr.runtime import Machine, stable_seed
 from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
+from asr.training.freezing import Freezing
 from asr.training.gradients import Timed
-from asr.training.optim import MovingAverage
+from asr.training.optim import MovingAverage, PullToStart, build_optimizer
 from asr.training.planner import MemoryPlanner, resolve_max_batch_s
 from asr.training.pretrained import start_from
 from asr.training.step import Learner
@@ -27,11 +29,12 @@ from asr.training.step import Learner
 log = logging.getLogger(__name__)
 
 
-def resolve_text(cfg: RunConfig, folder: Path) -> tuple[RunConfig, Tokenizer | None]:
+def resolve_text(cfg: RunConfig, folder: Path, train: Manifest) -> tuple[RunConfig, Tokenizer | None]:
     """Look up in a data folder the text normalisation and the tokenizer, as far as the config leaves them to it."""
     header = headers.read(folder)
     profile = headers.resolve_normalization(cfg.text.normalization, header)
-    tokenizer = headers.tokenizer_for(cfg.text.tokenizer, folder, header, cfg.train.init)
+    texts = (normalize(u.text, profile) for u in train)
+    tokenizer = headers.tokenizer_for(cfg.text.tokenizer, folder, header, cfg.train.init, texts)
     return override(cfg, [f"text.normalization={profile}"]), tokenizer
 
 
@@ -74,16 +77,17 @@ def build_learner(
 
     network.to(machine.device)
     data.load_for(machine.device, group.local_size)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), cfg.optim.lr, cfg.optim.betas, weight_decay=cfg.optim.weight_decay, fused=True
-    )
+    freezing = Freezing(network, cfg.train.freeze)
+    freezing.apply(math.inf)  # memory is planned for all that is ever trained
+    optimizer = build_optimizer(network, cfg.optim)
+    start = PullToStart(network, optimizer, cfg.optim.weight_decay if cfg.optim.decay_towards == "start" else 0.0)
     average = MovingAverage(network, cfg.train.ema_decay)
     network.set_checkpointing(cfg.train.activation_checkpointing is True)
     planner = MemoryPlanner(network, data, machine, optimizer)
     if not has_checkpoint and cfg.batch.max_batch_s == "auto":
         data.max_batch_s = resolve_max_batch_s(planner, group)
         cfg = override(cfg, [f"batch.max_batch_s={data.max_batch_s}"])
-    return Learner(cfg, model, data, machine, optimizer, average, planner, group, timed=timed, run=run)
+    return Learner(cfg, model, data, machine, optimizer, average, freezing, start, planner, group, timed=timed, run=run)
 
 
 def _first_tensors(model: TrainableModel, data: TrainingData) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Schedules of learning rate and dropout, averages and copies of weights, and states of optimiser and scaler."""
+"""The optimiser, schedules of learning rate and dropout, averages and copies of weights, and what is saved of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from asr.config import OptimConfig
 from asr.runtime import Machine
+from asr.training.freezing import by_parameter
 
 
 def learning_rate(cfg: OptimConfig, before: float, after: float) -> float:
     """Return the learning rate of the step that takes the share of all steps done from ``before`` to ``after``.
 
     The warm-up goes by the share after the step, the decay by the share before it, so neither the first nor the last
-    step is at 0. Beyond 1 the rate is 0 (or constant).
+    step is at 0. Beyond 1 the rate is 0 (or constant). Between the two it may be held (Baevski et al. 2020, "wav2vec
+    2.0", section 4.3).
 
     >>> [learning_rate(OptimConfig(lr=1.0, warmup_fraction=0.5), x, x + 0.25) for x in (0.0, 0.25, 0.5, 0.75, 1.0)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
@@ -26,7 +28,8 @@ def learning_rate(cfg: OptimConfig, before: float, after: float) -> float:
     if after < cfg.warmup_fraction:
         return cfg.lr * after / cfg.warmup_fraction
 
-    done = min(1.0, max(0.0, before - cfg.warmup_fraction) / max(1e-9, 1 - cfg.warmup_fraction))
+    begins = cfg.warmup_fraction + cfg.hold_fraction
+    done = min(1.0, max(0.0, before - begins) / max(1e-9, 1 - begins))
     factor = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[cfg.decay]
     return cfg.lr * factor
 
@@ -39,6 +42,65 @@ def dropout(schedule: Sequence[tuple[float, float]], done: float) -> float:
     """
     shares, values = zip(*schedule, strict=True)
     return float(np.interp(done, shares, values))
+
+
+def build_optimizer(network: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
+    """Build the optimiser of a network: a group of weights for each factor of the learning rate.
+
+    Raises:
+        ConfigError: ``lr_scales`` names an unknown part.
+    """
+    scales = by_parameter([name for name, _ in network.named_parameters()], cfg.lr_scales, "optim.lr_scales")
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        groups.setdefault(scales.get(name, 1.0), []).append(parameter)
+
+    decay = cfg.weight_decay if cfg.decay_towards == "zero" else 0.0
+    described = [{"params": parameters, "lr_scale": scale} for scale, parameters in groups.items()]
+    return torch.optim.AdamW(described, cfg.lr, cfg.betas, weight_decay=decay, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of the next update: of each group, times its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def optimized(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """List the weights of an optimiser, in the order in which its state is numbered."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+class PullToStart:
+    """Draw the weights towards those that training began with, in every update: weight decay with another origin.
+
+    Of weights that are not updated (yet) nothing changes. With decay 0 it does nothing.
+
+    Source: Li et al. 2018, "Explicit inductive bias for transfer learning with convolutional networks" (L2-SP);
+    decoupled from the gradient, as in Loshchilov & Hutter 2019, "Decoupled weight decay regularization".
+    """
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, decay: float) -> None:
+        self._decay = decay
+        own = {name: p for name, p in network.named_parameters() if p.requires_grad} if decay else {}
+        #: the weights at the start, of what is ever trained
+        self.tensors = {name: parameter.detach().clone() for name, parameter in own.items()}
+        self._start = {parameter: self.tensors[name] for name, parameter in own.items()}
+        if decay:
+            # Behind the update: one that runs out of memory raises before it, and is tried again.
+            optimizer.register_step_post_hook(self._pull)
+
+    @torch.no_grad()
+    def _pull(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        # An update that a scaler of gradients leaves out (1.0: it does) must change nothing.
+        found_inf = getattr(optimizer, "found_inf", None)
+        for group in optimizer.param_groups:
+            share = group["lr"] * self._decay
+            if found_inf is not None:
+                share = share * (1 - found_inf)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.lerp_(self._start[parameter], share)
 
 
 class KeptTensors:

@@ -50,7 +50,7 @@ class MemoryPlanner:
         self.device = machine.device
         #: (padded frames, bytes at the peak) of dry runs, each larger than those before
         self.points: list[tuple[int, int]] = []
-        self.weight_bytes = sum(p.nbytes for p in network.parameters())
+        self.weight_bytes = sum(p.nbytes for p in network.parameters() if p.requires_grad)
         self.is_checkpointed = data.cfg.train.activation_checkpointing is True
         #: in use before the first dry run
         self.base_bytes = used_bytes(machine.device)
@@ -61,7 +61,7 @@ class MemoryPlanner:
         return sum(2 * p.nbytes for p in self._weights_without_state())
 
     def _weights_without_state(self) -> list[nn.Parameter]:
-        return [p for p in self.network.parameters() if p not in self.optimizer.state]
+        return [p for p in self.network.parameters() if p.requires_grad and p not in self.optimizer.state]
 
     def measure(self, batch: Batch) -> int | None:
         """Return the bytes at the peak of a dry run, without ``optimizer_bytes``; None if memory ran out, or would."""

@@ -6,25 +6,48 @@ Axes: v vocabulary, h hidden units.
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from asr.config import flat
+from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.errors import ConfigError
 from asr.model.checkpoint import TrainableModel, load_trainable
 
 log = logging.getLogger(__name__)
 
 #: keys that decide what is drawn, resampled or tokenised in training, not what a weight means
-_FREE = ("model.dropout", "features.dither", "audio.resample", "text.normalization", "text.tokenizer")
+_FREE = (
+    "model.dropout",
+    "model.conformer.layer_drop",
+    "model.conformer.inter_layers",
+    "model.wav2vec2.attention_dropout",
+    "model.wav2vec2.activation_dropout",
+    "model.wav2vec2.layer_drop",
+    "model.wav2vec2.mask_",
+    "features.dither",
+    "audio.resample",
+    "text.normalization",
+    "text.tokenizer",
+)
+
+
+#: tensors that have a row or column for each token: along which axis
+_TOKEN_AXES = {"output.weight": 0, "output.bias": 0, "conditioning.weight": 1}
 
 
 def first_difference(
-    first: TrainableModel, second: TrainableModel, free: Container[str] = ()
+    first: TrainableModel, second: TrainableModel, free: tuple[str, ...] = ()
 ) -> tuple[str, Any, Any] | None:
-    """Return the first key that differs between the configs of two models, and its values; ``free`` may differ."""
+    """Return the first key that differs between the configs of two models, and its values.
+
+    Args:
+        free: beginnings of keys that may differ.
+    """
     stages = {
         "model": (first.network.cfg, second.network.cfg),
         "features": (first.extractor.cfg, second.extractor.cfg),
@@ -32,11 +55,10 @@ def first_difference(
         "text": (first.text, second.text),
     }
     for stage, (one, other) in stages.items():
-        values = other.model_dump()
-        for name, value in one.model_dump().items():
-            key = f"{stage}.{name}"
-            if values[name] != value and key not in free:
-                return key, value, values[name]
+        values, others = flat(one, f"{stage}."), flat(other, f"{stage}.")
+        for key in [*values, *(key for key in others if key not in values)]:
+            if values.get(key) != others.get(key) and not key.startswith(free):
+                return key, values.get(key), others.get(key)
 
     return None
 
@@ -44,8 +66,7 @@ def first_difference(
 def start_from(model: TrainableModel, path: Path) -> str:
     """Copy the weights of the model at ``path`` into a new one; return a line on what was taken.
 
-    The networks must be alike except for their last layer. There, tokens that both models have keep their weights; the
-    others keep the random ones they were made with. A warning is logged for tokens that the new model lacks.
+    The networks must be alike except for their last layer, as ``take_weights`` says.
 
     Raises:
         CheckpointError: there is no whole model at ``path``.
@@ -53,38 +74,71 @@ def start_from(model: TrainableModel, path: Path) -> str:
     """
     source = load_trainable(path)
     _check_alike(model, source, path)
-
-    symbols, source_symbols = model.tokenizer.symbols, source.tokenizer.symbols
-    source_rows = {symbol: row for row, symbol in enumerate(source_symbols, start=1)}
-    shared = [(row, source_rows[s]) for row, s in enumerate(symbols, start=1) if s in source_rows]
-    rows, from_rows = (torch.tensor(ids) for ids in zip((0, 0), *shared, strict=True))
-    own = model.network.state_dict()
-    for name, tensor in source.network.state_dict().items():
-        if name.startswith("output."):
-            own[name][rows] = tensor[from_rows]
-        else:
-            own[name].copy_(tensor)
-
     if model.extractor.cfg.normalization == "corpus":
         model.extractor.load_state_dict(source.extractor.state_dict())
+    return take_weights(model, source.network.state_dict(), source.tokenizer, str(path))
 
-    missing = [s for s in symbols if s not in source_rows]
-    lost = [s for s in source_symbols if s not in set(symbols)]
+
+def take_weights(model: TrainableModel, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, name: str) -> str:
+    """Copy the weights of a network of the same shapes into a new one; return a line on what was taken.
+
+    In what has a row (or column) for each token, tokens that both have keep their weights, wherever they stand; the
+    others keep the random ones they were made with. A warning is logged for tokens that the new model lacks.
+
+    Args:
+        tensors: the network's, named as the new one's.
+        tokenizer: of the other model.
+        name: of the other model, in messages.
+
+    Raises:
+        ConfigError: a tensor of the network is not there.
+    """
+    to_rows, from_rows = _shared_rows(model.tokenizer.symbols, tokenizer.symbols)
+    own = model.network.state_dict()
+    for tensor_name, into in own.items():
+        if tensor_name not in tensors:
+            raise ConfigError(f"{name}: its network has no {tensor_name}, which the config asks for", key="train.init")
+        tensor, axis = tensors[tensor_name], _TOKEN_AXES.get(tensor_name)
+        if axis is None:
+            into.copy_(tensor)
+        else:
+            into.index_copy_(axis, to_rows, tensor.index_select(axis, from_rows))
+
+    kept = set(to_rows.tolist())
+    missing = [s for row, s in enumerate(model.tokenizer.symbols, start=1) if row not in kept]
+    taken = set(from_rows.tolist())
+    lost = [s for row, s in enumerate(tokenizer.symbols, start=1) if row not in taken]
     if lost:
         log.warning(
-            f"{len(lost)} of the {source.tokenizer.vocabulary_size - 1} tokens of {path} are not in these training "
+            f"{len(lost)} of the {tokenizer.vocabulary_size - 1} tokens of {name} are not in these training "
             f"texts, and lost: {_shown(lost)}; text.tokenizer=init keeps them"
         )
 
     total = model.tokenizer.vocabulary_size
     if len(missing) > total // 2:
         log.warning(
-            f"most tokens are new to {path}, so its last layer is of little use: is the case the same? "
+            f"most tokens are new to {name}, so its last layer is of little use: is the case the same? "
             "(text.normalization)"
         )
 
     new = f", {len(missing)} of them new: {_shown(missing)}" if missing else ""
-    return f"started from {path}: {model.num_parameters:,} parameters, {total} tokens{new}"
+    return f"started from {name}: {model.num_parameters:,} parameters, {total} tokens{new}"
+
+
+def _shared_rows(symbols: Sequence[str], source_symbols: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Return the rows of the blank and of the tokens that both vocabularies have, in the new one and in the other.
+
+    A token is the same where it writes the same; a space is " " or "▁", as the kind of tokenizer has it.
+    """
+    source_rows = {_written(symbol): row for row, symbol in enumerate(source_symbols, start=1)}
+    source_rows |= {symbol: row for row, symbol in enumerate(source_symbols, start=1)}
+    found = ((row, source_rows.get(s, source_rows.get(_written(s)))) for row, s in enumerate(symbols, start=1))
+    rows, from_rows = zip((0, 0), *(pair for pair in found if pair[1] is not None), strict=True)
+    return torch.tensor(rows), torch.tensor(from_rows)
+
+
+def _written(symbol: str) -> str:
+    return symbol.replace(WORD_START, " ")
 
 
 def _shown(symbols: list[str]) -> str:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from asr.config import RunConfig
+from asr.config import RunConfig, flat
 from asr.data.tokenizer import Tokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.files import read_json, write_json
 from asr.model.checkpoint import TrainingState, model_tensors, set_model_tensors
 from asr.model.tensor_files import check_alike, split_by_prefix
-from asr.training.optim import load_optimizer, load_scaler, optimizer_tensors, scaler_tensors
+from asr.training.optim import load_optimizer, load_scaler, optimized, optimizer_tensors, scaler_tensors
 from asr.training.progress import Progress, read_progress
 from asr.training.step import Learner
 
@@ -44,6 +45,7 @@ def state_tensors(learner: Learner) -> dict[str, Tensor]:
         "model": model_tensors(learner.model),
         "optimizer": optimizer_tensors(learner.optimizer),
         "average": learner.average.tensors,
+        "start": learner.start.tensors,
         "scaler": scaler_tensors(learner.scaler),
     }
     return {f"{group}.{k}": v.detach().cpu() for group, tensors in groups.items() for k, v in tensors.items()}
@@ -56,20 +58,16 @@ def restore(saved: TrainingState, learner: Learner) -> Progress:
         CheckpointError: it does not fit the model, or is not of this version.
     """
     progress = read_progress(Progress, saved.state, saved.path / "state.json")
-    average = learner.average
-    known: dict[str, dict[str, Tensor]] = {"optimizer": {}, "average": {}, "scaler": {}}
+    known: dict[str, dict[str, Tensor]] = {"optimizer": {}, "average": {}, "start": {}, "scaler": {}}
     groups = known | split_by_prefix(saved.tensors)
     foreign = set(groups) - {"model", *known}
     if foreign:
         name = next(name for name in saved.tensors if name.partition(".")[0] in foreign)
         raise CheckpointError(f"holds a tensor '{name}' that no run of this version writes", saved.path)
 
-    # The tensors of the optimiser are made by an update, not by a step: nothing of a step's batch may be usable.
-    expected = {f"average.{name}": tensor for name, tensor in average.tensors.items()}
-    if progress.loss_count or progress.epoch_losses_nats:
-        for i, parameter in enumerate(learner.model.network.parameters()):
-            expected[f"optimizer.{i}.step"] = torch.zeros(())
-            expected |= {f"optimizer.{i}.{name}": parameter for name in ("exp_avg", "exp_avg_sq")}
+    copies = {"average": learner.average.tensors, "start": learner.start.tensors}
+    expected = {f"{group}.{name}": tensor for group, tensors in copies.items() for name, tensor in tensors.items()}
+    expected |= _expected_of_optimizer(learner, progress, groups["optimizer"])
     if groups["scaler"]:  # of a run in fp16; on another machine it may go on in another precision
         expected |= {"scaler.scale": torch.zeros(()), "scaler.growth": torch.zeros((), dtype=torch.int64)}
     others = {name: tensor for name, tensor in saved.tensors.items() if not name.startswith("model.")}
@@ -83,10 +81,25 @@ def restore(saved: TrainingState, learner: Learner) -> Progress:
     set_model_tensors(learner.model, groups["model"], saved.path)
     load_optimizer(learner.optimizer, groups["optimizer"])
     load_scaler(learner.scaler, groups["scaler"])
-    for name, tensor in groups["average"].items():
-        average.tensors[name].copy_(tensor)
+    for group, tensors in copies.items():
+        for name, tensor in groups[group].items():
+            tensors[name].copy_(tensor)
 
     return progress
+
+
+def _expected_of_optimizer(learner: Learner, progress: Progress, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors like those that the optimiser must have saved: two numbers of each weight that was updated."""
+    # They are made by an update, not by a step: nothing of a step's batch may be usable.
+    if not (progress.loss_count or progress.epoch_losses_nats):
+        return {}
+    expected = {}
+    for i, parameter in enumerate(optimized(learner.optimizer)):
+        until = learner.freezing.until(parameter)
+        if not until or (until < progress.step and f"{i}.step" in saved):
+            expected[f"optimizer.{i}.step"] = torch.zeros(())
+            expected |= {f"optimizer.{i}.{name}": parameter for name in ("exp_avg", "exp_avg_sq")}
+    return expected
 
 
 def check_unchanged(path: Path, cfg: RunConfig, tokenizer: Tokenizer, *, has_state: bool) -> list[str]:
@@ -100,7 +113,7 @@ def check_unchanged(path: Path, cfg: RunConfig, tokenizer: Tokenizer, *, has_sta
         ConfigError: the config has changed in what decides the weights.
         CheckpointError: the tokenizer has changed.
     """
-    config = _flat(cfg.model_dump(mode="json"))
+    config = flat(cfg)
     checksum = hashlib.sha256(json.dumps(tokenizer.to_json(), sort_keys=True).encode()).hexdigest()
     lines = _compare(path, config, checksum) if has_state else []
     write_json(path, {"config": config, "tokenizer": checksum})
@@ -135,18 +148,3 @@ def _compare(path: Path, config: dict[str, Any], checksum: str) -> list[str]:
             f"another tokenizer than the one the run was trained with; {remedy}", run / "tokenizer.json"
         )
     return lines
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """
-    >>> _flat({"a": {"b": 1}, "c": [2]})
-    {'a.b': 1, 'c': [2]}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-
-    return flat

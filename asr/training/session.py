@@ -60,7 +60,7 @@ def read_inputs(cfg: RunConfig, folder: Path) -> Inputs:
         ConfigError, DataError: a manifest is missing or damaged, or the folder does not go with the config.
     """
     train, dev = manifests.read_split(folder, "train"), manifests.read_split(folder, "dev")
-    cfg, tokenizer = resolve_text(cfg, folder)
+    cfg, tokenizer = resolve_text(cfg, folder, train)
     return Inputs(cfg, train, dev, tokenizer)
 
 

@@ -7,6 +7,7 @@ Axes: b batch, s steps, v vocabulary.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,15 +26,18 @@ from asr.model.checkpoint import TrainableModel
 from asr.runtime import LateNumbers, Machine, is_out_of_memory, stable_seed
 from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
+from asr.training.freezing import Freezing
 from asr.training.gradients import Timed, gradients, halves
 from asr.training.memory import remember_limit
 from asr.training.optim import (
     KeptTensors,
     MovingAverage,
+    PullToStart,
     forget_incomplete_state,
     gradient_scaler,
     is_overflow,
     scale_of,
+    set_learning_rate,
 )
 from asr.training.planner import GIB, MemoryPlanner
 
@@ -82,6 +86,8 @@ class Learner:
     machine: Machine
     optimizer: torch.optim.Optimizer
     average: MovingAverage
+    freezing: Freezing
+    start: PullToStart
     planner: MemoryPlanner
     group: ProcessGroup
     timed: Timed = nullcontext
@@ -100,13 +106,26 @@ class Learner:
         self._statistics = KeptTensors(self.model.network.buffers())
 
     @contextmanager
-    def connected(self) -> Iterator[None]:
-        """Connect the network with those of the other processes while the block runs."""
+    def connected(self, steps: int) -> Iterator[None]:
+        """Connect the network with those of the other processes while the block runs.
+
+        Args:
+            steps: made before.
+        """
+        self.freezing.apply(steps)
         self.connected_network = self.group.connect(self.model.network)
         try:
             yield
         finally:
             self.connected_network = None
+
+    def _freeze(self, steps: int) -> None:
+        """Freeze what is frozen after this many steps, and connect the processes again if that has changed."""
+        if self.freezing.apply(steps) and self.connected_network is not None:
+            # Those before wait for the gradients that were asked for before, until they are gone.
+            self.connected_network = None
+            gc.collect()
+            self.connected_network = self.group.connect(self.model.network)
 
     def step(self, batches: Sequence[Batch], number: int, lr: float) -> PendingStep:
         """Make one update; ``number`` counts the steps before it.
@@ -114,8 +133,8 @@ class Learner:
         Raises:
             TrainingError: one of several processes ran out of memory, or the optimiser.
         """
-        for param_group in self.optimizer.param_groups:
-            param_group["lr"] = lr
+        set_learning_rate(self.optimizer, lr)
+        self._freeze(number)
         # The masks of dropout depend on the step alone, so that no state of the generator need be saved.
         rank = [self.group.rank] if self.group.rank else []
         seed = stable_seed(self.cfg.train.seed, "dropout", number, *rank)
@@ -190,6 +209,7 @@ class Learner:
                             timed=self.timed,
                             smoothing=self.cfg.train.label_smoothing,
                             consistency=self.cfg.train.consistency,
+                            inter_weight=self.cfg.train.inter_weight,
                         )
                     )
             except (RuntimeError, MemoryError) as error:

@@ -27,7 +27,7 @@ def build_trial(cfg: RunConfig, data: Path, timed: Timed = nullcontext) -> Learn
     group = ProcessGroup()
     machine = use_machine(cfg.train.device, cfg.train.precision, cfg.train.threads)
     train_set = read_split(data, "train")
-    cfg, tokenizer = resolve_text(cfg, data)
+    cfg, tokenizer = resolve_text(cfg, data, train_set)
     model, training_data = build_model_and_data(cfg, train_set, tokenizer, group)
     learner = build_learner(model, training_data, machine, group, timed=timed)
     model.network.train()

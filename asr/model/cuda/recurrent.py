@@ -40,7 +40,7 @@ def run(directions: Sequence[Any], x_bsi: Tensor, mask_bs: Tensor, reversal_bs: 
 def _weights(directions: Sequence[Any], x_sbi: Tensor, num_valid: Tensor) -> list[list[Tensor]]:
     """Return the weights of each direction with its norm folded in."""
     norms = [direction.norm for direction in directions if direction.norm is not None]
-    if not norms or not norms[0].training:
+    if not norms or not all(norm.training for norm in norms):
         return [direction.weights(x_sbi, num_valid) for direction in directions]
     folded = projection_norms(norms, x_sbi, [direction.w_input_gi for direction in directions], num_valid)
     return [direction.folded_weights(norm) for direction, norm in zip(directions, folded, strict=True)]
