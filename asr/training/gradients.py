@@ -65,20 +65,29 @@ def gradients(
     with timed("loss"):
         losses_ob = ctc_loss(log_probs_rsv, num_steps_r, targets_ru, num_targets_r).view(outputs, -1)
     losses_b = losses_ob[:views].mean(0)
-    total = losses_b.sum()
-    last_bsv, num_steps_b = log_probs_rsv[: len(features_btf)], num_steps_r[: len(features_btf)]
-    if smoothing:
-        penalty = confidence_penalty(last_bsv, num_steps_b).sum() / views
-        total = (1 - smoothing) * total + smoothing * penalty
-    if views == 2:
-        first_bsv, second_bsv = last_bsv.chunk(2)
-        total = total + consistency * consistency_loss(first_bsv, second_bsv, num_steps_b[: len(losses_b)]).sum()
+    last = len(features_btf)
+    total = _with_penalties(losses_b, log_probs_rsv[:last], num_steps_r[:last], smoothing, consistency)
     if outputs > views:
         total = (1 - inter_weight) * total + inter_weight * losses_ob[views:].mean(0).sum()
 
     with timed("backward"):
         _backward(total / count, scaler)
     return losses_b.detach()
+
+
+def _with_penalties(
+    losses_b: Tensor, log_probs_rsv: Tensor, num_steps_r: Tensor, smoothing: float, consistency: float
+) -> Tensor:
+    """Return what is minimised of the last layer's output, of one or two views. Shapes: (b,), (r, s, v), (r,) -> ()."""
+    total = losses_b.sum()
+    views = len(num_steps_r) // len(losses_b)
+    if smoothing:
+        penalty = confidence_penalty(log_probs_rsv, num_steps_r).sum() / views
+        total = (1 - smoothing) * total + smoothing * penalty
+    if views == 2:
+        first_bsv, second_bsv = log_probs_rsv.chunk(2)
+        total = total + consistency * consistency_loss(first_bsv, second_bsv, num_steps_r[: len(losses_b)]).sum()
+    return total
 
 
 def _backward(loss: Tensor, scaler: torch.amp.GradScaler | None) -> None:
