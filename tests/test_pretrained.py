@@ -73,6 +73,28 @@ def test_two_tokens_that_write_a_space_are_not_mixed_up(source):
     assert torch.equal(second.network.output.weight[[0, 3, 1, 2]], first.network.output.weight)
 
 
+def test_a_network_that_was_trained_without_texts_leaves_the_output_as_it_is(caplog):
+    model, other = new_model("ab"), new_model("cd").network
+    with torch.no_grad():
+        other.layers[0].forward_direction.bias_g.fill_(3.0)
+    tensors = {k: v for k, v in other.state_dict().items() if not k.startswith("output.")}
+    random = model.network.output.weight.detach().clone()
+    said = take_weights(model, tensors, None, "x")
+    assert torch.equal(model.network.output.weight, random) and said.endswith("3 tokens, all of them new")
+    assert model.network.layers[0].forward_direction.bias_g[0] == 3.0 and not caplog.text
+
+
+def test_the_weights_of_self_conditioning_go_by_token_too():
+    """It reads the output: a column for each token."""
+    models = [new_model("ab"), new_model("xb")]
+    for model in models:
+        model.network.conditioning = torch.nn.Linear(3, 2)
+    first, second = (model.network.conditioning.weight.detach().clone() for model in models)
+    take_weights(models[0], models[1].network.state_dict(), models[1].tokenizer, "x")
+    mixed = torch.stack([second[:, 0], first[:, 1], second[:, 2]], 1)
+    assert torch.equal(models[0].network.conditioning.weight, mixed)
+
+
 def test_weights_that_are_not_there_are_one_line():
     model = new_model("ab")
     tensors = {k: v for k, v in model.network.state_dict().items() if k != "layers.0.forward_direction.bias_g"}

@@ -79,7 +79,7 @@ def start_from(model: TrainableModel, path: Path) -> str:
     return take_weights(model, source.network.state_dict(), source.tokenizer, str(path))
 
 
-def take_weights(model: TrainableModel, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, name: str) -> str:
+def take_weights(model: TrainableModel, tensors: Mapping[str, Tensor], tokenizer: Tokenizer | None, name: str) -> str:
     """Copy the weights of a network of the same shapes into a new one; return a line on what was taken.
 
     In what has a row (or column) for each token, tokens that both have keep their weights, wherever they stand; the
@@ -87,61 +87,74 @@ def take_weights(model: TrainableModel, tensors: Mapping[str, Tensor], tokenizer
 
     Args:
         tensors: the network's, named as the new one's.
-        tokenizer: of the other model.
+        tokenizer: of the other model; None: it was trained without texts, and has no output.
         name: of the other model, in messages.
 
     Raises:
         ConfigError: a tensor of the network is not there.
     """
-    to_rows, from_rows = _shared_rows(model.tokenizer.symbols, tokenizer.symbols)
     own = model.network.state_dict()
+    to_rows, from_rows = _shared_rows(model.tokenizer, tokenizer)
     for tensor_name, into in own.items():
+        axis = _TOKEN_AXES.get(tensor_name)
+        if axis is not None and tokenizer is None:
+            continue
         if tensor_name not in tensors:
             raise ConfigError(f"{name}: its network has no {tensor_name}, which the config asks for", key="train.init")
-        tensor, axis = tensors[tensor_name], _TOKEN_AXES.get(tensor_name)
+        tensor = tensors[tensor_name]
         if axis is None:
             into.copy_(tensor)
         else:
             into.index_copy_(axis, to_rows, tensor.index_select(axis, from_rows))
 
-    kept = set(to_rows.tolist())
-    missing = [s for row, s in enumerate(model.tokenizer.symbols, start=1) if row not in kept]
-    taken = set(from_rows.tolist())
-    lost = [s for row, s in enumerate(tokenizer.symbols, start=1) if row not in taken]
+    total = model.tokenizer.vocabulary_size
+    begun = f"started from {name}: {model.num_parameters:,} parameters, {total} tokens"
+    if tokenizer is None:
+        return f"{begun}, all of them new"
+    missing = _others(model.tokenizer, to_rows)
+    _warn(name, tokenizer, _others(tokenizer, from_rows), has_few=len(missing) > total // 2)
+    return begun + (f", {len(missing)} of them new: {_shown(missing)}" if missing else "")
+
+
+def _warn(name: str, tokenizer: Tokenizer, lost: Sequence[str], *, has_few: bool) -> None:
+    """Warn of tokens of the other model that are lost, and if most of the new model's are not among them."""
     if lost:
         log.warning(
             f"{len(lost)} of the {tokenizer.vocabulary_size - 1} tokens of {name} are not in these training "
             f"texts, and lost: {_shown(lost)}; text.tokenizer=init keeps them"
         )
-
-    total = model.tokenizer.vocabulary_size
-    if len(missing) > total // 2:
+    if has_few:
         log.warning(
             f"most tokens are new to {name}, so its last layer is of little use: is the case the same? "
             "(text.normalization)"
         )
 
-    new = f", {len(missing)} of them new: {_shown(missing)}" if missing else ""
-    return f"started from {name}: {model.num_parameters:,} parameters, {total} tokens{new}"
 
-
-def _shared_rows(symbols: Sequence[str], source_symbols: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return the rows of the blank and of the tokens that both vocabularies have, in the new one and in the other.
+def _shared_rows(tokenizer: Tokenizer, other: Tokenizer | None) -> tuple[Tensor, Tensor]:
+    """Return the rows of the blank and of the tokens that both vocabularies have, in the first and in the other.
 
     A token is the same where it writes the same; a space is " " or "▁", as the kind of tokenizer has it.
     """
-    source_rows = {_written(symbol): row for row, symbol in enumerate(source_symbols, start=1)}
-    source_rows |= {symbol: row for row, symbol in enumerate(source_symbols, start=1)}
-    found = ((row, source_rows.get(s, source_rows.get(_written(s)))) for row, s in enumerate(symbols, start=1))
+    other_rows: dict[str, int] = {}
+    if other is not None:
+        other_rows = {_written(symbol): row for row, symbol in enumerate(other.symbols, start=1)}
+        other_rows |= {symbol: row for row, symbol in enumerate(other.symbols, start=1)}
+    found = ((row, other_rows.get(s, other_rows.get(_written(s)))) for row, s in enumerate(tokenizer.symbols, start=1))
     rows, from_rows = zip((0, 0), *(pair for pair in found if pair[1] is not None), strict=True)
     return torch.tensor(rows), torch.tensor(from_rows)
+
+
+def _others(tokenizer: Tokenizer, rows: Tensor) -> list[str]:
+    """List the tokens that have none of these rows."""
+    taken = set(rows.tolist())
+    return [symbol for row, symbol in enumerate(tokenizer.symbols, start=1) if row not in taken]
 
 
 def _written(symbol: str) -> str:
     return symbol.replace(WORD_START, " ")
 
 
-def _shown(symbols: list[str]) -> str:
+def _shown(symbols: Sequence[str]) -> str:
     return " ".join(map(repr, symbols[:10])) + (" …" if len(symbols) > 10 else "")
 
 
