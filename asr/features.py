@@ -11,40 +11,14 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
+from asr.extractor import Extractor as Extractor
+from asr.extractor import NormalizedExtractor, mask
+from asr.features_wave import SampleExtractor
 from asr.limits import check_spectrum
-
-#: added to a bin's standard deviation: a bin that never changes (silence) becomes 0, not noise blown up
-_STD_FLOOR = 1e-3
-
-
-class Extractor(nn.Module):
-    """Turns waves into features: what training needs of every kind."""
-
-    #: samples per frame
-    hop: int
-
-    def __init__(self, cfg: FeatureConfig, sample_rate_hz: int) -> None:
-        super().__init__()
-        self.cfg = cfg
-        self.sample_rate_hz = sample_rate_hz
-
-    @property
-    def num_bins(self) -> int:
-        """Values per frame."""
-        raise NotImplementedError
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device that it computes on."""
-        return torch.device("cpu")
-
-    def num_frames(self, num_samples_b: Tensor) -> Tensor:
-        """Count the frames of each wave. Shapes: (b,) -> (b,)."""
-        raise NotImplementedError
 
 
 def build_extractor(cfg: FeatureConfig, sample_rate_hz: int) -> Extractor:
@@ -53,18 +27,13 @@ def build_extractor(cfg: FeatureConfig, sample_rate_hz: int) -> Extractor:
     Raises:
         ConfigError: the settings do not fit together, or not the sample rate.
     """
-    return FeatureExtractor(cfg, sample_rate_hz)
+    kinds: dict[str, type[Extractor]] = {"wave": SampleExtractor}
+    return kinds.get(cfg.kind, FeatureExtractor)(cfg, sample_rate_hz)
 
 
-class FeatureExtractor(Extractor):
-    """Turns waves into normalised spectra, log-mel bins or cepstra.
+class FeatureExtractor(NormalizedExtractor):
+    """Turns waves into normalised spectra, log-mel bins or cepstra."""
 
-    With ``normalization: corpus`` the buffers ``mean_f`` and ``std_f`` hold the statistics of the training set, which
-    ``fit`` sets; they are saved with the model.
-    """
-
-    mean_f: Tensor
-    std_f: Tensor
     window: Tensor
     mel_fb: Tensor
     dct: Tensor
@@ -112,8 +81,7 @@ class FeatureExtractor(Extractor):
             self.register_buffer("dct", cosines(cfg.num_ceps, cfg.num_mels), persistent=False)
             bins = cfg.num_ceps
         bins *= (1 + cfg.deltas) * (1 + 2 * cfg.context_frames)
-        self.register_buffer("mean_f", torch.zeros(bins))
-        self.register_buffer("std_f", torch.ones(bins))
+        self.add_statistics(bins)
 
     def _mel_filters(self, high_hz: float) -> Tensor:
         """Make the mel filters; none may be empty."""
@@ -128,33 +96,9 @@ class FeatureExtractor(Extractor):
             )
         return mel_fb
 
-    @property
-    def num_bins(self) -> int:
-        """Values per frame, derivatives and context included."""
-        return len(self.mean_f)
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device that it computes on."""
-        return self.mean_f.device
-
     def num_frames(self, num_samples_b: Tensor) -> Tensor:
         """Count the frames of each wave: one at sample 0 and one every hop up to its end. Shapes: (b,) -> (b,)."""
         return torch.where(num_samples_b > 0, 1 + num_samples_b // self.hop, 0)
-
-    @torch.no_grad()
-    def forward(
-        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return normalised features and the number of valid frames; frames beyond are zero.
-
-        Shapes: (b, n), (b,) -> (b, t, f), (b,).
-
-        Args:
-            generator: draws the dither; without one there is none, as in use.
-        """
-        features_btf, num_frames_b = self.raw(waves_bn, num_samples_b, generator)
-        return self.normalize(features_btf, num_frames_b), num_frames_b
 
     def raw(
         self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
@@ -169,7 +113,7 @@ class FeatureExtractor(Extractor):
         padded = len(waves_bn) > 1 or int(num_samples_b[0]) < waves_bn.shape[1]
         inside_bn: Tensor | float = 1.0
         if padded:
-            inside_bn = inside = _mask(num_samples_b, waves_bn.shape[1])
+            inside_bn = inside = mask(num_samples_b, waves_bn.shape[1])
             # Masked by filling, not by a product: padding may hold inf or nan.
             waves_bn = waves_bn.masked_fill(inside == 0, 0.0)
         if cfg.dither and generator is not None:
@@ -190,7 +134,7 @@ class FeatureExtractor(Extractor):
         if cfg.deltas or cfg.context_frames:
             features_btf = _with_neighbours(features_btf, num_frames_b, cfg.deltas, cfg.context_frames)
         if padded:
-            features_btf = features_btf * _mask(num_frames_b, features_btf.shape[1])[:, :, None]
+            features_btf = features_btf * mask(num_frames_b, features_btf.shape[1])[:, :, None]
         return features_btf, num_frames_b
 
     def _power(self, waves_bn: Tensor) -> Tensor:
@@ -208,32 +152,6 @@ class FeatureExtractor(Extractor):
         # Not from the absolute value, whose root would only be squared again.
         squares_btf2 = torch.view_as_real(spectra_bft.transpose(1, 2)).square()
         return squares_btf2[..., 0] + squares_btf2[..., 1]
-
-    def normalize(self, features_btf: Tensor, num_frames_b: Tensor) -> Tensor:
-        """Bring features to the configured mean and variance; padding stays zero."""
-        padded = len(features_btf) > 1 or int(num_frames_b[0]) < features_btf.shape[1]
-        mask_bt1 = _mask(num_frames_b, features_btf.shape[1])[:, :, None] if padded else 1.0
-        if self.cfg.normalization == "utterance":
-            count_b11 = num_frames_b.clamp(min=1)[:, None, None]
-            mean_b1f = (features_btf * mask_bt1).sum(1, keepdim=True) / count_b11
-            centred_btf = (features_btf - mean_b1f) * mask_bt1
-            std_b1f = (centred_btf.square().sum(1, keepdim=True) / count_b11).sqrt()
-            return centred_btf / (std_b1f + _STD_FLOOR)
-        if self.cfg.normalization == "corpus":
-            return (features_btf - self.mean_f) / self.std_f * mask_bt1
-        return features_btf
-
-    def fit(self, sums_f: Tensor, squares_f: Tensor, frames: int) -> None:
-        """Set the corpus statistics from sums over all training frames (float64)."""
-        mean_f = sums_f / frames
-        variance_f = (squares_f / frames - mean_f.square()).clamp(min=0)
-        self.mean_f.copy_(mean_f)
-        self.std_f.copy_(variance_f.sqrt() + _STD_FLOOR)
-
-
-def _mask(num_b: Tensor, length: int) -> Tensor:
-    """Return 1.0 inside and 0.0 beyond each length. Shapes: (b,) -> (b, length)."""
-    return (torch.arange(length, device=num_b.device)[None, :] < num_b[:, None]).float()
 
 
 def _with_neighbours(features_btf: Tensor, num_frames_b: Tensor, deltas: int, context: int) -> Tensor:

@@ -74,14 +74,12 @@ def _model(path: Path) -> dict[str, Any]:
 
     folder = find_model(path)
     model = load_trainable(folder)
-    cfg = model.extractor.cfg
-    extraction = f"{cfg.kind}, {model.extractor.num_bins} values every {cfg.hop_s * 1000:g} ms"
     facts: dict[str, Any] = {
         "path": str(folder),
         "parameters": model.num_parameters,
         "bytes": sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
         "network": _rows(describe_network(model.network)),
-        "features": f"{extraction}, {cfg.normalization} normalization",
+        "features": model.extractor.describe(),
         "audio": f"{model.audio.sample_rate_hz} Hz",
         "step": f"{model.step_s * 1000:g} ms",
         "tokens": _tokens(model.tokenizer),
@@ -143,13 +141,11 @@ def _published(thing: str, kind: Published) -> dict[str, Any]:
     """Return what is known of any published model."""
     known = kind.describe(thing)
     rows = kind.parts(thing)
-    normalize = getattr(known.extractor.cfg, "normalize", False)
-    samples = "each utterance to mean 0, variance 1" if normalize else "as they are"
     rate_hz = known.audio.sample_rate_hz
     facts: dict[str, Any] = {
         "parameters": sum(count for _, _, count in rows),
         "network": _rows(rows),
-        "features": f"none: the samples, {samples}",
+        "features": known.extractor.describe(),
         "audio": f"{rate_hz} Hz",
         "step": f"{1000 * known.stride / rate_hz:g} ms",
         "tokens": _tokens(known.tokenizer),
@@ -289,8 +285,8 @@ def _config(thing: str) -> dict[str, Any]:
         "path": str(path),
         "parameters": sum(p.numel() for p in network.parameters()),
         "network": _rows(describe_network(network)),
-        "features": f"{cfg.features.kind}, {extractor.num_bins} values every {cfg.features.hop_s * 1000:g} ms",
-        "steps per second": 1 / (network.stride * cfg.features.hop_s),
+        "features": extractor.describe(),
+        "steps per second": 1 / (network.stride * extractor.hop_s),
         "epochs": cfg.train.epochs,
         "note": "parameters for 29 tokens; training takes the tokens from the data",
     }

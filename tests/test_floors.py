@@ -43,7 +43,9 @@ FLOORS = {
     "decode": 1,
     "alignment": 1,
     # 2: torch
+    "extractor": 2,
     "features": 2,
+    "features_wave": 2,
     "ahead": 2,
     "batch": 2,
     "ctc": 2,

@@ -21,7 +21,8 @@ from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import read_tokenizer
 from asr.decode.tuned import Tuned
 from asr.errors import CheckpointError, ConfigError
-from asr.features import Extractor, build_extractor
+from asr.extractor import Extractor
+from asr.features import build_extractor
 from asr.files import recover_folder, remove_parts, replace_folder, write_json
 from asr.model import bundles
 from asr.model.build import build_network
@@ -96,7 +97,7 @@ def set_model_tensors(model: TrainableModel, tensors: Mapping[str, Tensor], path
     check_alike(tensors, _own_tensors(model), path)
     groups = split_by_prefix(tensors)
     model.network.load_state_dict(groups["network"])
-    model.extractor.load_state_dict(groups["features"])
+    model.extractor.load_state_dict(groups.get("features", {}))
 
 
 def save_model(
@@ -215,7 +216,7 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
     check_alike(tensors, _own_tensors(model), weights)
     groups = split_by_prefix(tensors)
     fill(network, groups["network"])
-    extractor.load_state_dict(groups["features"])
+    extractor.load_state_dict(groups.get("features", {}))
     network.to(device).eval()
     extractor.eval()  # stays on the CPU: features are made one utterance at a time
     return model

@@ -81,6 +81,9 @@ class AnyExtractor(Protocol):
     def device(self) -> torch.device:
         """Return the device that it computes on."""
 
+    def describe(self) -> str:
+        """Describe the features in a few words, for people."""
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def __call__(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from asr.config import Stage
 from asr.errors import AsrError
+from asr.features_wave import as_frames, describe_waves
 from asr.model.padded import PaddedNetwork
 from asr.model.trainable import count, unpadded_steps
 from asr.runtime import package_version, to_device
@@ -76,6 +77,10 @@ class WaveExtractor(nn.Module):
         """Return the device that it computes on."""
         return torch.device("cpu")
 
+    def describe(self) -> str:
+        """Describe the input in a few words, for people."""
+        return describe_waves(is_normalized=self.cfg.normalize)
+
     def num_frames(self, num_samples_b: Tensor) -> Tensor:
         """Count the frames of each wave. Shapes: (b,) -> (b,)."""
         return num_samples_b
@@ -84,14 +89,7 @@ class WaveExtractor(nn.Module):
         self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Copy the samples, normalised if the network asks for it. Shapes: (b, n), (b,) -> (b, n, 1), (b,)."""
-        frames_bn = torch.zeros_like(waves_bn)
-        for i, length in enumerate(num_samples_b.tolist()):
-            wave_n = waves_bn[i, :length]
-            if self.cfg.normalize and length:
-                # each utterance by itself, never over the padding of a batch
-                wave_n = nn.functional.layer_norm(wave_n, wave_n.shape, eps=self.cfg.eps)
-            frames_bn[i, :length] = wave_n
-        return frames_bn[:, :, None], num_samples_b
+        return as_frames(waves_bn, num_samples_b, self.cfg.eps if self.cfg.normalize else None), num_samples_b
 
 
 class WaveNetwork(PaddedNetwork):

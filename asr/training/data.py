@@ -23,7 +23,7 @@ from asr.data.manifest import Manifest
 from asr.data.targets import targets_of
 from asr.data.tokenizer import Tokenizer
 from asr.errors import ConfigError, DataError
-from asr.features import Extractor
+from asr.extractor import Extractor
 from asr.model.trainable import TrainableNetwork
 from asr.runtime import generator, is_out_of_memory, stable_seed, usable_cores
 from asr.training.feature_loader import FeatureLoader
@@ -331,7 +331,7 @@ class TrainingData:
     def _num_ahead(self) -> int:
         """Return how many batches are loaded ahead: two per worker, unless they would fill the memory."""
         views = 2 if self.cfg.train.consistency else 1
-        most_frames = self.largest_s(self.max_batch_s) * self.extractor.sample_rate_hz / self.extractor.hop
+        most_frames = self.largest_s(self.max_batch_s) / self.extractor.hop_s
         largest_bytes = views * most_frames * self.extractor.num_bins * torch.float32.itemsize
         return max(1, min(2 * self.workers, int(_AHEAD_BYTES / largest_bytes)))
 

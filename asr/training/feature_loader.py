@@ -16,7 +16,7 @@ from asr.config import RunConfig
 from asr.data import audio, shards
 from asr.data.manifest import Manifest
 from asr.errors import ConfigError
-from asr.features import Extractor, FeatureExtractor
+from asr.extractor import Extractor, NormalizedExtractor
 from asr.runtime import generator, stable_seed
 from asr.training.augment import bin_centres_hz, spec_augment, warp_frequencies
 from asr.training.distort import Distorter
@@ -28,7 +28,7 @@ class FeatureLoader:
     Everything random depends on (seed, epoch, utterance id) alone.
 
     Raises:
-        ConfigError: ``augment.warp`` is set and the features are not bins of a spectrum.
+        ConfigError: ``augment.warp`` or ``augment.spec`` is set and means nothing for features of this kind.
     """
 
     def __init__(self, manifest: Manifest, extractor: Extractor, cfg: RunConfig) -> None:
@@ -36,6 +36,7 @@ class FeatureLoader:
         self.extractor = extractor
         self.cfg = cfg
         self._distort = Distorter(cfg.augment, cfg.audio.sample_rate_hz)
+        _check_spec(cfg)
         if cfg.augment.warp:
             _check_warp(cfg)
             self._centres_hz = bin_centres_hz(cfg.features, cfg.audio.sample_rate_hz, extractor.num_bins)
@@ -92,7 +93,7 @@ class FeatureLoader:
             features_tf = spec_augment(
                 features_tf,
                 spec,
-                cfg.features.hop_s,
+                self.extractor.hop_s,
                 generator(seed, "spec", epoch, id_, *view),
                 bins=self.extractor.num_bins // (1 + cfg.features.deltas) // (1 + 2 * context),
                 context=context,
@@ -104,7 +105,7 @@ class FeatureLoader:
         if self.cfg.features.normalization != "corpus":
             return warp_frequencies(features_tf, factor, self._centres_hz)
         # The mean of the corpus belongs to a bin, not to what another vocal tract puts there.
-        assert isinstance(self.extractor, FeatureExtractor)
+        assert isinstance(self.extractor, NormalizedExtractor)
         mean_f, std_f = self.extractor.mean_f.numpy(), self.extractor.std_f.numpy()
         raw_tf = features_tf * std_f + mean_f
         warped_tf: Features = (warp_frequencies(raw_tf, factor, self._centres_hz) - mean_f) / std_f
@@ -117,7 +118,7 @@ class FeatureLoader:
 
     def fit_normalization(self, rows: Iterable[int]) -> None:
         """Set the extractor's corpus statistics from these utterances, in order."""
-        assert isinstance(self.extractor, FeatureExtractor)  # no other kind has them
+        assert isinstance(self.extractor, NormalizedExtractor)  # no other kind has them
         sums_f = torch.zeros(self.extractor.num_bins, dtype=torch.float64)
         squares_f = sums_f.clone()
         frames = 0
@@ -135,10 +136,21 @@ class FeatureLoader:
 def _check_warp(cfg: RunConfig) -> None:
     """Raise a ConfigError if the values of a frame are not all bins of a spectrum."""
     features = cfg.features
-    kinds = {"mfcc": features.kind == "mfcc", "deltas": features.deltas, "context_frames": features.context_frames}
+    is_other = features.kind not in ("log_mel", "spectrogram")
+    kinds = {features.kind: is_other, "deltas": features.deltas, "context_frames": features.context_frames}
     for name, is_used in kinds.items():
         if is_used:
             raise ConfigError(
                 f"augment.warp needs log_mel or spectrogram frames alone, not features with {name}: set augment.warp=0",
                 key="augment.warp",
             )
+
+
+def _check_spec(cfg: RunConfig) -> None:
+    """Raise a ConfigError if the frames to mask are samples."""
+    if cfg.features.kind == "wave" and (cfg.augment.spec.freq_masks or cfg.augment.spec.time_masks):
+        raise ConfigError(
+            "augment.spec masks frames of features, and features.kind: wave has samples; leave it out, and mask inside "
+            "the network (model.wav2vec2.mask_time_probability, mask_channel_probability)",
+            key="augment.spec",
+        )

@@ -175,7 +175,7 @@ class MemoryPlanner:
 
     def predict_possible(self, max_batch_s: float) -> float:
         """Predict the peak of the largest batch of any epoch, which may be larger than the first epoch's."""
-        return self.predict(self.data.largest_s(max_batch_s) / self.data.cfg.features.hop_s)
+        return self.predict(self.data.largest_s(max_batch_s) / self.data.extractor.hop_s)
 
     def largest(self, max_batch_s: float | None = None) -> Batch:
         """Return a batch of zeros of the shape of the first epoch's largest one, of this process's part of it."""

@@ -14,8 +14,6 @@ from asr.model.tensor_files import read_object
 
 #: the architectures that need no ``transformers``, and the name that their weights begin with
 LEAN = {"Wav2Vec2ForCTC": "wav2vec2", "HubertForCTC": "hubert", "WavLMForCTC": "wavlm"}
-#: what is added to the variance when an utterance is normalised (transformers, feature_extraction_wav2vec2.py)
-NORMALIZE_EPS = 1e-7
 #: letters of a class of ``transformers``
 _LONGEST_NAME = 64
 

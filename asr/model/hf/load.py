@@ -12,7 +12,8 @@ from torch import Tensor
 
 from asr.config import AudioConfig, TextConfig
 from asr.data.tokenizer import Tokenizer
-from asr.model.hf.config import NORMALIZE_EPS, HfConfig, read_config
+from asr.features_wave import NORMALIZE_EPS
+from asr.model.hf.config import HfConfig, read_config
 from asr.model.hf.folder import locate
 from asr.model.hf.names import parse
 from asr.model.hf.network import HfNetwork, plan
