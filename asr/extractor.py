@@ -43,6 +43,12 @@ class Extractor(nn.Module):
         """Return the device that it computes on."""
         return torch.device("cpu")
 
+    def use_device(self, device: torch.device | str) -> None:
+        """Compute on the device of the network from now on, if that pays.
+
+        It does not for most kinds: features are made one utterance at a time, and a core makes 1,000 seconds in one.
+        """
+
     def describe(self) -> str:
         """Describe the features in a few words, for people."""
         every = f"{self.num_bins} values every {self.hop_s * 1000:g} ms"

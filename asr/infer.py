@@ -72,7 +72,7 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
         from asr.model.wav2vec2.fast import fast
 
         return _with_network(model, fast(network, precision))
-    if type(network) is not DeepSpeech2:
+    if type(network) is not DeepSpeech2 or not network.cfg.conv:
         return model
     # Imported here, since it loads numba in 0.3 s, which training does not need.
     from asr.model.cpu.inference import InferenceNetwork, runs_here

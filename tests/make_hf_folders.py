@@ -11,9 +11,10 @@ family's published folders have: old names of weights, a ``pytorch_model.bin``, 
     mms      wav2vec 2.0 with adapters for English and German, of 12 and 14 tokens
 
 Beside each: ``NAME_1.npy`` and ``NAME_0.003.npy``, log-probabilities of ``wave.npy`` alone at these amplitudes, and
-``NAME_short.npy``, those of its first ``SHORT`` samples. ``texts.json`` has the texts of the three.
+``NAME_short.npy``, those of its first ``SHORT`` samples. ``texts.json`` has the texts of the three. ``hidden.npz`` has
+what the first and the last layer give for ``wave.npy``: ``NAME_1``, ``NAME_last``.
 
-Axes: n samples, s steps, c columns of the head.
+Axes: n samples, s steps, c columns of the head, h units.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ RATE_HZ = 16000
 #: samples of the stored wave, and of its beginning that is an utterance of its own
 LENGTH, SHORT = 6400, 4500
 AMPLITUDES = (1, 0.003)
+NAMES = ("base", "large", "hubert", "wavlm", "mms#eng", "mms#deu")
 
 _SMALL: dict[str, Any] = {
     "hidden_size": 16,
@@ -56,26 +58,47 @@ def make_all() -> None:
         make()
 
     texts = {}
-    for name in ("base", "large", "hubert", "wavlm", "mms#eng", "mms#deu"):
+    hidden: dict[str, np.ndarray] = {}
+    for name in NAMES:
         for what, one_n in _utterances(wave_n):
             log_probs_sc, text = answer(FOLDER / name.partition("#")[0], one_n, name.partition("#")[2])
             np.save(FOLDER / f"{name.replace('#', '-')}_{what}.npy", log_probs_sc)
             texts[f"{name}_{what}"] = text
+        hidden |= hidden_values(name, wave_n)
     _write_json(FOLDER / "texts.json", texts)
+    np.savez(FOLDER / "hidden.npz", **hidden)
 
 
 def answer(folder: Path, wave_n: np.ndarray, language: str = "") -> tuple[np.ndarray, str]:
     """Compute what transformers answers to one recording alone. Shapes: (n,) -> (s, c), and the most likely text."""
-    from transformers import AutoFeatureExtractor, AutoModelForCTC, Wav2Vec2CTCTokenizer
+    from transformers import Wav2Vec2CTCTokenizer
 
-    more = {"target_lang": language, "ignore_mismatched_sizes": True} if language else {}
-    model = AutoModelForCTC.from_pretrained(folder, **more).eval()
-    inputs = AutoFeatureExtractor.from_pretrained(folder)(wave_n, sampling_rate=RATE_HZ, return_tensors="pt")
+    model, inputs = _model_and_inputs(folder, wave_n, language)
     with torch.inference_mode():
         log_probs_sc = model(**inputs).logits[0].log_softmax(-1).numpy()
     tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder, **({"target_lang": language} if language else {}))
     # skip_special_tokens=True would drop blanks before it merges repeats
     return log_probs_sc, tokenizer.decode(log_probs_sc.argmax(-1).tolist(), skip_special_tokens=False)
+
+
+def hidden_values(name: str, wave_n: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute what the first and the last layer give for a recording alone. Shapes: (n,) -> (s, h)."""
+    folder, _, language = name.partition("#")
+    model, inputs = _model_and_inputs(FOLDER / folder, wave_n, language)
+    with torch.inference_mode():
+        made = model.base_model(**inputs, output_hidden_states=True)
+    # Not hidden_states[-1] for the last: since transformers 5 the norm behind the layers is missing there.
+    first, last = made.hidden_states[1], made.last_hidden_state
+    return {f"{name}_1": first[0].numpy(), f"{name}_last": last[0].numpy()}
+
+
+def _model_and_inputs(folder: Path, wave_n: np.ndarray, language: str) -> tuple[Any, Any]:
+    from transformers import AutoFeatureExtractor, AutoModelForCTC
+
+    more = {"target_lang": language, "ignore_mismatched_sizes": True} if language else {}
+    model = AutoModelForCTC.from_pretrained(folder, **more).eval()
+    inputs = AutoFeatureExtractor.from_pretrained(folder)(wave_n, sampling_rate=RATE_HZ, return_tensors="pt")
+    return model, inputs
 
 
 def make_base() -> None:

@@ -46,6 +46,7 @@ FLOORS = {
     "extractor": 2,
     "features": 2,
     "features_wave": 2,
+    "features_hf": 2,
     "ahead": 2,
     "batch": 2,
     "ctc": 2,

@@ -218,7 +218,8 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
     fill(network, groups["network"])
     extractor.load_state_dict(groups.get("features", {}))
     network.to(device).eval()
-    extractor.eval()  # stays on the CPU: features are made one utterance at a time
+    extractor.eval()
+    extractor.use_device(device)
     return model
 
 

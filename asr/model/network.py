@@ -90,6 +90,8 @@ class DeepSpeech2(Network):
             )
             self.layers.append(layer)
             inputs = layer.output_size
+        # Without convolutions there is no faster network for use, which would see to that.
+        self.is_alone_on_cpu = not cfg.conv
         self.lookahead = Lookahead(inputs, cfg.lookahead_steps) if cfg.lookahead_steps else None
         return inputs
 

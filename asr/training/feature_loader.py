@@ -125,10 +125,11 @@ class FeatureLoader:
         for index in rows:
             utterance = self.manifest.utterances[index]
             wave_n = load_wave(self.manifest, utterance, self.cfg.audio.sample_rate_hz, self.cfg.audio.resample)
-            raw_btf, _ = self.extractor.raw(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
-            sums_f += raw_btf[0].double().sum(0)
-            squares_f += raw_btf[0].double().square().sum(0)
-            frames += raw_btf.shape[1]
+            wave_1n = torch.from_numpy(wave_n)[None].to(self.extractor.device)
+            raw_tf = self.extractor.raw(wave_1n, torch.tensor([len(wave_n)]))[0][0].cpu().double()
+            sums_f += raw_tf.sum(0)
+            squares_f += raw_tf.square().sum(0)
+            frames += len(raw_tf)
 
         self.extractor.fit(sums_f, squares_f, frames)
 

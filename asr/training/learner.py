@@ -16,6 +16,7 @@ from asr.data.manifest import Manifest
 from asr.data.text import normalize
 from asr.data.tokenizer import CharTokenizer, Tokenizer
 from asr.model.checkpoint import TrainableModel, build_model, model_tensors, set_model_tensors
+from asr.model.hf.names import whole_name
 from asr.runtime import Machine, stable_seed
 from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
@@ -35,7 +36,14 @@ def resolve_text(cfg: RunConfig, folder: Path, train: Manifest) -> tuple[RunConf
     profile = headers.resolve_normalization(cfg.text.normalization, header)
     texts = (normalize(u.text, profile) for u in train)
     tokenizer = headers.tokenizer_for(cfg.text.tokenizer, folder, header, cfg.train.init, texts)
-    return override(cfg, [f"text.normalization={profile}"]), tokenizer
+    return override(_with_whole_names(cfg), [f"text.normalization={profile}"]), tokenizer
+
+
+def _with_whole_names(cfg: RunConfig) -> RunConfig:
+    """Return a config that means the same in any working folder, as that of a model must."""
+    if cfg.features.hf is None:
+        return cfg
+    return cfg.model_copy(update={"features": cfg.features.model_copy(update={"hf": whole_name(cfg.features.hf)})})
 
 
 def build_model_and_data(
@@ -70,6 +78,7 @@ def build_learner(
         AsrError: the config cannot be trained; the same error in all processes.
     """
     cfg, network = data.cfg, model.network
+    model.extractor.use_device(machine.device)
     if not has_checkpoint:
         tensors = group.from_first(lambda: _first_tensors(model, data))
         if not group.is_first:

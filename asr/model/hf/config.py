@@ -14,6 +14,7 @@ from asr.model.tensor_files import read_object
 
 #: the architectures that need no ``transformers``, and the name that their weights begin with
 LEAN = {"Wav2Vec2ForCTC": "wav2vec2", "HubertForCTC": "hubert", "WavLMForCTC": "wavlm"}
+_CTC = {family: architecture for architecture, family in LEAN.items()}
 #: letters of a class of ``transformers``
 _LONGEST_NAME = 64
 
@@ -35,8 +36,11 @@ class HfConfig(Stage):
     shape: Wav2Vec2Shape | None = None
 
 
-def read_config(folder: Path) -> HfConfig:
+def read_config(folder: Path, *, any_head: bool = False) -> HfConfig:
     """Read ``config.json``, and ``preprocessor_config.json`` or what stands for it, of a folder.
+
+    Args:
+        any_head: take networks of the lean families without a head for recognition, too: to train one.
 
     Raises:
         CheckpointError: a file is missing or not what it should be, the network writes no text with CTC, or a size is
@@ -44,7 +48,9 @@ def read_config(folder: Path) -> HfConfig:
     """
     path = folder / "config.json"
     data = read_object(path)
-    architecture = _architecture(data, path)
+    family = data.get("model_type")
+    is_body = any_head and isinstance(family, str) and family in LEAN.values()
+    architecture = _CTC[str(family)] if is_body else _architecture(data, path)
     sound, sound_path = _read_sound(folder)
     rate_hz = sound.get("sampling_rate", 16_000)
     if not isinstance(rate_hz, int) or isinstance(rate_hz, bool) or not 1000 <= rate_hz <= 768_000:

@@ -69,6 +69,21 @@ def parse(model: str | Path) -> HfName:
     return name
 
 
+def whole_name(model: str) -> str:
+    """Return a model's name so that it means the same in any working folder: the whole path of what is in a folder.
+
+    >>> whole_name("hf:facebook/mms-1b-all#deu"), whole_name("torchaudio:A")
+    ('hf:facebook/mms-1b-all#deu', 'torchaudio:A')
+    """
+    kind, colon, place = model.partition(":")
+    if not (colon and kind.isalnum()) or Path(model).exists():
+        return str(Path(model).resolve())
+    if is_hf(model):
+        name = parse(model)
+        return str(name if name.folder is None else HfName(str(name.folder.resolve()), name.language))
+    return f"{kind}:{Path(place).resolve()}" if Path(place).exists() else model
+
+
 def settings_folder(model: str | Path) -> Path:
     """Return the folder of a model's ``decoder.json`` in this person's cache; it need not exist.
 
