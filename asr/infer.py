@@ -25,6 +25,7 @@ from asr.model.contract import AnyNetwork
 from asr.model.hf.network import HfNetwork
 from asr.model.network import DeepSpeech2
 from asr.model.padded import PaddedNetwork
+from asr.model.wav2vec2.network import Wav2Vec2Network
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
 from asr.runtime import find_precision, is_out_of_memory
 
@@ -50,7 +51,7 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
 
     On a CPU it gets an inference network, which answers several times as fast. Its answers are the same bits in any
     batch, in any order, on any number of threads. It keeps the weights of now. The model itself is returned if there is
-    no inference network for it: for another network than the recurrent one (models of Hugging Face have one in bf16),
+    no inference network for it: for another network than the recurrent one (wav2vec 2.0 and its kin have one in bf16),
     or on a processor without the instructions.
 
     On a GPU the network is the same one, with the same weights, which computes at the precision.
@@ -68,7 +69,7 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
     network = model.network.eval()
     if model.device.type == "cuda" or precision == "fp16":  # which a CPU refuses
         return at_precision(model, find_precision(precision, model.device))
-    if isinstance(network, HfNetwork):
+    if isinstance(network, HfNetwork | Wav2Vec2Network):
         from asr.model.wav2vec2.fast import fast
 
         return _with_network(model, fast(network, precision))

@@ -8,12 +8,14 @@ from asr.model.mlp import WindowMlp
 from asr.model.network import DeepSpeech2
 from asr.model.tdnn import TimeDelayNetwork
 from asr.model.trainable import TrainableNetwork
+from asr.model.wav2vec2.network import Wav2Vec2Network
 
 _KINDS: dict[str, type[TrainableNetwork]] = {
     "recurrent": DeepSpeech2,
     "tdnn": TimeDelayNetwork,
     "mlp": WindowMlp,
     "conformer": ConformerNetwork,
+    "wav2vec2": Wav2Vec2Network,
 }
 
 

@@ -132,7 +132,7 @@ def published(model: str | Path) -> Published | None:
     if bundles.is_bundle(model):
         return bundles
     if hf_names.is_hf(model):
-        from asr.model.hf import published as hf  # with torchaudio, for these alone
+        from asr.model.hf import published as hf  # for these alone
 
         return hf
     return None

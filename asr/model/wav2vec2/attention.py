@@ -49,7 +49,8 @@ class Attention(nn.Module):
 
     def _in_heads(self, values_bsh: Tensor) -> Tensor:
         """Shapes: (b, s, h) -> (b, a, s, d)."""
-        return values_bsh.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        batch, steps, _ = values_bsh.shape
+        return values_bsh.view(batch, steps, self.heads, -1).transpose(1, 2)
 
     def weights(self, values_bsh: Tensor, distances_1ass: Tensor) -> Tensor:
         """Weight distances by what a step holds. Shapes: (b, s, h), (1, a, s, s) -> (b, a, s, s)."""
@@ -72,9 +73,10 @@ class GatedAttention(Attention):
 
     def weights(self, values_bsh: Tensor, distances_1ass: Tensor) -> Tensor:
         gates_basf: Tensor = self.gru_rel_pos_linear(self._in_heads(values_bsh))
-        gates_bas2 = gates_basf.unflatten(3, (2, 4)).sum(-1).sigmoid()
+        gates_bas2 = gates_basf.view(*gates_basf.shape[:3], 2, 4).sum(-1).sigmoid()
         first_bas1, second_bas1 = gates_bas2.chunk(2, dim=-1)
-        return (first_bas1 * (second_bas1 * self.gru_rel_pos_const - 1.0) + 2.0) * distances_1ass
+        weight_bas1: Tensor = first_bas1 * (second_bas1 * self.gru_rel_pos_const - 1.0) + 2.0
+        return weight_bas1 * distances_1ass
 
     def distances(self, steps: int) -> Tensor:
         """Return the weight of each distance for each head; in the first layer. Shapes: () -> (1, a, s, s)."""

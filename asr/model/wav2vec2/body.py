@@ -10,7 +10,7 @@ Source: Baevski et al. 2020, "wav2vec 2.0"; Hsu et al. 2021, "HuBERT"; Chen et a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -121,10 +121,10 @@ class Wav2Vec2Body(nn.Module):
 
     def _run(self, layer: nn.Module, *args: Tensor | None) -> Tensor:
         """Call a layer; if it is checkpointed, the backward pass computes its inside again."""
+        call: Callable[..., Tensor] = layer
         if self.is_checkpointed and self.training:
-            return computed_twice(layer, layer, *args, draws=True)
-        out: Tensor = layer(*args)
-        return out
+            return computed_twice(layer, call, *args, draws=True)
+        return call(*args)
 
     def part_rows(self) -> Iterator[tuple[str, str, int]]:
         """Yield (part, shape, parameters) of each part in order, for people."""

@@ -20,8 +20,7 @@ from asr.errors import ConfigError
 from asr.model.contract import AnyNetwork, Floats, NetworkForUse
 from asr.model.wav2vec2.attention import Attention, GatedAttention
 from asr.model.wav2vec2.body import Wav2Vec2Body
-from asr.model.wav2vec2.convolutions import ConvolutionLayer, PositionalConvolution, TimeNorm
-from asr.model.wav2vec2.transformer import Layer
+from asr.model.wav2vec2.convolutions import PositionalConvolution, TimeNorm
 from asr.runtime import find_precision
 
 _HALF = torch.bfloat16
@@ -64,6 +63,7 @@ class FastNetwork(NetworkForUse):
         self.vocabulary_size = network.vocabulary_size
         body = network.body
         encoder = body.encoder
+        first: Any
         first, *others = body.feature_extractor.conv_layers
         with torch.no_grad():
             self._first = _GroupNormed(first) if isinstance(first.layer_norm, TimeNorm) else _LayerNormed(first)
@@ -126,7 +126,7 @@ class _GroupNormed:
     ten: the norm needs no pass over the outputs.
     """
 
-    def __init__(self, layer: ConvolutionLayer) -> None:
+    def __init__(self, layer: Any) -> None:
         self._conv, self._norm = layer.conv, layer.layer_norm
         self._weight_ck = layer.conv.weight[:, 0]
 
@@ -147,7 +147,7 @@ class _GroupNormed:
 class _LayerNormed:
     """The first convolution with a norm over channels."""
 
-    def __init__(self, layer: ConvolutionLayer) -> None:
+    def __init__(self, layer: Any) -> None:
         self._conv, self._norm = layer.conv, layer.layer_norm
         self._weight_ck = layer.conv.weight[:, 0].contiguous()
 
@@ -170,7 +170,7 @@ def _in_parts(windows_sk: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
 class _Conv:
     """One of the other convolutions, with or without a norm over channels."""
 
-    def __init__(self, layer: ConvolutionLayer) -> None:
+    def __init__(self, layer: Any) -> None:
         self._weight = layer.conv.weight[:, :, None].to(_HALF).contiguous(memory_format=torch.channels_last)
         self._bias = None if layer.conv.bias is None else layer.conv.bias.to(_HALF)
         self._stride = (1, layer.conv.stride[0])
@@ -204,7 +204,7 @@ class _Position:
 class _Layer:
     """A layer of the transformer: attention and a feed-forward part, with norms in front of both or behind both."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Any) -> None:
         self._attention = _Attention(layer.attention)
         self._inner = _Linear(layer.feed_forward.intermediate_dense)
         self._outer = _Linear(layer.feed_forward.output_dense)
