@@ -56,38 +56,57 @@ def _state(run: Path) -> dict[str, torch.Tensor]:
     return load_file(max((run / "checkpoints").glob("step-????????")) / "state.safetensors")
 
 
-@pytest.mark.parametrize(
-    "kind", [{}, {"cell": "lstm"}, {"bidirectional": False}, {"encoder": "tdnn"}, {"encoder": "mlp"}, {"norm": False}]
-)
+CONFORMER = {
+    "encoder": "conformer",
+    "conv": [],
+    "hidden": 8,
+    "conformer": {"heads": 2, "subsampling_channels": 4, "inter_layers": [1], "self_conditioning": True},
+}
+KINDS = [
+    {},
+    {"cell": "lstm"},
+    {"bidirectional": False},
+    {"encoder": "tdnn"},
+    {"encoder": "mlp"},
+    {"norm": False},
+    CONFORMER,
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_frozen_part_computes_as_in_use_and_keeps_nothing_for_gradients(kind):
     network, used = _network(**kind), _network(**kind)
+    parts = ("front_end", "layers.0")
+    if kind is CONFORMER:
+        parts = ("encoder.subsampling", "encoder.layers.0")
+    inside = tuple(f"{part}." for part in parts)
     for one in (network, used):
         for name, buffer in one.named_buffers():
             if buffer.is_floating_point():
                 torch.manual_seed(len(name))
                 buffer.copy_(torch.rand_like(buffer) + 0.5)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    Freezing(network, {"front_end": None, "layers.0": None}).apply(0)
+    Freezing(network, dict.fromkeys(parts)).apply(0)
 
     seen: dict[str, torch.Tensor] = {}
-    for name in ("front_end", "layers.0"):
+    for name in parts:
         for which, one in (("frozen", network), ("used", used)):
             hook = lambda module, args, out, key=f"{name} {which}": seen.update({key: out})  # noqa: E731
             one.get_submodule(name).register_forward_hook(hook)
     gradients(network, _batch(), 2, CPU)
     used.eval()(_batch().features_btf, _batch().num_frames_b)
 
-    for name in ("front_end", "layers.0"):
+    for name in parts:
         frozen, in_use = (seen[f"{name} {which}"] for which in ("frozen", "used"))
         if isinstance(frozen, tuple):
             frozen, in_use = frozen[0], in_use[0]
         assert not frozen.requires_grad
         assert torch.allclose(frozen, in_use, atol=1e-5), name  # sums in another order
     for name, parameter in network.named_parameters():
-        is_frozen = name.startswith(("front_end.", "layers.0."))
+        is_frozen = name.startswith(inside)
         assert (parameter.grad is None) == is_frozen == (not parameter.requires_grad), name
     for name, value in network.state_dict().items():
-        if name.startswith(("front_end.", "layers.0.")):
+        if name.startswith(inside):
             assert torch.equal(value, before[name]), name
 
 
