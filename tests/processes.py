@@ -176,6 +176,7 @@ def joined_gradients(group: Any) -> None:
         {"cell": "gru", "norm": False},
         {"encoder": "tdnn"},
         {"encoder": "mlp"},
+        {"encoder": "conformer", "conv": [], "conformer": {"heads": 2, "subsampling_channels": 4, "inter_layers": [1]}},
     ]
     machine = Machine(torch.device("cpu"), "fp32", 1)
     lengths = torch.tensor([30, 25, 17, 22, 9])
@@ -197,11 +198,11 @@ def joined_gradients(group: Any) -> None:
         torch.manual_seed(1)
         one, many = build_network(cfg, 8, 5).train(), build_network(cfg, 8, 5).train()
         many.load_state_dict(one.state_dict())
-        gradients(one, whole, 5, machine)
+        gradients(one, whole, 5, machine, inter_weight=0.3)
         if group.rank:  # joining makes them alike
             with torch.no_grad():
                 many.output.weight.add_(1.0)
-        gradients(group.connect(many), mine, 5 / group.size, machine)
+        gradients(group.connect(many), mine, 5 / group.size, machine, inter_weight=0.3)
         scale = max(float(p.grad.abs().max()) for p in one.parameters() if p.grad is not None)
         for (name, left), right in zip(one.named_parameters(), many.parameters(), strict=True):
             assert left.grad is not None and right.grad is not None, (kind, name)

@@ -65,6 +65,8 @@ class _ByChannel(torch.autograd.Function):
                 at_weight = _over_time(x_bctf, grad, weight.shape[2]).to(weight.dtype)
             else:
                 _, at_weight, _ = _torchs(ctx, grad, x_bctf, weight, (False, True, False))
+                # Torch gives the axis of one channel a stride that the weight has not: several processes would warn.
+                at_weight = at_weight.flatten(1).view(weight.shape)
         at_bias = grad.sum((0, 2, 3)) if ctx.has_bias else None
         return at_x, at_weight, at_bias, None, None
 
