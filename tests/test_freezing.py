@@ -16,6 +16,7 @@ from asr.batch import Batch
 from asr.config import ModelConfig, OptimConfig, RunConfig
 from asr.errors import CheckpointError, ConfigError
 from asr.model.build import build_network
+from asr.model.checkpoint import load_model
 from asr.model.trainable import TrainableNetwork
 from asr.runtime import Machine
 from asr.train import resume, train
@@ -38,6 +39,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_corpus(folder, 16, seed=1, longest=6)
     build_corpus(folder, 4, seed=2, name="dev", longest=6)
     return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    train(tiny_config(*FROZEN, *OTHERS), data, run)
+    return run
 
 
 def _network(**more: Any) -> TrainableNetwork:
@@ -141,6 +149,14 @@ def test_what_is_never_trained_takes_no_memory_of_the_optimiser(data):
     assert learner.planner.optimizer_bytes == 2 * trained and learner.planner.weight_bytes == trained
 
 
+def test_the_log_says_how_much_is_frozen_and_how_long(uninterrupted):
+    sizes = {name: p.numel() for name, p in load_model(uninterrupted / "best").network.named_parameters()}
+    front, layer = (sum(n for name, n in sizes.items() if name.startswith(part)) for part in ("front_end", "layers.0"))
+    said = f"frozen parameters: {front:,} in the first 4 steps, {layer:,} in all steps"
+    assert (uninterrupted / "train.log").read_text().count(said) == 1
+    assert not Freezing(_network(), {}).summary()
+
+
 def test_a_part_is_trained_from_its_step_on(data):
     learner = build_trial(tiny_config("train.freeze={front_end: 2, layers: null}", "model.norm=false"), data)
     weights = dict(learner.model.network.named_parameters())
@@ -152,13 +168,6 @@ def test_a_part_is_trained_from_its_step_on(data):
         assert changed == ({"output"} if number < 2 else {"output", "front_end"}), number
     batches.close()
     assert {id(p) for p in learner.optimizer.state} == {id(p) for n, p in weights.items() if not n.startswith("layers")}
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "run"
-    train(tiny_config(*FROZEN, *OTHERS), data, run)
-    return run
 
 
 @pytest.mark.parametrize("step", [4, 5, 6])

@@ -7,6 +7,7 @@ A part is the beginning of its parameters' names, up to a dot: ``layers.1`` has 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -48,6 +49,14 @@ class Freezing:
         """Return how many steps a parameter is not trained in: 0 to infinity."""
         return self._until.get(parameter, 0)
 
+    def summary(self) -> str:
+        """Say how much is frozen and how long; nothing where nothing is."""
+        counts: Counter[float] = Counter()
+        for parameter, until in self._until.items():
+            counts[until] += parameter.numel()
+        shown = [f"{n:,} {_how_long(until)}" for until, n in sorted(counts.items())]
+        return f"frozen parameters: {', '.join(shown)}" if shown else ""
+
     def apply(self, steps: float) -> bool:
         """Freeze what is frozen after this many steps, and no more; return whether that is another set than before.
 
@@ -66,6 +75,10 @@ class Freezing:
         for norm, until in self._norms:
             norm.train(self.network.training and _is_trained(until, steps))
         return is_changed
+
+
+def _how_long(until: float) -> str:
+    return "in all steps" if until == math.inf else f"in the first {until:,} steps"
 
 
 def _is_trained(until: float, steps: float) -> bool:

@@ -172,6 +172,8 @@ class Session:
             f"text normalization {model.text.normalization}, {machine.device}, {machine.precision}, "
             f"{machine.threads} threads"
         )
+        if frozen := learner.freezing.summary():
+            log.info(frozen)
         self.run.write_dropped(self.dropped)
         for line in learner.data.summary():
             log.info("%s", line)
