@@ -19,7 +19,7 @@ from asr.model.hf.names import is_hf
 
 if TYPE_CHECKING:
     from asr.decode.tuned import Tuned
-    from asr.model.contract import Published
+    from asr.model.published import Published
 
 NO_RESULTS = "none on record: measure it with asr evaluate"
 #: how a binary n-gram model begins, whatever its version; and how gzip does

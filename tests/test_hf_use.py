@@ -122,15 +122,15 @@ def test_the_doctor_knows_what_a_folder_expects(folder):
     assert expected.audio.sample_rate_hz == 16000 and expected.normalization == "librispeech"
 
 
-def test_a_folder_starts_no_training(folder, tmp_path):
+def test_a_folder_is_no_model_folder(folder, tmp_path):
     for model in (f"hf:{folder}", tmp_path / "hf:a" / "b"):
-        with pytest.raises(ConfigError, match=r"^hf:.*: a model of Hugging Face can be used, but neither trained nor"):
+        with pytest.raises(ConfigError, match=r"^hf:.*: a model of Hugging Face is no model that asr made"):
             load_trainable(model)
 
 
 def test_published_models_are_not_averaged(tmp_path, command):  # noqa: F811
     result = command("average", "hf:a/b", "torchaudio:A", "--out", tmp_path / "mean")
-    assert result.code == 2 and "hf:a/b: a model of Hugging Face can be used, but neither trained nor" in result.err
+    assert result.code == 2 and "hf:a/b: a model of Hugging Face is no model that asr made" in result.err
 
 
 def test_a_plain_path_of_such_a_folder_is_told_how_to_write_it(folder):

@@ -21,15 +21,14 @@ from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import read_tokenizer
 from asr.decode.tuned import Tuned
 from asr.errors import CheckpointError, ConfigError
-from asr.extractor import Extractor
 from asr.features import build_extractor
 from asr.files import recover_folder, remove_parts, replace_folder, write_json
 from asr.model import bundles
 from asr.model.build import build_network
 from asr.model.contract import AcousticModel as AcousticModel
-from asr.model.contract import Published
 from asr.model.foreign import kind_of_config, kind_of_file, kind_of_folder
 from asr.model.hf import names as hf_names
+from asr.model.published import Published
 from asr.model.tensor_files import (
     check_alike,
     fill,
@@ -41,7 +40,7 @@ from asr.model.tensor_files import (
     write_tensors,
     writing,
 )
-from asr.model.trainable import TrainableNetwork
+from asr.model.trainable import TrainableModel as TrainableModel
 
 FORMAT_VERSION = 1
 #: published models by the prefix of their names
@@ -59,14 +58,6 @@ class ModelFolderConfig(Stage):
     model: ModelConfig
     #: its making: commit, corpus, hours, epochs, dev WER; nothing in it is needed to load
     training: dict[str, Any] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TrainableModel(AcousticModel):
-    """A model of this package's own making: it can be trained, and saved as a model folder."""
-
-    network: TrainableNetwork
-    extractor: Extractor
 
 
 def build_model(
@@ -198,7 +189,7 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
 
     Raises:
         CheckpointError: a file is missing, truncated or foreign; it is named.
-        ConfigError: it is a published model, which cannot be trained.
+        ConfigError: it is a published model.
     """
     refuse_published(path)
     folder = find_model(path)
@@ -229,9 +220,7 @@ def refuse_published(path: str | Path) -> None:
     for i, part in enumerate(parts):
         for prefix, kind in _PUBLISHED.items():
             if part.startswith(prefix):
-                raise ConfigError(
-                    f"{Path(*parts[i:])}: {kind} can be used, but neither trained nor saved; give a model or run folder"
-                )
+                raise ConfigError(f"{Path(*parts[i:])}: {kind} is no model that asr made; give a model or run folder")
 
 
 def read_model_config(folder: Path) -> ModelFolderConfig:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from asr.config import ModelConfig
+from asr.extractor import Extractor
+from asr.model.contract import AcousticModel
 from asr.model.padded import PaddedNetwork
 
 
@@ -73,6 +76,14 @@ class TrainableNetwork(PaddedNetwork):
     def log_probs(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
         """Compute what ``forward`` returns, of at least one frame."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TrainableModel(AcousticModel):
+    """A model of this package's own making: it can be trained, and saved as a model folder."""
+
+    network: TrainableNetwork
+    extractor: Extractor
 
 
 def describe(network: TrainableNetwork) -> list[tuple[str, str, int]]:

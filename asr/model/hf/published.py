@@ -1,4 +1,4 @@
-"""``hf:FOLDER_OR_NAME[#language]`` as a kind of MODEL: the functions that ``asr.model.contract.Published`` asks for."""
+"""``hf:FOLDER_OR_NAME[#language]`` as a kind of MODEL: the functions that ``asr.model.published`` asks for."""
 
 from __future__ import annotations
 
