@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError, nearest
-from asr.files import open_regular
-from asr.model.foreign import kind_of_file
 from asr.model.hf.config import LEAN, HfConfig
 from asr.model.hf.network import plan
+from asr.model.pickled import read_pickle
 from asr.model.tensor_files import check_alike, read_json, read_tensors
 
 #: what of the network is for pretraining only
@@ -106,7 +101,7 @@ def _newer_name(name: str) -> str:
 
 def _read_main(folder: Path) -> tuple[dict[str, Tensor], Path]:
     """Read the first of the usual files that is there."""
-    for name, read in (("model.safetensors", read_tensors), ("pytorch_model.bin", _read_pickle)):
+    for name, read in (("model.safetensors", read_tensors), ("pytorch_model.bin", read_pickle)):
         if (folder / name).exists():
             return read(folder / name), folder / name
         index = folder / f"{name}.index.json"
@@ -137,7 +132,7 @@ def _read_adapter(folder: Path, config: HfConfig, language: str) -> dict[str, Te
         raise CheckpointError(f"has no adapters for languages (adapter_attn_dim); leave out '#{language}'", folder)
     if not _PLAIN_NAME.fullmatch(language):
         raise CheckpointError(f"{language!r} is no name of a language; expected one such as deu", folder)
-    readers = (("safetensors", read_tensors), ("bin", _read_pickle))
+    readers = (("safetensors", read_tensors), ("bin", read_pickle))
     for suffix, read in readers:
         path = folder / f"adapter.{language}.{suffix}"
         if path.exists():
@@ -152,51 +147,3 @@ def _read_adapter(folder: Path, config: HfConfig, language: str) -> dict[str, Te
     if foreign:
         raise CheckpointError(f"holds a tensor '{foreign[0]}' that is no part of an adapter", path)
     return tensors
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """Read a file of ``torch.save`` as tensors only.
-
-    Raises:
-        CheckpointError: it asks for code, is damaged, or holds something else than tensors.
-    """
-    try:
-        with open_regular(path) as file:
-            head = file.read(16)
-            is_zip = zipfile.is_zipfile(file)
-            if is_zip and any(one.compress_type != zipfile.ZIP_STORED for one in zipfile.ZipFile(file).infolist()):
-                raise ValueError("it is compressed, which torch.save does not do")
-        if head.startswith(b"PK") and not is_zip:
-            raise ValueError("it was cut short")
-        with warnings.catch_warnings():  # of a pickle protocol, before it is refused
-            warnings.simplefilter("ignore")
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except Exception as error:  # torch raises errors of nine kinds for a file that is no weights
-        raise CheckpointError(_why_no_weights(error, path), path) from error
-    if not isinstance(data, dict) or not data:
-        raise CheckpointError(f"expected tensors by name, got {type(data).__name__}", path)
-    for name, tensor in data.items():
-        if not isinstance(name, str) or not _is_plain(tensor):
-            raise CheckpointError(f"{str(name)[:80]!r} is no plain tensor", path)
-    return {name: tensor.detach() for name, tensor in data.items()}
-
-
-def _why_no_weights(error: Exception, path: Path) -> str:
-    """Say what is wrong with a file that torch refuses."""
-    kind = kind_of_file(path)
-    if kind.startswith("a Git LFS pointer"):
-        return f"not a whole file of weights (it seems to be {kind})"
-    if isinstance(error, pickle.UnpicklingError):
-        # torch's own text is a page about its switches.
-        if "GLOBAL" in str(error):
-            return "asks for code, which is not run; get the model as model.safetensors"
-        return "not a whole file of weights (torch.save did not write it)"
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return f"not a whole file of weights ({reason})"
-
-
-def _is_plain(tensor: Any) -> bool:
-    """Check that a tensor is numbers which the file holds one by one."""
-    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        return False
-    return not tensor.is_quantized and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
