@@ -18,6 +18,7 @@ from asr.errors import ConfigError
 from asr.extractor import Extractor as Extractor
 from asr.extractor import NormalizedExtractor, mask
 from asr.features_hf import HiddenExtractor
+from asr.features_parakeet import ParakeetExtractor
 from asr.features_wave import SampleExtractor
 from asr.limits import check_spectrum
 
@@ -28,7 +29,11 @@ def build_extractor(cfg: FeatureConfig, sample_rate_hz: int) -> Extractor:
     Raises:
         ConfigError: the settings do not fit together, or not the sample rate.
     """
-    kinds: dict[str, type[Extractor]] = {"wave": SampleExtractor, "hf": HiddenExtractor}
+    kinds: dict[str, type[Extractor]] = {
+        "wave": SampleExtractor,
+        "parakeet": ParakeetExtractor,
+        "hf": HiddenExtractor,
+    }
     return kinds.get(cfg.kind, FeatureExtractor)(cfg, sample_rate_hz)
 
 

@@ -45,6 +45,7 @@ FLOORS = {
     # 2: torch
     "extractor": 2,
     "features": 2,
+    "features_parakeet": 2,
     "features_wave": 2,
     "features_hf": 2,
     "ahead": 2,
