@@ -40,6 +40,7 @@ for command in (
     doctor.doctor,
     training.train,
     training.average,
+    training.export,
     scoring.evaluate,
     speech.transcribe,
     align.align,

@@ -150,12 +150,14 @@ def set_schedules(session: Session, before: float, after: float) -> float:
 
 
 def end_epoch(session: Session, watch: Watcher) -> None:
-    """Save a checkpoint, then validate if it is due, and decide whether the run is complete."""
+    """Validate if it is due, behind a checkpoint, and decide whether the run is complete."""
     progress, cfg, data = session.progress, session.cfg.train, session.learner.data
     session.share_dropped()
-    # Before the validation, so that an error in it costs no step. A run resumed from this checkpoint validates again,
-    # with the same result.
-    session.save_checkpoint()
+    # Before a validation, so that an error in it costs no step. A run resumed from this checkpoint validates again,
+    # with the same result. Other epochs may last a second: their steps are saved by the clock.
+    done_epochs = progress.epoch + (progress.batch > 0)
+    if done_epochs % cfg.validate_every_epochs == 0 or done_epochs >= cfg.epochs or session.is_over:
+        session.save_checkpoint()
     if progress.batch and not progress.loss_count:
         why = f"; the first: {data.late[0].id}: {data.late[0].why}" if data.late else ""
         error = DataError(f"nothing of epoch {progress.epoch + 1} could be trained on{why}", data.manifest.path)

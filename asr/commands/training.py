@@ -18,6 +18,7 @@ from typer import Argument, Option
 from asr.commands.console import epoch_bar, print_result, say, share_bar, shown
 from asr.commands.options import Settings
 from asr.errors import AsrError, ConfigError
+from asr.model.hf.names import whole_name
 
 if TYPE_CHECKING:
     from asr.training.progress import Report
@@ -30,7 +31,10 @@ def train(
     data: Annotated[Path | None, Option(help="Folder with train.jsonl and dev.jsonl.")] = None,
     out: Annotated[Path | None, Option(help="Folder of the new run.")] = None,
     set_: Settings = None,
-    init: Annotated[Path | None, Option(help="Start from the weights of this model or run.")] = None,
+    init: Annotated[
+        str | None,
+        Option(metavar="MODEL", help="Start from the weights of this model or run, or of hf:FOLDER_OR_NAME."),
+    ] = None,
     max_batch_seconds: Annotated[
         str | None, Option(metavar="S|auto", help="Padded audio in a batch; auto: the most that fits in memory.")
     ] = None,
@@ -121,11 +125,11 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _settings(set_: list[str] | None, init: Path | None, max_batch_seconds: str | None) -> list[str]:
+def _settings(set_: list[str] | None, init: str | None, max_batch_seconds: str | None) -> list[str]:
     """Return the options' changes of the config."""
     settings = [*(set_ or ())]
     if init is not None:  # quoted, as a path may hold what YAML takes for a comment or a mapping
-        settings.append(f"train.init={json.dumps(str(init.resolve()), ensure_ascii=False)}")
+        settings.append(f"train.init={json.dumps(whole_name(init), ensure_ascii=False)}")
     if max_batch_seconds is not None:
         _check_batch(max_batch_seconds)
         settings.append(f"batch.max_batch_s={max_batch_seconds}")
@@ -183,4 +187,18 @@ def average(
     averages.average(folders, out)
     for folder in folders:
         say(f"asr: averaged {shown(folder)}")
+    print_result(shown(out))
+
+
+def export(
+    model: Annotated[str, Argument(metavar="RUN|MODEL", help="A run, or a model folder.")],
+    out: Annotated[Path, Argument(metavar="OUT", help="Folder of the exported model.")],
+    to: Annotated[str, Option(metavar="hf", help="Format: hf, a folder that transformers loads.")],
+) -> None:
+    """Write a model in the format of another tool, such as one that was fine-tuned for the Hugging Face hub."""
+    if to != "hf":
+        raise ConfigError(f"--to {to}: expected hf (Hugging Face)")
+    from asr.model.hf.export import export_model
+
+    export_model(model, out)
     print_result(shown(out))

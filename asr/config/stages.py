@@ -220,7 +220,7 @@ class TrainConfig(Stage):
     keep_best: int = Field(1, ge=1, le=1_000_000)
     #: stop when dev WER has not improved for this many validations; null: never
     early_stop: int | None = Field(None, ge=1, le=1_000_000)
-    #: a resumable checkpoint at least this often (and at every epoch's end)
+    #: a resumable checkpoint at least this often (and before every validation)
     checkpoint_every_s: float = Field(300.0, gt=0, le=1e9)
     #: weights used for validation and saving are an exponential moving average with this decay; 0: the raw weights
     ema_decay: float = Field(0.0, ge=0, lt=1)

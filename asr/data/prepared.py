@@ -7,7 +7,7 @@ the tokenizer from it, and evaluation compares them with the model's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -199,14 +199,32 @@ def tokenizer_path(folder: Path, header: Header | None) -> Path | None:
     return path if path.exists() else None
 
 
+def tokenizer_of(init: str) -> Tokenizer:
+    """Return the tokenizer of a model or run in a folder.
+
+    Raises:
+        CheckpointError: it has none, or a damaged one.
+        ConfigError: there is no such folder.
+    """
+    if not Path(init).is_dir():
+        raise ConfigError(f"train.init: {init}: no such model folder or run folder", key="train.init")
+    return read_tokenizer(find_tokenizer(Path(init)))
+
+
 def tokenizer_for(
-    choice: str, folder: Path, header: Header | None, init: str | None = None, texts: Iterable[str] = ()
+    choice: str,
+    folder: Path,
+    header: Header | None,
+    init: str | None = None,
+    texts: Iterable[str] = (),
+    read_init: Callable[[str], Tokenizer] = tokenizer_of,
 ) -> Tokenizer | None:
     """Return the tokenizer to train with on a data folder, as ``text.tokenizer`` asks for it; None: characters.
 
     Args:
         init: the model or run that training starts from, if any.
         texts: of the training set, normalised: ``init+`` adds tokens for them.
+        read_init: reads its tokenizer.
 
     Raises:
         CheckpointError: the header names one that is not there, or it is damaged.
@@ -221,9 +239,7 @@ def tokenizer_for(
                 f"text.tokenizer is {choice}, which needs a model: train.init, or --init MODEL of 'asr train'",
                 key="text.tokenizer",
             )
-        if not Path(init).is_dir():
-            raise ConfigError(f"train.init: {init}: no such model folder or run folder", key="train.init")
-        tokenizer = read_tokenizer(find_tokenizer(Path(init)))
+        tokenizer = read_init(init)
         return extended(tokenizer, texts) if choice == "init+" else tokenizer
 
     path = tokenizer_path(folder, header)

@@ -20,6 +20,7 @@ from asr.doctor.examination import Expected
 from asr.errors import CheckpointError, ConfigError
 from asr.features import build_extractor
 from asr.model.checkpoint import find_model, published, read_model_config
+from asr.model.start import resolve_start, start_tokenizer
 from asr.model.trainable import steps_of
 
 
@@ -60,7 +61,9 @@ def of_config(cfg: RunConfig, folder: Path) -> Expected:
     header = headers.read(folder)
     profile = headers.resolve_normalization(cfg.text.normalization, header)
     text = cfg.text.model_copy(update={"normalization": profile})
-    tokenizer = headers.tokenizer_for(cfg.text.tokenizer, folder, header, cfg.train.init, _texts(folder, profile))
+    cfg = resolve_start(cfg)
+    texts = _texts(folder, profile)
+    tokenizer = headers.tokenizer_for(cfg.text.tokenizer, folder, header, cfg.train.init, texts, start_tokenizer)
     return _expected(cfg.audio, text, cfg.features, cfg.model, tokenizer, cfg.batch.max_utterance_s)
 
 

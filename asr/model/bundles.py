@@ -26,7 +26,7 @@ from asr.errors import AsrError, CheckpointError, ConfigError, nearest
 from asr.files import cache_folder
 from asr.model.bundle_facts import BUNDLE_FACTS, BundleFacts
 from asr.model.contract import AcousticModel
-from asr.model.trainable import unpadded_steps
+from asr.model.trainable import ModelStages, TrainableModel, unpadded_steps
 from asr.model.waves import WaveConfig, WaveExtractor, WaveNetwork, load_torchaudio, parts_of
 
 if TYPE_CHECKING:  # torchaudio takes a second to load: only for a bundle
@@ -171,6 +171,29 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> AcousticModel
     known = describe(model)
     network = load_network(model).to(device)
     return AcousticModel(network, known.extractor, known.tokenizer, known.audio, known.text, known.training)
+
+
+def start_stages(model: str | Path) -> ModelStages:
+    """Refuse to train.
+
+    Raises:
+        ConfigError: always.
+    """
+    raise ConfigError(
+        f"train.init: {model}: a bundle of torchaudio can be used, but not trained; the Hugging Face hub has the same "
+        "networks (hf:facebook/wav2vec2-base and the like)",
+        key="train.init",
+    )
+
+
+def load_to_train(model: str | Path) -> TrainableModel:
+    """Refuse to train.
+
+    Raises:
+        ConfigError: always.
+    """
+    start_stages(model)
+    raise AssertionError("it is refused")
 
 
 def shipped_settings(model: str | Path) -> None:

@@ -16,6 +16,7 @@ from asr.config import AudioConfig, TextConfig
 from asr.data.tokenizer import Tokenizer
 from asr.decode.tuned import Tuned
 from asr.model.contract import AcousticModel, AnyExtractor
+from asr.model.trainable import ModelStages, TrainableModel
 
 
 class Description(Protocol):
@@ -54,6 +55,12 @@ class Published(Protocol):
 
     def load(self, model: str | Path, device: torch.device | str) -> AcousticModel:
         """Load a model in evaluation mode, and fetch what is not here."""
+
+    def start_stages(self, model: str | Path) -> ModelStages:
+        """Return the config of a model's network as one of ours; a ConfigError if it cannot be trained here."""
+
+    def load_to_train(self, model: str | Path) -> TrainableModel:
+        """Load a model's network as one of ours."""
 
     def parts(self, model: str | Path) -> list[tuple[str, str, int]]:
         """List (part, shape, parameters) of a model's network in order, for people."""

@@ -99,11 +99,11 @@ def split_by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor
     return groups
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file with the usual permissions; the library itself lets only the writer read it."""
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), path)
+    save_file(dict(tensors), path, metadata)
     path.chmod(mode)
 
 

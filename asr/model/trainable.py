@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from asr.config import ModelConfig
+from asr.config import AudioConfig, FeatureConfig, ModelConfig
 from asr.extractor import Extractor
 from asr.model.contract import AcousticModel
 from asr.model.padded import PaddedNetwork
@@ -84,6 +84,15 @@ class TrainableModel(AcousticModel):
 
     network: TrainableNetwork
     extractor: Extractor
+
+
+@dataclass(frozen=True)
+class ModelStages:
+    """The stages of a config that say what a network computes from sound."""
+
+    audio: AudioConfig
+    features: FeatureConfig
+    model: ModelConfig
 
 
 def describe(network: TrainableNetwork) -> list[tuple[str, str, int]]:

@@ -17,6 +17,7 @@ from asr.data.text import normalize
 from asr.data.tokenizer import CharTokenizer, Tokenizer
 from asr.model.checkpoint import TrainableModel, build_model, model_tensors, set_model_tensors
 from asr.model.hf.names import whole_name
+from asr.model.start import resolve_start, start_tokenizer
 from asr.runtime import Machine, stable_seed
 from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
@@ -30,12 +31,13 @@ from asr.training.step import Learner
 log = logging.getLogger(__name__)
 
 
-def resolve_text(cfg: RunConfig, folder: Path, train: Manifest) -> tuple[RunConfig, Tokenizer | None]:
-    """Look up in a data folder the text normalisation and the tokenizer, as far as the config leaves them to it."""
+def resolve(cfg: RunConfig, folder: Path, train: Manifest) -> tuple[RunConfig, Tokenizer | None]:
+    """Look up what the config leaves to others: the data folder's text and tokenizer, the network of ``train.init``."""
+    cfg = resolve_start(cfg)
     header = headers.read(folder)
     profile = headers.resolve_normalization(cfg.text.normalization, header)
     texts = (normalize(u.text, profile) for u in train)
-    tokenizer = headers.tokenizer_for(cfg.text.tokenizer, folder, header, cfg.train.init, texts)
+    tokenizer = headers.tokenizer_for(cfg.text.tokenizer, folder, header, cfg.train.init, texts, start_tokenizer)
     return override(_with_whole_names(cfg), [f"text.normalization={profile}"]), tokenizer
 
 

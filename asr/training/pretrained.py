@@ -16,7 +16,8 @@ from torch import Tensor
 from asr.config import flat
 from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.errors import ConfigError
-from asr.model.checkpoint import TrainableModel, load_trainable
+from asr.model.checkpoint import TrainableModel
+from asr.model.start import load_start
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +73,12 @@ def start_from(model: TrainableModel, path: Path) -> str:
         CheckpointError: there is no whole model at ``path``.
         ConfigError: the networks or their input differ; the first difference is named. Or it is a bundle.
     """
-    source = load_trainable(path)
+    source = load_start(str(path))
     _check_alike(model, source, path)
     if model.extractor.cfg.normalization == "corpus":
         model.extractor.load_state_dict(source.extractor.state_dict())
-    return take_weights(model, source.network.state_dict(), source.tokenizer, str(path))
+    tokenizer = source.tokenizer if source.tokenizer.symbols else None
+    return take_weights(model, source.network.state_dict(), tokenizer, str(path))
 
 
 def take_weights(model: TrainableModel, tensors: Mapping[str, Tensor], tokenizer: Tokenizer | None, name: str) -> str:

@@ -27,12 +27,13 @@ from asr.model.checkpoint import (
     load_state,
     save_state,
 )
+from asr.model.start import origin_of
 from asr.runtime import Interrupt, Machine, commit, environment, hardware, usable_cores, use_machine
 from asr.training.best import BestModels
 from asr.training.data import Dropped
 from asr.training.distributed import ProcessGroup
 from asr.training.folder import RunFolder, data_record
-from asr.training.learner import build_learner, build_model_and_data, resolve_text
+from asr.training.learner import build_learner, build_model_and_data, resolve
 from asr.training.memory import known_limits
 from asr.training.planner import plan_memory
 from asr.training.progress import PhaseTimer, Progress
@@ -60,7 +61,7 @@ def read_inputs(cfg: RunConfig, folder: Path) -> Inputs:
         ConfigError, DataError: a manifest is missing or damaged, or the folder does not go with the config.
     """
     train, dev = manifests.read_split(folder, "train"), manifests.read_split(folder, "dev")
-    cfg, tokenizer = resolve_text(cfg, folder, train)
+    cfg, tokenizer = resolve(cfg, folder, train)
     return Inputs(cfg, train, dev, tokenizer)
 
 
@@ -229,6 +230,8 @@ def build_session(inputs: Inputs, run: RunFolder, group: ProcessGroup, *, resumi
         "hardware": f"{group.size} processes: {place}" if group.size > 1 else place,
         **commit_facts,
     }
+    if cfg.train.init is not None:
+        facts["started_from"] = origin_of(cfg.train.init)
     best = BestModels(run, model, data, cfg.train, facts)
     session = Session(learner, group, run, dev, best, Progress(), timer, group.interrupt(), warnings)
     if saved is not None:

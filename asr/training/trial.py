@@ -13,7 +13,7 @@ from asr.data.manifest import read_split
 from asr.runtime import use_machine
 from asr.training.distributed import ProcessGroup
 from asr.training.gradients import Timed
-from asr.training.learner import build_learner, build_model_and_data, resolve_text
+from asr.training.learner import build_learner, build_model_and_data, resolve
 from asr.training.optim import dropout
 from asr.training.step import Learner
 
@@ -27,7 +27,7 @@ def build_trial(cfg: RunConfig, data: Path, timed: Timed = nullcontext) -> Learn
     group = ProcessGroup()
     machine = use_machine(cfg.train.device, cfg.train.precision, cfg.train.threads)
     train_set = read_split(data, "train")
-    cfg, tokenizer = resolve_text(cfg, data, train_set)
+    cfg, tokenizer = resolve(cfg, data, train_set)
     model, training_data = build_model_and_data(cfg, train_set, tokenizer, group)
     learner = build_learner(model, training_data, machine, group, timed=timed)
     model.network.train()

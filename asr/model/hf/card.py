@@ -1,8 +1,9 @@
-"""The model card: what the author of a model says of its licence, language and data, in README.md's front matter."""
+"""The model card, README.md: what its author says of licence, language and data, and one for a model of ours."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import yaml
 
 from asr.config.reading import read_yaml
 from asr.files import open_regular
+from asr.model.contract import AcousticModel
+from asr.model.hf.names import is_hf, parse
 
 _FRONT_MATTER = re.compile(rb"\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 #: bytes: the longest front matters, with tables of results, have some 100 kB
@@ -46,3 +49,59 @@ def _shown(value: Any) -> str:
     texts = [" ".join(text.split())[:_LONGEST] for text in texts]
     more = f" and {len(texts) - _MOST_ENTRIES:,} more" if len(texts) > _MOST_ENTRIES else ""
     return ", ".join(texts[:_MOST_ENTRIES]) + more
+
+
+def write_card(model: AcousticModel, results: Mapping[str, Any]) -> str:
+    """Return the card of a model of ours: what it was made of, what was measured, how it is used.
+
+    Args:
+        results: of its model folder: by split, the error rates.
+    """
+    made = model.training
+    front: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "automatic-speech-recognition",
+        "tags": ["automatic-speech-recognition", "ctc"],
+    }
+    source = str(made.get("started_from", ""))
+    if is_hf(source) and parse(source).folder is None:
+        front["base_model"] = parse(source).place
+
+    facts = {
+        "started from": source,
+        "corpus": made.get("corpus"),
+        "hours of training data": made.get("train_hours"),
+        "parameters": f"{model.num_parameters:,}",
+        "sample rate": f"{model.audio.sample_rate_hz} Hz",
+        "text": f"normalization {model.text.normalization}, {model.tokenizer.vocabulary_size - 1} tokens and the blank",
+        "made with": f"asr {made.get('asr', '')}".strip(),
+    }
+    for split, result in results.items():
+        if isinstance(result, dict) and isinstance(wer := result.get("wer"), dict) and "rate" in wer:
+            facts[f"word error rate, {split}"] = f"{wer['rate']:.2%}"
+    rows = [f"| {key} | {_cell(value)} |" for key, value in facts.items() if value not in (None, "")]
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
+            "---",
+            "",
+            f"# Speech recognition: {_cell(made.get('corpus') or 'a fine-tuned model')}",
+            "",
+            "*Before you publish this: add the licence and the language to the lines above (`license:`, `language:`).*",
+            "",
+            "| | |",
+            "|---|---|",
+            *rows,
+            "",
+            "Give the network one recording at a time, or recordings of one length: with group norm, padding would "
+            "change what it answers. Merge repeats before blanks are dropped: "
+            "`processor.decode(ids, skip_special_tokens=False)`.",
+            "",
+        ]
+    )
+
+
+def _cell(value: Any) -> str:
+    """Return a value on one line of a table."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -48,9 +48,8 @@ def read_config(folder: Path, *, any_head: bool = False) -> HfConfig:
     """
     path = folder / "config.json"
     data = read_object(path)
-    family = data.get("model_type")
-    is_body = any_head and isinstance(family, str) and family in LEAN.values()
-    architecture = _CTC[str(family)] if is_body else _architecture(data, path)
+    architecture = _CTC.get(str(data.get("model_type"))) if any_head else None
+    architecture = architecture or _architecture(data, path)
     sound, sound_path = _read_sound(folder)
     rate_hz = sound.get("sampling_rate", 16_000)
     if not isinstance(rate_hz, int) or isinstance(rate_hz, bool) or not 1000 <= rate_hz <= 768_000:

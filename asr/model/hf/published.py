@@ -16,6 +16,8 @@ from asr.model.hf.folder import locate
 from asr.model.hf.load import HfDescription
 from asr.model.hf.names import parse
 from asr.model.hf.names import settings_folder as settings_folder
+from asr.model.hf.start import load_to_train as load_to_train
+from asr.model.hf.start import start_stages as start_stages
 
 
 def describe(model: str | Path) -> HfDescription:

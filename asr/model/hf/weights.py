@@ -24,7 +24,8 @@ _NORM_NAMES = {"weight_g": "parametrizations.weight.original0", "weight_v": "par
 #: types that are float32 in use
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
-_HEAD = "lm_head."
+#: what the names of the output layer begin with
+HEAD = "lm_head."
 _MASK = "body.masked_spec_embed"
 
 
@@ -76,11 +77,11 @@ def outputs_of(tensors: Mapping[str, Tensor], path: Path) -> int:
     Raises:
         CheckpointError: there is no head.
     """
-    head = tensors.get(f"{_HEAD}weight")
+    head = tensors.get(f"{HEAD}weight")
     if head is None:
-        raise CheckpointError(f"holds no '{_HEAD}weight': it is pretrained, but not fine-tuned for recognition", path)
+        raise CheckpointError(f"holds no '{HEAD}weight': it is pretrained, but not fine-tuned for recognition", path)
     if head.ndim != 2 or len(head) < 2:
-        raise CheckpointError(f"'{_HEAD}weight' has shape {list(head.shape)}, expected (tokens, units)", path)
+        raise CheckpointError(f"'{HEAD}weight' has shape {list(head.shape)}, expected (tokens, units)", path)
     return len(head)
 
 
@@ -143,7 +144,7 @@ def _read_adapter(folder: Path, config: HfConfig, language: str) -> dict[str, Te
         shown = ", ".join(have[:10]) + (f" and {len(have) - 10} more" if len(have) > 10 else "")
         hint = nearest(language, have)
         raise CheckpointError(f"holds no adapter for '{language}'{hint} (it has {shown or 'none'})", folder)
-    foreign = [name for name in tensors if not name.startswith(_HEAD) and ".adapter_layer." not in name]
+    foreign = [name for name in tensors if not name.startswith(HEAD) and ".adapter_layer." not in name]
     if foreign:
         raise CheckpointError(f"holds a tensor '{foreign[0]}' that is no part of an adapter", path)
     return tensors
