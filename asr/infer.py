@@ -21,6 +21,7 @@ from asr.data.manifest import Manifest, Utterance
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, ConfigError, DataError, nearest
 from asr.model.checkpoint import AcousticModel
+from asr.model.conformer.network import ConformerNetwork
 from asr.model.contract import AnyNetwork
 from asr.model.hf.network import HfNetwork
 from asr.model.network import DeepSpeech2
@@ -51,8 +52,8 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
 
     On a CPU it gets an inference network, which answers several times as fast. Its answers are the same bits in any
     batch, in any order, on any number of threads. It keeps the weights of now. The model itself is returned if there is
-    no inference network for it: for another network than the recurrent one (wav2vec 2.0 and its kin have one in bf16),
-    or on a processor without the instructions.
+    no inference network for it: for another network than the recurrent one (the Conformer and wav2vec 2.0 and its kin
+    have one in bf16), or on a processor without the instructions.
 
     On a GPU the network is the same one, with the same weights, which computes at the precision.
 
@@ -73,6 +74,10 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
         from asr.model.wav2vec2.fast import fast
 
         return _with_network(model, fast(network, precision))
+    if isinstance(network, ConformerNetwork):
+        from asr.model.conformer.fast import fast as fast_conformer
+
+        return _with_network(model, fast_conformer(network, precision))
     if type(network) is not DeepSpeech2 or not network.cfg.conv:
         return model
     # Imported here, since it loads numba in 0.3 s, which training does not need.

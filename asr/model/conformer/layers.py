@@ -1,6 +1,6 @@
 """A Conformer's layer: half a feed-forward part, attention, convolution, the other half, each added to its input.
 
-Axes: b batch, s steps, r rows, h units, c channels, k taps.
+Axes: r rows (valid steps of a batch), h units, p distances, b batch, s steps, i inputs, o outputs.
 
 Source: Gulati et al. 2020, "Conformer: convolution-augmented transformer for speech recognition", section 2.
 """
@@ -33,25 +33,34 @@ class FeedForward(nn.Module):
         return out_rh
 
 
-class Convolution(nn.Module):
-    """A gate, a convolution of each channel alone over its neighbours in time, a norm, and a product.
+class Pointwise(nn.Conv1d):
+    """A linear layer of rows, stored as a convolution of one tap, as published models have it."""
 
-    The products are stored as convolutions of one tap, as published models have them.
-    """
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__(inputs, outputs, 1, bias=bias)
+
+    def forward(self, x_ri: Tensor) -> Tensor:
+        """Compute each row. Shapes: (r, i) -> (r, o)."""
+        return F.linear(x_ri, self.weight.flatten(1), self.bias)
+
+
+class Convolution(nn.Module):
+    """A gate, a convolution of each channel alone over its neighbours in time, a norm, and a product."""
 
     def __init__(self, hidden: int, kernel: int, norm: str, bias: bool) -> None:
         super().__init__()
-        self.pointwise_conv1 = nn.Conv1d(hidden, 2 * hidden, 1, bias=bias)
+        self.pointwise_conv1 = Pointwise(hidden, 2 * hidden, bias)
         self.depthwise_conv = nn.Conv1d(hidden, hidden, kernel, padding=kernel // 2, groups=hidden, bias=bias)
         self.norm = RowNorm(hidden) if norm == "batch" else nn.LayerNorm(hidden)
-        self.pointwise_conv2 = nn.Conv1d(hidden, hidden, 1, bias=bias)
+        self.pointwise_conv2 = Pointwise(hidden, hidden, bias)
 
     def forward(self, x_rh: Tensor, rows: Rows) -> Tensor:
         """Compute each row from those of its utterance. Shapes: (r, h) -> (r, h)."""
-        x_rh = F.glu(_product(self.pointwise_conv1, x_rh), dim=-1)
+        x_rh = F.glu(self.pointwise_conv1(x_rh), dim=-1)
         x_bs1h = convolve_by_channel(self.depthwise_conv, rows.padded(x_rh)[:, :, None])
         x_rh = rows.taken(x_bs1h[:, :, 0])
-        return _product(self.pointwise_conv2, F.silu(self.norm(x_rh)))
+        out_rh: Tensor = self.pointwise_conv2(F.silu(self.norm(x_rh)))
+        return out_rh
 
 
 class ConformerLayer(nn.Module):
@@ -83,8 +92,3 @@ class ConformerLayer(nn.Module):
         x_rh = x_rh + 0.5 * self.dropout(self.feed_forward2(self.norm_feed_forward2(x_rh)))
         out_rh: Tensor = self.norm_out(x_rh)
         return out_rh
-
-
-def _product(conv: nn.Conv1d, x_rh: Tensor) -> Tensor:
-    """Apply a convolution of one tap to rows. Shapes: (r, h) -> (r, c)."""
-    return F.linear(x_rh, conv.weight[:, :, 0], conv.bias)

@@ -12,7 +12,7 @@ predictions".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -23,6 +23,7 @@ from asr.model.conformer.attention import positions
 from asr.model.conformer.layers import ConformerLayer
 from asr.model.conformer.rows import Rows
 from asr.model.conformer.subsampling import Subsampling
+from asr.model.contract import Floats
 from asr.model.cpu.dropout import Dropout
 from asr.model.recompute import computed_twice
 from asr.model.trainable import TrainableNetwork, count
@@ -74,6 +75,15 @@ class ConformerNetwork(TrainableNetwork):
             yield f"conformer {number}", shape + ctc, count(layer)
         if self.conditioning is not None:
             yield "conditioning", f"{self.vocabulary_size} tokens", count(self.conditioning)
+
+    def each(self, features: Sequence[Floats]) -> list[Floats]:
+        """Compute the log-probabilities of utterances. Shapes: b times (t, f) -> b times (s, v).
+
+        On a CPU one after the other, so that each gets the same bits in any batch; on a GPU as one padded batch.
+        """
+        if next(self.parameters()).device.type != "cpu":
+            return super().each(features)
+        return [super(ConformerNetwork, self).each([features_tf])[0] for features_tf in features]
 
     def log_probs(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
         """Compute what ``forward`` returns, of at least one frame."""

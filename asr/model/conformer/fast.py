@@ -1,0 +1,79 @@
+"""A Conformer in use on a CPU that multiplies bfloat16: the same answers but for rounding.
+
+Products with weights take bfloat16 and sum in float32; all else is float32. The weights are rounded once:
+``torch.autocast`` would do it again for each utterance, which takes as long as the products.
+
+Axes: r rows, i inputs, o outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.errors import ConfigError
+from asr.model.conformer.layers import Pointwise
+from asr.model.conformer.network import ConformerNetwork
+from asr.model.conformer.subsampling import PointwiseImage
+from asr.model.contract import AnyNetwork, Floats, NetworkForUse
+from asr.runtime import find_precision
+
+
+def fast(network: ConformerNetwork, precision: str) -> AnyNetwork:
+    """Return the network for a precision on a CPU: itself for float32, and if there is no faster one for it.
+
+    Raises:
+        ConfigError: the processor does not multiply bfloat16.
+    """
+    if precision == "fp32":
+        return network
+    has_bf16 = find_precision("auto", torch.device("cpu")) == "bf16"
+    if precision == "bf16" and not has_bf16:
+        raise ConfigError(f"precision {precision}: this processor has no such products; use auto", key="precision")
+    return FastConformer(network) if has_bf16 else network
+
+
+class FastConformer(NetworkForUse):
+    """A network for use only (``asr.model.contract``); it does not follow the original's weights later on."""
+
+    source: ConformerNetwork
+    precision = "bf16"
+
+    def __init__(self, network: ConformerNetwork) -> None:
+        self.source = network.eval()
+        self.cfg = network.cfg
+        self.vocabulary_size = network.vocabulary_size
+        self._narrow = copy.deepcopy(network)
+        _round_products(self._narrow.encoder)
+
+    def each(self, features: Sequence[Floats]) -> list[Floats]:
+        """Compute the log-probabilities of utterances. Shapes: b times (t, f) -> b times (s, v)."""
+        return self._narrow.each(features)
+
+
+class _Product(nn.Module):
+    """A product in bf16. Shapes: (..., i) -> (..., o)."""
+
+    weight_oi: Tensor
+    bias_o: Tensor | None
+
+    def __init__(self, weight_oi: Tensor, bias_o: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("weight_oi", weight_oi.detach().bfloat16())
+        self.register_buffer("bias_o", None if bias_o is None else bias_o.detach().bfloat16())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.bfloat16(), self.weight_oi, self.bias_o).float()
+
+
+def _round_products(module: nn.Module) -> None:
+    """Replace all linear layers inside a module."""
+    for name, part in list(module.named_children()):
+        if isinstance(part, nn.Linear | Pointwise | PointwiseImage):
+            setattr(module, name, _Product(part.weight.flatten(1), part.bias))
+        else:
+            _round_products(part)
