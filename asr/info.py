@@ -16,6 +16,7 @@ from asr.files import read_json
 from asr.lm.binary import MAGIC
 from asr.model.foreign import kind_of_file
 from asr.model.hf.names import is_hf
+from asr.model.nemo.names import is_nemo, parse
 
 if TYPE_CHECKING:
     from asr.decode.tuned import Tuned
@@ -38,6 +39,8 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
         return "bundle", _bundle(thing)
     if is_hf(thing):
         return "model of Hugging Face", _hugging_face(thing)
+    if is_nemo(thing):
+        return "model of NeMo", _nemo(thing)
     if path.is_dir():
         from asr.lm.neural import folder as rnn_folder
 
@@ -61,7 +64,7 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
         return "language model", _language_model(path)
 
     what = "neither a model or run folder, a .jsonl manifest, a .yaml config, an n-gram model, torchaudio:NAME, hf:NAME"
-    what += ", nor recipe/config"
+    what += ", nemo:FILE, nor recipe/config"
     if not path.exists():
         what = f"no such file, and {what}"
     kind = kind_of_file(path) if path.is_file() else ""
@@ -135,6 +138,15 @@ def _hugging_face(thing: str) -> dict[str, Any]:
     if known.config.why_other:
         facts["features"] = f"by transformers: {known.config.why_other}"
     return facts | {"cannot": "be trained: it can be used as it is"}
+
+
+def _nemo(thing: str) -> dict[str, Any]:
+    """Return what a file says of its model; of its weights only names and shapes are read."""
+    from asr.model.nemo import published
+
+    path = parse(thing)
+    facts = _published(thing, published)  # which says what is wrong with the file
+    return {"path": str(path), "bytes": path.stat().st_size} | facts
 
 
 def _published(thing: str, kind: Published) -> dict[str, Any]:

@@ -21,6 +21,9 @@ TENSOR_HEADER = 1 << 20
 #: longest sign for a sound 7 letters, SentencePiece's pieces 16
 TOKENS = 1 << 17
 TOKEN_LETTERS = 64
+#: the config and the files of a model of NeMo; a config with a vocabulary has some 100 kB
+NEMO_CONFIG = 1 << 20
+NEMO_MEMBERS = 1000
 #: values of the spectrum in a second of audio; 6.6 million: windows of half a second at 192 kHz, a hop of 10 ms
 SPECTRUM_PER_SECOND = 1 << 23
 #: values that a layer has for one step; 158,301: an MLP's window of 99 frames of 1,599 values (stacked MFCCs, HTK)

@@ -103,7 +103,7 @@ class Recognizer:
         rescore_weight: float | None = None,
         no_speech_threshold: float = NO_SPEECH_THRESHOLD,
     ) -> Recognizer:
-        """Load the recognizer of a model folder, a run folder or a published model (``torchaudio:NAME``, ``hf:NAME``).
+        """Load the recognizer of a model folder, a run folder or a published model (``hf:NAME`` …).
 
         The decoder is the one that was tuned for the model, else one with the language model that came with it, else
         greedy.

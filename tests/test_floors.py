@@ -27,6 +27,7 @@ FLOORS = {
     "scoring": 0,
     "model.foreign": 0,
     "model.hf.names": 0,
+    "model.nemo.names": 0,
     # 1: no torch; numpy, soundfile, numba
     "jit": 1,
     "transcript": 1,
@@ -66,6 +67,7 @@ FLOORS = {
     "model.bundles": 3,
     "model.checkpoint": 3,
     "model.hf.published": 3,
+    "model.nemo.published": 3,
     "infer": 3,
     "train": 3,
     "training": 3,

@@ -15,7 +15,7 @@ def info(
         str,
         Argument(
             metavar="THING",
-            help="A model or run folder, torchaudio:NAME, hf:NAME, a manifest, a language model, or a config.",
+            help="A model or run folder, torchaudio:NAME, hf:NAME, nemo:FILE, a manifest, language model or config.",
         ),
     ],
     as_json: Json = False,

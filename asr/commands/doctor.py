@@ -24,7 +24,7 @@ def doctor(
     ] = None,
     set_: Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a value of --config.")] = None,
     model: Annotated[
-        Path | None, Option(help="A model or run folder, torchaudio:NAME or hf:NAME, for these data.")
+        Path | None, Option(help="A model or run folder, torchaudio:NAME, hf:NAME or nemo:FILE, for these data.")
     ] = None,
     deep: Annotated[bool, Option("--deep", help="Decode all audio, not only its headers.")] = False,
     fix: Annotated[Path | None, Option(metavar="OUT", help="Write manifests without rows that have an error.")] = None,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from asr.transcribe import Recognizer
 
 ModelPath = Annotated[
-    Path, Argument(metavar="MODEL", help="A model folder, a run folder (best model), torchaudio:NAME, hf:NAME.")
+    Path, Argument(metavar="MODEL", help="A model or run folder (its best model), torchaudio:NAME, hf:NAME, nemo:FILE.")
 ]
 ManifestPath = Annotated[Path, Argument(metavar="MANIFEST", help="A JSON Lines manifest with the references.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]

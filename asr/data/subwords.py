@@ -73,7 +73,7 @@ class SubwordTokenizer(Tokenizer):
             )
 
         model = _train_sentencepiece(rows, vocabulary_size, kind)
-        tokenizer = cls(kind, tuple(_pieces(_processor(model))), model)
+        tokenizer = cls(kind, tuple(_pieces(load_processor(model))), model)
         left_out = tokenizer.unknown("".join(sorted(characters)))
         if left_out:  # SentencePiece leaves out sentences that it finds odd
             raise DataError(f"SentencePiece leaves out the character {left_out[0]!r} (U+{ord(left_out[0]):04X})")
@@ -88,7 +88,7 @@ class SubwordTokenizer(Tokenizer):
     @cached_property
     def _sentencepiece(self) -> Any:
         try:
-            processor = _processor(self.model)
+            processor = load_processor(self.model)
             pieces = tuple(_pieces(processor))
         except ValueError as error:  # a piece that is not UTF-8 too
             raise CheckpointError(f"tokenizer: its SentencePiece model is damaged ({error})") from error
@@ -145,7 +145,7 @@ def _train_sentencepiece(rows: Sequence[str], vocabulary_size: int, kind: Subwor
     return model.getvalue()
 
 
-def _processor(model: bytes) -> Any:
+def load_processor(model: bytes) -> Any:
     """Load a SentencePiece model; a ValueError says why it is none."""
     import sentencepiece
 

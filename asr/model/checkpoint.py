@@ -28,6 +28,7 @@ from asr.model.build import build_network
 from asr.model.contract import AcousticModel as AcousticModel
 from asr.model.foreign import kind_of_config, kind_of_file, kind_of_folder
 from asr.model.hf import names as hf_names
+from asr.model.nemo import names as nemo_names
 from asr.model.published import Published
 from asr.model.tensor_files import (
     check_alike,
@@ -44,7 +45,11 @@ from asr.model.trainable import TrainableModel as TrainableModel
 
 FORMAT_VERSION = 1
 #: published models by the prefix of their names
-_PUBLISHED = {bundles.PREFIX: "a bundle", hf_names.PREFIX: "a model of Hugging Face"}
+_PUBLISHED = {
+    bundles.PREFIX: "a bundle",
+    hf_names.PREFIX: "a model of Hugging Face",
+    nemo_names.PREFIX: "a model of NeMo",
+}
 _MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json")
 
 
@@ -126,6 +131,10 @@ def published(model: str | Path) -> Published | None:
         from asr.model.hf import published as hf  # for these alone
 
         return hf
+    if nemo_names.is_nemo(model):
+        from asr.model.nemo import published as nemo
+
+        return nemo
     return None
 
 

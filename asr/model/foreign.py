@@ -6,6 +6,7 @@ from pathlib import Path
 
 from asr.files import open_regular, read_json
 from asr.model.hf.names import PREFIX as HF
+from asr.model.nemo.names import PREFIX as NEMO
 
 _PICKLE = "a PyTorch checkpoint, which is a pickle and may run code when it is loaded"
 #: kinds by the bytes at the start
@@ -50,7 +51,7 @@ def kind_of_file(path: Path) -> str:
     """Describe a file in a few words; return an empty string if it is unknown.
 
     >>> kind_of_file(Path("a.nemo"))
-    'a NVIDIA NeMo model'
+    'a NVIDIA NeMo model, which is used as nemo:a.nemo'
     """
     try:
         with open_regular(path) as file:
@@ -59,22 +60,24 @@ def kind_of_file(path: Path) -> str:
         head = b""
     suffix = path.suffix.lower()
 
-    if suffix in (".nemo", ".onnx"):  # archives, or files without bytes of their own at the start
+    for start, kind in _HEADS:
+        if head.startswith(start):
+            return kind
+    if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page (a log-in, or a download that failed)"
+    if suffix == ".nemo":
+        return f"{_SUFFIXES[suffix]}, which is used as {NEMO}{path}"
+    if suffix == ".onnx":  # without bytes of its own at the start
         return _SUFFIXES[suffix]
     if head.startswith(b"PK\x03\x04"):
         # torch writes its pickle first
         return _PICKLE if b"data.pkl" in head or suffix in (".pt", ".pth", ".ckpt", ".bin") else "a zip archive"
     if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return _PICKLE
-    for start, kind in _HEADS:
-        if head.startswith(start):
-            return kind
     if head[4:8] == b"TFL3":
         return _SUFFIXES[".tflite"]
     if b"\\data\\" in head:
         return _SUFFIXES[".arpa"]
-    if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page (a log-in, or a download that failed)"
     if head[8:10] == b'{"' and head[5:8] == b"\0\0\0":
         return "safetensors: weights without what says how to use them"
     if head[257:262] == b"ustar" or path.name.lower().endswith(_TARS):

@@ -65,25 +65,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def check_alike(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+def check_alike(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, config: str = "config.json"
+) -> None:
     """Compare names, shapes and types of a file's tensors with those of a network, which may be a planned one.
+
+    Args:
+        config: the name of the file that asks for the network.
 
     Raises:
         CheckpointError: a tensor is missing, foreign, or of another shape or type than the config asks for.
     """
     for name, wanted in expected.items():
         if name not in tensors:
-            raise CheckpointError(f"holds no tensor '{name}', which config.json asks for", path)
+            raise CheckpointError(f"holds no tensor '{name}', which {config} asks for", path)
         got = tensors[name]
         if got.shape != wanted.shape:
-            shapes = f"shape {list(got.shape)}, config.json asks for {list(wanted.shape)}"
+            shapes = f"shape {list(got.shape)}, {config} asks for {list(wanted.shape)}"
             raise CheckpointError(f"tensor '{name}' has {shapes}", path)
         if got.dtype != wanted.dtype:
             raise CheckpointError(f"tensor '{name}' has type {got.dtype}, expected {wanted.dtype}", path)
 
     extra = sorted(set(tensors) - set(expected))
     if extra:
-        raise CheckpointError(f"holds a tensor '{extra[0]}' that config.json does not ask for", path)
+        raise CheckpointError(f"holds a tensor '{extra[0]}' that {config} does not ask for", path)
 
 
 def split_by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
