@@ -13,14 +13,16 @@ family's published folders have: old names of weights, a ``pytorch_model.bin``, 
 Beside each: ``NAME_1.npy`` and ``NAME_0.003.npy``, log-probabilities of ``wave.npy`` alone at these amplitudes, and
 ``NAME_short.npy``, those of its first ``SHORT`` samples. ``texts.json`` has the texts of the three. ``hidden.npz`` has
 what the first and the last layer give for ``wave.npy``: ``NAME_1``, ``NAME_last``.
+``NAME_step.safetensors`` has the gradients of one training step on the wave and its beginning, and their loss.
 
-Axes: n samples, s steps, c columns of the head, h units.
+Axes: b batch, n samples, s steps, u targets, c columns of the head, h units.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ RATE_HZ = 16000
 LENGTH, SHORT = 6400, 4500
 AMPLITUDES = (1, 0.003)
 NAMES = ("base", "large", "hubert", "wavlm", "mms#eng", "mms#deu")
+#: the targets of the two utterances of a training step, as columns of the head that no special token has
+TARGETS = ([6, 5, 5, 8, 7], [9, 6])
 
 _SMALL: dict[str, Any] = {
     "hidden_size": 16,
@@ -67,6 +71,75 @@ def make_all() -> None:
         hidden |= hidden_values(name, wave_n)
     _write_json(FOLDER / "texts.json", texts)
     np.savez(FOLDER / "hidden.npz", **hidden)
+    write_steps()
+
+
+def write_steps() -> None:
+    """Write the gradients of a training step on the utterances of ``TARGETS``."""
+    from safetensors.torch import save_file
+
+    wave_n = _wave()
+    for name in ("base", "large", "hubert", "wavlm", "mms"):
+        gradients, loss = step(FOLDER / name, [wave_n, wave_n[:SHORT]], TARGETS)
+        save_file({**gradients, "loss": torch.tensor(loss)}, FOLDER / f"{name}_step.safetensors")
+
+
+def step(
+    folder: Path, waves: list[np.ndarray], targets: Sequence[list[int]], masked_bs: torch.Tensor | None = None
+) -> tuple[dict[str, torch.Tensor], float]:
+    """Compute the gradients of the sum of transformers' losses, and the sum; without dropout, in float64.
+
+    transformers casts to float32 before the loss. So the gradients are those of torch's loss of its outputs, which must
+    be the loss that it returns.
+
+    A model with a group norm is trained on one utterance after the other: its extractor gives no mask, and in a batch
+    the padding would be in the norm's statistics.
+
+    Args:
+        masked_bs: steps that are masked; None: none.
+    """
+    from transformers import AutoFeatureExtractor, AutoModelForCTC
+
+    off = dict.fromkeys(("hidden", "attention", "activation", "feat_proj", "final"), 0.0)
+    model = AutoModelForCTC.from_pretrained(
+        folder, **{f"{where}_dropout": p for where, p in off.items()}, layerdrop=0.0, ctc_loss_reduction="sum"
+    )
+    model.train().double()
+    if masked_bs is None:
+        model.config.apply_spec_augment = False
+    model.config.mask_time_prob = model.config.mask_feature_prob = 0.0
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    # Each alone, as the extractor takes mean and variance over the padding if it is asked for no mask.
+    inputs = [extractor(one, sampling_rate=RATE_HZ, return_tensors="pt").input_values[0].double() for one in waves]
+
+    rows = range(len(waves))
+    loss = 0.0
+    for batch in [[row] for row in rows] if model.config.feat_extract_norm == "group" else [list(rows)]:
+        waves_bn = torch.nn.utils.rnn.pad_sequence([inputs[row] for row in batch], batch_first=True)
+        mask_bn = torch.arange(waves_bn.shape[1]) < torch.tensor([len(inputs[row]) for row in batch])[:, None]
+        labels = [torch.tensor(targets[row]) for row in batch]
+        labels_bu = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
+        more = {}
+        if masked_bs is not None:
+            steps = int(model._get_feat_extract_output_lengths(waves_bn.shape[1]))
+            more = {"mask_time_indices": masked_bs[batch, :steps]}
+        out = model(waves_bn, attention_mask=mask_bn.long() if len(batch) > 1 else None, labels=labels_bu, **more)
+        log_probs_sbc = out.logits.log_softmax(-1).transpose(0, 1)
+        num_steps_b = model._get_feat_extract_output_lengths(mask_bn.sum(1))
+        num_targets_b = (labels_bu >= 0).sum(1)
+        exact = torch.nn.functional.ctc_loss(
+            log_probs_sbc,
+            labels_bu,
+            num_steps_b,
+            num_targets_b,
+            blank=model.config.pad_token_id,
+            reduction=model.config.ctc_loss_reduction,
+        )
+        torch.testing.assert_close(exact.float(), out.loss, rtol=1e-6, atol=0)
+        exact.backward()
+        loss += exact.item()
+    found = {name: p.grad.float() for name, p in model.named_parameters() if p.grad is not None}
+    return found, loss
 
 
 def answer(folder: Path, wave_n: np.ndarray, language: str = "") -> tuple[np.ndarray, str]:

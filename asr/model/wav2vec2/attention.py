@@ -49,8 +49,8 @@ class Attention(nn.Module):
 
     def _in_heads(self, values_bsh: Tensor) -> Tensor:
         """Shapes: (b, s, h) -> (b, a, s, d)."""
-        batch, steps, _ = values_bsh.shape
-        return values_bsh.view(batch, steps, self.heads, -1).transpose(1, 2)
+        batch, steps, width = values_bsh.shape
+        return values_bsh.view(batch, steps, self.heads, width // self.heads).transpose(1, 2)
 
     def weights(self, values_bsh: Tensor, distances_1ass: Tensor) -> Tensor:
         """Weight distances by what a step holds. Shapes: (b, s, h), (1, a, s, s) -> (b, a, s, s)."""

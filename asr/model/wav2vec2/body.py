@@ -68,6 +68,14 @@ class Wav2Vec2Body(nn.Module):
         """Samples per step."""
         return math.prod(conv.stride for conv in self.shape.convs)
 
+    @property
+    def least_samples(self) -> int:
+        """Samples that one step sees."""
+        least = 1
+        for conv in reversed(self.shape.convs):
+            least = (least - 1) * conv.stride + conv.kernel
+        return least
+
     def num_steps(self, num_samples_b: Tensor) -> Tensor:
         """Count the steps of utterances. Shapes: (b,) -> (b,)."""
         return unpadded_steps([(conv.kernel, conv.stride) for conv in self.shape.convs], num_samples_b)
@@ -78,6 +86,10 @@ class Wav2Vec2Body(nn.Module):
         Shapes: (b, n), (b,) int64 on the CPU -> (b, s, h), (b,).
         """
         num_steps_b = self.num_steps(num_samples_b)
+        if not len(num_steps_b):
+            # Silence in its place: torch's attention of nothing has no gradients, for which other processes wait.
+            silence_bsh, _ = self(waves_bn.new_zeros(1, self.least_samples), torch.tensor([self.least_samples]))
+            return silence_bsh[:0], num_steps_b
         waves_bn = self._fitting(waves_bn, num_samples_b)
         values_bhs = self.feature_extractor(waves_bn, num_samples_b, self._run)
 
@@ -94,15 +106,12 @@ class Wav2Vec2Body(nn.Module):
 
     def _fitting(self, waves_bn: Tensor, num_samples_b: Tensor) -> Tensor:
         """Return the samples with zeros as padding, and enough of it for one step. Shapes: (b, n) -> (b, n')."""
-        longest = int(num_samples_b.max()) if len(num_samples_b) else 0
+        longest = int(num_samples_b.max())
         waves_bn = waves_bn[:, :longest]
         if bool((num_samples_b < longest).any()):
             # Masked by filling, not by a product: padding may hold inf or nan.
             waves_bn = waves_bn.masked_fill(~step_mask(num_samples_b, longest, waves_bn.device), 0.0)
-        least = 1
-        for conv in reversed(self.shape.convs):
-            least = (least - 1) * conv.stride + conv.kernel
-        return F.pad(waves_bn, (0, max(0, least - longest)))
+        return F.pad(waves_bn, (0, max(0, self.least_samples - longest)))
 
     def _masked(self, values_bsh: Tensor, num_steps_b: Tensor) -> Tensor:
         """Replace spans of steps and of channels. Shapes: (b, s, h), (b,) -> (b, s, h)."""
