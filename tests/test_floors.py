@@ -66,6 +66,8 @@ FLOORS = {
     # 3: what a person asks for
     "model.bundles": 3,
     "model.checkpoint": 3,
+    "model.start": 3,
+    "model.hf.export": 3,
     "model.hf.published": 3,
     "model.nemo.published": 3,
     "infer": 3,
