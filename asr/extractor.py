@@ -5,6 +5,7 @@ Axes: b batch, n samples, t frames, f bins.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 
 import torch
@@ -53,6 +54,14 @@ class Extractor(nn.Module):
         """Describe the features in a few words, for people."""
         every = f"{self.num_bins} values every {self.hop_s * 1000:g} ms"
         return f"{self.cfg.kind}, {every}, {self.cfg.normalization} normalization"
+
+    def fingerprint(self) -> list[str]:
+        """Return all that decides what comes out, as texts: settings, sample rate, and a checksum of the statistics."""
+        digest = hashlib.sha256()
+        for name, tensor in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().numpy())
+        return [self.cfg.model_dump_json(), str(self.sample_rate_hz), digest.hexdigest()]
 
     def num_frames(self, num_samples_b: Tensor) -> Tensor:
         """Count the frames of each wave. Shapes: (b,) -> (b,)."""

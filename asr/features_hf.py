@@ -93,6 +93,12 @@ class HiddenExtractor(NormalizedExtractor):
         """Describe the features in a few words, for people."""
         return f"{super().describe()}, from layer {self.layer} of {self._name}"
 
+    def fingerprint(self) -> list[str]:
+        """Return all that decides what comes out, as texts: of the network its weights, not its place."""
+        self._body()
+        settings = self.cfg.model_copy(update={"hf": str(self._config.shape), "hf_layer": self.layer})
+        return [settings.model_dump_json(), str(self._config.normalize), *super().fingerprint()[1:]]
+
     def num_frames(self, num_samples_b: Tensor) -> Tensor:
         """Count the frames of each wave. Shapes: (b,) -> (b,)."""
         return unpadded_steps(self._convs, num_samples_b)

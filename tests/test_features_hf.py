@@ -20,10 +20,12 @@ from asr.config import FeatureConfig, RunConfig, parse
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.extractor import Extractor
 from asr.features import build_extractor
+from asr.features_hf import HiddenExtractor
 from asr.infer import log_probs, prepared
 from asr.info import describe
 from asr.model.checkpoint import load_trainable
 from asr.train import train
+from asr.training.feature_files import FeatureFiles
 from tests.builders import build_corpus, noise, tiny_config
 
 STORED = Path(__file__).parent / "data" / "hf"
@@ -147,6 +149,7 @@ def config(place: Path, *settings: str) -> RunConfig:
         "model.conv=[]",
         "augment.spec.time_masks=1",
         "augment.spec.freq_masks=1",
+        "train.epochs=1",
         *settings,
     )
 
@@ -192,3 +195,67 @@ def test_a_model_is_trained_and_used_on_them_without_holding_their_weights(folde
     shutil.rmtree(place)
     with pytest.raises(AsrError, match=r"features.hf: .*no such folder"):
         load_trainable(best)
+
+
+def test_features_in_a_folder_are_computed_once_for_all_epochs_and_runs(data, tmp_path, monkeypatch):
+    kept = tmp_path / "kept"
+    more = (f"batch.feature_folder={kept}", "batch.feature_cache_mib=0")
+    first = train(config(STORED / "large", *more), data, tmp_path / "first")
+    files = sorted(kept.rglob("*.npy"))
+    assert len(files) == 8 + 3
+
+    def unwanted(*args):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(HiddenExtractor, "raw", unwanted)
+    second = train(config(STORED / "large", *more), data, tmp_path / "second")
+    assert sorted(kept.rglob("*")) == sorted({*files, *(path.parent for path in files)})
+    weights = [load_file(one.run / "best" / "model.safetensors") for one in (first, second)]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+
+    monkeypatch.undo()
+    third = train(config(STORED / "large"), data, tmp_path / "third")
+    for name, tensor in load_file(third.run / "best" / "model.safetensors").items():
+        assert torch.equal(weights[0][name], tensor)
+
+
+def test_a_kept_file_is_of_one_layer_normalisation_and_network(folder, tmp_path):
+    place = folder("base")
+    extractors = [
+        extractor_of(),
+        extractor_of(layer=1),
+        extractor_of(normalization="none"),
+        extractor_of(place),
+        extractor_of(STORED / "mms#eng"),
+        extractor_of(STORED / "mms#deu"),
+    ]
+    for extractor in extractors:
+        assert np.array_equal(FeatureFiles(extractor, str(tmp_path / "kept"))(wave()), extract(extractor, wave()))
+    assert len(list(tmp_path.rglob("kept/*/*.npy"))) == len(extractors)
+
+    moved = extractor_of(shutil.move(place, tmp_path / "elsewhere"))
+    FeatureFiles(moved, str(tmp_path / "kept"))(wave())
+    FeatureFiles(extractor_of(layer=2), str(tmp_path / "kept"))(wave())
+    assert len(list(tmp_path.rglob("kept/*/*.npy"))) == len(extractors)
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", None])
+def test_a_damaged_kept_file_is_made_again(tmp_path, content):
+    extractor = extractor_of()
+    files = FeatureFiles(extractor, str(tmp_path))
+    features_tf = files(wave())
+    (path,) = tmp_path.rglob("*.npy")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10] if content is None else content)
+    assert np.array_equal(files(wave()), features_tf)
+    assert path.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written_is_said_once_and_features_are_computed(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    files = FeatureFiles(extractor_of(), str(tmp_path / "file"))
+    expected_tf = extract(extractor_of(), wave())
+    assert np.array_equal(files(wave()), expected_tf)
+    assert np.array_equal(files(wave()), expected_tf)
+    (line,) = caplog.messages
+    assert "not kept there" in line

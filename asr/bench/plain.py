@@ -83,7 +83,7 @@ class PlainTrainer:
         self.num_steps = ours.num_steps
         # The same data without a cache: a plain script computes features in every epoch.
         self.data = copy.copy(data)
-        uncached = cfg.batch.model_copy(update={"feature_cache_mib": 0})
+        uncached = cfg.batch.model_copy(update={"feature_cache_mib": 0, "feature_folder": None})
         self.data.loader = FeatureLoader(data.manifest, data.extractor, cfg.model_copy(update={"batch": uncached}))
 
         torch.manual_seed(cfg.train.seed)

@@ -158,8 +158,10 @@ class BatchConfig(Stage):
     max_utterance_s: float | None = Field(20.0, gt=0, le=1e6)
     #: features kept in memory up to this many MiB, the rest computed each epoch
     feature_cache_mib: int = Field(2048, ge=0, le=2**24)
-    #: batches prepared ahead by this many threads; null: one on a CPU; on a GPU one per core, divided among the
-    #: processes of the machine
+    #: a folder in which features are kept, for later epochs and runs; null: none. Worth it with features.kind: hf
+    feature_folder: str | None = None
+    #: batches prepared ahead by this many threads; null: one on a CPU; on a GPU, and with features.kind: hf, one per
+    #: core, divided among the processes of the machine
     workers: int | None = Field(None, ge=0, le=64)
 
 

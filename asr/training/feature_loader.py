@@ -20,6 +20,7 @@ from asr.extractor import Extractor, NormalizedExtractor
 from asr.runtime import generator, stable_seed
 from asr.training.augment import bin_centres_hz, spec_augment, warp_frequencies
 from asr.training.distort import Distorter
+from asr.training.feature_files import FeatureFiles
 
 
 class FeatureLoader:
@@ -44,6 +45,8 @@ class FeatureLoader:
         self._said_hz: set[int] = set()
         #: seconds of computing features, by epoch (from 0), summed over all workers
         self.seconds: defaultdict[int, float] = defaultdict(float)
+        #: makes the features of an utterance that are the same in each epoch
+        self.files = FeatureFiles(extractor, cfg.batch.feature_folder)
         self._cache: dict[tuple[int, float], Features] = {}
         self._cache_left = cfg.batch.feature_cache_mib * 2**20
 
@@ -63,10 +66,10 @@ class FeatureLoader:
         dither_seed = None
         if cfg.features.dither > 0:
             dither_seed = stable_seed(cfg.train.seed, "dither", epoch, utterance.id)
-        with fits_into_memory(utterance):
-            features_tf = extract(self.extractor, wave_n, dither_seed)
-
         is_fixed = dither_seed is None and not self._distort.active
+        with fits_into_memory(utterance):
+            features_tf = self.files(wave_n) if is_fixed else extract(self.extractor, wave_n, dither_seed)
+
         if is_fixed and self._cache_left >= features_tf.nbytes:
             self._cache_left -= features_tf.nbytes
             self._cache[index, speed] = features_tf

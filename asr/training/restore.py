@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _FREE = {
     "batch.workers",
     "batch.feature_cache_mib",
+    "batch.feature_folder",
     "train.activation_checkpointing",
     "train.checkpoint_every_s",
     "train.threads",

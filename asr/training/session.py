@@ -207,7 +207,7 @@ def build_session(inputs: Inputs, run: RunFolder, group: ProcessGroup, *, resumi
     timer = PhaseTimer()
     model, data = group.everywhere(lambda: build_model_and_data(inputs.cfg, inputs.train, inputs.tokenizer, group))
     train_texts = (normalize(u.text, inputs.cfg.text.normalization) for u in inputs.train)
-    dev = group.everywhere(lambda: DevSet(inputs.dev, model, list(train_texts), machine.precision))
+    dev = group.everywhere(lambda: DevSet(inputs.dev, model, list(train_texts), machine.precision, data.loader.files))
     warnings = group.from_first(
         lambda: check_start(inputs.train, data.kept, inputs.dev, model.audio, model.text.normalization)
     )

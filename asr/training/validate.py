@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ import torch
 from asr.ahead import ahead_of_gpu, pool_of
 from asr.batch import Features, extract, load_wave
 from asr.ctc import ctc_loss
+from asr.data.audio import Wave
 from asr.data.manifest import Manifest, Utterance
 from asr.data.targets import min_steps, targets_of
 from asr.data.text import NORMALIZATIONS, normalize
@@ -46,12 +47,18 @@ class DevSet:
     """
 
     def __init__(
-        self, manifest: Manifest, model: AcousticModel, train_texts: Sequence[str], precision: str = "fp32"
+        self,
+        manifest: Manifest,
+        model: AcousticModel,
+        train_texts: Sequence[str],
+        precision: str = "fp32",
+        extract_one: Callable[[Wave], Features] | None = None,
     ) -> None:
         """Check the texts.
 
         Args:
             precision: of the network on a GPU, which takes several times as long in fp32; on a CPU it is always fp32.
+            extract_one: makes the features of an utterance; None: the model's extractor does.
         """
         self.manifest = manifest
         self.model = model
@@ -65,6 +72,7 @@ class DevSet:
         #: the text is in another letter case than what the model is trained on
         self.lost_case = cases_differ(train_texts, self.texts)
         self._features: list[Features] = []
+        self._extract_one = extract_one or partial(extract, model.extractor)
 
     def validate(self) -> Validation:
         """Score the model as it is now."""
@@ -88,7 +96,7 @@ class DevSet:
 
         def load(utterance: Utterance) -> Features:
             wave_n = load_wave(self.manifest, utterance, audio.sample_rate_hz, audio.resample, said_hz)
-            return extract(self.model.extractor, wave_n)
+            return self._extract_one(wave_n)
 
         return list(ahead_of_gpu(self.model.device, ((u.duration_s, partial(load, u)) for u in self.manifest)))
 
