@@ -7,7 +7,6 @@ Source: Baevski et al. 2020, "wav2vec 2.0"; Yang et al. 2021, "SUPERB", who trai
 
 from __future__ import annotations
 
-import hashlib
 import math
 from threading import Lock
 
@@ -88,6 +87,8 @@ class HiddenExtractor(NormalizedExtractor):
     def use_device(self, device: torch.device | str) -> None:
         """Compute on the device of the network from now on."""
         self.to(device)
+        for body in self._bodies:
+            body.to(device)
 
     def describe(self) -> str:
         """Describe the features in a few words, for people."""
@@ -126,8 +127,8 @@ class HiddenExtractor(NormalizedExtractor):
         """Return the network, which is read the first time."""
         with self._loading:
             if not self._bodies:
-                body = load_body(self._folder, self._config, self._name.language, self.layer)
-                self._compare(_checksum(body))
+                body, digest = load_body(self._folder, self._config, self._name.language, self.layer)
+                self._compare(torch.tensor(list(digest), dtype=torch.uint8))
                 self._bodies.append(body.to(self.device))
             return self._bodies[0]
 
@@ -140,12 +141,3 @@ class HiddenExtractor(NormalizedExtractor):
                 self._folder,
             )
         self.weights_sha256.copy_(checksum)
-
-
-def _checksum(body: Wav2Vec2Body) -> Tensor:
-    """Return the SHA-256 of a network's weights as float32. Shapes: (32,) uint8."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(body.state_dict().items()):
-        digest.update(f"{name} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy())
-    return torch.tensor(list(digest.digest()), dtype=torch.uint8)

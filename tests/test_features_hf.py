@@ -96,6 +96,14 @@ def test_each_value_is_normalised_over_the_utterance():
     np.testing.assert_allclose(features_tf.std(0), 1, atol=0.01)  # 0.001 is added to the deviation
 
 
+def test_the_checksum_of_weights_does_not_depend_on_the_program():
+    extractor = extractor_of()
+    extract(extractor, wave())
+    digest = bytes(extractor.state_dict()["weights_sha256"].tolist()).hex()
+    # Another one here would make every model that people have trained refuse its own network.
+    assert digest == "f9a658094adc9725e2523668e269bcbfd226aaf2a1caf6b11f321dbdb597fa90"
+
+
 def test_threads_that_begin_at_once_read_the_weights_once_and_get_the_same():
     extractor = extractor_of()
     with ThreadPoolExecutor(8) as pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -17,8 +18,8 @@ from asr.model.wav2vec2.body import Wav2Vec2Body
 _MASK = "masked_spec_embed"
 
 
-def load_body(folder: Path, config: HfConfig, language: str | None, layers: int) -> Wav2Vec2Body:
-    """Load the first layers of a network, on the CPU and in evaluation mode; nothing of it can be trained.
+def load_body(folder: Path, config: HfConfig, language: str | None, layers: int) -> tuple[Wav2Vec2Body, bytes]:
+    """Load the first layers of a network, on the CPU and in evaluation mode, and return the SHA-256 of their weights.
 
     The values behind the last layer are those behind the norm that may follow it.
 
@@ -48,7 +49,13 @@ def load_body(folder: Path, config: HfConfig, language: str | None, layers: int)
 
     # Copies, as what is read is mapped from a file that may change.
     tensors = {name: found[its].to(torch.float32, copy=True) for name, its in names.items()}
+    # Of what is in the file, as what is made of it below may be rounded differently elsewhere.
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+
     body.load_state_dict(tensors | {_MASK: torch.zeros(shape.hidden_size)}, assign=True)
     # The norm of this convolution's weights is the same every time.
     parametrize.remove_parametrizations(body.encoder.pos_conv_embed.conv, "weight")
-    return body.eval().requires_grad_(False)
+    return body.eval().requires_grad_(False), digest.digest()
