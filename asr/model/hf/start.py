@@ -13,17 +13,16 @@ from asr.config.networks import Wav2Vec2Config
 from asr.data.tokenizer import CharTokenizer, Tokenizer
 from asr.errors import ConfigError
 from asr.features import build_extractor
+from asr.model.hf.body import body_tensors
 from asr.model.hf.config import HfConfig, read_config
 from asr.model.hf.folder import locate
 from asr.model.hf.names import HfName, parse
 from asr.model.hf.network import plan
 from asr.model.hf.vocabulary import read_vocabulary
 from asr.model.hf.weights import HEAD, outputs_of, read_file_tensors, read_weights
-from asr.model.tensor_files import check_alike, fill, planned
+from asr.model.tensor_files import fill, planned
 from asr.model.trainable import ModelStages, TrainableModel
 from asr.model.wav2vec2.network import Wav2Vec2Network
-
-_MASK = "masked_spec_embed"
 
 
 def start_stages(model: str | Path) -> ModelStages:
@@ -93,21 +92,9 @@ def _with_output(weights: Mapping[str, Tensor], columns: Tensor) -> dict[str, Te
 
 
 def _body_alone(found: Mapping[str, Tensor], config: HfConfig, path: Path) -> dict[str, Tensor]:
-    """Return the weights below the head, and zeros for it. What belongs to heads of other tasks is left out.
-
-    A model that was saved without any head has no family in the names of its tensors.
-    """
+    """Return the weights below the head, and zeros for it."""
     assert config.shape is not None
-    family = config.shape.family
-    has_family = any(name.startswith(f"{family}.") for name in found)
-    network = plan(config, 1).body.state_dict()
-    names = {name: f"{family}.{name}" if has_family else name for name in network}
-    if names[_MASK] not in found:  # of a model that was trained without masks
-        del names[_MASK]
-
-    expected = {its: torch.empty(network[name].shape, device="meta") for name, its in names.items()}
-    given = {its: torch.empty(tensor.shape, device="meta") for its, tensor in found.items() if its in expected}
-    check_alike(given, expected, path)
     size = config.shape.hidden_size
-    zeros = {f"body.{_MASK}": torch.zeros(size), "output.weight": torch.zeros(1, size), "output.bias": torch.zeros(1)}
-    return zeros | {f"body.{name}": found[its].float() for name, its in names.items()}
+    zeros = {"output.weight": torch.zeros(1, size), "output.bias": torch.zeros(1)}
+    body = body_tensors(found, config, plan(config, 1).body.state_dict(), path)
+    return zeros | {f"body.{name}": tensor for name, tensor in body.items()}
