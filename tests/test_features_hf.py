@@ -27,6 +27,7 @@ from asr.model.checkpoint import load_trainable
 from asr.train import train
 from asr.training.feature_files import FeatureFiles
 from tests.builders import build_corpus, noise, tiny_config
+from tests.pretend_cuda import pretended_cuda
 
 STORED = Path(__file__).parent / "data" / "hf"
 
@@ -109,6 +110,21 @@ def test_threads_that_begin_at_once_read_the_weights_once_and_get_the_same():
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: extract(extractor, wave()), range(16)))
     assert all(np.array_equal(one, results[0]) for one in results)
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_on_a_pretended_gpu_the_network_computes_there_before_and_after_its_first_use(is_loaded):
+    expected_tf = extract(extractor_of(), wave())
+    extractor = extractor_of()
+    if is_loaded:
+        extract(extractor, wave())
+    with pretended_cuda():
+        extractor.use_device("cuda")
+        features_tf = extract(extractor, wave())
+        assert extractor.device.type == "cuda"
+        assert FeatureFiles(extractor, None)(wave()).shape == features_tf.shape
+        assert extractor.fingerprint()
+    np.testing.assert_allclose(features_tf, expected_tf, atol=1e-5)
 
 
 @pytest.mark.parametrize(
