@@ -89,8 +89,9 @@ class ConformerNetwork(TrainableNetwork):
         """Compute what ``forward`` returns, of at least one frame."""
         x_bsh, rows, num_steps_b = self._begun(features_btf, num_frames_b)
         scale = math.sqrt(self.cfg.hidden) if self.cfg.conformer.scale_input else 1.0
-        x_rh = self.dropout(rows.taken(x_bsh) * scale)
-        positions_ph = positions(rows.steps, self.cfg.hidden, x_rh.device)
+        # What runs through the layers stays float32 at every precision.
+        x_rh = self.dropout(rows.taken(x_bsh).to(features_btf.dtype) * scale)
+        positions_ph = positions(rows.steps, self.cfg.hidden, x_rh.device).to(x_rh.dtype)
 
         early: list[Tensor] = []
         for number, layer in enumerate(self.encoder.layers, start=1):
@@ -112,8 +113,8 @@ class ConformerNetwork(TrainableNetwork):
 
     def _predicted(self, x_rh: Tensor) -> Tensor:
         """Return log-probabilities. Shapes: (r, h) -> (r, v)."""
-        log_probs_rv: Tensor = self.output(x_rh).float().log_softmax(-1)
-        return log_probs_rv
+        logits_rv: Tensor = self.output(x_rh)
+        return logits_rv.to(torch.promote_types(logits_rv.dtype, torch.float32)).log_softmax(-1)
 
     def _through(self, layer: nn.Module, number: int, x_rh: Tensor, positions_ph: Tensor, rows: Rows) -> Tensor:
         """Return what a layer, counted from 1, makes of rows; in training it may leave out utterances.
