@@ -218,6 +218,24 @@ def test_files_of_one_name_have_settings_of_their_own(tmp_path):
         settings_folder("nemo:")
 
 
-def test_a_file_starts_no_training_by_itself(file):
+def test_training_starts_from_a_file_and_keeps_its_letters(file, corpus, tmp_path, command, caplog):  # noqa: F811
+    cfg = {"features": {"kind": "parakeet"}, "model": {"encoder": "conformer"}, "text": {"tokenizer": "init"}}
+    small = {"epochs": 1, "init": f"nemo:{file}"}
+    (tmp_path / "c.yaml").write_text(json.dumps(cfg | {"train": small, "optim": {"lr": 1e-9}}))
+    (corpus.parent / "train.jsonl").write_bytes(corpus.read_bytes())
+    run = tmp_path / "run"
+    result = command("train", tmp_path / "c.yaml", "--data", corpus.parent, "--out", run)
+    assert result.code == 0, result.err
+    assert f"started from nemo:{file}: 15,356 parameters, 12 tokens" in caplog.messages
+
+    trained, start = load_model(run), published.load(f"nemo:{file}")
+    assert trained.tokenizer == start.tokenizer
+    # Of what it started with only the running statistics have moved.
+    before, after = start.network.state_dict(), trained.network.state_dict()
+    moved = {name for name, tensor in before.items() if not torch.allclose(tensor, after[name], atol=1e-6)}
+    assert moved == {name for name in before if name.endswith(("running_mean", "running_var", "tracked"))}
+
+
+def test_a_file_is_no_model_folder(file):
     with pytest.raises(ConfigError, match="a model of NeMo is no model that asr made"):
         load_trainable(f"nemo:{file}")

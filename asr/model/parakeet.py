@@ -5,7 +5,9 @@ Axes: v tokens of ours, o outputs of the file, h units.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,9 +15,10 @@ from torch import Tensor
 
 from asr.config import ModelConfig
 from asr.errors import CheckpointError
+from asr.features_parakeet import ParakeetExtractor
 from asr.model.build import build_network
 from asr.model.tensor_files import check_alike, fill, planned
-from asr.model.trainable import TrainableNetwork
+from asr.model.trainable import TrainableNetwork, steps_of
 
 HEAD = "ctc_head."
 #: the head of our networks
@@ -24,6 +27,23 @@ _OUTPUT = "output."
 _COUNTER = ".num_batches_tracked"
 #: types that are float32 in use
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class SampleSteps:
+    """Count the steps of a network for numbers of samples."""
+
+    extractor: ParakeetExtractor
+    cfg: ModelConfig
+
+    @property
+    def stride(self) -> int:
+        """Samples per step."""
+        return self.extractor.hop * math.prod(self.cfg.time_strides)
+
+    def __call__(self, num_samples_b: Tensor) -> Tensor:
+        """Count the steps of waves. Shapes: (b,) -> (b,)."""
+        return steps_of(self.cfg, self.extractor.num_frames(num_samples_b))
 
 
 def plan_network(cfg: ModelConfig, bins: int, tokens: int) -> TrainableNetwork:

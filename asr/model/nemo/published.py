@@ -23,8 +23,8 @@ from asr.model.nemo.names import parse
 from asr.model.nemo.names import settings_folder as settings_folder
 from asr.model.nemo.vocabulary import NemoVocabulary, of_labels, of_sentencepiece
 from asr.model.nemo.weights import check_filters, encoder_and_head
-from asr.model.parakeet import check_weights, fill_network, outputs_of, plan_network
-from asr.model.trainable import TrainableModel, TrainableNetwork, steps_of
+from asr.model.parakeet import SampleSteps, check_weights, fill_network, outputs_of, plan_network
+from asr.model.trainable import ModelStages, TrainableModel, TrainableNetwork
 from asr.model.trainable import describe as parts_of
 
 
@@ -57,13 +57,14 @@ class NemoDescription:
         return TextConfig(normalization=self.vocabulary.profile)
 
     @property
+    def num_steps(self) -> SampleSteps:
+        """Return what counts the steps of waves."""
+        return SampleSteps(self.extractor, self.config.model)
+
+    @property
     def stride(self) -> int:
         """Samples per step."""
-        return self.extractor.hop * self.plan.stride
-
-    def num_steps(self, num_samples_b: Tensor) -> Tensor:
-        """Count the steps of waves. Shapes: (b,) -> (b,)."""
-        return steps_of(self.config.model, self.extractor.num_frames(num_samples_b))
+        return self.num_steps.stride
 
 
 def describe(model: str | Path) -> NemoDescription:
@@ -89,6 +90,25 @@ def load(model: str | Path, device: torch.device | str = "cpu") -> TrainableMode
     fill_network(known.plan, encoder_and_head(tensors, known.config.head), known.vocabulary.columns)
     network = known.plan.to(device).eval()
     return TrainableModel(network, known.extractor, known.tokenizer, known.audio, known.text, known.training)
+
+
+def start_stages(model: str | Path) -> ModelStages:
+    """Return the config of a model's network.
+
+    Raises:
+        CheckpointError: as ``describe``.
+    """
+    config = describe(model).config
+    return ModelStages(config.audio, config.features, config.model)
+
+
+def load_to_train(model: str | Path) -> TrainableModel:
+    """Load a model to train on.
+
+    Raises:
+        CheckpointError: as ``describe``.
+    """
+    return load(model)
 
 
 def parts(model: str | Path) -> list[tuple[str, str, int]]:
