@@ -137,7 +137,8 @@ def _hugging_face(thing: str) -> dict[str, Any]:
     facts |= _published(thing, published)
     if known.config.why_other:
         facts["features"] = f"by transformers: {known.config.why_other}"
-    return facts | {"cannot": "be trained: it can be used as it is"}
+        facts["cannot"] = "be trained: it can be used as it is"
+    return facts
 
 
 def _nemo(thing: str) -> dict[str, Any]:

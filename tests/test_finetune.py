@@ -213,7 +213,9 @@ def test_a_network_of_another_kind_is_named():
 def test_what_is_only_used_through_transformers_is_not_trained(tmp_path):
     folder = shutil.copytree(HF / "base", tmp_path / "model")
     (folder / "config.json").write_text('{"architectures": ["SEWForCTC"], "model_type": "sew"}')
-    with pytest.raises(ConfigError, match=r"SEWForCTC is no wav2vec 2\.0, HuBERT or WavLM; training starts from"):
+    with pytest.raises(
+        ConfigError, match=r"SEWForCTC is no wav2vec 2\.0, HuBERT, WavLM or Parakeet; training starts from"
+    ):
         load_start(f"hf:{folder}")
 
 

@@ -248,7 +248,7 @@ def test_a_pickle_that_is_no_weights_is_told_from_one_that_asks_for_code(folder,
         ({"feat_extract_activation": "gelu_new"}, "feat_extract_activation is 'gelu_new'"),
         ({"add_adapter": True}, "add_adapter is True"),
         ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm is True"),
-        ({"architectures": ["SEWForCTC"]}, "SEWForCTC is no wav2vec 2.0, HuBERT or WavLM"),
+        ({"architectures": ["SEWForCTC"]}, "SEWForCTC is no wav2vec 2.0, HuBERT, WavLM or Parakeet"),
     ],
 )
 def test_what_the_networks_here_lack_is_left_to_transformers_by_name(folder, values, reason):

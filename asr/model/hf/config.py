@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from asr.config import Stage, parse
+from asr.config import FeatureConfig, ModelConfig, Stage, parse
 from asr.config.networks import Wav2Vec2Shape
 from asr.errors import CheckpointError, ConfigError
+from asr.model.hf import parakeet
 from asr.model.tensor_files import read_object
 
 #: the architectures that need no ``transformers``, and the name that their weights begin with
@@ -26,14 +27,17 @@ class HfConfig(Stage):
     architecture: str
     model_type: str
     #: what weights are named by, or "other": a network for which ``transformers`` is needed
-    family: Literal["wav2vec2", "hubert", "wavlm", "other"]
+    family: Literal["wav2vec2", "hubert", "wavlm", "parakeet", "other"]
     #: why ``transformers`` is needed, in a few words; empty if it is not
     why_other: str = ""
     sample_rate_hz: int = Field(ge=1000, le=768_000)
     #: bring each utterance to mean 0 and variance 1
     normalize: bool
-    #: None for another family
+    #: of a wav2vec 2.0, HuBERT or WavLM
     shape: Wav2Vec2Shape | None = None
+    #: of a Parakeet
+    features: FeatureConfig | None = None
+    model: ModelConfig | None = None
 
 
 def read_config(folder: Path, *, any_head: bool = False) -> HfConfig:
@@ -55,22 +59,31 @@ def read_config(folder: Path, *, any_head: bool = False) -> HfConfig:
     if not isinstance(rate_hz, int) or isinstance(rate_hz, bool) or not 1000 <= rate_hz <= 768_000:
         raise CheckpointError(f"sampling_rate must be a number from 1000 to 768000, got {rate_hz!r:.40}", sound_path)
 
-    why_other = "" if architecture in LEAN else f"{architecture} is no wav2vec 2.0, HuBERT or WavLM"
-    why_other = why_other or _unusual(data, sound)
     values = {
         "architecture": architecture,
         "model_type": data.get("model_type", "unknown"),
-        "family": "other" if why_other else LEAN[architecture],
-        "why_other": why_other,
         "sample_rate_hz": rate_hz,
         "normalize": sound.get("do_normalize", True),
     }
-    if not why_other:
-        values["shape"] = _shape(data, LEAN[architecture], path)
+    if why_other := _why_other(architecture, data, sound):
+        values |= {"family": "other", "why_other": why_other}
+    elif architecture == parakeet.ARCHITECTURE:
+        values |= {"family": "parakeet", **parakeet.stages(data, sound, rate_hz)}
+    else:
+        values |= {"family": LEAN[architecture], "shape": _shape(data, LEAN[architecture], path)}
     try:
         return parse(HfConfig, values, str(path))
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+
+
+def _why_other(architecture: str, data: dict[str, Any], sound: dict[str, Any]) -> str:
+    """Say why ``transformers`` is needed; empty if it is not."""
+    if architecture == parakeet.ARCHITECTURE:
+        return parakeet.unusual(data, sound)
+    if architecture not in LEAN:
+        return f"{architecture} is no wav2vec 2.0, HuBERT, WavLM or Parakeet"
+    return _unusual(data, sound)
 
 
 def _architecture(data: dict[str, Any], path: Path) -> str:

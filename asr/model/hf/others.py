@@ -1,6 +1,6 @@
-"""Networks of the hub that are no wav2vec 2.0, HuBERT or WavLM, through ``transformers`` where it is installed.
+"""Networks of the hub that have none of ours, through ``transformers`` where it is installed.
 
-w2v-BERT 2.0, Parakeet, data2vec, SEW, UniSpeech, wav2vec 2.0 with a stack of convolutions behind it, and whatever else
+w2v-BERT 2.0, data2vec, SEW, UniSpeech, wav2vec 2.0 with a stack of convolutions behind it, and whatever else
 ``transformers`` knows as a network with a CTC head. Config and feature extractor are its own, and so is the network;
 weights are read here, as tensors only. No code of a folder is run, and nothing is fetched.
 

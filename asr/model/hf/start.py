@@ -1,4 +1,4 @@
-"""A published wav2vec 2.0, HuBERT or WavLM as one of our networks, to train on: fine-tuned, or only pretrained."""
+"""A published wav2vec 2.0, HuBERT, WavLM or Parakeet as one of our networks, to train on."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from asr.config import AudioConfig, FeatureConfig, ModelConfig, TextConfig
 from asr.config.networks import Wav2Vec2Config
 from asr.data.tokenizer import CharTokenizer, Tokenizer
 from asr.errors import ConfigError
+from asr.extractor import Extractor
 from asr.features import build_extractor
 from asr.model.hf.body import body_tensors
 from asr.model.hf.config import HfConfig, read_config
 from asr.model.hf.folder import locate
+from asr.model.hf.load import describe, load_network
 from asr.model.hf.names import HfName, parse
 from asr.model.hf.network import plan
 from asr.model.hf.vocabulary import read_vocabulary
 from asr.model.hf.weights import HEAD, outputs_of, read_file_tensors, read_weights
 from asr.model.tensor_files import fill, planned
-from asr.model.trainable import ModelStages, TrainableModel
+from asr.model.trainable import ModelStages, TrainableModel, TrainableNetwork
 from asr.model.wav2vec2.network import Wav2Vec2Network
 
 
@@ -45,6 +47,8 @@ def load_to_train(model: str | Path) -> TrainableModel:
         ConfigError, AsrError: as ``start_stages``.
     """
     name, folder, config = _read(model)
+    if config.family == "parakeet":
+        return _parakeet(model)
     stages = _stages(config)
     tensors, path = read_file_tensors(folder, config, name.language)
     tokenizer: Tokenizer = CharTokenizer(())
@@ -67,15 +71,24 @@ def _read(model: str | Path) -> tuple[HfName, Path, HfConfig]:
     name = parse(model)
     folder = locate(name)
     config = read_config(folder, any_head=True)
-    if config.shape is None:
+    if config.family == "other":
         raise ConfigError(
-            f"train.init: {model}: {config.why_other}; training starts from wav2vec 2.0, HuBERT and WavLM",
+            f"train.init: {model}: {config.why_other}; training starts from wav2vec 2.0, HuBERT, WavLM and Parakeet",
             key="train.init",
         )
     return name, folder, config
 
 
+def _parakeet(model: str | Path) -> TrainableModel:
+    known = describe(model)
+    network = load_network(known)
+    assert isinstance(network, TrainableNetwork) and isinstance(known.extractor, Extractor)
+    return TrainableModel(network, known.extractor, known.tokenizer, known.audio, known.text, {})
+
+
 def _stages(config: HfConfig) -> ModelStages:
+    if config.features is not None and config.model is not None:
+        return ModelStages(AudioConfig(sample_rate_hz=config.sample_rate_hz), config.features, config.model)
     return ModelStages(
         audio=AudioConfig(sample_rate_hz=config.sample_rate_hz),
         features=FeatureConfig(kind="wave", normalization="utterance" if config.normalize else "none"),
