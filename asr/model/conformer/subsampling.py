@@ -61,9 +61,9 @@ class Subsampling(nn.Module):
     def __init__(self, bins: int, channels: int, hidden: int, halvings: int) -> None:
         super().__init__()
         check_step("a convolution", channels * strided(bins, KERNEL, STRIDE))
-        layers: list[nn.Module] = [FirstConvolution(channels), nn.ReLU()]
+        layers: list[nn.Module] = [FirstConvolution(channels), nn.ReLU(inplace=True)]
         for _ in range(halvings - 1):
-            layers += [ByChannel(channels), PointwiseImage(channels), nn.ReLU()]
+            layers += [ByChannel(channels), PointwiseImage(channels), nn.ReLU(inplace=True)]
         self.layers = nn.ModuleList(layers)
         for _ in range(halvings):
             bins = strided(bins, KERNEL, STRIDE)
@@ -75,23 +75,26 @@ class Subsampling(nn.Module):
         Args:
             num_frames_b: on the CPU, whatever the device of the features.
         """
+        outside_bt = ~step_mask(num_frames_b, features_btf.shape[1], features_btf.device)
         # Masked by filling, not by a product: padding may hold inf or nan.
-        x_btfc = _masked(features_btf[..., None], num_frames_b)
+        x_btfc = features_btf.masked_fill(outside_bt[:, :, None], 0.0)[..., None]
         num_b = num_frames_b
         for layer in self.layers:
-            x_btfc = layer(x_btfc)
             if isinstance(layer, nn.ReLU):
-                # The next convolution reaches into the padding.
                 num_b = (num_b + 1) // STRIDE
-                x_btfc = _masked(x_btfc, num_b)
+                _clear_behind(x_btfc, num_b)
+            x_btfc = layer(x_btfc)
         # Published models have the channels outside.
         x_bsh: Tensor = self.linear(x_btfc.transpose(2, 3).flatten(2))
         return x_bsh
 
 
-def _masked(x_btfc: Tensor, num_b: Tensor) -> Tensor:
-    """Set what lies beyond each utterance to zero. Shapes: (b, t, f, c), (b,) on the CPU."""
-    outside_bt = ~step_mask(num_b, x_btfc.shape[1])
-    if not outside_bt.any():
-        return x_btfc
-    return x_btfc.masked_fill(to_device(outside_bt, x_btfc.device)[:, :, None, None], 0.0)
+def _clear_behind(x_btfc: Tensor, num_b: Tensor) -> None:
+    """Set the first step behind each utterance to zero: it is all of the padding that the next convolution sees.
+
+    Shapes: (b, t, f, c), (b,) on the CPU.
+    """
+    padded_n = (num_b < x_btfc.shape[1]).nonzero()[:, 0]
+    if len(padded_n):
+        device = x_btfc.device
+        x_btfc[to_device(padded_n, device), to_device(num_b[padded_n], device)] = 0.0
