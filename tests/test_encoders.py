@@ -466,7 +466,7 @@ TINY = {
         "model.encoder=conformer",
         "model.conv=[]",
         "model.layers=2",
-        "model.conformer={subsampling: 4, subsampling_channels: 8}",
+        "model.conformer={subsampling: 4, subsampling_channels: 8, inter_layers: [1], self_conditioning: true}",
     ],
 }
 
