@@ -24,8 +24,9 @@ from asr.config import ModelConfig
 from asr.config.networks import Wav2Vec2Config
 from asr.ctc import ctc_loss
 from asr.errors import ConfigError
+from asr.features_wave import NORMALIZE_EPS
 from asr.model.build import build_network
-from asr.model.hf.config import NORMALIZE_EPS, read_config
+from asr.model.hf.config import read_config
 from asr.model.hf.weights import file_name, read_weights
 from asr.model.trainable import describe
 from asr.model.wav2vec2 import body, fast
@@ -37,8 +38,8 @@ from tests.make_hf_folders import FOLDER, SHORT, TARGETS, spread, step
 NAMES = ("base", "large", "hubert", "wavlm", "mms")
 #: log-probabilities and losses: sums of float32 in another order
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-#: gradients, as a share of the largest of a weight; what is stored is float32
-SHARES = {torch.float64: 1e-6, torch.float32: 1e-3}
+#: gradients, as a share of the largest of a weight; the samples are float32, each normalised in its own way
+SHARES = {torch.float64: 1e-5, torch.float32: 1e-3}
 DISTURBED = {"attention_dropout": 0.1, "activation_dropout": 0.1, "layer_drop": 0.3}
 MASKED = {"mask_time_probability": 0.1, "mask_time_steps": 3, "mask_channel_probability": 0.1, "mask_channel_width": 2}
 

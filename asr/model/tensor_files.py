@@ -28,12 +28,15 @@ def planned(build: Callable[[], N]) -> N:
 
 
 class _FirstValuesLeftOut(TorchFunctionMode):
-    """Skips ``torch.nn.init``: for tensors without memory some of its functions first load modules for a second."""
+    """Skips ``torch.nn.init`` and norms of weights: without memory some of them first load modules for a second."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(function, "__module__", "") == "torch.nn.init":
             return kwargs["tensor"]
+        if function is torch.norm_except_dim:
+            weight, _, kept = args
+            return weight.new_empty([size if dim == kept else 1 for dim, size in enumerate(weight.shape)])
         return function(*args, **kwargs)
 
 

@@ -48,7 +48,7 @@ class ConvolutionLayer(nn.Module):
         cfg = shape.convs[number]
         inputs = shape.convs[number - 1].channels if number else 1
         self.conv = nn.Conv1d(inputs, cfg.channels, cfg.kernel, cfg.stride, bias=shape.conv_bias)
-        nn.init.kaiming_normal_(self.conv.weight)
+        nn.init.normal_(self.conv.weight, std=(2 / (inputs * cfg.kernel)) ** 0.5)
         self.layer_norm: nn.Module | None = None
         if shape.feat_extract_norm == "layer":
             self.layer_norm = nn.LayerNorm(cfg.channels, _EPS)
