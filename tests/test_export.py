@@ -26,13 +26,15 @@ from tests.test_finetune import answer, config
 HF = Path(__file__).parent / "data" / "hf"
 NAMES = ["base", "large", "hubert", "wavlm", "mms#deu"]
 TOKENIZERS = {
-    "characters": CharTokenizer((" ", "a", "b", "|")),
+    "characters": CharTokenizer((" ", "a", "b")),
+    "a character that stands for the space": CharTokenizer((" ", "a", "|")),
     "without a space": CharTokenizer(("a", "b")),
     "letters of two characters": PieceTokenizer((" ", "a", "sh", "s", "h", "i", "p")),
     "pieces of words": PieceTokenizer(("▁", "▁the", "▁c", "a", "t", "s", "e", "h")),
 }
 TEXTS = {
     "characters": "ab a",
+    "a character that stands for the space": "a|a a",
     "without a space": "ab",
     "letters of two characters": "a ship",
     "pieces of words": "the cats",

@@ -20,9 +20,9 @@ from asr.model.tensor_files import read_object, write_tensors, writing
 
 #: the class of ``transformers`` for each family
 _ARCHITECTURES = {"wav2vec2": "Wav2Vec2ForCTC", "hubert": "HubertForCTC", "wavlm": "WavLMForCTC"}
-#: names for the blank and for the space between words: the first that is no token of the model is taken
+#: names for the blank: the first that is no token of the model is taken
 _BLANKS = ("<pad>", "[PAD]", "<blank>", "[BLANK]")
-_SPACES = ("|", "<space>", "[SPACE]", "<sp>")
+_SPACE = "|"
 _MASK = "body.masked_spec_embed"
 
 
@@ -138,14 +138,13 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "processor_class": "Wav2Vec2Processor",
     }
-    # Wav2Vec2CTCTokenizer would lose the spaces beside tokens of several letters.
-    if any(len(symbol) > 1 for symbol in tokenizer.symbols):
+    # Wav2Vec2CTCTokenizer loses the spaces beside tokens of several letters, and knows no other sign for them than "|".
+    if any(len(symbol) > 1 or symbol == _SPACE for symbol in tokenizer.symbols):
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         return {"tokenizer.json": _pieces(tokenizer, blank), "tokenizer_config.json": settings}
 
-    space = next(name for name in _SPACES if name not in tokenizer.symbols)
-    tokens = [blank, *(space if symbol == " " else symbol for symbol in tokenizer.symbols)]
-    settings |= {"tokenizer_class": "Wav2Vec2CTCTokenizer", "word_delimiter_token": space, "do_lower_case": False}
+    tokens = [blank, *(_SPACE if symbol == " " else symbol for symbol in tokenizer.symbols)]
+    settings |= {"tokenizer_class": "Wav2Vec2CTCTokenizer", "word_delimiter_token": _SPACE, "do_lower_case": False}
     return {
         "vocab.json": {token: i for i, token in enumerate(tokens)},
         "tokenizer_config.json": settings | {"replace_word_delimiter_char": " "},
