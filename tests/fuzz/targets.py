@@ -508,6 +508,19 @@ def _models(scratch: Path) -> list[Seed]:
     return found
 
 
+def _nemo_models(scratch: Path) -> list[Seed]:
+    from tests.nemo_files import write_nemo
+
+    return [one("a.nemo", write_nemo(scratch / "a.nemo", mode=mode).read_bytes()) for mode in ("w:", "w:gz")]
+
+
+def _use_nemo_model(folder: Path) -> None:
+    from asr.model.nemo import published
+
+    model = published.load(f"nemo:{folder / 'a.nemo'}")
+    model.network.each([np.zeros((9, model.extractor.num_bins), np.float32)])
+
+
 def _use_model(folder: Path) -> None:
     from asr import info
     from asr.transcribe import Recognizer
@@ -686,6 +699,7 @@ TARGETS = (
     Target("lm-binary", _binary_lm, _use_lm, kernels=True),
     Target("neural-lm", _neural_lm, _use_neural_lm),
     Target("model", _models, _use_model, kernels=True),
+    Target("nemo-model", _nemo_models, _use_nemo_model),
     Target("decoder", _tuned, _use_model, kernels=True),
     Target("run", _runs, _resume),
     Target("download", _downloads, _download),
