@@ -23,6 +23,7 @@ from asr.model.hf.names import whole_name
 from asr.model.start import load_start, resolve_start
 from asr.train import resume, train
 from tests.builders import build_corpus
+from tests.nemo_files import write_nemo
 from tests.test_cli import command  # noqa: F401  # the fixture
 
 HF = Path(__file__).parent / "data" / "hf"
@@ -196,6 +197,15 @@ def test_the_tokens_of_the_network_are_kept_if_they_are_asked_for(data, tmp_path
     assert model.tokenizer.symbols == published.tokenizer.symbols
 
 
+def test_a_conformer_of_nemo_brings_its_network_and_input(tmp_path):
+    model = write_nemo(tmp_path / "small.nemo")
+    settings = [f"train.init={json.dumps(f'nemo:{model}')}", "model.dropout=0.2"]
+    cfg = resolve_start(configs.load(find_config("finetune/parakeet"), settings))
+    network = load_start(f"nemo:{model}").network
+    assert cfg.model.dropout == 0.2 and cfg.model.hidden == network.cfg.hidden
+    assert cfg.model.conformer == network.cfg.conformer and cfg.features.kind == "parakeet"
+
+
 # mistakes, one line each
 
 
@@ -258,4 +268,4 @@ def test_a_config_makes_the_updates_of_the_paper(name):
     # the parts that are frozen are parts of the network
     network = load_start(f"hf:{HF}/base").network
     names = [key for key, _ in network.named_parameters()]
-    assert all(any(key.startswith(f"{part}") for key in names) for part in cfg.train.freeze)
+    assert all(any(key.startswith(f"{part}.") for key in names) for part in cfg.train.freeze)
