@@ -284,7 +284,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 def _config(thing: str) -> dict[str, Any]:
     from asr import config as configs
     from asr.corpora.catalogue import find_config
-    from asr.features import build_extractor
+    from asr.features.build import build_extractor
     from asr.model.build import build_network
     from asr.model.tensor_files import planned
     from asr.model.trainable import describe as describe_network

@@ -35,7 +35,7 @@ from asr.doctor.picture import draw_histograms
 from asr.doctor.rows import role_of
 from asr.doctor.start import check_start
 from asr.errors import AsrError, DataError
-from asr.features import FeatureExtractor
+from asr.features.frames import FeatureExtractor
 from asr.model.conv import ConvFrontEnd
 from asr.train import train
 from tests.builders import build_corpus, noise, sine, tiny_config, without_length, write_wav

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from asr.batch import extract
 from asr.config import FeatureConfig, RunConfig, parse
 from asr.errors import AsrError, CheckpointError, ConfigError
-from asr.extractor import Extractor
-from asr.features import build_extractor
-from asr.features_hf import HiddenExtractor
+from asr.features.build import build_extractor
+from asr.features.extractor import Extractor
+from asr.features.hidden import HiddenExtractor
 from asr.infer import log_probs, prepared
 from asr.info import describe
 from asr.model.checkpoint import load_trainable

@@ -9,8 +9,8 @@ import torch
 
 from asr.config import FeatureConfig, RunConfig, parse
 from asr.errors import ConfigError
-from asr.features import build_extractor
-from asr.features_parakeet import slaney_filters
+from asr.features.build import build_extractor
+from asr.features.parakeet import slaney_filters
 from asr.training.feature_loader import _check_warp
 from tests.make_parakeet import FOLDER, recordings
 

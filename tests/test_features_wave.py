@@ -13,8 +13,8 @@ from asr.config import FeatureConfig, RunConfig, override, parse
 from asr.data import manifest as manifests
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import ConfigError
-from asr.features import build_extractor
-from asr.features_wave import NORMALIZE_EPS
+from asr.features.build import build_extractor
+from asr.features.samples import NORMALIZE_EPS
 from asr.model.trainable import TrainableNetwork
 from asr.training.data import TrainingData
 from asr.training.feature_loader import FeatureLoader

@@ -44,11 +44,7 @@ FLOORS = {
     "decode": 1,
     "alignment": 1,
     # 2: torch
-    "extractor": 2,
     "features": 2,
-    "features_parakeet": 2,
-    "features_wave": 2,
-    "features_hf": 2,
     "ahead": 2,
     "batch": 2,
     "ctc": 2,

@@ -24,7 +24,7 @@ from asr.config import ModelConfig
 from asr.config.networks import Wav2Vec2Config
 from asr.ctc import ctc_loss
 from asr.errors import ConfigError
-from asr.features_wave import NORMALIZE_EPS
+from asr.features.samples import NORMALIZE_EPS
 from asr.model.build import build_network
 from asr.model.hf.config import read_config
 from asr.model.hf.weights import file_name, read_weights

@@ -21,7 +21,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import read_tokenizer
 from asr.decode.tuned import Tuned
 from asr.errors import CheckpointError, ConfigError
-from asr.features import build_extractor
+from asr.features.build import build_extractor
 from asr.files import recover_folder, remove_parts, replace_folder, write_json
 from asr.model import bundles
 from asr.model.build import build_network

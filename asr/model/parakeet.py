@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asr.config import ModelConfig
 from asr.errors import CheckpointError
-from asr.features_parakeet import ParakeetExtractor
+from asr.features.parakeet import ParakeetExtractor
 from asr.model.build import build_network
 from asr.model.tensor_files import check_alike, fill, planned
 from asr.model.trainable import TrainableNetwork, steps_of

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.config import AudioConfig, FeatureConfig, ModelConfig
-from asr.extractor import Extractor
+from asr.features.extractor import Extractor
 from asr.model.contract import AcousticModel
 from asr.model.padded import PaddedNetwork
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from asr.config import Stage
 from asr.errors import AsrError
-from asr.features_wave import as_frames, describe_waves
+from asr.features.samples import as_frames, describe_waves
 from asr.model.padded import PaddedNetwork
 from asr.model.trainable import count, unpadded_steps
 from asr.runtime import package_version, to_device

@@ -19,7 +19,7 @@ from asr.data.tokenizer import BLANK_ID
 from asr.decode.greedy import greedy
 from asr.decode.types import Hypothesis, LogProbs
 from asr.errors import AsrError, os_reason, printable
-from asr.features import FeatureExtractor
+from asr.features.frames import FeatureExtractor
 from asr.files import open_atomic
 from asr.infer import log_probs
 from asr.model.checkpoint import AcousticModel

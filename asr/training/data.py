@@ -23,7 +23,7 @@ from asr.data.manifest import Manifest
 from asr.data.targets import targets_of
 from asr.data.tokenizer import Tokenizer
 from asr.errors import ConfigError, DataError
-from asr.extractor import Extractor
+from asr.features.extractor import Extractor
 from asr.model.trainable import TrainableNetwork
 from asr.runtime import generator, is_out_of_memory, stable_seed, usable_cores
 from asr.training.feature_loader import FeatureLoader

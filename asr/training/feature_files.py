@@ -19,7 +19,7 @@ import asr
 from asr.batch import Features, extract
 from asr.data.audio import Wave
 from asr.errors import os_reason
-from asr.extractor import Extractor
+from asr.features.extractor import Extractor
 from asr.files import open_atomic
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from asr.config import RunConfig
 from asr.data import audio, shards
 from asr.data.manifest import Manifest
 from asr.errors import ConfigError
-from asr.extractor import Extractor, NormalizedExtractor
+from asr.features.extractor import Extractor, NormalizedExtractor
 from asr.runtime import generator, stable_seed
 from asr.training.augment import bin_centres_hz, spec_augment, warp_frequencies
 from asr.training.distort import Distorter

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from asr.config import AudioConfig, TextConfig
 from asr.data.tokenizer import Tokenizer
-from asr.features_parakeet import ParakeetExtractor
-from asr.features_wave import NORMALIZE_EPS
+from asr.features.parakeet import ParakeetExtractor
+from asr.features.samples import NORMALIZE_EPS
 from asr.model.hf import parakeet
 from asr.model.hf.config import HfConfig, read_config
 from asr.model.hf.folder import locate

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from asr.config import FeatureConfig, ModelConfig
 from asr.errors import CheckpointError, ConfigError
-from asr.features_parakeet import ParakeetExtractor
+from asr.features.parakeet import ParakeetExtractor
 from asr.model.parakeet import check_weights, fill_network, plan_network
 from asr.model.trainable import TrainableNetwork
 

@@ -12,8 +12,8 @@ from asr.config import AudioConfig, FeatureConfig, ModelConfig, TextConfig
 from asr.config.networks import Wav2Vec2Config
 from asr.data.tokenizer import CharTokenizer, Tokenizer
 from asr.errors import ConfigError
-from asr.extractor import Extractor
-from asr.features import build_extractor
+from asr.features.build import build_extractor
+from asr.features.extractor import Extractor
 from asr.model.hf.body import body_tensors
 from asr.model.hf.config import HfConfig, read_config
 from asr.model.hf.folder import locate

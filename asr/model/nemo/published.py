@@ -16,7 +16,7 @@ from torch import Tensor
 from asr.config import AudioConfig, TextConfig
 from asr.data.tokenizer import Tokenizer
 from asr.errors import CheckpointError, ConfigError
-from asr.features_parakeet import ParakeetExtractor
+from asr.features.parakeet import ParakeetExtractor
 from asr.model.nemo.archive import CONFIG, NemoArchive, open_archive
 from asr.model.nemo.config import NemoConfig, read_config
 from asr.model.nemo.names import parse

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from asr.errors import CheckpointError
-from asr.features_parakeet import ParakeetExtractor
+from asr.features.parakeet import ParakeetExtractor
 from asr.model.parakeet import HEAD
 
 #: pattern -> name here, one after the other

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
-from asr.extractor import Extractor, check_keys, mask
+from asr.features.extractor import Extractor, check_keys, mask
 from asr.limits import check_spectrum
 
 #: the keys that mean something

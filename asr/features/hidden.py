@@ -15,8 +15,8 @@ from torch import Tensor
 
 from asr.config import FeatureConfig
 from asr.errors import CheckpointError, ConfigError
-from asr.extractor import NormalizedExtractor, check_keys
-from asr.features_wave import NORMALIZE_EPS, as_frames
+from asr.features.extractor import NormalizedExtractor, check_keys
+from asr.features.samples import NORMALIZE_EPS, as_frames
 from asr.model.hf.body import load_body
 from asr.model.hf.config import read_config
 from asr.model.hf.folder import locate

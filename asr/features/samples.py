@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
-from asr.extractor import Extractor, check_keys
+from asr.features.extractor import Extractor, check_keys
 
 #: what is added to the variance when an utterance is normalised (transformers, feature_extraction_wav2vec2.py)
 NORMALIZE_EPS = 1e-7

@@ -15,26 +15,8 @@ from torch import Tensor
 
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
-from asr.extractor import Extractor as Extractor
-from asr.extractor import NormalizedExtractor, mask
-from asr.features_hf import HiddenExtractor
-from asr.features_parakeet import ParakeetExtractor
-from asr.features_wave import SampleExtractor
+from asr.features.extractor import NormalizedExtractor, mask
 from asr.limits import check_spectrum
-
-
-def build_extractor(cfg: FeatureConfig, sample_rate_hz: int) -> Extractor:
-    """Build the extractor of the kind that ``cfg.kind`` names.
-
-    Raises:
-        ConfigError: the settings do not fit together, or not the sample rate.
-    """
-    kinds: dict[str, type[Extractor]] = {
-        "wave": SampleExtractor,
-        "parakeet": ParakeetExtractor,
-        "hf": HiddenExtractor,
-    }
-    return kinds.get(cfg.kind, FeatureExtractor)(cfg, sample_rate_hz)
 
 
 class FeatureExtractor(NormalizedExtractor):

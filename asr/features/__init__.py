@@ -1,0 +1,1 @@
+"""Features: from samples to what a network sees."""
