@@ -19,10 +19,12 @@ from asr.data.manifest import Manifest, Utterance
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, ConfigError
 from asr.model.checkpoint import build_model
+from asr.model.hf.config import read_config
 from asr.training.data import TrainingData
 from asr.training.distributed import DistributedGroup, ProcessGroup, process_group
 from asr.training.trial import build_trial
 from tests.builders import build_corpus, tiny_config
+from tests.make_hf_folders import FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
 # No dropout: its masks are drawn for a process. All else that a run can have.
@@ -32,6 +34,22 @@ BASE = (
     "batch.max_utterances=5",
     "augment.speeds=[0.9, 1.0, 1.1]",
     "features.normalization=corpus",
+)
+WAVES = (
+    "features.kind=wave",
+    "features.num_mels=80",
+    "features.normalization=utterance",
+    "model.encoder=wav2vec2",
+    "model.conv=[]",
+    f"model.wav2vec2.shape={read_config(FOLDER / 'base').shape.model_dump_json()}",
+    "optim.lr=0.003",
+)
+#: what processes draw for themselves
+DRAWN = (
+    "model.dropout=0.1",
+    "model.wav2vec2.layer_drop=0.4",
+    "model.wav2vec2.mask_time_probability=0.05",
+    "train.activation_checkpointing=true",
 )
 SOON = "train.checkpoint_every_s=1e-9"
 
@@ -117,6 +135,7 @@ def everything(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
             "optim.lr_scales={layers: 0.5}",
             "optim.decay_towards=start",
         ),
+        "wav2vec2": WAVES,
     }
     for name, more in kinds.items():
         for size in (1, 3 if name == "lstm" else 2):
@@ -124,6 +143,7 @@ def everything(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
             jobs.append((label, {"run": folder / label, "size": size, "settings": [*BASE, *more]}))
     twice = [*BASE, *kinds["lstm"], "train.activation_checkpointing=true"]
     jobs.append(("lstm-twice", {"run": folder / "lstm-twice", "size": 3, "settings": twice}))
+    jobs.append(("drawn", {"run": folder / "drawn", "size": 3, "settings": [*BASE, *WAVES, *DRAWN]}))
     acts = {
         "kill": [1, 4, "KILL"],
         "first": [0, 6, "KILL"],
@@ -157,12 +177,17 @@ def test_activation_checkpointing_changes_no_bit_of_what_several_processes_train
     _assert_same(runs / "lstm-twice", runs / "lstm-many")
 
 
-@pytest.mark.parametrize("name", ["plain", "lstm", "frozen"])
+@pytest.mark.parametrize("name", ["plain", "lstm", "frozen", "wav2vec2"])
 def test_several_processes_train_what_one_does(runs, name):
     one, many = runs / f"{name}-one", runs / f"{name}-many"
     _assert_alike(many, one)
     valid = [[(r["epoch"], r["wer"]) for r in _rows(run, "valid")] for run in (one, many)]
     assert [epoch for epoch, _ in valid[0]] == [epoch for epoch, _ in valid[1]] == [1, 2, 3]
+
+
+def test_processes_that_leave_out_other_layers_do_not_wait_for_each_other(everything):
+    (result,) = everything[1]["drawn"]
+    assert result["codes"] == [0, 0, 0], result
 
 
 def test_accumulated_batches_make_one_update_of_them_all(runs):

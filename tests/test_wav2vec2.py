@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from asr.batch import empty_batch
 from asr.config import ModelConfig
 from asr.config.networks import Wav2Vec2Config
 from asr.ctc import ctc_loss
@@ -219,9 +220,11 @@ def test_utterances_too_short_for_a_step_disturb_nobody():
         assert network(*batch_of([tiny_n]))[1].tolist() == [0]
 
 
-def test_a_batch_without_utterances_still_has_a_gradient_of_each_weight():
-    network = network_of(FOLDER / "wavlm", **DISTURBED, **MASKED)
-    log_probs_bsv, _ = network(torch.zeros(0, 1, 1), torch.zeros(0, dtype=torch.int64))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_without_utterances_still_has_a_gradient_of_each_weight(name):
+    network = network_of(FOLDER / name, **DISTURBED, **MASKED)
+    batch = empty_batch(1)
+    log_probs_bsv, _ = network(batch.features_btf, batch.num_frames_b)
     assert all(not gradient.any() for gradient in gradients(network, log_probs_bsv.sum() * 0.0).values())
 
 
@@ -296,6 +299,21 @@ def test_checkpointed_layers_have_the_gradients_of_those_that_are_kept(name):
         found.append(gradients(network, losses(network, waves, [[3, 4], [2]]).sum()))
     for key, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][key], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_bf16_the_gradients_point_the_same_way(name):
+    network = network_of(FOLDER / name, **MASKED)
+    waves = waves_of(FOLDER / name, 6400, SHORT)
+    found = []
+    for is_half in (False, True):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            losses_b = losses(network, waves, [[3, 4], [2]])
+        assert losses_b.dtype == torch.float32
+        found.append(torch.cat([gradient.flatten() for gradient in gradients(network, losses_b.sum()).values()]))
+    # eight bits of each of thousands of products in a row, in networks of 16 units
+    assert float(torch.nn.functional.cosine_similarity(*found, dim=0)) > 0.98
 
 
 def test_a_frozen_layer_has_no_gradient_though_it_is_left_out(monkeypatch):

@@ -86,12 +86,11 @@ class Wav2Vec2Body(nn.Module):
         Shapes: (b, n), (b,) int64 on the CPU -> (b, s, h), (b,).
         """
         num_steps_b = self.num_steps(num_samples_b)
-        if not len(num_steps_b):
-            # Silence in its place: torch's attention of nothing has no gradients, for which other processes wait.
-            silence_bsh, _ = self(waves_bn.new_zeros(1, self.least_samples), torch.tensor([self.least_samples]))
-            return silence_bsh[:0], num_steps_b
         waves_bn = self._fitting(waves_bn, num_samples_b)
-        values_bhs = self.feature_extractor(waves_bn, num_samples_b, self._run)
+        # An utterance without any step has one of silence: norm and attention need something to look at, and other
+        # processes wait for a gradient of each weight.
+        heard_b = num_samples_b.clamp(min=self.least_samples)
+        values_bhs = self.feature_extractor(waves_bn, heard_b, self._run)
 
         values_bsh = self.dropout(self.feature_projection(values_bhs.transpose(1, 2)))
         if self.training:
@@ -99,7 +98,6 @@ class Wav2Vec2Body(nn.Module):
         steps = values_bsh.shape[1]
         inside_bs = None
         if bool((num_steps_b < steps).any()):
-            # An utterance without any step has one here, as attention needs something to look at.
             inside_bs = step_mask(num_steps_b.clamp(min=1), steps, values_bsh.device)
             values_bsh = values_bsh.masked_fill(~inside_bs[:, :, None], 0.0)
         return self.encoder(values_bsh, inside_bs, self._run), num_steps_b
