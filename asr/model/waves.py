@@ -1,4 +1,4 @@
-"""Networks that take the samples themselves: what torchaudio's bundles and Hugging Face's models share.
+"""Networks of torchaudio's bundles, which take the samples themselves, and the extractor of samples.
 
 Axes: b batch, n samples (the frames here), s steps, v vocabulary.
 """
@@ -26,8 +26,8 @@ from asr.runtime import package_version, to_device
 INSTALL_PAIR = "pip install --force-reinstall torch==2.14.1 torchaudio==2.11.1 (or torch==2.11.0 torchaudio==2.11.0)"
 
 
-def load_torchaudio(needed_by: str = "torchaudio:NAME", extra: str = "bundles") -> ModuleType:
-    """Import torchaudio, which only published models need.
+def load_torchaudio() -> ModuleType:
+    """Import torchaudio, which only its own published models need.
 
     Raises:
         AsrError: it is not installed, or does not load with the installed torch; with the command that mends it.
@@ -37,8 +37,8 @@ def load_torchaudio(needed_by: str = "torchaudio:NAME", extra: str = "bundles") 
     except ModuleNotFoundError as error:
         if error.name != "torchaudio":
             raise
-        install = f"pip install 'asr-ctc[{extra}]'"
-        raise AsrError(f"{needed_by} needs torchaudio, which is not installed: {install}") from error
+        install = "pip install 'asr-ctc[bundles]'"
+        raise AsrError(f"torchaudio:NAME needs torchaudio, which is not installed: {install}") from error
     # A library that does not fit raises OSError; a build for another version of CUDA RuntimeError.
     except (ImportError, OSError, RuntimeError) as error:
         pair = f"torchaudio {package_version('torchaudio')} does not load with torch {torch.__version__}"
