@@ -14,6 +14,7 @@ from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.files import read_json
 from asr.lm.binary import MAGIC
+from asr.lm.kenlm import MAGIC as KENLM_MAGIC
 from asr.model.foreign import kind_of_file
 from asr.model.hf.names import is_hf
 from asr.model.nemo.names import is_nemo, parse
@@ -232,20 +233,24 @@ def _is_language_model(path: Path) -> bool:
     """Check the content, as ``asr.lm.ngram.load`` does; damage further on is found when the model is loaded."""
     with path.open("rb") as file:
         head = file.read(4096)
-    return head.startswith((_BINARY, _GZIP)) or b"\\data\\" in head
+    return head.startswith((_BINARY, _GZIP, KENLM_MAGIC)) or b"\\data\\" in head
 
 
 def _language_model(path: Path) -> dict[str, Any]:
     from asr.lm import ngram
+    from asr.lm.model import HashedModel
 
     model = ngram.load(path)
     with path.open("rb") as file:
-        is_binary = file.read(len(_BINARY)) == _BINARY
+        head = file.read(len(KENLM_MAGIC))
+    form = "binary, mapped" if head.startswith(_BINARY) else "ARPA"
+    if head == KENLM_MAGIC:
+        form = f"binary of KenLM, {'hash tables, mapped' if isinstance(model, HashedModel) else 'a trie'}"
     words = [word for word in model.words if word not in ("<s>", "</s>", "<unk>", "<UNK>")]
     longest = sorted(words, key=lambda word: (-len(word), word))[:3]
     return {
         "path": str(path),
-        "form": "binary, mapped" if is_binary else "ARPA",
+        "form": form,
         "bytes": path.stat().st_size,
         "order": len(model.counts),
         **{f"{n}-grams": count for n, count in enumerate(model.counts, start=1)},

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.extending import overload
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,3 +25,8 @@ def summing(function: F) -> F:
 def inlined(function: F) -> F:
     """Compile a function into its callers."""
     return cast(F, numba.njit(nogil=True, error_model="numpy", inline="always")(function))
+
+
+def choose_by_type(function: Callable[..., Any], choose: Callable[..., Callable[..., Any]]) -> None:
+    """Let compiled code that calls a function call another one, chosen by the numba types of the arguments."""
+    overload(function, strict=False)(choose)  # strict: the two would need the same annotations

@@ -347,7 +347,7 @@ def test_confidences_are_shares(texts, data):
 
 
 def test_compiling_is_announced_once_and_outdated_code_forgotten(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(compiled_search, "_ready", False)
+    monkeypatch.setattr(compiled_search, "_ready", set())
     monkeypatch.setattr(compiled_search, "_cache_folder", lambda: tmp_path)
     old = tmp_path / "beam.search_steps-1.py311.nbi"
     old.write_bytes(b"")

@@ -24,6 +24,7 @@ from tests.builders import build_corpus, write_wav
 from tests.test_cli import command  # noqa: F401  # the fixture
 
 BASE = Path(__file__).parent / "data" / "hf" / "base"
+KENLM = Path(__file__).parent / "data" / "kenlm"
 ARPA = """\\data\\
 ngram 1=6
 ngram 2=4
@@ -228,14 +229,21 @@ def test_a_language_model_of_other_letters_is_one_line_with_the_way_out(folder, 
     assert result.code == 2 and "--lm none" in result.err, result.err
 
 
-def test_a_binary_model_of_kenlm_is_left_unused_and_said(folder, corpus, command, caplog):  # noqa: F811
-    path = add_language_model(
-        folder, ATTRIBUTES, b"mmap lm http://kheafield.com/code format version 5\n\0" + bytes(100)
-    )
-    result = command("evaluate", f"hf:{folder}", corpus, "--json", "--device", "cpu")
-    assert result.code == 0 and json.loads(result.out)["decoder"] == "greedy"
-    (said,) = caplog.messages
-    assert said.startswith(f"{path}: a binary model of kenlm") and "left unused" in said and "ARPA" in said
+def test_a_binary_file_of_kenlm_in_the_folder_is_used_with_its_list_of_words(tmp_path, caplog):
+    place = tmp_path / "language_model"
+    place.mkdir()
+    shutil.copy(KENLM / "odd.bin", place / "3gram.bin")
+    (place / "attrs.json").write_text(json.dumps(ATTRIBUTES | {"score_boundary": False}))
+    (place / "unigrams.txt").write_text("a\nc\n")
+    tokenizer = CharTokenizer((" ", "a", "b", "c"))
+    log_probs_sv = np.where(np.eye(5)[[2, 1, 3]] > 0, 0.0, -np.inf).astype(np.float32)  # "a b"
+    with caplog.at_level("INFO"):
+        decoder = decoder_for(tmp_path, tokenizer, DecoderOptions(shipped=shipped_settings(tmp_path)))
+    best = decoder.decode(log_probs_sv)[0]
+    # pyctcdecode: b is in the model, but not in the list
+    expected = 0.7 * np.log(10) * (ngram.load(KENLM / "odd.bin").score(["a", "b"]) / np.log(10) - 4.0) + 2 * 1.2
+    assert best.text == "a b" and best.lm_score == pytest.approx(expected, abs=1e-5)
+    assert "score_boundary" in caplog.text and "2 of the language model's 3 words count as known" in caplog.text
 
 
 @pytest.mark.parametrize(

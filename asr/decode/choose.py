@@ -44,8 +44,12 @@ def beam_decoder(
     lm_path: Path | None = None,
     source: str = "",
     backend: Backend = "auto",
+    known_words: Path | None = None,
 ) -> Decoder:
     """Make a prefix beam search, with the n-gram model in a file when there is one.
+
+    Args:
+        known_words: A file with the only words of the language model that count as known; ``None``: all do.
 
     Raises:
         DataError: the language model cannot be read.
@@ -54,6 +58,8 @@ def beam_decoder(
     if lm_path is not None and lm_path.is_dir():
         raise ConfigError(f"{lm_path}: is a folder; --lm takes an n-gram model's file; a neural model: --rescore")
     lm = None if lm_path is None else ngram.load(lm_path)
+    if lm is not None and known_words is not None:
+        lm.keep_known(ngram.read_lines([known_words]), str(known_words))
     search = BeamDecoder(tokenizer, config, lm, backend)
     lm_name = None if lm_path is None else short(lm_path)
     return Decoder(describe_search(search.config, with_lm=lm is not None), lm_name, search.decode, source)
@@ -90,14 +96,16 @@ def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | No
     if options.confidence:
         config = config.model_copy(update={"confidence": True})
 
+    known_words = None
     if lm is None and tuned:
         lm = lm_path(folder, tuned)
+        known_words = Path(tuned.lm_words) if tuned.lm_words else None
     lm = None if lm == NO_LM else lm
     idle = [key for key in ("alpha", "beta", "unknown_log_prob") if lm is None and key in options.settings]
     if idle:
         raise ConfigError(f"{idle[0]} weighs a language model, and there is none; give one with --lm", key=idle[0])
     try:
-        return beam_decoder(tokenizer, config, lm, source, options.backend)
+        return beam_decoder(tokenizer, config, lm, source, options.backend, known_words)
     except AsrError as error:
         if tuned is not None and tuned is options.shipped:  # nobody asked for it
             raise ConfigError(f"{error} (--lm none leaves out {lm}, which came with the model)") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -36,6 +36,8 @@ class LanguageModel(Protocol):
 
     @property
     def words(self) -> Sequence[str]: ...
+    @property
+    def known_words(self) -> Set[str] | None: ...
     @property
     def arrays(self) -> Any: ...
     @property
@@ -162,7 +164,7 @@ def build_tables(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | N
         num_letters_v=np.array([len(ids) for ids in spelled], np.int32),
         listed=fusion == WORD_FUSION or bool(config.hotwords) or config.lexicon is not None,
         closed=config.lexicon is not None,
-        **letter_trie(letters, config, lm_words),
+        **letter_trie(letters, config, lm_words, lm.known_words if lm is not None else None),
         off=0.0,
         fusion=fusion,
         alpha=0.0,

@@ -6,7 +6,7 @@ Axes: w words of a list, n nodes of the trie, e its edges.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,14 @@ from asr.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 
-def letter_trie(letters: Sequence[str], config: BeamConfig, lm_words: Mapping[str, int] | None) -> dict[str, Any]:
+def letter_trie(
+    letters: Sequence[str], config: BeamConfig, lm_words: Mapping[str, int] | None, known_words: Set[str] | None = None
+) -> dict[str, Any]:
     """Return the letter trie of the lexicon, or else of the language model's words and the hotwords.
 
     Args:
         lm_words: the id of each word that the language model knows; None: there is no model of words.
+        known_words: those of them that count as known; None: all.
 
     Raises:
         ConfigError: a hotword, or every word, has letters that the tokenizer cannot write.
@@ -51,6 +54,8 @@ def letter_trie(letters: Sequence[str], config: BeamConfig, lm_words: Mapping[st
     word_n[node_w[written]] = ids_w[written]
     known_n = np.zeros(num_nodes, np.bool_)
     known_n[node_w[written]] = (ids_w[written] >= 0) | (lm_words is None)
+    if known_words is not None:
+        known_n[node_w[[i for i in written.tolist() if words[i] not in known_words]]] = False
     known_n[list(hot)] = True
 
     num_letters = max(len(letters), 1)

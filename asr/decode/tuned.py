@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from pydantic import Field
 from asr.config import Stage, parse
 from asr.decode.settings import BeamConfig
 from asr.errors import CheckpointError, ConfigError, os_reason
-from asr.files import read_json, write_json
+from asr.files import open_regular, read_json, write_json
 from asr.lm.binary import save_binary
-from asr.lm.model import NgramModel
+from asr.lm.files import reading, writing
+from asr.lm.model import HashedModel, NgramModel
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ class Tuned(Stage):
     lm: str | None = None
     #: its size when the weights were tuned: another one is another model
     lm_bytes: int | None = None
+    #: a file with the only words of the language model that count as known, one per line; null: all do
+    lm_words: str | None = None
     rescore: Rescore | None = None
     #: what is known of the tuning: manifest, utterances, WER; nothing in it is needed to decode
     tuning: dict[str, Any] = Field(default_factory=dict)
@@ -65,8 +69,16 @@ def keep_lm(folder: Path, model: NgramModel, path: Path) -> tuple[str, int]:
     place, own = path.resolve(), folder.resolve()
     if not place.is_relative_to(own):
         place = own / LM
-        save_binary(model, place)
+        if isinstance(model, HashedModel):  # its n-grams cannot be listed
+            _copy(path, place)
+        else:
+            save_binary(model, place)
     return str(place.relative_to(own)), place.stat().st_size
+
+
+def _copy(source: Path, target: Path) -> None:
+    with reading(source), open_regular(source) as file, writing(target) as copy:
+        shutil.copyfileobj(file, copy)
 
 
 def write_tuned(folder: Path, tuned: Tuned) -> Path:

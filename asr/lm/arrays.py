@@ -53,6 +53,23 @@ class NgramArrays(NamedTuple):
     order: Longs
 
 
+class HashedArrays(NamedTuple):
+    """The tables of a KenLM file, whose n-grams are found by hashes of their words and cannot be listed.
+
+    A node is a place in the tables: 0 the empty n-gram, ``1 + word`` a unigram, then every bucket of the tables of
+    orders 2 to the highest but one. Axes: o orders, n nodes from the first bucket on.
+    """
+
+    #: the file as 32-bit numbers; those of probabilities are float32, log10
+    items: Ints
+    #: of each order, from 1: the columns that ``asr.lm.compiled.kenlm`` names
+    layout_o: npt.NDArray[np.int64]
+    #: of each bucket that was a state: the node of its n-gram without the first word, and this word. What a search has
+    #: passed is written here, always with the same numbers, so threads may share it
+    links_n: npt.NDArray[np.int32]
+    vocabulary_size: Longs
+
+
 def new_arrays(num_words: int, order: int, num_nodes: int) -> NgramArrays:
     """Return arrays with room for this many nodes; only the empty n-gram is in them."""
     slots = table_slots(num_nodes - 1 - num_words)

@@ -36,11 +36,13 @@ def save_binary(model: NgramModel, path: str | Path) -> None:
     """Write a model so that ``load_binary`` maps it; the file appears whole or not at all.
 
     Raises:
+        DataError: the n-grams of the model are known by hashes only.
         AsrError: it cannot be written, or this machine is big-endian.
     """
     if sys.byteorder != "little":
         raise AsrError("binary n-gram models are little-endian and this machine is not; use ARPA")
 
+    model.check_listable()
     arrays = model.arrays._asdict() | {"vocabulary": np.frombuffer(model.vocabulary, np.uint8)}
     offsets = {}
     end = 0

@@ -237,7 +237,7 @@ def _token_probs(models: Sequence[NgramModel], lines: Iterable[str]) -> Doubles:
         raise DataError("no text to choose weights by: there is not one line")
 
     ids_mt = np.array(ids_m, np.int32)
-    num_words = int((ids_mt[0] != NgramModel.end_id).sum())
+    num_words = int((ids_mt[0] != models[0].end_id).sum())
     unknown = int((ids_mt == NgramModel.unk_id).all(0).sum())
     hint = "is it in the models' case, and in tokens where they are models of tokens (--tokenizer)?"
     if num_words and unknown == num_words:

@@ -5,15 +5,19 @@ Axes: n nodes, or queries where a function says so; w words of a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from asr.errors import DataError
-from asr.lm.arrays import Doubles, Ints, Longs, NgramArrays, nodes_by_order
+from asr.lm.arrays import BEGIN, END, Doubles, HashedArrays, Ints, Longs, NgramArrays, nodes_by_order
+
+logger = logging.getLogger(__name__)
 
 
 def enter_ngrams(arrays: NgramArrays, contexts_n: Ints, words_n: Ints) -> None:
@@ -33,7 +37,9 @@ def enter_ngrams(arrays: NgramArrays, contexts_n: Ints, words_n: Ints) -> None:
     arrays.is_context[contexts_n[longer]] = 1
 
 
-def advance_many(arrays: NgramArrays, states_n: npt.ArrayLike, words_n: npt.ArrayLike) -> tuple[Doubles, Longs]:
+def advance_many(
+    arrays: NgramArrays | HashedArrays, states_n: npt.ArrayLike, words_n: npt.ArrayLike
+) -> tuple[Doubles, Longs]:
     """Return the log-probability of each word after its state, and the state after it.
 
     Shapes: n queries, or one state or word for all; both results of n.
@@ -64,6 +70,8 @@ class NgramModel:
         self.arrays = arrays
         self.counts = tuple(int(c) for c in counts)
         self.has_unk = has_unk
+        #: the only words that count as known in a beam search; None: all of them do
+        self.known_words: frozenset[str] | None = None
 
     @property
     def order(self) -> int:
@@ -90,7 +98,26 @@ class NgramModel:
     def sentence_ids(self, words: Sequence[str]) -> list[int]:
         """Return the ids of a text's words and of the sentence's end; ``<s>`` and ``</s>`` in a text are unknown."""
         ids = [self._ids.get(word, self.unk_id) for word in words]
-        return [*(i if i > self.end_id else self.unk_id for i in ids), self.end_id]
+        special = (self.begin_id, self.end_id)
+        return [*(self.unk_id if i in special else i for i in ids), self.end_id]
+
+    def keep_known(self, words: Iterable[str], source: str) -> None:
+        """Let only these of the model's words count as known in a beam search; all do, if none of these is one."""
+        known = frozenset(word.strip() for word in words if word.strip() in self._ids)
+        ordinary = len(self.words) - len((self.unk_id, self.begin_id, self.end_id))
+        if not known:
+            logger.warning("%s: none of the language model's %d words is in it; it is not used", source, ordinary)
+            return
+        self.known_words = known
+        if len(known) < ordinary:
+            logger.info("%s: %d of the language model's %d words count as known", source, len(known), ordinary)
+
+    def check_listable(self) -> None:
+        """Refuse a model whose n-grams cannot be listed.
+
+        Raises:
+            DataError: the n-grams are known by hashes only.
+        """
 
     @property
     def begin_state(self) -> int:
@@ -136,8 +163,10 @@ class NgramModel:
         Shapes: n nodes, both.
 
         Raises:
-            DataError: the context of an n-gram is none of those that are shorter by one word: the file is damaged.
+            DataError: the context of an n-gram is none of those that are shorter by one word: the file is damaged; or
+                the n-grams are known by hashes only.
         """
+        self.check_listable()
         arrays = self.arrays
         contexts_n = np.zeros(len(arrays.log_probs), np.int32)
         words_n = np.zeros(len(arrays.log_probs), np.int32)
@@ -152,3 +181,22 @@ class NgramModel:
             if len(contexts) and not below.start <= contexts.min() <= contexts.max() < below.stop:
                 raise DataError("the n-gram model has n-grams without their contexts; build it again")
         return contexts_n, words_n
+
+
+class HashedModel(NgramModel):
+    """A model whose n-grams are known by hashes of their words only, as in most binary files of KenLM."""
+
+    def __init__(self, vocabulary: bytes, arrays: HashedArrays, counts: Sequence[int], has_unk: bool) -> None:
+        super().__init__(vocabulary, cast(Any, arrays), counts, has_unk)
+        #: wherever they stood in the ARPA file
+        self.begin_id, self.end_id = self._ids[BEGIN], self._ids[END]
+
+    @property
+    def begin_state(self) -> int:
+        return 1 + self.begin_id
+
+    def check_listable(self) -> None:
+        raise DataError(
+            "a binary file of KenLM has hashes in place of its n-grams: it can be used and measured, but not mixed or "
+            "written in another form; give the ARPA file that it was built from"
+        )

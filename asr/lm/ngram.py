@@ -17,13 +17,15 @@ from asr.lm.binary import MAGIC, load_binary, save_binary
 from asr.lm.estimate import train as train
 from asr.lm.files import read_lines as read_lines
 from asr.lm.files import reading
+from asr.lm.kenlm import MAGIC as KENLM_MAGIC
+from asr.lm.kenlm import load_kenlm
 from asr.lm.model import NgramModel as NgramModel
 from asr.lm.perplexity import Perplexity as Perplexity
 from asr.lm.perplexity import perplexity as perplexity
 
 
 def load(path: str | Path) -> NgramModel:
-    """Load the model in a file: binary, ARPA, or ARPA as gzip; its content says which.
+    """Load the model in a file: binary, ARPA, ARPA as gzip, or KenLM's binary; its content says which.
 
     Raises:
         DataError: the file is damaged or something else.
@@ -31,7 +33,9 @@ def load(path: str | Path) -> NgramModel:
     """
     path = Path(path)
     with reading(path), open_regular(path) as file:
-        head = file.read(len(MAGIC))
+        head = file.read(len(KENLM_MAGIC))
+    if head == KENLM_MAGIC:
+        return load_kenlm(path)
     return load_binary(path) if head.startswith(MAGIC[:11]) else read_arpa(path)
 
 

@@ -431,7 +431,9 @@ def _use_lm(folder: Path) -> None:
     from asr.lm import ngram
 
     (path,) = folder.glob("lm.*")
-    if path.suffix == ".bin":  # the checksum refuses all damage: made to fit, so that what is behind it is tried
+    if (
+        path.read_bytes()[:5] == b"asr n"
+    ):  # the checksum refuses all damage: made to fit, so that what is behind it is tried
         content = path.read_bytes()[:-8]
         path.write_bytes(content + zlib.crc32(content).to_bytes(8, "little"))
     model = ngram.load(path)
@@ -463,6 +465,11 @@ def _binary_lm(scratch: Path) -> list[Seed]:
         ngram.write(model, scratch / "lm.bin")
         found.append(one("lm.bin", (scratch / "lm.bin").read_bytes()))
     return found
+
+
+def _kenlm(scratch: Path) -> list[Seed]:
+    folder = Path(__file__).parent.parent / "data" / "kenlm"
+    return [one("lm.bin", path.read_bytes()) for path in (folder / "four.bin", folder / "odd.bin")]
 
 
 def _neural_lm(scratch: Path) -> list[Seed]:
@@ -697,6 +704,7 @@ TARGETS = (
     Target("arpa", lambda scratch: [one("lm.arpa", ARPA)], _use_lm, kernels=True),
     Target("arpa-gzip", lambda scratch: [one("lm.arpa.gz", gzip.compress(ARPA.encode(), mtime=0))], _use_lm),
     Target("lm-binary", _binary_lm, _use_lm, kernels=True),
+    Target("lm-kenlm", _kenlm, _use_lm, kernels=True),
     Target("neural-lm", _neural_lm, _use_neural_lm),
     Target("model", _models, _use_model, kernels=True),
     Target("nemo-model", _nemo_models, _use_nemo_model),

@@ -27,9 +27,10 @@ logger = logging.getLogger(__name__)
 Decoded = tuple[float, float, SpanColumns]
 #: modules of compiled code, and those whose code is put into it
 _PARTS = ("whole", "beam", "borrowed", "memory", "prefixes", "rows", "selection", "viterbi")
-_INCLUDED = ("asr.lm.compiled.ngram", "asr.lm.arrays", "asr.decode.tables")
+_INCLUDED = ("asr.lm.compiled.ngram", "asr.lm.compiled.kenlm", "asr.lm.arrays", "asr.decode.tables")
 _compiling = threading.RLock()
-_ready = False
+#: the kinds of language model that the search was compiled for
+_ready: set[type] = set()
 
 
 class CompiledSearches:
@@ -163,10 +164,10 @@ def _decoded(found: Found, limit: int) -> list[list[Decoded] | None]:
 
 
 def compile_once(searches: CompiledSearches) -> None:
-    """Compile the search, or load it from disk, once per process; log it when it takes long."""
-    global _ready
+    """Compile the search, or load it from disk, once per process and kind of model; log it when it takes long."""
+    kind = type(searches.tables.lm)
     with _compiling:
-        if _ready:
+        if kind in _ready:
             return
         _forget_outdated()
         if not _cached("search_steps-*.nbi"):
@@ -180,7 +181,7 @@ def compile_once(searches: CompiledSearches) -> None:
         for final in search.finals(1):
             search.spans_of(log_probs_sv, final.tokens)
         search.close()
-        _ready = True
+        _ready.add(kind)
         searches.decode_whole([log_probs_sv], 1)
         took_s = time.perf_counter() - start_s
         if took_s > 2.0:

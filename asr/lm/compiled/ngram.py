@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from asr.jit import compiled
-from asr.lm.arrays import Bytes, Doubles, Ints, Longs, NgramArrays
+from asr.jit import choose_by_type, compiled
+from asr.lm.arrays import Bytes, Doubles, HashedArrays, Ints, Longs, NgramArrays
+from asr.lm.compiled.kenlm import advance_by_hash
 
 #: an int of Python or of numpy: the compiler has types of its own
 Int = Any
@@ -44,9 +45,14 @@ def find(arrays: NgramArrays, node: Int, word: Int) -> Int:
     return np.int64(arrays.table_nodes[slot]) if arrays.table_keys[slot] == key else MISSING
 
 
+def advance(arrays: NgramArrays | HashedArrays, state: Int, word: Int) -> tuple[float, Int]:
+    """Return the log-probability of a word after a state, and the state after it. For compiled code only."""
+    raise NotImplementedError
+
+
 @compiled
-def advance(arrays: NgramArrays, state: Int, word: Int) -> tuple[float, Int]:
-    """Return the log-probability of a word after a state, and the state after it."""
+def advance_by_node(arrays: NgramArrays, state: Int, word: Int) -> tuple[float, Int]:
+    """Do what ``advance`` does, in an automaton."""
     log_prob: Any = 0.0
     node = find(arrays, state, word)
     while node < 0:
@@ -60,15 +66,28 @@ def advance(arrays: NgramArrays, state: Int, word: Int) -> tuple[float, Int]:
     return log_prob, node
 
 
+def _choose_advance(arrays: Any, state: Any, word: Any) -> Any:
+    if arrays.instance_class is HashedArrays:
+        return lambda arrays, state, word: advance_by_hash(arrays, state, word)
+    return lambda arrays, state, word: advance_by_node(arrays, state, word)
+
+
+choose_by_type(advance, _choose_advance)
+
+
 @compiled
-def advance_all(arrays: NgramArrays, states_n: Longs, words_n: Longs, log_probs_n: Doubles, after_n: Longs) -> None:
+def advance_all(
+    arrays: NgramArrays | HashedArrays, states_n: Longs, words_n: Longs, log_probs_n: Doubles, after_n: Longs
+) -> None:
     """Write what ``advance`` returns for each state and word."""
     for i in range(len(states_n)):
         log_probs_n[i], after_n[i] = advance(arrays, states_n[i], words_n[i])
 
 
 @compiled
-def score_ids(arrays: NgramArrays, ids_w: Ints, end_id: Int, begin_state: Int, log_probs_w: Doubles) -> None:
+def score_ids(
+    arrays: NgramArrays | HashedArrays, ids_w: Ints, end_id: Int, begin_state: Int, log_probs_w: Doubles
+) -> None:
     """Write ln p of every word of sentences in a row, each of them closed by ``end_id``."""
     state = np.int64(begin_state)
     for i in range(len(ids_w)):

@@ -1,8 +1,8 @@
 """The n-gram model that stands in a folder of Hugging Face, in ``language_model/`` as pyctcdecode writes it.
 
 pyctcdecode gives a word ``alpha * (log10 p + offset) * ln 10 + beta``, the offset for unknown words only, and the end
-of a sentence ``alpha * log10 p * ln 10``. So its alpha and beta are ours as they are; the offset is in log10 and under
-alpha there, and neither of both here.
+of a sentence ``alpha * log10 p * ln 10``. Unknown are words outside the model or outside ``unigrams.txt``. So its
+alpha and beta are ours as they are; the offset is in log10 and under alpha there, and neither of both here.
 
 Source: pyctcdecode 0.5.0, ``language_model.py`` (``LanguageModel.score``).
 """
@@ -18,7 +18,6 @@ from asr.config import Stage, parse
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned
 from asr.errors import CheckpointError, ConfigError
-from asr.files import open_regular
 from asr.lm.arrays import LN10
 from asr.model.tensor_files import read_object
 
@@ -26,8 +25,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "language_model"
 _ATTRIBUTES = "attrs.json"
+_UNIGRAMS = "unigrams.txt"
 _SUFFIXES = (".arpa", ".arpa.gz", ".bin", ".binary", ".gz")
-_KENLM = b"mmap lm http://kheafield.com/code"
 
 
 class _Attributes(Stage):
@@ -37,7 +36,7 @@ class _Attributes(Stage):
     beta: float = Field(1.5, ge=-100, le=100)
     #: added to the log10 probability of a word that the model does not know
     unk_score_offset: float = Field(-10.0, ge=-1000, le=0)
-    #: whether the beginning and the end of a sentence count
+    #: whether the beginning and the end of a sentence count; here they always do
     score_boundary: bool = True
 
 
@@ -47,22 +46,8 @@ def find_language_model(folder: Path) -> Path | None:
     return min(found, default=None)
 
 
-def why_unused(path: Path) -> str:
-    """Say why an n-gram model cannot be used; empty if it can."""
-    with open_regular(path) as file:
-        is_kenlm = file.read(len(_KENLM)) == _KENLM
-    if not is_kenlm:
-        return ""
-    return (
-        "a binary model of kenlm, which keeps hashes in place of its n-grams and is not read here: "
-        "it is left unused; give the ARPA file that it was built from with --lm"
-    )
-
-
 def shipped_settings(folder: Path) -> Tuned | None:
     """Return the decoder settings that come with a model: its n-gram model and weights; None: there are none.
-
-    A model that cannot be used is left out, with a warning.
 
     Raises:
         CheckpointError: ``attrs.json`` is damaged.
@@ -70,10 +55,13 @@ def shipped_settings(folder: Path) -> Tuned | None:
     path = find_language_model(folder)
     if path is None:
         return None
-    if reason := why_unused(path):
-        log.warning("%s: %s", path, reason)
-        return None
     attributes = _read_attributes(path.with_name(_ATTRIBUTES))
+    if not attributes.score_boundary:
+        log.warning(
+            "%s: asks for scores without the beginning and the end of sentences (score_boundary); here they count",
+            path.with_name(_ATTRIBUTES),
+        )
+    words = path.with_name(_UNIGRAMS)
     config = BeamConfig(
         alpha=attributes.alpha,
         beta=attributes.beta,
@@ -81,7 +69,12 @@ def shipped_settings(folder: Path) -> Tuned | None:
         unknown_letters=1e6,  # a whole word that is unknown costs the same, however long it is
         fusion="word",
     )
-    return Tuned(config=config, lm=str(path.absolute()), lm_bytes=path.stat().st_size)
+    return Tuned(
+        config=config,
+        lm=str(path.absolute()),
+        lm_bytes=path.stat().st_size,
+        lm_words=str(words.absolute()) if words.is_file() else None,
+    )
 
 
 def _read_attributes(path: Path) -> _Attributes:
