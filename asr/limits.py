@@ -15,8 +15,9 @@ SMALL_FILE = 16 << 20
 CONFIG_FILE = 256 << 10
 #: the list of what a cache keeps of a manifest; 100 MB for 2.5 million clips (Common Voice, all English)
 CACHE_INDEX = 1 << 30
-#: the header of a safetensors file; the largest model that a config can ask for has 24 kB, its checkpoint 80 kB
-TENSOR_HEADER = 1 << 20
+#: the header of a safetensors file; Parakeet with 1.1 billion weights has 0.2 MB, its checkpoint 1.1 MB, and that of
+#: the most layers that a config can ask for 4 MB
+TENSOR_HEADER = 8 << 20
 #: tokens of a vocabulary, and letters of one; the largest that we know of for CTC has 10,288 (omniASR), and espeak's
 #: longest sign for a sound 7 letters, SentencePiece's pieces 16
 TOKENS = 1 << 17
