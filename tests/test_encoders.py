@@ -414,6 +414,7 @@ def test_configs_from_before_encoders_give_the_network_of_before_and_its_weights
         ({"encoder": "tdnn", "lookahead_steps": 3}, "lookahead_steps needs encoder: recurrent, not tdnn"),
         ({"encoder": "conformer", "conv": [{}]}, "encoder: conformer has convolutions of its own: leave out conv"),
         ({"encoder": "conformer", "hidden": 90}, "hidden 90 is no multiple of conformer.heads 4"),
+        ({"encoder": "conformer", "conformer": {"self_conditioning": True}}, "needs conformer.inter_layers"),
         ({"tdnn": {"stride": 2}}, "tdnn is set, but the encoder is recurrent: set encoder: tdnn, or leave it out"),
         ({"encoder": "tdnn", "mlp": {"context": 2}}, "mlp is set, but the encoder is tdnn"),
         ({"encoder": "tdnn", "tdnn": {"kernels": [4]}}, "tdnn.kernels: needs odd numbers from 1 to 99, got [4]"),

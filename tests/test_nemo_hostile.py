@@ -102,6 +102,7 @@ def test_a_config_that_is_none_is_one_line(tmp_path, refused, content, words):
         ({"encoder__subsampling_factor": 16}, "subsampling"),
         ({"encoder__ff_expansion_factor": 10**9}, "feed_forward"),
         ({"preprocessor__normalize": "all_features"}, "preprocessor.normalize is 'all_features'"),
+        ({"preprocessor__highfreq": 7600}, "preprocessor.highfreq is 7600, and only None is read here"),
         ({"preprocessor__window_size": 1e9}, "window_s"),
         ({"preprocessor__window_stride": 0}, "hop_s"),
         ({"preprocessor__features": -1}, "num_mels"),

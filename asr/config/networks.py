@@ -260,6 +260,8 @@ class ModelConfig(Stage):
             return
         if self.hidden % self.conformer.heads:
             raise ValueError(f"hidden {self.hidden} is no multiple of conformer.heads {self.conformer.heads}")
+        if self.conformer.self_conditioning and not self.conformer.inter_layers:
+            raise ValueError("conformer.self_conditioning needs conformer.inter_layers, whose predictions it adds")
         if self.conformer.inter_layers and self.conformer.inter_layers[-1] >= self.layers:
             raise ValueError(
                 f"conformer.inter_layers must lie below the last of {self.layers} layers, "

@@ -44,6 +44,7 @@ _PREPROCESSOR: dict[str, tuple[Any, ...]] = {
     "log_zero_guard_type": ("add",),
     "log_zero_guard_value": (2**-24,),
     "lowfreq": (0,),
+    "highfreq": (None,),
     "mel_norm": ("slaney",),
     "exact_pad": (False,),
     "stft_conv": (False,),
