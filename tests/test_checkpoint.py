@@ -507,7 +507,9 @@ def test_saving_a_step_again_keeps_the_one_before(tmp_path):
 
 def test_a_checkpoint_of_as_many_layers_as_a_config_can_ask_for_is_read(tmp_path):
     # a WavLM of 256 layers: model, two numbers and a counter of each weight, an average, and the start
-    names = [f"network.body.encoder.layers.{i}.attention.gru_rel_pos_linear.{j:02}" for i in range(256) for j in range(24)]
+    names = [
+        f"network.body.encoder.layers.{i}.attention.gru_rel_pos_linear.{j:02}" for i in range(256) for j in range(24)
+    ]
     groups = ("model", "optimizer.exp_avg_sq", "optimizer.exp_avg", "optimizer.step", "average", "start")
     tensors = {f"{group}.{name}": torch.zeros(1) for group in groups for name in names}
     save_state(tmp_path, 1, tensors, {})

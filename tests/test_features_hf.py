@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -263,7 +264,22 @@ def test_a_kept_file_is_of_one_layer_normalisation_and_network(folder, tmp_path)
     assert len(list(tmp_path.rglob("kept/*/*.npy"))) == len(extractors)
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", None])
+def archive() -> bytes:
+    file = BytesIO()
+    np.savez(file, np.zeros(3))
+    return file.getvalue()
+
+
+#: the beginning of an array's file: its description follows
+ARRAY = b"\x93NUMPY\x01\x00v\x00"
+HUGE = (b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 16), }" % 2**62).ljust(117) + b"\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no array", None, b"PK\x03\x04 no archive", archive(), ARRAY + HUGE, ARRAY + b"{".ljust(117) + b"\n"],
+    ids=["empty", "text", "cut", "broken archive", "archive", "huge", "broken header"],
+)
 def test_a_damaged_kept_file_is_made_again(tmp_path, content):
     extractor = extractor_of()
     files = FeatureFiles(extractor, str(tmp_path))

@@ -215,9 +215,21 @@ def test_a_config_without_a_network_says_how_to_name_one(data, tmp_path, command
     assert result.err.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
-def test_a_network_of_another_kind_is_named():
-    with pytest.raises(ConfigError, match=r"is of the kind wav2vec2, and model.encoder is recurrent: set"):
-        resolve_start(override(RunConfig(), [f"train.init=hf:{HF}/base"]))
+def test_a_network_of_another_kind_is_named_with_a_config_for_it(tmp_path):
+    starts = {
+        f"hf:{HF}/base": ("wav2vec2", "wav2vec2"),
+        f"nemo:{write_nemo(tmp_path / 'a.nemo')}": ("conformer", "parakeet"),
+    }
+    for init, (kind, name) in starts.items():
+        said = rf"is of the kind {kind}, and model.encoder is recurrent: set .* \(as finetune/{name} has them\)"
+        with pytest.raises(ConfigError, match=said):
+            resolve_start(override(RunConfig(), [f"train.init={init}"]))
+
+
+def test_tokens_of_a_network_that_has_none_are_asked_for_elsewhere(tmp_path, data):
+    folder = without_head("base", "Wav2Vec2ForPreTraining", "wav2vec2.", tmp_path / "pretrained")
+    with pytest.raises(CheckpointError, match=r"asked for by text\.tokenizer: to take those of .* set it to char"):
+        train(config(f"hf:{folder}", "text.tokenizer=init"), data, tmp_path / "run")
 
 
 def test_what_is_only_used_through_transformers_is_not_trained(tmp_path):

@@ -31,7 +31,7 @@ import asr.training.session
 import asr.training.step
 import asr.training.validate
 from asr import config as configs
-from asr.config import OptimConfig, RunConfig, override, to_yaml
+from asr.config import OptimConfig, RunConfig, override, parse, to_yaml
 from asr.data import manifest as manifests
 from asr.data.manifest import Utterance
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError
@@ -437,6 +437,19 @@ def test_consistency_adds_the_disagreement_of_two_views_and_leaves_the_loss_thei
 def test_two_views_that_cannot_differ_are_refused(settings):
     with pytest.raises(ConfigError, match="compares two views of an utterance, which are the same without augment"):
         tiny_config("train.consistency=0.2", *settings)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"encoder": "wav2vec2", "wav2vec2": {"mask_time_probability": 0.05}},
+        {"encoder": "conformer", "conformer": {"layer_drop": 0.1}},
+    ],
+)
+def test_masks_and_skipped_layers_inside_a_network_make_two_views_differ(model):
+    kind = "wave" if model["encoder"] == "wav2vec2" else "log_mel"
+    values = {"model": model, "features": {"kind": kind}, "train": {"consistency": 0.2}}
+    assert parse(RunConfig, values, "here").train.consistency == 0.2
 
 
 def test_a_batch_of_one_row_trains(tmp_path):

@@ -33,7 +33,7 @@ def train(
     set_: Settings = None,
     init: Annotated[
         str | None,
-        Option(metavar="MODEL", help="Start from the weights of this model or run, or of hf:FOLDER_OR_NAME."),
+        Option(metavar="MODEL", help="Start from the weights of this model or run, hf:NAME or nemo:FILE."),
     ] = None,
     max_batch_seconds: Annotated[
         str | None, Option(metavar="S|auto", help="Padded audio in a batch; auto: the most that fits in memory.")

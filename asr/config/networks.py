@@ -223,6 +223,14 @@ class ModelConfig(Stage):
         }[self.encoder]
         return convs + encoder
 
+    @property
+    def has_other_draws(self) -> bool:
+        """Return true if training draws more than the dropout: masks inside the network, or layers that are skipped."""
+        own = self.wav2vec2
+        masks = own.mask_time_probability or own.mask_channel_probability
+        drops = own.attention_dropout or own.activation_dropout or own.layer_drop or self.conformer.layer_drop
+        return bool(masks or drops)
+
     @model_validator(mode="before")
     @classmethod
     def _own_convolutions(cls, data: Any) -> Any:

@@ -214,8 +214,8 @@ class TrainConfig(Stage):
     device: str = "auto"
     #: intra-op threads on CPU; null: one per core
     threads: int | None = Field(None, ge=1, le=4096)
-    #: true: the backward pass computes the convolutions again, instead of their values being kept; auto: only on a GPU
-    #: whose memory would be too small otherwise
+    #: true: the backward pass computes the convolutions again (of conformer and wav2vec2 each layer), instead of their
+    #: values being kept; auto: only on a GPU whose memory would be too small otherwise
     activation_checkpointing: Literal["auto"] | bool = "auto"
     validate_every_epochs: int = Field(1, ge=1, le=1_000_000)
     #: model folders kept, by dev WER
@@ -287,6 +287,7 @@ class RunConfig(Stage):
         bands = spec.freq_masks and spec.freq_width_bins
         stretches = spec.time_masks and spec.time_width_s and spec.time_width_fraction
         drops = any(dropout for _, dropout in schedule) if schedule else self.model.dropout
+        drops = drops or self.model.has_other_draws
         if self.train.consistency and not (bands or stretches or self.augment.warp or drops):
             raise ValueError(
                 "train.consistency compares two views of an utterance, which are the same without augment.spec, "

@@ -8,7 +8,7 @@ from pathlib import Path
 from asr.config import FeatureConfig, ModelConfig, RunConfig, parse
 from asr.data.prepared import tokenizer_of
 from asr.data.tokenizer import Tokenizer
-from asr.errors import ConfigError
+from asr.errors import CheckpointError, ConfigError
 from asr.model.checkpoint import find_model, load_trainable, published, read_model_config
 from asr.model.trainable import ModelStages, TrainableModel
 
@@ -29,6 +29,10 @@ _OF_TRAINING = {
 }
 
 
+#: where a config for a kind of network is
+_EXAMPLES = {"wav2vec2": " (as finetune/wav2vec2 has them)", "conformer": " (as finetune/parakeet has them)"}
+
+
 def load_start(init: str) -> TrainableModel:
     """Load the model that a training starts from.
 
@@ -47,9 +51,15 @@ def start_tokenizer(init: str) -> Tokenizer:
         CheckpointError: there is none, or it is damaged.
         ConfigError: there is no such folder.
     """
-    if (known := published(init)) is not None:
+    known = published(init)
+    if known is None:
+        return tokenizer_of(init)
+    try:
         return known.describe(init).tokenizer
-    return tokenizer_of(init)
+    except CheckpointError as error:  # it was only pretrained, or its vocabulary is damaged
+        raise CheckpointError(
+            f"{error}; its tokens are asked for by text.tokenizer: to take those of the training texts, set it to char"
+        ) from error
 
 
 def origin_of(init: str) -> str:
@@ -90,8 +100,8 @@ def resolve_start(cfg: RunConfig) -> RunConfig:
     if stages.model.encoder != encoder:
         raise ConfigError(
             f"train.init: the network of {init} is of the kind {stages.model.encoder}, and model.encoder is {encoder}: "
-            f"set model.encoder={stages.model.encoder} and features.kind={stages.features.kind} "
-            "(finetune/wav2vec2 and the like have them)",
+            f"set model.encoder={stages.model.encoder} and features.kind={stages.features.kind}"
+            f"{_EXAMPLES.get(stages.model.encoder, '')}",
             key="model.encoder",
         )
     data = cfg.model_dump(mode="json")

@@ -62,7 +62,9 @@ class FeatureFiles:
         try:
             # Mapped first: a damaged header may ask for any size.
             mapped_tf = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        except Exception:  # numpy raises errors of six kinds for a file that is no array
+            return None
+        if not isinstance(mapped_tf, np.ndarray):  # an archive of several
             return None
         if mapped_tf.dtype != np.float32 or mapped_tf.ndim != 2 or mapped_tf.shape[1] != self.extractor.num_bins:
             return None
