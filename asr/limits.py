@@ -29,6 +29,8 @@ NEMO_MEMBERS = 1000
 SPECTRUM_PER_SECOND = 1 << 23
 #: values that a layer has for one step; 158,301: an MLP's window of 99 frames of 1,599 values (stacked MFCCs, HTK)
 STEP_VALUES = 1 << 18
+#: values of a layer's attention in half a minute of sound; 36 million: 16 heads of 50 steps a second (WavLM, large)
+ATTENTION = 1 << 28
 #: one line of a text, a manifest or an ARPA file: text8, a corpus of one line, has 100 MB
 LINE = 128 << 20
 #: blank lines in a row of a text for a language model, where each is a sentence without words
@@ -107,6 +109,24 @@ def check_spectrum(fft: int, hop: int, sample_rate_hz: int) -> None:
             f"features: an FFT of {fft} every {hop} samples gives {per_second:,} values per second of audio, "
             f"at most {SPECTRUM_PER_SECOND:,}; use a longer hop_s or a shorter FFT",
             key="features.hop_s",
+        )
+
+
+def check_attention(heads: int, step_s: float) -> None:
+    """Refuse attention that compares more than any network does; its memory grows with the square of the steps.
+
+    Args:
+        step_s: seconds per step.
+
+    Raises:
+        ConfigError: there are too many heads, or steps per second.
+    """
+    values = heads * (30 / step_s) ** 2
+    if values > ATTENTION:
+        raise ConfigError(
+            f"model: attention with {heads} heads and {1 / step_s:,.0f} steps per second has {values:,.0f} values in "
+            f"30 s of sound, at most {ATTENTION:,}",
+            key="model",
         )
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,6 +258,17 @@ def test_a_layer_that_takes_too_much_memory_in_use_is_refused(folder, monkeypatc
     _edit(folder / "config.json", lambda data: data["model"].update(settings))
     monkeypatch.setattr("asr.limits.STEP_VALUES", 700)
     _error(lambda: load_model(folder), folder / "config.json", f"model: {said} for each step, at most 700")
+
+
+def test_attention_that_takes_too_much_memory_in_use_is_refused(folder):
+    conformer = {"encoder": "conformer", "conv": [], "conformer": {"heads": 2, "subsampling_channels": 4}}
+
+    def change(data: dict[str, Any]) -> None:
+        data["model"].update(conformer)
+        data["features"]["hop_s"] = 0.0002
+
+    _edit(folder / "config.json", change)
+    _error(lambda: load_model(folder), folder / "config.json", "model: attention with 2 heads and 667 steps per second")
 
 
 def test_a_tensor_of_another_type_is_named_with_both_types(folder):

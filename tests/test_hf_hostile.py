@@ -415,6 +415,13 @@ def test_settings_of_another_network_are_one_line(place, refused, values):
     refused(str(folder), "tensor", weights=True)
 
 
+@pytest.mark.parametrize("values", [{"conv_stride": [1] * 7}, {"num_attention_heads": 1024, "hidden_size": 1024}])
+def test_attention_that_takes_more_memory_than_any_needs_is_one_line(place, refused, values):
+    folder = copy(place, "wavlm")
+    edit("config.json", **values)(folder)
+    refused(str(folder), "values in 30 s of sound, at most 268,435,456")
+
+
 @pytest.mark.parametrize("rate", [0, -1, "16000", 10**12, 16000.5, None, float("nan"), True])
 def test_an_absurd_sampling_rate_is_one_line(place, refused, rate):
     folder = copy(place, "base")

@@ -96,6 +96,7 @@ def test_a_config_that_is_none_is_one_line(tmp_path, refused, content, words):
         ({"encoder__n_layers": 10**9}, "layers"),
         ({"encoder__n_layers": "${n}"}, "layers"),
         ({"encoder__d_model": 10**9}, "hidden"),
+        ({"preprocessor__window_stride": 0.0001}, "values in 30 s of sound, at most"),
         ({"encoder__n_heads": 3}, "no multiple of conformer.heads 3"),
         ({"encoder__conv_kernel_size": 4}, "must be odd, got 4"),
         ({"encoder__conv_kernel_size": []}, "kernel"),

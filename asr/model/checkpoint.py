@@ -42,6 +42,7 @@ from asr.model.tensor_files import (
     writing,
 )
 from asr.model.trainable import TrainableModel as TrainableModel
+from asr.model.trainable import check_attention_of
 
 FORMAT_VERSION = 1
 #: published models by the prefix of their names
@@ -206,6 +207,7 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
     tokenizer = read_tokenizer(folder / "tokenizer.json")
     try:
         extractor = build_extractor(config.features, config.audio.sample_rate_hz)
+        check_attention_of(config.model, extractor.hop_s)
         network = planned(lambda: build_network(config.model, extractor.num_bins, tokenizer.vocabulary_size))
     except ConfigError as error:
         raise CheckpointError(str(error), folder / "config.json") from error

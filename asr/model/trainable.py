@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from asr.config import AudioConfig, FeatureConfig, ModelConfig
 from asr.features.extractor import Extractor
+from asr.limits import check_attention
 from asr.model.contract import AcousticModel
 from asr.model.padded import PaddedNetwork
 
@@ -98,6 +99,20 @@ class ModelStages:
 def describe(network: TrainableNetwork) -> list[tuple[str, str, int]]:
     """List (part, shape, parameters) of each part of the network, in order, for people."""
     return [*network.part_rows(), ("output", f"{network.vocabulary_size} tokens, blank first", count(network.output))]
+
+
+def check_attention_of(cfg: ModelConfig, frame_s: float) -> None:
+    """Refuse a stranger's network whose attention takes more memory than any needs.
+
+    Args:
+        frame_s: seconds per frame.
+
+    Raises:
+        ConfigError: it does.
+    """
+    shape = cfg.wav2vec2.shape
+    heads = {"conformer": cfg.conformer.heads, "wav2vec2": shape.num_attention_heads if shape else 0}
+    check_attention(heads.get(cfg.encoder, 0), frame_s * math.prod(cfg.time_strides))
 
 
 def steps_of(cfg: ModelConfig, num_frames_b: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,10 @@ from pydantic import Field
 from asr.config import FeatureConfig, ModelConfig, Stage, parse
 from asr.config.networks import Wav2Vec2Shape
 from asr.errors import CheckpointError, ConfigError
+from asr.limits import check_attention
 from asr.model.hf import parakeet
 from asr.model.tensor_files import read_object
+from asr.model.trainable import check_attention_of
 
 #: the architectures that need no ``transformers``, and the name that their weights begin with
 LEAN = {"Wav2Vec2ForCTC": "wav2vec2", "HubertForCTC": "hubert", "WavLMForCTC": "wavlm"}
@@ -72,9 +75,19 @@ def read_config(folder: Path, *, any_head: bool = False) -> HfConfig:
     else:
         values |= {"family": LEAN[architecture], "shape": _shape(data, LEAN[architecture], path)}
     try:
-        return parse(HfConfig, values, str(path))
+        config = parse(HfConfig, values, str(path))
+        _check_attention(config)
+        return config
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+
+
+def _check_attention(config: HfConfig) -> None:
+    shape, frame_s = config.shape, 1 / config.sample_rate_hz
+    if shape is not None:
+        check_attention(shape.num_attention_heads, frame_s * math.prod(conv.stride for conv in shape.convs))
+    elif config.model is not None and config.features is not None:
+        check_attention_of(config.model, config.features.hop_s)
 
 
 def _why_other(architecture: str, data: dict[str, Any], sound: dict[str, Any]) -> str:

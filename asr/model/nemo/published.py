@@ -24,7 +24,7 @@ from asr.model.nemo.names import settings_folder as settings_folder
 from asr.model.nemo.vocabulary import NemoVocabulary, of_labels, of_sentencepiece
 from asr.model.nemo.weights import check_filters, encoder_and_head
 from asr.model.parakeet import SampleSteps, check_weights, fill_network, outputs_of, plan_network
-from asr.model.trainable import ModelStages, TrainableModel, TrainableNetwork
+from asr.model.trainable import ModelStages, TrainableModel, TrainableNetwork, check_attention_of
 from asr.model.trainable import describe as parts_of
 
 
@@ -133,6 +133,7 @@ def _describe(archive: NemoArchive) -> NemoDescription:
         vocabulary = of_sentencepiece(archive.read(config.tokenizer), outputs, path)
     try:
         extractor = ParakeetExtractor(config.features, config.audio.sample_rate_hz).eval()
+        check_attention_of(config.model, extractor.hop_s)
         plan = plan_network(config.model, extractor.num_bins, len(vocabulary.columns))
     except ConfigError as error:
         raise CheckpointError(f"{CONFIG}: {error}", path) from error
