@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import tarfile
 from collections.abc import Mapping
@@ -101,6 +102,33 @@ def weights() -> dict[str, Tensor]:
     """Return the weights of the stored network by NeMo's names."""
     tensors = load_file(FOLDER / "hf" / "model.safetensors")
     return {nemo_name(name): tensor for name, tensor in tensors.items()}
+
+
+#: what NeMo's configs of Conformer-CTC have, which came before FastConformer
+STRIDING: dict[str, Any] = {
+    "encoder__subsampling": "striding",
+    "encoder__subsampling_factor": 4,
+    "encoder__subsampling_conv_channels": -1,
+    "encoder__conv_kernel_size": 31,
+}
+
+
+def striding_weights() -> dict[str, Tensor]:
+    """Return weights for ``config(**STRIDING)``, by Hugging Face's names."""
+    tensors = load_file(FOLDER / "hf" / "model.safetensors")
+    tensors = {name: one for name, one in tensors.items() if "encoder.subsampling" not in name}
+    width, generator = ENCODER["hidden_size"], torch.Generator().manual_seed(4)
+    shapes: dict[str, tuple[int, ...]] = {
+        "encoder.subsampling.layers.0": (width, 1, 3, 3),
+        "encoder.subsampling.layers.2": (width, width, 3, 3),
+        "encoder.subsampling.linear": (width, width * ENCODER["num_mel_bins"] // 4),
+    }
+    for name, shape in shapes.items():
+        tensors[f"{name}.bias"] = 0.1 * torch.randn(width, generator=generator)
+        tensors[f"{name}.weight"] = torch.randn(shape, generator=generator) * (1.5 / math.prod(shape[1:])) ** 0.5
+    for name in [name for name in tensors if name.endswith("depthwise_conv.weight")]:
+        tensors[name] = 0.2 * torch.randn(width, 1, 31, generator=generator)
+    return tensors
 
 
 def nemo_name(name: str) -> str:

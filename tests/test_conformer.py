@@ -32,6 +32,7 @@ from tests.test_model import CLOSE, gradients
 
 BINS, VOCABULARY = 13, 5
 LENGTHS = (41, 9, 24)
+KINDS = pytest.mark.parametrize("kind", ["depthwise", "full"])
 
 
 def build(dropout: float = 0.0, hidden: int = 8, layers: int = 3, **settings: object) -> ConformerNetwork:
@@ -70,8 +71,10 @@ def padded(lengths: tuple[int, ...] = LENGTHS) -> tuple[Tensor, Tensor]:
         {"subsampling": 8, "heads": 4, "kernel": 3, "scale_input": False},
         {"norm": "layer", "bias": False, "heads": 1},
         {"hidden": 9, "heads": 3},
+        {"subsampling_kind": "full"},
+        {"subsampling": 8, "subsampling_kind": "full"},
     ],
-    ids=["4", "8", "layer norm", "odd width"],
+    ids=["4", "8", "layer norm", "odd width", "full", "full 8"],
 )
 def test_it_is_what_the_papers_say_gradients_included(settings):
     network = build(**settings).double().eval()
@@ -247,8 +250,9 @@ def test_bf16_gradients_are_close_to_float32s():
 # In use
 
 
-def test_in_use_on_a_cpu_an_utterance_gets_the_same_bits_in_any_batch():
-    network = build(hidden=32).eval()
+@KINDS
+def test_in_use_on_a_cpu_an_utterance_gets_the_same_bits_in_any_batch(kind):
+    network = build(hidden=32, subsampling_kind=kind).eval()
     utterances = [one[:n].numpy() for one, n in zip(*padded((300, 41, 9, 0, 100)), strict=True)]
     for usable in (network, prepared(as_model(network)).network):
         alone = [usable.each([one])[0] for one in utterances]
@@ -257,8 +261,9 @@ def test_in_use_on_a_cpu_an_utterance_gets_the_same_bits_in_any_batch():
         assert [len(one_sv) for one_sv in alone] == [75, 11, 3, 0, 25]
 
 
-def test_in_use_on_a_cpu_that_multiplies_bf16_the_answers_are_close():
-    network = build(hidden=32).eval()
+@KINDS
+def test_in_use_on_a_cpu_that_multiplies_bf16_the_answers_are_close(kind):
+    network = build(hidden=32, subsampling_kind=kind).eval()
     fast = prepared(as_model(network)).network
     if find_precision("auto", torch.device("cpu")) != "bf16":
         assert fast is network

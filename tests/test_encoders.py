@@ -61,9 +61,21 @@ ENCODERS: dict[str, dict[str, object]] = {
         **CONFORMER,
         "conformer": ConformerConfig(subsampling_channels=4, heads=2, kernel=3, bias=False, scale_input=False),
     },
+    "conformer-full": {
+        **CONFORMER,
+        "conformer": ConformerConfig(subsampling=4, subsampling_channels=4, subsampling_kind="full", heads=2),
+    },
 }
 WINDOWED = tuple(name for name, settings in ENCODERS.items() if settings.get("encoder") in ("tdnn", "mlp"))
-STRIDES = {"tdnn": 2, "tdnn-residual": 3, "mlp": 3, "mlp-residual": 2, "conformer": 4, "conformer-8": 8}
+STRIDES = {
+    "tdnn": 2,
+    "tdnn-residual": 3,
+    "mlp": 3,
+    "mlp-residual": 2,
+    "conformer": 4,
+    "conformer-8": 8,
+    "conformer-full": 4,
+}
 LENGTHS = (17, 1, 8, 2, 12)
 
 

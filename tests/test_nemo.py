@@ -20,8 +20,19 @@ from asr.model.checkpoint import AcousticModel, find_model, load_model, load_tra
 from asr.model.nemo import published
 from asr.model.nemo.names import settings_folder
 from tests.builders import build_corpus
-from tests.make_parakeet import FOLDER, PIECES, long_recording, recordings
-from tests.nemo_files import TOKENIZER, config, saved, tokenizer, weights, write_nemo
+from tests.make_parakeet import ENCODER, FOLDER, PIECES, long_recording, recordings
+from tests.nemo_files import (
+    STRIDING,
+    TOKENIZER,
+    config,
+    nemo_name,
+    saved,
+    striding_weights,
+    tokenizer,
+    weights,
+    write_nemo,
+)
+from tests.reference import conformer as reference
 from tests.test_cli import command  # noqa: F401  # the fixture
 
 #: sums of float32 in another order
@@ -93,6 +104,33 @@ def test_every_token_has_the_log_probability_that_transformers_gives_it(tmp_path
     check(write_nemo(tmp_path / "a.nemo", **FORMS[form]), [BLANK, *range(1, BLANK)])
 
 
+LETTERS = list(" abcdefghijk")
+OLDER: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "pieces": ({}, [BLANK, *range(1, BLANK)]),
+    "letters": ({"tokenizer": None, "decoder__vocabulary": LETTERS}, [BLANK, *range(BLANK)]),
+    "no scale of what the subsampling gives": ({"encoder__xscaling": False}, [BLANK, *range(1, BLANK)]),
+}
+
+
+@pytest.mark.parametrize("kind", OLDER)
+def test_a_conformer_from_before_fastconformer_is_what_the_papers_say(tmp_path, kind):
+    changes, columns = OLDER[kind]
+    tensors = striding_weights()
+    named = {nemo_name(name): one for name, one in tensors.items()}
+    path = write_nemo(tmp_path / "a.nemo", config(**STRIDING, **changes), named, {TOKENIZER: tokenizer(model_type=1)})
+    model = published.load(f"nemo:{path}")
+    together = answers(model, *recordings().values())
+    tensors["output.weight"] = tensors["ctc_head.weight"][columns, :, 0]
+    tensors["output.bias"] = tensors["ctc_head.bias"][columns]
+    for wave_n, ours_sv in zip(recordings().values(), together, strict=True):
+        features_btf, _ = model.extractor(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
+        weights = {name: one.double() for name, one in tensors.items()}
+        scale = changes.get("encoder__xscaling", True)
+        theirs_sv = reference.log_probs(weights, features_btf[0].double(), ENCODER["num_attention_heads"], scale=scale)
+        np.testing.assert_allclose(ours_sv, theirs_sv.numpy(), **EXACT)
+    assert published.parts(f"nemo:{path}")[0][1] == "16 channels, stride 4, full convolutions"
+
+
 def test_half_precision_in_the_file_is_said(tmp_path):
     path = write_nemo(tmp_path / "a.nemo", tensors={name: tensor.half() for name, tensor in weights().items()})
     check(path, [BLANK, *range(1, BLANK)], atol=0.02, rtol=0)
@@ -119,11 +157,10 @@ def test_the_norm_of_the_convolutions_may_be_over_the_units(tmp_path):
 
 
 def test_letters_in_the_config_are_the_tokens_of_a_model_without_tokenizer(tmp_path):
-    letters = list(" abcdefghijk")
-    data = config(tokenizer=None, decoder__vocabulary=letters, target="nemo.collections.asr.models.EncDecCTCModel")
+    data = config(tokenizer=None, decoder__vocabulary=LETTERS, target="nemo.collections.asr.models.EncDecCTCModel")
     path = write_nemo(tmp_path / "a.nemo", data=data, files={TOKENIZER: None})
     check(path, [BLANK, *range(BLANK)])
-    assert published.describe(f"nemo:{path}").tokenizer == CharTokenizer(tuple(letters))
+    assert published.describe(f"nemo:{path}").tokenizer == CharTokenizer(tuple(LETTERS))
 
 
 def test_pieces_that_write_nothing_are_left_out_wherever_they_are(tmp_path):

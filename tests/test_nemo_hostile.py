@@ -86,7 +86,12 @@ def test_a_config_that_is_none_is_one_line(tmp_path, refused, content, words):
         ({"target": "nemo.x.EncDecRNNTBPEModel"}, "its target is EncDecRNNTBPEModel, which writes no text with CTC"),
         ({"encoder": None}, "encoder must be a mapping, got NoneType"),
         ({"encoder___target_": "nemo.x.ConvASREncoder"}, "encoder._target_ is 'nemo.x.ConvASREncoder', and only"),
-        ({"encoder__subsampling": "striding"}, "encoder.subsampling is 'striding', and only 'dw_striding' is read"),
+        (
+            {"encoder__subsampling": "vggnet"},
+            "encoder.subsampling is 'vggnet', and only 'dw_striding' or 'striding' is",
+        ),
+        ({"encoder__subsampling": ["striding"]}, "encoder.subsampling is ['striding'], and only"),
+        ({"encoder__subsampling": "striding"}, "'encoder.subsampling.layers."),
         ({"encoder__self_attention_model": "rel_pos_local_attn"}, "encoder.self_attention_model is"),
         ({"encoder__att_context_size": [70, 13]}, "encoder.att_context_size is [70, 13]"),
         ({"encoder__causal_downsampling": True}, "encoder.causal_downsampling is True"),

@@ -58,7 +58,7 @@ class MlpConfig(Stage):
 
 
 class ConformerConfig(Stage):
-    """A FastConformer: convolutions that subsample, then layers of attention and convolution.
+    """A Conformer or FastConformer: convolutions that subsample, then layers of attention and convolution.
 
     ``model.layers``, ``model.hidden`` and ``model.dropout`` hold here, too.
 
@@ -68,6 +68,8 @@ class ConformerConfig(Stage):
     #: frames per step
     subsampling: Literal[4, 8] = 8
     subsampling_channels: int = Field(256, ge=1, le=8192)
+    #: convolutions after the first: depthwise, of each channel alone (FastConformer), or full, over all (Conformer)
+    subsampling_kind: Literal["depthwise", "full"] = "depthwise"
     heads: int = Field(4, ge=1, le=256)
     #: units of a feed-forward part, as a multiple of model.hidden
     feed_forward: int = Field(4, ge=1, le=32)

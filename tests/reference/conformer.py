@@ -1,8 +1,8 @@
 """A Conformer of one utterance, as its papers write it: no batch, no padding, no fused products.
 
 Gulati et al. 2020, "Conformer", section 2; Dai et al. 2019, "Transformer-XL", section 3.3, where R is a code of the
-distance i - j; Rekesh et al. 2023, "Fast Conformer", section 3.1. Weights come by name, as Hugging Face's Parakeet
-names them. In use: the batch norm takes its running statistics.
+distance i - j; Rekesh et al. 2023, "Fast Conformer", section 3.1; Dong et al. 2018, "Speech-Transformer". Weights come
+by name, as Hugging Face's Parakeet names them. In use: the batch norm takes its running statistics.
 
 Axes: t frames, f bins, s steps, h units, d units of a head, v vocabulary.
 """
@@ -24,9 +24,13 @@ def log_probs(weights: Weights, features_tf: Tensor, heads: int, norm: str = "ba
     place = 2
     while f"layers.{place}.weight" in subsampling:
         one, two = part(subsampling, f"layers.{place}"), part(subsampling, f"layers.{place + 1}")
-        x = F.conv2d(x, one["weight"], one["bias"], stride=2, padding=1, groups=x.shape[1])
-        x = F.conv2d(x, two["weight"], two["bias"]).relu()
-        place += 3
+        if two:  # of each channel, then over channels
+            x = F.conv2d(x, one["weight"], one["bias"], stride=2, padding=1, groups=x.shape[1])
+            x = F.conv2d(x, two["weight"], two["bias"])
+        else:
+            x = F.conv2d(x, one["weight"], one["bias"], stride=2, padding=1)
+        x = x.relu()
+        place += 3 if two else 2
     x_sh = linear(part(subsampling, "linear"), x[0].permute(1, 0, 2).flatten(1))
     if scale:
         x_sh = x_sh * math.sqrt(x_sh.shape[1])

@@ -1,1 +1,1 @@
-"""A Conformer with depthwise subsampling: layers of attention, convolution and feed-forward parts."""
+"""A Conformer or FastConformer: layers of attention, convolution and feed-forward parts."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from asr.errors import ConfigError
 from asr.model.conformer.layers import Pointwise
 from asr.model.conformer.network import ConformerNetwork
-from asr.model.conformer.subsampling import PointwiseImage
+from asr.model.conformer.subsampling import FullConvolution, PointwiseImage
 from asr.model.contract import AnyNetwork, Floats, NetworkForUse
 from asr.runtime import find_precision
 
@@ -70,10 +70,24 @@ class _Product(nn.Module):
         return F.linear(x.bfloat16(), self.weight_oi, self.bias_o).float()
 
 
+class _Convolution(nn.Module):
+    """A convolution in bf16."""
+
+    def __init__(self, conv: FullConvolution) -> None:
+        super().__init__()
+        self.conv = conv.bfloat16()
+
+    def forward(self, x_btfc: Tensor) -> Tensor:
+        out_btfc: Tensor = self.conv(x_btfc.bfloat16())
+        return out_btfc.float()
+
+
 def _round_products(module: nn.Module) -> None:
-    """Replace all linear layers inside a module."""
+    """Replace all linear layers and full convolutions inside a module."""
     for name, part in list(module.named_children()):
         if isinstance(part, nn.Linear | Pointwise | PointwiseImage):
             setattr(module, name, _Product(part.weight.flatten(1), part.bias))
+        elif isinstance(part, FullConvolution):
+            setattr(module, name, _Convolution(part))
         else:
             _round_products(part)

@@ -35,7 +35,7 @@ class Encoder(nn.Module):
 
     def __init__(self, cfg: ModelConfig, bins: int) -> None:
         super().__init__()
-        self.subsampling = Subsampling(bins, cfg.conformer.subsampling_channels, cfg.hidden, len(cfg.time_strides))
+        self.subsampling = Subsampling(bins, cfg.conformer, cfg.hidden, len(cfg.time_strides))
         self.layers = nn.ModuleList(ConformerLayer(cfg.conformer, cfg.hidden, cfg.dropout) for _ in range(cfg.layers))
 
 
@@ -68,6 +68,7 @@ class ConformerNetwork(TrainableNetwork):
         """Yield (part, shape, parameters) of each part but the output, in order, for people."""
         own, subsampling = self.cfg.conformer, self.encoder.subsampling
         channels = f"{own.subsampling_channels} channels, stride {self.stride}"
+        channels += ", full convolutions" if own.subsampling_kind == "full" else ""
         yield "subsampling", channels, count(subsampling)
         shape = f"{self.cfg.hidden} units, {own.heads} heads, kernel {own.kernel}"
         for number, layer in enumerate(self.encoder.layers, start=1):

@@ -1,9 +1,11 @@
-"""What is in front of a Conformer's layers: convolutions that halve the time two or three times, cheap ones by channel.
+"""What is in front of a Conformer's layers: convolutions that halve the time two or three times.
+
+After the first they are cheap ones by channel (FastConformer), or full ones (the Conformers before it).
 
 Axes: b batch, t frames, f bins, c channels, k places under a kernel, s steps, h units.
 
 Source: Rekesh et al. 2023, "Fast Conformer with linearly scalable attention for efficient speech recognition",
-section 3.1.
+section 3.1; Dong et al. 2018, "Speech-Transformer", for full convolutions.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asr.config import ConformerConfig
 from asr.limits import check_step
 from asr.model.conv import step_mask, strided
 from asr.model.cpu.by_channel import convolve_by_channel
@@ -44,6 +47,17 @@ class ByChannel(nn.Conv2d):
         return convolve_by_channel(self, x_btfc)
 
 
+class FullConvolution(nn.Conv2d):
+    """A convolution over all channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, KERNEL, STRIDE, KERNEL // 2)
+
+    def forward(self, x_btfc: Tensor) -> Tensor:
+        """Convolve. Shapes: (b, t, f, c) -> (b, t', f', c)."""
+        return super().forward(x_btfc.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 class PointwiseImage(nn.Conv2d):
     """A convolution over the channels of a single place."""
 
@@ -58,12 +72,14 @@ class PointwiseImage(nn.Conv2d):
 class Subsampling(nn.Module):
     """Halve time and bins ``halvings`` times, and project each step to the width of the layers."""
 
-    def __init__(self, bins: int, channels: int, hidden: int, halvings: int) -> None:
+    def __init__(self, bins: int, cfg: ConformerConfig, hidden: int, halvings: int) -> None:
         super().__init__()
+        channels, is_full = cfg.subsampling_channels, cfg.subsampling_kind == "full"
         check_step("a convolution", channels * strided(bins, KERNEL, STRIDE))
         layers: list[nn.Module] = [FirstConvolution(channels), nn.ReLU(inplace=True)]
         for _ in range(halvings - 1):
-            layers += [ByChannel(channels), PointwiseImage(channels), nn.ReLU(inplace=True)]
+            layers += [FullConvolution(channels)] if is_full else [ByChannel(channels), PointwiseImage(channels)]
+            layers.append(nn.ReLU(inplace=True))
         self.layers = nn.ModuleList(layers)
         for _ in range(halvings):
             bins = strided(bins, KERNEL, STRIDE)

@@ -53,6 +53,7 @@ _PREPROCESSOR: dict[str, tuple[Any, ...]] = {
     "n_window_stride": (None,),
 }
 _NORMS = {"batch_norm": "batch", "layer_norm": "layer"}
+_SUBSAMPLINGS = {"dw_striding": "depthwise", "striding": "full"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _features(preprocessor: _Section) -> dict[str, Any]:
 
 
 def _model(encoder: _Section, preprocessor: _Section) -> dict[str, Any]:
-    encoder.check({"subsampling": ("dw_striding",), "feat_in": (preprocessor.get("features", 64),)}, is_needed=True)
+    encoder.check({"subsampling": tuple(_SUBSAMPLINGS), "feat_in": (preprocessor.get("features", 64),)}, is_needed=True)
     encoder.check(_ENCODER)
     width, kernel = encoder.get("d_model", 256), encoder.get("conv_kernel_size", 31)
     symmetric = [(kernel - 1) // 2] * 2 if isinstance(kernel, int) else None
@@ -140,6 +141,7 @@ def _model(encoder: _Section, preprocessor: _Section) -> dict[str, Any]:
         "conformer": {
             "subsampling": encoder.get("subsampling_factor", 4),
             "subsampling_channels": width if channels == -1 else channels,
+            "subsampling_kind": _SUBSAMPLINGS[encoder.get("subsampling", "")],
             "heads": encoder.get("n_heads", 4),
             "feed_forward": encoder.get("ff_expansion_factor", 4),
             "kernel": kernel,
