@@ -1,8 +1,10 @@
 """Binary files of KenLM: read without KenLM, with its scores.
 
-``tests/data/kenlm`` was made by KenLM (github.com/kpu/kenlm at 4cb443e) from the ARPA files there:
-``build_binary probing four.arpa four.bin``, and the same for ``odd``. ``scores.json`` has, for each text, the log10
-probability of each word and of the end, from KenLM's own ``BaseFullScore``.
+KenLM (github.com/kpu/kenlm at 4cb443e) made ``tests/data/kenlm`` from the ARPA files there, by ``build_binary probing
+four.arpa four.bin``, ``build_binary trie four.arpa four-trie.bin``, ``build_binary -q 5 -b 4 -a 6 trie four.arpa
+four-quantised.bin``, and
+the same for ``odd`` (with ``-q 3 -b 3 -a 2``). ``scores.json`` has, for each text, the log10 probability of each word
+and of the end, from KenLM's own ``BaseFullScore``.
 """
 
 from __future__ import annotations
@@ -30,11 +32,17 @@ from tests.test_cli import command  # noqa: F401  # the fixture
 DATA = Path(__file__).parent / "data" / "kenlm"
 SCORES = json.loads((DATA / "scores.json").read_text())
 PROBING = ["four.bin", "odd.bin"]
+#: those with the weights of the ARPA file
+EXACT = [*PROBING, "four-trie.bin", "odd-trie.bin"]
 #: of log10 of a word: KenLM adds float32
 CLOSE = 1e-6
 
 
-@pytest.mark.parametrize("name", PROBING)
+def arpa_of(name: str) -> ngram.NgramModel:
+    return ngram.load(DATA / f"{name.split('.')[0].split('-')[0]}.arpa")
+
+
+@pytest.mark.parametrize("name", [*EXACT, "four-quantised.bin", "odd-quantised.bin"])
 def test_words_cost_what_they_cost_in_kenlm(name):
     model = ngram.load(DATA / name)
     for text, expected in SCORES[name].items():
@@ -43,9 +51,9 @@ def test_words_cost_what_they_cost_in_kenlm(name):
         np.testing.assert_allclose(model.score_ids(ids_w) / LN10, expected, atol=CLOSE)
 
 
-@pytest.mark.parametrize("name", PROBING)
+@pytest.mark.parametrize("name", EXACT)
 def test_a_file_of_kenlm_and_its_arpa_file_score_the_same(name):
-    model, arpa = ngram.load(DATA / name), ngram.load(DATA / name.replace(".bin", ".arpa"))
+    model, arpa = ngram.load(DATA / name), arpa_of(name)
     assert sorted(model.words) == sorted(arpa.words) and model.has_unk == arpa.has_unk
     for text in SCORES[name]:
         for bos in (True, False):
@@ -58,7 +66,7 @@ def test_a_file_of_kenlm_and_its_arpa_file_score_the_same(name):
 @pytest.mark.parametrize("name", PROBING)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_both_searches_find_what_they_find_with_the_arpa_file(name, seed):
-    models = [ngram.load(DATA / name), ngram.load(DATA / name.replace(".bin", ".arpa"))]
+    models = [ngram.load(DATA / name), arpa_of(name)]
     letters = sorted(set("".join(models[1].words)) - set("<>/"))
     tokenizer = CharTokenizer((" ", *letters))
     logits_sv = np.random.default_rng(seed).normal(0, 2, (12, 2 + len(letters))).astype(np.float32)
@@ -100,12 +108,26 @@ def test_what_needs_the_n_grams_themselves_is_one_line(tmp_path, command):  # no
     assert result.code == 2 and "hashes in place" in result.err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["four-trie.bin", "four-quantised.bin"])
+def test_a_trie_becomes_a_model_that_can_be_written_and_mixed(name, tmp_path):
+    model, arpa = ngram.load(DATA / name), arpa_of(name)
+    ngram.write(model, tmp_path / "m.arpa")
+    again = ngram.load(tmp_path / "m.arpa")
+    assert again.counts == arpa.counts and again.words[:3] == ["<unk>", "<s>", "</s>"]
+    mixed = mix.mix([model, arpa], [0.5, 0.5])
+    for text in SCORES[name]:
+        np.testing.assert_allclose(again.score_words(text.split()), model.score_words(text.split()), atol=1e-5)
+        assert np.isfinite(mixed.score(text.split()))
+
+
 def test_perplexity_and_info_take_a_file_of_kenlm(tmp_path, command):  # noqa: F811
     (tmp_path / "text.txt").write_text("a b c\nc a\n")
     results = [command("lm", "perplexity", DATA / name, tmp_path / "text.txt") for name in ("odd.bin", "odd.arpa")]
     assert results[0].code == 0 and results[0].out == results[1].out
     facts = describe(str(DATA / "odd.bin"))[1]
     assert facts["form"] == "binary of KenLM, hash tables, mapped"
+    assert describe(str(DATA / "odd-trie.bin"))[1]["form"] == "binary of KenLM, a trie"
+    assert command("info", DATA / "odd-trie.bin", "--json").code == 0
     assert (facts["order"], facts["2-grams"], facts["words"]) == (3, 4, 3)
 
 
@@ -151,9 +173,10 @@ def test_a_build_that_was_stopped_is_one_line(tmp_path):
         ngram.load(damaged(tmp_path, b"mmap lm http://kheafield.com/code incomplete\n" + bytes(200)))
 
 
+@pytest.mark.parametrize("name", ["odd.bin", "odd-trie.bin", "four-quantised.bin"])
 @given(data=st.data())
-def test_a_file_that_is_cut_off_is_one_line(data, tmp_path_factory):
-    content = (DATA / "odd.bin").read_bytes()
+def test_a_file_that_is_cut_off_is_one_line(name, data, tmp_path_factory):
+    content = (DATA / name).read_bytes()
     path = damaged(tmp_path_factory.mktemp("cut"), content[: data.draw(st.integers(0, len(content) - 1))])
     with pytest.raises(AsrError):
         ngram.load(path)

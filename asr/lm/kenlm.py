@@ -1,7 +1,7 @@
 """Binary files of KenLM, as its ``build_binary`` writes them and as many published models have them.
 
-A file of the usual form ("probing") is mapped and used as it is, by ``asr.lm.compiled.kenlm``. Written from the format;
-no code of KenLM is used.
+A file of the usual form ("probing") is mapped and used as it is, by ``asr.lm.compiled.kenlm``; a trie becomes a model
+like any other (``asr.lm.kenlm_trie``). Written from the format; no code of KenLM is used.
 
 Axes: o orders, from 1.
 
@@ -22,8 +22,9 @@ import numpy.typing as npt
 
 from asr.errors import DataError
 from asr.files import open_regular
-from asr.lm.arrays import BEGIN, END, MAX_ORDER, UNK, HashedArrays
+from asr.lm.arrays import BEGIN, END, MAX_ORDER, MISSING_UNK_LOG10_PROB, UNK, HashedArrays
 from asr.lm.files import reading
+from asr.lm.kenlm_trie import Reader, build_model, read_entries
 from asr.lm.model import HashedModel, NgramModel
 
 MAGIC = b"mmap lm http://kheafield.com/code "
@@ -32,15 +33,15 @@ _SANITY = struct.pack("<56s3f3IQ", MAGIC + b"format version 5\n", 0.0, 1.0, -0.5
 #: order, multiplier of the buckets, kind, whether there are words, version of the kind
 _SHAPE = struct.Struct("<B3xfI?3xI")
 _COUNT, _ITEM, _ALIGNMENT = 8, 4, 8
+_PROBING = "probing"
 _KINDS = (
-    "probing",
+    _PROBING,
     "probing with rest costs",
     "trie",
     "quantised trie",
     "trie with arrays",
     "quantised trie with arrays",
 )
-_PROBING = 0
 #: of the n-grams, the buckets of a table; KenLM's own is 1.5
 _MOST_MULTIPLIER = 100.0
 #: version and number of words, in front of the table of words
@@ -73,9 +74,17 @@ def load_kenlm(path: str | Path) -> NgramModel:
         # Copy on write: numba would compile everything again for read-only arrays.
         data = np.memmap(path, np.uint8, mode="c").view(np.ndarray)
 
-    if header.kind != _KINDS[_PROBING]:
+    if header.kind == _PROBING:
+        return _load_probing(data, header, path)
+    if "trie" not in header.kind:
         raise DataError(f"a KenLM file of the kind '{header.kind}', which is not read; give its ARPA file", path)
-    return _load_probing(data, header, path)
+    try:
+        reader = Reader(data, header.end)
+        entries = read_entries(reader, header.counts, "quantised" in header.kind, "arrays" in header.kind)
+        _, words = _read_words(data[reader.at :], header.counts[0], path)
+        return build_model(entries, words, has_unk=bool(entries[0].probs_n[0] != MISSING_UNK_LOG10_PROB))
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _read_header(head: bytes, path: Path) -> Header:

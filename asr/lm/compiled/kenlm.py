@@ -173,3 +173,20 @@ def longest_run(items: Ints, start: Int, buckets: Int, size: Int) -> Int:
             run += 1
             longest = max(longest, run)
     return min(longest, buckets)
+
+
+@compiled
+def read_bits(data: Any, first: Int, size: Int, bits: Int, count: Int) -> Any:
+    """Return the field of so many bits, at most 57, that begins at bit ``first`` of each entry of ``size`` bits.
+
+    Eight bytes more than the entries must be there. Shapes: one int64 per entry.
+    """
+    found = np.zeros(count, np.int64)
+    mask = (_ONE << np.uint64(bits)) - _ONE
+    for entry in range(count):
+        at = first + entry * size
+        value = np.uint64(0)
+        for byte in range(8):
+            value |= np.uint64(data[(at >> 3) + byte]) << np.uint64(8 * byte)
+        found[entry] = np.int64((value >> np.uint64(at & 7)) & mask)
+    return found
