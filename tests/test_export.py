@@ -16,7 +16,8 @@ from asr.data.pieces import PieceTokenizer
 from asr.data.tokenizer import CharTokenizer, Tokenizer
 from asr.model.checkpoint import build_model, load_model, model_tensors, save_model
 from asr.model.hf.card import read_card
-from asr.model.hf.export import export_model, tokenizer_files
+from asr.model.hf.export import export_model
+from asr.model.hf.export_tokenizer import tokenizer_files
 from asr.model.hf.vocabulary import read_vocabulary
 from asr.model.start import load_start, resolve_start
 from tests.models import save_random_model
@@ -111,9 +112,9 @@ def test_transformers_writes_and_reads_the_same_tokens(kind, tmp_path):
     assert theirs.decode(steps, skip_special_tokens=False) == text
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, files: dict[str, object] | None = None) -> None:
     """A folder with the files of a tokenizer, and a config for them."""
-    for name, content in tokenizer_files(tokenizer).items():
+    for name, content in (files or tokenizer_files(tokenizer)).items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     for name in ("config.json", "preprocessor_config.json"):
         shutil.copy(HF / "base" / name, folder / name)

@@ -51,11 +51,12 @@ def _shown(value: Any) -> str:
     return ", ".join(texts[:_MOST_ENTRIES]) + more
 
 
-def write_card(model: AcousticModel, results: Mapping[str, Any]) -> str:
+def write_card(model: AcousticModel, results: Mapping[str, Any], usage: str) -> str:
     """Return the card of a model of ours: what it was made of, what was measured, how it is used.
 
     Args:
         results: of its model folder: by split, the error rates.
+        usage: what to know when the folder is used.
     """
     made = model.training
     front: dict[str, Any] = {
@@ -94,9 +95,7 @@ def write_card(model: AcousticModel, results: Mapping[str, Any]) -> str:
             "|---|---|",
             *rows,
             "",
-            "Give the network one recording at a time, or recordings of one length: with group norm, padding would "
-            "change what it answers. Merge repeats before blanks are dropped: "
-            "`processor.decode(ids, skip_special_tokens=False)`.",
+            usage,
             "",
         ]
     )

@@ -15,10 +15,11 @@ from asr.model.parakeet import check_weights, fill_network, plan_network
 from asr.model.trainable import TrainableNetwork
 
 ARCHITECTURE = "ParakeetForCTC"
-_INPUT = "ParakeetFeatureExtractor"
+INPUT = "ParakeetFeatureExtractor"
+PREEMPHASIS = 0.97
 #: what our network and our features do not have, and the one value that they stand for
 _ENCODER = {"hidden_act": "silu", "subsampling_conv_kernel_size": 3, "subsampling_conv_stride": 2}
-_SOUND = {"preemphasis": 0.97, "feature_extractor_type": _INPUT}
+_SOUND = {"preemphasis": PREEMPHASIS, "feature_extractor_type": INPUT}
 
 
 def unusual(data: Mapping[str, Any], sound: Mapping[str, Any]) -> str:
