@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Language models, n-gram and neural: train, mix, measure, build, sample.")
 
 Texts = Annotated[list[Path], Argument(metavar="TEXT...", help="Plain, gzip, a manifest, or - for stdin.")]
-Model = Annotated[Path, Argument(metavar="LM", help="ARPA, ARPA as gzip, or the binary form.")]
+Model = Annotated[Path, Argument(metavar="LM", help="ARPA, ARPA as gzip, the binary form, or KenLM's.")]
 AnyModel = Annotated[Path, Argument(metavar="LM", help="An n-gram model's file, or a neural model's folder.")]
 Out = Annotated[Path, Option(help="Where to write: .arpa, .arpa.gz, or another name for the binary form.")]
 Tokens = Annotated[Path | None, Option("--tokenizer", help="For a model of tokens: the tokenizer, or its model.")]

@@ -24,7 +24,7 @@ ModelPath = Annotated[
 ]
 ManifestPath = Annotated[Path, Argument(metavar="MANIFEST", help="A JSON Lines manifest with the references.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
-Lm = Annotated[Path | None, Option(help="An n-gram model: ARPA, plain or gzip, or binary; or none.")]
+Lm = Annotated[Path | None, Option(help="An n-gram model: ARPA, plain or gzip, or binary (KenLM's too); or none.")]
 NoSpeechThreshold = Annotated[
     float,
     Option(min=0, max=1, metavar="P", help="No text where nobody speaks with a probability over P; 1: all give text."),

@@ -27,6 +27,8 @@ _UNIGRAM = np.dtype([("prob", "<f4"), ("backoff", "<f4"), ("next", "<u8")])
 _ARRAY_VERSION, _QUANTISED_VERSION, _MOST_QUANTISED, _MOST_BITS = 0, 2, 25, 57
 #: bytes behind bit-packed entries, so that eight can be read at the last one
 _SLACK = 8
+#: weights are kept as float32
+_MOST = float(np.finfo(np.float32).max)
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -136,8 +138,8 @@ def _read_order(
 
 
 def _read_array(reader: Reader, count: int, below: int) -> tuple[int, Longs]:
-    """Read the high bits of the pointers to children: how many bits are left in the entries, and from which entry on the
-    others are 0, 1, 2 and so on.
+    """Read the high bits of the pointers to children: how many bits are left in the entries, and from which entry on
+    the others are 0, 1, 2 and so on.
 
     KenLM takes away as many bits as saves most: 64 bits are stored for each value that the high ones have.
     """
@@ -172,9 +174,15 @@ def build_model(entries: list[Entries], words: list[str], has_unk: bool) -> Ngra
 
     keys = np.zeros(0, np.int64)
     for order, (at, each) in enumerate(zip(nodes_by_order(counts), entries, strict=True), start=1):
-        if not (np.isfinite(each.probs_n).all() and (each.backoffs_n <= MOST_BACKOFF_LOG10).all()):
-            raise ValueError(f"a {order}-gram has a weight that is out of range")
-        if not np.isfinite(each.backoffs_n).all():
+        with np.errstate(invalid="ignore"):
+            log_probs_n = -np.abs(each.probs_n.astype(np.float64)) * LN10
+            backoffs_n = each.backoffs_n.astype(np.float64) * LN10
+        # not-a-number is in no range
+        if not (
+            log_probs_n.min(initial=0) > -_MOST
+            and backoffs_n.min(initial=0) > -_MOST
+            and backoffs_n.max(initial=0) <= MOST_BACKOFF_LOG10 * LN10
+        ):
             raise ValueError(f"a {order}-gram has a weight that is out of range")
         if order == 1:
             place = 1 + new_ids
@@ -182,8 +190,8 @@ def build_model(entries: list[Entries], words: list[str], has_unk: bool) -> Ngra
         else:
             place = np.arange(at.start, at.stop)
             keys = _place_longer(order, entries, at, keys, new_ids, arrays.suffixes, contexts_n, words_n)
-        arrays.log_probs[place] = -np.abs(each.probs_n.astype(np.float64)) * LN10
-        arrays.backoffs[place] = each.backoffs_n.astype(np.float64) * LN10
+        arrays.log_probs[place] = log_probs_n
+        arrays.backoffs[place] = backoffs_n
 
     enter_ngrams(arrays, contexts_n, words_n)
     resolve_suffixes(arrays.suffixes, arrays.is_context)
