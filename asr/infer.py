@@ -70,14 +70,8 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
     network = model.network.eval()
     if model.device.type == "cuda" or precision == "fp16":  # which a CPU refuses
         return at_precision(model, find_precision(precision, model.device))
-    if isinstance(network, HfNetwork | Wav2Vec2Network):
-        from asr.model.wav2vec2.fast import fast
-
-        return _with_network(model, fast(network, precision))
-    if isinstance(network, ConformerNetwork):
-        from asr.model.conformer.fast import fast as fast_conformer
-
-        return _with_network(model, fast_conformer(network, precision))
+    if isinstance(network, HfNetwork | Wav2Vec2Network | ConformerNetwork):
+        return _with_network(model, _in_bf16(network)) if _takes_bf16(precision) else model
     if type(network) is not DeepSpeech2 or not network.cfg.conv:
         return model
     # Imported here, since it loads numba in 0.3 s, which training does not need.
@@ -89,8 +83,30 @@ def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
             return model
         precision = usable[0]
     elif not runs_here(precision):
-        raise ConfigError(f"precision {precision}: this processor has no such products; use auto", key="precision")
+        raise _not_here(precision)
     return _with_network(model, InferenceNetwork(network, precision))
+
+
+def _takes_bf16(precision: str) -> bool:
+    """Choose for a network that has an inference network in bf16 only; a ConfigError if the processor has no bf16."""
+    has_bf16 = find_precision("auto", torch.device("cpu")) == "bf16"
+    if precision == "bf16" and not has_bf16:
+        raise _not_here(precision)
+    return has_bf16 and precision != "fp32"
+
+
+def _in_bf16(network: HfNetwork | Wav2Vec2Network | ConformerNetwork) -> AnyNetwork:
+    if isinstance(network, ConformerNetwork):
+        from asr.model.conformer.fast import FastConformer
+
+        return FastConformer(network)
+    from asr.model.wav2vec2.fast import FastNetwork
+
+    return FastNetwork(network)
+
+
+def _not_here(precision: str) -> ConfigError:
+    return ConfigError(f"precision {precision}: this processor has no such products; use auto", key="precision")
 
 
 def at_precision(model: AcousticModel, precision: str) -> AcousticModel:

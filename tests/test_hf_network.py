@@ -81,7 +81,7 @@ def test_log_probabilities_are_those_of_transformers_in_our_order(name, amplitud
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_utterance_gets_the_same_bits_in_any_batch(name, precision, monkeypatch):
-    monkeypatch.setattr(fast, "find_precision", lambda *_: "bf16")
+    monkeypatch.setattr("asr.infer.find_precision", lambda *_: "bf16")
     network = prepared(model_of(name), precision).network
     long, short, tiny = features_of(model_of(name), wave(), wave(4500), wave(100))
     alone = [network.each([one])[0] for one in (long, short, tiny)]
@@ -93,7 +93,7 @@ def test_an_utterance_gets_the_same_bits_in_any_batch(name, precision, monkeypat
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bf16_differs_by_rounding_only(name, monkeypatch):
-    monkeypatch.setattr(fast, "find_precision", lambda *_: "bf16")
+    monkeypatch.setattr("asr.infer.find_precision", lambda *_: "bf16")
     model = model_of(name)
     quick = prepared(model, "auto").network
     assert isinstance(quick, fast.FastNetwork) and prepared(model, "fp32").network is model.network
@@ -115,7 +115,7 @@ def test_the_faster_network_in_float32_is_the_exact_one(name, monkeypatch):
 
 
 def test_bf16_is_refused_where_the_processor_does_not_multiply_it(monkeypatch):
-    monkeypatch.setattr(fast, "find_precision", lambda *_: "fp32")
+    monkeypatch.setattr("asr.infer.find_precision", lambda *_: "fp32")
     model = model_of("base")
     assert prepared(model, "auto").network is model.network
     with pytest.raises(ConfigError, match="bf16: this processor has no such products; use auto"):

@@ -11,30 +11,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.errors import ConfigError
 from asr.model.conformer.layers import Pointwise
 from asr.model.conformer.network import ConformerNetwork
 from asr.model.conformer.subsampling import FullConvolution, PointwiseImage
-from asr.model.contract import AnyNetwork, Floats, NetworkForUse
-from asr.runtime import find_precision
-
-
-def fast(network: ConformerNetwork, precision: str) -> AnyNetwork:
-    """Return the network for a precision on a CPU: itself for float32, and if there is no faster one for it.
-
-    Raises:
-        ConfigError: the processor does not multiply bfloat16.
-    """
-    if precision == "fp32":
-        return network
-    has_bf16 = find_precision("auto", torch.device("cpu")) == "bf16"
-    if precision == "bf16" and not has_bf16:
-        raise ConfigError(f"precision {precision}: this processor has no such products; use auto", key="precision")
-    return FastConformer(network) if has_bf16 else network
+from asr.model.contract import Floats, NetworkForUse
 
 
 class FastConformer(NetworkForUse):

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from asr.errors import ConfigError
 from asr.model.contract import AnyNetwork, Floats, NetworkForUse
 from asr.model.wav2vec2.attention import Attention, GatedAttention
 from asr.model.wav2vec2.body import Wav2Vec2Body
 from asr.model.wav2vec2.convolutions import PositionalConvolution, TimeNorm
-from asr.runtime import find_precision
 
 _HALF = torch.bfloat16
 #: steps of the first convolution at a time: 2 MiB of float32 for 512 channels, which stay in the processor's cache
@@ -35,20 +33,6 @@ class _WithBody(AnyNetwork, Protocol):
     vocabulary_size: int
 
     def answers(self, values_bsh: Tensor) -> Tensor: ...
-
-
-def fast(network: _WithBody, precision: str) -> AnyNetwork:
-    """Return the network for a precision on a CPU: itself for float32, and if there is no faster one for it.
-
-    Raises:
-        ConfigError: the processor does not multiply bfloat16.
-    """
-    if precision == "fp32":
-        return network
-    has_bf16 = find_precision("auto", torch.device("cpu")) == "bf16"
-    if precision == "bf16" and not has_bf16:
-        raise ConfigError(f"precision {precision}: this processor has no such products; use auto", key="precision")
-    return FastNetwork(network) if has_bf16 else network
 
 
 class FastNetwork(NetworkForUse):
