@@ -35,6 +35,7 @@ from asr.training.step import Learner
 from asr.training.trial import build_trial, endless_batches
 from tests.builders import build_corpus, tiny_config
 from tests.pretend_cuda import PretendedCuda, pretended_cuda
+from tests.test_features_wave import _config as wave_config
 
 CPU = torch.device("cpu")
 
@@ -620,3 +621,13 @@ def test_on_a_gpu_a_run_with_activation_checkpointing_is_the_same(data, cuda, tm
     train(tiny_config(*settings[:2], f"{settings[2]}true"), data, tmp_path / "twice")
     left, right = _weights(tmp_path / "twice"), _weights(tmp_path / "plain")
     assert list(left) == list(right) and all(torch.equal(left[name], right[name]) for name in right)
+
+
+def test_a_dry_run_leaves_out_no_layer(data):
+    cfg = wave_config("model.wav2vec2.shape.num_hidden_layers=4", "model.wav2vec2.layer_drop=0.9", "train.device=cpu")
+    learner = build_trial(cfg, data)
+    encoder, ran = learner.model.network.body.encoder, []
+    for layer in encoder.layers:
+        layer.register_forward_hook(lambda *_: ran.append(1))
+    learner.planner.measure(learner.planner.largest(5.0))
+    assert len(ran) == 4 and encoder.layer_drop == 0.9

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +55,11 @@ class TrainableNetwork(PaddedNetwork):
     def set_checkpointing(self, on: bool) -> None:
         """Set whether the backward pass computes a part of the network again, instead of its values being kept."""
         raise NotImplementedError
+
+    @contextmanager
+    def all_layers(self) -> Iterator[None]:
+        """Train without leaving out layers while the block runs, as the most memory is needed then."""
+        yield
 
     def part_rows(self) -> Iterator[tuple[str, str, int]]:
         """Yield (part, shape, parameters) of each part but the output, in order, for people."""

@@ -75,7 +75,7 @@ class MemoryPlanner:
         def line() -> str:
             return f"memory: trying a batch of {_shape(batch)} for {time.perf_counter() - began:.0f} s"
 
-        with heartbeat(line), self._undone():
+        with heartbeat(line), self._undone(), self.network.all_layers():
             reset_peak(self.device)
             try:
                 with self._room_for_optimizer() as held_bytes:

@@ -6,6 +6,7 @@ Axes: b batch, t frames (samples here), s steps, h units, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -48,6 +49,15 @@ class Wav2Vec2Network(TrainableNetwork):
 
     def set_checkpointing(self, on: bool) -> None:
         self.body.is_checkpointed = on
+
+    @contextmanager
+    def all_layers(self) -> Iterator[None]:
+        encoder = self.body.encoder
+        layer_drop, encoder.layer_drop = encoder.layer_drop, 0.0
+        try:
+            yield
+        finally:
+            encoder.layer_drop = layer_drop
 
     def part_rows(self) -> Iterator[tuple[str, str, int]]:
         return self.body.part_rows()
