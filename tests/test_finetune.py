@@ -16,7 +16,7 @@ from asr import config as configs
 from asr.config import RunConfig, override
 from asr.corpora.catalogue import find_config, recipes_folder
 from asr.data import manifest as manifests
-from asr.errors import CheckpointError, ConfigError
+from asr.errors import CheckpointError, ConfigError, DataError
 from asr.evaluate import evaluate
 from asr.model.checkpoint import load_model, load_trainable, read_model_config
 from asr.model.hf.names import whole_name
@@ -146,16 +146,25 @@ def test_a_pretrained_network_is_trained_with_the_tokens_of_the_texts(data, tmp_
     assert report.progress.step == 2 and model.tokenizer.symbols == (" ", "A", "B", "C", "D")
 
 
+def test_letters_that_the_first_network_lacks_are_named_with_what_to_set(tmp_path):
+    folder = tmp_path / "data"
+    for name in ("train", "dev"):
+        build_corpus(folder, 4, seed=1, name=name, alphabet="ÄÖ")
+    with pytest.raises(DataError, match=r"unknown character 'Ö'.*text\.tokenizer=init\+ adds them to letters"):
+        train(config(f"hf:{HF}/large", "text.tokenizer=init"), folder, tmp_path / "run")
+
+
 def test_the_config_takes_shape_and_input_from_the_network_and_keeps_its_own_training(caplog):
-    cfg = config(f"hf:{HF}/wavlm", "model.dropout=0.1", "audio.resample=true", "features.dither=0.001")
+    own = ["model.dropout=0.1", "audio.resample=true", "features.dither=0.001"]
+    cfg = config(f"hf:{HF}/wavlm", "audio.sample_rate_hz=8000", *own)
     with caplog.at_level("INFO", "asr"):
         resolved = resolve_start(cfg)
     shape = resolved.model.wav2vec2.shape
     assert shape is not None and (shape.family, shape.hidden_size, shape.num_buckets) == ("wavlm", 16, 32)
     assert resolved.features.normalization == "none"
-    assert "takes its own input: features.normalization=none" in caplog.text
-    expected = override(cfg, [f"model.wav2vec2.shape={shape.model_dump_json()}", "features.normalization=none"])
-    assert resolved == expected
+    assert "takes its own input: audio.sample_rate_hz=16000, features.normalization=none" in caplog.text
+    of_network = ["audio.sample_rate_hz=16000", "features.normalization=none"]
+    assert resolved == override(cfg, [f"model.wav2vec2.shape={shape.model_dump_json()}", *of_network])
 
 
 def test_a_run_and_its_model_stand_alone(run, data, tmp_path):

@@ -48,6 +48,11 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def test_decay_towards_a_random_start_is_warned_of(data, tmp_path, caplog):
+    train(tiny_config("optim.decay_towards=start", "train.max_steps=1"), data, tmp_path / "run")
+    assert "train.init names no model: weights are pulled to random ones" in caplog.text
+
+
 def _network(**more: Any) -> TrainableNetwork:
     torch.manual_seed(0)
     return build_network(ModelConfig.model_validate({**SMALL, **more}), 8, 5).train()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from asr.config import FeatureConfig, ModelConfig, RunConfig, parse
+from asr.config import ModelConfig, RunConfig, parse
 from asr.data.prepared import tokenizer_of
 from asr.data.tokenizer import Tokenizer
 from asr.errors import CheckpointError, ConfigError
@@ -109,7 +109,7 @@ def resolve_start(cfg: RunConfig) -> RunConfig:
     data["features"] = stages.features.model_copy(update={"dither": cfg.features.dither}).model_dump(mode="json")
     data["audio"]["sample_rate_hz"] = stages.audio.sample_rate_hz
     resolved = parse(RunConfig, data, init)
-    _say_what_differs(cfg.features, resolved.features, init)
+    _say_what_differs(cfg, resolved, init)
     return resolved
 
 
@@ -129,9 +129,14 @@ def _with_training_keys(network: ModelConfig, cfg: ModelConfig) -> ModelConfig:
     return network.model_copy(update={**update, kind: stage.model_copy(update=keys)})
 
 
-def _say_what_differs(cfg: FeatureConfig, own: FeatureConfig, init: str) -> None:
+def _say_what_differs(cfg: RunConfig, own: RunConfig, init: str) -> None:
     """Log the keys in which the input of a network is not what the config asks for."""
-    values = cfg.model_dump()
-    differing = [f"features.{key}={value}" for key, value in own.model_dump().items() if values[key] != value]
+    stages = {"audio": (cfg.audio, own.audio), "features": (cfg.features, own.features)}
+    differing = [
+        f"{stage}.{key}={value}"
+        for stage, (asked, taken) in stages.items()
+        for key, value in taken.model_dump().items()
+        if getattr(asked, key) != value
+    ]
     if differing:
         log.info("%s takes its own input: %s", init, ", ".join(differing))

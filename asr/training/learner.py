@@ -15,6 +15,7 @@ from asr.data import prepared as headers
 from asr.data.manifest import Manifest
 from asr.data.text import normalize
 from asr.data.tokenizer import CharTokenizer, Tokenizer
+from asr.errors import DataError
 from asr.model.checkpoint import TrainableModel, build_model, model_tensors, set_model_tensors
 from asr.model.hf.names import whole_name
 from asr.model.start import resolve_start, start_tokenizer
@@ -56,7 +57,13 @@ def build_model_and_data(
         tokenizer = CharTokenizer.from_texts(normalize(u.text, cfg.text.normalization) for u in train)
     torch.manual_seed(stable_seed(cfg.train.seed, "init"))
     model = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
-    data = TrainingData(train, tokenizer, model.extractor, model.network, cfg, group.rank, group.size)
+    try:
+        data = TrainingData(train, tokenizer, model.extractor, model.network, cfg, group.rank, group.size)
+    except DataError as error:
+        if cfg.text.tokenizer != "init" or "unknown character" not in str(error):
+            raise
+        then = "text.tokenizer=init+ adds them to letters, text.tokenizer=char takes the letters of the texts alone"
+        raise DataError(f"{error}; these are the tokens of {cfg.train.init}: {then}") from error
     return model, data
 
 
@@ -91,6 +98,8 @@ def build_learner(
     freezing = Freezing(network, cfg.train.freeze)
     freezing.apply(math.inf)  # memory is planned for all that is ever trained
     optimizer = build_optimizer(network, cfg.optim)
+    if cfg.optim.decay_towards == "start" and cfg.train.init is None:
+        log.warning("optim.decay_towards is start, and train.init names no model: weights are pulled to random ones")
     start = PullToStart(network, optimizer, cfg.optim.weight_decay if cfg.optim.decay_towards == "start" else 0.0)
     average = MovingAverage(network, cfg.train.ema_decay)
     network.set_checkpointing(cfg.train.activation_checkpointing is True)
