@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 import yaml
 
 from asr.bench.plain import PlainNetwork, PlainTrainer
-from asr.bench.training import PARTS, made_up_data, measure_training, training_operations
+from asr.bench.training import PARTS, TrainingSpeed, Turn, made_up_data, measure_training, training_operations
 from asr.cli import run
 from asr.config import ModelConfig
 from asr.ctc import ctc_loss
@@ -82,6 +83,12 @@ def test_the_parts_are_all_of_the_time(tmp_path, settings):
     assert sum(turn.audio_s for turn in found.turns) == pytest.approx(5 * 4 * 0.5)
     assert 0 < found.of_peak < 1
     assert found.parts["convolution back"] > 0 or not cfg.model.conv
+
+
+def test_what_cannot_be_counted_is_left_out():
+    found = TrainingSpeed("fp32", "1 threads", 1, 7, "data", turns=[Turn(1.0, 1.0)], operations=math.nan, peak=1.0)
+    found.parts = dict.fromkeys(PARTS, 1.0)
+    assert found.to_json()["of_peak"] is None and found.to_json()["operations_per_step"] is None
 
 
 @torch.no_grad()

@@ -80,7 +80,7 @@ class TrainingSpeed:
     parts: dict[str, float] = field(default_factory=dict)
     #: seconds of computing features, in threads beside the step
     features_s: float = 0.0
-    #: operations of convolutions and the encoder (a multiplication and an addition are two)
+    #: operations of convolutions and the encoder (a multiplication and an addition are two); nan: not known
     operations: float = 0.0
     #: operations per second of the machine's best matrix product
     peak: float = 0.0
@@ -113,7 +113,7 @@ class TrainingSpeed:
 
     @property
     def of_peak(self) -> float:
-        """The share of the peak that convolutions and encoder reach while they run."""
+        """The share of the peak that convolutions and encoder reach while they run; nan: not known."""
         spent = sum(self.parts[part] for part in PRODUCTS)
         return self.operations / spent / self.peak if spent else math.nan
 
@@ -125,9 +125,9 @@ class TrainingSpeed:
             "audio_s_per_s": round(self.audio_s_per_s, 2),
             "shares": {part: round(share, 4) for part, share in self.shares.items()},
             "features_in_workers": round(self.features_s / self.seconds, 4),
-            "of_peak": round(self.of_peak, 4),
+            "of_peak": None if math.isnan(self.of_peak) else round(self.of_peak, 4),
             "peak_gflop_per_s": round(self.peak / 1e9, 1),
-            "operations_per_step": round(self.operations / max(1, self.steps)),
+            "operations_per_step": None if math.isnan(self.operations) else round(self.operations / max(1, self.steps)),
             "steps": self.steps,
             "utterances_per_batch": round(self.batch[0], 2),
             "audio_s_per_batch": round(self.batch[1], 2),

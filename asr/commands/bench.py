@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -219,9 +220,12 @@ def _training_lines(config: str, found: TrainingSpeed) -> list[str]:
         f"{'sum':<17} {sum(found.shares.values()):>6.1%}",
         "",
         f"features, computed in threads beside the step: {found.features_s / found.seconds:.1%} of its time",
-        f"convolution and encoder, there and back: {found.of_peak:.1%} of the {found.peak / 1e9:,.0f} GFLOP/s "
-        f"that a large product reaches here in {found.precision}",
     ]
+    if not math.isnan(found.of_peak):
+        lines.append(
+            f"convolution and encoder, there and back: {found.of_peak:.1%} of the {found.peak / 1e9:,.0f} GFLOP/s "
+            f"that a large product reaches here in {found.precision}"
+        )
     if found.ratio is not None:
         lines.append("")
         lines.append(
