@@ -310,6 +310,14 @@ def test_the_last_set_of_a_key_wins_and_overrides_the_file(tmp_path):
         ("augment.spc.freq_masks=1", "--set augment.spc.freq_masks=1: augment: unknown key 'spc', did you mean 'spec"),
         ("optim.lr.x=1", "--set optim.lr.x=1: 'optim.lr' has no keys of its own; set it whole, as YAML"),
         ("model.conv.0.channels=8", "--set model.conv.0.channels=8: 'model.conv' has no keys of its own; set it whole"),
+        (
+            "train.freeze.layers.0=-1",
+            "--set train.freeze.layers.0=-1: train.freeze: expected a number of at least 1, got",
+        ),
+        (
+            "model.wav2vec2.shape.hidden_size=8",
+            "--set model.wav2vec2.shape.hidden_size=8: 'model.wav2vec2.shape' has no",
+        ),
         ("=1", "--set =1: unknown key '' (keys here: audio, text, features"),
         ("optim=1", "--set optim=1: optim: expected a mapping of keys to values, got 1"),
         ("optim.lr=[1", "--set optim.lr=[1: the value is not valid YAML"),
@@ -319,6 +327,12 @@ def test_the_last_set_of_a_key_wins_and_overrides_the_file(tmp_path):
 )
 def test_a_bad_set_is_one_line_that_shows_it(item, message):
     assert _set_message(item).startswith(message)
+
+
+def test_a_part_of_a_network_is_set_by_its_name_and_the_others_stay():
+    settings = ["train.freeze={body: 5, body.norm: null}", "train.freeze.body.norm=7", "optim.lr_scales.layers.0=2"]
+    cfg = override(RunConfig(), settings)
+    assert cfg.train.freeze == {"body": 5, "body.norm": 7} and cfg.optim.lr_scales == {"layers.0": 2.0}
 
 
 def test_all_keys_lists_nested_stages():

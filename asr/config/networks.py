@@ -92,7 +92,7 @@ class ConformerConfig(Stage):
     @classmethod
     def _odd(cls, value: int) -> int:
         if value % 2 == 0:
-            raise ValueError(f"must be odd, got {value}")
+            raise ValueError("must be odd")
         return value
 
     @field_validator("inter_layers")

@@ -68,6 +68,8 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
     >>> override(RunConfig(), ["optim.lr=0.002"]).optim.lr
     0.002
+    >>> override(RunConfig(), ["train.freeze.layers.0=100"]).train.freeze
+    {'layers.0': 100}
 
     Raises:
         ConfigError: no ``=``, an unknown key, or a value that does not fit.
@@ -75,21 +77,29 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     data = config.model_dump(mode="json")
     for item in overrides:
         key, value = split_setting(item, example="optim.lr=0.001")
-        *parents, leaf = key.split(".")
-
-        node: Any = data
-        for depth, part in enumerate(parents, start=1):
-            child = node.get(part)
-            if not isinstance(child, dict):
-                problem = unknown_key(RunConfig, parents[:depth])
-                if part in node:
-                    problem = f"'{'.'.join(parents[:depth])}' has no keys of its own; set it whole, as YAML"
-                raise ConfigError(f"--set {item}: {problem}", key=key)
-            node = child
-
+        try:
+            node, leaf = _place(config, data, key.split("."))
+        except ConfigError as error:
+            raise ConfigError(f"--set {item}: {error}", key=key) from error
         node[leaf] = value
 
     return parse(RunConfig, data, "--set " + " ".join(overrides))
+
+
+def _place(config: Stage, data: dict[str, Any], parts: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Return the mapping in which a value stands, and its key there: a mapping of the config's own has dots in keys."""
+    node: dict[str, Any] = data
+    stage: Any = config
+    for depth, part in enumerate(parts[:-1], start=1):
+        child = node.get(part)
+        if not isinstance(child, dict):
+            if part in node:
+                raise ConfigError(f"'{'.'.join(parts[:depth])}' has no keys of its own; set it whole, as YAML")
+            raise ConfigError(unknown_key(RunConfig, parts[:depth]))
+        node, stage = child, getattr(stage, part, None)
+        if not isinstance(stage, Stage):
+            return node, ".".join(parts[depth:])
+    return node, parts[-1]
 
 
 def split_setting(item: str, *, example: str) -> tuple[str, Any]:
