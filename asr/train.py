@@ -8,7 +8,6 @@ part of each batch; the first process writes the run's folder.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from contextlib import ExitStack, closing
@@ -187,7 +186,6 @@ def validate(session: Session, watch: Watcher) -> None:
 
     def validate_and_keep() -> Progress:
         done = progress.epoch / cfg.train.epochs
-        steps_per_epoch = math.ceil(len(learner.data.plan(max(0, progress.epoch - 1))) / cfg.train.accumulate)
         with learner.average.in_place():
             with session.timer("validate"):
                 found = session.dev.validate()
@@ -197,7 +195,8 @@ def validate(session: Session, watch: Watcher) -> None:
                 progress,
                 session.run,
                 lr=learning_rate(cfg.optim, done, done),
-                total_steps=steps_per_epoch * cfg.train.epochs,
+                total_steps=session.total_steps,
+                frozen_steps=max((until or 0 for until in cfg.train.freeze.values()), default=0),
                 lost_case=session.dev.lost_case,
             )
             watch(

@@ -162,6 +162,13 @@ def test_the_log_says_how_much_is_frozen_and_how_long(uninterrupted):
     assert not Freezing(_network(), {}).summary()
 
 
+def test_a_part_that_thaws_behind_the_last_step_is_a_warning(data, tmp_path, caplog):
+    settings = ("train.freeze={front_end: 3, layers.0: 2}", "train.epochs=1", "train.max_steps=3")
+    train(tiny_config(*settings), data, tmp_path / "run")
+    (said,) = [line for line in caplog.messages if "never trained" in line]
+    assert said.startswith("train.freeze: front_end is frozen for 3 steps, and this run has 3, so it is never trained")
+
+
 def test_a_part_is_trained_from_its_step_on(data):
     learner = build_trial(tiny_config("train.freeze={front_end: 2, layers: null}", "model.norm=false"), data)
     weights = dict(learner.model.network.named_parameters())

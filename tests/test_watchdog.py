@@ -65,6 +65,14 @@ def test_a_loss_that_rose_by_half_in_three_epochs_is_named(losses_nats, rose):
     assert (f"the loss rose from 60.0 to {losses_nats[-1]:.1f} nats; lower optim.lr" in line) == rose
 
 
+def test_a_network_that_is_frozen_yet_is_not_called_a_mistake():
+    assert "is trained before step 10,000 (train.freeze)" in diagnose(
+        step=9999, total_steps=20_000, frozen_steps=10_000
+    )
+    assert "usual early plateau" in diagnose(step=11_999, total_steps=20_000, frozen_steps=10_000)
+    assert "likely a mistake" in diagnose(step=12_000, total_steps=20_000, frozen_steps=10_000)
+
+
 @pytest.mark.parametrize(
     ("total_steps", "patience"),
     [(90_000, 2000), (3000, 1000), (100, 200)],

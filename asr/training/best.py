@@ -30,7 +30,14 @@ def rank_validation(found: Validation, progress: Progress) -> None:
 
 
 def report_validation(
-    found: Validation, progress: Progress, run: RunFolder, *, lr: float, total_steps: int, lost_case: bool
+    found: Validation,
+    progress: Progress,
+    run: RunFolder,
+    *,
+    lr: float,
+    total_steps: int,
+    frozen_steps: int,
+    lost_case: bool,
 ) -> None:
     """Log what a validation found and what is odd about it, and add a row of metrics.
 
@@ -56,6 +63,7 @@ def report_validation(
             health,
             step=progress.step,
             total_steps=total_steps,
+            frozen_steps=frozen_steps,
             lr=lr,
             losses_nats=progress.epoch_losses_nats,
             lost_case=lost_case,
@@ -77,10 +85,13 @@ def report_validation(
 def warn_if_not_better(progress: Progress, cfg: RunConfig) -> None:
     """Warn if no epoch was better on dev than the model that the run started from."""
     if progress.done and progress.epoch and progress.best and not progress.best[0].epoch:
+        remedy = f"lower optim.lr (now {cfg.optim.lr:.1e})"
+        if progress.best[0].wer >= 1:  # perhaps it has not learnt enough yet
+            remedy += ", train longer (train.epochs)"
+            remedy += ", freeze for fewer steps (train.freeze)" * any(cfg.train.freeze.values())
         log.warning(
             f"training did not help: no epoch was better on dev than {cfg.train.init}, the model that it started from "
-            f"(WER {progress.best[0].wer:.2%}), which best/ holds unchanged; lower optim.lr (now {cfg.optim.lr:.1e}), "
-            "or look at the data: asr doctor"
+            f"(WER {progress.best[0].wer:.2%}), which best/ holds unchanged; {remedy}, or look at the data: asr doctor"
         )
 
 

@@ -95,6 +95,14 @@ class Session:
         return self.progress.epoch >= cfg.epochs or (cfg.max_steps is not None and self.progress.step >= cfg.max_steps)
 
     @property
+    def total_steps(self) -> int:
+        """Return how many steps the whole run has, if every epoch has as many as this one."""
+        cfg = self.cfg.train
+        plan = self.learner.data.plan(max(0, self.progress.epoch - 1))
+        steps = math.ceil(len(plan) / cfg.accumulate) * cfg.epochs
+        return steps if cfg.max_steps is None else min(steps, cfg.max_steps)
+
+    @property
     def dropped(self) -> list[Dropped]:
         """Return the utterances left out, before the first epoch and since."""
         return [*self.learner.data.dropped, *self.learner.data.late]
@@ -175,6 +183,12 @@ class Session:
         )
         if frozen := learner.freezing.summary():
             log.info(frozen)
+        for part, until in self.cfg.train.freeze.items():
+            if until is not None and until >= (total := self.total_steps):
+                log.warning(
+                    f"train.freeze: {part} is frozen for {until:,} steps, and this run has {total:,}, so it is never "
+                    f"trained: lower train.freeze.{part}, or raise train.epochs"
+                )
         self.run.write_dropped(self.dropped)
         for line in learner.data.summary():
             log.info("%s", line)

@@ -64,11 +64,19 @@ def cases_differ(train_texts: Iterable[str], dev_texts: Iterable[str]) -> bool:
 
 
 def diagnosis(
-    now: Health, *, step: int, total_steps: int, lr: float, losses_nats: Sequence[float], lost_case: bool = False
+    now: Health,
+    *,
+    step: int,
+    total_steps: int,
+    lr: float,
+    losses_nats: Sequence[float],
+    frozen_steps: int = 0,
+    lost_case: bool = False,
 ) -> str | None:
     """Return a line with the likely reason if the output is almost all blank, else None.
 
     Args:
+        frozen_steps: how many steps a part is frozen that is trained later.
         losses_nats: mean training loss of each epoch so far.
         lost_case: the result of ``cases_differ`` for the texts.
     """
@@ -92,7 +100,9 @@ def diagnosis(
             f"lower optim.lr (now {lr:.1e}) or lengthen optim.warmup_fraction"
         )
 
-    if step < min(_PLATEAU_STEPS, max(200, total_steps // 3)):
+    if step < frozen_steps:
+        return f"{seen}: not all of the network is trained before step {frozen_steps:,} (train.freeze)"
+    if step - frozen_steps < min(_PLATEAU_STEPS, max(200, total_steps // 3)):
         return f"{seen}: the usual early plateau (step {step:,}); it ends by itself"
     return (
         f"{seen}: still so after {step:,} steps, likely a mistake: check that the transcripts belong to the audio "
