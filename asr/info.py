@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.data.tokenizer_file import FILE as TOKENIZER_FILE
 from asr.data.tokenizer_file import read_tokenizer
-from asr.errors import AsrError, CheckpointError, ConfigError
+from asr.errors import AsrError, CheckpointError, ConfigError, command
 from asr.files import read_json
 from asr.lm.binary import MAGIC
 from asr.lm.kenlm import MAGIC as KENLM_MAGIC
@@ -129,17 +129,53 @@ def _bundle(thing: str) -> dict[str, Any]:
 def _hugging_face(thing: str) -> dict[str, Any]:
     """Return what a folder says of its model; of its weights only names and shapes are read."""
     from asr.model.hf import published
+    from asr.model.hf.config import read_config
+    from asr.model.hf.folder import locate
+    from asr.model.hf.names import parse as parse_hf
 
+    folder = locate(parse_hf(thing))
+    if read_config(folder, any_head=True).only_pretrained:
+        return _pretrained(thing, folder)
     known = published.describe(thing)
     facts: dict[str, Any] = {
         "path": str(known.folder),
-        "bytes": sum(file.stat().st_size for file in known.folder.iterdir() if file.is_file()),
+        "bytes": _bytes_in(known.folder),
     }
     facts |= _published(thing, published)
     if known.config.why_other:
         facts["features"] = f"by transformers: {known.config.why_other}"
         facts["cannot"] = "be trained: it can be used as it is"
     return facts
+
+
+def _pretrained(thing: str, folder: Path) -> dict[str, Any]:
+    """Return what a folder says of a network without an output for text; its weights are not read."""
+    from asr.features.build import build_extractor
+    from asr.model.build import build_network
+    from asr.model.hf.card import read_card
+    from asr.model.hf.start import start_stages
+    from asr.model.tensor_files import planned
+
+    stages = start_stages(thing)
+    rate_hz = stages.audio.sample_rate_hz
+    network = planned(lambda: build_network(stages.model, 1, vocabulary_size=1))
+    rows = list(network.part_rows())
+    return {
+        "path": str(folder),
+        "bytes": _bytes_in(folder),
+        "parameters": sum(count for _, _, count in rows),
+        "network": _rows(rows),
+        "features": build_extractor(stages.features, rate_hz).describe(),
+        "audio": f"{rate_hz} Hz",
+        "step": f"{1000 * network.stride / rate_hz:g} ms",
+        "tokens": "none: it has no output for text",
+        **_training(read_card(folder)),
+        "cannot": f"write text before it is trained: {command('train', 'finetune/wav2vec2', '--init', thing)}",
+    }
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
 def _nemo(thing: str) -> dict[str, Any]:
@@ -297,6 +333,13 @@ def _config(thing: str) -> dict[str, Any]:
     path = find_config(thing)
     cfg = configs.load(path)
     extractor = build_extractor(cfg.features, cfg.audio.sample_rate_hz)
+    if cfg.model.encoder == "wav2vec2" and cfg.model.wav2vec2.shape is None:
+        return {
+            "path": str(path),
+            "features": extractor.describe(),
+            "epochs": cfg.train.epochs,
+            "note": "the network is that of the model that training starts from: asr train --init hf:FOLDER_OR_NAME",
+        }
     # The vocabulary comes with the data; 29 is blank, A-Z, apostrophe and space.
     network = planned(lambda: build_network(cfg.model, extractor.num_bins, vocabulary_size=29))
     return {

@@ -241,6 +241,27 @@ def test_tokens_of_a_network_that_has_none_are_asked_for_elsewhere(tmp_path, dat
         train(config(f"hf:{folder}", "text.tokenizer=init"), data, tmp_path / "run")
 
 
+def test_info_shows_a_network_that_was_only_pretrained_and_how_to_train_it(tmp_path, command):  # noqa: F811
+    folder = without_head("base", "Wav2Vec2ForPreTraining", "wav2vec2.", tmp_path / "pretrained")
+    result = command("info", f"hf:{folder}")
+    assert result.code == 0 and "none: it has no output for text" in result.out and "output:" not in result.out
+    assert f"asr train finetune/wav2vec2 --init hf:{folder}" in result.out
+
+    refused = command("transcribe", f"hf:{folder}", "a.wav")
+    assert refused.code == 2 and "can be trained to be one: asr train finetune/wav2vec2" in refused.err
+
+
+def test_info_shows_a_config_whose_network_is_that_of_another(command):  # noqa: F811
+    result = command("info", "finetune/wav2vec2")
+    assert result.code == 0 and "that of the model that training starts from" in result.out
+
+
+def test_a_character_that_the_network_cannot_write_names_the_way_to_add_it(data, tmp_path):
+    cfg = config(f"hf:{HF}/mms#eng", "text.tokenizer=init", "text.normalization=lower")
+    with pytest.raises(DataError, match=r"unknown character .*; text\.tokenizer=init\+ adds a token for it"):
+        train(cfg, data, tmp_path / "run")
+
+
 def test_what_is_only_used_through_transformers_is_not_trained(tmp_path):
     folder = shutil.copytree(HF / "base", tmp_path / "model")
     (folder / "config.json").write_text('{"architectures": ["SEWForCTC"], "model_type": "sew"}')

@@ -108,8 +108,10 @@ def test_tokens_that_are_lost_are_a_warning_with_the_cure(source, caplog):
     start_from(new_model("abc"), source)
     assert f"2 of the 5 tokens of {source} are not in these training texts, and lost: ' ' 'd'; " in caplog.text
     assert "text.tokenizer=init keeps them" in caplog.text and "most tokens" not in caplog.text
-    start_from(new_model("ABCD"), source)
+    start_from(new_model("efgh"), source)
     assert "most tokens are new" in caplog.text
+    start_from(new_model("abcdABD"), source)
+    assert f"{source} has 3 of the new tokens in lower case; with text.normalization=lower they" in caplog.text
 
 
 def test_training_keeps_the_tokens_of_the_first_model_where_asked_for(source, tmp_path):

@@ -18,6 +18,11 @@ MOST_HEADERS, SOME_HEADERS = 20_000, 2_000
 #: on a slow disk, fewer
 _LONGEST_S = 4.0
 _PIECE = 256
+#: what to do about audio that cannot be used
+_REMEDIES = {
+    "rate": "; audio.resample=true resamples it",
+    "channels": "; 'channel' in its row says which to take: a number, or \"mix\" for their mean (asr prepare --mix)",
+}
 #: logged when the run starts, besides errors; the rest of what the doctor finds is for the command
 _CODES = {
     "overlap-speaker",
@@ -79,7 +84,7 @@ def _refuse_errors(examination: Examination, doctor: str) -> None:
         return
     finding = examination.findings[0]
     first = finding.examples[0]
-    remedy = "; audio.resample=true resamples it" if finding.code == "rate" else ""
+    remedy = _REMEDIES.get(finding.code, "")
     raise DataError(
         f"the audio of {count:,} utterances cannot be used; first utt '{first.id}': {first.value}{remedy}; "
         f"all: {doctor}",

@@ -88,7 +88,7 @@ def resolve_start(cfg: RunConfig) -> RunConfig:
         if has_no_shape:
             raise ConfigError(
                 "model.encoder is wav2vec2, which is as large as the model that training starts from: name it with "
-                "--init hf:FOLDER_OR_NAME (train.init), or set model.wav2vec2.shape",
+                "--init hf:FOLDER_OR_NAME (or --set train.init=hf:FOLDER_OR_NAME), or set model.wav2vec2.shape",
                 key="train.init",
             )
         return cfg

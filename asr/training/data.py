@@ -84,7 +84,11 @@ class TrainingData:
         #: batches are in pinned memory, for a GPU
         self.is_pinned = False
         self.loader = FeatureLoader(manifest, extractor, cfg)
-        self.targets = targets_of(manifest, tokenizer, cfg.text.normalization)
+        try:
+            self.targets = targets_of(manifest, tokenizer, cfg.text.normalization)
+        except DataError as error:
+            can_grow = cfg.text.tokenizer == "init" and "set text.normalization" not in str(error)
+            raise DataError(f"{error}" + "; text.tokenizer=init+ adds a token for it" * can_grow) from error
         self._num_steps = network.num_steps
         self._needed_steps = self.targets.min_steps()
 

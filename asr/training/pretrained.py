@@ -114,18 +114,29 @@ def take_weights(model: TrainableModel, tensors: Mapping[str, Tensor], tokenizer
     if tokenizer is None:
         return f"{begun}, all of them new"
     missing = _others(model.tokenizer, to_rows)
-    _warn(name, tokenizer, _others(tokenizer, from_rows), has_few=len(missing) > total // 2)
+    _warn_of_lost(name, tokenizer, _others(tokenizer, from_rows))
+    _warn_of_new(name, tokenizer, missing, total)
     return begun + (f", {len(missing)} of them new: {_shown(missing)}" if missing else "")
 
 
-def _warn(name: str, tokenizer: Tokenizer, lost: Sequence[str], *, has_few: bool) -> None:
-    """Warn of tokens of the other model that are lost, and if most of the new model's are not among them."""
+def _warn_of_lost(name: str, tokenizer: Tokenizer, lost: Sequence[str]) -> None:
     if lost:
         log.warning(
             f"{len(lost)} of the {tokenizer.vocabulary_size - 1} tokens of {name} are not in these training "
             f"texts, and lost: {_shown(lost)}; text.tokenizer=init keeps them"
         )
-    if has_few:
+
+
+def _warn_of_new(name: str, tokenizer: Tokenizer, new: Sequence[str], total: int) -> None:
+    """Warn if most of the new model's tokens are new, or most that are new differ from the other's in case alone."""
+    cased = [symbol for symbol in new if symbol != symbol.swapcase() in tokenizer.symbols]
+    if len(cased) > len(new) // 2:
+        case = "lower" if cased[0].swapcase().islower() else "upper"
+        log.warning(
+            f"{name} has {len(cased)} of the new tokens in {case} case; with text.normalization={case} they would "
+            "not be new"
+        )
+    elif len(new) > total // 2:
         log.warning(
             f"most tokens are new to {name}, so its last layer is of little use: is the case the same? "
             "(text.normalization)"

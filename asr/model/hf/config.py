@@ -36,6 +36,8 @@ class HfConfig(Stage):
     sample_rate_hz: int = Field(ge=1000, le=768_000)
     #: bring each utterance to mean 0 and variance 1
     normalize: bool
+    #: it has no head for recognition
+    only_pretrained: bool = False
     #: of a wav2vec 2.0, HuBERT or WavLM
     shape: Wav2Vec2Shape | None = None
     #: of a Parakeet
@@ -67,6 +69,7 @@ def read_config(folder: Path, *, any_head: bool = False) -> HfConfig:
         "model_type": data.get("model_type", "unknown"),
         "sample_rate_hz": rate_hz,
         "normalize": sound.get("do_normalize", True),
+        "only_pretrained": any_head and _is_without_head(data),
     }
     if why_other := _why_other(architecture, data, sound):
         values |= {"family": "other", "why_other": why_other}
@@ -80,6 +83,11 @@ def read_config(folder: Path, *, any_head: bool = False) -> HfConfig:
         return config
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+
+
+def _is_without_head(data: dict[str, Any]) -> bool:
+    named = data.get("architectures")
+    return isinstance(named, list) and all(isinstance(one, str) and not one.endswith("ForCTC") for one in named)
 
 
 def _check_attention(config: HfConfig) -> None:
@@ -107,8 +115,13 @@ def _architecture(data: dict[str, Any], path: Path) -> str:
         raise CheckpointError(f"'architectures' must name one network, such as Wav2Vec2ForCTC; got {got}", path)
     architecture: str = named[0]
     if not architecture.endswith("ForCTC") or len(architecture) > _LONGEST_NAME:
+        remedy = ""
+        if str(data.get("model_type")) in _CTC:
+            remedy = "; it can be trained to be one: asr train finetune/wav2vec2 --init hf:FOLDER_OR_NAME"
         raise CheckpointError(
-            f"{architecture[:_LONGEST_NAME]} is no network for recognition with CTC (Wav2Vec2ForCTC and the like)", path
+            f"{architecture[:_LONGEST_NAME]} is no network for recognition with CTC (Wav2Vec2ForCTC and the like)"
+            f"{remedy}",
+            path,
         )
     return architecture
 
