@@ -146,14 +146,6 @@ def test_a_pretrained_network_is_trained_with_the_tokens_of_the_texts(data, tmp_
     assert report.progress.step == 2 and model.tokenizer.symbols == (" ", "A", "B", "C", "D")
 
 
-def test_letters_that_the_first_network_lacks_are_named_with_what_to_set(tmp_path):
-    folder = tmp_path / "data"
-    for name in ("train", "dev"):
-        build_corpus(folder, 4, seed=1, name=name, alphabet="ÄÖ")
-    with pytest.raises(DataError, match=r"unknown character 'Ö'.*text\.tokenizer=init\+ adds them to letters"):
-        train(config(f"hf:{HF}/large", "text.tokenizer=init"), folder, tmp_path / "run")
-
-
 def test_the_config_takes_shape_and_input_from_the_network_and_keeps_its_own_training(caplog):
     own = ["model.dropout=0.1", "audio.resample=true", "features.dither=0.001"]
     cfg = config(f"hf:{HF}/wavlm", "audio.sample_rate_hz=8000", *own)

@@ -87,8 +87,10 @@ class TrainingData:
         try:
             self.targets = targets_of(manifest, tokenizer, cfg.text.normalization)
         except DataError as error:
-            can_grow = cfg.text.tokenizer == "init" and "set text.normalization" not in str(error)
-            raise DataError(f"{error}" + "; text.tokenizer=init+ adds a token for it" * can_grow) from error
+            if cfg.text.tokenizer != "init" or "set text.normalization" in str(error):
+                raise
+            then = "text.tokenizer=init+ adds a token for it, text.tokenizer=char takes the letters of the texts alone"
+            raise DataError(f"{error}; {then}") from error
         self._num_steps = network.num_steps
         self._needed_steps = self.targets.min_steps()
 

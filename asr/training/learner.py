@@ -15,7 +15,6 @@ from asr.data import prepared as headers
 from asr.data.manifest import Manifest
 from asr.data.text import normalize
 from asr.data.tokenizer import CharTokenizer, Tokenizer
-from asr.errors import DataError
 from asr.model.checkpoint import TrainableModel, build_model, model_tensors, set_model_tensors
 from asr.model.hf.names import whole_name
 from asr.model.start import resolve_start, start_tokenizer
@@ -57,13 +56,7 @@ def build_model_and_data(
         tokenizer = CharTokenizer.from_texts(normalize(u.text, cfg.text.normalization) for u in train)
     torch.manual_seed(stable_seed(cfg.train.seed, "init"))
     model = build_model(cfg.audio, cfg.text, cfg.features, cfg.model, tokenizer)
-    try:
-        data = TrainingData(train, tokenizer, model.extractor, model.network, cfg, group.rank, group.size)
-    except DataError as error:
-        if cfg.text.tokenizer != "init" or "unknown character" not in str(error):
-            raise
-        then = "text.tokenizer=init+ adds them to letters, text.tokenizer=char takes the letters of the texts alone"
-        raise DataError(f"{error}; these are the tokens of {cfg.train.init}: {then}") from error
+    data = TrainingData(train, tokenizer, model.extractor, model.network, cfg, group.rank, group.size)
     return model, data
 
 
