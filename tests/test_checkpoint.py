@@ -409,6 +409,12 @@ def test_what_is_no_model_is_one_line_that_says_what_it_is(tmp_path, build, expe
     assert expected in _error(lambda: load_model(path), path)
 
 
+@pytest.mark.parametrize("name", ["HF:facebook/wav2vec2-base", "huggingface:facebook/wav2vec2-base"])
+def test_a_prefix_of_hugging_face_in_other_letters_names_the_right_one(name):
+    with pytest.raises(CheckpointError, match="no such model folder or run folder; a model of Hugging Face is hf:FOLD"):
+        load_model(name)
+
+
 # Failed writes
 
 

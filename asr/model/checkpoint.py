@@ -157,6 +157,8 @@ def find_model(path: str | Path) -> Path:
         hint = ""
         if path.name.isupper() and str(path) in bundles.names():
             hint = f"; did you mean {bundles.PREFIX}{path}?"
+        elif str(path).lower().startswith(("hf:", "huggingface:")):
+            hint = "; a model of Hugging Face is hf:FOLDER_OR_NAME"
         raise CheckpointError(f"no such model folder or run folder{hint}", path)
     if not path.is_dir():
         kind = kind_of_file(path)
