@@ -116,6 +116,10 @@ def test_an_unknown_key_names_the_nearest_at_every_depth(tmp_path, text, message
         ("optim:\n  lr: 1e999\n", ": optim.lr: expected a finite number, got .inf"),
         ("model:\n  cell: gruu\n", ": model.cell: expected one of gru, lstm, tanh, got 'gruu'; did you mean 'gru'?"),
         ("model:\n  conv: []\n", ": model.conv needs 1 to 3 layers"),
+        (
+            "model:\n  encoder: wav2vec2\n  wav2vec2: {mask_time_probability: 0.65}\n",
+            ": model.wav2vec2: mask_time_probability times mask_time_steps is 6.5, and at most 1",
+        ),
         ("model:\n  lookahead_steps: 5\n", ": model: lookahead_steps needs bidirectional: false"),
         ("model:\n  conv: [{kernel_tf: [2, 3]}]\n", ": model.conv.0.kernel_tf: both sides must be odd"),
         (

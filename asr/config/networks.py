@@ -173,6 +173,17 @@ class Wav2Vec2Config(Stage):
     mask_channel_probability: _Probability = 0.0
     mask_channel_width: int = Field(64, ge=1, le=16_384)
 
+    @model_validator(mode="after")
+    def _masks_leave_something(self) -> Wav2Vec2Config:
+        for axis, length in (("time", "mask_time_steps"), ("channel", "mask_channel_width")):
+            share = getattr(self, f"mask_{axis}_probability") * getattr(self, length)
+            if share > 1:
+                raise ValueError(
+                    f"mask_{axis}_probability times {length} is {share:g}, and at most 1: it is the share of places at "
+                    f"which a mask begins, as in the paper (transformers' mask_*_prob is this product)"
+                )
+        return self
+
 
 #: encoders that take features as they are
 _OWN_CONVOLUTIONS = ("conformer", "wav2vec2")
