@@ -338,7 +338,7 @@ def _config(thing: str) -> dict[str, Any]:
             "path": str(path),
             "features": extractor.describe(),
             "epochs": cfg.train.epochs,
-            "note": "the network is that of the model that training starts from: asr train --init hf:FOLDER_OR_NAME",
+            "note": "the network is that of the model that training starts from, which --init names",
         }
     # The vocabulary comes with the data; 29 is blank, A-Z, apostrophe and space.
     network = planned(lambda: build_network(cfg.model, extractor.num_bins, vocabulary_size=29))

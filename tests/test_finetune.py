@@ -240,7 +240,7 @@ def test_info_shows_a_network_that_was_only_pretrained_and_how_to_train_it(tmp_p
     assert f"asr train finetune/wav2vec2 --init hf:{folder}" in result.out
 
     refused = command("transcribe", f"hf:{folder}", "a.wav")
-    assert refused.code == 2 and "can be trained to be one: asr train finetune/wav2vec2" in refused.err
+    assert refused.code == 2 and "can be trained to be one: 'asr train finetune/wav2vec2'" in refused.err
 
 
 def test_info_shows_a_config_whose_network_is_that_of_another(command):  # noqa: F811

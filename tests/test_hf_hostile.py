@@ -388,7 +388,7 @@ ABSURD = [
     {"feat_extract_norm": "batch"},
     {"do_stable_layer_norm": []},
     {"architectures": []},
-    {"architectures": ["Wav2Vec2Model"]},
+    {"architectures": ["Wav2Vec2ForSequenceClassification"]},
     {"architectures": ["os.system"]},
     {"architectures": [7]},
     {"architectures": "Wav2Vec2ForCTC"},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from asr.alignment.compiled import best_path
 from asr.jit import CacheFile
 
@@ -25,3 +28,16 @@ def test_compiled_functions_keep_their_code_so():
     compiled = [value for value in vars(best_path).values() if hasattr(value, "_cache") and hasattr(value, "py_func")]
     kept = [value for value in compiled if hasattr(value._cache, "_cache_file")]
     assert kept and all(type(value._cache._cache_file) is CacheFile for value in kept)
+
+
+def test_code_from_disk_that_holds_an_instruction_as_text_can_be_linked():
+    script = """
+import asr.model.cpu.tiles
+from llvmlite import binding
+binding.initialize_native_target()
+binding.initialize_native_asmprinter()
+module = binding.parse_assembly('define void @f() { call void asm sideeffect "nop", ""() ret void }')
+print(len(binding.Target.from_default_triple().create_target_machine().emit_object(module)) > 0)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr  # else LLVM ends the process

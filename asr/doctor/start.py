@@ -21,7 +21,7 @@ _PIECE = 256
 #: what to do about audio that cannot be used
 _REMEDIES = {
     "rate": "; audio.resample=true resamples it",
-    "channels": "; 'channel' in its row says which to take: a number, or \"mix\" for their mean (asr prepare --mix)",
+    "channels": "; 'channel' in its row says which: a number, or \"mix\" for their mean ('asr prepare' takes --mix)",
 }
 #: logged when the run starts, besides errors; the rest of what the doctor finds is for the command
 _CODES = {

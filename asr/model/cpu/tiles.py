@@ -21,6 +21,9 @@ from asr.model.cpu.vectors import FLOATS, I32, I64, LANES, address, fused
 _PAIRS = ir.VectorType(I32, LANES)
 #: Named by its instruction: LLVM's name for it has changed between versions.
 _DOT_BF16 = ir.InlineAsm(ir.FunctionType(FLOATS, (FLOATS, _PAIRS, _PAIRS)), "vdpbf16ps $3, $2, $0", "=v,0,v,v")
+if hasattr(binding, "initialize_native_asmparser"):
+    # For the instruction above. At import, as code that holds it may come from disk: else LLVM ends the process.
+    binding.initialize_native_asmparser()
 
 
 class Weights(NamedTuple):
@@ -90,7 +93,6 @@ def tile(
     kind = _PAIRS if narrow else FLOATS
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        binding.initialize_native_asmparser()  # for the instruction above; it may be asked again
         a_, a_at_, a_row_, a_run_, w_, first_, apart_, out_, out_at_, out_row_ = arguments[2:]
         values, bias, _, column, runs, groups = cgutils.unpack_tuple(builder, w_)
         values_kind, bias_kind = w.types[0], w.types[1]

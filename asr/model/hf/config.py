@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ LEAN = {"Wav2Vec2ForCTC": "wav2vec2", "HubertForCTC": "hubert", "WavLMForCTC": "
 _CTC = {family: architecture for architecture, family in LEAN.items()}
 #: letters of a class of ``transformers``
 _LONGEST_NAME = 64
+#: of a network that was only pretrained
+_HEADLESS = re.compile(r"(?:Wav2Vec2|Hubert|WavLM)(?:Model|ForPreTraining)")
 
 
 class HfConfig(Stage):
@@ -87,7 +90,7 @@ def read_config(folder: Path, *, any_head: bool = False) -> HfConfig:
 
 def _is_without_head(data: dict[str, Any]) -> bool:
     named = data.get("architectures")
-    return isinstance(named, list) and all(isinstance(one, str) and not one.endswith("ForCTC") for one in named)
+    return isinstance(named, list) and len(named) == 1 and bool(_HEADLESS.fullmatch(str(named[0])))
 
 
 def _check_attention(config: HfConfig) -> None:
@@ -117,7 +120,7 @@ def _architecture(data: dict[str, Any], path: Path) -> str:
     if not architecture.endswith("ForCTC") or len(architecture) > _LONGEST_NAME:
         remedy = ""
         if str(data.get("model_type")) in _CTC:
-            remedy = "; it can be trained to be one: asr train finetune/wav2vec2 --init hf:FOLDER_OR_NAME"
+            remedy = "; it can be trained to be one: 'asr train finetune/wav2vec2' takes it with --init"
         raise CheckpointError(
             f"{architecture[:_LONGEST_NAME]} is no network for recognition with CTC (Wav2Vec2ForCTC and the like)"
             f"{remedy}",
