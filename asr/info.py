@@ -81,7 +81,7 @@ def _model(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "path": str(folder),
         "parameters": model.num_parameters,
-        "bytes": sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+        "bytes": _bytes_in(folder),
         "network": _rows(describe_network(model.network)),
         "features": model.extractor.describe(),
         "audio": f"{model.audio.sample_rate_hz} Hz",

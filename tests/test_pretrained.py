@@ -195,4 +195,4 @@ def test_a_start_that_is_no_model_is_one_line_and_begins_no_run(tmp_path):
 def test_any_path_can_be_the_start(tmp_path, name):
     from asr.commands.training import _settings
 
-    assert override(RunConfig(), _settings(None, tmp_path / name, None)).train.init == str(tmp_path / name)
+    assert override(RunConfig(), _settings(None, str(tmp_path / name), None)).train.init == str(tmp_path / name)

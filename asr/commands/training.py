@@ -125,11 +125,11 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _settings(set_: list[str] | None, init: str | Path | None, max_batch_seconds: str | None) -> list[str]:
+def _settings(set_: list[str] | None, init: str | None, max_batch_seconds: str | None) -> list[str]:
     """Return the options' changes of the config."""
     settings = [*(set_ or ())]
     if init is not None:  # quoted, as a path may hold what YAML takes for a comment or a mapping
-        settings.append(f"train.init={json.dumps(whole_name(str(init)), ensure_ascii=False)}")
+        settings.append(f"train.init={json.dumps(whole_name(init), ensure_ascii=False)}")
     if max_batch_seconds is not None:
         _check_batch(max_batch_seconds)
         settings.append(f"batch.max_batch_s={max_batch_seconds}")

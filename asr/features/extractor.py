@@ -67,6 +67,30 @@ class Extractor(nn.Module):
         """Count the frames of each wave. Shapes: (b,) -> (b,)."""
         raise NotImplementedError
 
+    @torch.no_grad()
+    def forward(
+        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return normalised features and the number of valid frames; frames beyond are zero.
+
+        Shapes: (b, n), (b,) -> (b, t, f), (b,).
+
+        Args:
+            generator: draws the dither; without one there is none, as in use.
+        """
+        features_btf, num_frames_b = self.raw(waves_bn, num_samples_b, generator)
+        return self.normalize(features_btf, num_frames_b), num_frames_b
+
+    def raw(
+        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute features before normalisation. Shapes: (b, n), (b,) -> (b, t, f), (b,)."""
+        raise NotImplementedError
+
+    def normalize(self, features_btf: Tensor, num_frames_b: Tensor) -> Tensor:
+        """Bring features to a mean and variance; padding becomes, or stays, zero. Shapes: (b, t, f), (b,)."""
+        raise NotImplementedError
+
 
 class NormalizedExtractor(Extractor):
     """Turns waves into features that are brought to the mean and variance that ``cfg.normalization`` names.
@@ -93,28 +117,7 @@ class NormalizedExtractor(Extractor):
         """Return the device that it computes on."""
         return self.mean_f.device
 
-    @torch.no_grad()
-    def forward(
-        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return normalised features and the number of valid frames; frames beyond are zero.
-
-        Shapes: (b, n), (b,) -> (b, t, f), (b,).
-
-        Args:
-            generator: draws the dither; without one there is none, as in use.
-        """
-        features_btf, num_frames_b = self.raw(waves_bn, num_samples_b, generator)
-        return self.normalize(features_btf, num_frames_b), num_frames_b
-
-    def raw(
-        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Compute features before normalisation. Shapes: (b, n), (b,) -> (b, t, f), (b,)."""
-        raise NotImplementedError
-
     def normalize(self, features_btf: Tensor, num_frames_b: Tensor) -> Tensor:
-        """Bring features to the configured mean and variance; padding stays zero."""
         padded = len(features_btf) > 1 or int(num_frames_b[0]) < features_btf.shape[1]
         mask_bt1 = mask(num_frames_b, features_btf.shape[1])[:, :, None] if padded else 1.0
         if self.cfg.normalization == "utterance":

@@ -16,7 +16,7 @@ from torch import Tensor
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
 from asr.features.extractor import NormalizedExtractor, mask
-from asr.limits import check_spectrum
+from asr.features.spectra import frame_sizes, power_spectrum
 
 
 class FeatureExtractor(NormalizedExtractor):
@@ -33,17 +33,7 @@ class FeatureExtractor(NormalizedExtractor):
             ConfigError: they do not fit together, or not the sample rate.
         """
         super().__init__(cfg, sample_rate_hz)
-        window = round(cfg.window_s * sample_rate_hz)
-        self.hop = round(cfg.hop_s * sample_rate_hz)
-        self.fft = cfg.fft_samples or 2 ** math.ceil(math.log2(max(2, window)))
-        if self.fft % 2:
-            # Half of it lies on either side of a frame's centre: with an odd one a last frame would be missing.
-            raise ConfigError(f"features: fft_samples must be even, got {self.fft}", key="features.fft_samples")
-        if self.hop < 1 or window < 2 or self.fft < window:
-            raise ConfigError(
-                f"features: a window of {window} and a hop of {self.hop} samples do not fit an FFT of {self.fft}",
-                key="features",
-            )
+        window, self.hop, self.fft = frame_sizes(cfg, sample_rate_hz)
         high_hz = cfg.high_hz or sample_rate_hz / 2
         if not cfg.low_hz < high_hz <= sample_rate_hz / 2:
             raise ConfigError(
@@ -51,8 +41,6 @@ class FeatureExtractor(NormalizedExtractor):
                 f"got {cfg.low_hz:g} and {high_hz:g}",
                 key="features.high_hz",
             )
-
-        check_spectrum(self.fft, self.hop, sample_rate_hz)
 
         # The buffers of window and filters are not saved: they follow from the config.
         window_fn = torch.hann_window if cfg.window == "hann" else torch.hamming_window
@@ -111,7 +99,7 @@ class FeatureExtractor(NormalizedExtractor):
             previous_bn = torch.cat([waves_bn[:, :1], waves_bn[:, :-1]], dim=1)
             waves_bn = (waves_bn - cfg.preemphasis * previous_bn) * inside_bn
 
-        power_btf = self._power(waves_bn)
+        power_btf = power_spectrum(waves_bn, self.window, self.hop, self.fft)
         if cfg.kind != "spectrogram":
             power_btf = power_btf @ self.mel_fb
         features_btf = power_btf.clamp(min=cfg.power_floor).log()
@@ -124,22 +112,6 @@ class FeatureExtractor(NormalizedExtractor):
         if padded:
             features_btf = features_btf * mask(num_frames_b, features_btf.shape[1])[:, :, None]
         return features_btf, num_frames_b
-
-    def _power(self, waves_bn: Tensor) -> Tensor:
-        """Compute the power spectrogram. Shapes: (b, n) -> (b, t, f)."""
-        spectra_bft = torch.stft(
-            waves_bn,
-            n_fft=self.fft,
-            hop_length=self.hop,
-            win_length=len(self.window),
-            window=self.window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )
-        # Not from the absolute value, whose root would only be squared again.
-        squares_btf2 = torch.view_as_real(spectra_bft.transpose(1, 2)).square()
-        return squares_btf2[..., 0] + squares_btf2[..., 1]
 
 
 def _with_neighbours(features_btf: Tensor, num_frames_b: Tensor, deltas: int, context: int) -> Tensor:

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from asr.config import FeatureConfig
-from asr.errors import ConfigError
 from asr.features.extractor import Extractor, check_keys, mask
-from asr.limits import check_spectrum
+from asr.features.spectra import frame_sizes, power_spectrum
 
 #: the keys that mean something
 _USED = {"window_s", "hop_s", "fft_samples", "num_mels", "dither"}
@@ -40,15 +39,7 @@ class ParakeetExtractor(Extractor):
         """
         super().__init__(cfg, sample_rate_hz)
         check_keys(cfg, _USED)
-        window = round(cfg.window_s * sample_rate_hz)
-        self.hop = round(cfg.hop_s * sample_rate_hz)
-        self.fft = cfg.fft_samples or 2 ** math.ceil(math.log2(max(2, window)))
-        if self.hop < 1 or window < 2 or self.fft < window or self.fft % 2:
-            raise ConfigError(
-                f"features: a window of {window} and a hop of {self.hop} samples do not fit an FFT of {self.fft}",
-                key="features",
-            )
-        check_spectrum(self.fft, self.hop, sample_rate_hz)
+        window, self.hop, self.fft = frame_sizes(cfg, sample_rate_hz)
 
         # The buffers are not saved: they follow from the config.
         self.register_buffer("window", torch.hann_window(window, periodic=False), persistent=False)
@@ -69,17 +60,9 @@ class ParakeetExtractor(Extractor):
         """Count the frames of each wave: NeMo leaves out the one at the very end. Shapes: (b,) -> (b,)."""
         return num_samples_b // self.hop
 
-    @torch.no_grad()
-    def forward(
+    def raw(
         self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return normalised features and the number of valid frames; frames beyond are zero.
-
-        Shapes: (b, n), (b,) -> (b, t, f), (b,).
-
-        Args:
-            generator: draws the dither; without one there is none, as in use.
-        """
         num_frames_b = self.num_frames(num_samples_b)
         most = int(num_frames_b.max()) if len(num_frames_b) else 0
         if not most:  # torch has no spectrogram of nothing
@@ -91,29 +74,17 @@ class ParakeetExtractor(Extractor):
             waves_bn = waves_bn + self.cfg.dither * noise_bn.to(waves_bn.device)
         # The first sample stays as it is.
         waves_bn = torch.cat([waves_bn[:, :1], waves_bn[:, 1:] - _PREEMPHASIS * waves_bn[:, :-1]], dim=1)
-        spectra_bft = torch.stft(
-            waves_bn.masked_fill(is_beyond_bn, 0.0),
-            n_fft=self.fft,
-            hop_length=self.hop,
-            win_length=len(self.window),
-            window=self.window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )
-        power_bft = torch.view_as_real(spectra_bft).square().sum(-1)
-        features_bft = (self.mel_fb.T @ power_bft + _ENERGY_FLOOR).log()
-        return _normalize(features_bft.transpose(1, 2)[:, :most], num_frames_b), num_frames_b
 
+        power_btf = power_spectrum(waves_bn.masked_fill(is_beyond_bn, 0.0), self.window, self.hop, self.fft)
+        return (power_btf[:, :most] @ self.mel_fb + _ENERGY_FLOOR).log(), num_frames_b
 
-def _normalize(features_btf: Tensor, num_frames_b: Tensor) -> Tensor:
-    """Bring each bin of each utterance to mean 0 and deviation 1; padding becomes zero."""
-    mask_bt1 = mask(num_frames_b, features_btf.shape[1])[:, :, None]
-    mean_b1f = (features_btf * mask_bt1).sum(1, keepdim=True) / num_frames_b.clamp(min=1)[:, None, None]
-    centred_btf = (features_btf - mean_b1f) * mask_bt1
-    # A frame alone has no deviation: NeMo then takes 0.
-    variance_b1f = centred_btf.square().sum(1, keepdim=True) / (num_frames_b - 1).clamp(min=1)[:, None, None]
-    return centred_btf / (variance_b1f.sqrt() + _STD_FLOOR)
+    def normalize(self, features_btf: Tensor, num_frames_b: Tensor) -> Tensor:
+        mask_bt1 = mask(num_frames_b, features_btf.shape[1])[:, :, None]
+        mean_b1f = (features_btf * mask_bt1).sum(1, keepdim=True) / num_frames_b.clamp(min=1)[:, None, None]
+        centred_btf = (features_btf - mean_b1f) * mask_bt1
+        # A frame alone has no deviation: NeMo then takes 0.
+        variance_b1f = centred_btf.square().sum(1, keepdim=True) / (num_frames_b - 1).clamp(min=1)[:, None, None]
+        return centred_btf / (variance_b1f.sqrt() + _STD_FLOOR)
 
 
 #: Slaney's mel scale: so many Hz per mel up to mel 15 (1000 Hz), then so much of the frequency's logarithm

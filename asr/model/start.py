@@ -15,7 +15,7 @@ from asr.model.trainable import ModelStages, TrainableModel
 log = logging.getLogger(__name__)
 
 #: keys that say how a network is disturbed in training, not what it computes: they stay as the config has them
-_OF_TRAINING = {
+TRAINING_KEYS = {
     "conformer": ("layer_drop", "inter_layers", "self_conditioning"),
     "wav2vec2": (
         "attention_dropout",
@@ -27,8 +27,6 @@ _OF_TRAINING = {
         "mask_channel_width",
     ),
 }
-
-
 #: where a config for a kind of network is
 _EXAMPLES = {"wav2vec2": " (as finetune/wav2vec2 has them)", "conformer": " (as finetune/parakeet has them)"}
 
@@ -123,9 +121,9 @@ def _with_training_keys(network: ModelConfig, cfg: ModelConfig) -> ModelConfig:
     kind = network.encoder
     stage = getattr(network, kind, None)
     update = {"dropout": cfg.dropout}
-    if kind not in _OF_TRAINING or stage is None:
+    if kind not in TRAINING_KEYS or stage is None:
         return network.model_copy(update=update)
-    keys = {key: getattr(getattr(cfg, kind), key) for key in _OF_TRAINING[kind]}
+    keys = {key: getattr(getattr(cfg, kind), key) for key in TRAINING_KEYS[kind]}
     return network.model_copy(update={**update, kind: stage.model_copy(update=keys)})
 
 

@@ -17,26 +17,20 @@ from asr.config import flat
 from asr.data.tokenizer import WORD_START, Tokenizer
 from asr.errors import ConfigError
 from asr.model.checkpoint import TrainableModel
-from asr.model.start import load_start
+from asr.model.start import TRAINING_KEYS, load_start
 
 log = logging.getLogger(__name__)
 
 #: keys that decide what is drawn, resampled or tokenised in training, not what a weight means
 _FREE = (
     "model.dropout",
-    "model.conformer.layer_drop",
-    "model.conformer.inter_layers",
-    "model.wav2vec2.attention_dropout",
-    "model.wav2vec2.activation_dropout",
-    "model.wav2vec2.layer_drop",
-    "model.wav2vec2.mask_",
+    # Self-conditioning has weights: it may not differ.
+    *(f"model.{kind}.{key}" for kind, keys in TRAINING_KEYS.items() for key in keys if key != "self_conditioning"),
     "features.dither",
     "audio.resample",
     "text.normalization",
     "text.tokenizer",
 )
-
-
 #: tensors that have a row or column for each token: along which axis
 _TOKEN_AXES = {"output.weight": 0, "output.bias": 0, "conditioning.weight": 1}
 

@@ -49,8 +49,7 @@ class ConformerNetwork(TrainableNetwork):
         super().__init__(cfg, bins, vocabulary_size)
         self.encoder = Encoder(cfg, bins)
         self.dropout = Dropout(cfg.dropout)
-        conditioned = cfg.conformer.self_conditioning
-        self.conditioning = nn.Linear(vocabulary_size, cfg.hidden) if conditioned else None
+        self.conditioning = nn.Linear(vocabulary_size, cfg.hidden) if cfg.conformer.self_conditioning else None
         self.output = nn.Linear(cfg.hidden, vocabulary_size)
         self.is_checkpointed = False
 

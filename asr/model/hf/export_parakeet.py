@@ -34,7 +34,7 @@ def unfit(model: TrainableModel) -> str:
         ("features.kind", model.extractor.cfg.kind, "parakeet"),
         ("model.conformer.subsampling_kind", own.subsampling_kind, "depthwise"),
         ("model.conformer.norm", own.norm, "batch"),
-        ("model.conformer.self_conditioning", bool(own.inter_layers) and own.self_conditioning, False),
+        ("model.conformer.self_conditioning", own.self_conditioning, False),
     ):
         if value != usual:
             return f"{ARCHITECTURE} of transformers has {key}: {_yaml(usual)} only, and this model {_yaml(value)}"

@@ -20,7 +20,7 @@ _LONGEST = 96
 
 @dataclass(frozen=True)
 class HfName:
-    """What follows ``hf:``: a folder or a name on the hub, and the language of a model that has an adapter for each."""
+    """Hold a folder or a name on the hub, and the language of a model that has an adapter for each."""
 
     place: str
     language: str | None = None

@@ -19,7 +19,7 @@ from asr.model.wav2vec2.body import Wav2Vec2Body
 
 
 class BodyAndHead(nn.Module):
-    """What a file of the hub has weights for."""
+    """Hold all that a file of the hub has weights for."""
 
     def __init__(self, shape: Wav2Vec2Shape, outputs: int) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from asr.model.wav2vec2.convolutions import PositionalConvolution
 
 
 class Adapter(nn.Module):
-    """What follows a layer in models with a part for each language (MMS).
+    """Change a layer's output for one language (MMS).
 
     Source: Houlsby et al. 2019; ``transformers``, ``Wav2Vec2AttnAdapterLayer``.
     """
