@@ -294,9 +294,11 @@ def test_a_recipes_conformer_has_the_size_of_its_default_and_its_training(recipe
     ours, default = parameters_of(recipe, "conformer", 28), parameters_of(recipe, "default", 28)
     assert abs(ours - default) < 0.03 * default
     folder = recipes_folder() / recipe / "conf"
-    cfg = load(folder / "conformer.yaml")
+    cfg, of_default = load(folder / "conformer.yaml"), load(folder / "default.yaml")
     assert f"{ours:,} parameters" in (folder / "conformer.yaml").read_text(encoding="utf-8")
-    assert cfg.model_copy(update={"model": load(folder / "default.yaml").model}) == load(folder / "default.yaml")
+    # The rate may be another: at the BiGRU's the one of speechocean762 does not learn.
+    optim = cfg.optim.model_copy(update={"lr": of_default.optim.lr})
+    assert cfg.model_copy(update={"model": of_default.model, "optim": optim}) == of_default
 
 
 @pytest.mark.parametrize(("size", "vocabulary"), [("s", 256), ("m", 512), ("l", 1024)])

@@ -76,7 +76,9 @@ class ParakeetExtractor(Extractor):
         waves_bn = torch.cat([waves_bn[:, :1], waves_bn[:, 1:] - _PREEMPHASIS * waves_bn[:, :-1]], dim=1)
 
         power_btf = power_spectrum(waves_bn.masked_fill(is_beyond_bn, 0.0), self.window, self.hop, self.fft)
-        return (power_btf[:, :most] @ self.mel_fb + _ENERGY_FLOOR).log(), num_frames_b
+        # In this order the sums are rounded as in transformers.
+        features_bft = (self.mel_fb.T @ power_btf.transpose(1, 2) + _ENERGY_FLOOR).log()
+        return features_bft.transpose(1, 2)[:, :most], num_frames_b
 
     def normalize(self, features_btf: Tensor, num_frames_b: Tensor) -> Tensor:
         mask_bt1 = mask(num_frames_b, features_btf.shape[1])[:, :, None]
