@@ -182,8 +182,7 @@ class OptimConfig(Stage):
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     #: gradients are scaled down to this norm; 0 switches clipping off
     clip_norm: float = Field(5.0, ge=0)
-    #: what weight_decay pulls the weights to: zero, or the weights that training starts with, which keeps what they
-    #: know (L2-SP, Li et al. 2018)
+    #: what weight_decay pulls the weights to: zero, or the weights that training starts with (L2-SP, Li et al. 2018)
     decay_towards: Literal["zero", "start"] = "zero"
     #: by part of the network (the beginning of its parameters' names): what its learning rate is multiplied by
     lr_scales: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field({}, max_length=1000)
