@@ -128,17 +128,12 @@ def load_wave(
 
 
 def extract(extractor: AnyExtractor, wave_n: audio.Wave, seed: int | None = None) -> Features:
-    """Compute the features of one utterance alone, so that no neighbour in a batch matters. Shapes: (n,) -> (t, f).
+    """Compute the features of one utterance. Shapes: (n,) -> (t, f).
 
     Args:
         seed: of the dither; without one there is none.
     """
-    dither = None if seed is None else torch.Generator().manual_seed(seed)
-    waves_bn = torch.from_numpy(wave_n)[None].to(extractor.device)
-    num_samples_b = torch.tensor([len(wave_n)], device=extractor.device)
-    features_btf, _ = extractor(waves_bn, num_samples_b, dither)
-    features_tf: Features = features_btf[0].cpu().numpy()
-    return features_tf
+    return extractor(wave_n, None if seed is None else np.random.default_rng(seed))
 
 
 def pad(features: Sequence[Features]) -> tuple[Tensor, Tensor]:

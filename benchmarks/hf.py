@@ -43,7 +43,7 @@ def main() -> None:
     rate_hz = known.audio.sample_rate_hz
     waves = _waves(args.wavs, args.files, rate_hz)
     audio_s = sum(map(len, waves)) / rate_hz
-    features = [model.extractor(torch.from_numpy(one)[None], torch.tensor([len(one)]))[0][0].numpy() for one in waves]
+    features = [model.extractor(one) for one in waves]
 
     ways: dict[str, Callable[[], list[Any]]] = {"transformers": _transformers(args.folder, waves)}
     for precision in ("fp32", "bf16"):

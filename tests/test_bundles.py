@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils.rnn import pad_sequence
 
 from asr.data import manifest as manifests
 from asr.data.text import normalize
@@ -112,11 +113,7 @@ def waves(*lengths: int) -> list[np.ndarray]:
 
 
 def features_of(model, *lengths: int) -> list[np.ndarray]:
-    out = []
-    for wave_n in waves(*lengths):
-        features_bnf, _ = model.extractor(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
-        out.append(features_bnf[0].numpy())
-    return out
+    return [model.extractor(wave_n) for wave_n in waves(*lengths)]
 
 
 # What there is
@@ -277,14 +274,13 @@ def test_an_utterance_gets_in_any_batch_what_it_gets_alone(data):
     torch.manual_seed(1)
     model = wav2vec2_model(**bundle._params).eval()
     network = bundles.BundleNetwork(bundles.BundleConfig(bundle="x"), model, bundle.get_labels()).eval()
-    extractor = WaveExtractor(WaveConfig(normalize=normalize_))
-    padded_bn = torch.full((len(lengths), max(lengths)), float("nan"))
-    for i, wave_n in enumerate(waves(*lengths)):
-        padded_bn[i, : len(wave_n)] = torch.from_numpy(wave_n)
+    extractor = WaveExtractor(WaveConfig(normalize=normalize_), 16_000)
+    features = [torch.from_numpy(extractor(wave_n)) for wave_n in waves(*lengths)]
+    padded_bn1 = pad_sequence(features, batch_first=True, padding_value=float("nan"))
     with torch.inference_mode():
-        together_bsv, num_steps_b = network(*extractor(padded_bn, torch.tensor(lengths)))
-        for i, wave_n in enumerate(waves(*lengths)):
-            alone_bsv, steps_b = network(*extractor(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)])))
+        together_bsv, num_steps_b = network(padded_bn1, torch.tensor(lengths))
+        for i, features_n1 in enumerate(features):
+            alone_bsv, steps_b = network(features_n1[None], torch.tensor([len(features_n1)]))
             assert int(num_steps_b[i]) == int(steps_b[0])
             np.testing.assert_allclose(together_bsv[i, : num_steps_b[i]], alone_bsv[0, : steps_b[0]], rtol=0, atol=1e-5)
 

@@ -387,7 +387,7 @@ def test_too_short_for_text_is_exactly_where_the_loss_would_be_infinite(tmp_path
     path = corpus(folder, utterance("u", audio_path="u.wav", duration_s=0.31, text=text))
     extractor = FeatureExtractor(cfg.features, 16000)
     front_end = ConvFrontEnd(cfg.model.conv, extractor.num_bins, 20.0, True)
-    steps = int(front_end.num_steps(extractor.num_frames(manifest_tensor(num_samples)))[0])
+    steps = int(front_end.num_steps(manifest_tensor(int(extractor.num_frames(num_samples))))[0])
     report = examine([path], of_config(cfg, folder))
     tokens = [ord(c) for c in text]
     assert ("too-short-for-text" in codes(report)) == (min_steps(tokens) > steps)

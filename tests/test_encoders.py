@@ -514,7 +514,7 @@ def test_a_model_folder_gives_the_same_log_probs_and_the_doctor_knows_its_steps(
     ours, theirs = model.network.eval()(features_btf, num_frames_b), loaded.network(features_btf, num_frames_b)
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
     num_samples = np.arange(0, 20_000, 37)
-    expected = model.network.num_steps(model.extractor.num_frames(torch.from_numpy(num_samples))).numpy()
+    expected = model.network.num_steps(torch.from_numpy(model.extractor.num_frames(num_samples))).numpy()
     assert (of_model(tmp_path / "m").num_steps(num_samples) == expected).all()
     assert (of_config(cfg, tmp_path).num_steps(num_samples) == expected).all()
     written = json.loads((tmp_path / "m" / "config.json").read_text())["model"]

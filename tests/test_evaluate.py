@@ -50,9 +50,9 @@ def _alone(model: AcousticModel, manifest: Manifest) -> list[tuple[str, str, str
     for utterance in manifest:
         wave_n, rate = audio.load(manifest.path.parent / utterance.audio_path)
         assert rate == 16000
-        features_btf, num_frames_b = model.extractor(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
+        features_btf = torch.from_numpy(model.extractor(wave_n))[None]
         with torch.no_grad():
-            log_probs_bsv, num_steps_b = model.network(features_btf, num_frames_b)
+            log_probs_bsv, num_steps_b = model.network(features_btf, torch.tensor([features_btf.shape[1]]))
         assert log_probs_bsv.shape[1] == int(num_steps_b[0])
         text = greedy(log_probs_bsv[0].numpy(), model.tokenizer).text
         rows.append((utterance.id, normalize(utterance.text, "lower"), " ".join(text.split())))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from asr.batch import extract
 from asr.config import FeatureConfig, RunConfig, override, parse
@@ -53,21 +52,6 @@ def test_an_utterance_has_mean_0_and_the_deviation_of_the_papers_eps(amplitude):
     double_n = wave_n.astype(np.float64)
     expected_n = (double_n - double_n.mean()) / np.sqrt(double_n.var() + NORMALIZE_EPS)
     np.testing.assert_allclose(frames_n1[:, 0], expected_n, atol=1e-5)
-
-
-def test_a_batch_gives_what_each_utterance_gives_alone():
-    extractor = build_extractor(FeatureConfig(kind="wave"), 16_000)
-    waves = [noise(0.2, seed=1), noise(0.1, seed=2) + np.float32(0.5)]
-    waves_bn = torch.full((2, len(waves[0])), torch.inf)
-    for i, wave_n in enumerate(waves):
-        waves_bn[i, : len(wave_n)] = torch.from_numpy(wave_n)
-
-    frames_bn1, num_frames_b = extractor(waves_bn, torch.tensor([len(one) for one in waves]))
-
-    assert num_frames_b.tolist() == [len(one) for one in waves]
-    for frames_n1, wave_n in zip(frames_bn1, waves, strict=True):
-        assert np.array_equal(frames_n1[: len(wave_n)].numpy(), extract(extractor, wave_n))
-        assert not frames_n1[len(wave_n) :].any()
 
 
 def test_without_normalisation_the_samples_stay_as_they_are():

@@ -59,8 +59,7 @@ def config(model: str, *settings: str) -> RunConfig:
 
 def answer(model, wave_n: np.ndarray) -> np.ndarray:
     """What a model answers to one recording. Shapes: (n,) -> (s, v)."""
-    frames_btf, _ = model.extractor(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
-    return model.network.each([frames_btf[0].numpy()])[0]
+    return model.network.each([model.extractor(wave_n)])[0]
 
 
 @pytest.fixture(scope="module")

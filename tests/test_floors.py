@@ -43,8 +43,10 @@ FLOORS = {
     "lm": 1,
     "decode": 1,
     "alignment": 1,
+    "features": 1,
     # 2: torch
-    "features": 2,
+    "features.build": 2,
+    "features.hidden": 2,
     "ahead": 2,
     "batch": 2,
     "ctc": 2,

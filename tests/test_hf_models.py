@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from asr.model.hf.load import describe, load_network
 from tests.make_hf_folders import AMPLITUDES, FOLDER, SHORT, answer, spread
@@ -27,11 +26,7 @@ EXACT = {"atol": 1e-5, "rtol": 0}
 def ours(model: str, *waves: np.ndarray) -> list[np.ndarray]:
     """What a model answers to waves together."""
     known = describe(model)
-    features = []
-    for wave_n in waves:
-        features_bnf, _ = known.extractor(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
-        features.append(features_bnf[0].numpy())
-    return load_network(known).each(features)
+    return load_network(known).each([known.extractor(wave_n) for wave_n in waves])
 
 
 def in_our_order(model: str, theirs_sc: np.ndarray) -> np.ndarray:

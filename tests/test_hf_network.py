@@ -38,11 +38,7 @@ def wave(length: int | None = None, amplitude: float = 1.0) -> np.ndarray:
 
 
 def features_of(model: AcousticModel, *waves: np.ndarray) -> list[np.ndarray]:
-    out = []
-    for wave_n in waves:
-        features_bnf, _ = model.extractor(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
-        out.append(features_bnf[0].numpy())
-    return out
+    return [model.extractor(wave_n) for wave_n in waves]
 
 
 def mean_distance(some: list[np.ndarray], others: list[np.ndarray]) -> float:

@@ -20,8 +20,8 @@ from asr.model.hf import published
 from asr.model.hf.config import read_config
 from tests.make_parakeet import ENCODER, FOLDER, PIECES, answer, long_recording, make_folder, recordings
 
-#: sums of float32 in another order
-EXACT = {"atol": 1e-5, "rtol": 0}
+#: sums of float32 in another order: of the features, quiet bins (the logarithm of next to nothing) differ by up to 1e-4
+CLOSE = {"atol": 1e-4, "rtol": 0}
 MODEL = f"hf:{FOLDER / 'hf'}"
 #: <unk> is left out
 COLUMNS = [len(PIECES), *range(1, len(PIECES))]
@@ -35,8 +35,7 @@ def folder(tmp_path) -> Path:
 
 def answers(model: AcousticModel, *waves: np.ndarray) -> list[np.ndarray]:
     """What a model answers to waves together. Shapes: (n,) each -> (s, v) each."""
-    rows = [model.extractor(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))[0][0] for wave_n in waves]
-    return model.network.each([features_tf.numpy() for features_tf in rows])
+    return model.network.each([model.extractor(wave_n) for wave_n in waves])
 
 
 def change(path: Path, **values: Any) -> None:
@@ -53,7 +52,7 @@ def test_every_token_has_the_log_probability_that_transformers_gives_it():
     for load in (published.load, published.load_to_train):
         for what, ours_sv in zip(waves, answers(load(MODEL), *waves.values()), strict=True):
             theirs_sv = torch.from_numpy(logits[what][:, COLUMNS]).log_softmax(-1)
-            np.testing.assert_allclose(ours_sv, theirs_sv.numpy(), **EXACT)
+            np.testing.assert_allclose(ours_sv, theirs_sv.numpy(), **CLOSE)
 
 
 def test_the_length_of_a_recording_is_known_without_computing_it():
@@ -181,4 +180,4 @@ def test_real_shapes_give_what_transformers_gives(tmp_path, name):
     waves = [long_recording()[:n] * np.float32(a) for n, a in ((31_000, 1), (12_345, 0.003), (1_700, 1))]
     for wave_n, ours_sv in zip(waves, answers(published.load(f"hf:{tmp_path}"), *waves), strict=True):
         theirs_sv = torch.from_numpy(answer(tmp_path, wave_n)[:, COLUMNS]).log_softmax(-1)
-        np.testing.assert_allclose(ours_sv, theirs_sv.numpy(), **EXACT)
+        np.testing.assert_allclose(ours_sv, theirs_sv.numpy(), **CLOSE)

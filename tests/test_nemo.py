@@ -37,6 +37,8 @@ from tests.test_cli import command  # noqa: F401  # the fixture
 
 #: sums of float32 in another order
 EXACT = {"atol": 1e-5, "rtol": 0}
+#: with other features, whose quiet bins (the logarithm of next to nothing) differ by up to 1e-4
+CLOSE = {"atol": 1e-4, "rtol": 0}
 BLANK = len(PIECES)
 
 
@@ -59,8 +61,7 @@ def corpus(tmp_path_factory) -> Path:
 
 def answers(model: AcousticModel, *waves: np.ndarray) -> list[np.ndarray]:
     """What a model answers to waves together. Shapes: (n,) each -> (s, v) each."""
-    rows = [model.extractor(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))[0][0] for wave_n in waves]
-    return model.network.each([features_tf.numpy() for features_tf in rows])
+    return model.network.each([model.extractor(wave_n) for wave_n in waves])
 
 
 def check(path: Path, columns: list[int], **tolerance: float) -> None:
@@ -69,7 +70,7 @@ def check(path: Path, columns: list[int], **tolerance: float) -> None:
     together = answers(published.load(f"nemo:{path}"), *waves.values())
     for what, ours_sv in zip(waves, together, strict=True):
         theirs_sv = torch.from_numpy(logits[what][:, columns]).log_softmax(-1)
-        np.testing.assert_allclose(ours_sv, theirs_sv.numpy(), **(tolerance or EXACT))
+        np.testing.assert_allclose(ours_sv, theirs_sv.numpy(), **(tolerance or CLOSE))
 
 
 def hybrid() -> dict[str, torch.Tensor]:
@@ -123,10 +124,10 @@ def test_a_conformer_from_before_fastconformer_is_what_the_papers_say(tmp_path, 
     tensors["output.weight"] = tensors["ctc_head.weight"][columns, :, 0]
     tensors["output.bias"] = tensors["ctc_head.bias"][columns]
     for wave_n, ours_sv in zip(recordings().values(), together, strict=True):
-        features_btf, _ = model.extractor(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
+        features_tf = torch.from_numpy(model.extractor(wave_n))
         weights = {name: one.double() for name, one in tensors.items()}
         scale = changes.get("encoder__xscaling", True)
-        theirs_sv = reference.log_probs(weights, features_btf[0].double(), ENCODER["num_attention_heads"], scale=scale)
+        theirs_sv = reference.log_probs(weights, features_tf.double(), ENCODER["num_attention_heads"], scale=scale)
         np.testing.assert_allclose(ours_sv, theirs_sv.numpy(), **EXACT)
     assert published.parts(f"nemo:{path}")[0][1] == "16 channels, stride 4, full convolutions"
 

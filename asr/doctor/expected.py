@@ -83,8 +83,6 @@ def _expected(
     extractor = build_extractor(features, audio.sample_rate_hz)
 
     def num_steps(num_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        frames_b = extractor.num_frames(torch.from_numpy(num_samples))
-        steps_b: npt.NDArray[np.int64] = steps_of(model, frames_b).numpy()
-        return steps_b
+        return steps_of(model, extractor.num_frames(num_samples))
 
     return Expected(audio, text.normalization, tokenizer, num_steps, min_steps, longest_s)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from asr.config import FeatureConfig
 from asr.features.extractor import Extractor
 from asr.features.frames import FeatureExtractor
-from asr.features.hidden import HiddenExtractor
 from asr.features.parakeet import ParakeetExtractor
 from asr.features.samples import SampleExtractor
 
@@ -14,7 +13,6 @@ _KINDS: dict[str, type[Extractor]] = {
     "log_mel": FeatureExtractor,
     "mfcc": FeatureExtractor,
     "wave": SampleExtractor,
-    "hf": HiddenExtractor,
     "parakeet": ParakeetExtractor,
 }
 
@@ -25,4 +23,8 @@ def build_extractor(cfg: FeatureConfig, sample_rate_hz: int) -> Extractor:
     Raises:
         ConfigError: the settings do not fit together, or not the sample rate.
     """
+    if cfg.kind == "hf":
+        from asr.features.hidden import HiddenExtractor  # it alone needs torch
+
+        return HiddenExtractor(cfg, sample_rate_hz)
     return _KINDS[cfg.kind](cfg, sample_rate_hz)

@@ -6,26 +6,31 @@ Axes: b batch, n samples, t frames, f bins.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+import numpy.typing as npt
 
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
+
+Floats = npt.NDArray[np.float32]
+Longs = npt.NDArray[np.int64]
+#: by name, what is saved with a model
+Statistics = dict[str, npt.NDArray[Any]]
 
 #: added to a bin's standard deviation: a bin that never changes (silence) becomes 0, not noise blown up
 _STD_FLOOR = 1e-3
 
 
-class Extractor(nn.Module):
-    """Turns waves into features: what training needs of every kind."""
+class Extractor:
+    """Turns the wave of one utterance into features: what training needs of every kind."""
 
     #: samples per frame
     hop: int
 
     def __init__(self, cfg: FeatureConfig, sample_rate_hz: int) -> None:
-        super().__init__()
         self.cfg = cfg
         self.sample_rate_hz = sample_rate_hz
 
@@ -39,15 +44,10 @@ class Extractor(nn.Module):
         """Values per frame."""
         raise NotImplementedError
 
-    @property
-    def device(self) -> torch.device:
-        """Return the device that it computes on."""
-        return torch.device("cpu")
+    def use_device(self, device: object) -> None:
+        """Compute on the device of the network from now on, a ``torch.device`` or its name, if that pays.
 
-    def use_device(self, device: torch.device | str) -> None:
-        """Compute on the device of the network from now on, if that pays.
-
-        It does not for most kinds: features are made one utterance at a time, and a core makes 1,000 seconds in one.
+        It does not for most kinds: a core makes the features of thousands of seconds in one.
         """
 
     def describe(self) -> str:
@@ -55,92 +55,104 @@ class Extractor(nn.Module):
         every = f"{self.num_bins} values every {self.hop_s * 1000:g} ms"
         return f"{self.cfg.kind}, {every}, {self.cfg.normalization} normalization"
 
+    def statistics(self) -> Statistics:
+        """Return what is saved with the model, by name: what the config does not say."""
+        return {}
+
+    def set_statistics(self, statistics: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Set what ``statistics`` gave; copies are kept."""
+
     def fingerprint(self) -> list[str]:
         """Return all that decides what comes out, as texts: settings, sample rate, and a checksum of the statistics."""
         digest = hashlib.sha256()
-        for name, tensor in self.state_dict().items():
+        for name, values in self.statistics().items():
             digest.update(name.encode())
-            digest.update(tensor.cpu().numpy())
+            digest.update(values.tobytes())
         return [self.cfg.model_dump_json(), str(self.sample_rate_hz), digest.hexdigest()]
 
-    def num_frames(self, num_samples_b: Tensor) -> Tensor:
+    def num_frames(self, num_samples: Longs | int) -> Longs:
         """Count the frames of each wave. Shapes: (b,) -> (b,)."""
         raise NotImplementedError
 
-    @torch.no_grad()
-    def forward(
-        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return normalised features and the number of valid frames; frames beyond are zero.
-
-        Shapes: (b, n), (b,) -> (b, t, f), (b,).
+    def __call__(self, wave_n: Floats, dither: np.random.Generator | None = None) -> Floats:
+        """Compute normalised features. Shapes: (n,) -> (t, f).
 
         Args:
-            generator: draws the dither; without one there is none, as in use.
+            dither: draws the dither; without one there is none, as in use.
         """
-        features_btf, num_frames_b = self.raw(waves_bn, num_samples_b, generator)
-        return self.normalize(features_btf, num_frames_b), num_frames_b
+        return self.normalize(self.raw(wave_n, dither))
 
-    def raw(
-        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Compute features before normalisation. Shapes: (b, n), (b,) -> (b, t, f), (b,)."""
+    def raw(self, wave_n: Floats, dither: np.random.Generator | None = None) -> Floats:
+        """Compute features before normalisation. Shapes: (n,) -> (t, f)."""
         raise NotImplementedError
 
-    def normalize(self, features_btf: Tensor, num_frames_b: Tensor) -> Tensor:
-        """Bring features to a mean and variance; padding becomes, or stays, zero. Shapes: (b, t, f), (b,)."""
+    def normalize(self, features_tf: Floats) -> Floats:
+        """Bring features to a mean and variance. Shapes: (t, f) -> (t, f)."""
         raise NotImplementedError
+
+    def with_dither(self, wave_n: Floats, dither: np.random.Generator | None) -> Floats:
+        """Add what ``cfg.dither`` asks for, if there is a generator to draw it. Shapes: (n,) -> (n,)."""
+        if not self.cfg.dither or dither is None:
+            return wave_n
+        return wave_n + np.float32(self.cfg.dither) * dither.standard_normal(len(wave_n), np.float32)
 
 
 class NormalizedExtractor(Extractor):
     """Turns waves into features that are brought to the mean and variance that ``cfg.normalization`` names.
 
-    With ``corpus`` the buffers ``mean_f`` and ``std_f`` hold the statistics of the training set, which ``fit`` sets;
-    they are saved with the model.
+    With ``corpus``, ``mean_f`` and ``std_f`` hold the statistics of the training set, which ``fit`` sets; they are
+    saved with the model.
     """
 
-    mean_f: Tensor
-    std_f: Tensor
+    mean_f: Floats
+    std_f: Floats
 
     def add_statistics(self, bins: int) -> None:
-        """Add the buffers of the statistics."""
-        self.register_buffer("mean_f", torch.zeros(bins))
-        self.register_buffer("std_f", torch.ones(bins))
+        """Add statistics that change nothing."""
+        self.mean_f = np.zeros(bins, np.float32)
+        self.std_f = np.ones(bins, np.float32)
 
     @property
     def num_bins(self) -> int:
         """Values per frame, derivatives and context included."""
         return len(self.mean_f)
 
-    @property
-    def device(self) -> torch.device:
-        """Return the device that it computes on."""
-        return self.mean_f.device
+    def statistics(self) -> Statistics:
+        """Return mean and deviation, which every model has, whether they are used or not."""
+        return {"mean_f": self.mean_f, "std_f": self.std_f}
 
-    def normalize(self, features_btf: Tensor, num_frames_b: Tensor) -> Tensor:
-        padded = len(features_btf) > 1 or int(num_frames_b[0]) < features_btf.shape[1]
-        mask_bt1 = mask(num_frames_b, features_btf.shape[1])[:, :, None] if padded else 1.0
-        if self.cfg.normalization == "utterance":
-            count_b11 = num_frames_b.clamp(min=1)[:, None, None]
-            mean_b1f = (features_btf * mask_bt1).sum(1, keepdim=True) / count_b11
-            centred_btf = (features_btf - mean_b1f) * mask_bt1
-            std_b1f = (centred_btf.square().sum(1, keepdim=True) / count_b11).sqrt()
-            return centred_btf / (std_b1f + _STD_FLOOR)
+    def set_statistics(self, statistics: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.mean_f = np.array(statistics["mean_f"], np.float32)
+        self.std_f = np.array(statistics["std_f"], np.float32)
+
+    def normalize(self, features_tf: Floats) -> Floats:
         if self.cfg.normalization == "corpus":
-            return (features_btf - self.mean_f) / self.std_f * mask_bt1
-        return features_btf
+            return (features_tf - self.mean_f) / self.std_f
+        if self.cfg.normalization == "utterance":
+            return standardized(features_tf, _STD_FLOOR)
+        return features_tf
 
-    def fit(self, sums_f: Tensor, squares_f: Tensor, frames: int) -> None:
-        """Set the corpus statistics from sums over all training frames (float64)."""
+    def fit(self, sums_f: npt.NDArray[np.float64], squares_f: npt.NDArray[np.float64], frames: int) -> None:
+        """Set the corpus statistics from sums over all training frames."""
         mean_f = sums_f / frames
-        variance_f = (squares_f / frames - mean_f.square()).clamp(min=0)
-        self.mean_f.copy_(mean_f)
-        self.std_f.copy_(variance_f.sqrt() + _STD_FLOOR)
+        variance_f = np.maximum(squares_f / frames - np.square(mean_f), 0)
+        self.mean_f = mean_f.astype(np.float32)
+        self.std_f = (np.sqrt(variance_f) + _STD_FLOOR).astype(np.float32)
 
 
-def mask(num_b: Tensor, length: int) -> Tensor:
-    """Return 1.0 inside and 0.0 beyond each length. Shapes: (b,) -> (b, length)."""
-    return (torch.arange(length, device=num_b.device)[None, :] < num_b[:, None]).float()
+def standardized(features_tf: Floats, floor: float, spare: int = 0) -> Floats:
+    """Bring each bin to mean 0 and deviation 1 over the frames. Shapes: (t, f) -> (t, f).
+
+    Args:
+        floor: added to the deviation.
+        spare: the sum of squares is divided by so many frames less than there are, though by one at least.
+    """
+    frames = len(features_tf)
+    mean_f = features_tf.sum(0, dtype=np.float64) / max(frames, 1)
+    centred_tf: Floats = features_tf - mean_f.astype(np.float32)
+    variance_f = np.square(centred_tf).sum(0, dtype=np.float64) / max(frames - spare, 1)
+    centred_tf /= (np.sqrt(variance_f) + floor).astype(np.float32)
+    return centred_tf
 
 
 def check_keys(cfg: FeatureConfig, used: Collection[str]) -> None:

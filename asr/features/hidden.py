@@ -1,6 +1,6 @@
 """What a layer of a published network gives as features; the network stays as it is.
 
-Axes: b batch, n samples, t frames (steps of the published network), f bins (its values of a step).
+Axes: n samples, t frames (steps of the published network), f bins (its values of a step).
 
 Source: Baevski et al. 2020, "wav2vec 2.0"; Yang et al. 2021, "SUPERB", who train small networks on frozen ones.
 """
@@ -8,15 +8,18 @@ Source: Baevski et al. 2020, "wav2vec 2.0"; Yang et al. 2021, "SUPERB", who trai
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from threading import Lock
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from asr.config import FeatureConfig
 from asr.errors import CheckpointError, ConfigError
-from asr.features.extractor import NormalizedExtractor, check_keys
-from asr.features.samples import NORMALIZE_EPS, as_frames
+from asr.features.extractor import Floats, Longs, NormalizedExtractor, Statistics, check_keys
+from asr.features.samples import NORMALIZE_EPS, standardized_wave
 from asr.model.hf.body import load_body
 from asr.model.hf.config import read_config
 from asr.model.hf.folder import locate
@@ -33,8 +36,6 @@ class HiddenExtractor(NormalizedExtractor):
     Its weights are no part of the model: they are read from their own folder when the first features are made. Their
     checksum is saved with the model, so that other weights are noticed.
     """
-
-    weights_sha256: Tensor
 
     def __init__(self, cfg: FeatureConfig, sample_rate_hz: int) -> None:
         """Find the network, and read its config.
@@ -79,16 +80,24 @@ class HiddenExtractor(NormalizedExtractor):
         self._convs = [(conv.kernel, conv.stride) for conv in shape.convs]
         self.hop = math.prod(stride for _, stride in self._convs)
         self.add_statistics(shape.hidden_size)
-        self.register_buffer("weights_sha256", torch.zeros(32, dtype=torch.uint8))
-        #: in a list, so that it is no part of this module: it is neither saved nor moved with it
-        self._bodies: list[Wav2Vec2Body] = []
+        self.weights_sha256 = np.zeros(32, np.uint8)
+        self.device = torch.device("cpu")
+        self._body: Wav2Vec2Body | None = None
         self._loading = Lock()
 
-    def use_device(self, device: torch.device | str) -> None:
+    def use_device(self, device: object) -> None:
         """Compute on the device of the network from now on."""
-        self.to(device)
-        for body in self._bodies:
-            body.to(device)
+        self.device = torch.device(str(device))
+        if self._body is not None:
+            self._body.to(self.device)
+
+    def statistics(self) -> Statistics:
+        """Return what is saved with the model: mean, deviation, and the checksum of the published network's weights."""
+        return {**super().statistics(), "weights_sha256": self.weights_sha256}
+
+    def set_statistics(self, statistics: Mapping[str, npt.NDArray[Any]]) -> None:
+        super().set_statistics(statistics)
+        self.weights_sha256 = np.array(statistics["weights_sha256"])
 
     def describe(self) -> str:
         """Describe the features in a few words, for people."""
@@ -96,48 +105,45 @@ class HiddenExtractor(NormalizedExtractor):
 
     def fingerprint(self) -> list[str]:
         """Return all that decides what comes out, as texts: of the network its weights, not its place."""
-        self._body()
+        self._loaded()
         settings = self.cfg.model_copy(update={"hf": str(self._config.shape), "hf_layer": self.layer})
         return [settings.model_dump_json(), str(self._config.normalize), *super().fingerprint()[1:]]
 
-    def num_frames(self, num_samples_b: Tensor) -> Tensor:
+    def num_frames(self, num_samples: Longs | int) -> Longs:
         """Count the frames of each wave. Shapes: (b,) -> (b,)."""
-        return unpadded_steps(self._convs, num_samples_b)
+        return unpadded_steps(self._convs, np.asarray(num_samples))
 
-    def raw(
-        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Compute what the layer gives; frames beyond an utterance are zero. Shapes: (b, n), (b,) -> (b, t, f), (b,).
+    @torch.no_grad()
+    def raw(self, wave_n: Floats, dither: np.random.Generator | None = None) -> Floats:
+        """Compute what the layer gives. Shapes: (n,) -> (t, f).
 
         Raises:
             CheckpointError: the weights are damaged, or not those of before.
         """
-        num_frames_b = self.num_frames(num_samples_b)
-        features_btf = waves_bn.new_zeros(len(waves_bn), int(num_frames_b.max()), self.num_bins)
-        body = self._body()
-        eps = NORMALIZE_EPS if self._config.normalize else None
-        # One after the other: no padding, and the same bits in any batch.
-        for i, (samples, frames) in enumerate(zip(num_samples_b.tolist(), num_frames_b.tolist(), strict=True)):
-            if frames:
-                wave_1n = as_frames(waves_bn[i : i + 1, :samples], torch.tensor([samples]), eps)[:, :, 0]
-                features_btf[i, :frames] = body(wave_1n, torch.tensor([samples]))[0][0]
-        return features_btf, num_frames_b
+        body = self._loaded()
+        if not int(self.num_frames(len(wave_n))):
+            return np.zeros((0, self.num_bins), np.float32)
+        if self._config.normalize:
+            wave_n = standardized_wave(wave_n, NORMALIZE_EPS)
+        waves_1n = torch.from_numpy(wave_n)[None].to(self.device)
+        features_tf: Floats = body(waves_1n, torch.tensor([len(wave_n)]))[0][0].cpu().numpy()
+        return features_tf
 
-    def _body(self) -> Wav2Vec2Body:
+    def _loaded(self) -> Wav2Vec2Body:
         """Return the network, which is read the first time."""
         with self._loading:
-            if not self._bodies:
+            if self._body is None:
                 body, digest = load_body(self._folder, self._config, self._name.language, self.layer)
-                self._compare(torch.tensor(list(digest), dtype=torch.uint8))
-                self._bodies.append(body.to(self.device))
-            return self._bodies[0]
+                self._compare(np.array(list(digest), np.uint8))
+                self._body = body.to(self.device)
+            return self._body
 
-    def _compare(self, checksum: Tensor) -> None:
+    def _compare(self, checksum: npt.NDArray[np.uint8]) -> None:
         """Compare the checksum of the weights with the one that was saved, if there is one."""
-        if self.weights_sha256.any() and not torch.equal(self.weights_sha256.cpu(), checksum):
+        if self.weights_sha256.any() and not np.array_equal(self.weights_sha256, checksum):
             raise CheckpointError(
                 "features.hf: its weights are not those that this model was trained on; get the same ones again, or "
                 "train anew",
                 self._folder,
             )
-        self.weights_sha256.copy_(checksum)
+        self.weights_sha256 = checksum

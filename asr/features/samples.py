@@ -1,16 +1,17 @@
 """The samples themselves as features: a frame is a sample, with one value.
 
-Axes: b batch, n samples (the frames, too).
+Axes: n samples (the frames, too).
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+import math
+
+import numpy as np
 
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
-from asr.features.extractor import Extractor, check_keys
+from asr.features.extractor import Extractor, Floats, Longs, check_keys
 
 #: what is added to the variance when an utterance is normalised (transformers, feature_extraction_wav2vec2.py)
 NORMALIZE_EPS = 1e-7
@@ -44,42 +45,31 @@ class SampleExtractor(Extractor):
         """Describe the features in a few words, for people."""
         return describe_waves(is_normalized=self.cfg.normalization == "utterance")
 
-    def num_frames(self, num_samples_b: Tensor) -> Tensor:
+    def num_frames(self, num_samples: Longs | int) -> Longs:
         """Count the frames of each wave. Shapes: (b,) -> (b,)."""
-        return num_samples_b
+        return np.asarray(num_samples)
 
-    @torch.no_grad()
-    def forward(
-        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the samples and their number; what is beyond is zero. Shapes: (b, n), (b,) -> (b, n, 1), (b,).
+    def raw(self, wave_n: Floats, dither: np.random.Generator | None = None) -> Floats:
+        """Return the samples. Shapes: (n,) -> (n, 1)."""
+        return self.with_dither(wave_n, dither)[:, None]
 
-        Args:
-            generator: draws the dither; without one there is none, as in use.
-        """
-        if self.cfg.dither and generator is not None:
-            noise_bn = torch.randn(waves_bn.shape, generator=generator, dtype=waves_bn.dtype)
-            waves_bn = waves_bn + self.cfg.dither * noise_bn.to(waves_bn.device)
-        eps = NORMALIZE_EPS if self.cfg.normalization == "utterance" else None
-        return as_frames(waves_bn, num_samples_b, eps), num_samples_b
+    def normalize(self, features_tf: Floats) -> Floats:
+        """Bring the samples to mean 0 and variance 1, if the config asks for it. Shapes: (n, 1) -> (n, 1)."""
+        return standardized_wave(features_tf, NORMALIZE_EPS) if self.cfg.normalization == "utterance" else features_tf
 
 
-def as_frames(waves_bn: Tensor, num_samples_b: Tensor, eps: float | None) -> Tensor:
-    """Copy samples, each utterance brought to mean 0 and variance 1 by itself; padding is zero.
+def standardized_wave(wave: Floats, eps: float) -> Floats:
+    """Bring the samples of an utterance to mean 0 and variance 1; shapes are kept.
 
     Args:
-        eps: what is added to the variance; None: the samples stay as they are.
-
-    Shapes: (b, n), (b,) -> (b, n, 1).
+        eps: what is added to the variance.
     """
-    frames_bn = torch.zeros_like(waves_bn)
-    for i, length in enumerate(num_samples_b.tolist()):
-        wave_n = waves_bn[i, :length]
-        if eps is not None and length:
-            # each utterance by itself, never over the padding of a batch
-            wave_n = nn.functional.layer_norm(wave_n, wave_n.shape, eps=eps)
-        frames_bn[i, :length] = wave_n
-    return frames_bn[:, :, None]
+    if not wave.size:
+        return wave
+    centred = wave - np.float32(wave.mean(dtype=np.float64))
+    variance = np.square(centred).mean(dtype=np.float64)
+    centred *= np.float32(1 / math.sqrt(variance + eps))
+    return centred
 
 
 def describe_waves(*, is_normalized: bool) -> str:

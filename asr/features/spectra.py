@@ -1,6 +1,6 @@
 """Power spectra of frames, of which log-mel features of every kind are made.
 
-Axes: b batch, n samples, t frames, f bins of the FFT. Frame ``i`` is centred on sample ``i * hop``.
+Axes: n samples, t frames, f bins of the FFT, m mel filters. Frame ``i`` is centred on sample ``i * hop``.
 """
 
 from __future__ import annotations
@@ -8,12 +8,18 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
+from asr.features.extractor import Floats
 from asr.limits import check_spectrum
+
+Doubles = npt.NDArray[np.float64]
+
+#: frames that are computed at a time: some MB, whatever the length of a recording
+_BLOCK = 1024
 
 
 class FrameSizes(NamedTuple):
@@ -43,18 +49,37 @@ def frame_sizes(cfg: FeatureConfig, sample_rate_hz: int) -> FrameSizes:
     return FrameSizes(window, hop, fft)
 
 
-def power_spectrum(waves_bn: Tensor, window_n: Tensor, hop: int, fft: int) -> Tensor:
-    """Compute the power spectrum of each frame; the signal is zero outside itself. Shapes: (b, n) -> (b, t, f)."""
-    spectra_bft = torch.stft(
-        waves_bn,
-        n_fft=fft,
-        hop_length=hop,
-        win_length=len(window_n),
-        window=window_n,
-        center=True,
-        pad_mode="constant",
-        return_complex=True,
-    )
-    # Not from the absolute value, whose root would only be squared again.
-    squares_btf2 = torch.view_as_real(spectra_bft.transpose(1, 2)).square()
-    return squares_btf2[..., 0] + squares_btf2[..., 1]
+def cosine_window(size: int, middle: float, *, is_periodic: bool = True) -> Floats:
+    """Make a window of one period of a cosine: Hann's (``middle`` 0.5) or Hamming's (0.54). Shapes: (size,)."""
+    period = size if is_periodic else size - 1
+    return np.asarray(middle - (1 - middle) * np.cos(2 * math.pi / period * np.arange(size)), np.float32)
+
+
+def triangles(corners_hz: Doubles, bins_hz: Doubles) -> tuple[Doubles, Doubles]:
+    """Make triangles of height 1, each from a corner over the next to the one after; also return their widths in Hz.
+
+    Shapes: (m + 2,), (f,) -> (f, m), (m,).
+    """
+    widths_hz = np.diff(corners_hz)
+    away_hz = corners_hz[None, :] - bins_hz[:, None]
+    rising_fm = away_hz[:, :-2] / -widths_hz[:-1]
+    falling_fm = away_hz[:, 2:] / widths_hz[1:]
+    return np.minimum(rising_fm, falling_fm).clip(min=0), corners_hz[2:] - corners_hz[:-2]
+
+
+def power_spectrum(wave_n: Floats, window_n: Floats, hop: int, fft: int, frames: int) -> Floats:
+    """Compute the power spectrum of each frame; the signal is zero outside itself. Shapes: (n,) -> (t, f)."""
+    power_tf = np.empty((frames, fft // 2 + 1), np.float32)
+    if not frames:
+        return power_tf
+
+    # The window lies in the middle of the FFT's samples.
+    before = fft // 2 - (fft - len(window_n)) // 2
+    after = max(0, (frames - 1) * hop + len(window_n) - before - len(wave_n))
+    padded_n = np.pad(wave_n, (before, after))
+    frames_tn = np.lib.stride_tricks.sliding_window_view(padded_n, len(window_n))[::hop]
+    for start in range(0, frames, _BLOCK):
+        # Where the window stands in the FFT's samples changes phases alone.
+        spectra_tf = np.fft.rfft(frames_tn[start : min(start + _BLOCK, frames)] * window_n, fft)
+        power_tf[start : start + _BLOCK] = np.square(spectra_tf.real) + np.square(spectra_tf.imag)
+    return power_tf

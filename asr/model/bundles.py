@@ -121,14 +121,15 @@ def describe(model: str | Path) -> BundleDescription:
     facts = _facts(name, bundle)
     url = bundle._path if bundle._path.startswith("https") else _HOST + bundle._path
     layers = [(kernel, stride) for _, kernel, stride in bundle._params["extractor_conv_layer_config"]]
+    rate_hz = round(bundle.sample_rate)
     return BundleDescription(
         name=name,
         url=url,
         weights=Path(torch.hub.get_dir()) / "checkpoints" / urlsplit(url).path.rpartition("/")[2],
-        extractor=WaveExtractor(WaveConfig(normalize=bundle._normalize_waveform)),
+        extractor=WaveExtractor(WaveConfig(normalize=bundle._normalize_waveform), rate_hz),
         # Their blank is first, as ours: the ids are the same.
         tokenizer=CharTokenizer(tuple(" " if label == _SPACE else label for label in bundle._labels)),
-        audio=AudioConfig(sample_rate_hz=round(bundle.sample_rate)),
+        audio=AudioConfig(sample_rate_hz=rate_hz),
         text=TextConfig(normalization=facts.normalization, tokenizer="char"),
         training={
             "source": f"torchaudio {load_torchaudio().__version__}, torchaudio.pipelines.{name}",

@@ -22,6 +22,7 @@ from asr.data.tokenizer_file import read_tokenizer
 from asr.decode.tuned import Tuned
 from asr.errors import CheckpointError, ConfigError
 from asr.features.build import build_extractor
+from asr.features.extractor import Extractor
 from asr.files import recover_folder, remove_parts, replace_folder, write_json
 from asr.model import bundles
 from asr.model.build import build_network
@@ -82,7 +83,8 @@ def model_tensors(model: AcousticModel) -> dict[str, Tensor]:
 
 def _own_tensors(model: AcousticModel) -> dict[str, Tensor]:
     tensors = {f"network.{name}": tensor for name, tensor in model.network.state_dict().items()}
-    return tensors | {f"features.{name}": tensor for name, tensor in model.extractor.state_dict().items()}
+    statistics = model.extractor.statistics()
+    return tensors | {f"features.{name}": torch.from_numpy(values) for name, values in statistics.items()}
 
 
 def set_model_tensors(model: TrainableModel, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -94,7 +96,11 @@ def set_model_tensors(model: TrainableModel, tensors: Mapping[str, Tensor], path
     check_alike(tensors, _own_tensors(model), path)
     groups = split_by_prefix(tensors)
     model.network.load_state_dict(groups["network"])
-    model.extractor.load_state_dict(groups.get("features", {}))
+    _set_statistics(model.extractor, groups)
+
+
+def _set_statistics(extractor: Extractor, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+    extractor.set_statistics({name: tensor.numpy() for name, tensor in groups.get("features", {}).items()})
 
 
 def save_model(
@@ -220,9 +226,8 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
     check_alike(tensors, _own_tensors(model), weights)
     groups = split_by_prefix(tensors)
     fill(network, groups["network"])
-    extractor.load_state_dict(groups.get("features", {}))
+    _set_statistics(extractor, groups)
     network.to(device).eval()
-    extractor.eval()
     extractor.use_device(device)
     return model
 

@@ -12,12 +12,13 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from asr.config import AudioConfig, Stage, TextConfig
 from asr.data.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
+Longs = npt.NDArray[np.int64]
 
 
 class AnyNetwork(Protocol):
@@ -76,23 +77,27 @@ class AnyExtractor(Protocol):
         """Samples per frame."""
 
     @property
-    def device(self) -> torch.device:
-        """Return the device that it computes on."""
+    def hop_s(self) -> float:
+        """Seconds per frame."""
+
+    @property
+    def num_bins(self) -> int:
+        """Values per frame."""
 
     def describe(self) -> str:
         """Describe the features in a few words, for people."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def num_frames(self, num_samples: Longs | int) -> Longs:
+        """Count the frames of each wave. Shapes: (b,) -> (b,)."""
 
-    def __call__(
-        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return features and the number of valid frames; frames beyond are zero.
+    def statistics(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what is saved with the model, by name."""
 
-        Shapes: (b, n), (b,) -> (b, t, f), (b,).
+    def __call__(self, wave_n: Floats, dither: np.random.Generator | None = None) -> Floats:
+        """Compute the features of one utterance. Shapes: (n,) -> (t, f).
 
         Args:
-            generator: draws what is random in training; none in use.
+            dither: draws what is random in training; none in use.
         """
 
 
@@ -115,7 +120,7 @@ class AcousticModel:
     @property
     def frame_s(self) -> float:
         """Seconds of audio per frame."""
-        return self.extractor.hop / self.audio.sample_rate_hz
+        return self.extractor.hop_s
 
     @property
     def step_s(self) -> float:

@@ -43,7 +43,7 @@ class SampleSteps:
 
     def __call__(self, num_samples_b: Tensor) -> Tensor:
         """Count the steps of waves. Shapes: (b,) -> (b,)."""
-        return steps_of(self.cfg, self.extractor.num_frames(num_samples_b))
+        return steps_of(self.cfg, torch.from_numpy(self.extractor.num_frames(num_samples_b.numpy())))
 
 
 def plan_network(cfg: ModelConfig, bins: int, tokens: int) -> TrainableNetwork:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from asr.config import AudioConfig, FeatureConfig, ModelConfig
 from asr.features.extractor import Extractor
 from asr.limits import check_attention
-from asr.model.contract import AcousticModel
+from asr.model.contract import AcousticModel, Longs
 from asr.model.padded import PaddedNetwork
+
+Lengths = TypeVar("Lengths", Tensor, Longs)
 
 
 class TrainableNetwork(PaddedNetwork):
@@ -121,7 +124,7 @@ def check_attention_of(cfg: ModelConfig, frame_s: float) -> None:
     check_attention(heads.get(cfg.encoder, 0), frame_s * math.prod(cfg.time_strides))
 
 
-def steps_of(cfg: ModelConfig, num_frames_b: Tensor) -> Tensor:
+def steps_of(cfg: ModelConfig, num_frames_b: Lengths) -> Lengths:
     """Count the output steps of utterances. Shapes: (b,) -> (b,)."""
     if cfg.encoder == "wav2vec2" and cfg.wav2vec2.shape is not None:
         layers = [(conv.kernel, conv.stride) for conv in cfg.wav2vec2.shape.convs]
@@ -129,7 +132,7 @@ def steps_of(cfg: ModelConfig, num_frames_b: Tensor) -> Tensor:
     return steps_after(cfg.time_strides, num_frames_b)
 
 
-def steps_after(time_strides: tuple[int, ...], num_frames_b: Tensor) -> Tensor:
+def steps_after(time_strides: tuple[int, ...], num_frames_b: Lengths) -> Lengths:
     """Count the output steps of "same"-padded layers with these strides, each giving ceil(length / stride).
 
     Shapes: (b,) -> (b,).
@@ -139,10 +142,10 @@ def steps_after(time_strides: tuple[int, ...], num_frames_b: Tensor) -> Tensor:
     return num_frames_b
 
 
-def unpadded_steps(layers: Sequence[tuple[int, int]], num_frames_b: Tensor) -> Tensor:
+def unpadded_steps(layers: Sequence[tuple[int, int]], num_frames_b: Lengths) -> Lengths:
     """Count the outputs of unpadded convolutions, given as (kernel, stride). Shapes: (b,) -> (b,)."""
     for kernel, stride in layers:
-        num_frames_b = torch.where(num_frames_b >= kernel, (num_frames_b - kernel) // stride + 1, 0)
+        num_frames_b = ((num_frames_b - kernel) // stride + 1).clip(min=0)
     return num_frames_b
 
 

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from asr.config import Stage
 from asr.errors import AsrError
-from asr.features.samples import as_frames, describe_waves
+from asr.features.samples import describe_waves, standardized_wave
+from asr.model.contract import Floats, Longs
 from asr.model.padded import PaddedNetwork
 from asr.model.trainable import count, unpadded_steps
 from asr.runtime import package_version, to_device
@@ -62,34 +65,36 @@ class WaveConfig(Stage):
     eps: float = Field(1e-5, gt=0, le=1)
 
 
-class WaveExtractor(nn.Module):
+class WaveExtractor:
     """The samples themselves as features, one per frame."""
 
     hop = 1
     num_bins = 1
 
-    def __init__(self, cfg: WaveConfig) -> None:
-        super().__init__()
+    def __init__(self, cfg: WaveConfig, sample_rate_hz: int) -> None:
         self.cfg = cfg
+        self.sample_rate_hz = sample_rate_hz
 
     @property
-    def device(self) -> torch.device:
-        """Return the device that it computes on."""
-        return torch.device("cpu")
+    def hop_s(self) -> float:
+        """Seconds per frame."""
+        return 1 / self.sample_rate_hz
 
     def describe(self) -> str:
         """Describe the input in a few words, for people."""
         return describe_waves(is_normalized=self.cfg.normalize)
 
-    def num_frames(self, num_samples_b: Tensor) -> Tensor:
-        """Count the frames of each wave. Shapes: (b,) -> (b,)."""
-        return num_samples_b
+    def statistics(self) -> dict[str, npt.NDArray[Any]]:
+        """Return nothing: it has none."""
+        return {}
 
-    def forward(
-        self, waves_bn: Tensor, num_samples_b: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Copy the samples, normalised if the network asks for it. Shapes: (b, n), (b,) -> (b, n, 1), (b,)."""
-        return as_frames(waves_bn, num_samples_b, self.cfg.eps if self.cfg.normalize else None), num_samples_b
+    def num_frames(self, num_samples: Longs | int) -> Longs:
+        """Count the frames of each wave. Shapes: (b,) -> (b,)."""
+        return np.asarray(num_samples)
+
+    def __call__(self, wave_n: Floats, dither: np.random.Generator | None = None) -> Floats:
+        """Return the samples, normalised if the network asks for it. Shapes: (n,) -> (n, 1)."""
+        return (standardized_wave(wave_n, self.cfg.eps) if self.cfg.normalize else wave_n)[:, None]
 
 
 class WaveNetwork(PaddedNetwork):

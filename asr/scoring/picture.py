@@ -127,14 +127,11 @@ def _draw_posteriors(axis: Any, model: AcousticModel, log_probs_sv: LogProbs, hy
 
 
 def _draw_spectrogram(axis: Any, model: AcousticModel, wave_n: Wave, duration_s: float) -> None:
-    import torch
-
     extractor = model.extractor
     if not isinstance(extractor, FeatureExtractor):  # a bundle's front-end takes the samples themselves
         extractor = FeatureExtractor(FeatureConfig(), model.audio.sample_rate_hz)
 
-    features_btf, _ = extractor.raw(torch.from_numpy(wave_n)[None], torch.tensor([len(wave_n)]))
-    features_ft = features_btf[0].numpy().T
+    features_ft = extractor.raw(wave_n).T
     axis.imshow(
         features_ft,
         origin="lower",

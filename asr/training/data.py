@@ -158,8 +158,8 @@ class TrainingData:
         fastest = max(1.0, *self.cfg.augment.speeds)
 
         def num_steps(samples_n: npt.NDArray[np.float64]) -> list[int]:
-            whole_n = torch.from_numpy(np.floor(samples_n).astype(np.int64))
-            return self._num_steps(self.extractor.num_frames(whole_n)).tolist()
+            num_frames = self.extractor.num_frames(np.floor(samples_n).astype(np.int64))
+            return self._num_steps(torch.from_numpy(num_frames)).tolist()
 
         return num_steps(samples_n / fastest), num_steps(samples_n + slack)
 
@@ -290,9 +290,9 @@ class TrainingData:
         """Return a batch of the shape of a planned one, without reading anything."""
         # With fewer utterances than processes, this process has none: it takes that of another one.
         plan = plan if plan.items else BatchPlan(((self.kept[0], 1.0),), 0)
-        samples = [round(duration_s * self.extractor.sample_rate_hz) for duration_s in self._durations_s(plan)]
-        num_frames_b = self.extractor.num_frames(torch.tensor(samples, dtype=torch.int64))
-        features_btf = torch.zeros(len(samples), int(num_frames_b.max()), self.extractor.num_bins)
+        samples_b = np.round(np.array(self._durations_s(plan)) * self.extractor.sample_rate_hz).astype(np.int64)
+        num_frames_b = torch.from_numpy(self.extractor.num_frames(samples_b))
+        features_btf = torch.zeros(len(samples_b), int(num_frames_b.max()), self.extractor.num_bins)
         return self._batch(plan, features_btf, num_frames_b, features_btf if self.cfg.train.consistency else None)
 
     def _batch(self, plan: BatchPlan, features_btf: Tensor, num_frames_b: Tensor, twin_btf: Tensor | None) -> Batch:

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 
-import torch
+import numpy as np
 
 from asr.batch import Features, extract, fits_into_memory, load_wave
 from asr.config import RunConfig
@@ -109,7 +109,7 @@ class FeatureLoader:
             return warp_frequencies(features_tf, factor, self._centres_hz)
         # The mean of the corpus belongs to a bin, not to what another vocal tract puts there.
         assert isinstance(self.extractor, NormalizedExtractor)
-        mean_f, std_f = self.extractor.mean_f.numpy(), self.extractor.std_f.numpy()
+        mean_f, std_f = self.extractor.mean_f, self.extractor.std_f
         raw_tf = features_tf * std_f + mean_f
         warped_tf: Features = (warp_frequencies(raw_tf, factor, self._centres_hz) - mean_f) / std_f
         return warped_tf
@@ -122,16 +122,15 @@ class FeatureLoader:
     def fit_normalization(self, rows: Iterable[int]) -> None:
         """Set the extractor's corpus statistics from these utterances, in order."""
         assert isinstance(self.extractor, NormalizedExtractor)  # no other kind has them
-        sums_f = torch.zeros(self.extractor.num_bins, dtype=torch.float64)
-        squares_f = sums_f.clone()
+        sums_f = np.zeros(self.extractor.num_bins)
+        squares_f = np.zeros(self.extractor.num_bins)
         frames = 0
         for index in rows:
             utterance = self.manifest.utterances[index]
             wave_n = load_wave(self.manifest, utterance, self.cfg.audio.sample_rate_hz, self.cfg.audio.resample)
-            wave_1n = torch.from_numpy(wave_n)[None].to(self.extractor.device)
-            raw_tf = self.extractor.raw(wave_1n, torch.tensor([len(wave_n)]))[0][0].cpu().double()
+            raw_tf = self.extractor.raw(wave_n).astype(np.float64)
             sums_f += raw_tf.sum(0)
-            squares_f += raw_tf.square().sum(0)
+            squares_f += np.square(raw_tf).sum(0)
             frames += len(raw_tf)
 
         self.extractor.fit(sums_f, squares_f, frames)

@@ -70,7 +70,7 @@ def start_from(model: TrainableModel, path: Path) -> str:
     source = load_start(str(path))
     _check_alike(model, source, path)
     if model.extractor.cfg.normalization == "corpus":
-        model.extractor.load_state_dict(source.extractor.state_dict())
+        model.extractor.set_statistics(source.extractor.statistics())
     tokenizer = source.tokenizer if source.tokenizer.symbols else None
     return take_weights(model, source.network.state_dict(), tokenizer, str(path))
 

@@ -111,7 +111,7 @@ def _preprocessor(extractor: ParakeetExtractor, model: TrainableModel) -> dict[s
         "sampling_rate": model.audio.sample_rate_hz,
         "hop_length": extractor.hop,
         "n_fft": extractor.fft,
-        "win_length": len(extractor.window),
+        "win_length": len(extractor.window_n),
         "preemphasis": PREEMPHASIS,
         "padding_side": "right",
         "padding_value": 0.0,

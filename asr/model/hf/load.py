@@ -93,7 +93,7 @@ def _extractor(config: HfConfig, folder: Path) -> WaveExtractor | ParakeetExtrac
     if config.features is not None:
         return parakeet.build_extractor(config.features, config.sample_rate_hz, folder)
     normalize = config.normalize and config.shape is not None  # the others make their input by themselves
-    return WaveExtractor(WaveConfig(normalize=normalize, eps=NORMALIZE_EPS))
+    return WaveExtractor(WaveConfig(normalize=normalize, eps=NORMALIZE_EPS), config.sample_rate_hz)
 
 
 def _left_out(config: HfConfig, vocabulary: HfVocabulary) -> list[str]:

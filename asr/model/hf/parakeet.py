@@ -72,7 +72,7 @@ def build_extractor(cfg: FeatureConfig, rate_hz: int, folder: Path) -> ParakeetE
         CheckpointError: its settings do not fit together.
     """
     try:
-        return ParakeetExtractor(cfg, rate_hz).eval()
+        return ParakeetExtractor(cfg, rate_hz)
     except ConfigError as error:
         raise CheckpointError(str(error), folder) from error
 

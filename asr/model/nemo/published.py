@@ -132,7 +132,7 @@ def _describe(archive: NemoArchive) -> NemoDescription:
     else:
         vocabulary = of_sentencepiece(archive.read(config.tokenizer), outputs, path)
     try:
-        extractor = ParakeetExtractor(config.features, config.audio.sample_rate_hz).eval()
+        extractor = ParakeetExtractor(config.features, config.audio.sample_rate_hz)
         check_attention_of(config.model, extractor.hop_s)
         plan = plan_network(config.model, extractor.num_bins, len(vocabulary.columns))
     except ConfigError as error:

@@ -53,9 +53,9 @@ def check_filters(tensors: Mapping[str, Tensor], extractor: ParakeetExtractor, p
     Raises:
         CheckpointError: they are others: the features would be, too.
     """
-    wanted = {_FILTERS: extractor.mel_fb.T[None], _WINDOW: extractor.window}
-    for name, ours in wanted.items():
-        theirs = tensors.get(name)
+    wanted = {_FILTERS: extractor.mel_fm.T[None], _WINDOW: extractor.window_n}
+    for name, values in wanted.items():
+        ours, theirs = torch.from_numpy(values), tensors.get(name)
         if theirs is None:
             continue
         is_alike = theirs.shape == ours.shape and theirs.is_floating_point()
