@@ -55,7 +55,7 @@ async function record() {
   const began = performance.now();
   const clock = setInterval(() => {
     const passed = (performance.now() - began) / 1000;
-    seconds.textContent = `${passed.toFixed(0)} s`;
+    seconds.textContent = `${Math.floor(passed)} s`;
     if (passed >= LONGEST_S) recording.stop();
   }, 200);
   progress.hidden = true;
