@@ -22,7 +22,7 @@ from asr import Recognizer
 from asr.data.pieces import PieceTokenizer
 from asr.data.tokenizer import CharTokenizer
 from asr.decode.greedy import greedy, words_with_times
-from tests.builders import noise, sine, write_wav
+from tests.builders import noise, sine, tones, write_wav
 from tests.chromium import Browser, Page, chromium, find_chromium
 from tests.models import save_random_model
 
@@ -100,9 +100,9 @@ def tones_model(inputs: tuple[str, str] = ("samples", "num_samples"), **metadata
 
 def spoken(rate_hz: int = RATE_HZ) -> np.ndarray:
     """The words as tones, with pauses: 'one two three two'."""
-    tones = {0: 0.0, **dict(enumerate(TONES_HZ, start=1))}
+    hz = {0: 0.0, **dict(enumerate(TONES_HZ, start=1))}
     tokens = [0, 0, 1, 2, 0, 3, 0, 4, 0, 3, 0, 0]
-    return np.concatenate([sine(2 * STEP_N / RATE_HZ, tones[t], rate_hz) for t in tokens])
+    return np.concatenate([sine(2 * STEP_N / RATE_HZ, hz[t], rate_hz) for t in tokens])
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -142,15 +142,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def tones(root: Path, address: str) -> str:
+def hears_tones(root: Path, address: str) -> str:
     """The address of a page that hears tones."""
     return place(root / "tones", address, tones_model())
 
 
 @pytest.fixture(scope="module")
-def page(browser: Browser, tones: str) -> Iterator[Page]:
+def page(browser: Browser, hears_tones: str) -> Iterator[Page]:
     """That page, open: what one test does to it is nothing to the next."""
-    with browser.page(tones) as opened:
+    with browser.page(hears_tones) as opened:
         opened.wait(READY)
         yield opened
 
@@ -186,8 +186,8 @@ def record(page: Page) -> tuple[str, str]:
     return page.do(TEXT), page.do(ERROR)
 
 
-def test_a_file_becomes_words_with_times_and_nothing_else_is_asked_for(browser, tones, tmp_path):
-    with browser.page(tones) as page:
+def test_a_file_becomes_words_with_times_and_nothing_else_is_asked_for(browser, hears_tones, tmp_path):
+    with browser.page(hears_tones) as page:
         page.wait(READY)
         assert recognise(page, write_wav(tmp_path / "a.wav", spoken())) == (WORDS, "")
         assert page.do(ROWS) == [
@@ -197,7 +197,7 @@ def test_a_file_becomes_words_with_times_and_nothing_else_is_asked_for(browser, 
             ["two", "0.72", "0.80"],
         ]
         assert any(url.endswith(".wasm") for url in page.asked)  # the worker's requests are among them
-        assert not [url for url in page.asked if not url.startswith(tones)]
+        assert not [url for url in page.asked if not url.startswith(hears_tones)]
         assert not page.logged
 
 
@@ -207,14 +207,14 @@ def test_a_file_at_another_rate_with_two_channels_gives_the_same_words(page, tmp
     assert recognise(page, tmp_path / "a.flac") == (WORDS, "")
 
 
-def test_a_wav_as_microphone_gives_the_same_words_by_keyboard_alone(browser, tones):
-    with browser.page(tones) as page:
+def test_a_wav_as_microphone_gives_the_same_words_by_keyboard_alone(browser, hears_tones):
+    with browser.page(hears_tones) as page:
         page.wait(READY)
         assert record(page) == (WORDS, "")
         assert page.do("document.activeElement.id") == "record"  # the focus has not been lost
 
 
-def test_a_microphone_that_keeps_its_own_rate_gives_the_same_words(browser, tones):
+def test_a_microphone_that_keeps_its_own_rate_gives_the_same_words(browser, hears_tones):
     as_firefox = """
         const create = AudioContext.prototype.createMediaStreamSource;
         AudioContext.prototype.createMediaStreamSource = function (stream) {
@@ -223,7 +223,7 @@ def test_a_microphone_that_keeps_its_own_rate_gives_the_same_words(browser, tone
             return create.call(this, stream);
         };
     """
-    with browser.page(tones, before=as_firefox) as page:
+    with browser.page(hears_tones, before=as_firefox) as page:
         page.wait(READY)
         assert record(page) == (WORDS, "")
         assert page.do("window.ownRate") > RATE_HZ
@@ -356,8 +356,8 @@ def test_an_exported_model_gives_the_text_of_the_toolkit(browser, root, address,
     export.export_model(model, tmp_path / "exported", features=True)
     url = place(root / "exported", address, (tmp_path / "exported" / "model.onnx").read_bytes())
 
-    waves = [sine(1.5, hz) + noise(1.5, seed=hz, amplitude=0.01) for hz in (300, 700, 1900)]
-    files = [write_wav(tmp_path / f"{i}.wav", wave_n) for i, wave_n in enumerate(waves)]
+    rng = np.random.default_rng(3)
+    files = [write_wav(tmp_path / f"{text}.wav", tones(text, rng)) for text in ("abcd dab bad", "cab d a", "dad abba")]
     recognizer = Recognizer.load(model)
     expected = [recognizer.transcribe(path) for path in files]
     assert len({transcript.text for transcript in expected}) == len(files)
