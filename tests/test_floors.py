@@ -44,6 +44,7 @@ FLOORS = {
     "decode": 1,
     "alignment": 1,
     "features": 1,
+    "model.cpu.vectors": 1,
     # 2: torch
     "features.build": 2,
     "features.hidden": 2,

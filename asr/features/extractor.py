@@ -147,12 +147,13 @@ def standardized(features_tf: Floats, floor: float, spare: int = 0) -> Floats:
         floor: added to the deviation.
         spare: the sum of squares is divided by so many frames less than there are, though by one at least.
     """
-    frames = len(features_tf)
-    mean_f = features_tf.sum(0, dtype=np.float64) / max(frames, 1)
-    centred_tf: Floats = features_tf - mean_f.astype(np.float32)
-    variance_f = np.square(centred_tf).sum(0, dtype=np.float64) / max(frames - spare, 1)
-    centred_tf /= (np.sqrt(variance_f) + floor).astype(np.float32)
-    return centred_tf
+    if not len(features_tf):
+        return features_tf
+    from asr.features.compiled import spectra  # not before there are frames: it loads numba
+
+    standard_tf = np.empty_like(features_tf)
+    spectra.standardize(np.ascontiguousarray(features_tf), floor, spare, standard_tf)
+    return standard_tf
 
 
 def check_keys(cfg: FeatureConfig, used: Collection[str]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
 from asr.features.extractor import Floats, Longs, NormalizedExtractor
-from asr.features.spectra import cosine_window, frame_sizes, power_spectrum, triangles
+from asr.features.spectra import LogSpectra, cosine_window, frame_sizes, triangles
 
 
 class FeatureExtractor(NormalizedExtractor):
@@ -36,6 +36,9 @@ class FeatureExtractor(NormalizedExtractor):
             )
 
         self.window_n = cosine_window(window, 0.5 if cfg.window == "hann" else 0.54)
+        #: filters of the spectrum's bins, and the cosine transform of their logarithms, where there are any
+        self.mel_fm: Floats | None = None
+        self.dct_mc: Floats | None = None
         bins = self.fft // 2 + 1
         if cfg.kind != "spectrogram":
             self.mel_fm = self._mel_filters(high_hz)
@@ -47,6 +50,8 @@ class FeatureExtractor(NormalizedExtractor):
                 )
             self.dct_mc = cosines(cfg.num_ceps, cfg.num_mels)
             bins = cfg.num_ceps
+        sizes = self.window_n, self.hop, self.fft
+        self._spectra = LogSpectra(*sizes, self.mel_fm, floor=cfg.power_floor, cosines_mc=self.dct_mc)
         bins *= (1 + cfg.deltas) * (1 + 2 * cfg.context_frames)
         self.add_statistics(bins)
 
@@ -76,12 +81,7 @@ class FeatureExtractor(NormalizedExtractor):
             previous_n = np.concatenate([wave_n[:1], wave_n[:-1]])
             wave_n = np.asarray(wave_n - np.float32(cfg.preemphasis) * previous_n, np.float32)
 
-        power_tf = power_spectrum(wave_n, self.window_n, self.hop, self.fft, int(self.num_frames(len(wave_n))))
-        if cfg.kind != "spectrogram":
-            power_tf = power_tf @ self.mel_fm
-        features_tf: Floats = np.log(np.maximum(power_tf, np.float32(cfg.power_floor)))
-        if cfg.kind == "mfcc":
-            features_tf = features_tf @ self.dct_mc
+        features_tf = self._spectra(wave_n, int(self.num_frames(len(wave_n))))
         if cfg.deltas or cfg.context_frames:
             features_tf = _with_neighbours(features_tf, cfg.deltas, cfg.context_frames)
         return features_tf

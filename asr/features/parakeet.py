@@ -14,7 +14,7 @@ import numpy as np
 
 from asr.config import FeatureConfig
 from asr.features.extractor import Extractor, Floats, Longs, check_keys, standardized
-from asr.features.spectra import cosine_window, frame_sizes, power_spectrum, triangles
+from asr.features.spectra import LogSpectra, cosine_window, frame_sizes, triangles
 
 #: the keys that mean something
 _USED = {"window_s", "hop_s", "fft_samples", "num_mels", "dither"}
@@ -38,6 +38,8 @@ class ParakeetExtractor(Extractor):
         window, self.hop, self.fft = frame_sizes(cfg, sample_rate_hz)
         self.window_n = cosine_window(window, 0.5, is_periodic=False)
         self.mel_fm = slaney_filters(self.fft // 2 + 1, cfg.num_mels, sample_rate_hz)
+        # No floor: what is added is one.
+        self._spectra = LogSpectra(self.window_n, self.hop, self.fft, self.mel_fm, added=_ENERGY_FLOOR, floor=0.0)
 
     @property
     def num_bins(self) -> int:
@@ -53,9 +55,7 @@ class ParakeetExtractor(Extractor):
         wave_n = self.with_dither(wave_n, dither)
         # The first sample stays as it is.
         wave_n = np.concatenate([wave_n[:1], wave_n[1:] - np.float32(_PREEMPHASIS) * wave_n[:-1]])
-        power_tf = power_spectrum(wave_n, self.window_n, self.hop, self.fft, int(self.num_frames(len(wave_n))))
-        features_tf: Floats = np.log(power_tf @ self.mel_fm + np.float32(_ENERGY_FLOOR))
-        return features_tf
+        return self._spectra(wave_n, int(self.num_frames(len(wave_n))))
 
     def normalize(self, features_tf: Floats) -> Floats:
         """Bring each bin to mean 0 and deviation 1. A frame alone has no deviation: NeMo then takes 0."""

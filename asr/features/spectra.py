@@ -1,4 +1,4 @@
-"""Power spectra of frames, of which log-mel features of every kind are made.
+"""Spectra of frames, of which log-mel features of every kind are made.
 
 Axes: n samples, t frames, f bins of the FFT, m mel filters. Frame ``i`` is centred on sample ``i * hop``.
 """
@@ -6,7 +6,8 @@ Axes: n samples, t frames, f bins of the FFT, m mel filters. Frame ``i`` is cent
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,12 @@ from asr.errors import ConfigError
 from asr.features.extractor import Floats
 from asr.limits import check_spectrum
 
+if TYPE_CHECKING:
+    from asr.features.compiled.plan import Plan
+
 Doubles = npt.NDArray[np.float64]
 
-#: frames that are computed at a time: some MB, whatever the length of a recording
+#: frames that numpy computes at a time: some MB, whatever the length of a recording
 _BLOCK = 1024
 
 
@@ -67,19 +71,92 @@ def triangles(corners_hz: Doubles, bins_hz: Doubles) -> tuple[Doubles, Doubles]:
     return np.minimum(rising_fm, falling_fm).clip(min=0), corners_hz[2:] - corners_hz[:-2]
 
 
-def power_spectrum(wave_n: Floats, window_n: Floats, hop: int, fft: int, frames: int) -> Floats:
-    """Compute the power spectrum of each frame; the signal is zero outside itself. Shapes: (n,) -> (t, f)."""
-    power_tf = np.empty((frames, fft // 2 + 1), np.float32)
-    if not frames:
-        return power_tf
+class LogSpectra:
+    """Computes the logarithms of spectra, or of what filters let through of them, or their cosine transforms.
 
-    # The window lies in the middle of the FFT's samples.
-    before = fft // 2 - (fft - len(window_n)) // 2
-    after = max(0, (frames - 1) * hop + len(window_n) - before - len(wave_n))
-    padded_n = np.pad(wave_n, (before, after))
-    frames_tn = np.lib.stride_tricks.sliding_window_view(padded_n, len(window_n))[::hop]
-    for start in range(0, frames, _BLOCK):
-        # Where the window stands in the FFT's samples changes phases alone.
-        spectra_tf = np.fft.rfft(frames_tn[start : min(start + _BLOCK, frames)] * window_n, fft)
-        power_tf[start : start + _BLOCK] = np.square(spectra_tf.real) + np.square(spectra_tf.imag)
-    return power_tf
+    FFTs of even sizes without factors above 5 are compiled (``asr.features.compiled``): a frame then depends on nothing
+    but its samples, to the last bit. The others go through numpy.
+    """
+
+    def __init__(
+        self,
+        window_n: Floats,
+        hop: int,
+        fft: int,
+        filters_fm: Floats | None,
+        *,
+        added: float = 0.0,
+        floor: float,
+        cosines_mc: Floats | None = None,
+    ) -> None:
+        """Take what decides the spectra.
+
+        Args:
+            filters_fm: None: the bins themselves.
+            added: to what a filter lets through, before the logarithm.
+            floor: the least that the logarithm is taken of.
+            cosines_mc: of the transform of the logarithms; None: there is none.
+        """
+        self.window_n = window_n
+        self.hop = hop
+        self.fft = fft
+        self.filters_fm = filters_fm
+        self.cosines_mc = cosines_mc
+        self._added = added
+        self._floor = max(floor, float(np.finfo(np.float32).tiny))
+
+    def __call__(self, wave_n: Floats, frames: int) -> Floats:
+        """Compute so many frames of a wave, which is zero outside itself. Shapes: (n,) -> (t, bins)."""
+        if not frames:
+            return np.zeros((0, self._num_bins), np.float32)
+        plan = self._plan
+        return self._through_numpy(wave_n, frames) if plan is None else self._compiled(plan, wave_n, frames)
+
+    @property
+    def _num_bins(self) -> int:
+        last = self.filters_fm if self.cosines_mc is None else self.cosines_mc
+        return self.fft // 2 + 1 if last is None else int(last.shape[1])
+
+    @cached_property
+    def _plan(self) -> Plan | None:
+        """Return what the compiled code needs; None: it has no transform of this size."""
+        from asr.features.compiled import plan  # not before there are frames: it loads numba
+
+        if not plan.can_transform(self.fft):
+            return None
+        tables = self.filters_fm, self._added, self._floor, self.cosines_mc
+        return plan.make_plan(self.window_n, self.hop, self.fft, *tables)
+
+    def _compiled(self, plan: Plan, wave_n: Floats, frames: int) -> Floats:
+        from asr.features.compiled import spectra
+        from asr.features.compiled.plan import BLOCK
+
+        # It computes blocks of frames: the last one may reach beyond the end.
+        whole = -(-frames // BLOCK) * BLOCK
+        features_tf = np.empty((whole, self._num_bins), np.float32)
+        padded_n = self._padded(wave_n, whole, len(plan.window))
+        spectra.log_spectra(plan, padded_n, frames, features_tf.reshape(-1))
+        return features_tf[:frames]
+
+    def _through_numpy(self, wave_n: Floats, frames: int) -> Floats:
+        features_tf = np.empty((frames, self._num_bins), np.float32)
+        padded_n = self._padded(wave_n, frames, len(self.window_n))
+        frames_tn = np.lib.stride_tricks.sliding_window_view(padded_n, len(self.window_n))[:: self.hop]
+        for start in range(0, frames, _BLOCK):
+            block_tn = frames_tn[start : min(start + _BLOCK, frames)]
+            spectra_tf = np.fft.rfft(block_tn * self.window_n, self.fft)
+            power_tf = np.square(spectra_tf.real) + np.square(spectra_tf.imag)
+            energies_tf = power_tf if self.filters_fm is None else power_tf @ self.filters_fm
+            logs_tf = np.log(np.maximum(energies_tf + self._added, self._floor))
+            features_tf[start : start + _BLOCK] = logs_tf if self.cosines_mc is None else logs_tf @ self.cosines_mc
+        return features_tf
+
+    def _padded(self, wave_n: Floats, frames: int, window: int) -> Floats:
+        """Put zeros around a wave, so that it begins with the first window and so many frames have their samples.
+
+        The window is in the middle of the FFT's samples, and the middle of the first frame is the first sample.
+        """
+        before = self.fft // 2 - (self.fft - len(self.window_n)) // 2
+        padded_n = np.zeros(max(before + len(wave_n), (frames - 1) * self.hop + window), np.float32)
+        padded_n[before : before + len(wave_n)] = wave_n
+        return padded_n

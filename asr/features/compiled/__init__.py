@@ -1,0 +1,1 @@
+"""Spectra, their logarithms and their normalisation, compiled by numba."""
