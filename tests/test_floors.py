@@ -55,7 +55,6 @@ FLOORS = {
     "model": 2,
     "lm.neural": 2,
     "lm.neural.text": 1,
-    "recordings.speech": 2,
     "training.augment": 2,
     "training.distort": 2,
     "training.distributed": 2,
