@@ -254,6 +254,19 @@ def test_a_page_that_is_not_given_microphones_says_why(page):
     page.do("delete navigator.mediaDevices")
 
 
+def test_audio_that_does_not_start_is_one_line(browser, hears_tones):
+    never = """
+        AudioContext.prototype.resume = () => new Promise(() => {});
+        const later = window.setTimeout;
+        window.setTimeout = (action, ms, ...values) => later(action, ms / 50, ...values);
+    """
+    with browser.page(hears_tones, before=never) as page:
+        page.wait(READY)
+        text, error = record(page)
+        assert "audio does not start" in error
+        assert text == ""
+
+
 def test_a_muted_microphone_is_one_line(page):
     page.do("""
         const silence = new AudioContext().createMediaStreamDestination().stream;

@@ -24,6 +24,7 @@ worker.onmessage = ({ data }) => {
 };
 worker.onerror = () => fail("The recogniser does not start: serve the whole folder of this page, and load it again.");
 recordButton.onclick = () => (recording ? recording.stop() : attempt(record));
+fileInput.onclick = () => (fileInput.value = ""); // so that the same file can be chosen again
 fileInput.onchange = () => fileInput.files.length && attempt(() => recogniseFile(fileInput.files[0]));
 
 busy("Loading the model…");
@@ -45,7 +46,6 @@ async function attempt(action) {
 async function recogniseFile(file) {
   busy(`Reading ${file.name}…`);
   const samples = await samplesOfFile(file, rate);
-  fileInput.value = ""; // so that the same file can be chosen again
   recognise(samples);
 }
 

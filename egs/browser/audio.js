@@ -4,6 +4,7 @@ import { Refusal } from "./refusal.js";
 
 /** The longest sound in seconds: the network takes it whole, so memory grows with it. */
 export const LONGEST_S = 300;
+const PATIENCE_MS = 5000; // audio starts in a tenth of that
 const LARGEST_FILE = 100e6; // bytes; five minutes of anything are smaller
 
 /** Return the samples of a file in any format that the browser reads, resampled and mixed down. */
@@ -24,29 +25,33 @@ export async function samplesOfFile(file, rate) {
 /** Record until `stop` is called or the microphone is taken away; `finished` resolves to the samples. */
 export async function startRecording(rate) {
   const stream = await microphone();
+  let context;
+  const release = async () => {
+    for (const track of stream.getTracks()) track.stop();
+    await context?.close();
+  };
+
   try {
-    const { context, source } = await connected(stream, rate);
+    const source = await connected(stream, rate);
+    context = source.context;
     await context.audioWorklet.addModule("recorder.js");
     const recorder = new AudioWorkletNode(context, "recorder", { channelCount: 1, channelCountMode: "explicit" });
-
     const blocks = [];
     const ended = new Promise((resolve) => {
       recorder.port.onmessage = ({ data }) => (data === null ? resolve() : blocks.push(data));
     });
     source.connect(recorder);
-    await context.resume();
+    await start(context);
 
     const stop = () => recorder.port.postMessage("stop");
     stream.getAudioTracks()[0].addEventListener("ended", stop);
     const finished = ended.then(async () => {
-      release(stream);
-      await context.close();
-      const samples = joined(blocks);
-      return context.sampleRate === rate ? samples : resampled(samples, context.sampleRate, rate);
+      await release();
+      return resampled(joined(blocks), context.sampleRate, rate);
     });
     return { stop, finished };
   } catch (error) {
-    release(stream);
+    await release();
     throw error;
   }
 }
@@ -71,18 +76,23 @@ async function microphone() {
 
 /** Return the microphone in an audio context at the model's rate; at its own rate where the browser wants that. */
 async function connected(stream, rate) {
-  let context = new AudioContext({ sampleRate: rate });
+  const context = new AudioContext({ sampleRate: rate });
   try {
-    return { context, source: context.createMediaStreamSource(stream) };
-  } catch { // Firefox connects no microphone to a context of another rate
+    return context.createMediaStreamSource(stream);
+  } catch { // Firefox used to connect no microphone to a context of another rate
     await context.close();
-    context = new AudioContext();
-    return { context, source: context.createMediaStreamSource(stream) };
+    return new AudioContext().createMediaStreamSource(stream);
   }
 }
 
-function release(stream) {
-  for (const track of stream.getTracks()) track.stop();
+/** Start the audio thread. A browser that finds no audio device may leave it waiting for one. */
+async function start(context) {
+  const late = new Promise((_, reject) => setTimeout(reject, PATIENCE_MS));
+  try {
+    await Promise.race([context.resume(), late]);
+  } catch (error) {
+    throw new Refusal("The browser's audio does not start; is there an audio device? Choose a file instead.", error);
+  }
 }
 
 /** Decode at a rate. The browser filters when it decodes; an AudioBufferSourceNode may only draw lines between samples. */
@@ -92,7 +102,8 @@ function decoded(bytes, rate) {
 
 /** Resample by way of a WAV file in memory, so that recordings and files go the same way. */
 async function resampled(samples, from, to) {
-  return samples.length ? mixed(await decoded(wavOf(samples, from), to)) : samples;
+  if (from === to || !samples.length) return samples;
+  return mixed(await decoded(wavOf(samples, from), to));
 }
 
 /** Return a WAV file of 32-bit floats. */
