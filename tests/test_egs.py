@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -113,3 +115,19 @@ def test_two_targets_never_share_a_run(tmp_path):
         runs.append(done.stdout.strip())
     expected = ["an4", "corpora-a", "corpora-b", "a"]
     assert runs == [f"work/pretrained/{name}-seed1" for name in expected]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_browser_runtime_with_another_checksum_is_not_unpacked(tmp_path):
+    shutil.copy(EGS / "browser" / "fetch.sh", tmp_path)
+    (tmp_path / "changed.tgz").write_bytes(b"another file")
+    command = ["bash", str(tmp_path / "fetch.sh")]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "TARBALL": str(tmp_path / "changed.tgz")},
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"fetch\.sh: \S+changed\.tgz: sha512 is \S+, expected \S+\n", done.stderr), done.stderr
+    assert not (tmp_path / "vendor").exists()

@@ -6,7 +6,7 @@ set -euo pipefail
 version=1.30.0
 integrity=q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==
 files=(ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm)
-tarball=${TARBALL:+$(realpath "$TARBALL")}
+tarball=${TARBALL:+$(realpath -m "$TARBALL")}
 cd "$(dirname "$0")"
 [ "$(cat vendor/VERSION 2>/dev/null)" != "$version" ] || exit 0
 
@@ -17,6 +17,7 @@ if [ -z "$tarball" ]; then
     (cd "$temporary" && npm pack --silent "onnxruntime-web@$version" > /dev/null)
     tarball=$temporary/onnxruntime-web-$version.tgz
 fi
+[ -f "$tarball" ] || { echo "fetch.sh: $tarball: no such file" >&2; exit 2; }
 found=$(openssl dgst -sha512 -binary "$tarball" | openssl base64 -A)
 [ "$found" = "$integrity" ] || { echo "fetch.sh: $tarball: sha512 is $found, expected $integrity" >&2; exit 2; }
 
