@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import NoReturn, TypeVar
 
-import torch
+from asr.machine import num_threads, pool_of
 
 #: audio that is worked on ahead of a GPU, seconds: about one of its batches
 AHEAD_S = 1000.0
@@ -50,23 +50,18 @@ def ahead(jobs: Iterable[tuple[float, Callable[[], T]]], threads: int, most: flo
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def ahead_of_gpu(device: torch.device, jobs: Iterable[tuple[float, Callable[[], T]]]) -> Generator[T, None, None]:
+def ahead_of_gpu(on_gpu: bool, jobs: Iterable[tuple[float, Callable[[], T]]]) -> Generator[T, None, None]:
     """Yield what each job returns, in order; if the network is on a GPU, threads do the next ones meanwhile.
 
     One core makes features of about 1,100 s of audio per second, which a GPU takes many times as fast. On a CPU the
     network has the other cores.
 
     Args:
+        on_gpu: whether the network is.
         jobs: seconds of audio, and what to do with it. At most ``AHEAD_S`` are held, or one that is longer.
     """
     counted = ((max(audio_s, LEAST_S), job) for audio_s, job in jobs)
-    return ahead(counted, torch.get_num_threads() if device.type == "cuda" else 0, AHEAD_S)
-
-
-def pool_of(threads: int, name: str) -> ThreadPoolExecutor:
-    """Make a pool whose threads compute alone: there is no barrier at which they would wait for each other."""
-    # Torch counts threads per thread: these must not take the cores of the others.
-    return ThreadPoolExecutor(threads, name, initializer=torch.set_num_threads, initargs=(1,))
+    return ahead(counted, num_threads() if on_gpu else 0, AHEAD_S)
 
 
 def _with_error_last(jobs: Iterable[tuple[float, Callable[[], T]]]) -> Iterator[tuple[float, Callable[[], T]]]:

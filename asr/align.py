@@ -25,7 +25,7 @@ from asr.decode.greedy import Clock, greedy
 from asr.decode.types import Ints, LogProbs, TimedWord
 from asr.errors import DataError
 from asr.infer import of_manifest
-from asr.model.checkpoint import AcousticModel
+from asr.model.contract import AcousticModel
 from asr.recordings.longform import log_probs_of_recording
 from asr.recordings.media import open_stream
 from asr.scoring.alphabet import unwritable_line
@@ -108,7 +108,7 @@ def align_manifest(
             (utterance.duration_s, partial(_align_utterance, model, manifest, utterance, one_sv, profile, allow_gaps))
             for utterance, one_sv in heard
         )
-        for utterance, aligned in ahead_of_gpu(model.device, jobs):
+        for utterance, aligned in ahead_of_gpu(model.on_gpu, jobs):
             done[utterance.id] = aligned
             progress(utterance.duration_s)
         yield from ((utterance, done.pop(utterance.id)) for utterance in some)

@@ -1,29 +1,18 @@
-"""Utterances as the network takes them: read the samples, compute the features, pad several to one batch.
+"""Utterances padded to one batch, as training takes them.
 
-Axes: b batch, n samples, t frames, f bins, u targets.
+Axes: b batch, t frames, f bins, u targets.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from asr.data import audio
-from asr.data.manifest import Manifest, Utterance
-from asr.errors import DataError
-from asr.model.contract import AnyExtractor
-from asr.runtime import is_out_of_memory
-
-log = logging.getLogger(__name__)
-Features = npt.NDArray[np.float32]
+from asr.utterance import Features
 
 
 @dataclass(frozen=True)
@@ -79,61 +68,6 @@ def empty_batch(bins: int) -> Batch:
     no_length_b = torch.zeros(1, dtype=torch.int64)
     no_targets_bu = torch.zeros(1, 0, dtype=torch.int64)
     return Batch(torch.zeros(1, 1, bins), no_length_b, no_targets_bu, no_length_b, ids=(), duration_s=0.0)
-
-
-@contextmanager
-def fits_into_memory(utterance: Utterance) -> Iterator[None]:
-    """Turn a lack of memory into an error of one utterance, which is held in memory as a whole.
-
-    Raises:
-        DataError: the utterance is named.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        length = f"{utterance.duration_s / 60:,.0f} minutes"
-        problem = f"utt '{utterance.id}': {length} as one utterance do not fit into the memory; cut it into parts"
-        raise DataError(problem) from error
-
-
-def load_wave(
-    manifest: Manifest, utterance: Utterance, sample_rate_hz: int, resample: bool, logged_hz: set[int] | None = None
-) -> audio.Wave:
-    """Load the samples of one utterance at the model's rate.
-
-    Args:
-        resample: resample audio of another rate, which is an error otherwise.
-        logged_hz: rates whose resampling has been logged already.
-
-    Raises:
-        DataError: as ``audio.load``, or shorter than the manifest says; the utterance is named.
-    """
-    remedy = "resample the corpus, set audio.resample=true in training, or pass --resample in use"
-    path = manifest.audio_path(utterance)
-    with fits_into_memory(utterance):
-        try:
-            wave_n, rate_hz = audio.load(
-                path, offset_s=utterance.offset_s, duration_s=utterance.duration_s, channel=utterance.channel
-            )
-            wave_n = audio.at_rate(wave_n, rate_hz, sample_rate_hz, resample, path, remedy)
-        except DataError as error:
-            raise DataError(f"utt '{utterance.id}': {error}") from error
-
-    if rate_hz != sample_rate_hz and logged_hz is not None and rate_hz not in logged_hz:
-        logged_hz.add(rate_hz)
-        log.info("resampling %d Hz audio to %d Hz (first: utt '%s')", rate_hz, sample_rate_hz, utterance.id)
-    return wave_n
-
-
-def extract(extractor: AnyExtractor, wave_n: audio.Wave, seed: int | None = None) -> Features:
-    """Compute the features of one utterance. Shapes: (n,) -> (t, f).
-
-    Args:
-        seed: of the dither; without one there is none.
-    """
-    return extractor(wave_n, None if seed is None else np.random.default_rng(seed))
 
 
 def pad(features: Sequence[Features]) -> tuple[Tensor, Tensor]:

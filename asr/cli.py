@@ -111,6 +111,9 @@ def _run() -> int:
         give_up(sys.stdout)
         return 2
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "torch":
+            say("asr: this needs PyTorch, which is not installed: pip install asr-ctc")
+            return 2
         # Typer's usage errors have had three homes so far (click, its own copy of click): known by what they can do.
         if not hasattr(error, "format_message"):
             say(traceback.format_exc().rstrip("\n"))  # a mistake of ours; it can quote a name or a text

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asr.data.tokenizer import BLANK_ID
-from asr.runtime import is_out_of_memory, to_device
+from asr.machine import is_out_of_memory
+from asr.runtime import to_device
 
 log = logging.getLogger(__name__)
 

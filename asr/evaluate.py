@@ -17,9 +17,9 @@ from asr.decode.greedy import words_with_times
 from asr.decode.types import Hypothesis, LogProbs, TimedWord
 from asr.errors import DataError
 from asr.infer import of_manifest
-from asr.model.checkpoint import AcousticModel
+from asr.machine import commit
+from asr.model.contract import AcousticModel
 from asr.recordings.speech import NO_SPEECH_THRESHOLD
-from asr.runtime import commit
 from asr.scoring.alphabet import under, unwritable_line
 from asr.scoring.info import UtteranceInfo
 from asr.scoring.reliability import Reliability, outcomes, reliability
@@ -132,7 +132,7 @@ def evaluate(
     found = _Transcription(model, normalization, with_words)
     heard = of_manifest(model, manifest, no_speech_threshold=no_speech_threshold)
     jobs = ((utterance.duration_s, partial(_decode, decoder, utterance, one_sv)) for utterance, one_sv in heard)
-    for utterance, decoded in ahead_of_gpu(model.device, jobs):
+    for utterance, decoded in ahead_of_gpu(model.on_gpu, jobs):
         progress(utterance.duration_s)
         if isinstance(decoded, DataError):
             found.failed[utterance.id] = str(decoded)

@@ -8,27 +8,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from copy import copy
 from functools import partial
 from typing import TypeAlias, TypeVar
 
 import numpy as np
-import torch
 
-from asr.ahead import LEAST_S, ahead_of_gpu, pool_of
-from asr.batch import Features, extract, fits_into_memory, load_wave
+from asr.ahead import LEAST_S, ahead_of_gpu
 from asr.data.manifest import Manifest, Utterance
 from asr.decode.types import LogProbs
-from asr.errors import AsrError, ConfigError, DataError, nearest
-from asr.model.checkpoint import AcousticModel
-from asr.model.conformer.network import ConformerNetwork
-from asr.model.contract import AnyNetwork
-from asr.model.hf.network import HfNetwork
-from asr.model.network import DeepSpeech2
-from asr.model.padded import PaddedNetwork
-from asr.model.wav2vec2.network import Wav2Vec2Network
+from asr.errors import AsrError, DataError
+from asr.machine import free_gpu_memory, is_out_of_memory, num_threads, pool_of
+from asr.model.contract import AcousticModel
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
-from asr.runtime import find_precision, is_out_of_memory
+from asr.utterance import Features, extract, fits_into_memory, load_wave
 
 #: padded audio in one batch, seconds: it bounds the memory
 BATCH_S = 80.0
@@ -43,84 +35,6 @@ Key = TypeVar("Key")
 T = TypeVar("T")
 #: an utterance in a window, and where its answer goes
 _Item: TypeAlias = tuple[Features, "Future[T | DataError]"]
-
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
-
-def prepared(model: AcousticModel, precision: str = "auto") -> AcousticModel:
-    """Return the same model, ready for use at a precision.
-
-    On a CPU it gets an inference network, which answers several times as fast. Its answers are the same bits in any
-    batch, in any order, on any number of threads. It keeps the weights of now. The model itself is returned if there is
-    no inference network for it: for another network than the recurrent one (the Conformer and wav2vec 2.0 and its kin
-    have one in bf16), or on a processor without the instructions.
-
-    On a GPU the network is the same one, with the same weights, which computes at the precision.
-
-    Args:
-        precision: of products; sums, states and gates of an inference network are float32. ``auto``: bf16 where the
-            hardware multiplies it, else float32 (or fp16, on a GPU that is fast in it).
-
-    Raises:
-        ConfigError: the precision is unknown, or this hardware cannot do it.
-    """
-    if precision not in PRECISIONS:
-        known = ", ".join(PRECISIONS)
-        raise ConfigError(f"unknown precision '{precision}' ({known}){nearest(precision, PRECISIONS)}", key="precision")
-    network = model.network.eval()
-    if model.device.type == "cuda" or precision == "fp16":  # which a CPU refuses
-        return at_precision(model, find_precision(precision, model.device))
-    if isinstance(network, HfNetwork | Wav2Vec2Network | ConformerNetwork):
-        return _with_network(model, _in_bf16(network)) if _takes_bf16(precision) else model
-    if type(network) is not DeepSpeech2 or not network.cfg.conv:
-        return model
-    # Imported here, since it loads numba in 0.3 s, which training does not need.
-    from asr.model.cpu.inference import InferenceNetwork, runs_here
-
-    if precision == "auto":
-        usable = [name for name in ("bf16", "fp32") if runs_here(name)]
-        if not usable:
-            return model
-        precision = usable[0]
-    elif not runs_here(precision):
-        raise _not_here(precision)
-    return _with_network(model, InferenceNetwork(network, precision))
-
-
-def _takes_bf16(precision: str) -> bool:
-    """Choose for a network that has an inference network in bf16 only; a ConfigError if the processor has no bf16."""
-    has_bf16 = find_precision("auto", torch.device("cpu")) == "bf16"
-    if precision == "bf16" and not has_bf16:
-        raise _not_here(precision)
-    return has_bf16 and precision != "fp32"
-
-
-def _in_bf16(network: HfNetwork | Wav2Vec2Network | ConformerNetwork) -> AnyNetwork:
-    if isinstance(network, ConformerNetwork):
-        from asr.model.conformer.fast import FastConformer
-
-        return FastConformer(network)
-    from asr.model.wav2vec2.fast import FastNetwork
-
-    return FastNetwork(network)
-
-
-def _not_here(precision: str) -> ConfigError:
-    return ConfigError(f"precision {precision}: this processor has no such products; use auto", key="precision")
-
-
-def at_precision(model: AcousticModel, precision: str) -> AcousticModel:
-    """Return the model with the same weights, computing at this precision if it is on a GPU; else the model itself."""
-    if model.device.type != "cuda" or not isinstance(model.network, PaddedNetwork):
-        return model
-    # The copy shares parameters and layers with the original, which must not stay in training while its layers do not.
-    network = copy(model.network.eval())
-    network.precision = precision
-    return _with_network(model, network)
-
-
-def _with_network(model: AcousticModel, network: AnyNetwork) -> AcousticModel:
-    return AcousticModel(network, model.extractor, model.tokenizer, model.audio, model.text, model.training)
 
 
 def log_probs(model: AcousticModel, features: Sequence[Features]) -> list[LogProbs]:
@@ -157,7 +71,7 @@ def _fitting_log_probs(model: AcousticModel, features: Sequence[Features]) -> li
         all_sv = None
 
     if all_sv is None:  # only here: inside ``except`` the error would still hold the tensors of the batch
-        torch.cuda.empty_cache()
+        free_gpu_memory()
         middle = len(features) // 2
         if not middle:
             problem = f"{len(features[0]) * model.frame_s:,.1f} s at once do not fit into the memory"
@@ -222,7 +136,7 @@ def of_manifest(
     def stream() -> Iterator[tuple[tuple[Utterance, float], Features]]:
         by_length = sorted(manifest.utterances, key=lambda u: u.duration_s)
         for utterance, no_speech, features_tf in ahead_of_gpu(
-            model.device, ((u.duration_s, partial(load, u)) for u in by_length)
+            model.on_gpu, ((u.duration_s, partial(load, u)) for u in by_length)
         ):
             if isinstance(features_tf, DataError):
                 unusable.append((utterance, features_tf))
@@ -263,12 +177,12 @@ def pipeline(
         AsrError: as ``log_probs``. Also raises what ``items`` and ``decode`` raise, where the answer would have come;
             threads are stopped then, and when the iterator is closed.
     """
-    on_gpu = model.device.type == "cuda"
+    on_gpu = model.on_gpu
     usual_s, ahead_s = _batch_and_window_s(model)
     batch_s = batch_s or usual_s
-    threads = 1 if on_gpu else torch.get_num_threads()
+    threads = 1 if on_gpu else num_threads()
     pool = pool_of(threads, "asr-infer")
-    decoders = pool_of(torch.get_num_threads(), "asr-infer-decode") if on_gpu else None
+    decoders = pool_of(num_threads(), "asr-infer-decode") if on_gpu else None
 
     def submit(window: list[_Item[T]]) -> None:
         for batch in _shares(window, model.frame_s, threads, batch_s):
@@ -316,7 +230,7 @@ def pipeline(
 
 
 def _batch_and_window_s(model: AcousticModel) -> tuple[float, float]:
-    return (GPU_BATCH_S, GPU_AHEAD_S) if model.device.type == "cuda" else (BATCH_S, AHEAD_S)
+    return (GPU_BATCH_S, GPU_AHEAD_S) if model.on_gpu else (BATCH_S, AHEAD_S)
 
 
 def _shares(window: list[_Item[T]], frame_s: float, threads: int, batch_s: float) -> Iterator[list[_Item[T]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from itertools import groupby
@@ -21,6 +22,8 @@ from asr.model.nemo.names import is_nemo, parse
 
 if TYPE_CHECKING:
     from asr.decode.tuned import Tuned
+    from asr.model.contract import AnyExtractor
+    from asr.model.parts import Part
     from asr.model.published import Published
 
 NO_RESULTS = "none on record: measure it with asr evaluate"
@@ -43,9 +46,11 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
     if is_nemo(thing):
         return "model of NeMo", _nemo(thing)
     if path.is_dir():
-        from asr.lm.neural import folder as rnn_folder
+        from asr.lm.neural.place import is_rnn
 
-        if rnn_folder.is_rnn(path):
+        if is_rnn(path):
+            from asr.lm.neural import folder as rnn_folder
+
             return "neural language model", rnn_folder.describe(path)
         return "model", _model(path)
     if path.name == TOKENIZER_FILE:
@@ -73,29 +78,50 @@ def describe(thing: str) -> tuple[str, dict[str, Any]]:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    from asr.model.checkpoint import find_model, load_trainable
-    from asr.model.trainable import describe as describe_network
+    from asr.model.folder import find_model, read_model_config
 
     folder = find_model(path)
-    model = load_trainable(folder)
+    config = read_model_config(folder)
+    rows, extractor, tokenizer = _recurrent(folder) if config.model.encoder == "recurrent" else _of_torch(folder)
+    frames = math.prod(config.model.time_strides)
     facts: dict[str, Any] = {
         "path": str(folder),
-        "parameters": model.num_parameters,
+        "parameters": sum(parameters for _, _, parameters in rows),
         "bytes": _bytes_in(folder),
-        "network": _rows(describe_network(model.network)),
-        "features": model.extractor.describe(),
-        "audio": f"{model.audio.sample_rate_hz} Hz",
-        "step": f"{model.step_s * 1000:g} ms",
-        "tokens": _tokens(model.tokenizer),
-        "text normalization": model.text.normalization,
+        "network": _rows(rows),
+        "features": extractor.describe(),
+        "audio": f"{config.audio.sample_rate_hz} Hz",
+        "step": f"{frames * extractor.hop / config.audio.sample_rate_hz * 1000:g} ms",
+        "tokens": _tokens(tokenizer),
+        "text normalization": config.text.normalization,
     }
-    facts |= _training(model.training | {"corpus": model.training.get("corpus") or _corpus(folder)})
+    training = dict(config.training)
+    facts |= _training(training | {"corpus": training.get("corpus") or _corpus(folder)})
     return facts | _results(folder) | _decoder(folder)
+
+
+def _recurrent(folder: Path) -> tuple[list[Part], AnyExtractor, Tokenizer]:
+    """Read what a model folder of a recurrent network holds, without torch."""
+    from asr.model.parts import parts_of
+    from asr.model.use import open_folder
+
+    opened = open_folder(folder)
+    extractor, tokenizer = opened.extractor, opened.tokenizer
+    return parts_of(opened.config.model, extractor.num_bins, tokenizer.vocabulary_size), extractor, tokenizer
+
+
+def _of_torch(folder: Path) -> tuple[list[Part], AnyExtractor, Tokenizer]:
+    """Read what a model folder of another network holds."""
+    from asr.model.checkpoint import load_trainable
+    from asr.model.trainable import describe as describe_network
+
+    model = load_trainable(folder)
+    return describe_network(model.network), model.extractor, model.tokenizer
 
 
 def _results(folder: Path) -> dict[str, Any]:
     """Return the error rates that evaluation wrote into a model folder."""
-    from asr.model.tensor_files import read_json
+    from asr.model.model_files import read_json
 
     path = folder / "results.json"
     if not path.exists():

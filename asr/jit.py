@@ -29,6 +29,15 @@ def compiled(function: F) -> F:
     return cast(F, _kept(numba.njit(nogil=True, cache=True, error_model="numpy")(function)))
 
 
+def native(function: F) -> F:
+    """Compile a function for ``asr.native``, which calls it, and keeps its machine code."""
+    return cast(F, numba.njit(nogil=True, error_model="numpy")(function))
+
+
+#: for functions that such functions call
+part = native
+
+
 def summing(function: F) -> F:
     """Compile a function in which sums may be taken in any order: several terms at once."""
     fast = {"reassoc", "contract", "arcp", "nsz"}

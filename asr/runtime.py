@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.metadata
 import logging
 import os
 import platform
 import re
 import signal
-import subprocess
 import threading
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -23,31 +21,21 @@ from torch import Tensor
 
 import asr
 from asr.errors import ConfigError
+from asr.machine import commit, cpu_name, package_version, set_in_torch, use_threads
 
 log = logging.getLogger(__name__)
 
 # oneDNN keeps a compiled kernel, with its buffers, for each of the last 1,024 shapes. Utterances hardly ever repeat a
 # shape, so gigabytes of kernels are never used again (docs/performance.md). This is read once, before the first kernel.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+# The number of threads may have been set before torch was loaded.
+set_in_torch()
 
 #: from glibc's malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 #: the dtype of products at each precision
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-#: parts of what torch's allocators say: on CPU, on CPU with Linux's overcommitment, and on CUDA, where the driver and
-#: Triton say the same; then the names of errors of cuBLAS (CUBLAS_STATUS_ALLOC_FAILED), of cuDNN 8
-#: (CUDNN_STATUS_ALLOC_FAILED) and of cuDNN 9 (CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, …_HOST_…)
-_NO_MEMORY = (
-    "not enough memory",
-    "can't allocate memory",
-    "Cannot allocate memory",
-    "out of memory",
-    "_STATUS_ALLOC_FAILED",
-    "_ALLOCATION_FAILED",
-)
-#: what torch says when none of cuDNN's algorithms for a convolution has run, whatever the reason
-_NO_ENGINE = "unable to find an engine"
 
 
 def find_device(name: str) -> torch.device:
@@ -183,21 +171,6 @@ class LateNumbers:
         return self._values_n.tolist()
 
 
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def use_threads(threads: int | None) -> int:
-    """Set the threads of torch's operations (None: one per core that this process may use); return their number."""
-    threads = threads or usable_cores()
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-    return threads
-
-
 @dataclass(frozen=True)
 class Machine:
     """The set-up that a training runs on."""
@@ -232,20 +205,6 @@ def keep_freed_memory() -> None:
 
     mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes; larger arrays are still mapped one by one
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Check whether an error of torch or numpy means that there is no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    if not isinstance(error, RuntimeError):
-        return False
-    text = str(error)
-    if any(words in text for words in _NO_MEMORY):
-        return True
-    # torch tries one algorithm after the other, also after one that found no memory, and in the end names no reason
-    # (Conv_v8.cpp, try_configs). If no allocation has failed, cuDNN has none for this dtype or this GPU.
-    return _NO_ENGINE in text and torch.cuda.memory_stats().get("num_ooms", 0) > 0
 
 
 class Interrupt:
@@ -294,7 +253,7 @@ def environment(device: torch.device, precision: str, threads: int) -> dict[str,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: package_version(name) for name in packages},
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": threads,
@@ -337,38 +296,4 @@ def hardware(device: torch.device, threads: int) -> str:
     if device.type == "cuda":
         # The commands switch TF32 off; a program that calls the library may switch it on again.
         return torch.cuda.get_device_name(device) + (", float32 as TF32" if _uses_tf32() else "")
-    return f"{threads} threads of {_cpu_name()}"
-
-
-def commit() -> dict[str, Any]:
-    """Return the commit of the checkout that this runs from, and whether it has changes; None and None if installed."""
-    unknown = {"commit": None, "dirty": None}
-    folder = Path(asr.__file__).resolve().parent.parent
-    if not (folder / ".git").exists():
-        return unknown
-
-    def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return unknown
-
-
-def package_version(package: str) -> str | None:
-    """Return the installed version of a package, None where it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return f"{threads} threads of {cpu_name()}"

@@ -16,23 +16,25 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from asr.batch import extract
 from asr.data.audio import Wave
 from asr.decode.choose import Decoder, greedy_decoder
-from asr.decode.decoder import Backend, cores
+from asr.decode.decoder import Backend
 from asr.decode.greedy import words_with_times
 from asr.decode.options import DecoderOptions
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, DataError
-from asr.infer import log_probs, pipeline, prepared
-from asr.model.checkpoint import AcousticModel, find_model, load_model, shipped_settings
+from asr.infer import log_probs, pipeline
+from asr.machine import usable_cores
+from asr.model.contract import AcousticModel
+from asr.model.folder import find_model, shipped_settings
+from asr.model.use import load_for_use
 from asr.recordings.inputs import Input, Part
 from asr.recordings.listening import Reading, Source, listen, open_source
 from asr.recordings.longform import Joiner, TimedLogProbs
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, second_opinion, without_words
-from asr.runtime import use_device
 from asr.transcript import Alternative, Seam, Transcript, segments_of
 from asr.tuning.rescore import rescoring_decoder_for
+from asr.utterance import extract
 
 #: passages that wait for the decoder, at most
 _WAITING = 64
@@ -111,7 +113,7 @@ class Recognizer:
         Args:
             decoder, settings, lm, backend, confidence, rescore, rescore_weight: the fields of
                 ``asr.decode.options.DecoderOptions``.
-            precision: of the network's arithmetic, as in ``asr.infer.prepared``.
+            precision: of the network's arithmetic, as in ``asr.model.prepared.prepared``.
             no_speech_threshold: a piece gives no text if the probability that nobody speaks in it is higher; at
                 1, all pieces give text.
 
@@ -120,7 +122,7 @@ class Recognizer:
             AsrError: the decoder cannot be made.
         """
         folder = find_model(path)
-        model = prepared(load_model(path, use_device(device)), precision)
+        model = load_for_use(path, device, precision)
         shipped = shipped_settings(path) if lm is None and decoder != "greedy" else None
         options = DecoderOptions(decoder, settings or {}, lm, backend, confidence, rescore, rescore_weight, shipped)
         return cls(model, rescoring_decoder_for(folder, model.tokenizer, options), no_speech_threshold)
@@ -195,7 +197,7 @@ class Recognizer:
 
         pieces = listen(self.model, recordings(), longest_s)
         rate_hz = self.model.audio.sample_rate_hz
-        pool = ThreadPoolExecutor(jobs or cores(), "asr-decode")
+        pool = ThreadPoolExecutor(jobs or usable_cores(), "asr-decode")
         try:
             for (recording, piece, no_speech), one_sv in pipeline(self.model, pieces, _unchanged, batch_s=batch_s):
                 recording.pieces_done += 1

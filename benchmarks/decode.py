@@ -166,7 +166,7 @@ def describe(emissions: Emissions, lm: ngram.NgramModel) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Describe the machine, and the versions of the libraries."""
-    from asr.runtime import commit
+    from asr.machine import commit
 
     versions = {}
     for package in ("numpy", "numba", "kenlm", "pyctcdecode", "flashlight-text", "fast-ctc-decode"):

@@ -66,11 +66,11 @@ def load(path: Path) -> Emissions:
 
 def of_model(model_path: str, manifest_path: str) -> Emissions:
     """Compute the emissions of a trained model for a manifest, as ``asr evaluate`` makes them."""
-    from asr.batch import extract, load_wave
     from asr.data import manifest as manifests
     from asr.data.text import normalize
     from asr.infer import all_log_probs
     from asr.model.checkpoint import load_model
+    from asr.utterance import extract, load_wave
 
     model, manifest = load_model(model_path), manifests.read(manifest_path)
     said: set[int] = set()

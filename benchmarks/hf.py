@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from asr.data.audio import load, resampled
-from asr.infer import pipeline, prepared
-from asr.model.checkpoint import AcousticModel
+from asr.infer import pipeline
+from asr.model.contract import AcousticModel
 from asr.model.hf.load import describe, load_network
+from asr.model.prepared import prepared
 
 
 def main() -> None:

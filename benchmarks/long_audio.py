@@ -32,7 +32,7 @@ import soundfile
 from asr.data import audio
 from asr.data import manifest as manifests
 from asr.data.text import normalize
-from asr.model.checkpoint import find_model, read_model_config
+from asr.model.folder import find_model, read_model_config
 from asr.scoring.compare import format_comparison
 from asr.scoring.files import compare_files
 from asr.scoring.wer import format_score, score, word_counts

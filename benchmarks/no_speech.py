@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from asr.batch import load_wave
 from asr.data import manifest as manifests
 from asr.data.audio import Wave
 from asr.data.text import normalize
 from asr.recordings.speech import NO_SPEECH_THRESHOLD
 from asr.scoring.wer import format_ends, percent, score
 from asr.transcribe import Recognizer, Transcript
+from asr.utterance import load_wave
 
 Floats = npt.NDArray[np.float64]
 RATE_HZ = 16000

@@ -22,8 +22,8 @@ from asr.config import load
 from asr.data import manifest
 from asr.errors import AsrError
 from asr.evaluate import evaluate
+from asr.machine import use_threads
 from asr.model.checkpoint import load_model
-from asr.runtime import use_threads
 from asr.scoring.wer import format_ends, percent
 from asr.train import train
 

@@ -20,7 +20,8 @@ from asr.decode.choose import decoder_for
 from asr.decode.options import DecoderOptions
 from asr.errors import AsrError
 from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
-from asr.model.checkpoint import find_model, load_model
+from asr.model.checkpoint import load_model
+from asr.model.folder import find_model
 from asr.scoring.bootstrap import bootstrap_interval
 
 

@@ -12,7 +12,7 @@ import torch
 
 from asr.ahead import AHEAD_S, ahead, ahead_of_gpu
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU, GPU = False, True
 
 
 def names_of_threads() -> set[str]:
@@ -27,13 +27,13 @@ def four_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("device", [CPU, GPU])
-def test_results_come_in_the_order_of_the_jobs(device, four_threads):
+@pytest.mark.parametrize("on_gpu", [CPU, GPU])
+def test_results_come_in_the_order_of_the_jobs(on_gpu, four_threads):
     def slower_first(number: int) -> int:
         time.sleep(0.002 * (9 - number))
         return number
 
-    assert list(ahead_of_gpu(device, ((300.0, partial(slower_first, n)) for n in range(10)))) == list(range(10))
+    assert list(ahead_of_gpu(on_gpu, ((300.0, partial(slower_first, n)) for n in range(10)))) == list(range(10))
     assert not names_of_threads()
 
 
@@ -79,23 +79,23 @@ def test_what_is_held_is_bounded_by_its_seconds(seconds, most):
     assert not names_of_threads()
 
 
-@pytest.mark.parametrize("device", [CPU, GPU])
-def test_what_a_job_raises_comes_out_in_its_place(device):
+@pytest.mark.parametrize("on_gpu", [CPU, GPU])
+def test_what_a_job_raises_comes_out_in_its_place(on_gpu):
     jobs = [(1.0, partial(int, text)) for text in ("1", "2", "x", "4")]
-    results = ahead_of_gpu(device, jobs)
+    results = ahead_of_gpu(on_gpu, jobs)
     assert [next(results), next(results)] == [1, 2]
     with pytest.raises(ValueError, match="'x'"):
         next(results)
     assert not names_of_threads()
 
 
-@pytest.mark.parametrize("device", [CPU, GPU])
-def test_what_drawing_a_job_raises_comes_out_after_the_results_before_it(device):
+@pytest.mark.parametrize("on_gpu", [CPU, GPU])
+def test_what_drawing_a_job_raises_comes_out_after_the_results_before_it(on_gpu):
     def broken():
         yield from [(1.0, int)] * 3
         raise OSError("no more")
 
-    results = ahead_of_gpu(device, broken())
+    results = ahead_of_gpu(on_gpu, broken())
     assert list(itertools.islice(results, 3)) == [0, 0, 0]
     with pytest.raises(OSError, match="no more"):
         next(results)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from asr.batch import load_wave, pad
+from asr.batch import pad
 from asr.data.manifest import Manifest, Utterance
 from asr.errors import DataError
+from asr.utterance import load_wave
 from tests.builders import noise, sine, write_wav
 
 

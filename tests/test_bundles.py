@@ -26,12 +26,14 @@ from asr.data.text import normalize
 from asr.data.tokenizer import BLANK_ID
 from asr.doctor.expected import of_model
 from asr.errors import CheckpointError, ConfigError
-from asr.infer import all_log_probs, log_probs, prepared
+from asr.infer import all_log_probs, log_probs
 from asr.info import describe
 from asr.lm import ngram
 from asr.model import bundles
 from asr.model.bundle_facts import BUNDLE_FACTS
-from asr.model.checkpoint import find_model, load_model, load_trainable
+from asr.model.checkpoint import load_model, load_trainable
+from asr.model.folder import find_model
+from asr.model.prepared import prepared
 from asr.model.trainable import unpadded_steps
 from asr.model.waves import WaveConfig, WaveExtractor
 from asr.transcribe import Recognizer

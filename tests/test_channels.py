@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.batch import load_wave
 from asr.corpora.importers import IMPORTERS
 from asr.corpora.prepare import Prepared, prepare
 from asr.corpora.recipe import Request
@@ -20,6 +19,7 @@ from asr.doctor import examine, sound
 from asr.errors import ConfigError, DataError
 from asr.recordings.inputs import find_inputs
 from asr.recordings.media import open_stream
+from asr.utterance import load_wave
 from tests.builders import noise, sine, write_wav
 
 LEFT, RIGHT = sine(1.0, 300.0), noise(1.0, seed=3)

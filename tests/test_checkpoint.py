@@ -19,21 +19,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import asr.model.tensor_files
+import asr.model.model_files
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import CheckpointError
 from asr.infer import log_probs
-from asr.model.checkpoint import (
-    AcousticModel,
-    build_model,
-    find_model,
-    has_state,
-    load_model,
-    load_state,
-    model_tensors,
-    save_model,
-    save_state,
-)
+from asr.model.checkpoint import build_model, has_state, load_model, load_state, model_tensors, save_model, save_state
+from asr.model.contract import AcousticModel
+from asr.model.folder import find_model
 from tests.builders import noise, tiny_config
 
 
@@ -225,7 +217,7 @@ def test_a_network_takes_memory_only_after_it_was_compared_with_the_weights(fold
 
     def check(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
         compared.append({name: tensor.is_meta for name, tensor in expected.items() if name.startswith("network.")})
-        asr.model.tensor_files.check_alike(tensors, expected, path)
+        asr.model.model_files.check_alike(tensors, expected, path)
 
     monkeypatch.setattr("asr.model.checkpoint.check_alike", check)
     _error(lambda: load_model(folder), folder / "model.safetensors", "has shape", "config.json asks for [12288")
@@ -268,11 +260,11 @@ def test_attention_that_takes_too_much_memory_in_use_is_refused(folder):
 
 def test_a_tensor_of_another_type_is_named_with_both_types(folder):
     _edit_tensors(folder / "model.safetensors", lambda t: t.update({"features.mean_f": t["features.mean_f"].half()}))
-    _error(lambda: load_model(folder), "'features.mean_f' has type torch.float16, expected torch.float32")
+    _error(lambda: load_model(folder), "'features.mean_f' has type float16, expected float32")
 
 
 def test_a_header_of_weights_longer_than_any_models_is_not_parsed(folder, monkeypatch):
-    monkeypatch.setattr("asr.model.tensor_files.TENSOR_HEADER", 100)
+    monkeypatch.setattr("asr.model.model_files.TENSOR_HEADER", 100)
     _error(lambda: load_model(folder), folder / "model.safetensors", "more than any model of asr has")
 
 

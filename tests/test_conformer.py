@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from asr.config import ConformerConfig, ModelConfig, load
 from asr.corpora.catalogue import recipes_folder
 from asr.ctc import ctc_loss
-from asr.infer import prepared
 from asr.model.build import build_network
 from asr.model.conformer.attention import positions
 from asr.model.conformer.network import ConformerNetwork
@@ -25,6 +24,7 @@ from asr.model.conformer.rows import Rows
 from asr.model.contract import AcousticModel
 from asr.model.cpu.by_channel import convolve_by_channel
 from asr.model.cpu.dropout import Dropout
+from asr.model.prepared import prepared
 from asr.model.trainable import count
 from asr.runtime import find_precision
 from tests.reference import conformer as reference

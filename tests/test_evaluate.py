@@ -20,7 +20,8 @@ from asr.data.tokenizer import CharTokenizer
 from asr.decode.greedy import greedy
 from asr.errors import DataError
 from asr.evaluate import MARKDOWN_HEADER, evaluate, markdown_row
-from asr.model.checkpoint import AcousticModel, build_model
+from asr.model.checkpoint import build_model
+from asr.model.contract import AcousticModel
 from asr.scoring.info import UtteranceInfo
 from asr.scoring.wer import score
 from tests.builders import ALPHABET, build_corpus, noise, promising, tiny_config, write_wav

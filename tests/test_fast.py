@@ -17,14 +17,17 @@ from asr.batch import pad
 from asr.config import AudioConfig, ConvConfig, FeatureConfig, ModelConfig, TextConfig
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, ConfigError
-from asr.infer import log_probs, pipeline, prepared
+from asr.infer import log_probs, pipeline
 from asr.jit import compiled
 from asr.model.build import build_network
-from asr.model.checkpoint import AcousticModel, build_model
+from asr.model.checkpoint import build_model
+from asr.model.contract import AcousticModel
 from asr.model.cpu import inference as fast_module
 from asr.model.cpu.inference import InferenceNetwork, runs_here, stored
-from asr.model.cpu.vectors import LANES, as_stored, load, store
+from asr.model.cpu.packed import LANES
+from asr.model.cpu.vectors import as_stored, load, store
 from asr.model.network import DeepSpeech2
+from asr.model.prepared import inference_network, prepared
 
 ROOT = Path(__file__).resolve().parent.parent
 BF16 = pytest.param("bf16", marks=pytest.mark.skipif(not runs_here("bf16"), reason="no bf16 products here"))
@@ -81,7 +84,7 @@ def threads(request):
 def test_it_gives_what_the_network_gives(cfg):
     net = network(cfg)
     features = utterances(30, 3, 0, 12, 1, 70)
-    for mine_sv, theirs_sv in zip(InferenceNetwork(net, "fp32").each(features), plain(net, features), strict=True):
+    for mine_sv, theirs_sv in zip(inference_network(net, "fp32").each(features), plain(net, features), strict=True):
         # float32, sums in another order, tanh good to 4e-7: observed below 2e-6
         np.testing.assert_allclose(mine_sv, theirs_sv, atol=2e-5)
 
@@ -91,7 +94,7 @@ def test_it_gives_what_the_network_gives(cfg):
 def test_bf16_is_as_near_as_8_bits_of_mantissa_allow(cfg):
     net = network(cfg)
     features = utterances(30, 3, 12, 1, 70)
-    for mine_sv, theirs_sv in zip(InferenceNetwork(net, "bf16").each(features), plain(net, features), strict=True):
+    for mine_sv, theirs_sv in zip(inference_network(net, "bf16").each(features), plain(net, features), strict=True):
         # a relative error of 2^-9 a factor: observed below 0.01 in a probability
         np.testing.assert_allclose(np.exp(mine_sv), np.exp(theirs_sv), atol=0.03)
         np.testing.assert_allclose(np.exp(mine_sv).sum(1), 1, atol=1e-5)
@@ -102,7 +105,7 @@ def test_bf16_is_as_near_as_8_bits_of_mantissa_allow(cfg):
 @settings(max_examples=15)
 @given(data=st.data())
 def test_an_utterance_gets_the_same_bits_in_every_company(cfg, precision, data):
-    fast = InferenceNetwork(network(cfg), precision)
+    fast = inference_network(network(cfg), precision)
     lengths = data.draw(st.lists(st.integers(0, 45), min_size=1, max_size=20))
     features = utterances(*lengths)
     alone = [fast.each([one_tf])[0] for one_tf in features]
@@ -113,7 +116,7 @@ def test_an_utterance_gets_the_same_bits_in_every_company(cfg, precision, data):
 
 @pytest.mark.parametrize("precision", ["fp32", BF16])
 def test_bits_do_not_depend_on_threads(threads, precision):
-    fast = InferenceNetwork(network(CONFIGS["gru, concat, two convolutions"]), precision)
+    fast = inference_network(network(CONFIGS["gru, concat, two convolutions"]), precision)
     features = utterances(90, 31, 0, 12, 7)
     together = fast.each(features)
     alone = [fast.each([one_tf])[0] for one_tf in features]
@@ -125,14 +128,14 @@ def test_bits_do_not_depend_on_threads(threads, precision):
 
 @pytest.mark.parametrize("precision", ["fp32", BF16])
 def test_nothing_in_gives_nothing_out(precision):
-    fast = InferenceNetwork(network(CONFIGS["gru, sum"]), precision)
+    fast = inference_network(network(CONFIGS["gru, sum"]), precision)
     assert fast.each([]) == []
     assert [one.shape for one in fast.each(utterances(0, 0))] == [(0, 5), (0, 5)]
 
 
 def test_another_number_of_bins_is_refused():
     with pytest.raises(ValueError, match="8 bins, the model was built for 9"):
-        InferenceNetwork(network(CONFIGS["gru, sum"]), "fp32").each(utterances(5, bins=8))
+        inference_network(network(CONFIGS["gru, sum"]), "fp32").each(utterances(5, bins=8))
 
 
 def test_gates_are_right_for_inputs_of_every_size():
@@ -140,7 +143,7 @@ def test_gates_are_right_for_inputs_of_every_size():
     net = network(cfg)
     for scale in (1e-3, 1.0, 30.0, 1e4):
         features = [scale * one_tf for one_tf in utterances(40, 9)]
-        for mine_sv, theirs_sv in zip(InferenceNetwork(net, "fp32").each(features), plain(net, features), strict=True):
+        for mine_sv, theirs_sv in zip(inference_network(net, "fp32").each(features), plain(net, features), strict=True):
             np.testing.assert_allclose(mine_sv, theirs_sv, atol=1e-4)
 
 
@@ -180,8 +183,10 @@ def test_a_prepared_model_is_the_same_model_with_an_inference_network():
     assert used.step_s == given_model.step_s and used.num_parameters == given_model.num_parameters
     assert used.network.vocabulary_size == 4 and used.network.cfg == given_model.network.cfg
     assert prepared(used).network is used.network, "once is enough"
-    ours, theirs = used.network.state_dict(), given_model.network.state_dict()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert used.network.fingerprint() == prepared(given_model).network.fingerprint()
+    with torch.no_grad():
+        given_model.network.output.bias[1] += 0.1
+    assert used.network.fingerprint() != prepared(given_model).network.fingerprint()
 
 
 def test_it_keeps_the_weights_of_its_time():
@@ -243,10 +248,10 @@ def test_the_pipeline_gives_the_same_bits_whatever_its_windows(threads, precisio
 @pytest.mark.slow
 def test_a_processor_without_wide_vectors_gives_the_networks_answers(tmp_path):
     script = (
-        "import numpy as np; from tests.test_fast import *; from asr.model.cpu.tiles import WIDE; assert not WIDE\n"
+        "import numpy as np; from tests.test_fast import *; from asr.model.cpu.packed import WIDE; assert not WIDE\n"
         "for cfg in CONFIGS.values():\n"
         "    net, features = network(cfg), utterances(30, 3, 0, 12, 1, 70)\n"
-        "    for mine, theirs in zip(InferenceNetwork(net, 'fp32').each(features), plain(net, features)):\n"
+        "    for mine, theirs in zip(inference_network(net, 'fp32').each(features), plain(net, features)):\n"
         "        np.testing.assert_allclose(mine, theirs, atol=2e-5)\n"
     )
     environment = {

@@ -16,17 +16,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from asr.batch import extract
 from asr.config import FeatureConfig, RunConfig, parse
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.features.build import build_extractor
 from asr.features.extractor import Extractor
 from asr.features.hidden import HiddenExtractor
-from asr.infer import log_probs, prepared
+from asr.infer import log_probs
 from asr.info import describe
 from asr.model.checkpoint import load_trainable
+from asr.model.prepared import prepared
 from asr.train import train
 from asr.training.feature_files import FeatureFiles
+from asr.utterance import extract
 from tests.builders import build_corpus, noise, tiny_config
 from tests.pretend_cuda import pretended_cuda
 

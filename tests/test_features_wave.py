@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr.batch import extract
 from asr.config import FeatureConfig, RunConfig, override, parse
 from asr.data import manifest as manifests
 from asr.data.tokenizer import CharTokenizer
@@ -17,6 +16,7 @@ from asr.features.samples import NORMALIZE_EPS
 from asr.model.trainable import TrainableNetwork
 from asr.training.data import TrainingData
 from asr.training.feature_loader import FeatureLoader
+from asr.utterance import extract
 from tests.builders import ALPHABET, build_corpus, noise
 
 _SHAPE = {

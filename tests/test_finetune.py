@@ -18,7 +18,8 @@ from asr.corpora.catalogue import find_config, recipes_folder
 from asr.data import manifest as manifests
 from asr.errors import CheckpointError, ConfigError, DataError
 from asr.evaluate import evaluate
-from asr.model.checkpoint import load_model, load_trainable, read_model_config
+from asr.model.checkpoint import load_model, load_trainable
+from asr.model.folder import read_model_config
 from asr.model.hf.names import whole_name
 from asr.model.start import load_start, resolve_start
 from asr.train import resume, train

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from asr.errors import CheckpointError, ConfigError
-from asr.infer import prepared
-from asr.model.checkpoint import AcousticModel
+from asr.model.contract import AcousticModel
 from asr.model.hf.config import read_config
 from asr.model.hf.load import describe, load_network, parts
 from asr.model.hf.weights import read_weights
+from asr.model.prepared import prepared
 from asr.model.wav2vec2 import fast
 from tests.builders import noise
 from tests.pretend_cuda import pretended_cuda
@@ -77,7 +77,7 @@ def test_log_probabilities_are_those_of_transformers_in_our_order(name, amplitud
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_utterance_gets_the_same_bits_in_any_batch(name, precision, monkeypatch):
-    monkeypatch.setattr("asr.infer.find_precision", lambda *_: "bf16")
+    monkeypatch.setattr("asr.model.prepared.find_precision", lambda *_: "bf16")
     network = prepared(model_of(name), precision).network
     long, short, tiny = features_of(model_of(name), wave(), wave(4500), wave(100))
     alone = [network.each([one])[0] for one in (long, short, tiny)]
@@ -89,7 +89,7 @@ def test_an_utterance_gets_the_same_bits_in_any_batch(name, precision, monkeypat
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bf16_differs_by_rounding_only(name, monkeypatch):
-    monkeypatch.setattr("asr.infer.find_precision", lambda *_: "bf16")
+    monkeypatch.setattr("asr.model.prepared.find_precision", lambda *_: "bf16")
     model = model_of(name)
     quick = prepared(model, "auto").network
     assert isinstance(quick, fast.FastNetwork) and prepared(model, "fp32").network is model.network
@@ -111,7 +111,7 @@ def test_the_faster_network_in_float32_is_the_exact_one(name, monkeypatch):
 
 
 def test_bf16_is_refused_where_the_processor_does_not_multiply_it(monkeypatch):
-    monkeypatch.setattr("asr.infer.find_precision", lambda *_: "fp32")
+    monkeypatch.setattr("asr.model.prepared.find_precision", lambda *_: "fp32")
     model = model_of("base")
     assert prepared(model, "auto").network is model.network
     with pytest.raises(ConfigError, match="bf16: this processor has no such products; use auto"):

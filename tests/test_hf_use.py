@@ -16,7 +16,8 @@ from asr.doctor.expected import of_model
 from asr.errors import CheckpointError, ConfigError
 from asr.info import describe
 from asr.lm import ngram
-from asr.model.checkpoint import find_model, load_model, load_trainable, published
+from asr.model.checkpoint import load_model, load_trainable
+from asr.model.folder import find_model, published
 from asr.model.hf.language_model import shipped_settings
 from asr.model.hf.names import settings_folder
 from asr.transcribe import Recognizer

@@ -20,8 +20,10 @@ from asr.ahead import ahead_of_gpu
 from asr.config import AudioConfig, ConvConfig, FeatureConfig, ModelConfig, TextConfig
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, ConfigError, DataError
-from asr.infer import all_log_probs, at_precision, batched, log_probs, pipeline, prepared
-from asr.model.checkpoint import AcousticModel, build_model
+from asr.infer import all_log_probs, batched, log_probs, pipeline
+from asr.model.checkpoint import build_model
+from asr.model.contract import AcousticModel
+from asr.model.prepared import at_precision, prepared
 from tests.pretend_cuda import PretendedCuda, pretended_cuda
 
 BINS = 8
@@ -394,7 +396,7 @@ def test_errors_and_closing_stop_the_threads_of_a_gpu(on_gpu, monkeypatch):
 def test_an_error_stops_the_threads_that_work_for_the_stream(on_gpu, monkeypatch):
     monkeypatch.setattr("asr.infer.GPU_AHEAD_S", 20.0)
     (features_tf,) = utterances(9)
-    endless = ahead_of_gpu(on_gpu.device, ((1.0, lambda: ("a", features_tf)) for _ in itertools.count()))
+    endless = ahead_of_gpu(on_gpu.on_gpu, ((1.0, lambda: ("a", features_tf)) for _ in itertools.count()))
     with pytest.raises(ZeroDivisionError):  # whose traceback still holds the stream
         list(pipeline(on_gpu, endless, lambda one_sv: 1 / 0))
     assert not [t.name for t in threading.enumerate() if t.name.startswith("asr-")]

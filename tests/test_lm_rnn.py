@@ -20,9 +20,10 @@ from asr.data.subwords import SubwordTokenizer
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError, TrainingError
 from asr.lm.neural.config import RnnTrainConfig, read_config
-from asr.lm.neural.folder import describe, find_rnn, is_rnn, load_rnn, save_rnn
+from asr.lm.neural.folder import describe, load_rnn, save_rnn
 from asr.lm.neural.network import BOUNDARY, RnnConfig, RnnModel, RnnNetwork, sample
 from asr.lm.neural.perplexity import perplexity
+from asr.lm.neural.place import find_rnn, is_rnn
 from asr.lm.neural.record import begin_training
 from asr.lm.neural.text import NO_TARGET, Streams, is_held_out, read
 from asr.lm.neural.train import RnnTrainer, train

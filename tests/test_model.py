@@ -19,7 +19,8 @@ from asr.config import ConvConfig, ModelConfig
 from asr.ctc import ctc_loss
 from asr.data.tokenizer import CharTokenizer
 from asr.decode.greedy import greedy
-from asr.model.conv import ConvFrontEnd, step_mask, strided
+from asr.model.conv import ConvFrontEnd, step_mask
+from asr.model.folded import strided
 from asr.model.network import DeepSpeech2
 from asr.model.norm import EPS, MOMENTUM
 from asr.model.recurrent import GATES, Lookahead, RecurrentLayer, flip_within, reversal

@@ -16,7 +16,9 @@ from asr.doctor.expected import of_model
 from asr.errors import CheckpointError, ConfigError
 from asr.info import describe
 from asr.lm import ngram
-from asr.model.checkpoint import AcousticModel, find_model, load_model, load_trainable
+from asr.model.checkpoint import load_model, load_trainable
+from asr.model.contract import AcousticModel
+from asr.model.folder import find_model
 from asr.model.nemo import published
 from asr.model.nemo.names import settings_folder
 from tests.builders import build_corpus

@@ -26,7 +26,8 @@ import asr.training.step
 from asr import config as configs
 from asr.batch import Batch
 from asr.errors import ConfigError, DataError, TrainingError
-from asr.runtime import Machine, is_out_of_memory
+from asr.machine import is_out_of_memory
+from asr.runtime import Machine
 from asr.train import resume, train
 from asr.training.distributed import ProcessGroup
 from asr.training.memory import total_bytes

@@ -12,21 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asr
-from asr import runtime
 from asr.errors import ConfigError
-from asr.runtime import (
-    autocast,
-    commit,
-    environment,
-    find_device,
-    find_precision,
-    generator,
-    hardware,
-    is_out_of_memory,
-    stable_seed,
-    use_device,
-    use_threads,
-)
+from asr.machine import commit, is_out_of_memory, use_threads
+from asr.runtime import autocast, environment, find_device, find_precision, generator, hardware, stable_seed, use_device
 
 CPU = torch.device("cpu")
 
@@ -307,13 +295,13 @@ def test_the_environment_says_what_ran_where():
 
 
 def test_outside_a_checkout_there_is_no_commit(monkeypatch, tmp_path):
-    monkeypatch.setattr(runtime.asr, "__file__", str(tmp_path / "site-packages" / "asr" / "__init__.py"))
+    monkeypatch.setattr(asr, "__file__", str(tmp_path / "site-packages" / "asr" / "__init__.py"))
     assert commit() == {"commit": None, "dirty": None}
 
 
 def test_a_missing_git_is_no_error(monkeypatch, tmp_path):
     (tmp_path / ".git").mkdir()
-    monkeypatch.setattr(runtime.asr, "__file__", str(tmp_path / "asr" / "__init__.py"))
+    monkeypatch.setattr(asr, "__file__", str(tmp_path / "asr" / "__init__.py"))
     assert commit() == {"commit": None, "dirty": None}  # .git is no repository
     monkeypatch.setenv("PATH", "")
     assert commit() == {"commit": None, "dirty": None}  # nor is there a git
@@ -329,7 +317,7 @@ def test_a_checkout_tells_its_commit_and_whether_it_has_changes(monkeypatch, tmp
     source.write_text("")
     git("add", "-A")
     git("-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-q", "-m", "x")
-    monkeypatch.setattr(runtime.asr, "__file__", str(source))
+    monkeypatch.setattr(asr, "__file__", str(source))
     found = commit()
     assert len(found["commit"]) == 40 and found["dirty"] is False
     source.write_text("changed")

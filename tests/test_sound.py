@@ -16,7 +16,6 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asr.batch import load_wave
 from asr.corpora.importers import IMPORTERS
 from asr.corpora.prepare import Prepared, prepare
 from asr.corpora.recipe import Request
@@ -30,6 +29,7 @@ from asr.recordings.media import open_stream
 from asr.sound import mpeg
 from asr.sound.containers import find_samples
 from asr.sound.reader import open_recording
+from asr.utterance import load_wave
 from tests.builders import noise, promising, sphere_bytes, without_length, write_wav
 
 CASES = Path(__file__).parent / "cases" / "audio"

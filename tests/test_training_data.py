@@ -18,15 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asr.training.data
-from asr.batch import Batch, extract
+from asr.batch import Batch
 from asr.config import RunConfig
 from asr.data import manifest as manifests
 from asr.data.manifest import Manifest, Utterance
 from asr.data.targets import min_steps
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import ConfigError, DataError
-from asr.model.checkpoint import AcousticModel, build_model
+from asr.model.checkpoint import build_model
+from asr.model.contract import AcousticModel
 from asr.training.data import BatchPlan, TrainingData
+from asr.utterance import extract
 from tests.builders import ALPHABET, build_corpus, noise, tiny_config, write_wav
 
 

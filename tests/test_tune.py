@@ -22,9 +22,10 @@ from asr.decode.options import DecoderOptions
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned, keep_lm, read_tuned, write_tuned
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError
-from asr.infer import all_log_probs, prepared
+from asr.infer import all_log_probs
 from asr.lm import ngram
 from asr.model.checkpoint import load_model
+from asr.model.prepared import prepared
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, no_speech_prob, second_opinion, without_words
 from asr.scoring.bootstrap import bootstrap_interval
 from asr.transcribe import Recognizer

@@ -24,7 +24,8 @@ from asr.bench.transcription import made_up
 from asr.config import RunConfig
 from asr.data import manifest as manifests
 from asr.data.manifest import Utterance
-from asr.model.conv import strided, strided_b
+from asr.model.conv import strided_b
+from asr.model.folded import strided
 from asr.model.network import DeepSpeech2, Network
 from asr.model.recurrent import RecurrentLayer
 from asr.model.tdnn import WindowLayer, WindowNetwork

@@ -17,7 +17,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from asr.batch import Features, extract
 from asr.config import RunConfig
 from asr.data import audio
 from asr.data.audio import Wave
@@ -27,11 +26,13 @@ from asr.data.tokenizer import CharTokenizer
 from asr.decode.choose import Decoder
 from asr.decode.types import LogProbs
 from asr.errors import DataError
-from asr.infer import log_probs, pipeline, prepared
-from asr.model.checkpoint import AcousticModel, build_model
-from asr.model.contract import AnyNetwork
+from asr.infer import log_probs, pipeline
+from asr.model.checkpoint import build_model
+from asr.model.contract import AcousticModel, AnyNetwork
+from asr.model.prepared import prepared
 from asr.scoring.compare import Comparison, compare
 from asr.scoring.info import UtteranceInfo
+from asr.utterance import Features, extract
 
 #: the parts of the work
 PARTS = ("reading", "features", "network", "decoding")

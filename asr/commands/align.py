@@ -18,7 +18,7 @@ from asr.files import json_text
 if TYPE_CHECKING:
     from asr.align import Aligned
     from asr.data.manifest import Manifest
-    from asr.model.checkpoint import AcousticModel
+    from asr.model.contract import AcousticModel
     from asr.outputs import Targets
 
 Formats = Annotated[
@@ -133,11 +133,11 @@ def _targets(out: Path, names: tuple[str, ...], source: Path, text: Path | None,
 
 
 def _load(model: Path, machine: MachineOptions, resample: bool) -> AcousticModel:
-    from asr.model.checkpoint import load_model
-    from asr.runtime import use_device, use_threads
+    from asr.machine import use_threads
+    from asr.model.use import load_for_use
 
     use_threads(machine.threads)
-    loaded = load_model(model, use_device(machine.device))
+    loaded = load_for_use(model, machine.device, "fp32")
     return with_resampling(loaded) if resample else loaded
 
 

@@ -16,7 +16,7 @@ from asr.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from asr.bench.training import TrainingSpeed
     from asr.bench.transcription import Item, TranscriptionSpeed
-    from asr.model.checkpoint import AcousticModel
+    from asr.model.contract import AcousticModel
     from asr.scoring.compare import Comparison
 
 app = typer.Typer(help="How fast things go on this machine, and where the time goes.")
@@ -39,7 +39,7 @@ def transcribe(
     from asr.bench import transcription as bench
     from asr.decode.choose import decoder_for, greedy_decoder
     from asr.decode.options import DecoderOptions
-    from asr.runtime import use_threads
+    from asr.machine import use_threads
 
     used = use_threads(threads)
     loaded, folder = _load(model)
@@ -71,7 +71,8 @@ def _load(name: str) -> tuple[AcousticModel, Path | None]:
     from asr import config as configs
     from asr.bench.transcription import random_model
     from asr.corpora.catalogue import find_config
-    from asr.model.checkpoint import find_model, load_model
+    from asr.model.checkpoint import load_model
+    from asr.model.folder import find_model
 
     try:
         return load_model(name), find_model(name)
@@ -112,13 +113,15 @@ def _items(model: AcousticModel, inputs: list[str], files: int | None, seconds: 
 def _facts(
     model: AcousticModel, items: list[Item], measured: list[TranscriptionSpeed], threads: int, precision: str
 ) -> dict[str, Any]:
-    from asr.infer import prepared
+    from asr.model.padded import TorchNetwork
+    from asr.model.prepared import prepared
     from asr.runtime import hardware
 
+    assert isinstance(model.network, TorchNetwork)  # as _load gives it
     network = prepared(model, precision).network
     return {
         "parameters": model.num_parameters,
-        "hardware": hardware(model.device, threads),
+        "hardware": hardware(model.network.device, threads),
         "threads": threads,
         "precision": getattr(network, "precision", "fp32"),
         "twin": network is not model.network,

@@ -315,7 +315,7 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     from asr.data.tokenizer_file import find_tokenizer, read_tokenizer
 
     if ":" in str(path):  # as in every name of a published model; they need torch
-        from asr.model.checkpoint import published
+        from asr.model.folder import published
 
         if (module := published(path)) is not None:
             return module.describe(path).tokenizer

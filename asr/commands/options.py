@@ -16,7 +16,7 @@ from asr.commands.console import say, shown
 from asr.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from asr.model.checkpoint import AcousticModel
+    from asr.model.contract import AcousticModel
     from asr.transcribe import Recognizer
 
 ModelPath = Annotated[
@@ -166,11 +166,11 @@ def load_recognizer(
     decoding.check()
 
     # Look for the model before torch is imported: a mistyped path should cost no seconds.
-    from asr.model.checkpoint import find_model
+    from asr.model.folder import find_model
 
     find_model(path)
 
-    from asr.runtime import use_threads
+    from asr.machine import use_threads
     from asr.transcribe import Recognizer
 
     use_threads(machine.threads)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asr.decode.settings import BeamConfig
     from asr.decode.tuned import Rescore
     from asr.lm.neural.network import RnnModel
-    from asr.model.checkpoint import AcousticModel
+    from asr.model.contract import AcousticModel
     from asr.tuning.emissions import Emissions
     from asr.tuning.rescore import Rescoring
     from asr.tuning.tune import Point, Tuning
@@ -52,7 +52,7 @@ def tune(
     from asr.data.text import normalize
     from asr.decode.tuned import FILE, keep_lm
     from asr.lm import ngram
-    from asr.model.checkpoint import find_model
+    from asr.model.folder import find_model
 
     rows = manifests.read(manifest)
     folder = find_model(model)
@@ -117,7 +117,8 @@ def _emit(model: AcousticModel, rows: Manifest, cache: Path) -> Emissions:
 def _load_neural(path: Path, nbest: int) -> tuple[RnnModel, Rescore]:
     """Return the neural model, and its settings before its weights are tuned."""
     from asr.decode.tuned import Rescore
-    from asr.lm.neural.folder import WEIGHTS, find_rnn, load_rnn
+    from asr.lm.neural.folder import load_rnn
+    from asr.lm.neural.place import WEIGHTS, find_rnn
 
     model = load_rnn(path)
     size = (find_rnn(path) / WEIGHTS).stat().st_size
@@ -180,7 +181,7 @@ def _save(
 def _keep_neural(folder: Path, rescore: Rescore) -> Rescore:
     """Copy the neural model into the model folder, unless it is there already."""
     from asr.decode.tuned import NEURAL_LM
-    from asr.lm.neural.folder import copy_rnn
+    from asr.lm.neural.place import copy_rnn
 
     place = Path(rescore.model).resolve()
     own = folder.resolve()

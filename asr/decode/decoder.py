@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +21,7 @@ from asr.decode.settings import BeamConfig
 from asr.decode.tables import TOKEN_FUSION, LanguageModel, build_tables, fusion_of, limits_of, reweighted, spellings
 from asr.decode.types import Hypothesis, LogProbs, Span, check_log_probs
 from asr.errors import ConfigError, nearest
+from asr.machine import usable_cores
 
 if TYPE_CHECKING:
     from asr.decode.compiled.search import CompiledSearches
@@ -127,7 +127,7 @@ class BeamDecoder:
             ValueError: as ``decode``, for the first utterance that is at fault.
         """
         blocks = [log_probs[start : start + _BLOCK] for start in range(0, len(log_probs), _BLOCK)]
-        workers = min(threads or cores(), len(blocks))
+        workers = min(threads or usable_cores(), len(blocks))
         if workers <= 1:
             return [nbest for block in blocks for nbest in self._decode_block(block)]
         with ThreadPoolExecutor(workers) as pool:
@@ -242,8 +242,3 @@ def _plain(log_probs_sv: LogProbs) -> LogProbs:
     """Return the array as the compiled search takes it; for one that is read-only it would be compiled once more."""
     plain_sv = np.ascontiguousarray(log_probs_sv, np.float32)
     return plain_sv if plain_sv.flags.writeable else plain_sv.copy()
-
-
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

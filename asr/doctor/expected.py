@@ -19,7 +19,7 @@ from asr.data.tokenizer_file import read_tokenizer
 from asr.doctor.examination import Expected
 from asr.errors import CheckpointError, ConfigError
 from asr.features.build import build_extractor
-from asr.model.checkpoint import find_model, published, read_model_config
+from asr.model.folder import find_model, published, read_model_config
 from asr.model.start import resolve_start, start_tokenizer
 from asr.model.trainable import steps_of
 

@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
+from asr.native import Native
 
 Floats = npt.NDArray[np.float32]
 Longs = npt.NDArray[np.int64]
 #: by name, what is saved with a model
 Statistics = dict[str, npt.NDArray[Any]]
 
+_standardize = Native("asr.features.compiled.spectra", "standardize")
 #: added to a bin's standard deviation: a bin that never changes (silence) becomes 0, not noise blown up
 _STD_FLOOR = 1e-3
 
@@ -149,10 +151,10 @@ def standardized(features_tf: Floats, floor: float, spare: int = 0) -> Floats:
     """
     if not len(features_tf):
         return features_tf
-    from asr.features.compiled import spectra  # not before there are frames: it loads numba
-
-    standard_tf = np.empty_like(features_tf)
-    spectra.standardize(np.ascontiguousarray(features_tf), floor, spare, standard_tf)
+    bins = features_tf.shape[1]
+    standard_tf = np.empty(features_tf.shape, np.float32)
+    room = np.empty(bins), np.empty(bins, np.float32), np.empty(bins, np.float32)
+    _standardize(np.ascontiguousarray(features_tf), floor, spare, standard_tf, *room)
     return standard_tf
 
 

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
+from asr.features.compiled.plan import BLOCK, Plan, can_transform, make_plan
 from asr.features.extractor import Floats
 from asr.limits import check_spectrum
-
-if TYPE_CHECKING:
-    from asr.features.compiled.plan import Plan
+from asr.model.cpu.packed import LANES
+from asr.native import Native
 
 Doubles = npt.NDArray[np.float64]
 
+_log_spectra = Native("asr.features.compiled.spectra", "log_spectra")
+#: of a line of the processor's cache
+_LINE_BYTES = 64
 #: frames that numpy computes at a time: some MB, whatever the length of a recording
 _BLOCK = 1024
 
@@ -120,22 +123,18 @@ class LogSpectra:
     @cached_property
     def _plan(self) -> Plan | None:
         """Return what the compiled code needs; None: it has no transform of this size."""
-        from asr.features.compiled import plan  # not before there are frames: it loads numba
-
-        if not plan.can_transform(self.fft):
+        if not can_transform(self.fft):
             return None
         tables = self.filters_fm, self._added, self._floor, self.cosines_mc
-        return plan.make_plan(self.window_n, self.hop, self.fft, *tables)
+        return make_plan(self.window_n, self.hop, self.fft, *tables)
 
     def _compiled(self, plan: Plan, wave_n: Floats, frames: int) -> Floats:
-        from asr.features.compiled import spectra
-        from asr.features.compiled.plan import BLOCK
-
         # It computes blocks of frames: the last one may reach beyond the end.
         whole = -(-frames // BLOCK) * BLOCK
         features_tf = np.empty((whole, self._num_bins), np.float32)
         padded_n = self._padded(wave_n, whole, len(plan.window))
-        spectra.log_spectra(plan, padded_n, frames, features_tf.reshape(-1))
+        rooms = max(plan.fft, len(plan.window)), plan.fft // 2 + 1, len(plan.starts), len(plan.cosines)
+        _log_spectra(plan, padded_n, frames, features_tf.reshape(-1), *map(_room, rooms))
         return features_tf[:frames]
 
     def _through_numpy(self, wave_n: Floats, frames: int) -> Floats:
@@ -160,3 +159,10 @@ class LogSpectra:
         padded_n = np.zeros(max(before + len(wave_n), (frames - 1) * self.hop + window), np.float32)
         padded_n[before : before + len(wave_n)] = wave_n
         return padded_n
+
+
+def _room(rows: int) -> Floats:
+    """Make room for rows of 16 values that begin where a line of the cache does."""
+    values = np.empty((rows + 1) * LANES, np.float32)
+    first = -values.ctypes.data % _LINE_BYTES // values.itemsize
+    return values[first : first + rows * LANES]

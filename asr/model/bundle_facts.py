@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PREFIX = "torchaudio:"
+
 
 @dataclass(frozen=True)
 class BundleFacts:

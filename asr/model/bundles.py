@@ -24,7 +24,7 @@ from asr.config import AudioConfig, Stage, TextConfig
 from asr.data.tokenizer import CharTokenizer
 from asr.errors import AsrError, CheckpointError, ConfigError, nearest
 from asr.files import cache_folder
-from asr.model.bundle_facts import BUNDLE_FACTS, BundleFacts
+from asr.model.bundle_facts import BUNDLE_FACTS, PREFIX, BundleFacts
 from asr.model.contract import AcousticModel
 from asr.model.trainable import ModelStages, TrainableModel, unpadded_steps
 from asr.model.waves import WaveConfig, WaveExtractor, WaveNetwork, load_torchaudio, parts_of
@@ -32,7 +32,6 @@ from asr.model.waves import WaveConfig, WaveExtractor, WaveNetwork, load_torchau
 if TYPE_CHECKING:  # torchaudio takes a second to load: only for a bundle
     from torchaudio.pipelines import Wav2Vec2ASRBundle
 
-PREFIX = "torchaudio:"
 #: where torchaudio's own loader looks for a bundle's file
 _HOST = "https://download.pytorch.org/torchaudio/models/"
 #: torchaudio's label for the space between two words

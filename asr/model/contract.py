@@ -5,14 +5,12 @@ Axes: b batch, n samples, t frames, s steps, f bins, v vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from asr.config import AudioConfig, Stage, TextConfig
 from asr.data.tokenizer import Tokenizer
@@ -35,30 +33,41 @@ class AnyNetwork(Protocol):
     def each(self, features: Sequence[Floats]) -> list[Floats]:
         """Compute the log-probabilities of at least one utterance. Shapes: b times (t, f) -> b times (s, v)."""
 
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+    @property
+    def num_parameters(self) -> int:
+        """Return the number of its weights."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    @property
+    def on_gpu(self) -> bool:
+        """Return true if it computes on a GPU, which takes large batches, and leaves the processor free."""
 
-    def eval(self) -> Any: ...
+    def fingerprint(self) -> str:
+        """Return a name for everything that its answers depend on: weights, precision, device."""
+
+    def eval(self) -> Any:
+        """Bring it into evaluation mode."""
 
 
 class NetworkForUse:
     """A network made of another one, for use only: it answers for what it was made of."""
 
     source: AnyNetwork
+    precision: str
+    on_gpu = False
 
     @property
     def stride(self) -> int:
         """Frames per step."""
         return self.source.stride
 
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Return the original's parameters."""
-        return self.source.parameters(recurse)
+    @property
+    def num_parameters(self) -> int:
+        """Return the number of the original's weights."""
+        return self.source.num_parameters
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the original's state."""
-        return self.source.state_dict()
+    def fingerprint(self) -> str:
+        """Return a name for the original's weights, and for how they are computed with."""
+        return f"{type(self).__name__} {self.precision} {self.source.fingerprint()}"
 
     def eval(self) -> Self:
         """Return the network itself, which is always in evaluation mode."""
@@ -113,9 +122,9 @@ class AcousticModel:
     training: dict[str, Any]
 
     @property
-    def device(self) -> torch.device:
-        """Return the device that the network computes on."""
-        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+    def on_gpu(self) -> bool:
+        """Return true if the network computes on a GPU."""
+        return self.network.on_gpu
 
     @property
     def frame_s(self) -> float:
@@ -130,4 +139,4 @@ class AcousticModel:
     @property
     def num_parameters(self) -> int:
         """Number of weights of the network."""
-        return sum(p.numel() for p in self.network.parameters())
+        return self.network.num_parameters

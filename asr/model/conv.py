@@ -14,14 +14,10 @@ from torch import Tensor, nn
 from asr.config import ConvConfig
 from asr.limits import check_step
 from asr.model.cpu.conv_grad import convolve
+from asr.model.folded import strided
 from asr.model.norm import RowNorm
 from asr.model.recompute import computed_twice
 from asr.runtime import to_device
-
-
-def strided(length: int, kernel: int, stride: int) -> int:
-    """Count the outputs of a "same"-padded convolution with an odd kernel: ceil(length / stride)."""
-    return (length + 2 * (kernel // 2) - kernel) // stride + 1
 
 
 def strided_b(num_b: Tensor, kernel: int, stride: int) -> Tensor:

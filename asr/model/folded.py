@@ -7,6 +7,7 @@ Axes: o channels out, c channels in, t kernel in time, f kernel in bins, g gates
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ Shape = tuple[int, ...]
 GATES = {"tanh": 1, "gru": 3, "lstm": 4}
 #: added to the variance that a norm divides by
 EPS = 1e-5
+#: of the batches that a norm of convolutions has seen
+COUNTER = "num_batches_tracked"
 DIRECTIONS = ("forward_direction", "backward_direction")
 
 
@@ -44,6 +47,57 @@ class DirectionWeights(NamedTuple):
     bias_g: Floats
     #: zeros but in a GRU, whose candidate has it inside the reset gate's product
     bias_hidden_g: Floats
+
+
+def strided(length: int, kernel: int, stride: int) -> int:
+    """Count the outputs of a "same"-padded convolution with an odd kernel: ceil(length / stride)."""
+    return (length + 2 * (kernel // 2) - kernel) // stride + 1
+
+
+def shapes(cfg: ModelConfig, bins: int, vocabulary_size: int) -> dict[str, Shape]:
+    """Return the shapes of a network's state by name, in the order of its layers; counters of batches are (,)."""
+    found: dict[str, Shape] = {}
+    channels_in = 1
+    for i, conv in enumerate(cfg.conv):
+        found[f"front_end.convs.{i}.weight"] = (conv.channels, channels_in, *conv.kernel_tf)
+        own = (conv.channels,)
+        if cfg.norm:
+            norm = f"front_end.norms.{i}"
+            found |= {f"{norm}.{name}": own for name in ("weight", "bias", "running_mean", "running_var")}
+            found[f"{norm}.{COUNTER}"] = ()
+        else:
+            found[f"front_end.convs.{i}.bias"] = own
+        channels_in = conv.channels
+        bins = strided(bins, conv.kernel_tf[1], conv.stride_tf[1])
+
+    inputs = channels_in * bins
+    gates = GATES[cfg.cell] * cfg.hidden
+    for i in range(cfg.layers):
+        for direction in DIRECTIONS[: 1 + cfg.bidirectional]:
+            name = f"layers.{i}.{direction}"
+            found[f"{name}.w_input_gi"] = (gates, inputs)
+            found[f"{name}.w_hidden_gh"] = (gates, cfg.hidden)
+            found[f"{name}.bias_g"] = (gates,)
+            if cfg.cell == "gru":
+                found[f"{name}.bias_hidden_g"] = (gates,)
+            if cfg.norm:
+                found |= {f"{name}.norm.{part}": (gates,) for part in ("weight_g", "running_mean_g", "running_var_g")}
+        inputs = 2 * cfg.hidden if cfg.bidirectional and cfg.merge == "concat" else cfg.hidden
+
+    if cfg.lookahead_steps:
+        found["lookahead.weight_h1k"] = (inputs, 1, cfg.lookahead_steps + 1)
+    return found | {"output.weight": (vocabulary_size, inputs), "output.bias": (vocabulary_size,)}
+
+
+def count_parameters(cfg: ModelConfig, bins: int, vocabulary_size: int, part: str = "") -> int:
+    """Count the trained weights, of all or of those whose names begin with ``part``."""
+    of_state = shapes(cfg, bins, vocabulary_size).items()
+    return sum(math.prod(shape) for name, shape in of_state if name.startswith(part) and is_trained(name))
+
+
+def is_trained(name: str) -> bool:
+    """Return false for running statistics and counters."""
+    return not name.rpartition(".")[2].startswith(("running_", COUNTER))
 
 
 def fold_convs(cfg: ModelConfig, arrays: Arrays) -> list[ConvWeights]:

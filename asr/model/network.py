@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from asr.config import ModelConfig
 from asr.model.conv import ConvFrontEnd, step_mask
 from asr.model.cpu.dropout import Dropout
+from asr.model.parts import conv_parts, recurrent_parts
 from asr.model.recurrent import Lookahead, RecurrentLayer, reversal
-from asr.model.trainable import TrainableNetwork, count
+from asr.model.trainable import TrainableNetwork
 from asr.runtime import to_device
 
 
@@ -60,12 +61,7 @@ class Network(TrainableNetwork):
         self.front_end.is_checkpointed = on
 
     def part_rows(self) -> Iterator[tuple[str, str, int]]:
-        for i, layer in enumerate(self.cfg.conv, start=1):
-            kernel_t, kernel_f = layer.kernel_tf
-            stride_t, stride_f = layer.stride_tf
-            kernel = f"kernel {kernel_t} x {kernel_f} (time x bins), stride {stride_t} x {stride_f}"
-            parameters = count(self.front_end.convs[i - 1]) + count(self.front_end.norms[i - 1])
-            yield f"conv {i}", f"{layer.channels} channels, {kernel}", parameters
+        yield from conv_parts(self.cfg, self.bins)
         yield from self.layer_rows()
 
     def log_probs(self, features_btf: Tensor, num_frames_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,14 +104,4 @@ class DeepSpeech2(Network):
         return x_bsi, num_steps_b
 
     def layer_rows(self) -> Iterator[tuple[str, str, int]]:
-        cfg = self.cfg
-        ways = f"bidirectional, {cfg.merge}" if cfg.bidirectional else "one direction"
-        for i, layer in enumerate(self.layers, start=1):
-            yield f"{cfg.cell} {i}", f"{cfg.hidden} units, {ways}{added(cfg, i)}", count(layer)
-        if self.lookahead is not None:
-            yield "lookahead", f"{cfg.lookahead_steps} steps", count(self.lookahead)
-
-
-def added(cfg: ModelConfig, number: int) -> str:
-    """Describe the residual connection of a layer; layers are numbered from 1."""
-    return ", residual" if cfg.residual and number > 1 else ""
+        return recurrent_parts(self.cfg, self.bins)

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asr.model.folded import EPS
+
 #: share of the newest batch in the running statistics
 MOMENTUM = 0.1
-EPS = 1e-5
 #: adds up a vector over the processes of a run, gradient included: ``reduce`` of the norms of a network that several
 #: processes train, so that the statistics are those of the whole batch (``asr.training.distributed.synchronise``)
 Reduce = Callable[[Tensor], Tensor]

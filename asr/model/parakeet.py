@@ -17,7 +17,8 @@ from asr.config import ModelConfig
 from asr.errors import CheckpointError
 from asr.features.parakeet import ParakeetExtractor
 from asr.model.build import build_network
-from asr.model.tensor_files import check_alike, fill, planned
+from asr.model.model_files import check_alike
+from asr.model.tensor_files import fill, planned
 from asr.model.trainable import TrainableNetwork, steps_of
 
 HEAD = "ctc_head."

@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asr.model.folded import GATES
 from asr.model.norm import InputNorm
-
-#: gates of each cell: blocks of rows in its weights
-GATES = {"tanh": 1, "gru": 3, "lstm": 4}
 
 
 class Direction(nn.Module):

@@ -9,7 +9,8 @@ from asr.config import ModelConfig, RunConfig, parse
 from asr.data.prepared import tokenizer_of
 from asr.data.tokenizer import Tokenizer
 from asr.errors import CheckpointError, ConfigError
-from asr.model.checkpoint import find_model, load_trainable, published, read_model_config
+from asr.model.checkpoint import load_trainable
+from asr.model.folder import find_model, published, read_model_config
 from asr.model.trainable import ModelStages, TrainableModel
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from asr.limits import check_step
 from asr.model.conv import step_mask
-from asr.model.network import Network, added
+from asr.model.network import Network
 from asr.model.norm import InputNorm
+from asr.model.parts import added
 from asr.model.trainable import count
 from asr.runtime import to_device
 

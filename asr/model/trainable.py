@@ -19,6 +19,7 @@ from asr.features.extractor import Extractor
 from asr.limits import check_attention
 from asr.model.contract import AcousticModel, Longs
 from asr.model.padded import PaddedNetwork
+from asr.model.parts import output_part
 
 Lengths = TypeVar("Lengths", Tensor, Longs)
 
@@ -95,6 +96,11 @@ class TrainableModel(AcousticModel):
     network: TrainableNetwork
     extractor: Extractor
 
+    @property
+    def device(self) -> torch.device:
+        """Return the device that the network computes on."""
+        return self.network.device
+
 
 @dataclass(frozen=True)
 class ModelStages:
@@ -107,7 +113,7 @@ class ModelStages:
 
 def describe(network: TrainableNetwork) -> list[tuple[str, str, int]]:
     """List (part, shape, parameters) of each part of the network, in order, for people."""
-    return [*network.part_rows(), ("output", f"{network.vocabulary_size} tokens, blank first", count(network.output))]
+    return [*network.part_rows(), output_part(network.vocabulary_size, count(network.output))]
 
 
 def check_attention_of(cfg: ModelConfig, frame_s: float) -> None:

@@ -20,10 +20,11 @@ from torch import Tensor
 from asr.config import Stage
 from asr.errors import AsrError
 from asr.features.samples import describe_waves, standardized_wave
+from asr.machine import package_version
 from asr.model.contract import Floats, Longs
 from asr.model.padded import PaddedNetwork
 from asr.model.trainable import count, unpadded_steps
-from asr.runtime import package_version, to_device
+from asr.runtime import to_device
 
 #: The two pairs that are tested. Forced, since builds for a CPU and for CUDA do not fit each other either.
 INSTALL_PAIR = "pip install --force-reinstall torch==2.14.1 torchaudio==2.11.1 (or torch==2.11.0 torchaudio==2.11.0)"

@@ -12,15 +12,15 @@ from typing import TypeAlias, TypeVar
 import numpy.typing as npt
 
 from asr.ahead import ahead_of_gpu
-from asr.batch import Features, extract
 from asr.data.audio import Wave
 from asr.errors import AsrError
-from asr.model.checkpoint import AcousticModel
+from asr.model.contract import AcousticModel
 from asr.recordings.inputs import Input
 from asr.recordings.longform import longest_piece_s
 from asr.recordings.media import Stream, open_array, open_stream
 from asr.recordings.pauses import Piece, cut
 from asr.recordings.speech import no_speech_prob
+from asr.utterance import Features, extract
 
 #: how much of a recording is read in a thread beside a GPU, seconds; what follows is read in the caller's thread
 _BEGIN_S = 60.0
@@ -80,12 +80,12 @@ def listen(
     def jobs() -> Iterator[tuple[float, Callable[[], tuple[list[Heard[R]], _Pieces[R]]]]]:
         for source, reading in recordings:
             pieces = _pieces(model, source, reading, longest_s)
-            begin_s = _BEGIN_S if model.device.type == "cuda" and not _is_pipe(source) else 0.0
+            begin_s = _BEGIN_S if model.on_gpu and not _is_pipe(source) else 0.0
             yield begin_s, partial(_begin, pieces, begin_s)
 
-    for begun, rest in ahead_of_gpu(model.device, jobs()):
+    for begun, rest in ahead_of_gpu(model.on_gpu, jobs()):
         yield from begun
-        yield from ahead_of_gpu(model.device, rest)
+        yield from ahead_of_gpu(model.on_gpu, rest)
 
 
 def _begin(pieces: _Pieces[R], seconds: float) -> tuple[list[Heard[R]], _Pieces[R]]:

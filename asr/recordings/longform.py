@@ -18,15 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.ahead import ahead_of_gpu
-from asr.batch import Features, extract
 from asr.data.tokenizer import BLANK_ID, Tokenizer
 from asr.decode.types import LogProbs
 from asr.errors import DataError
 from asr.infer import pipeline
-from asr.model.checkpoint import AcousticModel
+from asr.model.contract import AcousticModel
 from asr.recordings.media import Stream
 from asr.recordings.pauses import Piece, cut
 from asr.transcript import Seam
+from asr.utterance import Features, extract
 
 #: a pause as long as this ends a sentence: the decoder starts anew after it
 PASSAGE_PAUSE_S = 1.5
@@ -77,7 +77,7 @@ def log_probs_of_recording(model: AcousticModel, stream: Stream) -> TimedLogProb
     joiner = Joiner(model, whole=True)
     pieces = cut(stream.blocks(), stream.rate_hz, longest_piece_s(model))
     jobs = ((len(piece.wave_n) / stream.rate_hz, partial(with_features, piece)) for piece in pieces)
-    for piece, one_sv in pipeline(model, ahead_of_gpu(model.device, jobs), lambda one_sv: one_sv):
+    for piece, one_sv in pipeline(model, ahead_of_gpu(model.on_gpu, jobs), lambda one_sv: one_sv):
         if isinstance(one_sv, DataError):
             raise one_sv
         joiner.add(piece, one_sv)

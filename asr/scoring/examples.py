@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import soundfile
 
-from asr.batch import load_wave
 from asr.data.audio import Wave
 from asr.data.manifest import Manifest
 from asr.errors import DataError
-from asr.model.checkpoint import AcousticModel
+from asr.model.contract import AcousticModel
 from asr.scoring.picture import draw_png
 from asr.scoring.report import ReportExample
+from asr.utterance import load_wave
 
 
 def examples(model: AcousticModel, manifest: Manifest, ids: Sequence[str]) -> Iterator[ReportExample]:

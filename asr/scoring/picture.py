@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from asr.batch import extract
 from asr.config import FeatureConfig
 from asr.data.audio import Wave
 from asr.data.tokenizer import BLANK_ID
@@ -22,9 +21,10 @@ from asr.errors import AsrError, os_reason, printable
 from asr.features.frames import FeatureExtractor
 from asr.files import open_atomic
 from asr.infer import log_probs
-from asr.model.checkpoint import AcousticModel
+from asr.model.contract import AcousticModel
 from asr.recordings.inputs import Input
 from asr.transcribe import Recognizer, Source
+from asr.utterance import extract
 
 
 def draw(recognizer: Recognizer, source: Source, out: Path) -> None:

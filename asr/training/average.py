@@ -14,15 +14,8 @@ from torch import Tensor
 
 from asr.errors import CheckpointError, ConfigError
 from asr.files import read_json
-from asr.model.checkpoint import (
-    TrainableModel,
-    find_model,
-    load_trainable,
-    model_tensors,
-    refuse_published,
-    save_model,
-    set_model_tensors,
-)
+from asr.model.checkpoint import TrainableModel, load_trainable, model_tensors, save_model, set_model_tensors
+from asr.model.folder import find_model, refuse_published
 from asr.training.pretrained import first_difference
 from asr.training.progress import Validated
 

@@ -24,8 +24,9 @@ from asr.data.targets import targets_of
 from asr.data.tokenizer import Tokenizer
 from asr.errors import ConfigError, DataError
 from asr.features.extractor import Extractor
+from asr.machine import is_out_of_memory, usable_cores
 from asr.model.trainable import TrainableNetwork
-from asr.runtime import generator, is_out_of_memory, stable_seed, usable_cores
+from asr.runtime import generator, stable_seed
 from asr.training.feature_loader import FeatureLoader
 
 log = logging.getLogger(__name__)

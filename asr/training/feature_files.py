@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 import asr
-from asr.batch import Features, extract
 from asr.data.audio import Wave
 from asr.errors import os_reason
 from asr.features.extractor import Extractor
 from asr.files import open_atomic
+from asr.utterance import Features, extract
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class FeatureFiles:
         self._settings = b""
 
     def __call__(self, wave_n: Wave) -> Features:
-        """Return the features of one utterance, as ``asr.batch.extract``. Shapes: (n,) -> (t, f)."""
+        """Return the features of one utterance, as ``asr.utterance.extract``. Shapes: (n,) -> (t, f)."""
         if self.folder is None:
             return extract(self.extractor, wave_n)
         path = self._path(self.folder, wave_n)

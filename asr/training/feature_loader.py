@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from asr.batch import Features, extract, fits_into_memory, load_wave
 from asr.config import RunConfig
 from asr.data import audio, shards
 from asr.data.manifest import Manifest
@@ -21,6 +20,7 @@ from asr.runtime import generator, stable_seed
 from asr.training.augment import bin_centres_hz, spec_augment, warp_frequencies
 from asr.training.distort import Distorter
 from asr.training.feature_files import FeatureFiles
+from asr.utterance import Features, extract, fits_into_memory, load_wave
 
 
 class FeatureLoader:

@@ -19,8 +19,9 @@ from torch import nn
 from asr.batch import Batch
 from asr.errors import ConfigError
 from asr.heartbeat import heartbeat
+from asr.machine import is_out_of_memory
 from asr.model.trainable import TrainableNetwork
-from asr.runtime import Machine, is_out_of_memory
+from asr.runtime import Machine
 from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
 from asr.training.gradients import gradients, halves

@@ -17,7 +17,7 @@ from asr.data.tokenizer import Tokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.files import read_json, write_json
 from asr.model.checkpoint import TrainingState, model_tensors, set_model_tensors
-from asr.model.tensor_files import check_alike, split_by_prefix
+from asr.model.model_files import check_alike, split_by_prefix
 from asr.training.optim import load_optimizer, load_scaler, optimized, optimizer_tensors, scaler_tensors
 from asr.training.progress import Progress, read_progress
 from asr.training.step import Learner

@@ -21,14 +21,10 @@ from asr.data.text import normalize
 from asr.data.tokenizer import Tokenizer
 from asr.doctor.start import check_start
 from asr.errors import CheckpointError
-from asr.model.checkpoint import (
-    TrainingState,
-    has_state,
-    load_state,
-    save_state,
-)
+from asr.machine import commit, usable_cores
+from asr.model.checkpoint import TrainingState, has_state, load_state, save_state
 from asr.model.start import origin_of
-from asr.runtime import Interrupt, Machine, commit, environment, hardware, usable_cores, use_machine
+from asr.runtime import Interrupt, Machine, environment, hardware, use_machine
 from asr.training.best import BestModels
 from asr.training.data import Dropped
 from asr.training.distributed import ProcessGroup

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from asr.batch import Batch, empty_batch
 from asr.config import RunConfig
 from asr.errors import TrainingError
+from asr.machine import is_out_of_memory
 from asr.model.checkpoint import TrainableModel
-from asr.runtime import LateNumbers, Machine, is_out_of_memory, stable_seed
+from asr.runtime import LateNumbers, Machine, stable_seed
 from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
 from asr.training.freezing import Freezing

@@ -9,8 +9,7 @@ from functools import partial
 
 import torch
 
-from asr.ahead import ahead_of_gpu, pool_of
-from asr.batch import Features, extract, load_wave
+from asr.ahead import ahead_of_gpu
 from asr.ctc import ctc_loss
 from asr.data.audio import Wave
 from asr.data.manifest import Manifest, Utterance
@@ -19,10 +18,13 @@ from asr.data.text import NORMALIZATIONS, normalize
 from asr.decode.greedy import greedy
 from asr.decode.types import LogProbs
 from asr.errors import DataError
-from asr.infer import all_log_probs, at_precision
-from asr.model.checkpoint import AcousticModel
+from asr.infer import all_log_probs
+from asr.machine import pool_of
+from asr.model.contract import AcousticModel
+from asr.model.prepared import at_precision
 from asr.scoring.wer import Score, score
 from asr.training.watchdog import Health, Tally, cases_differ
+from asr.utterance import Features, extract, load_wave
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class DevSet:
             wave_n = load_wave(self.manifest, utterance, audio.sample_rate_hz, audio.resample, said_hz)
             return self._extract_one(wave_n)
 
-        return list(ahead_of_gpu(self.model.device, ((u.duration_s, partial(load, u)) for u in self.manifest)))
+        return list(ahead_of_gpu(self.model.on_gpu, ((u.duration_s, partial(load, u)) for u in self.manifest)))
 
     def _loss_nats(self, all_sv: Sequence[LogProbs]) -> float | None:
         fitting = [

@@ -23,7 +23,7 @@ from asr.errors import AsrError, DataError, os_reason
 from asr.files import part_folder, read_json, write_json
 from asr.infer import of_manifest
 from asr.limits import CACHE_INDEX
-from asr.model.checkpoint import AcousticModel, model_tensors
+from asr.model.contract import AcousticModel
 from asr.recordings.speech import NO_SPEECH_THRESHOLD
 
 
@@ -140,11 +140,10 @@ def _key(model: AcousticModel, manifest: Manifest) -> str:
     configs = (model.audio, model.text, model.extractor.cfg, model.network.cfg)
     digest.update("\n".join(config.model_dump_json() for config in configs).encode())
     # Another implementation of the network rounds differently, and more so on another device or in another precision.
-    precision = getattr(model.network, "precision", "")
-    digest.update(f"{type(model.network).__name__} {precision} {model.device.type}".encode())
-    for name, tensor in sorted(model_tensors(model).items()):
+    digest.update(model.network.fingerprint().encode())
+    for name, values in model.extractor.statistics().items():
         digest.update(name.encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(values.tobytes())
 
     for utterance in manifest:
         path = manifest.audio_path(utterance)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +30,14 @@ from asr.decode.settings import BeamConfig
 from asr.decode.tuned import FILE, Rescore, read_tuned
 from asr.decode.types import Hypothesis, LogProbs
 from asr.errors import CheckpointError, ConfigError, DataError
-from asr.lm.neural.folder import WEIGHTS, find_rnn, load_rnn
-from asr.lm.neural.network import RnnModel
+from asr.lm.neural.place import WEIGHTS, find_rnn
+from asr.machine import needing_torch
 from asr.scoring.bootstrap import bootstrap_interval
 from asr.scoring.wer import word_counts
 from asr.tuning.tune import RESAMPLES, SURE, Errors, deviations
+
+if TYPE_CHECKING:
+    from asr.lm.neural.network import RnnModel
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +135,8 @@ def rescoring_decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOp
         changes["weight"] = options.rescore_weight
     settings = parse(Rescore, rescore.model_dump() | changes, "rescoring")
 
+    with needing_torch("rescoring by a neural language model"):
+        from asr.lm.neural.folder import load_rnn
     model = load_rnn(path)
     check_fits(model, tokenizer, path)
     beam_settings["nbest"] = settings.nbest

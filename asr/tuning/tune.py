@@ -21,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.data.tokenizer import Tokenizer
-from asr.decode.decoder import BeamDecoder, cores
+from asr.decode.decoder import BeamDecoder
 from asr.decode.greedy import greedy
 from asr.decode.settings import BeamConfig
 from asr.decode.types import LogProbs
 from asr.errors import DataError
+from asr.machine import usable_cores
 from asr.scoring.bootstrap import bootstrap_interval
 from asr.scoring.wer import Counts, word_counts
 
@@ -151,7 +152,7 @@ def tune(
         ConfigError: tokenizer and language model do not fit together.
     """
     decoder = decoder or decoder_to_tune(tokenizer, references, lm)
-    measure = _Measure(decoder, log_probs, references, threads or cores(), progress)
+    measure = _Measure(decoder, log_probs, references, threads or usable_cores(), progress)
     greedy_point = measure.greedy(tokenizer)
 
     surface: Surface = {}

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from asr.runtime import Machine, usable_cores, use_machine
+from asr.machine import usable_cores
+from asr.runtime import Machine, use_machine
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asr.runtime import commit, usable_cores
+from asr.machine import commit, usable_cores
 from benchmarks.gpu.findings import Findings, Setting
 
 _VARIABLES = ("PYTORCH_", "CUBLAS_", "CUDNN_", "CUDA_", "NCCL_", "NVIDIA_", "TORCH_", "TRITON_", "OMP_")

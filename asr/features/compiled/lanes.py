@@ -12,7 +12,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from asr.jit import inlined
-from asr.model.cpu.vectors import F32, FLOATS, I32, I64, LANES, Vector, address, filled, fma
+from asr.model.cpu.packed import LANES
+from asr.model.cpu.vectors import F32, FLOATS, I32, I64, Vector, address, filled, fma
 
 _INTEGERS = ir.VectorType(I32, LANES)
 #: the bits of the square root of a half in float32: what is left of a number without its power of two begins there

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from asr.model.cpu.vectors import LANES
+from asr.model.cpu.packed import LANES
 
 Floats = npt.NDArray[np.float32]
 Longs = npt.NDArray[np.int64]

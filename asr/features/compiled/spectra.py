@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from asr.features.compiled.lanes import log, to_frames, to_lanes
 from asr.features.compiled.plan import Plan
-from asr.jit import compiled, inlined
-from asr.model.cpu.vectors import LANES, Vector, clamp, filled, fma, load, store
+from asr.jit import inlined, native, part
+from asr.model.cpu.packed import LANES
+from asr.model.cpu.vectors import Vector, clamp, filled, fma, load, store
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 #: of the cosines and sines of a third and a fifth of a turn
 _SIN_3 = math.sin(math.tau / 3)
@@ -27,19 +29,26 @@ _COS_5, _COS_5_2 = math.cos(math.tau / 5), math.cos(2 * math.tau / 5)
 _SIN_5, _SIN_5_2 = math.sin(math.tau / 5), math.sin(2 * math.tau / 5)
 
 
-@compiled
-def log_spectra(plan: Plan, wave_n: Floats, frames: int, out: Floats) -> None:
+@native
+def log_spectra(
+    plan: Plan,
+    wave_n: Floats,
+    frames: int,
+    out: Floats,
+    x: Floats,
+    power: Floats,
+    logs: Floats,
+    ceps: Floats,
+) -> None:
     """Compute features of frames, the first of which begins at the first sample.
 
     Args:
         wave_n: has samples for a multiple of 16 frames, and of 16 samples per window.
         out: has room for as many frames.
+        x, power, logs, ceps: room for rows of 16 values: for the samples of an FFT or a window, the bins of a spectrum,
+            the filters, and the coefficients.
     """
     filters = len(plan.starts)
-    x = _rows(max(plan.fft, len(plan.window)))
-    power = _rows(plan.fft // 2 + 1)
-    logs = _rows(filters)
-    ceps = _rows(len(plan.cosines))
     bins = len(plan.cosines) if len(plan.cosines) else filters
     for t in range(0, frames, LANES):
         for i in range(0, len(plan.window), LANES):
@@ -56,14 +65,7 @@ def log_spectra(plan: Plan, wave_n: Floats, frames: int, out: Floats) -> None:
             _write(logs, bins, out, t * bins)
 
 
-@inlined
-def _rows(count: int) -> Floats:
-    """Return rows of 16 values that begin where a line of the cache does."""
-    values = np.empty((count + 1) * LANES, np.float32)
-    return values[(-values.ctypes.data % 64) // 4 :]
-
-
-@compiled
+@part
 def _transform(plan: Plan, x: Floats) -> None:
     """Transform rows in place: the first pass over all, and then one part of it after the other, in the cache."""
     half = plan.fft // 2
@@ -79,7 +81,7 @@ def _transform(plan: Plan, x: Floats) -> None:
             turn += (radix - 1) * length
 
 
-@compiled
+@part
 def _pass(radix: int, x: Floats, start: int, size: int, length: int, turns: Floats, turn: int) -> None:
     """Do one pass over blocks of a length, from a start."""
     part = length // radix
@@ -176,7 +178,7 @@ def _put_turned(x: Floats, i: int, re: Vector, im: Vector, turns: Floats, w: int
     _put(x, i, re * cos - im * sin, fma(re, sin, im * cos))
 
 
-@compiled
+@part
 def _powers(plan: Plan, x: Floats, power: Floats) -> None:
     """Compute the powers of the transform of real rows from that of half as many complex ones."""
     half = plan.fft // 2
@@ -201,7 +203,7 @@ def _square(re: Vector, im: Vector) -> Vector:
     return fma(re, re, im * im) * filled(0.25)
 
 
-@compiled
+@part
 def _logarithms(plan: Plan, power: Floats, logs: Floats) -> None:
     """Compute the logarithms of what the filters let through."""
     lowest, highest = filled(plan.floor), filled(np.inf)
@@ -215,7 +217,7 @@ def _logarithms(plan: Plan, power: Floats, logs: Floats) -> None:
         store(logs, m * LANES, log(clamp(total, lowest, highest)))
 
 
-@compiled
+@part
 def _mix(weights: Floats, logs: Floats, out: Floats) -> None:
     for c in range(weights.shape[0]):
         total = filled(0.0)
@@ -224,7 +226,7 @@ def _mix(weights: Floats, logs: Floats, out: Floats) -> None:
         store(out, c * LANES, total)
 
 
-@compiled
+@part
 def _write(rows: Floats, bins: int, out: Floats, at: int) -> None:
     """Write rows of 16 frames as frames."""
     whole = bins // LANES * LANES
@@ -235,27 +237,33 @@ def _write(rows: Floats, bins: int, out: Floats, at: int) -> None:
             out[at + t * bins + m] = rows[m * LANES + t]
 
 
-@compiled
-def standardize(features_tf: Floats, floor: float, spare: int, out_tf: Floats) -> None:
-    """Bring each bin to mean 0 and deviation 1 over the frames; the arrays may be the same.
+@native
+def standardize(
+    features_tf: Floats, floor: float, spare: int, out_tf: Floats, sums_f: Doubles, mean_f: Floats, scale_f: Floats
+) -> None:
+    """Bring each bin to mean 0 and deviation 1 over the frames; the arrays of features may be the same.
 
     Args:
         floor: added to the deviation.
         spare: the sum of squares is divided by so many frames less than there are, though by one at least.
+        sums_f, mean_f, scale_f: room.
     """
     frames, bins = features_tf.shape
-    sums_f = np.zeros(bins)
+    for f in range(bins):
+        sums_f[f] = 0.0
     for t in range(frames):
         for f in range(bins):
             sums_f[f] += features_tf[t, f]
-    mean_f = (sums_f / max(frames, 1)).astype(np.float32)
+    for f in range(bins):
+        mean_f[f] = np.float32(sums_f[f] / max(frames, 1))
+        sums_f[f] = 0.0
 
-    sums_f[:] = 0
     for t in range(frames):
         for f in range(bins):
             away = features_tf[t, f] - mean_f[f]
             sums_f[f] += away * away
-    scale_f = (np.sqrt(sums_f / max(frames - spare, 1)) + floor).astype(np.float32)
+    for f in range(bins):
+        scale_f[f] = np.float32(np.sqrt(sums_f[f] / max(frames - spare, 1)) + floor)
 
     for t in range(frames):
         for f in range(bins):

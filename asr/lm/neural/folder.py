@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,11 @@ from asr.data.tokenizer_file import read_tokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.files import replace_folder, write_json
 from asr.lm.neural.network import RnnConfig, RnnModel, RnnNetwork
-from asr.model.tensor_files import check_alike, fill, planned, read_json, read_tensors, write_tensors, writing
+from asr.lm.neural.place import CONFIG, TYPE, WEIGHTS, find_rnn
+from asr.model.model_files import check_alike, read_json, writing
+from asr.model.tensor_files import fill, planned, read_tensors, write_tensors
 
 FORMAT_VERSION = 1
-TYPE = "rnn-lm"
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_FILES = (WEIGHTS, CONFIG, TOKENIZER)
 
 
 class RnnFolderConfig(Stage):
@@ -35,36 +33,6 @@ class RnnFolderConfig(Stage):
     network: RnnConfig
     #: what is known of its making; nothing in it is needed to load
     training: dict[str, Any] = Field(default_factory=dict)
-
-
-def is_rnn(path: Path) -> bool:
-    """Check whether a folder is a neural language model's, or that of its training."""
-    configs = [folder / CONFIG for folder in (path, path / "best") if (folder / CONFIG).exists()]
-    try:
-        return any(read_json(config).get("type") == TYPE for config in configs)
-    except (CheckpointError, AttributeError):
-        return False
-
-
-def find_rnn(path: str | Path) -> Path:
-    """Return the model folder that a path means: itself, or the ``best`` of a training's folder.
-
-    Raises:
-        CheckpointError: neither; the message says what it is instead.
-    """
-    path = Path(path)
-    folder = path
-    if not (path / CONFIG).exists():
-        folder = next((path / name for name in ("best", "best.old") if (path / name).is_dir()), path)
-    if not folder.exists():
-        raise CheckpointError("no such folder of a neural language model", path)
-    if not folder.is_dir():
-        raise CheckpointError("is a file; a neural language model is a folder, an n-gram model goes to --lm", path)
-    missing = [name for name in _FILES if not (folder / name).is_file()]
-    if missing:
-        hint = "; its training has not come to a first model yet" if (path / "checkpoints").is_dir() else ""
-        raise CheckpointError(f"is not the folder of a neural language model: {', '.join(missing)} missing{hint}", path)
-    return folder
 
 
 def load_rnn(path: str | Path, device: torch.device | str = "cpu") -> RnnModel:
@@ -124,18 +92,6 @@ def save_rnn(path: Path, network: RnnNetwork, tokenizer: Tokenizer, training: di
         write_tensors(part / WEIGHTS, tensors_of(network))
         write_json(part / CONFIG, config.model_dump(mode="json"))
         write_json(part / TOKENIZER, tokenizer.to_json())
-
-
-def copy_rnn(source: Path, target: Path) -> None:
-    """Copy the files of a model into another folder, atomically.
-
-    Raises:
-        CheckpointError: there is no model, or it cannot be written; what was there before is kept.
-    """
-    source = find_rnn(source)
-    with writing(target), replace_folder(target) as part:
-        for name in _FILES:
-            shutil.copyfile(source / name, part / name)
 
 
 def describe(path: str | Path) -> dict[str, Any]:

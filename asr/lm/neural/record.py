@@ -10,7 +10,7 @@ from asr.errors import CheckpointError, ConfigError, DataError, os_reason
 from asr.files import write_json
 from asr.lm.neural.config import RnnTrainConfig
 from asr.lm.neural.text import Reading
-from asr.model.tensor_files import read_json
+from asr.model.model_files import read_json
 
 
 def begin_training(out: Path, reading: Reading, cfg: RnnTrainConfig) -> None:

@@ -32,9 +32,10 @@ from asr.lm.neural.network import RnnModel, RnnNetwork, bits
 from asr.lm.neural.record import begin_training
 from asr.lm.neural.text import Corpus, Reading, Streams
 from asr.lm.neural.update import PendingUpdate, RnnLearner, not_finite
+from asr.machine import commit
 from asr.model.checkpoint import has_state, load_state, save_state
-from asr.model.tensor_files import split_by_prefix
-from asr.runtime import Interrupt, commit, generator, hardware, stable_seed, use_machine
+from asr.model.model_files import split_by_prefix
+from asr.runtime import Interrupt, generator, hardware, stable_seed, use_machine
 from asr.training.metrics import MetricsFile
 from asr.training.optim import learning_rate, load_optimizer, load_scaler, optimizer_tensors, scaler_tensors
 from asr.training.progress import PhaseTimer, Watcher, read_progress

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from asr.config import ConformerConfig
 from asr.limits import check_step
-from asr.model.conv import step_mask, strided
+from asr.model.conv import step_mask
 from asr.model.cpu.by_channel import convolve_by_channel
+from asr.model.folded import strided
 from asr.runtime import to_device
 
 KERNEL, STRIDE = 3, 2

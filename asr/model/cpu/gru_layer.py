@@ -40,9 +40,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asr.model.cpu import gru_loops as loops
-from asr.model.cpu.tiles import round_up
-from asr.model.cpu.vectors import LANES
-from asr.model.norm import EPS, Reduce, reduced
+from asr.model.cpu.packed import LANES, round_up
+from asr.model.folded import EPS
+from asr.model.norm import Reduce, reduced
 
 Product = Callable[[Tensor], Tensor]
 

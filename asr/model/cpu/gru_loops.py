@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from asr.jit import compiled, inlined
 from asr.model.cpu.cells import sigmoid, tanh
-from asr.model.cpu.vectors import LANES, Vector, filled, fma, load, load_from, store
+from asr.model.cpu.packed import LANES
+from asr.model.cpu.vectors import Vector, filled, fma, load, load_from, store
 
 #: what a step keeps of each unit for the way back: 1 - z, and the factors of dL/dh' at (xn, r, z, hn)
 KEPT = 5

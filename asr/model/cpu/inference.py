@@ -10,31 +10,31 @@ Axes: b utterances, t frames, r rows (steps of all utterances), s steps, f bins,
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from llvmlite import binding
-from torch import Tensor, nn
 
-from asr.model.contract import NetworkForUse
-from asr.model.conv import strided
-from asr.model.cpu import loops
-from asr.model.cpu.loops import Conv, Floats, Stored
-from asr.model.cpu.tiles import Weights, features, round_up
-from asr.model.cpu.vectors import LANES
-from asr.model.network import DeepSpeech2
-from asr.model.recurrent import GATES, RecurrentLayer
+from asr.config import ModelConfig
+from asr.machine import num_threads, pool_of
+from asr.model.cpu.packed import GRU, LANES, LSTM, TANH, Conv, Floats, Stored, Weights, features, round_up
+from asr.model.folded import GATES, Arrays, DirectionWeights, count_parameters, fold_convs, fold_directions, strided
+from asr.native import Native
 
 #: work on a range of things; and a way to do such work for a number of things
 Work = Callable[[int, int], None]
 Spread = Callable[[int, Work], None]
-_CELLS = {"gru": loops.GRU, "lstm": loops.LSTM, "tanh": loops.TANH}
+_CELLS = {"gru": GRU, "lstm": LSTM, "tanh": TANH}
+_narrow, _project, _convolve, _recur = (
+    Native("asr.model.cpu.loops", name) for name in ("narrow", "project", "convolve", "recur")
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ def stored(values: npt.NDArray[Any], precision: str) -> Stored:
     wide = np.ascontiguousarray(values, np.float32)
     if precision == "fp32":
         return wide
-    return torch.from_numpy(wide).bfloat16().view(torch.int16).numpy().view(np.uint16)
+    narrow = np.empty(wide.shape, np.uint16)
+    _narrow(wide.reshape(-1), narrow.reshape(-1))
+    return narrow
 
 
 def packed(matrix_nrk: npt.NDArray[Any], bias_n: npt.NDArray[Any], precision: str) -> Weights:
@@ -90,31 +92,39 @@ def packed(matrix_nrk: npt.NDArray[Any], bias_n: npt.NDArray[Any], precision: st
     columns = round_up(outputs, LANES) // LANES
     groups = round_up(terms, group) // group
 
-    full = np.zeros((columns * LANES, runs, groups * group), np.float32)
-    full[:outputs, :, :terms] = matrix_nrk
+    if matrix_nrk.shape != (columns * LANES, runs, groups * group):
+        full = np.zeros((columns * LANES, runs, groups * group), np.float32)
+        full[:outputs, :, :terms] = matrix_nrk
+        matrix_nrk = full
     bias = np.zeros(columns * LANES, np.float32)
     bias[:outputs] = bias_n
-    blocks = full.reshape(columns, LANES, runs * groups, group).transpose(0, 2, 1, 3)
+    blocks = matrix_nrk.reshape(columns, LANES, runs * groups, group).transpose(0, 2, 1, 3)
     values = stored(blocks, precision).reshape(-1)
     return Weights(values, bias, columns, values.size // columns, runs, groups)
 
 
-class InferenceNetwork(NetworkForUse):
-    """A network for use only (``asr.model.contract``); it does not follow the original's weights later on."""
+class InferenceNetwork:
+    """A network for use only (``asr.model.contract``), made from the weights of a ``DeepSpeech2``."""
 
-    def __init__(self, network: DeepSpeech2, precision: str) -> None:
-        self.source = network.eval()
+    on_gpu = False
+
+    def __init__(self, cfg: ModelConfig, bins: int, vocabulary_size: int, arrays: Arrays, precision: str) -> None:
+        """Pack the weights, given by the names of the network's state.
+
+        Args:
+            bins: values per frame of the features.
+        """
         self.precision = precision
-        self.cfg = network.cfg
-        self.bins = network.bins
-        self.vocabulary_size = network.vocabulary_size
-        with torch.no_grad():
-            self._pack(network)
+        self.cfg = cfg
+        self.bins = bins
+        self.vocabulary_size = vocabulary_size
+        self.num_parameters = count_parameters(cfg, bins, vocabulary_size)
+        self._pack(arrays)
 
-    def _pack(self, network: DeepSpeech2) -> None:
+    def _pack(self, arrays: Arrays) -> None:
         precision = self.precision
         hidden = self.cfg.hidden
-        self._convs = _convs(network, precision)
+        self._convs = _convs(self.cfg, self.bins, arrays, precision)
         last = self._convs[-1]
         #: values per row of the first layer's input, and the places of those that mean something
         self._width = round_up(last.bins * last.channels, LANES)
@@ -122,23 +132,43 @@ class InferenceNetwork(NetworkForUse):
 
         self._layers: list[Recurrent] = []
         width = self._width
-        for i, layer in enumerate(network.layers):
-            assert isinstance(layer, RecurrentLayer)
-            made = _recurrent(layer, places, width, precision, residual=self.cfg.residual and i > 0)
+        for i in range(self.cfg.layers):
+            made = _recurrent(self.cfg, i, fold_directions(self.cfg, arrays, i), places, width, precision)
             self._layers.append(made)
             width = made.output_size
             places = np.concatenate([start + np.arange(hidden) for start in range(0, width, made.size)])
 
         self._ahead_kh: Floats | None = None
-        if network.lookahead is not None:
-            self._ahead_kh = np.zeros((network.lookahead.steps + 1, width), np.float32)
-            self._ahead_kh[:, :hidden] = _array(network.lookahead.weight_h1k)[:, 0].T
+        if self.cfg.lookahead_steps:
+            self._ahead_kh = np.zeros((self.cfg.lookahead_steps + 1, width), np.float32)
+            self._ahead_kh[:, :hidden] = arrays["lookahead.weight_h1k"][:, 0].T
         output_vk = np.zeros((self.vocabulary_size, 1, width), np.float32)
-        output_vk[:, 0, places] = _array(network.output.weight)
-        self._output = packed(output_vk, _array(network.output.bias), precision)
+        output_vk[:, 0, places] = arrays["output.weight"]
+        self._output = packed(output_vk, arrays["output.bias"], precision)
+
+    @property
+    def stride(self) -> int:
+        """Frames per step."""
+        return math.prod(self.cfg.time_strides)
+
+    def fingerprint(self) -> str:
+        """Return a name for the weights and for how they are computed with."""
+        digest = hashlib.sha256(f"{type(self).__name__} {self.precision} {self.cfg.model_dump_json()}".encode())
+        packs = [conv.weights for conv in self._convs]
+        packs += [pack for layer in self._layers for pack in (layer.projection, *layer.own)]
+        for pack in [*packs, self._output]:
+            digest.update(pack.values.tobytes())
+            digest.update(pack.bias.tobytes())
+        if self._ahead_kh is not None:
+            digest.update(self._ahead_kh.tobytes())
+        return digest.hexdigest()
+
+    def eval(self) -> Self:
+        """Return the network itself, which is always in evaluation mode."""
+        return self
 
     def each(self, features: Sequence[Floats]) -> list[Floats]:
-        """Compute log-probabilities of utterances, on as many threads as torch may use here. Shapes: (t, f) -> (s, v).
+        """Compute log-probabilities of utterances, on as many threads as may be used here. Shapes: (t, f) -> (s, v).
 
         Raises:
             ValueError: the features have another number of bins than the model was built for.
@@ -146,11 +176,11 @@ class InferenceNetwork(NetworkForUse):
         for features_tf in features:
             if features_tf.shape[1] != self.bins:
                 raise ValueError(f"features have {features_tf.shape[1]} bins, the model was built for {self.bins}")
-        threads = torch.get_num_threads()
+        threads = num_threads()
         if threads == 1 or not features:
             return self._run(features, _alone)
 
-        with ThreadPoolExecutor(threads, "asr-fast", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with pool_of(threads, "asr-fast") as pool:
             if len(features) == 1:
                 return self._run(features, partial(_shared, pool, threads))
             # Every thread gets utterances of like lengths, and none waits for another before its end.
@@ -173,8 +203,7 @@ class InferenceNetwork(NetworkForUse):
         if batch.rows:
             self._encode(features, batch, logits_rv, spread)
 
-        logits = torch.from_numpy(logits_rv)[:, : self.vocabulary_size].contiguous()
-        log_probs_rv = logits.log_softmax(-1).numpy()
+        log_probs_rv = log_softmax(logits_rv[:, : self.vocabulary_size])
         answers: list[Floats] = [log_probs_rv[:0]] * len(features)
         for i, start, length in zip(order, starts, lengths, strict=True):
             answers[i] = log_probs_rv[start : start + length]
@@ -199,7 +228,7 @@ class InferenceNetwork(NetworkForUse):
 
         width = len(narrow) // batch.rows
         flat = logits_rv.reshape(-1)
-        spread(batch.rows, lambda first, last: loops.project(narrow, width, first, last, self._output, flat))
+        spread(batch.rows, lambda first, last: _project(narrow, width, first, last, self._output, flat))
 
     @property
     def _stored(self) -> Any:
@@ -224,7 +253,7 @@ class InferenceNetwork(NetworkForUse):
             y, y_at, y_row = rows, start * self._width, self._width
             if following is not None:
                 y, y_at, y_row = self._room(following, length)
-            spread(length, partial(_convolve, conv, x, row, y, y_at, y_row))
+            spread(length, partial(_convolve_part, conv, x, row, y, y_at, y_row))
             x, row = y, y_row
 
     def _room(self, conv: Conv, length: int) -> tuple[Stored, int, int]:
@@ -243,13 +272,19 @@ class InferenceNetwork(NetworkForUse):
         size = layer.size
         x = np.empty(rows * layer.projection.columns * LANES, np.float32)
         width = len(narrow) // rows
-        spread(rows, lambda first, last: loops.project(narrow, width, first, last, layer.projection, x))
+        spread(rows, lambda first, last: _project(narrow, width, first, last, layer.projection, x))
 
         own = np.empty(rows * ways * size, np.float32)
+        gates = layer.own[0].columns * LANES // size
 
         def run_directions(first: int, last: int) -> None:
             for way in range(first, last):
-                loops.recur(layer.cell, way, ways, size, x, layer.own[way], starts, lengths, own)
+                states = np.zeros(2 * len(lengths) * size, np.float32)
+                narrow_states = np.zeros(len(states), self._stored)
+                room = np.empty(len(lengths) * gates * LANES, np.float32)
+                _recur(
+                    layer.cell, way, ways, size, x, layer.own[way], starts, lengths, own, states, narrow_states, room
+                )
 
         spread(ways, run_directions)
 
@@ -269,8 +304,9 @@ def _look_ahead(x_rh: Floats, starts: Any, lengths: Any, weight_kh: Floats) -> F
     return out_rh
 
 
-def _convolve(conv: Conv, x: Stored, x_row: int, y: Stored, y_at: int, y_row: int, first: int, last: int) -> None:
-    loops.convolve(conv, x, x_row, first, last, y, y_at, y_row)
+def _convolve_part(conv: Conv, x: Stored, x_row: int, y: Stored, y_at: int, y_row: int, first: int, last: int) -> None:
+    work = np.empty(conv.bins * conv.weights.columns * LANES, np.float32)
+    _convolve(conv, x, x_row, first, last, y, y_at, y_row, work)
 
 
 def _longest_first(features: Sequence[Floats]) -> list[int]:
@@ -287,30 +323,20 @@ def _shared(pool: ThreadPoolExecutor, threads: int, count: int, work: Work) -> N
     list(pool.map(work, ends[:-1], ends[1:]))
 
 
-def _array(tensor: Tensor) -> Floats:
-    array: Floats = tensor.detach().float().cpu().numpy()
-    return array
+def log_softmax(logits_rv: Floats) -> Floats:
+    """Compute the logarithm of each row's softmax, each row by itself. Shapes: (r, v) -> (r, v)."""
+    below_rv = logits_rv - logits_rv.max(axis=1, keepdims=True, initial=-np.inf)
+    log_probs_rv: Floats = below_rv - np.log(np.exp(below_rv).sum(axis=1, keepdims=True))
+    return log_probs_rv
 
 
-def _convs(network: DeepSpeech2, precision: str) -> list[Conv]:
+def _convs(cfg: ModelConfig, bins: int, arrays: Arrays, precision: str) -> list[Conv]:
     """Pack the convolutions, with their norms folded in."""
-    front_end = network.front_end
-    bins = network.bins
     made = []
-    for layer, conv, norm in zip(front_end.layers, front_end.convs, front_end.norms, strict=True):
-        assert isinstance(conv, nn.Conv2d)
-        weight_octf = _array(conv.weight)
-        bias_o = np.zeros(layer.channels, np.float32) if conv.bias is None else _array(conv.bias)
-        if isinstance(norm, nn.BatchNorm1d):
-            assert norm.running_mean is not None and norm.running_var is not None  # as ConvFrontEnd makes it
-            scale_o = _array(norm.weight / (norm.running_var + norm.eps).sqrt())
-            weight_octf = weight_octf * scale_o[:, None, None, None]
-            bias_o = _array(norm.bias) + scale_o * (bias_o - _array(norm.running_mean))
-
-        kernel_t, kernel_f = layer.kernel_tf
-        stride_t, stride_f = layer.stride_tf
+    for weight_octf, bias_o, (kernel_t, kernel_f), (stride_t, stride_f) in fold_convs(cfg, arrays):
+        channels = len(weight_octf)
         # In a run bins are outside and channels inside, as in the input.
-        matrix_otk = weight_octf.transpose(0, 2, 3, 1).reshape(layer.channels, kernel_t, -1)
+        matrix_otk = weight_octf.transpose(0, 2, 3, 1).reshape(channels, kernel_t, -1)
         bins_out = strided(bins, kernel_f, stride_f)
         made.append(
             Conv(
@@ -320,10 +346,10 @@ def _convs(network: DeepSpeech2, precision: str) -> list[Conv]:
                 stride_t=stride_t,
                 stride_f=stride_f,
                 channels_in=weight_octf.shape[1],
-                channels=layer.channels,
+                channels=channels,
                 bins_in=bins,
                 bins=bins_out,
-                clip=np.float32(network.cfg.relu_clip),
+                clip=np.float32(cfg.relu_clip),
             )
         )
         bins = bins_out
@@ -331,20 +357,21 @@ def _convs(network: DeepSpeech2, precision: str) -> list[Conv]:
 
 
 def _recurrent(
-    layer: RecurrentLayer, places: npt.NDArray[Any], width: int, precision: str, *, residual: bool
+    cfg: ModelConfig,
+    number: int,
+    directions: Sequence[DirectionWeights],
+    places: npt.NDArray[Any],
+    width: int,
+    precision: str,
 ) -> Recurrent:
     """Pack a layer's weights, for an input of ``width`` values per row, of which those in ``places`` count."""
-    directions = layer.directions
-    gates = GATES[layer.cell]
-    hidden = directions[0].hidden
+    gates = GATES[cfg.cell]
+    hidden = cfg.hidden
     size = round_up(hidden, LANES)
     projection = np.zeros((len(directions), gates, size, 1, width), np.float32)
     bias = np.zeros((len(directions), gates, size), np.float32)
     own = []
-    for way, direction in enumerate(directions):
-        # In evaluation mode the norm needs nothing of the input.
-        nothing = torch.empty(0)
-        w_input_gi, w_hidden_gh, bias_g, bias_hidden_g = map(_array, direction.weights(nothing, nothing))
+    for way, (w_input_gi, w_hidden_gh, bias_g, bias_hidden_g) in enumerate(directions):
         projection[way][:, :hidden, 0, places] = w_input_gi.reshape(gates, hidden, -1)
         bias[way, :, :hidden] = bias_g.reshape(gates, hidden)
 
@@ -354,10 +381,10 @@ def _recurrent(
         own_bias[:, :hidden] = bias_hidden_g.reshape(gates, hidden)
         own.append(packed(own_gh.reshape(gates * size, 1, size), own_bias.reshape(-1), precision))
     return Recurrent(
-        cell=_CELLS[layer.cell],
+        cell=_CELLS[cfg.cell],
         size=size,
         projection=packed(projection.reshape(-1, 1, width), bias.reshape(-1), precision),
         own=tuple(own),
-        summed=len(directions) == 1 or layer.merge == "sum",
-        residual=residual,
+        summed=len(directions) == 1 or cfg.merge == "sum",
+        residual=cfg.residual and number > 0,
     )

@@ -7,42 +7,29 @@ Axes: r rows (steps of all utterances), f bins, b utterances, s steps, h units, 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 
-from asr.jit import compiled
+from asr.jit import native, part
 from asr.model.cpu.cells import gru, lstm, tanh
-from asr.model.cpu.tiles import WIDE, Weights, tile
-from asr.model.cpu.vectors import LANES, as_stored, load, store
+from asr.model.cpu.packed import GRU, LANES, TANH, WIDE, Conv, Floats, Longs, Stored, Weights
+from asr.model.cpu.tiles import tile
+from asr.model.cpu.vectors import as_stored, load, store
 
 #: rows that share weights while those are in the cache
 _BLOCK = 64
-GRU, LSTM, TANH = 0, 1, 2
-Floats = npt.NDArray[np.float32]
-Longs = npt.NDArray[np.int64]
-#: numbers as products take them: float32, or bf16 as uint16
-Stored = npt.NDArray[Any]
 
 
-class Conv(NamedTuple):
-    """A convolution with its norm folded in. A run of its weights is the values under the kernel in one frame."""
-
-    weights: Weights
-    kernel_t: int
-    kernel_f: int
-    stride_t: int
-    stride_f: int
-    channels_in: int
-    channels: int
-    bins_in: int
-    bins: int
-    #: the clipped ReLU is min(max(x, 0), clip)
-    clip: np.float32
+@native
+def narrow(x: Floats, y: Stored) -> None:
+    """Write float32 as bf16, rounded to nearest. Both are flat."""
+    whole = len(x) - len(x) % LANES
+    for i in range(0, whole, LANES):
+        store(y, i, load(x, i))
+    for i in range(whole, len(x)):
+        y[i] = as_stored(x[i], y)
 
 
-@compiled
+@part
 def product(
     a: Stored,
     a_at: int,
@@ -99,7 +86,7 @@ def product(
         c += wide
 
 
-@compiled
+@native
 def project(a: Stored, a_row: int, first: int, last: int, w: Weights, out: Floats) -> None:
     """Compute out = bias + a w, row by row. Weights serve some rows before the next ones are taken from memory."""
     out_row = w.columns * LANES
@@ -110,17 +97,19 @@ def project(a: Stored, a_row: int, first: int, last: int, w: Weights, out: Float
             product(a, r * a_row, a_row, 0, rows, w, c, few, 1, out, r * out_row + c * LANES, out_row)
 
 
-@compiled
-def convolve(conv: Conv, x: Stored, x_row: int, first: int, last: int, y: Stored, y_at: int, y_row: int) -> None:
+@native
+def convolve(
+    conv: Conv, x: Stored, x_row: int, first: int, last: int, y: Stored, y_at: int, y_row: int, work: Floats
+) -> None:
     """Compute some steps of a convolution with its clipped ReLU, of one utterance whose padding is there.
 
     Args:
         x_row, y_row: elements per frame of the input, and per step of the output.
+        work: room for one step, bins x columns of the weights x 16.
     """
     w = conv.weights
     width = w.columns * LANES
     x_bin = conv.stride_f * conv.channels_in
-    work = np.empty(conv.bins * width, np.float32)
     for s in range(first, last):
         x_at = s * conv.stride_t * x_row
         product(x, x_at, x_bin, x_row, conv.bins, w, 0, w.columns, 1, work, 0, width)
@@ -135,9 +124,20 @@ def convolve(conv: Conv, x: Stored, x_row: int, first: int, last: int, y: Stored
                 y[at + f * conv.channels + c] = as_stored(value, y)
 
 
-@compiled
+@native
 def recur(
-    cell: int, way: int, ways: int, size: int, x: Floats, w: Weights, starts: Longs, lengths: Longs, out: Floats
+    cell: int,
+    way: int,
+    ways: int,
+    size: int,
+    x: Floats,
+    w: Weights,
+    starts: Longs,
+    lengths: Longs,
+    out: Floats,
+    states: Floats,
+    narrow: Stored,
+    own: Floats,
 ) -> None:
     """Run one direction of a recurrent layer over utterances in the order of falling lengths.
 
@@ -146,16 +146,14 @@ def recur(
     Args:
         size: units, a multiple of 16.
         x: the gates' input, (r, ways, gates x size); ``out``: (r, ways, size).
+        states: zeros, (2, utterances, size): the states, and memory cells.
+        narrow: zeros, of the same shape: the states as products take them, those of this step and of the next, in turn.
+        own: room for a block of units, (utterances, gates, 16).
     """
     gates = w.columns * LANES // size
     unit_blocks = size // LANES
     active = len(lengths)
-    state = np.zeros(active * size, np.float32)
-    cells = np.zeros(active * size, np.float32)
-    # The states as products take them: those of this step and of the next one, in turn.
     half = active * size
-    narrow = np.zeros(2 * half, w.values.dtype)
-    own = np.empty(active * gates * LANES, np.float32)
 
     for s in range(lengths[0]):
         while lengths[active - 1] <= s:
@@ -177,11 +175,11 @@ def recur(
                     x_third = load(x, x_at + 2 * size)
                     own_third = load(own, own_at + 2 * LANES)
                     if cell == GRU:
-                        new = gru(first, second, x_third, own_third, load(state, h_at))
+                        new = gru(first, second, x_third, own_third, load(states, h_at))
                     else:
                         fourth = load(x, x_at + 3 * size) + load(own, own_at + 3 * LANES)
-                        new, memory = lstm(first, second, x_third + own_third, fourth, load(cells, h_at))
-                        store(cells, h_at, memory)
-                store(state, h_at, new)
+                        new, memory = lstm(first, second, x_third + own_third, fourth, load(states, half + h_at))
+                        store(states, half + h_at, memory)
+                store(states, h_at, new)
                 store(narrow, later + h_at, new)
                 store(out, (row * ways + way) * size + j * LANES, new)

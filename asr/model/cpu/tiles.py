@@ -8,15 +8,14 @@ Axes: r rows, c columns, k terms of a sum. Terms come in groups of 4 bytes: one 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from llvmlite import binding, ir
-from numba.core import cgutils, config, types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from asr.model.cpu.vectors import FLOATS, I32, I64, LANES, address, fused
+from asr.model.cpu.packed import LANES
+from asr.model.cpu.vectors import FLOATS, I32, I64, address, fused
 
 _PAIRS = ir.VectorType(I32, LANES)
 #: Named by its instruction: LLVM's name for it has changed between versions.
@@ -24,40 +23,6 @@ _DOT_BF16 = ir.InlineAsm(ir.FunctionType(FLOATS, (FLOATS, _PAIRS, _PAIRS)), "vdp
 if hasattr(binding, "initialize_native_asmparser"):
     # For the instruction above. At import, as code that holds it may come from disk: else LLVM ends the process.
     binding.initialize_native_asmparser()
-
-
-class Weights(NamedTuple):
-    """A matrix in blocks of 16 columns, with its bias.
-
-    A sum goes over ``runs`` runs of ``groups`` groups of terms; in the input each run is contiguous.
-    """
-
-    #: (columns, runs x groups, 16, terms per group), flat
-    values: npt.NDArray[Any]
-    #: (16 columns,)
-    bias: npt.NDArray[np.float32]
-    #: blocks of 16 columns, and elements of ``values`` per block
-    columns: int
-    column: int
-    runs: int
-    groups: int
-
-
-def features() -> frozenset[str]:
-    """List what this processor can do, in LLVM's words, or what ``NUMBA_CPU_FEATURES`` says that it can."""
-    told = config.CPU_FEATURES
-    if told is not None:
-        return frozenset(word[1:] for word in told.split(",") if word.startswith("+"))
-    return frozenset(name for name, has in binding.get_host_cpu_features().items() if has)
-
-
-#: the processor has vectors of 512 bits, and 32 of them
-WIDE = "avx512f" in features()
-
-
-def round_up(number: int, multiple: int) -> int:
-    """Return the next multiple at or above a number."""
-    return -(-number // multiple) * multiple
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types

@@ -15,8 +15,8 @@ from numba.core import cgutils, types
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-#: values of a vector: 512 bits
-LANES = 16
+from asr.model.cpu.packed import LANES
+
 #: A vector as type checkers see it.
 Vector = Any
 

@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 
 from asr.model.hf.config import HfConfig
 from asr.model.hf.weights import read_file_tensors
-from asr.model.tensor_files import check_alike, planned
+from asr.model.model_files import check_alike
+from asr.model.tensor_files import planned
 from asr.model.wav2vec2.body import Wav2Vec2Body
 
 #: what stands for masked steps; it is for training

@@ -14,7 +14,7 @@ from asr.config.networks import Wav2Vec2Shape
 from asr.errors import CheckpointError, ConfigError
 from asr.limits import check_attention
 from asr.model.hf import parakeet
-from asr.model.tensor_files import read_object
+from asr.model.model_files import read_object
 from asr.model.trainable import check_attention_of
 
 #: the architectures that need no ``transformers``, and the name that their weights begin with

@@ -13,7 +13,7 @@ from typing import Any
 
 from asr.data.tokenizer import WORD_START
 from asr.errors import CheckpointError, nearest
-from asr.model.tensor_files import read_json
+from asr.model.model_files import read_json
 
 #: special tokens by the key that names them, and their names where no file does
 _SPECIAL = {

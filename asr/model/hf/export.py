@@ -6,10 +6,12 @@ from pathlib import Path
 
 from asr.errors import ConfigError
 from asr.files import replace_folder, write_json, write_text
-from asr.model.checkpoint import find_model, load_trainable, model_tensors
+from asr.model.checkpoint import load_trainable, model_tensors
+from asr.model.folder import find_model
 from asr.model.hf import export_parakeet, export_wav2vec2
 from asr.model.hf.card import write_card
-from asr.model.tensor_files import read_object, write_tensors, writing
+from asr.model.model_files import read_object, writing
+from asr.model.tensor_files import write_tensors
 from asr.model.trainable import TrainableModel
 
 #: what writes the files, by encoder

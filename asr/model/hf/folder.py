@@ -12,7 +12,7 @@ from typing import Any
 
 from asr.errors import AsrError, CheckpointError, os_reason
 from asr.model.hf.names import PREFIX, HfName
-from asr.model.tensor_files import read_object
+from asr.model.model_files import read_object
 
 _INSTALL = "pip install 'asr-ctc[hf]'"
 #: what is read beside the weights. In patterns of the hub a * matches slashes too.

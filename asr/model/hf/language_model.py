@@ -19,7 +19,7 @@ from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned
 from asr.errors import CheckpointError, ConfigError
 from asr.lm.arrays import LN10
-from asr.model.tensor_files import read_object
+from asr.model.model_files import read_object
 
 log = logging.getLogger(__name__)
 

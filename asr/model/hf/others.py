@@ -27,7 +27,8 @@ from asr.model.contract import Floats
 from asr.model.hf.config import HfConfig
 from asr.model.hf.network import in_our_order
 from asr.model.hf.weights import read_file_tensors
-from asr.model.tensor_files import read_json
+from asr.model.model_files import read_json
+from asr.model.padded import TorchNetwork
 
 _INSTALL = "pip install 'asr-ctc[hf]' transformers"
 #: the files whose numbers become sizes
@@ -141,7 +142,7 @@ def load_other(folder: Path, config: HfConfig, columns: Sequence[int], silent: S
     return network
 
 
-class OtherNetwork(nn.Module):
+class OtherNetwork(TorchNetwork):
     """A network of ``transformers`` under our contract: samples in, outputs in the order of our tokens, blank first.
 
     Its own feature extractor makes the input of each recording alone, and each goes through the network alone. Steps
@@ -186,7 +187,7 @@ class OtherNetwork(nn.Module):
         steps = int(self._steps(torch.tensor([len(wave_n)]))[0])
         if not steps:
             return np.zeros((0, self.vocabulary_size), np.float32)
-        device = next(self.parameters()).device
+        device = self.device
         inputs = {name: value.to(device) for name, value in self._input(wave_n).items()}
         logits_bso = self.model(**inputs).logits
         log_probs_bsv = in_our_order(logits_bso.float().log_softmax(-1), self.columns, self.blanks)

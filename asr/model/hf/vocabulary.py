@@ -18,7 +18,7 @@ from asr.data.tokenizer import WORD_START, CharTokenizer, Tokenizer
 from asr.errors import UNSAFE, CheckpointError, ConfigError
 from asr.limits import TOKENS
 from asr.model.hf.entries import Entries, read_entries
-from asr.model.tensor_files import read_json
+from asr.model.model_files import read_json
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from torch import Tensor
 from asr.errors import CheckpointError, nearest
 from asr.model.hf.config import LEAN, HfConfig
 from asr.model.hf.network import plan
+from asr.model.model_files import check_alike, read_json
 from asr.model.pickled import read_pickle
-from asr.model.tensor_files import check_alike, read_json, read_tensors
+from asr.model.tensor_files import read_tensors
 
 #: what of the network is for pretraining only
 _OF_PRETRAINING = re.compile(r"quantizer\.|project_hid\.|project_q\.")
