@@ -25,7 +25,7 @@ def find_chromium() -> str | None:
 
 
 class Page:
-    """A tab. It remembers the addresses that it asked for, and what went wrong in it."""
+    """A tab. It remembers its workers, the addresses that all of them asked for, and what went wrong."""
 
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
@@ -35,6 +35,7 @@ class Page:
         self.target = target
         self.asked: list[str] = []
         self.logged: list[str] = []
+        self.workers: list[str] = []
         browser.listeners.append(self._hear)
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
@@ -45,6 +46,7 @@ class Page:
     def _hear(self, event: dict[str, Any]) -> None:
         method, params = event["method"], event.get("params", {})
         if method == "Target.attachedToTarget":
+            self.workers += [params["sessionId"]] if params["targetInfo"]["type"] == "worker" else []
             for request in ("Network.enable", "Runtime.enable", "Runtime.runIfWaitingForDebugger"):
                 self._browser.send(request, {}, params["sessionId"])
         elif method == "Network.requestWillBeSent":
@@ -56,10 +58,10 @@ class Page:
         """Sends one command to the tab; its result."""
         return self._browser.call(method, params or {}, self._session)
 
-    def do(self, script: str) -> Any:
-        """The value of a JavaScript expression, awaited."""
+    def do(self, script: str, worker: str | None = None) -> Any:
+        """The value of a JavaScript expression, awaited; in the page, or in one of its workers."""
         asked = {"expression": script, "awaitPromise": True, "returnByValue": True, "userGesture": True}
-        answer = self.call("Runtime.evaluate", asked)
+        answer = self._browser.call("Runtime.evaluate", asked, worker or self._session)
         if "exceptionDetails" in answer:
             raise AssertionError(f"{script}: {answer['exceptionDetails']}")
         return answer["result"].get("value")

@@ -11,7 +11,7 @@ const [recordButton, fileInput, seconds, status, progress, error, text, table, r
   "record", "file", "seconds", "status", "progress", "error", "text", "words", "rows",
 ].map((id) => document.getElementById(id));
 
-const worker = new Worker("recogniser.js", { type: "module" });
+const worker = startWorker("recogniser.js");
 let rate; // samples per second that the model takes; undefined until it is loaded
 let recording; // while the microphone is on
 let focused; // the control that had the focus when it was switched off
@@ -29,6 +29,12 @@ fileInput.onchange = () => fileInput.files.length && attempt(() => recogniseFile
 
 busy("Loading the model…");
 worker.postMessage({ load: MODEL });
+
+/** Start a worker from a blob: one from an address would not be under the policy of this page, and could ask for others. */
+function startWorker(name) {
+  const script = new Blob([`import ${JSON.stringify(new URL(name, location.href))};`], { type: "text/javascript" });
+  return new Worker(URL.createObjectURL(script), { type: "module" });
+}
 
 /** Do something, and show why where it fails. */
 async function attempt(action) {

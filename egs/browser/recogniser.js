@@ -43,7 +43,7 @@ async function load(address) {
 
 /** Return the bytes of a file, and say how far it is. */
 async function download(address) {
-  const response = await fetch(address, { cache: "no-cache" }); // another model may be there by now
+  const response = await fetch(new URL(address, import.meta.url), { cache: "no-cache" }); // another model may be there by now
   if (response.status === 404) throw new Refusal(`There is no ${address} beside this page: ${RUN_AGAIN}`);
   if (!response.ok) throw new Refusal(`${address}: the server answers ${response.status}; load this page again.`);
 
