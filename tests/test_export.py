@@ -158,6 +158,6 @@ def test_nothing_is_overwritten_and_only_known_formats_are_written(tmp_path, com
     (tmp_path / "out" / "mine.txt").write_text("mine")
     result = command("export", folder, tmp_path / "out", "--to", "hf")
     assert result.code == 2 and "is there already; choose another folder" in result.err
-    assert command("export", folder, tmp_path / "new", "--to", "onnx").code == 2
+    assert command("export", folder, tmp_path / "new", "--to", "tflite").code == 2
     assert command("export", f"hf:{HF}/base", tmp_path / "new", "--to", "hf").code == 2
     assert not (tmp_path / "new").exists()

@@ -193,12 +193,30 @@ def average(
 def export(
     model: Annotated[str, Argument(metavar="RUN|MODEL", help="A run, or a model folder.")],
     out: Annotated[Path, Argument(metavar="OUT", help="Folder of the exported model.")],
-    to: Annotated[str, Option(metavar="hf", help="Format: hf, a folder that transformers loads.")],
+    to: Annotated[
+        str, Option(metavar="onnx|hf", help="Format: onnx, a graph for onnxruntime; hf, what transformers loads.")
+    ] = "onnx",
+    features: Annotated[
+        bool, Option("--features", help="onnx: the graph takes samples and computes the features itself.")
+    ] = False,
+    streaming: Annotated[
+        bool, Option("--streaming", help="onnx: the graph takes a piece at a time; one-direction models.")
+    ] = False,
+    weights: Annotated[
+        str, Option(metavar="fp32|fp16", help="onnx: how weights are stored; fp16 takes half the space.")
+    ] = "fp32",
 ) -> None:
-    """Write a model in the format of another tool, such as one that was fine-tuned for the Hugging Face hub."""
-    if to != "hf":
-        raise ConfigError(f"--to {to}: expected hf (Hugging Face)")
-    from asr.model.hf.export import export_model
+    """Write a model for use elsewhere: as an ONNX graph, or in the format of the Hugging Face hub."""
+    if to not in ("onnx", "hf"):
+        raise ConfigError(f"--to {to}: expected onnx, or hf (Hugging Face)")
+    if to == "onnx":
+        from asr.model.onnx.export import export_model
 
-    export_model(model, out)
+        export_model(model, out, features=features, streaming=streaming, weights=weights)
+    else:
+        if features or streaming or weights != "fp32":
+            raise ConfigError("--features, --streaming and --weights belong to --to onnx; leave them out with --to hf")
+        from asr.model.hf.export import export_model as export_to_hub
+
+        export_to_hub(model, out)
     print_result(shown(out))

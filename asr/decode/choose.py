@@ -99,7 +99,7 @@ def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | No
     known_words = None
     if lm is None and tuned:
         lm = lm_path(folder, tuned)
-        known_words = Path(tuned.lm_words) if tuned.lm_words else None
+        known_words = folder / tuned.lm_words if tuned.lm_words else None
     lm = None if lm == NO_LM else lm
     idle = [key for key in ("alpha", "beta", "unknown_log_prob") if lm is None and key in options.settings]
     if idle:

@@ -51,7 +51,8 @@ class Tuned(Stage):
     lm: str | None = None
     #: its size when the weights were tuned: another one is another model
     lm_bytes: int | None = None
-    #: a file with the only words of the language model that count as known, one per line; null: all do
+    #: a file with the only words of the language model that count as known, one per line: relative to the model folder,
+    #: or absolute; null: all do
     lm_words: str | None = None
     rescore: Rescore | None = None
     #: what is known of the tuning: manifest, utterances, WER; nothing in it is needed to decode

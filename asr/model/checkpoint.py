@@ -27,8 +27,10 @@ from asr.model.folder import (
     FORMAT_VERSION,
     ModelFolderConfig,
     find_model,
+    is_exported,
     published,
     read_model_config,
+    refuse_exported,
     refuse_published,
 )
 from asr.model.model_files import check_alike, read_object, split_by_prefix, writing
@@ -90,7 +92,7 @@ def save_model(
         training=model.training,
     )
     with writing(path), replace_folder(path) as part:
-        write_json(part / "config.json", config.model_dump(mode="json"))
+        write_json(part / "config.json", config.model_dump(mode="json", exclude={"export"}))
         write_tensors(part / "model.safetensors", tensors)
         write_json(part / "tokenizer.json", model.tokenizer.to_json())
         if results is not None:
@@ -104,8 +106,13 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Acoustic
         CheckpointError: a file is missing, truncated or foreign; it is named. Or a published model cannot be fetched.
         ConfigError: no published model has that name.
     """
-    known = published(path)
-    return load_trainable(path, device) if known is None else known.load(path, device)
+    if (known := published(path)) is not None:
+        return known.load(path, device)
+    if is_exported(folder := find_model(path)):
+        from asr.model.onnx.run import load_exported  # loads onnxruntime
+
+        return load_exported(folder, str(device))
+    return load_trainable(path, device)
 
 
 def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> TrainableModel:
@@ -117,6 +124,7 @@ def load_trainable(path: str | Path, device: torch.device | str = "cpu") -> Trai
     """
     refuse_published(path)
     folder = find_model(path)
+    refuse_exported(folder)
     config = read_model_config(folder)
     tokenizer = read_tokenizer(folder / "tokenizer.json")
     try:

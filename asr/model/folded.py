@@ -2,7 +2,8 @@
 
 In use a norm is a scale and a shift, which go into the weights of the layer before it.
 
-Axes: o channels out, c channels in, t kernel in time, f kernel in bins, g gates (gates x units), i inputs, h units.
+Axes: o channels out, c channels in, t kernel in time, f kernel in bins, g gates (gates x units), i inputs, h units,
+taps k of a window.
 """
 
 from __future__ import annotations
@@ -47,6 +48,15 @@ class DirectionWeights(NamedTuple):
     bias_g: Floats
     #: zeros but in a GRU, whose candidate has it inside the reset gate's product
     bias_hidden_g: Floats
+
+
+class WindowWeights(NamedTuple):
+    """A layer of a time-delay or feed-forward network with its norm folded in."""
+
+    w_hki: Floats
+    bias_h: Floats
+    dilation: int
+    stride: int
 
 
 def strided(length: int, kernel: int, stride: int) -> int:
@@ -133,6 +143,23 @@ def fold_directions(cfg: ModelConfig, arrays: Arrays, layer: int) -> list[Direct
         if cfg.cell == "gru":
             bias_hidden_g = _floats(arrays, f"{name}.bias_hidden_g")
         folded.append(DirectionWeights(w_input_gi, _floats(arrays, f"{name}.w_hidden_gh"), bias_g, bias_hidden_g))
+    return folded
+
+
+def fold_windows(cfg: ModelConfig, arrays: Arrays) -> list[WindowWeights]:
+    """Return the layers of a time-delay or feed-forward network, each with its norm folded in."""
+    folded = []
+    stride = cfg.time_strides[-1]
+    for i in range(cfg.layers):
+        w_hki, bias_h = (_floats(arrays, f"layers.{i}.{name}") for name in ("w_hki", "bias_h"))
+        if cfg.norm:
+            norm = f"layers.{i}.norm"
+            variance_h = _floats(arrays, f"{norm}.running_var_g")
+            scale_h = _floats(arrays, f"{norm}.weight_g") / np.sqrt(variance_h + np.float32(EPS))
+            w_hki = scale_h[:, None, None] * w_hki
+            bias_h = bias_h - scale_h * _floats(arrays, f"{norm}.running_mean_g")
+        dilations = cfg.tdnn.dilations if cfg.encoder == "tdnn" else (1,)
+        folded.append(WindowWeights(w_hki, bias_h, dilations[min(i, len(dilations) - 1)], 1 if i else stride))
     return folded
 
 

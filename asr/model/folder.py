@@ -20,6 +20,8 @@ from asr.model.foreign import kind_of_config, kind_of_file, kind_of_folder
 from asr.model.hf import names as hf_names
 from asr.model.model_files import read_json
 from asr.model.nemo import names as nemo_names
+from asr.model.onnx.card import MODEL as GRAPH
+from asr.model.onnx.card import ExportFacts
 
 if TYPE_CHECKING:
     from asr.model.published import Published
@@ -32,6 +34,7 @@ _PUBLISHED = {
     nemo_names.PREFIX: "a model of NeMo",
 }
 _MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json")
+_EXPORTED_FILES = (GRAPH, *_MODEL_FILES[1:])
 
 
 class ModelFolderConfig(Stage):
@@ -44,6 +47,8 @@ class ModelFolderConfig(Stage):
     model: ModelConfig
     #: its making: commit, corpus, hours, epochs, dev WER; nothing in it is needed to load
     training: dict[str, Any] = Field(default_factory=dict)
+    #: of an exported folder: what is known of its graph
+    export: ExportFacts | None = None
 
 
 def published(model: str | Path) -> Published | None:
@@ -91,7 +96,8 @@ def find_model(path: str | Path) -> Path:
         kind = kind_of_file(path)
         what = f" (it seems to be {kind})" if kind else ""
         raise CheckpointError(f"is a file{what}; a model is a folder with {', '.join(_MODEL_FILES)}", path)
-    missing = [name for name in _MODEL_FILES if not (path / name).is_file()]
+    files = _EXPORTED_FILES if is_exported(path) else _MODEL_FILES
+    missing = [name for name in files if not (path / name).is_file()]
     if missing:
         hint = ""
         if (path / "checkpoints").is_dir():
@@ -100,6 +106,17 @@ def find_model(path: str | Path) -> Path:
             hint = f"; it seems to be {kind}"
         raise CheckpointError(f"is not a model folder: {', '.join(missing)} missing{hint}", path)
     return path
+
+
+def is_exported(folder: Path) -> bool:
+    """Return true if a folder holds a graph, for use alone, in place of weights."""
+    return (folder / GRAPH).is_file() and not (folder / _MODEL_FILES[0]).is_file()
+
+
+def refuse_exported(folder: Path) -> None:
+    """Refuse an exported folder where weights are needed."""
+    if is_exported(folder):
+        raise CheckpointError("is an exported model, for use alone; give the model that it was exported from", folder)
 
 
 def shipped_settings(path: str | Path) -> Tuned | None:

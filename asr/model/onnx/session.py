@@ -1,0 +1,156 @@
+"""A graph in onnxruntime.
+
+Axes: b batch, l length, n samples, t frames, s steps, f bins, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.errors import AsrError, CheckpointError
+
+Floats = npt.NDArray[np.float32]
+
+INSTALL = "pip install 'asr-ctc[onnx]'"
+
+
+class Session:
+    """A graph that is ready to run, with log-probabilities and numbers of steps as its outputs."""
+
+    def __init__(self, model: bytes | Path, threads: int = 1) -> None:
+        """Load a graph.
+
+        Raises:
+            CheckpointError: onnxruntime cannot load it.
+            AsrError: onnxruntime is not installed.
+        """
+        runtime = _runtime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # A thread that waits for work must not keep a core busy.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        source = model if isinstance(model, bytes) else str(model)
+        self._path = None if isinstance(model, bytes) else model
+        try:
+            self._session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a dozen kinds, which share nothing else
+            raise CheckpointError(f"onnxruntime cannot load it: {_first_line(error)}", self._path) from error
+        self._inputs = [one.name for one in self._session.get_inputs()]
+        self._outputs = [one.name for one in self._session.get_outputs()]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Return what is written beside the graph."""
+        found: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        return found
+
+    @property
+    def inputs(self) -> dict[str, list[Any]]:
+        """Return the shape of each input; an axis that may have any length is a word."""
+        return {one.name: one.shape for one in self._session.get_inputs()}
+
+    @property
+    def main_input(self) -> str:
+        """Return what the graph takes: features or samples."""
+        return "samples" if "samples" in self._inputs else "features"
+
+    @property
+    def states(self) -> dict[str, list[Any]]:
+        """Return the shapes with which the states of a streaming graph begin; none: it takes whole utterances."""
+        found: dict[str, list[Any]] = json.loads(self.metadata.get("states", "{}"))
+        return found
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Return the number of tokens, blank included."""
+        return next(int(one.shape[-1]) for one in self._session.get_outputs() if one.name == "log_probs")
+
+    def checksum(self) -> str:
+        """Return a name for the graph's file and for the version of onnxruntime."""
+        content = b"" if self._path is None else self._path.read_bytes()
+        return f"{hashlib.sha256(content).hexdigest()} {_runtime().__version__}"
+
+    def check(self, from_samples: bool, streaming: bool, bins: int, symbols: Sequence[str]) -> None:
+        """Compare the graph with what is known of it: its input, its bins and its tokens.
+
+        Raises:
+            CheckpointError: it is another graph.
+        """
+        expected: dict[str, list[Any]] = {"samples": ["b", "n"]} if from_samples else {"features": ["b", "t", bins]}
+        names = ["is_last", *self.states] if streaming else ["num_samples" if from_samples else "num_frames"]
+        shapes = self.inputs
+        if sorted(shapes) != sorted([*expected, *names]) or any(shapes[name] != expected[name] for name in expected):
+            found = ", ".join(shapes)
+            raise CheckpointError(
+                f"is another graph than config.json and tokenizer.json say (inputs {found})", self._path
+            )
+        if json.loads(self.metadata.get("tokens", "[]")) != ["", *symbols]:
+            raise CheckpointError("has other tokens than tokenizer.json beside it", self._path)
+
+    def run(self, utterances: Sequence[Floats]) -> list[Floats]:
+        """Compute log-probabilities of utterances as one padded batch. Shapes: b times (l, ...) -> b times (s, v).
+
+        A streaming graph takes each as one piece.
+        """
+        if self.states:
+            return [Stream(self).push(one, is_last=True) for one in utterances]
+        answers = self.answers(dict(zip(self._inputs, padded(utterances), strict=True)))
+        return [answers["log_probs"][i, :steps] for i, steps in enumerate(answers["num_steps"].tolist())]
+
+    def answers(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the outputs of the graph by name."""
+        return dict(zip(self._outputs, self._session.run(self._outputs, given), strict=True))
+
+
+class Stream:
+    """One stream through a streaming graph, a piece at a time."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._states = {
+            name: np.zeros([1 if size == "b" else size for size in shape], np.float32)
+            for name, shape in session.states.items()
+        }
+
+    def push(self, piece: Floats, *, is_last: bool) -> Floats:
+        """Return the log-probabilities that are known now. Shapes: (t, f) or (n,) -> (s, v)."""
+        given = {self._session.main_input: piece[None], "is_last": np.array([is_last]), **self._states}
+        answers = self._session.answers(given)
+        self._states = {name: answers[f"new_{name}"] for name in self._states}
+        log_probs_sv: Floats = answers["log_probs"][0]
+        return log_probs_sv
+
+
+def padded(utterances: Sequence[Floats]) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Stack utterances of several lengths; also return the lengths. Shapes: b times (l, ...) -> (b, l, ...), (b,).
+
+    Padding is no number: a graph that looks at it gives none, and this is noticed.
+    """
+    lengths_b = np.array([len(one) for one in utterances], np.int64)
+    stacked = np.full((len(utterances), int(lengths_b.max()), *utterances[0].shape[1:]), np.nan, np.float32)
+    for row, one in zip(stacked, utterances, strict=True):
+        row[: len(one)] = one
+    return stacked, lengths_b
+
+
+def _runtime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise AsrError(f"running an exported model needs onnxruntime: {INSTALL}") from error
+    module: ModuleType = onnxruntime
+    return module
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
