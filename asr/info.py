@@ -23,6 +23,8 @@ from asr.model.nemo.names import is_nemo, parse
 if TYPE_CHECKING:
     from asr.decode.tuned import Tuned
     from asr.model.contract import AnyExtractor
+    from asr.model.folder import ModelFolderConfig
+    from asr.model.onnx.card import ExportFacts
     from asr.model.parts import Part
     from asr.model.published import Published
 
@@ -82,7 +84,10 @@ def _model(path: Path) -> dict[str, Any]:
 
     folder = find_model(path)
     config = read_model_config(folder)
-    rows, extractor, tokenizer = _recurrent(folder) if config.model.encoder == "recurrent" else _of_torch(folder)
+    if config.export is not None:
+        rows, extractor, tokenizer = _exported(folder, config, config.export)
+    else:
+        rows, extractor, tokenizer = _recurrent(folder) if config.model.encoder == "recurrent" else _of_torch(folder)
     frames = math.prod(config.model.time_strides)
     facts: dict[str, Any] = {
         "path": str(folder),
@@ -95,6 +100,8 @@ def _model(path: Path) -> dict[str, Any]:
         "tokens": _tokens(tokenizer),
         "text normalization": config.text.normalization,
     }
+    if config.export is not None:
+        facts |= _export(config.export)
     training = dict(config.training)
     facts |= _training(training | {"corpus": training.get("corpus") or _corpus(folder)})
     return facts | _results(folder) | _decoder(folder)
@@ -108,6 +115,33 @@ def _recurrent(folder: Path) -> tuple[list[Part], AnyExtractor, Tokenizer]:
     opened = open_folder(folder)
     extractor, tokenizer = opened.extractor, opened.tokenizer
     return parts_of(opened.config.model, extractor.num_bins, tokenizer.vocabulary_size), extractor, tokenizer
+
+
+def _exported(
+    folder: Path, config: ModelFolderConfig, export: ExportFacts
+) -> tuple[list[Part], AnyExtractor, Tokenizer]:
+    """Read what an exported folder says of its network; the graph itself is not loaded."""
+    from asr.data.tokenizer_file import read_tokenizer
+    from asr.features.build import build_extractor
+    from asr.model.parts import parts_of
+
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
+    extractor = build_extractor(config.features, config.audio.sample_rate_hz)
+    parts: list[Part] = [(config.model.encoder, f"{config.model.layers} layers", export.parameters)]
+    if config.model.encoder == "recurrent":
+        parts = parts_of(config.model, extractor.num_bins, tokenizer.vocabulary_size)
+    return parts, extractor, tokenizer
+
+
+def _export(export: ExportFacts) -> dict[str, Any]:
+    """Return what is known of a graph."""
+    takes = "samples" if export.features_in_graph else "features"
+    pieces = ", a piece at a time" if export.streaming else ""
+    return {
+        "graph": f"ONNX, takes {takes}{pieces}, weights in {export.weights}, written by asr {export.asr}",
+        "graph differs": f"by at most {export.max_difference:.1e} in a log-probability",
+        "cannot": "be trained: give the model that it was exported from",
+    }
 
 
 def _of_torch(folder: Path) -> tuple[list[Part], AnyExtractor, Tokenizer]:

@@ -10,7 +10,7 @@ from asr.data.prepared import tokenizer_of
 from asr.data.tokenizer import Tokenizer
 from asr.errors import CheckpointError, ConfigError
 from asr.model.checkpoint import load_trainable
-from asr.model.folder import find_model, published, read_model_config
+from asr.model.folder import find_model, published, read_model_config, refuse_exported
 from asr.model.trainable import ModelStages, TrainableModel
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,9 @@ def resolve_start(cfg: RunConfig) -> RunConfig:
 
 
 def _own_stages(init: str) -> ModelStages:
-    config = read_model_config(find_model(init))
+    folder = find_model(init)
+    refuse_exported(folder)
+    config = read_model_config(folder)
     return ModelStages(config.audio, config.features, config.model)
 
 

@@ -17,7 +17,7 @@ from asr.features.extractor import Extractor
 from asr.machine import may_have_gpu, needing_torch
 from asr.model.contract import AcousticModel
 from asr.model.folded import shapes
-from asr.model.folder import ModelFolderConfig, find_model, published, read_model_config
+from asr.model.folder import ModelFolderConfig, find_model, is_exported, published, read_model_config
 from asr.model.model_files import ArrayFile, Prefixed, Stored, check_alike
 from asr.model.precision import check_precision, has_inference_network, inference_precision
 
@@ -35,6 +35,10 @@ def load_for_use(path: str | Path, device: str = "auto", precision: str = "auto"
         AsrError: torch is needed, and not installed.
     """
     check_precision(precision)
+    if published(path) is None and is_exported(folder := find_model(path)):
+        from asr.model.onnx.run import load_exported  # loads onnxruntime
+
+        return load_exported(folder, device, precision)
     if published(path) is None and _is_on_cpu(device) and precision != "fp16":
         folder = find_model(path)
         config = read_model_config(folder)

@@ -1,0 +1,243 @@
+"""Exported folders in use: every command that takes a MODEL gives with them what it gives with the model itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr import Recognizer
+from asr.decode.settings import BeamConfig
+from asr.decode.tuned import Tuned, write_tuned
+from tests.builders import build_corpus, tones, write_wav
+from tests.models import save_random_model
+from tests.test_cli import command  # noqa: F401  # the fixture
+
+pytest.importorskip("onnx", reason="writing a graph needs the extra [onnx]")
+pytest.importorskip("onnxruntime", reason="running a graph needs the extra [onnx]")
+
+from asr.model.onnx.export import export_model
+
+KINDS = {
+    "features": ([], {}),
+    "samples": ([], {"features": True}),
+    "rounded weights": ([], {"weights": "fp16"}),
+    "pieces": (["model.bidirectional=false"], {"streaming": True}),
+    "pieces of samples": (
+        ["model.bidirectional=false", "features.normalization=none"],
+        {"streaming": True, "features": True},
+    ),
+    "statistics": (["features.normalization=corpus"], {}),
+    "windows": (["model.encoder=mlp"], {"features": True}),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pair(request, tmp_path_factory) -> tuple[Path, Path]:
+    """A model folder, and what was exported from it."""
+    settings, options = KINDS[request.param]
+    folder = tmp_path_factory.mktemp("pair")
+    save_random_model(folder / "model", *settings, training={"longest_s": 2.0})
+    export_model(folder / "model", folder / "exported", **options)
+    return folder / "model", folder / "exported"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export_model(save_random_model(folder / "model"), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return build_corpus(tmp_path_factory.mktemp("corpus"), 4, seed=5, name="dev")
+
+
+def answers(folder: Path, waves: list[np.ndarray], **options: object) -> list[tuple]:
+    """Texts with the times of their words."""
+    recognizer = Recognizer.load(folder, "cpu", precision="fp32", **options)
+    found = [recognizer.transcribe(wave_n, 16000) for wave_n in waves]
+    return [(one.text, [(w.word, w.start_s, w.end_s) for w in one.words], one.duration_s) for one in found]
+
+
+def waves() -> list[np.ndarray]:
+    """A click, a short recording, and one that is cut into several pieces."""
+    rng = np.random.default_rng(3)
+    return [tones("a", rng)[:200], tones("abc a", rng), np.concatenate([tones("dab c abba", rng) for _ in range(6)])]
+
+
+def test_texts_and_times_are_those_of_the_model(pair):
+    model, exported = pair
+    expected = answers(model, waves())
+    assert len(expected[2][0]) > 10
+    assert answers(exported, waves()) == expected
+
+
+def test_log_probs_are_those_of_the_model(pair):
+    model, exported = pair
+    recognizers = [Recognizer.load(folder, "cpu", precision="fp32") for folder in (model, exported)]
+    first, second = (one.log_probs(waves()[1]) for one in recognizers)
+    np.testing.assert_allclose(second, first, atol=5e-2 if "fp16" in (exported / "config.json").read_text() else 1e-3)
+    assert recognizers[0].model.step_s == pytest.approx(recognizers[1].model.step_s)
+
+
+def test_many_utterances_get_what_each_gets_alone(exported):
+    network = Recognizer.load(exported, "cpu").model.network
+    rng = np.random.default_rng(0)
+    features = [rng.standard_normal((length, 16)).astype(np.float32) for length in (70, 0, 2000, 1500, 1, 40)]
+    for one, together_sv in zip(features, network.each(features), strict=True):
+        np.testing.assert_allclose(network.each([one])[0], together_sv, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["transcribe", "MODEL", "AUDIO", "-f", "json", "--precision", "fp32"],
+        ["transcribe", "MODEL", "AUDIO", "--decoder", "beam", "--precision", "fp32"],
+        ["align", "MODEL", "DATA"],
+        ["evaluate", "MODEL", "DATA"],
+        ["doctor", "DATA", "--model", "MODEL"],
+    ],
+)
+def test_commands_say_of_an_exported_folder_what_they_say_of_the_model(words, exported, corpus, command):  # noqa: F811
+    audio = write_wav(corpus.parent / "a.wav", tones("ab cd", np.random.default_rng(1)))
+    places = {"AUDIO": audio, "DATA": corpus}
+    results = []
+    for model in (exported.parent / "model", exported):
+        result = command(*[model if word == "MODEL" else places.get(word, word) for word in words])
+        assert result.code == 0, result.err
+        lines = result.out.replace(str(model), "MODEL").splitlines()
+        results.append([line for line in lines if "real-time" not in line])  # how fast it was
+    assert results[0] == results[1]
+
+
+def test_info_names_the_graph(exported, command):  # noqa: F811
+    result = command("info", exported, "--json")
+    facts = json.loads(result.out)
+    assert "ONNX, takes features, weights in fp32" in facts["graph"] and facts["parameters"] > 1000
+    assert "be trained" in facts["cannot"]
+
+
+def test_the_decoder_with_its_language_model_goes_along(tmp_path):
+    folder = save_random_model(tmp_path / "model")
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    (tmp_path / "words.txt").write_text("a\nab\n")
+    size = (tmp_path / "lm.arpa").stat().st_size
+    known = str(tmp_path / "words.txt")
+    config = BeamConfig(alpha=0.7, beta=1.5)
+    write_tuned(folder, Tuned(config=config, lm=str(tmp_path / "lm.arpa"), lm_bytes=size, lm_words=known))
+    expected = answers(folder, waves())
+
+    export_model(folder, tmp_path / "out")
+    shutil.move(tmp_path / "out", tmp_path / "elsewhere")
+    for name in ("lm.arpa", "words.txt"):
+        (tmp_path / name).unlink()
+    recognizer = Recognizer.load(tmp_path / "elsewhere", "cpu")
+    assert recognizer.decoder.lm is not None and "lm.arpa" in recognizer.decoder.lm
+    assert answers(tmp_path / "elsewhere", waves()) == expected
+
+
+ARPA = """\\data\\
+ngram 1=5
+
+\\1-grams:
+-1.0\t<s>
+-0.7\t</s>
+-2.0\t<unk>
+-0.5\ta
+-0.6\tab
+
+\\end\\
+"""
+
+
+def _without_export(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["export"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _of_other_bins(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["features"]["num_mels"] = 20
+    config["export"]["statistics"] = {"mean_f": [0.0] * 20, "std_f": [1.0] * 20}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _without_statistics(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["export"]["statistics"] = {}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _of_other_tokens(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"a"', '"z"'))
+
+
+def _cut_short(folder: Path) -> None:
+    content = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_without_export, "config.json: says nothing of model.onnx beside it"),
+        (_of_other_bins, "model.onnx: is another graph than config.json and tokenizer.json say"),
+        (_without_statistics, "config.json: export.statistics do not fit the features"),
+        (_of_other_tokens, "model.onnx: has other tokens than tokenizer.json beside it"),
+        (_cut_short, "model.onnx: onnxruntime cannot load it"),
+        (lambda folder: (folder / "model.onnx").write_text("no graph"), "model.onnx: onnxruntime cannot load it"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "is not a model folder: tokenizer.json missing"),
+    ],
+)
+def test_a_damaged_folder_is_one_line_that_names_the_file(damage, message, exported, tmp_path, command):  # noqa: F811
+    folder = tmp_path / "damaged"
+    shutil.copytree(exported, folder)
+    damage(folder)
+    result = command("transcribe", folder, write_wav(tmp_path / "a.wav"))
+    assert result.code == 2 and message in result.err and result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["transcribe", "MODEL", "AUDIO", "--device", "cuda"], "an exported model runs on the CPU"),
+        (["transcribe", "MODEL", "AUDIO", "--precision", "bf16"], "an exported model computes in fp32, not bf16"),
+        (["export", "MODEL", "OUT"], "is an exported model, for use alone"),
+        (["average", "MODEL", "MODEL", "--out", "OUT"], "is an exported model, for use alone"),
+        (
+            ["train", "an4/smoke", "--data", "CORPUS", "--out", "OUT", "--init", "MODEL"],
+            "is an exported model, for use alone",
+        ),
+    ],
+)
+def test_what_an_exported_folder_cannot_is_one_line(words, message, exported, corpus, tmp_path, command):  # noqa: F811
+    build_corpus(corpus.parent, 4, seed=6)
+    places = {
+        "CORPUS": corpus.parent,
+        "MODEL": exported,
+        "AUDIO": write_wav(tmp_path / "a.wav"),
+        "OUT": tmp_path / "out",
+    }
+    result = command(*[places.get(word, word) for word in words])
+    assert result.code == 2 and message in result.err and result.err.count("\n") == 1
+
+
+def test_without_onnxruntime_the_line_says_what_to_install(exported, tmp_path, monkeypatch, command):  # noqa: F811
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    result = command("transcribe", exported, write_wav(tmp_path / "a.wav"))
+    assert result.code == 2 and "needs onnxruntime: pip install 'asr-ctc[onnx]'" in result.err
+
+
+def test_without_onnx_the_line_says_what_to_install(exported, tmp_path, monkeypatch, command):  # noqa: F811
+    for name in ("asr.model.onnx.write", "asr.model.onnx.graph"):
+        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    result = command("export", exported.parent / "model", tmp_path / "out")
+    assert result.code == 2 and "writing a graph needs onnx: pip install 'asr-ctc[onnx]'" in result.err
