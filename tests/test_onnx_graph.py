@@ -25,6 +25,7 @@ from asr.model.onnx import check as checks  # noqa: E402
 from asr.model.onnx.export import export_model  # noqa: E402
 from asr.model.onnx.session import Session, Stream  # noqa: E402
 
+HF = Path(__file__).parent / "data" / "hf"
 CONVS = "model.conv=[{channels: 4, kernel_tf: [5, 5], stride_tf: [2, 2]}, {channels: 6, kernel_tf: [3, 3]}]"
 SHAPES = {
     "two directions, summed": ["model.merge=sum"],
@@ -213,7 +214,9 @@ def test_a_graph_says_what_a_program_must_know(tmp_path):
 def test_a_graph_is_read_by_old_runtimes(tmp_path):
     exported(saved(tmp_path / "model"), tmp_path / "out", features=True)
     graph = onnx.load(tmp_path / "out" / "model.onnx")
-    assert graph.ir_version <= 9 and [one.version for one in graph.opset_import] == [17]
+    used = {name for node in graph.graph.node for name in node.input}
+    assert {one.name for one in graph.graph.initializer} <= used
+    assert graph.ir_version == 8 and [one.version for one in graph.opset_import] == [17]
 
 
 def test_the_card_holds_what_the_graph_does_not(tmp_path):
@@ -236,6 +239,11 @@ def test_a_graph_that_is_not_the_network_is_not_written(tmp_path, monkeypatch, c
     [
         (["model.encoder=conformer", "model.hidden=16"], [], "there is no graph for model.encoder: conformer"),
         (["features.kind=parakeet"], ["--features"], "features.kind: parakeet cannot be put into the graph"),
+        (
+            ["features.kind=hf", f"features.hf=hf:{HF}/base", "features.num_mels=80", "model.conv=[]"],
+            [],
+            "features.kind: hf needs the network that makes them",
+        ),
         ([], ["--streaming"], "model.bidirectional: true needs the whole utterance"),
         (["model.encoder=tdnn"], ["--streaming"], "model.encoder: tdnn needs the whole utterance"),
         (

@@ -12,9 +12,11 @@ import pytest
 from asr import Recognizer
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned, write_tuned
+from asr.utterance import extract
 from tests.builders import build_corpus, tones, write_wav
 from tests.models import save_random_model
 from tests.test_cli import command  # noqa: F401  # the fixture
+from tests.test_docs import ROOT, blocks
 
 pytest.importorskip("onnx", reason="writing a graph needs the extra [onnx]")
 pytest.importorskip("onnxruntime", reason="running a graph needs the extra [onnx]")
@@ -227,6 +229,27 @@ def test_what_an_exported_folder_cannot_is_one_line(words, message, exported, co
     }
     result = command(*[places.get(word, word) for word in words])
     assert result.code == 2 and message in result.err and result.err.count("\n") == 1
+
+
+def test_the_programs_of_the_documents_say_what_the_model_says(tmp_path, monkeypatch, capsys):
+    ours, stream = blocks((ROOT / "docs" / "export.md").read_text(encoding="utf-8"), "python")
+    monkeypatch.chdir(tmp_path)
+    one_way = save_random_model(tmp_path / "model", "model.bidirectional=false", "model.lookahead_steps=2")
+    export_model(one_way, tmp_path / "small", features=True)
+    export_model(one_way, tmp_path / "stream", streaming=True)
+    write_wav(tmp_path / "a.wav", tones("ab cd ab", np.random.default_rng(4)))
+
+    recognizer = Recognizer.load(one_way, "cpu", precision="fp32")
+    exec(ours, {})
+    printed = capsys.readouterr().out
+    assert " ".join(printed.split()) == recognizer.transcribe(tmp_path / "a.wav").text != ""
+
+    features_tf = extract(recognizer.model.extractor, recognizer.load_wave(tmp_path / "a.wav"))
+    stated: dict[str, object] = {"pieces": [(features_tf[:40], False), (features_tf[40:], True)]}
+    known: list[np.ndarray] = []
+    exec(stream, stated | {"print": known.append})
+    expected_sv = recognizer.model.network.each([features_tf])[0]
+    np.testing.assert_allclose(np.concatenate(known), expected_sv, atol=1e-5)
 
 
 def test_without_onnxruntime_the_line_says_what_to_install(exported, tmp_path, monkeypatch, command):  # noqa: F811

@@ -85,6 +85,8 @@ def _unfit(model: TrainableModel, form: Form) -> str:
     if cfg.encoder not in _ENCODERS:
         known = ", ".join(_ENCODERS)
         return f"there is no graph for model.encoder: {cfg.encoder} ({known} have one); try asr export --to hf"
+    if model.extractor.cfg.kind == "hf":
+        return "features.kind: hf needs the network that makes them, which has no graph"
     if not form.streaming:
         return ""
     if cfg.encoder != "recurrent" or cfg.bidirectional:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 Floats = npt.NDArray[np.float32]
 
 #: what old runtimes and those of browsers read
-OPSET, IR_VERSION = 17, 9
+OPSET, IR_VERSION = 17, 8
 #: constants of at most so many values are kept once, however often they are asked for
 _SMALL = 64
 _TYPES = {

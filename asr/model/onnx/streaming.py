@@ -78,8 +78,10 @@ class Stream:
 
     def _extended(self, value: str, count: str, rank: int) -> str:
         """Append zeros along axis 2. Shapes: count (1,)."""
-        before, behind = self.graph.integers(*[0] * (rank + 2)), self.graph.integers(*[0] * (rank - 3))
-        pads = self.graph.op("Concat", *([before, count, behind] if rank > 3 else [before, count]), axis=0)
+        parts = [self.graph.integers(*[0] * (rank + 2)), count]
+        if rank > 3:
+            parts.append(self.graph.integers(*[0] * (rank - 3)))
+        pads = self.graph.op("Concat", *parts, axis=0)
         return self.graph.op("Pad", value, pads, self.graph.number(0.0))
 
     def recurrent(self, cfg: ModelConfig, arrays: Arrays, layer: int, x_sbi: str) -> str:
