@@ -106,7 +106,7 @@ def test_the_same_bits_every_time_and_on_two_threads():
 
 
 def test_without_packed_products_the_result_is_the_same(monkeypatch):
-    """On machines whose processor has no bf16."""
+    """As in a torch without oneDNN."""
     x_bsi, num_steps_b = torch.randn(3, 12, 24), torch.tensor([12, 9, 4])
     expected = passed(layer_of(), x_bsi, num_steps_b)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)

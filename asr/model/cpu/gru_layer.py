@@ -346,9 +346,12 @@ def _walk_back(
 
 
 def _product(w_gh: Tensor, rows: int) -> Product:
-    """Return a function x -> x W^T, which is fast for many x of this many rows."""
+    """Return a function x -> x W^T, which is fast for many x of this many rows.
+
+    The choice depends on the machine alone, not on a measurement, so that a run repeats bit for bit.
+    """
     mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if mkldnn and (w_gh.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         packed = torch.ops.mkldnn._reorder_linear_weight(w_gh.contiguous(), rows)
         run = torch.ops.mkldnn._linear_pointwise.default
         return lambda x: run(x, packed, None, "none", [], "")
