@@ -71,7 +71,8 @@ def _transform(plan: Plan, x: Floats) -> None:
     half = plan.fft // 2
     part = half // plan.radices[0]
     first = (plan.radices[0] - 1) * part
-    _pass(plan.radices[0], x, 0, half, half, plan.turns, 0)
+    none = np.int64(0)  # a 0 as it is would be a type of its own, and compiled once more
+    _pass(plan.radices[0], x, none, half, half, plan.turns, none)
     for start in range(0, half, part):
         length, turn = part, first
         for i in range(1, len(plan.radices)):
