@@ -13,45 +13,64 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from asr.commands import about, align, bench, data, doctor, lm, scoring, speech, training, tuning
 from asr.commands.console import give_up, print_result, say, say_warning, shown
 from asr.errors import AsrError, os_reason
 from asr.heartbeat import LineFormatter
 
-app = typer.Typer(
-    name="asr",
-    help="End-to-end speech recognition with CTC.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+#: subcommands in the order in which the help lists them, and the modules of ``asr.commands`` that they are in
+_COMMANDS = {
+    "recipes": "data",
+    "prepare": "data",
+    "shard": "data",
+    "doctor": "doctor",
+    "train": "training",
+    "average": "training",
+    "export": "training",
+    "evaluate": "scoring",
+    "transcribe": "speech",
+    "align": "align",
+    "score": "scoring",
+    "compare": "scoring",
+    "tune": "tuning",
+    "info": "about",
+}
+#: those that have subcommands of their own
+_GROUPS = ("lm", "bench")
 
-# in the order in which the help lists them
-for command in (
-    data.recipes,
-    data.prepare,
-    data.shard,
-    doctor.doctor,
-    training.train,
-    training.average,
-    training.export,
-    scoring.evaluate,
-    speech.transcribe,
-    align.align,
-    scoring.score,
-    scoring.compare,
-    tuning.tune,
-    about.info,
-):
-    app.command()(command)
-app.add_typer(lm.app, name="lm")
-app.add_typer(bench.app, name="bench")
+
+def commands(words: Sequence[str] = ()) -> typer.Typer:
+    """Return the command line with the subcommands that are among these words; with all, if none is.
+
+    Each module takes some milliseconds to load, of which a short command has few.
+    """
+    app = typer.Typer(
+        name="asr",
+        help="End-to-end speech recognition with CTC.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback(invoke_without_command=True)(_start)
+    known = {*_COMMANDS, *_GROUPS}
+    before = set(takewhile(lambda word: word not in known, words))
+    asks_for_help = not before.isdisjoint(("-h", "--help"))
+    wanted = known if asks_for_help else known.intersection(words) or known
+    for name, module in _COMMANDS.items():
+        if name in wanted:
+            app.command(name)(getattr(import_module(f"asr.commands.{module}"), name))
+    for name in _GROUPS:
+        if name in wanted:
+            app.add_typer(import_module(f"asr.commands.{name}").app, name=name)
+    return app
 
 
 def run() -> None:
@@ -96,7 +115,7 @@ def _set_up_torch() -> None:
 
 def _run() -> int:
     try:
-        code: int | None = app(prog_name="asr", standalone_mode=False)
+        code: int | None = commands(sys.argv[1:])(prog_name="asr", standalone_mode=False)
     except AsrError as error:
         say(f"asr: {error}")
         return 2
@@ -132,7 +151,6 @@ def _usage_line(error: Any) -> str:
     return f"{command}: {message[:1].lower()}{message[1:]} ('{command} --help' shows what it takes)"
 
 
-@app.callback(invoke_without_command=True)
 def _start(
     context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,

@@ -100,25 +100,43 @@ def counted(
         left = f", {time_left(time.monotonic() - began, new, total - before)}" if new else ""
         return f"{what}: {shown(done)} of {shown(total)}{speed()}{left}"
 
+    with heartbeat(line), _drawn(what, total, shown, speed) as draw:
+
+        def advance(more: float) -> None:
+            nonlocal done
+            done += more
+            draw(done)
+
+        yield advance
+
+
+@contextmanager
+def _drawn(
+    what: str, total: float | None, shown: Callable[[float], str], speed: Callable[[], str]
+) -> Iterator[Callable[[float], None]]:
+    """Show a bar on a terminal; yield a function to call with all that is done."""
+    if not stderr_is_terminal():
+        yield lambda done: None
+        return
+
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     # no markup: "[red]" in the name of a file is a name
     name = TextColumn("{task.description}", markup=False)
     amount = TextColumn("{task.fields[amount]}", markup=False)
     drawn = 0.0
-    with heartbeat(line), bar(name, BarColumn(), amount, TimeRemainingColumn()) as progress:
+    with bar(name, BarColumn(), amount, TimeRemainingColumn()) as progress:
         task = progress.add_task(printable(what), total=total, amount="")
 
-        def advance(more: float) -> None:
-            nonlocal done, drawn
-            done += more
+        def draw(done: float) -> None:
+            nonlocal drawn
             now = time.monotonic()
             if now - drawn > 0.1:  # the bar is drawn ten times per second; a call can come for every file
                 drawn = now
                 of_total = f"/{shown(total)}" if total else ""
                 progress.update(task, completed=done, amount=f"{shown(done)}{of_total}{speed()}")
 
-        yield advance
+        yield draw
 
 
 def bar(*columns: ProgressColumn, transient: bool = True) -> Progress:

@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import __version__ as llvmlite_version
-from llvmlite import binding
 
 from asr.files import cache_folder, write_bytes
 
@@ -42,6 +40,8 @@ _SCALARS = {"i": _WORD, "f": ctypes.c_float, "d": ctypes.c_double}
 
 def cpu() -> tuple[str, str]:
     """Return LLVM's name of this processor and what it can do, or what numba's variables say of it."""
+    from llvmlite import binding  # 40 MB, which an exported model does not need
+
     name = os.environ.get("NUMBA_CPU_NAME") or binding.get_host_cpu_name()
     return name, os.environ.get("NUMBA_CPU_FEATURES") or binding.get_host_cpu_features().flatten()
 
@@ -84,11 +84,13 @@ class Native:
 
     def _place(self, key: str) -> Path | None:
         """Return the file of the machine code, named for all that it depends on; None: there is no place for it."""
+        import llvmlite
+
         found = importlib.util.find_spec(self._module)
         assert found is not None and found.origin is not None
         folder = Path(found.origin).parent
         stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.py"))]
-        parts = (key, stamps, *cpu(), llvmlite_version, platform.machine(), platform.python_version())
+        parts = (key, stamps, *cpu(), llvmlite.__version__, platform.machine(), platform.python_version())
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         try:
             return cache_folder() / "machine-code" / f"{self._module}.{self._name}-{digest}.o"
@@ -97,6 +99,7 @@ class Native:
 
     def _compile(self, values: tuple[Any, ...]) -> bytes:
         """Compile the function for arguments of these types, by numba, and return its machine code."""
+        from llvmlite import binding
         from numba import typeof, types
 
         def type_of(value: Any) -> Any:
@@ -116,6 +119,8 @@ class Native:
 
 def _without_owners(module: Any) -> None:
     """Give a module a function that frees the owner of an array. It is never called: these arrays have no owner."""
+    from llvmlite import binding
+
     for function in module.functions:
         if function.name == _FREE and function.is_declaration:
             place = "ptr" if "(ptr" in str(function) else "i8*"
@@ -175,6 +180,8 @@ def _argument_types(key: str) -> list[Any]:
 
 
 def _target_machine() -> Any:
+    from llvmlite import binding
+
     if hasattr(binding, "initialize_native_asmparser"):
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
@@ -187,6 +194,8 @@ def _target_machine() -> Any:
 
 def _load(code: bytes, key: str) -> Any:
     """Make a function of machine code."""
+    from llvmlite import binding
+
     machine = _target_machine()
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
     engine.add_object_file(binding.object_file.ObjectFileRef.from_data(code))

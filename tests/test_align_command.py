@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from asr.align import align_manifest, align_recording
-from asr.cli import app
+from asr.cli import commands
 from asr.data import audio
 from asr.data import manifest as manifests
 from asr.data.manifest import Utterance
@@ -38,7 +38,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["align", *map(str, arguments)], catch_exceptions=False)
+    return CliRunner().invoke(commands(), ["align", *map(str, arguments)], catch_exceptions=False)
 
 
 def rewritten(corpus: Path, name: str, **texts: str) -> Path:

@@ -956,7 +956,7 @@ def test_warnings_of_other_libraries_and_bugs_of_ours_are_shown_too(monkeypatch,
         warnings.warn(f"odd file {EVIL}", UserWarning, stacklevel=1)
         raise RuntimeError(EVIL)
 
-    monkeypatch.setattr("asr.cli.app", lambda **options: recipes())
+    monkeypatch.setattr("asr.cli.commands", lambda words: lambda **options: recipes())
     with pytest.raises(SystemExit) as end, warnings.catch_warnings():
         warnings.simplefilter("always")
         run()

@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from asr.cli import app
+from asr.cli import commands
 from asr.config import ConvConfig, RunConfig, Stage, all_keys
 from asr.corpora.catalogue import find_recipe
 from asr.corpora.prepare import prepare
@@ -23,7 +23,7 @@ from tests.builders import write_wav
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
-COMMAND = typer.main.get_command(app)
+COMMAND = typer.main.get_command(commands())
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _SHELL = ("", "bash", "sh", "shell", "console")

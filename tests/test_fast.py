@@ -248,7 +248,7 @@ def test_the_pipeline_gives_the_same_bits_whatever_its_windows(threads, precisio
 @pytest.mark.slow
 def test_a_processor_without_wide_vectors_gives_the_networks_answers(tmp_path):
     script = (
-        "import numpy as np; from tests.test_fast import *; from asr.model.cpu.packed import WIDE; assert not WIDE\n"
+        "import numpy as np; from tests.test_fast import *; from asr.model.cpu.loops import WIDE; assert not WIDE\n"
         "for cfg in CONFIGS.values():\n"
         "    net, features = network(cfg), utterances(30, 3, 0, 12, 1, 70)\n"
         "    for mine, theirs in zip(inference_network(net, 'fp32').each(features), plain(net, features)):\n"

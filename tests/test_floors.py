@@ -119,6 +119,7 @@ USE = (
     "lm.neural.place",
     "model.folder",
     "model.use",
+    "model.onnx.run",
     "evaluate",
     "transcribe",
     "align",

@@ -22,7 +22,7 @@ import pytest
 from typer.testing import CliRunner
 
 import asr.download.remote
-from asr.cli import app
+from asr.cli import commands
 from asr.corpora import librispeech
 from asr.corpora.catalogue import find_recipe
 from asr.corpora.librispeech import roles
@@ -252,7 +252,7 @@ def test_another_number_of_utterances_than_was_published_is_said(tmp_path):
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         extract(tar, tmp_path / "part")
     command = ["prepare", "librispeech", "--archive", str(tmp_path / "part"), "--subsets", "dev-clean"]
-    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out")])
+    done = CliRunner().invoke(commands(), [*command, "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "dev-clean: 3 utterances, 2,703 are published: is all of the corpus there?" in done.stdout.splitlines()
 

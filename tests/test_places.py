@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from asr.cli import app
+from asr.cli import commands
 from asr.data import manifest
 from asr.data.places import stay_below, why_outside
 from asr.errors import DataError
@@ -70,15 +70,15 @@ def test_rows_inside_the_folder_are_as_ever(corpus):
 
 def test_the_option_holds_for_one_command(corpus):
     path = manifest_of(corpus, "../other/a.wav")
-    refused = RUNNER.invoke(app, ["--stay-below", str(corpus), "info", str(path)])
+    refused = RUNNER.invoke(commands(), ["--stay-below", str(corpus), "info", str(path)])
     assert isinstance(refused.exception, DataError)
     assert str(refused.exception) == (
         f"{path}:1: utt 'u0': 'audio_path' leads to {corpus.parent / 'other' / 'a.wav'}, which is not below {corpus} "
         "(--stay-below)"
     )
-    assert RUNNER.invoke(app, ["info", str(path)]).exit_code == 0
-    assert RUNNER.invoke(app, ["--stay-below", str(corpus.parent), "info", str(path)]).exit_code == 0
-    assert RUNNER.invoke(app, ["--stay-below", str(corpus / "none"), "info", str(path)]).exit_code == 2
+    assert RUNNER.invoke(commands(), ["info", str(path)]).exit_code == 0
+    assert RUNNER.invoke(commands(), ["--stay-below", str(corpus.parent), "info", str(path)]).exit_code == 0
+    assert RUNNER.invoke(commands(), ["--stay-below", str(corpus / "none"), "info", str(path)]).exit_code == 2
 
 
 def test_rows_of_a_table_that_lead_outside_are_left_out_and_named(corpus):
@@ -98,7 +98,7 @@ def test_rows_of_a_table_that_lead_outside_are_left_out_and_named(corpus):
         str(corpus / "out"),
         "--json",
     ]
-    result = RUNNER.invoke(app, ["--stay-below", str(corpus), *call])
+    result = RUNNER.invoke(commands(), ["--stay-below", str(corpus), *call])
     assert result.exit_code == 1, result.output
     done = json.loads(result.stdout)
     assert done["utterances"] == {"test": 1}
@@ -107,6 +107,6 @@ def test_rows_of_a_table_that_lead_outside_are_left_out_and_named(corpus):
 
 def test_the_doctor_finds_rows_that_lead_outside(corpus):
     path = manifest_of(corpus, "a.wav", "link.wav")
-    result = RUNNER.invoke(app, ["--stay-below", str(corpus), "doctor", str(path), "--json"])
+    result = RUNNER.invoke(commands(), ["--stay-below", str(corpus), "doctor", str(path), "--json"])
     assert "row-invalid" in result.stdout and "--stay-below" in result.stdout
-    assert "row-invalid" not in RUNNER.invoke(app, ["doctor", str(path), "--json"]).stdout
+    assert "row-invalid" not in RUNNER.invoke(commands(), ["doctor", str(path), "--json"]).stdout

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.cli import app
+from asr.cli import commands
 from asr.data import manifest as manifests
 from asr.data.tokenizer import CharTokenizer
 from asr.decode.choose import NO_LM
@@ -27,18 +27,8 @@ from asr.lm import ngram
 from asr.lm.neural.folder import save_rnn
 from asr.lm.neural.network import RnnConfig, RnnModel, RnnNetwork
 from asr.scoring.wer import word_counts
-from asr.tuning.rescore import (
-    BONUSES_TRIED,
-    SCALES_TRIED,
-    SEARCH,
-    WEIGHTS_TRIED,
-    NbestLists,
-    Rescoring,
-    check_fits,
-    rescored,
-    rescoring_decoder_for,
-    tune_rescoring,
-)
+from asr.tuning.rescore import SEARCH, check_fits, rescored, rescoring_decoder_for
+from asr.tuning.tune_rescore import BONUSES_TRIED, SCALES_TRIED, WEIGHTS_TRIED, NbestLists, Rescoring, tune_rescoring
 from tests.builders import build_corpus
 from tests.models import save_random_model
 
@@ -242,7 +232,7 @@ def test_what_cannot_be_rescored_is_said(parts, tmp_path, caplog):
 
 
 def run(capsys, *arguments) -> str:
-    app(list(map(str, arguments)), standalone_mode=False)
+    commands()(list(map(str, arguments)), standalone_mode=False)
     return capsys.readouterr().out
 
 

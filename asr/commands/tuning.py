@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from asr.lm.neural.network import RnnModel
     from asr.model.contract import AcousticModel
     from asr.tuning.emissions import Emissions
-    from asr.tuning.rescore import Rescoring
     from asr.tuning.tune import Point, Tuning
+    from asr.tuning.tune_rescore import Rescoring
 
 
 @with_groups
@@ -134,7 +134,8 @@ def _tune_rescoring(
     threads: int | None,
 ) -> tuple[Rescoring, BeamConfig]:
     """Return what rescoring gives, and the settings of the search whose texts it looks at."""
-    from asr.tuning.rescore import tune_rescoring, wider
+    from asr.tuning.rescore import wider
+    from asr.tuning.tune_rescore import tune_rescoring
 
     assert tuning.best is not None  # a finished search has one
     config = tuning.best.config.model_copy(update=wider(tuning.best.config))

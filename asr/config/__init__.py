@@ -6,6 +6,8 @@ An unknown key is an error that names the nearest one.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from asr.config.messages import all_keys as all_keys
 from asr.config.networks import ConformerConfig as ConformerConfig
 from asr.config.networks import ConvConfig as ConvConfig
@@ -21,15 +23,27 @@ from asr.config.reading import override as override
 from asr.config.reading import parse as parse
 from asr.config.reading import split_setting as split_setting
 from asr.config.reading import to_yaml as to_yaml
+from asr.config.sound import AudioConfig as AudioConfig
+from asr.config.sound import FeatureConfig as FeatureConfig
+from asr.config.sound import TextConfig as TextConfig
 from asr.config.stage import Stage as Stage
-from asr.config.stages import AudioConfig as AudioConfig
-from asr.config.stages import AugmentConfig as AugmentConfig
-from asr.config.stages import BatchConfig as BatchConfig
-from asr.config.stages import FeatureConfig as FeatureConfig
-from asr.config.stages import NoiseConfig as NoiseConfig
-from asr.config.stages import OptimConfig as OptimConfig
-from asr.config.stages import ReverbConfig as ReverbConfig
-from asr.config.stages import RunConfig as RunConfig
-from asr.config.stages import SpecAugmentConfig as SpecAugmentConfig
-from asr.config.stages import TextConfig as TextConfig
-from asr.config.stages import TrainConfig as TrainConfig
+
+if TYPE_CHECKING:
+    from asr.config.stages import AugmentConfig as AugmentConfig
+    from asr.config.stages import BatchConfig as BatchConfig
+    from asr.config.stages import NoiseConfig as NoiseConfig
+    from asr.config.stages import OptimConfig as OptimConfig
+    from asr.config.stages import ReverbConfig as ReverbConfig
+    from asr.config.stages import RunConfig as RunConfig
+    from asr.config.stages import SpecAugmentConfig as SpecAugmentConfig
+    from asr.config.stages import TrainConfig as TrainConfig
+
+
+def __getattr__(name: str) -> Any:
+    # The stages of training, on first use: they take as long to load as all the others, and use needs none of them.
+    from asr.config import stages
+
+    try:
+        return getattr(stages, name)
+    except AttributeError:
+        raise AttributeError(f"module 'asr.config' has no attribute '{name}'") from None

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from asr.config.messages import first_error, type_in_yaml, unknown_key
 from asr.config.stage import Stage
-from asr.config.stages import RunConfig
 from asr.errors import ConfigError, os_reason
 from asr.files import read_small
 from asr.limits import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from asr.config.stages import RunConfig
 
 S = TypeVar("S", bound=Stage)
 
@@ -44,6 +46,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: the file cannot be read, is not YAML, or holds an unknown key or a bad value.
     """
+    from asr.config.stages import RunConfig  # use needs none of training's stages
+
     path = Path(path)
     try:
         text = read_small(path, CONFIG_FILE).decode("utf-8")
@@ -74,6 +78,8 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: no ``=``, an unknown key, or a value that does not fit.
     """
+    from asr.config.stages import RunConfig  # use needs none of training's stages
+
     data = config.model_dump(mode="json")
     for item in overrides:
         key, value = split_setting(item, example="optim.lr=0.001")
@@ -88,6 +94,8 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 def _place(config: Stage, data: dict[str, Any], parts: Sequence[str]) -> tuple[dict[str, Any], str]:
     """Return the mapping in which a value stands, and its key there: a mapping of the config's own has dots in keys."""
+    from asr.config.stages import RunConfig
+
     node: dict[str, Any] = data
     stage: Any = config
     for depth, part in enumerate(parts[:-1], start=1):

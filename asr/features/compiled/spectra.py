@@ -10,6 +10,7 @@ in the order of reversed digits (Gentleman and Sande 1966); the powers are then 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +72,7 @@ def _transform(plan: Plan, x: Floats) -> None:
     half = plan.fft // 2
     part = half // plan.radices[0]
     first = (plan.radices[0] - 1) * part
-    none = np.int64(0)  # a 0 as it is would be a type of its own, and compiled once more
+    none: Any = np.int64(0)  # a 0 as it is would be a type of its own, and compiled once more
     _pass(plan.radices[0], x, none, half, half, plan.turns, none)
     for start in range(0, half, part):
         length, turn = part, first

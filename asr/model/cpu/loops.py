@@ -11,10 +11,12 @@ import numpy as np
 
 from asr.jit import native, part
 from asr.model.cpu.cells import gru, lstm, tanh
-from asr.model.cpu.packed import GRU, LANES, TANH, WIDE, Conv, Floats, Longs, Stored, Weights
+from asr.model.cpu.packed import GRU, LANES, TANH, Conv, Floats, Longs, Stored, Weights, features
 from asr.model.cpu.tiles import tile
 from asr.model.cpu.vectors import as_stored, load, store
 
+#: the processor has vectors of 512 bits, and 32 of them
+WIDE = "avx512f" in features()
 #: rows that share weights while those are in the cache
 _BLOCK = 64
 

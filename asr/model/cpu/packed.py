@@ -59,10 +59,6 @@ def features() -> frozenset[str]:
     return frozenset(word[1:] for word in cpu()[1].split(",") if word.startswith("+"))
 
 
-#: the processor has vectors of 512 bits, and 32 of them
-WIDE = "avx512f" in features()
-
-
 def round_up(number: int, multiple: int) -> int:
     """Return the next multiple at or above a number."""
     return -(-number // multiple) * multiple
