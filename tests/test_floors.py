@@ -73,7 +73,7 @@ FLOORS = {
     "model.onnx.check": 2,
     "model.onnx.features": 2,
     "model.onnx.network": 2,
-    "model.onnx.run": 2,
+    "model.onnx.run": 3,
     "model.onnx.streaming": 2,
     "model.onnx.write": 2,
     "lm.neural": 2,

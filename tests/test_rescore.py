@@ -245,7 +245,7 @@ def test_where_rescoring_helps_the_search_is_reported_as_it_was_and_saved_as_it_
     def helps(lists, references, model, how):
         return Rescoring(how, rate=0.01, low=0.0, high=0.02, before=0.5, oracle=0.0, texts=3.0, helps=True)
 
-    monkeypatch.setattr("asr.tuning.rescore.tune_rescoring", helps)
+    monkeypatch.setattr("asr.tuning.tune_rescore.tune_rescoring", helps)
     where = ("--cache", tmp_path / "cache", "--device", "cpu", "--threads", 1)
     tune = ("tune", am, manifest, "--lm", folder / "lm.arpa", "--rescore", folder / "rnn", *where)
     document = json.loads(run(capsys, *tune, "--json"))

@@ -6,6 +6,7 @@ An unknown key is an error that names the nearest one.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from asr.config.messages import all_keys as all_keys
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     # The stages of training, on first use: they take as long to load as all the others, and use needs none of them.
-    from asr.config import stages
-
-    try:
-        return getattr(stages, name)
-    except AttributeError:
-        raise AttributeError(f"module 'asr.config' has no attribute '{name}'") from None
+    if not name[:1].isupper():
+        raise AttributeError(f"module 'asr.config' has no attribute '{name}'")
+    return getattr(import_module("asr.config.stages"), name)
