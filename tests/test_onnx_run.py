@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +20,10 @@ from tests.models import save_random_model
 from tests.test_cli import command  # noqa: F401  # the fixture
 from tests.test_docs import ROOT, blocks
 
-pytest.importorskip("onnx", reason="writing a graph needs the extra [onnx]")
+onnx = pytest.importorskip("onnx", reason="writing a graph needs the extra [onnx]")
 pytest.importorskip("onnxruntime", reason="running a graph needs the extra [onnx]")
 
-from asr.model.onnx.export import export_model
+from asr.model.onnx.export import export_model  # noqa: E402
 
 KINDS = {
     "features": ([], {}),
@@ -117,6 +119,20 @@ def test_commands_say_of_an_exported_folder_what_they_say_of_the_model(words, ex
     assert results[0] == results[1]
 
 
+def test_a_decoder_can_be_tuned_for_it(exported, corpus, tmp_path, command):  # noqa: F811
+    folder = tmp_path / "tuned"
+    shutil.copytree(exported, folder)
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    result = command("tune", folder, corpus, "--lm", tmp_path / "lm.arpa")
+    assert result.code == 0 and {"decoder.json", "lm.bin"} <= {file.name for file in folder.iterdir()}
+    assert Recognizer.load(folder, "cpu").decoder.lm is not None
+
+
+def test_its_speed_can_be_measured(exported, command):  # noqa: F811
+    result = command("bench", "transcribe", exported, "--files", "2", "--seconds", "1", "--rounds", "1", "--compare")
+    assert result.code == 0 and "fp32 products" in result.out, result.err
+
+
 def test_info_names_the_graph(exported, command):  # noqa: F811
     result = command("info", exported, "--json")
     facts = json.loads(result.out)
@@ -181,6 +197,37 @@ def _of_other_tokens(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(text.replace('"a"', '"z"'))
 
 
+def _changed(folder: Path, change: Callable[[Any], None]) -> None:
+    graph = onnx.load(folder / "model.onnx")
+    change(graph)
+    onnx.save(graph, folder / "model.onnx")
+
+
+def _without_facts(folder: Path) -> None:
+    _changed(folder, lambda graph: graph.ClearField("metadata_props"))
+
+
+def _with_damaged_facts(folder: Path) -> None:
+    _changed(folder, lambda graph: onnx.helper.set_model_props(graph, {"tokens": "[", "states": "{}}"}))
+
+
+def _of_other_answers(folder: Path) -> None:
+    def change(graph: Any) -> None:
+        graph.graph.output[1].name = "steps"
+        graph.graph.node[-1].output[0] = "steps"
+
+    _changed(folder, change)
+
+
+def _that_cannot_run(folder: Path) -> None:
+    def change(graph: Any) -> None:
+        reshape = next(node for node in graph.graph.node if node.op_type == "Reshape")
+        constant = next(one for one in graph.graph.initializer if one.name == reshape.input[1])
+        constant.CopyFrom(onnx.numpy_helper.from_array(np.array([7, 7, 7]), constant.name))
+
+    _changed(folder, change)
+
+
 def _cut_short(folder: Path) -> None:
     content = (folder / "model.onnx").read_bytes()
     (folder / "model.onnx").write_bytes(content[: len(content) // 2])
@@ -193,6 +240,10 @@ def _cut_short(folder: Path) -> None:
         (_of_other_bins, "model.onnx: is another graph than config.json and tokenizer.json say"),
         (_without_statistics, "config.json: export.statistics do not fit the features"),
         (_of_other_tokens, "model.onnx: has other tokens than tokenizer.json beside it"),
+        (_without_facts, "model.onnx: has other tokens than tokenizer.json beside it"),
+        (_with_damaged_facts, "model.onnx: has other tokens than tokenizer.json beside it"),
+        (_of_other_answers, "model.onnx: is another graph than config.json and tokenizer.json say"),
+        (_that_cannot_run, "model.onnx: onnxruntime cannot"),
         (_cut_short, "model.onnx: onnxruntime cannot load it"),
         (lambda folder: (folder / "model.onnx").write_text("no graph"), "model.onnx: onnxruntime cannot load it"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "is not a model folder: tokenizer.json missing"),

@@ -113,18 +113,21 @@ def _items(model: AcousticModel, inputs: list[str], files: int | None, seconds: 
 def _facts(
     model: AcousticModel, items: list[Item], measured: list[TranscriptionSpeed], threads: int, precision: str
 ) -> dict[str, Any]:
+    import torch
+
     from asr.model.padded import TorchNetwork
     from asr.model.prepared import prepared
     from asr.runtime import hardware
 
-    assert isinstance(model.network, TorchNetwork)  # as _load gives it
     network = prepared(model, precision).network
+    # An exported model has its fast path in itself.
+    own = model.network if isinstance(model.network, TorchNetwork) else None
     return {
         "parameters": model.num_parameters,
-        "hardware": hardware(model.network.device, threads),
+        "hardware": hardware(torch.device("cpu") if own is None else own.device, threads),
         "threads": threads,
         "precision": getattr(network, "precision", "fp32"),
-        "twin": network is not model.network,
+        "twin": network is not own,
         "files": len(items),
         "audio_s": round(measured[0].rounds[0].audio_s, 3),
     }

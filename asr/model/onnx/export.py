@@ -12,8 +12,8 @@ from pathlib import Path
 
 import asr
 from asr.config import FeatureConfig
-from asr.decode.tuned import NEURAL_LM, lm_path, read_tuned, write_tuned
-from asr.errors import AsrError, ConfigError
+from asr.decode.tuned import FILE, NEURAL_LM, lm_path, read_tuned, write_tuned
+from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.files import replace_folder, write_bytes, write_json
 from asr.model.checkpoint import load_trainable
 from asr.model.folder import FORMAT_VERSION, ModelFolderConfig, find_model
@@ -26,6 +26,8 @@ from asr.model.trainable import TrainableModel
 WEIGHTS = ("fp32", "fp16")
 #: networks that can be written
 _ENCODERS = ("recurrent", "tdnn", "mlp")
+#: 2 GB of float32 is the most that a file holds
+_MOST_PARAMETERS = 500_000_000
 #: a file with the words of a language model that count as known
 _WORDS = "lm-words.txt"
 
@@ -87,6 +89,8 @@ def _unfit(model: TrainableModel, form: Form) -> str:
         return f"there is no graph for model.encoder: {cfg.encoder} ({known} have one); try asr export --to hf"
     if model.extractor.cfg.kind == "hf":
         return "features.kind: hf needs the network that makes them, which has no graph"
+    if model.num_parameters > _MOST_PARAMETERS:
+        return f"an ONNX file holds 2 GB of weights, and this network has {model.num_parameters:,} weights of 4 bytes"
     if not form.streaming:
         return ""
     if cfg.encoder != "recurrent" or cfg.bidirectional:
@@ -173,9 +177,21 @@ def _copy_decoder(source: Path, part: Path) -> None:
         shutil.copyfile(found, part / found.name)
         tuned = tuned.model_copy(update={"lm": found.name})
     if tuned.lm_words:
-        shutil.copyfile(source / tuned.lm_words, part / _WORDS)
+        _copy(source / tuned.lm_words, part / _WORDS, source)
         tuned = tuned.model_copy(update={"lm_words": _WORDS})
     if tuned.rescore is not None:
-        shutil.copytree(source / tuned.rescore.model, part / NEURAL_LM)
+        _copy(source / tuned.rescore.model, part / NEURAL_LM, source)
         tuned = tuned.model_copy(update={"rescore": tuned.rescore.model_copy(update={"model": NEURAL_LM})})
     write_tuned(part, tuned)
+
+
+def _copy(place: Path, target: Path, source: Path) -> None:
+    """Copy a file or a folder that a tuned decoder needs."""
+    if not place.exists():
+        raise CheckpointError(
+            f"the settings were tuned with {place}, which is not there; run asr tune again", source / FILE
+        )
+    if place.is_dir():
+        shutil.copytree(place, target)
+    else:
+        shutil.copyfile(place, target)

@@ -32,10 +32,13 @@ class GraphNetwork:
     on_gpu = False
     precision = "fp32"
 
-    def __init__(self, cfg: ModelConfig, facts: ExportFacts, session: Session, stride: int, frames: int) -> None:
+    def __init__(
+        self, cfg: ModelConfig, facts: ExportFacts, session: Session, vocabulary_size: int, stride: int, frames: int
+    ) -> None:
         """Take a graph into use.
 
         Args:
+            vocabulary_size: number of tokens, blank included.
             stride: frames per step; samples, where the graph takes these.
             frames: the most, padding included, that the graph is given at a time.
         """
@@ -44,6 +47,7 @@ class GraphNetwork:
         self.num_parameters = facts.parameters
         self._facts = facts
         self._session = session
+        self._vocabulary_size = vocabulary_size
         self._frames = frames
 
     def each(self, features: Sequence[Floats]) -> list[Floats]:
@@ -54,7 +58,7 @@ class GraphNetwork:
         Args:
             features: where the graph takes samples, frames of one value each.
         """
-        answers = [np.zeros((0, self._session.vocabulary_size), np.float32)] * len(features)
+        answers = [np.zeros((0, self._vocabulary_size), np.float32)] * len(features)
         for batch in self._batches([len(features_tf) for features_tf in features]):
             given = [features[i][:, 0] if self._facts.features_in_graph else features[i] for i in batch]
             for i, log_probs_sv in zip(batch, self._session.run(given), strict=True):
@@ -109,7 +113,7 @@ def load_exported(folder: Path, device: str = "auto", precision: str = "auto") -
         # A frame is a sample then: a step has so many of them.
         stride *= round(config.features.hop_s * config.audio.sample_rate_hz)
     frame_s = extractor.hop / config.audio.sample_rate_hz
-    network = GraphNetwork(config.model, facts, session, stride, round(_BATCH_S / frame_s))
+    network = GraphNetwork(config.model, facts, session, tokenizer.vocabulary_size, stride, round(_BATCH_S / frame_s))
     return AcousticModel(network, extractor, tokenizer, config.audio, config.text, dict(config.training))
 
 

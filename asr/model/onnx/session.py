@@ -19,6 +19,8 @@ from asr.errors import AsrError, CheckpointError
 
 Floats = npt.NDArray[np.float32]
 
+#: values along the axis of a state that changes; samples of the longest window: 131,072
+_LONGEST_STATE = 1 << 18
 INSTALL = "pip install 'asr-ctc[onnx]'"
 
 
@@ -38,15 +40,20 @@ class Session:
         options.inter_op_num_threads = 1
         # A thread that waits for work must not keep a core busy.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, too
         source = model if isinstance(model, bytes) else str(model)
         self._path = None if isinstance(model, bytes) else model
         try:
             self._session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen kinds, which share nothing else
             raise CheckpointError(f"onnxruntime cannot load it: {_first_line(error)}", self._path) from error
-        self._inputs = [one.name for one in self._session.get_inputs()]
-        self._outputs = [one.name for one in self._session.get_outputs()]
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._inputs = [one.name for one in inputs]
+        self._outputs = [one.name for one in outputs]
+        #: an axis that may have any length is a word
+        self._shapes: dict[str, list[Any]] = {one.name: list(one.shape) for one in [*inputs, *outputs]}
+        #: the shapes with which the states of a streaming graph begin; none: it takes whole utterances
+        self.states: dict[str, list[str | int]] = self._states()
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -55,25 +62,9 @@ class Session:
         return found
 
     @property
-    def inputs(self) -> dict[str, list[Any]]:
-        """Return the shape of each input; an axis that may have any length is a word."""
-        return {one.name: one.shape for one in self._session.get_inputs()}
-
-    @property
     def main_input(self) -> str:
         """Return what the graph takes: features or samples."""
         return "samples" if "samples" in self._inputs else "features"
-
-    @property
-    def states(self) -> dict[str, list[Any]]:
-        """Return the shapes with which the states of a streaming graph begin; none: it takes whole utterances."""
-        found: dict[str, list[Any]] = json.loads(self.metadata.get("states", "{}"))
-        return found
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Return the number of tokens, blank included."""
-        return next(int(one.shape[-1]) for one in self._session.get_outputs() if one.name == "log_probs")
 
     def checksum(self) -> str:
         """Return a name for the graph's file and for the version of onnxruntime."""
@@ -86,15 +77,23 @@ class Session:
         Raises:
             CheckpointError: it is another graph.
         """
-        expected: dict[str, list[Any]] = {"samples": ["b", "n"]} if from_samples else {"features": ["b", "t", bins]}
-        names = ["is_last", *self.states] if streaming else ["num_samples" if from_samples else "num_frames"]
-        shapes = self.inputs
-        if sorted(shapes) != sorted([*expected, *names]) or any(shapes[name] != expected[name] for name in expected):
-            found = ", ".join(shapes)
+        main, count = ("samples", "num_samples") if from_samples else ("features", "num_frames")
+        inputs, outputs = [main, count], ["log_probs", "num_steps"]
+        if streaming:
+            inputs = [main, "is_last", *self.states]
+            outputs = ["log_probs", *(f"new_{name}" for name in self.states)]
+        fits = (
+            set(inputs) == set(self._inputs)
+            and set(outputs) == set(self._outputs)
+            and self._shapes[main][2:] == ([] if from_samples else [bins])
+            and self._shapes["log_probs"][2:] == [len(symbols) + 1]
+        )
+        if not fits:
+            found = ", ".join(self._inputs)
             raise CheckpointError(
-                f"is another graph than config.json and tokenizer.json say (inputs {found})", self._path
+                f"is another graph than config.json and tokenizer.json say (its inputs are {found})", self._path
             )
-        if json.loads(self.metadata.get("tokens", "[]")) != ["", *symbols]:
+        if self._json("tokens") != ["", *symbols]:
             raise CheckpointError("has other tokens than tokenizer.json beside it", self._path)
 
     def run(self, utterances: Sequence[Floats]) -> list[Floats]:
@@ -104,12 +103,36 @@ class Session:
         """
         if self.states:
             return [Stream(self).push(one, is_last=True) for one in utterances]
-        answers = self.answers(dict(zip(self._inputs, padded(utterances), strict=True)))
+        stacked, lengths_b = padded(utterances)
+        count = "num_samples" if self.main_input == "samples" else "num_frames"
+        answers = self.answers({self.main_input: stacked, count: lengths_b})
         return [answers["log_probs"][i, :steps] for i, steps in enumerate(answers["num_steps"].tolist())]
 
     def answers(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the outputs of the graph by name."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, given), strict=True))
+        try:
+            values = self._session.run(self._outputs, given)
+        except Exception as error:
+            if "Failed to allocate memory" in str(error):
+                raise MemoryError(str(error)) from error
+            raise CheckpointError(f"onnxruntime cannot run it: {_first_line(error)}", self._path) from error
+        return dict(zip(self._outputs, values, strict=True))
+
+    def _json(self, key: str) -> Any:
+        """Return an entry of the metadata; None, if it is missing or damaged."""
+        try:
+            return json.loads(self.metadata.get(key, "null"))
+        except ValueError:
+            return None
+
+    def _states(self) -> dict[str, list[str | int]]:
+        """Return what the metadata says of states, if it fits the inputs."""
+        found = self._json("states")
+        if not isinstance(found, dict):
+            return {}
+        return {
+            name: shape for name, shape in found.items() if name in self._shapes and _begins(shape, self._shapes[name])
+        }
 
 
 class Stream:
@@ -118,7 +141,7 @@ class Stream:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._states = {
-            name: np.zeros([1 if size == "b" else size for size in shape], np.float32)
+            name: np.zeros([1 if isinstance(size, str) else size for size in shape], np.float32)
             for name, shape in session.states.items()
         }
 
@@ -141,6 +164,18 @@ def padded(utterances: Sequence[Floats]) -> tuple[Floats, npt.NDArray[np.int64]]
     for row, one in zip(stacked, utterances, strict=True):
         row[: len(one)] = one
     return stacked, lengths_b
+
+
+def _begins(shape: Any, declared: Sequence[Any]) -> bool:
+    """Check that a state can begin with a shape: that of its input, with numbers for what changes."""
+    return (
+        isinstance(shape, list)
+        and len(shape) == len(declared)
+        and all(
+            size == known or (isinstance(known, str) and type(size) is int and 0 <= size <= _LONGEST_STATE)
+            for size, known in zip(shape, declared, strict=True)
+        )
+    )
 
 
 def _runtime() -> ModuleType:
