@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,25 @@ def test_a_decoder_can_be_tuned_for_it(exported, corpus, tmp_path, command):  # 
     result = command("tune", folder, corpus, "--lm", tmp_path / "lm.arpa")
     assert result.code == 0 and {"decoder.json", "lm.bin"} <= {file.name for file in folder.iterdir()}
     assert Recognizer.load(folder, "cpu").decoder.lm is not None
+
+
+@pytest.mark.parametrize("form", ["features", "samples"])
+def test_use_loads_neither_torch_nor_onnx(form, exported, tmp_path):
+    folder = exported
+    if form == "samples":
+        folder = tmp_path / "samples"
+        export_model(exported.parent / "model", folder, features=True)
+    audio = write_wav(tmp_path / "a.wav", tones("ab", np.random.default_rng(1)))
+    # With samples as its input nothing of ours is compiled, either.
+    unwanted = {"torch", "onnx"} | ({"numba"} if form == "samples" else set())
+    script = (
+        "import sys; from asr import Recognizer; "
+        f"print(Recognizer.load({str(folder)!r}, 'cpu').transcribe({str(audio)!r}).text); "
+        f"print({unwanted!r} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    text, loaded = done.stdout.splitlines()
+    assert text and loaded == "set()"
 
 
 def test_its_speed_can_be_measured(exported, command):  # noqa: F811
@@ -304,14 +325,14 @@ def test_the_programs_of_the_documents_say_what_the_model_says(tmp_path, monkeyp
 
 
 def test_without_onnxruntime_the_line_says_what_to_install(exported, tmp_path, monkeypatch, command):  # noqa: F811
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     result = command("transcribe", exported, write_wav(tmp_path / "a.wav"))
     assert result.code == 2 and "needs onnxruntime: pip install 'asr-ctc[onnx]'" in result.err
 
 
 def test_without_onnx_the_line_says_what_to_install(exported, tmp_path, monkeypatch, command):  # noqa: F811
     for name in ("asr.model.onnx.write", "asr.model.onnx.graph"):
-        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     result = command("export", exported.parent / "model", tmp_path / "out")
     assert result.code == 2 and "writing a graph needs onnx: pip install 'asr-ctc[onnx]'" in result.err
