@@ -27,8 +27,8 @@ INSTALL = "pip install 'asr-ctc[onnx]'"
 class Session:
     """A graph that is ready to run, with log-probabilities and numbers of steps as its outputs."""
 
-    def __init__(self, model: bytes | Path, threads: int = 1) -> None:
-        """Load a graph.
+    def __init__(self, model: bytes | Path) -> None:
+        """Load a graph. It computes in the thread that calls it; several may call it at a time.
 
         Raises:
             CheckpointError: onnxruntime cannot load it.
@@ -36,10 +36,8 @@ class Session:
         """
         runtime = _runtime()
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        # A thread that waits for work must not keep a core busy.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # what fails is raised, too
         source = model if isinstance(model, bytes) else str(model)
         self._path = None if isinstance(model, bytes) else model
