@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr import batch
+from asr import utterance
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
 from asr.features.frames import FeatureExtractor, _slopes, cosines, mel_filters
@@ -291,7 +291,7 @@ def test_a_bin_that_never_changes_does_not_blow_up_under_corpus_statistics():
 def test_dither_is_drawn_only_with_a_generator_and_is_reproducible():
     extractor = FeatureExtractor(FeatureConfig(dither=1e-3, normalization="none"), RATE_HZ)
     wave_n = sine(0.1)
-    plain_tf, first_tf, again_tf, other_tf = (batch.extract(extractor, wave_n, seed) for seed in (None, 1, 1, 2))
+    plain_tf, first_tf, again_tf, other_tf = (utterance.extract(extractor, wave_n, seed) for seed in (None, 1, 1, 2))
     assert np.array_equal(plain_tf, extractor(wave_n))
     assert np.array_equal(first_tf, again_tf)
     assert not np.array_equal(first_tf, other_tf)

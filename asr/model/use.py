@@ -80,7 +80,7 @@ def open_folder(folder: Path) -> OpenModel:
     of_network = shapes(config.model, extractor.num_bins, tokenizer.vocabulary_size)
     expected = {f"network.{name}": Stored(shape, "float32" if shape else "int64") for name, shape in of_network.items()}
     own = extractor.statistics()
-    expected |= {f"features.{name}": Stored(value.shape, "float32") for name, value in own.items()}
+    expected |= {f"features.{name}": Stored(value.shape, str(value.dtype)) for name, value in own.items()}
     check_alike(arrays.kinds, expected, weights)
     return OpenModel(config, tokenizer, extractor, arrays)
 
