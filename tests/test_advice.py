@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from asr.cli import app
+from asr.cli import commands
 from asr.corpora.importers import IMPORTERS
 from asr.corpora.prepare import prepare
 from asr.corpora.recipe import Request
@@ -24,7 +24,7 @@ from tests.models import save_random_model
 from tests.test_cli import command  # noqa: F401  # a fixture
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMAND: Any = typer.main.get_command(app)
+COMMAND: Any = typer.main.get_command(commands())
 #: where a message names what it knows only when it is printed
 HOLE = "…"
 

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from typer.testing import CliRunner
 
 from asr.align import align_text
-from asr.cli import app
+from asr.cli import commands
 from asr.data import manifest as manifests
 from asr.data.pieces import PieceTokenizer
 from asr.data.targets import PackedTargets, min_steps
@@ -345,11 +345,11 @@ def test_a_language_model_of_the_tokens_of_a_published_model_is_trained(tmp_path
     (tmp_path / "t.txt").write_text("\n".join(texts), encoding="utf-8")
     out = tmp_path / "lm.arpa"
     asked = ["lm", "train", str(tmp_path / "t.txt"), "--tokenizer", f"hf:{stored}", "--out", str(out), "--order", "2"]
-    result = CliRunner().invoke(app, asked)
+    result = CliRunner().invoke(commands(), asked)
     assert result.exit_code == 0, result.output
     assert "left out for characters that the tokenizer does not know: 'é' in 1" in result.stderr
     assert {"sh", "e", "a", "▁"} <= set(ngram.load(out).words)
-    result = CliRunner().invoke(app, ["lm", "train", *asked[2:4], f"hf:{tmp_path}/none", *asked[5:]])
+    result = CliRunner().invoke(commands(), ["lm", "train", *asked[2:4], f"hf:{tmp_path}/none", *asked[5:]])
     assert isinstance(result.exception, AsrError)
 
 

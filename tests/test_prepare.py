@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from asr.cli import app
+from asr.cli import commands
 from asr.corpora.catalogue import find_recipe
 from asr.corpora.prepare import prepare
 from asr.corpora.recipe import Corpus, Recipe, Request
@@ -407,7 +407,7 @@ def test_the_command_normalizes_trains_and_tells(tmp_path):
         (clips / f"{i}.txt").write_text(text, encoding="utf-8")
     out = tmp_path / "data"
     done = CliRunner().invoke(
-        app,
+        commands(),
         [
             "prepare",
             "folder",
@@ -429,7 +429,7 @@ def test_the_command_normalizes_trains_and_tells(tmp_path):
     assert document["flagged_numbers"] == 1
     assert document["files"] == {"tokenizer": str(out / "tokenizer.json")}
     assert texts_of(out, "train") == ["yes please", "no 5", "yes yes"]
-    done = CliRunner().invoke(app, ["prepare", "folder", str(clips), "--out", str(out), "--tokenizer", "bpe"])
+    done = CliRunner().invoke(commands(), ["prepare", "folder", str(clips), "--out", str(out), "--tokenizer", "bpe"])
     assert done.exit_code != 0
     assert isinstance(done.exception, ConfigError)
 
@@ -439,13 +439,13 @@ def test_rows_that_cannot_be_used_are_named_and_the_exit_code_is_1(tmp_path):
     write_wav(clips / "a.wav")
     (clips / "a.txt").write_text("one", encoding="utf-8")
     command = ["prepare", "folder", str(clips), "--out", str(tmp_path / "data")]
-    assert CliRunner().invoke(app, command).exit_code == 0
+    assert CliRunner().invoke(commands(), command).exit_code == 0
     (clips / "b.txt").write_text("two", encoding="utf-8")
-    done = CliRunner().invoke(app, command)
+    done = CliRunner().invoke(commands(), command)
     assert done.exit_code == 1
     assert "kept 1 of 2\ndropped b.txt: no audio file of that name beside it\n" in done.stdout
     assert header.read(tmp_path / "data") is not None  # all the rest was done
-    done = CliRunner().invoke(app, [*command, "--json"])
+    done = CliRunner().invoke(commands(), [*command, "--json"])
     assert done.exit_code == 1
     assert json.loads(done.stdout)["dropped"] == {"b.txt": "no audio file of that name beside it"}
 
@@ -457,10 +457,10 @@ def test_what_a_corpus_leaves_out_itself_is_counted_and_no_failure(tmp_path, mon
 
     toy = Recipe("toy", "Toy", 1.0, 16000, "CC0", "http://toy", write)
     monkeypatch.setattr("asr.corpora.catalogue.find_recipe", lambda name: (toy, tmp_path))
-    done = CliRunner().invoke(app, ["prepare", "toy", "--out", str(tmp_path / "data")])
+    done = CliRunner().invoke(commands(), ["prepare", "toy", "--out", str(tmp_path / "data")])
     assert done.exit_code == 0, done.output
     assert "kept 1 of 1\nleft out on purpose 2: marked\nleft out on purpose 1: no word\n" in done.stdout
-    done = CliRunner().invoke(app, ["prepare", "toy", "--out", str(tmp_path / "data"), "--json"])
+    done = CliRunner().invoke(commands(), ["prepare", "toy", "--out", str(tmp_path / "data"), "--json"])
     assert json.loads(done.stdout)["excluded"] == {"b": "marked", "c": "marked", "d": "no word"}
 
 

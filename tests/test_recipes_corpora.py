@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from asr.cli import app
+from asr.cli import commands
 from asr.corpora.catalogue import find_recipe
 from asr.corpora.prepare import Prepared, prepare
 from asr.corpora.recipe import Request
@@ -276,7 +276,7 @@ def test_an_empty_split_of_commonvoice_says_what_to_do_and_that_works(tmp_path, 
     assert "/uk/dev.tsv: has no rows, as the language is small; all its clips: asr prepare csv " in said
     command = shlex.split(said.partition(": asr ")[2])
     assert command[-2:] == ["--out", "DIR"]
-    done = CliRunner().invoke(app, command)
+    done = CliRunner().invoke(commands(), command)
     assert done.exit_code == 0, done.output
     rows = {
         name: [(u.text, u.speaker) for u in manifest.read(Path("DIR") / f"{name}.jsonl")] for name in ("train", "dev")

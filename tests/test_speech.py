@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from asr import Recognizer
-from asr.cli import app
+from asr.cli import commands
 from asr.data.manifest import read
 from asr.evaluate import evaluate
 from asr.infer import of_manifest
@@ -234,10 +234,12 @@ def test_evaluation_gives_the_texts_of_transcription(folder, tmp_path):
 
 def test_the_command_writes_the_number_and_takes_a_threshold(folder, tmp_path):
     path = write_wav(tmp_path / "noise.wav", white(3.0, -20))
-    done = CliRunner().invoke(app, ["transcribe", str(folder), str(path), "--json"])
+    done = CliRunner().invoke(commands(), ["transcribe", str(folder), str(path), "--json"])
     (one,) = json.loads(done.stdout)["transcripts"]
     assert (one["text"], one["segments"]) == ("", []) and one["no_speech_prob"] > 0.8
-    done = CliRunner().invoke(app, ["transcribe", str(folder), str(path), "--json", "--no-speech-threshold", "1"])
+    done = CliRunner().invoke(
+        commands(), ["transcribe", str(folder), str(path), "--json", "--no-speech-threshold", "1"]
+    )
     (one,) = json.loads(done.stdout)["transcripts"]
     assert one["text"] and one["segments"][0]["no_speech_prob"] == one["no_speech_prob"]
 
