@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Corpora for the tests that use real speech; those tests skip where it is absent.
 export ASR_TEST_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: quickstart test test-all test-oldest check format hashes clean
+.PHONY: quickstart test test-all test-oldest test-use check format hashes clean
 
 READY := .venv/$(if $(SECURE),secure,installed)
 WITH_SYNTHESISER := .venv/quickstart$(if $(SECURE),-secure)
@@ -27,6 +27,9 @@ test-all: $(READY)
 test-oldest: .venv-oldest/installed
 	.venv-oldest/bin/pytest
 
+test-use: .venv-use/installed
+	.venv-use/bin/pytest tests/test_without_torch.py
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -38,7 +41,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 EXTRAS := .[dev,pictures]
-EXTRAS_OLDEST := .[test,pictures]
+EXTRAS_OLDEST := .[test,pictures,onnx]
 
 # The exact versions of constraints.txt, so that the same commands give the same set next year.
 .venv/installed: pyproject.toml constraints.txt
@@ -87,6 +90,13 @@ hashes:
 	$(call environment,.venv-oldest)
 	$(call install,.venv-oldest,constraints-oldest.txt,$(EXTRAS_OLDEST),torchaudio)
 
+# For use alone: what requirements-use.txt installs, without PyTorch, and what its tests need.
+.venv-use/installed: pyproject.toml constraints.txt requirements-use.txt
+	$(call environment,.venv-use)
+	.venv-use/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-use.txt pytest hypothesis
+	.venv-use/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
 define environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "needs Python 3.11 or later; got $$($(PYTHON) --version): make PYTHON=python3.11 ..." >&2; exit 2; }
@@ -99,4 +109,4 @@ define install
 endef
 
 clean:
-	rm -rf .venv .venv-oldest .venv-hashes work
+	rm -rf .venv .venv-oldest .venv-use .venv-hashes work

@@ -46,6 +46,20 @@ def cpu() -> tuple[str, str]:
     return name, os.environ.get("NUMBA_CPU_FEATURES") or binding.get_host_cpu_features().flatten()
 
 
+class Flat:
+    """A tuple that is given to functions many times, laid out for them once."""
+
+    def __init__(self, value: tuple[Any, ...]) -> None:
+        self.value = value
+        self.arguments: list[Any] = []
+        kinds: list[str] = []
+        _flatten(value, self.arguments, kinds)
+        self.kind = "".join(kinds)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Flat, (self.value,)  # a copy has arrays of its own, at other places
+
+
 class Native:
     """A function that numba compiles, called by its machine code. Calls run without the GIL."""
 
@@ -108,7 +122,7 @@ class Native:
             return types.int64 if isinstance(value, int | np.integer) else typeof(value)
 
         dispatcher = getattr(importlib.import_module(self._module), self._name)
-        signature = tuple(map(type_of, values))
+        signature = tuple(type_of(value.value if isinstance(value, Flat) else value) for value in values)
         dispatcher.compile(signature)
         module = binding.parse_assembly(dispatcher.inspect_llvm(signature))
         module.get_function(dispatcher.overloads[signature].fndesc.llvm_func_name).name = _SYMBOL
@@ -152,7 +166,10 @@ def _keep_only(name: str, module: Any) -> None:
 
 def _flatten(value: Any, flat: list[Any], kinds: list[str]) -> None:
     """Append a value as numba's functions take it, and its kind."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, Flat):
+        flat += value.arguments
+        kinds.append(value.kind)
+    elif isinstance(value, np.ndarray):
         assert value.flags.c_contiguous
         flat += (None, None, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
         kinds.append(f"{value.dtype.char}{value.ndim}")

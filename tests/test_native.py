@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from asr import native
-from asr.native import Native
+from asr.native import Flat, Native
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = '''
@@ -67,6 +68,18 @@ def test_arrays_tuples_and_numbers_arrive(kernels):
     out = np.zeros(5, np.float32)
     scaled((np.zeros(5, np.float32), np.zeros((1, 5), np.float32)), x, np.float32(1), 0, out)
     assert out.tolist() == [0, 1, 2, 3, 4] and len(kept(kernels)) == 2
+
+
+def test_a_tuple_laid_out_once_can_be_copied(kernels):
+    scaled = Native("kernels_for_tests", "scaled")
+    flat = Flat((np.full(3, 10, np.float32), np.full((1, 3), 100, np.float32)))
+    other = copy.deepcopy(flat)
+    flat.value[0][:] = 0
+    for pair, expected in ((flat, [100, 101, 102]), (other, [110, 111, 112])):
+        out = np.zeros(3, np.float32)
+        scaled(pair, np.arange(3, dtype=np.float32), np.float32(1), 0, out)
+        assert out.tolist() == expected
+    assert len(kept(kernels)) == 1
 
 
 def test_a_second_process_needs_no_numba(kernels):

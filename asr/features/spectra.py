@@ -18,7 +18,7 @@ from asr.features.compiled.plan import BLOCK, Plan, can_transform, make_plan
 from asr.features.extractor import Floats
 from asr.limits import check_spectrum
 from asr.model.cpu.packed import LANES
-from asr.native import Native
+from asr.native import Flat, Native
 
 Doubles = npt.NDArray[np.float64]
 
@@ -113,7 +113,7 @@ class LogSpectra:
         if not frames:
             return np.zeros((0, self._num_bins), np.float32)
         plan = self._plan
-        return self._through_numpy(wave_n, frames) if plan is None else self._compiled(plan, wave_n, frames)
+        return self._through_numpy(wave_n, frames) if plan is None else self._compiled(*plan, wave_n, frames)
 
     @property
     def _num_bins(self) -> int:
@@ -121,20 +121,21 @@ class LogSpectra:
         return self.fft // 2 + 1 if last is None else int(last.shape[1])
 
     @cached_property
-    def _plan(self) -> Plan | None:
+    def _plan(self) -> tuple[Plan, Flat] | None:
         """Return what the compiled code needs; None: it has no transform of this size."""
         if not can_transform(self.fft):
             return None
         tables = self.filters_fm, self._added, self._floor, self.cosines_mc
-        return make_plan(self.window_n, self.hop, self.fft, *tables)
+        plan = make_plan(self.window_n, self.hop, self.fft, *tables)
+        return plan, Flat(plan)
 
-    def _compiled(self, plan: Plan, wave_n: Floats, frames: int) -> Floats:
+    def _compiled(self, plan: Plan, flat: Flat, wave_n: Floats, frames: int) -> Floats:
         # It computes blocks of frames: the last one may reach beyond the end.
         whole = -(-frames // BLOCK) * BLOCK
         features_tf = np.empty((whole, self._num_bins), np.float32)
         padded_n = self._padded(wave_n, whole, len(plan.window))
         rooms = max(plan.fft, len(plan.window)), plan.fft // 2 + 1, len(plan.starts), len(plan.cosines)
-        _log_spectra(plan, padded_n, frames, features_tf.reshape(-1), *map(_room, rooms))
+        _log_spectra(flat, padded_n, frames, features_tf.reshape(-1), *map(_room, rooms))
         return features_tf[:frames]
 
     def _through_numpy(self, wave_n: Floats, frames: int) -> Floats:
