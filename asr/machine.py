@@ -119,16 +119,16 @@ def free_gpu_memory() -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Check whether an error of torch or numpy means that there is no memory left."""
-    if isinstance(error, MemoryError):
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
-    if not isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one
+    if not isinstance(error, RuntimeError):
         return False
     text = str(error)
     if any(words in text for words in _NO_MEMORY):
         return True
     # torch tries one algorithm after the other, also after one that found no memory, and in the end names no reason
     # (Conv_v8.cpp, try_configs). If no allocation has failed, cuDNN has none for this dtype or this GPU.
-    torch = sys.modules.get("torch")
     return _NO_ENGINE in text and torch is not None and torch.cuda.memory_stats().get("num_ooms", 0) > 0
 
 

@@ -138,7 +138,7 @@ def test_use_loads_neither_torch_nor_onnx(form, exported, tmp_path):
         export_model(exported.parent / "model", folder, features=True)
     audio = write_wav(tmp_path / "a.wav", tones("ab", np.random.default_rng(1)))
     # With samples as its input nothing of ours is compiled, either.
-    unwanted = {"torch", "onnx"} | ({"numba"} if form == "samples" else set())
+    unwanted = {"torch", "onnx"} | ({"numba", "llvmlite"} if form == "samples" else set())
     script = (
         "import sys; from asr import Recognizer; "
         f"print(Recognizer.load({str(folder)!r}, 'cpu').transcribe({str(audio)!r}).text); "

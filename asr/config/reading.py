@@ -70,6 +70,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """Apply dotted ``key=value`` settings to a config; values are read as YAML.
 
+    >>> from asr.config import RunConfig
     >>> override(RunConfig(), ["optim.lr=0.002"]).optim.lr
     0.002
     >>> override(RunConfig(), ["train.freeze.layers.0=100"]).train.freeze
@@ -165,6 +166,7 @@ def read_yaml(text: str) -> Any:
 def flat(config: Stage, prefix: str = "") -> dict[str, Any]:
     """Return the values of all keys by their dotted names, as JSON has them; a mapping is one value.
 
+    >>> from asr.config import RunConfig
     >>> flat(RunConfig())["train.epochs"], flat(RunConfig())["train.freeze"]
     (30, {})
     """

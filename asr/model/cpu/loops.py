@@ -63,6 +63,9 @@ def product(
                 elif left >= 4:
                     tile(4, 3, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                     r += 4
+                elif left >= 2:
+                    tile(2, 3, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
+                    r += 2
                 else:
                     tile(1, 3, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                     r += 1
@@ -73,6 +76,9 @@ def product(
                 elif left >= 4:
                     tile(4, 2, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                     r += 4
+                elif left >= 2:
+                    tile(2, 2, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
+                    r += 2
                 else:
                     tile(1, 2, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                     r += 1
@@ -82,6 +88,9 @@ def product(
             elif left >= 4:
                 tile(4, 1, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                 r += 4
+            elif left >= 2:
+                tile(2, 1, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
+                r += 2
             else:
                 tile(1, 1, a, x, a_row, a_run, w, w_c, apart, out, o, out_row)
                 r += 1

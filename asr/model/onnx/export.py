@@ -86,7 +86,7 @@ def _unfit(model: TrainableModel, form: Form) -> str:
     cfg = model.network.cfg
     if cfg.encoder not in _ENCODERS:
         known = ", ".join(_ENCODERS)
-        return f"there is no graph for model.encoder: {cfg.encoder} ({known} have one); try asr export --to hf"
+        return f"there is no graph for model.encoder: {cfg.encoder} ({known} have one); try --to hf"
     if model.extractor.cfg.kind == "hf":
         return "features.kind: hf needs the network that makes them, which has no graph"
     if model.num_parameters > _MOST_PARAMETERS:
