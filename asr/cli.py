@@ -75,7 +75,7 @@ def commands(words: Sequence[str] = ()) -> typer.Typer:
 
 def run() -> None:
     """The command's entry point: what goes wrong becomes one line on stderr and an exit code."""
-    _set_up_torch()
+    _set_up_libraries()
     if sys.stderr is None:  # closed by the caller; what is said there must not end up in stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
     if sys.stdout is None:
@@ -98,8 +98,14 @@ def run() -> None:
     sys.exit(code)
 
 
-def _set_up_torch() -> None:
-    """Set what torch and its libraries read from the environment when they are loaded; the user's own values stay."""
+def _set_up_libraries() -> None:
+    """Set what libraries read from the environment when they are loaded; the user's own values stay."""
+    # numpy's own threads would only take the cores of ours, and half of the time that it takes to load.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    # To look for plugins, pydantic reads what is known of every package that is installed.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
     # How long torch's threads spin before they sleep. For ever (the default) makes two-thread torch many times
     # slower as soon as another process wants a core; not at all makes each small product pay for waking them.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import os
-import platform
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -139,6 +136,8 @@ def commit() -> dict[str, Any]:
     if not (folder / ".git").exists():
         return unknown
 
+    import subprocess
+
     def git(*args: str) -> str:
         return subprocess.run(
             ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=10
@@ -152,6 +151,8 @@ def commit() -> dict[str, Any]:
 
 def package_version(package: str) -> str | None:
     """Return the installed version of a package, None where it is not installed."""
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -163,4 +164,6 @@ def cpu_name() -> str:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
+    import platform
+
     return platform.processor() or platform.machine()

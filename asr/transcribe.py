@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from asr.data.audio import Wave
 from asr.decode.choose import Decoder, greedy_decoder
-from asr.decode.decoder import Backend
 from asr.decode.greedy import words_with_times
 from asr.decode.options import DecoderOptions
 from asr.decode.types import LogProbs
@@ -35,6 +34,9 @@ from asr.recordings.speech import NO_SPEECH_THRESHOLD, second_opinion, without_w
 from asr.transcript import Alternative, Seam, Transcript, segments_of
 from asr.tuning.rescore import rescoring_decoder_for
 from asr.utterance import extract
+
+if TYPE_CHECKING:
+    from asr.decode.decoder import Backend
 
 #: passages that wait for the decoder, at most
 _WAITING = 64

@@ -43,7 +43,7 @@ class Way:
         with tempfile.TemporaryDirectory() as folder:
             command = [self.python, "-m", "asr", "transcribe", self.model, source, "-f", "jsonl", "-o", folder]
             command += ["--threads", "1", "--jobs", "1", *self.options]
-            environment = {**os.environ, "PYTHONPATH": str(self.checkout), "OMP_NUM_THREADS": "1"}
+            environment = {**os.environ, "PYTHONPATH": str(self.checkout)}
             started = subprocess.Popen(command, cwd=self.checkout, env=environment, stderr=subprocess.DEVNULL)
             _, status, usage = os.wait4(started.pid, 0)
             if status:

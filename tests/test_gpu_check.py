@@ -138,7 +138,7 @@ def test_the_checks_run_in_the_environment_of_the_command(monkeypatch: pytest.Mo
     for name in (*gpu_check.ENVIRONMENT, "PYTORCH_CUDA_ALLOC_CONF"):
         monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
-    cli._set_up_torch()
+    cli._set_up_libraries()
 
     assert {name: value for name, value in os.environ.items() if name not in before} == gpu_check.ENVIRONMENT
 

@@ -7,7 +7,6 @@ from datetime import date
 from itertools import takewhile
 from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
 
@@ -101,6 +100,8 @@ def as_yaml(value: Any) -> str:
         return "[" + ", ".join(map(as_yaml, value)) + "]"
     if isinstance(value, date):
         return value.isoformat()
+
+    import yaml
 
     text: str = yaml.safe_dump(value, default_flow_style=True)
     return text.removesuffix("...\n").strip()

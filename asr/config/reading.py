@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from asr.config.messages import first_error, type_in_yaml, unknown_key
@@ -46,6 +44,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: the file cannot be read, is not YAML, or holds an unknown key or a bad value.
     """
+    import yaml
+
+    from asr.config.documents import read_yaml
     from asr.config.stages import RunConfig  # use needs none of training's stages
 
     path = Path(path)
@@ -117,6 +118,10 @@ def split_setting(item: str, *, example: str) -> tuple[str, Any]:
     Raises:
         ConfigError: no ``=``, or the value is not YAML.
     """
+    import yaml
+
+    from asr.config.documents import read_yaml
+
     key, equals, text = item.partition("=")
     if not equals:
         raise ConfigError(f"--set {item}: expected key=value, for example {example}")
@@ -124,43 +129,6 @@ def split_setting(item: str, *, example: str) -> tuple[str, Any]:
         return key.strip(), read_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {item}: the value is not valid YAML", key=key) from error
-
-
-class _Loader(yaml.SafeLoader):
-    """Read YAML as people write it: 3e-4 is a number (YAML 1.1 wants 3.0e-4), and a key given twice is an error.
-
-    So is an alias (``*name``): lists of aliases of lists of aliases would be endless to whoever walks through them.
-    """
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event: Any = self.get_event()  # type: ignore[no-untyped-call]
-            problem = f"'*{event.anchor}' is an alias, which is not read: write the value itself"
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def read_yaml(text: str) -> Any:
-    """Return the value of a YAML document; tags that name objects, aliases and keys given twice are errors.
-
-    Raises:
-        yaml.YAMLError, ValueError, RecursionError: it is not YAML as it is read here.
-    """
-    return yaml.load(text, Loader=_Loader)
 
 
 def flat(config: Stage, prefix: str = "") -> dict[str, Any]:
@@ -179,5 +147,7 @@ def flat(config: Stage, prefix: str = "") -> dict[str, Any]:
 
 def to_yaml(config: Stage) -> str:
     """Return the config as YAML, with every value."""
+    import yaml
+
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text

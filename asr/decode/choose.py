@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asr.config import parse
 from asr.data.tokenizer import Tokenizer
-from asr.decode.decoder import Backend, BeamDecoder
 from asr.decode.greedy import greedy
 from asr.decode.options import DecoderOptions
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import FILE, lm_path, read_tuned
 from asr.decode.types import Hypothesis, LogProbs
 from asr.errors import AsrError, ConfigError, nearest
-from asr.lm import ngram
+
+if TYPE_CHECKING:
+    from asr.decode.decoder import Backend
 
 DECODERS = ("greedy", "beam")
 #: a language model's path that means: none, whatever was tuned
@@ -55,6 +57,9 @@ def beam_decoder(
         DataError: the language model cannot be read.
         ConfigError: tokenizer, language model, hotwords and lexicon do not fit together.
     """
+    from asr.decode.decoder import BeamDecoder  # greedy decoding needs no search, nor language models
+    from asr.lm import ngram
+
     if lm_path is not None and lm_path.is_dir():
         raise ConfigError(f"{lm_path}: is a folder; --lm takes an n-gram model's file; a neural model: --rescore")
     lm = None if lm_path is None else ngram.load(lm_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -13,9 +13,9 @@ from asr.config import Stage, parse
 from asr.decode.settings import BeamConfig
 from asr.errors import CheckpointError, ConfigError, os_reason
 from asr.files import open_regular, read_json, write_json
-from asr.lm.binary import save_binary
-from asr.lm.files import reading, writing
-from asr.lm.model import HashedModel, NgramModel
+
+if TYPE_CHECKING:
+    from asr.lm.model import NgramModel
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,9 @@ def keep_lm(folder: Path, model: NgramModel, path: Path) -> tuple[str, int]:
     Raises:
         AsrError: it cannot be written.
     """
+    from asr.lm.binary import save_binary
+    from asr.lm.model import HashedModel
+
     place, own = path.resolve(), folder.resolve()
     if not place.is_relative_to(own):
         place = own / LM
@@ -78,6 +81,8 @@ def keep_lm(folder: Path, model: NgramModel, path: Path) -> tuple[str, int]:
 
 
 def _copy(source: Path, target: Path) -> None:
+    from asr.lm.files import reading, writing
+
     with reading(source), open_regular(source) as file, writing(target) as copy:
         shutil.copyfileobj(file, copy)
 

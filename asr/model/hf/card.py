@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from asr.config.reading import read_yaml
+from asr.config.documents import read_yaml
 from asr.files import open_regular
 from asr.model.contract import AcousticModel
 from asr.model.hf.names import is_hf, parse

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import yaml
 from torch import Tensor
 
-from asr.config.reading import read_yaml
+from asr.config.documents import read_yaml
 from asr.data.tar import Header, members
 from asr.errors import CheckpointError, DataError, os_reason
 from asr.files import gunzip, open_regular
