@@ -13,9 +13,8 @@ from asr.model.onnx.session import Session, Stream
 from asr.model.trainable import TrainableModel
 from asr.utterance import extract
 
-#: the most that a log-probability of a graph in float32 may differ, from features and from samples: of a quiet bin
-#: beside a loud one both ways to a spectrum have few digits, and the graph's is the more exact one
-_TOLERANCE, _FROM_SAMPLES = 1e-4, 1e-3
+#: the most that a log-probability of a graph in float32 may differ
+_TOLERANCE = 1e-4
 #: frames of utterances that are batches of their own: padded, with one of no frames and one of a single frame; alone
 _BATCHES: tuple[tuple[int, ...], ...] = ((157, 90, 0, 33, 1), (301, 299), (64,))
 
@@ -53,10 +52,9 @@ def check(model: TrainableModel, session: Session, *, from_samples: bool) -> flo
         AsrError: it is not, and the graph must not be used.
     """
     worst = largest_difference(model, session, from_samples=from_samples)
-    most = _FROM_SAMPLES if from_samples else _TOLERANCE
-    if not worst <= most:
+    if not worst <= _TOLERANCE:
         raise AsrError(
-            f"the graph's log-probabilities differ from the network's by {worst:.1e}, more than {most:.0e}: "
+            f"the graph's log-probabilities differ from the network's by {worst:.1e}, more than {_TOLERANCE:.0e}: "
             "nothing was written; please report this model's config.json"
         )
     return worst
