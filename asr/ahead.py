@@ -53,8 +53,8 @@ def ahead(jobs: Iterable[tuple[float, Callable[[], T]]], threads: int, most: flo
 def ahead_of_gpu(on_gpu: bool, jobs: Iterable[tuple[float, Callable[[], T]]]) -> Generator[T, None, None]:
     """Yield what each job returns, in order; if the network is on a GPU, threads do the next ones meanwhile.
 
-    One core reads and computes the features of some thousand seconds of audio per second; a GPU takes more. On a CPU the
-    network has the other cores.
+    One core reads and computes the features of some thousand seconds of audio per second; a GPU takes more. On a CPU
+    the network has the other cores.
 
     Args:
         on_gpu: whether the network is.
