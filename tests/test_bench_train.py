@@ -135,11 +135,12 @@ def test_the_plain_way_has_the_same_loss_on_a_batch(tmp_path, cell, merge):
     assert sum(p.numel() for p in plain.network.parameters()) >= trial.model.num_parameters
 
 
-def test_the_plain_way_learns(tmp_path):
+@pytest.mark.parametrize("better", [{}, {"precision": "bf16", "by_length": True}], ids=["plain", "better"])
+def test_the_plain_way_learns(tmp_path, better):
     build_corpus(tmp_path, 8, seed=1, longest=3)
     cfg = tiny_config("augment.speeds=[0.9, 1.0]", "augment.spec={freq_masks: 1}")
     trial = build_trial(cfg, tmp_path)
-    plain = PlainTrainer(trial.data, trial.model.network, trial.machine.device)
+    plain = PlainTrainer(trial.data, trial.model.network, trial.machine.device, **better)
     losses = [plain.step()[1] for _ in range(40)]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
@@ -150,7 +151,8 @@ def test_the_command_reports_both_ways(command, config, tmp_path):
     assert code == 0 and err == ""
     document = json.loads(out)
     assert document["steps"] == 3 and document["threads"] == 1 and document["precision"] == "fp32"
-    assert document["ratio"] == pytest.approx(document["audio_s_per_s"] / document["plain_audio_s_per_s"], rel=0.01)
+    for ratio, plain in (("ratio", "plain_audio_s_per_s"), ("better_ratio", "better_plain_audio_s_per_s")):
+        assert document[ratio] == pytest.approx(document["audio_s_per_s"] / document[plain], rel=0.01)
     assert sum(document["shares"].values()) == pytest.approx(1, abs=1e-3)
     code, out, _ = command(config, "--minutes", 0.01, "--seconds", 0.5)
     assert code == 0

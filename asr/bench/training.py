@@ -77,6 +77,8 @@ class TrainingSpeed:
     steps: int = 0
     turns: list[Turn] = field(default_factory=list)
     plain: list[Turn] = field(default_factory=list)
+    #: the plain way in the same precision as ours, on batches by length
+    better_plain: list[Turn] = field(default_factory=list)
     #: seconds of each part
     parts: dict[str, float] = field(default_factory=dict)
     #: seconds of computing features, in threads beside the step
@@ -108,6 +110,17 @@ class TrainingSpeed:
         return None if plain is None else self.audio_s_per_s / plain
 
     @property
+    def better_plain_audio_s_per_s(self) -> float | None:
+        """Seconds of audio per second of the better plain way, if it was measured."""
+        return _median_rate(self.better_plain) if self.better_plain else None
+
+    @property
+    def better_ratio(self) -> float | None:
+        """Return the speed as a multiple of the better plain way's."""
+        plain = self.better_plain_audio_s_per_s
+        return None if plain is None else self.audio_s_per_s / plain
+
+    @property
     def shares(self) -> dict[str, float]:
         """The share of each part in the time."""
         return {part: spent / self.seconds for part, spent in self.parts.items()}
@@ -120,8 +133,6 @@ class TrainingSpeed:
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers for programs."""
-        plain = self.plain_audio_s_per_s
-        ratio = self.ratio
         return {
             "audio_s_per_s": round(self.audio_s_per_s, 2),
             "shares": {part: round(share, 4) for part, share in self.shares.items()},
@@ -137,13 +148,19 @@ class TrainingSpeed:
             "precision": self.precision,
             "hardware": self.hardware,
             "threads": self.threads,
-            "plain_audio_s_per_s": None if plain is None else round(plain, 2),
-            "ratio": None if ratio is None else round(ratio, 3),
+            "plain_audio_s_per_s": _rounded(self.plain_audio_s_per_s, 2),
+            "ratio": _rounded(self.ratio, 3),
+            "better_plain_audio_s_per_s": _rounded(self.better_plain_audio_s_per_s, 2),
+            "better_ratio": _rounded(self.better_ratio, 3),
         }
 
 
 def _median_rate(turns: list[Turn]) -> float:
     return statistics.median(turn.audio_s / turn.seconds for turn in turns)
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def measure_training(
@@ -158,8 +175,8 @@ def measure_training(
 ) -> TrainingSpeed:
     """Train for some minutes, or for this many steps (each way), and forget it.
 
-    The first two steps of each way are not counted: in them code is compiled and memory found. With ``compare`` both
-    ways take turns of four steps.
+    The first two steps of each way are not counted: in them code is compiled and memory found. With ``compare`` ours
+    and the two ways of ``asr.bench.plain`` take turns of four steps.
 
     Args:
         data: a folder with train.jsonl; ``words`` describes it in the report.
@@ -173,12 +190,17 @@ def measure_training(
         machine = trial.machine
         hardware_name = hardware(machine.device, machine.threads)
         found = TrainingSpeed(machine.precision, hardware_name, machine.threads, trial.model.num_parameters, words)
-        plain = PlainTrainer(trial.data, trial.model.network, machine.device) if compare else None
+        others: list[tuple[list[Turn], PlainTrainer]] = []
+        if compare:
+            setting = (trial.data, trial.model.network, machine.device)
+            others.append((found.plain, PlainTrainer(*setting)))
+            better = PlainTrainer(*setting, precision=machine.precision, by_length=True)
+            others.append((found.better_plain, better))
         found.peak = peak(machine.precision, machine.device)
         for _ in range(2):
             ours.step()
-            if plain is not None:
-                plain.step()
+            for _, other in others:
+                other.step()
 
         ours.forget()
         began = time.perf_counter()
@@ -186,8 +208,8 @@ def measure_training(
         while share < 1:
             count = _TURN if steps is None else min(_TURN, steps - found.steps)
             found.turns.append(_turn(ours.step, count, machine.device))
-            if plain is not None:
-                found.plain.append(_turn(lambda: plain.step()[0], count, machine.device))
+            for turns, other in others:
+                turns.append(_turn(lambda way=other: way.step()[0], count, machine.device))  # type: ignore[misc]
             found.steps += count
             share = (time.perf_counter() - began) / (60 * minutes) if steps is None else found.steps / steps
             progress(min(1.0, share))
