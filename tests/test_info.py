@@ -14,7 +14,8 @@ from asr.data import prepared as headers
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import Tuned, write_tuned
 from asr.errors import AsrError, CheckpointError, ConfigError, DataError
-from asr.info import _rows, describe
+from asr.info import describe
+from asr.info.parts import layer_rows
 from asr.lm import ngram
 from asr.model.checkpoint import load_model
 from tests.builders import build_corpus, tiny_config
@@ -184,7 +185,7 @@ def test_many_layers_that_are_alike_share_a_line(tmp_path):
 
 def test_many_parts_that_are_alike_share_a_line_and_three_do_not():
     parts = [(f"layer {i}", "9 units", 1000) for i in range(1, 5)]
-    assert _rows(parts) == ["layer 1 to 4: each 9 units, 4,000 parameters"]
-    assert _rows(parts[:3]) == [f"layer {i}: 9 units, 1,000 parameters" for i in (1, 2, 3)]
+    assert layer_rows(parts) == ["layer 1 to 4: each 9 units, 4,000 parameters"]
+    assert layer_rows(parts[:3]) == [f"layer {i}: 9 units, 1,000 parameters" for i in (1, 2, 3)]
     other = ("output", "29 tokens", 261)
-    assert _rows([*parts, other])[1:] == ["output: 29 tokens, 261 parameters"]
+    assert layer_rows([*parts, other])[1:] == ["output: 29 tokens, 261 parameters"]
