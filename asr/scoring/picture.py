@@ -73,7 +73,7 @@ def check(out: Path) -> str:
     try:
         import matplotlib.backend_bases
     except ImportError as error:
-        raise AsrError("pictures need matplotlib: pip install 'asr-ctc[pictures]'") from error
+        raise AsrError("pictures need matplotlib: pip install matplotlib") from error
 
     kind = out.suffix[1:].lower()
     if kind not in matplotlib.backend_bases.FigureCanvasBase.get_supported_filetypes():

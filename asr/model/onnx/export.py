@@ -20,7 +20,7 @@ from asr.model.folder import FORMAT_VERSION, ModelFolderConfig, find_model
 from asr.model.model_files import read_object, writing
 from asr.model.onnx.card import MODEL, ExportFacts
 from asr.model.onnx.form import Form
-from asr.model.onnx.session import INSTALL, Session
+from asr.model.onnx.session import Session
 from asr.model.trainable import TrainableModel
 
 WEIGHTS = ("fp32", "fp16")
@@ -137,7 +137,7 @@ def _graph(model: TrainableModel, form: Form) -> bytes:
     try:
         from asr.model.onnx.write import write_graph
     except ImportError as error:
-        raise AsrError(f"writing a graph needs onnx: {INSTALL}") from error
+        raise AsrError("writing a graph needs onnx: pip install 'asr-ctc[onnx]'") from error
 
     arrays = {name: tensor.numpy() for name, tensor in model.network.state_dict().items()}
     return write_graph(model.network.cfg, arrays, model.extractor, form, _metadata(model))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,6 @@ Floats = npt.NDArray[np.float32]
 
 #: values along the axis of a state that changes; samples of the longest window: 131,072
 _LONGEST_STATE = 1 << 18
-INSTALL = "pip install 'asr-ctc[onnx]'"
 
 
 class Session:
@@ -177,10 +177,13 @@ def _begins(shape: Any, declared: Sequence[Any]) -> bool:
 
 
 def _runtime() -> ModuleType:
+    # From version 1.29 on, the official builds report each use to their maker, unless this is set before they are
+    # loaded. A user's own value stays.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
-        raise AsrError(f"running an exported model needs onnxruntime: {INSTALL}") from error
+        raise AsrError("running an exported model needs onnxruntime: pip install onnxruntime") from error
     module: ModuleType = onnxruntime
     return module
 
