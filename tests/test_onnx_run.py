@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,13 @@ def _changed(folder: Path, change: Callable[[Any], None]) -> None:
     graph = onnx.load(folder / "model.onnx")
     change(graph)
     onnx.save(graph, folder / "model.onnx")
+    _edited(folder, "export", "sha256", hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest())
+
+
+def _edited(folder: Path, stage: str, key: str, value: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config[stage][key] = value
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def _without_facts(folder: Path) -> None:
@@ -248,6 +257,12 @@ def _of_other_answers(folder: Path) -> None:
         graph.graph.node[-1].output[0] = "steps"
 
     _changed(folder, change)
+
+
+def _of_other_weights(folder: Path) -> None:
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(content)
 
 
 def _that_cannot_run(folder: Path) -> None:
@@ -274,6 +289,12 @@ def _cut_short(folder: Path) -> None:
         (_without_facts, "model.onnx: has other tokens than tokenizer.json beside it"),
         (_with_damaged_facts, "model.onnx: has other tokens than tokenizer.json beside it"),
         (_of_other_answers, "model.onnx: is another graph than config.json and tokenizer.json say"),
+        (
+            partial(_edited, stage="audio", key="sample_rate_hz", value=8000),
+            "model.onnx: was written for sample_rate_hz",
+        ),
+        (partial(_edited, stage="features", key="hop_s", value=0.02), "model.onnx: was written for hop_s 0.01"),
+        (_of_other_weights, "model.onnx: is not the graph that export.sha256 in config.json is of"),
         (_that_cannot_run, "model.onnx: onnxruntime cannot"),
         (_cut_short, "model.onnx: onnxruntime cannot load it"),
         (lambda folder: (folder / "model.onnx").write_text("no graph"), "model.onnx: onnxruntime cannot load it"),
@@ -292,6 +313,7 @@ def test_a_damaged_folder_is_one_line_that_names_the_file(damage, message, expor
     ("words", "message"),
     [
         (["transcribe", "MODEL", "AUDIO", "--device", "cuda"], "an exported model runs on the CPU"),
+        (["transcribe", "MODEL", "AUDIO", "--device", "cpux"], "an exported model runs on the CPU"),
         (["transcribe", "MODEL", "AUDIO", "--precision", "bf16"], "an exported model computes in fp32, not bf16"),
         (["export", "MODEL", "OUT"], "is an exported model, for use alone"),
         (["average", "MODEL", "MODEL", "--out", "OUT"], "is an exported model, for use alone"),

@@ -93,7 +93,7 @@ def load_exported(folder: Path, device: str = "auto", precision: str = "auto") -
         ConfigError: the device is not the CPU, or the precision not fp32.
         AsrError: onnxruntime is not installed.
     """
-    if not device.startswith(("auto", "cpu")):
+    if device not in ("auto", "cpu"):
         raise ConfigError(f"{folder}: an exported model runs on the CPU; leave out --device {device}", key="device")
     if precision not in ("auto", "fp32"):
         raise ConfigError(
@@ -108,11 +108,14 @@ def load_exported(folder: Path, device: str = "auto", precision: str = "auto") -
     extractor = _extractor(config, facts, folder)
     session = Session(folder / MODEL)
     session.check(facts.features_in_graph, facts.streaming, extractor.num_bins, tokenizer.symbols)
-    stride = math.prod(config.model.time_strides)
-    if facts.features_in_graph:
-        # A frame is a sample then: a step has so many of them.
-        stride *= round(config.features.hop_s * config.audio.sample_rate_hz)
-    frame_s = extractor.hop / config.audio.sample_rate_hz
+    rate_hz, stride = config.audio.sample_rate_hz, math.prod(config.model.time_strides)
+    hop = round(config.features.hop_s * rate_hz) if facts.features_in_graph else extractor.hop
+    session.check_clock(rate_hz, hop / rate_hz, stride)
+    if session.sha256() != facts.sha256:
+        raise CheckpointError("is not the graph that export.sha256 in config.json is of; export again", folder / MODEL)
+    if facts.features_in_graph:  # a frame is a sample then: a step has so many of them
+        stride *= hop
+    frame_s = extractor.hop / rate_hz
     network = GraphNetwork(config.model, facts, session, tokenizer.vocabulary_size, stride, round(_BATCH_S / frame_s))
     return AcousticModel(network, extractor, tokenizer, config.audio, config.text, dict(config.training))
 

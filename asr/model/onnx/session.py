@@ -64,10 +64,16 @@ class Session:
         """Return what the graph takes: features or samples."""
         return "samples" if "samples" in self._inputs else "features"
 
+    def sha256(self) -> str:
+        """Return the SHA-256 of the graph's file; nothing, if it is in memory."""
+        if self._path is None:
+            return ""
+        with self._path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def checksum(self) -> str:
         """Return a name for the graph's file and for the version of onnxruntime."""
-        content = b"" if self._path is None else self._path.read_bytes()
-        return f"{hashlib.sha256(content).hexdigest()} {_runtime().__version__}"
+        return f"{self.sha256()} {_runtime().__version__}"
 
     def check(self, from_samples: bool, streaming: bool, bins: int, symbols: Sequence[str]) -> None:
         """Compare the graph with what is known of it: its input, its bins and its tokens.
@@ -93,6 +99,16 @@ class Session:
             )
         if self._json("tokens") != ["", *symbols]:
             raise CheckpointError("has other tokens than tokenizer.json beside it", self._path)
+
+    def check_clock(self, sample_rate_hz: int, hop_s: float, stride: int) -> None:
+        """Compare what the graph says of time with what its card says.
+
+        Raises:
+            CheckpointError: one of them is of another model.
+        """
+        for key, value in (("sample_rate_hz", sample_rate_hz), ("hop_s", hop_s), ("stride", stride)):
+            if (own := self._json(key)) != value:
+                raise CheckpointError(f"was written for {key} {own}, config.json beside it says {value}", self._path)
 
     def run(self, utterances: Sequence[Floats]) -> list[Floats]:
         """Compute log-probabilities of utterances as one padded batch. Shapes: b times (l, ...) -> b times (s, v).
