@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import sys
 import threading
@@ -96,9 +97,16 @@ def needing_torch(what: str) -> Iterator[None]:
         raise AsrError(f"{what} needs PyTorch, which is not installed: pip install asr-ctc") from error
 
 
+def has_torch() -> bool:
+    """Return true if torch is installed; it is not loaded."""
+    with suppress(ModuleNotFoundError):
+        return importlib.util.find_spec("torch") is not None
+    return False
+
+
 def may_have_gpu() -> bool:
-    """Return true if a GPU's driver is installed; whether torch can use it, only torch can tell."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    """Return true if a GPU's driver is installed, and torch, which alone can tell whether it can use it."""
+    if not has_torch() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     for name in _CUDA_DRIVERS:
         with suppress(OSError):

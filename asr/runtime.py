@@ -22,6 +22,7 @@ from torch import Tensor
 import asr
 from asr.errors import ConfigError
 from asr.machine import commit, cpu_name, package_version, set_in_torch, use_threads
+from asr.model.precision import fp16_on_cpu
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def find_precision(name: str, device: torch.device) -> str:
     """
     if device.type == "cpu":
         if name == "fp16":
-            raise ConfigError("precision 'fp16' needs a CUDA device; on a CPU use bf16 or fp32", key="train.precision")
+            raise fp16_on_cpu()
         capabilities = torch.cpu.get_capabilities()
         has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
         return ("bf16" if has_bf16 else "fp32") if name == "auto" else name

@@ -202,9 +202,10 @@ def test_torch_in_the_process_changes_no_bit(model, data, precision):
     ("args", "what"),
     [
         (("train", "an4/smoke", "--data", "DATA", "--out", "OUT"), "this needs PyTorch"),
-        (("transcribe", "torchaudio:WAV2VEC2_ASR_BASE_960H", "FILE"), "this needs PyTorch"),
-        (("transcribe", "MODEL", "FILE", "--device", "cuda"), "this model, or this device, needs PyTorch"),
-        (("transcribe", "TDNN", "FILE"), "this model, or this device, needs PyTorch"),
+        (("transcribe", "torchaudio:WAV2VEC2_ASR_BASE_960H", "FILE"), "BASE_960H: a published model needs PyTorch"),
+        (("transcribe", "MODEL", "FILE", "--device", "cuda"), "--device cuda needs PyTorch"),
+        (("transcribe", "TDNN", "FILE"), "tdnn: this kind of network needs PyTorch"),
+        (("info", "TDNN"), "tdnn: this kind of network needs PyTorch"),
     ],
 )
 def test_what_needs_torch_says_so_in_one_line(args, what, model, data, tmp_path):
@@ -216,6 +217,26 @@ def test_what_needs_torch_says_so_in_one_line(args, what, model, data, tmp_path)
     done = run(*(places.get(arg, arg) for arg in args))
     assert done.returncode == 2
     assert what in done.stderr and "pip install asr-ctc" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (("transcribe", "MODEL", "FILE", "--device", "gpu"), "unknown device 'gpu'"),
+        (("transcribe", "MODEL", "FILE", "--precision", "fp16"), "precision 'fp16' needs a CUDA device"),
+        (("info", "an4/smok"), "did you mean 'an4/smoke'"),
+    ],
+)
+def test_a_mistake_is_not_taken_for_a_lack_of_torch(args, what, model, data):
+    places = {"MODEL": model, "FILE": data / "0.wav"}
+    done = run(*(places.get(arg, arg) for arg in args))
+    assert done.returncode == 2 and what in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_without_torch_the_cpu_is_used_beside_a_gpu(model, data):
+    driver = "import asr.machine, ctypes\nasr.machine._CUDA_DRIVERS = ('libc.so.6',)\n"
+    done = run("transcribe", model, data / "0.wav", program=WITHOUT + driver + COMMAND)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
 def test_the_requirements_for_use_are_the_packages_own():

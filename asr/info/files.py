@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from asr.info.parts import layer_rows
 from asr.lm.binary import MAGIC
 from asr.lm.kenlm import MAGIC as KENLM_MAGIC
+from asr.machine import needing_torch
 
 if TYPE_CHECKING:
     pass
@@ -79,12 +80,14 @@ def config_facts(thing: str) -> dict[str, Any]:
     from asr import config as configs
     from asr.corpora.catalogue import find_config
     from asr.features.build import build_extractor
-    from asr.model.build import build_network
-    from asr.model.tensor_files import planned
-    from asr.model.trainable import describe as describe_network
 
     path = find_config(thing)
     cfg = configs.load(path)
+    with needing_torch(f"{path}: to describe a config"):
+        from asr.model.build import build_network
+        from asr.model.tensor_files import planned
+        from asr.model.trainable import describe as describe_network
+
     extractor = build_extractor(cfg.features, cfg.audio.sample_rate_hz)
     if cfg.model.encoder == "wav2vec2" and cfg.model.wav2vec2.shape is None:
         return {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from asr.data.tokenizer import Tokenizer
 from asr.data.tokenizer_file import read_tokenizer
 from asr.info.parts import bytes_in, corpus_name, decoder_facts, layer_rows, result_facts, token_facts, training_facts
+from asr.machine import needing_torch
 
 if TYPE_CHECKING:
     from asr.model.contract import AnyExtractor
@@ -85,8 +86,9 @@ def export_facts(export: ExportFacts) -> dict[str, Any]:
 
 def parts_by_torch(folder: Path) -> tuple[list[Part], AnyExtractor, Tokenizer]:
     """Read what a model folder of another network holds."""
-    from asr.model.checkpoint import load_trainable
-    from asr.model.trainable import describe as describe_network
+    with needing_torch(f"{folder}: this kind of network"):
+        from asr.model.checkpoint import load_trainable
+        from asr.model.trainable import describe as describe_network
 
     model = load_trainable(folder)
     return describe_network(model.network), model.extractor, model.tokenizer

@@ -14,6 +14,7 @@ from pydantic import Field
 from asr.config import AudioConfig, FeatureConfig, ModelConfig, Stage, TextConfig, parse
 from asr.decode.tuned import Tuned
 from asr.errors import CheckpointError, ConfigError
+from asr.machine import needing_torch
 from asr.model.bundle_facts import BUNDLE_FACTS
 from asr.model.bundle_facts import PREFIX as BUNDLE
 from asr.model.foreign import kind_of_config, kind_of_file, kind_of_folder
@@ -55,19 +56,23 @@ def published(model: str | Path) -> Published | None:
     """Return the module that knows a published model, by the prefix of its name; None: a folder of our own making.
 
     This is the one place that tells the kinds of MODEL apart.
+
+    Raises:
+        AsrError: it is a published model, and torch is not installed.
     """
-    if str(model).startswith(BUNDLE):
-        from asr.model import bundles  # these modules load torch
+    with needing_torch(f"{model}: a published model"):
+        if str(model).startswith(BUNDLE):
+            from asr.model import bundles
 
-        return bundles
-    if hf_names.is_hf(model):
-        from asr.model.hf import published as hf
+            return bundles
+        if hf_names.is_hf(model):
+            from asr.model.hf import published as hf
 
-        return hf
-    if nemo_names.is_nemo(model):
-        from asr.model.nemo import published as nemo
+            return hf
+        if nemo_names.is_nemo(model):
+            from asr.model.nemo import published as nemo
 
-        return nemo
+            return nemo
     return None
 
 

@@ -36,6 +36,11 @@ def inference_precision(precision: str) -> str | None:
     return precision
 
 
+def fp16_on_cpu() -> ConfigError:
+    """Make the error about fp16 on a CPU."""
+    return ConfigError("precision 'fp16' needs a CUDA device; on a CPU use bf16 or fp32", key="train.precision")
+
+
 def not_here(precision: str) -> ConfigError:
     """Make the error about a precision that this processor does not have."""
     return ConfigError(f"precision {precision}: this processor has no such products; use auto", key="precision")

@@ -6,6 +6,7 @@ Everything else is a network of torch: published models, other kinds of networks
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from asr.model.contract import AcousticModel
 from asr.model.folded import shapes
 from asr.model.folder import ModelFolderConfig, find_model, is_exported, published, read_model_config
 from asr.model.model_files import ArrayFile, Prefixed, Stored, check_alike
-from asr.model.precision import check_precision, has_inference_network, inference_precision
+from asr.model.precision import check_precision, fp16_on_cpu, has_inference_network, inference_precision
 
 
 def load_for_use(path: str | Path, device: str = "auto", precision: str = "auto") -> AcousticModel:
@@ -35,16 +36,25 @@ def load_for_use(path: str | Path, device: str = "auto", precision: str = "auto"
         AsrError: torch is needed, and not installed.
     """
     check_precision(precision)
+    _check_device(device)
+    if precision == "fp16" and _is_on_cpu(device):
+        raise fp16_on_cpu()
     if published(path) is None and is_exported(folder := find_model(path)):
         from asr.model.onnx.run import load_exported  # loads onnxruntime
 
         return load_exported(folder, device, precision)
-    if published(path) is None and _is_on_cpu(device) and precision != "fp16":
+    if published(path) is None and _is_on_cpu(device):
         folder = find_model(path)
         config = read_model_config(folder)
         if has_inference_network(config.model) and (found := inference_precision(precision)):
             return _load_without_torch(folder, found)
     return _load_with_torch(path, device, precision)
+
+
+def _check_device(device: str) -> None:
+    """Refuse what is no device's name; whether this machine has the device, torch tells."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"unknown device '{device}' (auto, cpu, cuda, cuda:1)", key="train.device")
 
 
 def _is_on_cpu(device: str) -> bool:
@@ -97,7 +107,7 @@ def _load_without_torch(folder: Path, precision: str) -> AcousticModel:
 
 
 def _load_with_torch(path: str | Path, device: str, precision: str) -> AcousticModel:
-    with needing_torch(f"{path}: this model, or this device,"):
+    with needing_torch(f"{path}: {'this kind of network' if _is_on_cpu(device) else f'--device {device}'}"):
         from asr.model.checkpoint import load_model
         from asr.model.prepared import prepared
         from asr.runtime import use_device
