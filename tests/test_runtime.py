@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -14,7 +15,17 @@ from hypothesis import strategies as st
 import asr
 from asr.errors import ConfigError
 from asr.machine import commit, is_out_of_memory, use_threads
-from asr.runtime import autocast, environment, find_device, find_precision, generator, hardware, stable_seed, use_device
+from asr.runtime import (
+    autocast,
+    environment,
+    find_device,
+    find_precision,
+    generator,
+    hardware,
+    keep_freed_memory,
+    stable_seed,
+    use_device,
+)
 
 CPU = torch.device("cpu")
 
@@ -356,3 +367,16 @@ def test_kernels_of_shapes_that_do_not_come_again_are_not_kept():
 
     assert made_anew()
     assert not made_anew(ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024")  # one's own setting stays
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a switch of glibc")
+def test_the_pages_of_large_arrays_are_kept():
+    import resource
+
+    keep_freed_memory()
+    faults = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        np.ones(2**24, np.float32)  # 64 MiB: 16,384 pages, or fewer and larger ones
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert faults[2] < 20
