@@ -19,6 +19,7 @@ from asr.config import (
 )
 from asr.corpora.catalogue import find_recipe, recipes_folder
 from asr.errors import ConfigError
+from asr.model.folder import ModelFolderConfig
 
 RECIPE_CONFIGS = sorted(recipes_folder().glob("*/conf/*.yaml"))
 
@@ -406,3 +407,8 @@ def test_every_recipe_has_a_config():
 def test_a_dropout_schedule_that_makes_no_sense_is_refused(schedule, said):
     with pytest.raises(ConfigError, match=said):
         override(RunConfig(), [f"train.dropout_schedule={schedule}"])
+
+
+def test_a_missing_key_is_said_to_be_missing():
+    with pytest.raises(ConfigError, match=r"^model\.json: text: is missing \(and 2 more\)$"):
+        parse(ModelFolderConfig, {"format_version": 1, "audio": {"sample_rate_hz": 8000}}, "model.json")

@@ -259,6 +259,30 @@ def _of_other_answers(folder: Path) -> None:
     _changed(folder, change)
 
 
+def _of_negative_steps(folder: Path) -> None:
+    def change(graph: Any) -> None:
+        next(node for node in graph.graph.node if node.output[0] == "num_steps").op_type = "Neg"
+
+    _changed(folder, change)
+
+
+def _of_probabilities(folder: Path) -> None:
+    def change(graph: Any) -> None:
+        next(node for node in graph.graph.node if node.op_type == "LogSoftmax").op_type = "Softmax"
+
+    _changed(folder, change)
+
+
+def _of_counts(folder: Path) -> None:
+    def change(graph: Any) -> None:
+        cast = next(node for node in graph.graph.node if node.output[0] == "log_probs")
+        cast.op_type = "Cast"
+        cast.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.INT64))
+        graph.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+
+    _changed(folder, change)
+
+
 def _of_other_weights(folder: Path) -> None:
     content = bytearray((folder / "model.onnx").read_bytes())
     content[len(content) // 2] ^= 1
@@ -295,9 +319,16 @@ def _cut_short(folder: Path) -> None:
         ),
         (partial(_edited, stage="features", key="hop_s", value=0.02), "model.onnx: was written for hop_s 0.01"),
         (_of_other_weights, "model.onnx: is not the graph that export.sha256 in config.json is of"),
+        (_of_negative_steps, "model.onnx: gives wrong numbers of steps"),
+        (_of_probabilities, "model.onnx: gives something else than log-probabilities"),
+        (_of_counts, "model.onnx: gives log_probs of shape"),
         (_that_cannot_run, "model.onnx: onnxruntime cannot"),
         (_cut_short, "model.onnx: onnxruntime cannot load it"),
         (lambda folder: (folder / "model.onnx").write_text("no graph"), "model.onnx: onnxruntime cannot load it"),
+        (
+            lambda folder: (folder / "model.onnx").unlink(),
+            "model.safetensors missing (or model.onnx, of an exported model)",
+        ),
         (lambda folder: (folder / "tokenizer.json").unlink(), "is not a model folder: tokenizer.json missing"),
     ],
 )
@@ -313,7 +344,7 @@ def test_a_damaged_folder_is_one_line_that_names_the_file(damage, message, expor
     ("words", "message"),
     [
         (["transcribe", "MODEL", "AUDIO", "--device", "cuda"], "an exported model runs on the CPU"),
-        (["transcribe", "MODEL", "AUDIO", "--device", "cpux"], "an exported model runs on the CPU"),
+        (["transcribe", "MODEL", "AUDIO", "--device", "cpux"], "unknown device 'cpux'"),
         (["transcribe", "MODEL", "AUDIO", "--precision", "bf16"], "an exported model computes in fp32, not bf16"),
         (["export", "MODEL", "OUT"], "is an exported model, for use alone"),
         (["average", "MODEL", "MODEL", "--out", "OUT"], "is an exported model, for use alone"),

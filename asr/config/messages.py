@@ -142,6 +142,8 @@ def _line(kind: type[Stage], loc: Loc, errors: list[ErrorDetails]) -> str:
         near = nearest(given, _known(word)) if isinstance(given, str) else ""
         return f"{where}expected {_words(word)}{other}{got}{near}"
 
+    if first["type"] == "missing" and first["loc"][-1] == loc[-1]:
+        return f"{where}is missing"
     if first["type"] in _LISTS:
         return f"{where}expected {_list(kind, loc, first)}{got}"
     if first["type"] in _EXPECTED:

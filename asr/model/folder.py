@@ -104,7 +104,7 @@ def find_model(path: str | Path) -> Path:
     files = _EXPORTED_FILES if is_exported(path) else _MODEL_FILES
     missing = [name for name in files if not (path / name).is_file()]
     if missing:
-        hint = ""
+        hint = f" (or {GRAPH}, of an exported model)" if missing == [_MODEL_FILES[0]] else ""
         if (path / "checkpoints").is_dir():
             hint = "; it is a run folder without a best model yet: wait for its first validation"
         elif kind := kind_of_folder(path):

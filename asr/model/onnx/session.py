@@ -22,6 +22,8 @@ Floats = npt.NDArray[np.float32]
 
 #: values along the axis of a state that changes; samples of the longest window: 131,072
 _LONGEST_STATE = 1 << 18
+#: by which the probabilities of a step may miss 1: float16 weights change none
+_SUM_TOLERANCE = 1e-3
 
 
 class Session:
@@ -120,7 +122,24 @@ class Session:
         stacked, lengths_b = padded(utterances)
         count = "num_samples" if self.main_input == "samples" else "num_frames"
         answers = self.answers({self.main_input: stacked, count: lengths_b})
-        return [answers["log_probs"][i, :steps] for i, steps in enumerate(answers["num_steps"].tolist())]
+        log_probs_bsv, num_steps_b = answers["log_probs"], answers["num_steps"]
+        counted = num_steps_b.dtype == np.int64 and num_steps_b.shape == lengths_b.shape
+        if not counted or num_steps_b.min() < 0 or num_steps_b.max() > log_probs_bsv.shape[1]:
+            raise CheckpointError("gives wrong numbers of steps", self._path)
+        all_sv = [log_probs_bsv[i, :steps] for i, steps in enumerate(num_steps_b)]
+        for log_probs_sv in all_sv:
+            self.check_rows(log_probs_sv)
+        return all_sv
+
+    def check_rows(self, log_probs_sv: Floats) -> None:
+        """Check that the probabilities of each step sum to 1. What is no number at all is noticed where it is used.
+
+        Raises:
+            CheckpointError: a stranger's graph may answer anything.
+        """
+        with np.errstate(over="ignore"):
+            if (np.abs(np.exp(log_probs_sv).sum(axis=1) - 1) > _SUM_TOLERANCE).any():
+                raise CheckpointError("gives something else than log-probabilities", self._path)
 
     def answers(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the outputs of the graph by name."""
@@ -130,13 +149,18 @@ class Session:
             if "Failed to allocate memory" in str(error):
                 raise MemoryError(str(error)) from error
             raise CheckpointError(f"onnxruntime cannot run it: {_first_line(error)}", self._path) from error
-        return dict(zip(self._outputs, values, strict=True))
+        answers = dict(zip(self._outputs, values, strict=True))
+        log_probs, batch = answers["log_probs"], len(given[self.main_input])
+        shape = (batch, log_probs.shape[1], self._shapes["log_probs"][2]) if log_probs.ndim == 3 else ()
+        if log_probs.dtype != np.float32 or log_probs.shape != shape:
+            raise CheckpointError(f"gives log_probs of shape {list(log_probs.shape)} in {log_probs.dtype}", self._path)
+        return answers
 
     def _json(self, key: str) -> Any:
         """Return an entry of the metadata; None, if it is missing or damaged."""
         try:
             return json.loads(self.metadata.get(key, "null"))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     def _states(self) -> dict[str, list[str | int]]:
@@ -165,6 +189,7 @@ class Stream:
         answers = self._session.answers(given)
         self._states = {name: answers[f"new_{name}"] for name in self._states}
         log_probs_sv: Floats = answers["log_probs"][0]
+        self._session.check_rows(log_probs_sv)
         return log_probs_sv
 
 
