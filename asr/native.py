@@ -18,11 +18,13 @@ import platform
 import re
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from asr.errors import os_reason
 from asr.files import cache_folder, write_bytes
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ class Native:
         path = self._place(key)
         code = _read(path)
         if code is None:
+            _say_once(logging.INFO, "compiling for this processor; this happens once and takes about 10 s")
             code = self._compile(values)
             _write(path, code)
         function: Callable[..., int] = _load(code, key)
@@ -240,4 +243,10 @@ def _write(path: Path | None, code: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, hashlib.sha256(code).digest() + code)
     except OSError as error:
-        log.debug("machine code is not kept: %s", error)
+        where = error.filename or path.parent
+        _say_once(logging.WARNING, f"compiled code cannot be kept: {where}: {os_reason(error)}; each start compiles it")
+
+
+@cache
+def _say_once(level: int, line: str) -> None:
+    log.log(level, line)

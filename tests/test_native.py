@@ -115,13 +115,18 @@ def test_changed_source_is_compiled_again(kernels, monkeypatch):
     assert len(kept(kernels)) == 2
 
 
-def test_without_a_place_to_keep_it_it_is_compiled_each_time(kernels, monkeypatch):
+def test_without_a_place_to_keep_it_it_is_compiled_each_time(kernels, monkeypatch, caplog):
+    native._say_once.cache_clear()
+    caplog.set_level("INFO", "asr")
     (kernels / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(kernels / "file"))
     assert call(Native("kernels_for_tests", "scaled")).tolist() == EXPECTED
+    once, kept_nowhere = caplog.messages
+    assert "compiling" in once and f"{kernels / 'file'}" in kept_nowhere and "not a directory" in kept_nowhere
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert call(Native("kernels_for_tests", "scaled")).tolist() == EXPECTED
+    assert len(caplog.messages) == 2
 
 
 def test_threads_share_one_compilation(kernels):
