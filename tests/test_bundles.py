@@ -34,7 +34,7 @@ from asr.model.bundle_facts import BUNDLE_FACTS
 from asr.model.checkpoint import load_model, load_trainable
 from asr.model.folder import find_model
 from asr.model.prepared import prepared
-from asr.model.trainable import unpadded_steps
+from asr.model.steps import unpadded_steps
 from asr.model.waves import WaveConfig, WaveExtractor
 from asr.transcribe import Recognizer
 from asr.tuning.emissions import emissions

@@ -160,6 +160,10 @@ def test_recordings_align_score_and_describe(model, data, tmp_path):
     assert "gru 2" in facts and "made-up" in facts
 
 
+def test_data_are_checked_for_a_model(model, data):
+    assert "not looked at: sample rate" not in output("doctor", data / "test.jsonl", "--model", model)
+
+
 def test_a_decoder_is_tuned(model, data, ngram):
     output("tune", model, data / "test.jsonl", "--lm", ngram, "--threads", 1)
     assert (model / "decoder.json").exists()

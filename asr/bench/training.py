@@ -28,8 +28,9 @@ from asr.model.conv import strided_b
 from asr.model.folded import strided
 from asr.model.network import DeepSpeech2, Network
 from asr.model.recurrent import RecurrentLayer
+from asr.model.steps import steps_after
 from asr.model.tdnn import WindowLayer, WindowNetwork
-from asr.model.trainable import TrainableNetwork, steps_after
+from asr.model.trainable import TrainableNetwork
 from asr.runtime import DTYPES, hardware
 from asr.training.trial import build_trial, endless_batches
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from asr.config import AudioConfig, FeatureConfig, ModelConfig, RunConfig, TextConfig
 from asr.data import manifest as manifests
@@ -19,9 +18,9 @@ from asr.data.tokenizer_file import read_tokenizer
 from asr.doctor.examination import Expected
 from asr.errors import CheckpointError, ConfigError
 from asr.features.build import build_extractor
+from asr.machine import needing_torch
 from asr.model.folder import find_model, published, read_model_config
-from asr.model.start import resolve_start, start_tokenizer
-from asr.model.trainable import steps_of
+from asr.model.steps import steps_of
 
 
 def of_model(path: Path) -> Expected:
@@ -32,6 +31,8 @@ def of_model(path: Path) -> Expected:
         ConfigError: no published model has that name.
     """
     if (module := published(path)) is not None:
+        import torch
+
         known = module.describe(path)
 
         def num_steps(num_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -58,6 +59,9 @@ def of_config(cfg: RunConfig, folder: Path) -> Expected:
         ConfigError: the config cannot be trained.
         CheckpointError, DataError: the folder's ``prepared.json`` or ``tokenizer.json`` is damaged.
     """
+    with needing_torch("to check data for a config"):
+        from asr.model.start import resolve_start, start_tokenizer
+
     header = headers.read(folder)
     profile = headers.resolve_normalization(cfg.text.normalization, header)
     text = cfg.text.model_copy(update={"normalization": profile})

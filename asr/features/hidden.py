@@ -24,7 +24,7 @@ from asr.model.hf.body import load_body
 from asr.model.hf.config import read_config
 from asr.model.hf.folder import locate
 from asr.model.hf.names import is_hf, parse
-from asr.model.trainable import unpadded_steps
+from asr.model.steps import unpadded_steps
 from asr.model.wav2vec2.body import Wav2Vec2Body
 
 _KEYS = {"hf", "hf_layer", "normalization"}

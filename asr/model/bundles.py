@@ -26,7 +26,8 @@ from asr.errors import AsrError, CheckpointError, ConfigError, nearest
 from asr.files import cache_folder
 from asr.model.bundle_facts import BUNDLE_FACTS, PREFIX, BundleFacts
 from asr.model.contract import AcousticModel
-from asr.model.trainable import ModelStages, TrainableModel, unpadded_steps
+from asr.model.steps import unpadded_steps
+from asr.model.trainable import ModelStages, TrainableModel
 from asr.model.waves import WaveConfig, WaveExtractor, WaveNetwork, load_torchaudio, parts_of
 
 if TYPE_CHECKING:  # torchaudio takes a second to load: only for a bundle

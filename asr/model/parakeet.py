@@ -18,8 +18,9 @@ from asr.errors import CheckpointError
 from asr.features.parakeet import ParakeetExtractor
 from asr.model.build import build_network
 from asr.model.model_files import check_alike
+from asr.model.steps import steps_of
 from asr.model.tensor_files import fill, planned
-from asr.model.trainable import TrainableNetwork, steps_of
+from asr.model.trainable import TrainableNetwork
 
 HEAD = "ctc_head."
 #: the head of our networks

@@ -1,4 +1,4 @@
-"""What training needs of a network, and how many steps each kind makes of its frames.
+"""What training needs of a network.
 
 Axes: b batch, t frames, s steps, f bins, v vocabulary.
 """
@@ -6,10 +6,9 @@ Axes: b batch, t frames, s steps, f bins, v vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +16,10 @@ from torch import Tensor, nn
 from asr.config import AudioConfig, FeatureConfig, ModelConfig
 from asr.features.extractor import Extractor
 from asr.limits import check_attention
-from asr.model.contract import AcousticModel, Longs
+from asr.model.contract import AcousticModel
 from asr.model.padded import PaddedNetwork
 from asr.model.parts import output_part
-
-Lengths = TypeVar("Lengths", Tensor, Longs)
+from asr.model.steps import steps_of
 
 
 class TrainableNetwork(PaddedNetwork):
@@ -128,31 +126,6 @@ def check_attention_of(cfg: ModelConfig, frame_s: float) -> None:
     shape = cfg.wav2vec2.shape
     heads = {"conformer": cfg.conformer.heads, "wav2vec2": shape.num_attention_heads if shape else 0}
     check_attention(heads.get(cfg.encoder, 0), frame_s * math.prod(cfg.time_strides))
-
-
-def steps_of(cfg: ModelConfig, num_frames_b: Lengths) -> Lengths:
-    """Count the output steps of utterances. Shapes: (b,) -> (b,)."""
-    if cfg.encoder == "wav2vec2" and cfg.wav2vec2.shape is not None:
-        layers = [(conv.kernel, conv.stride) for conv in cfg.wav2vec2.shape.convs]
-        return unpadded_steps(layers, num_frames_b)
-    return steps_after(cfg.time_strides, num_frames_b)
-
-
-def steps_after(time_strides: tuple[int, ...], num_frames_b: Lengths) -> Lengths:
-    """Count the output steps of "same"-padded layers with these strides, each giving ceil(length / stride).
-
-    Shapes: (b,) -> (b,).
-    """
-    for stride in time_strides:
-        num_frames_b = (num_frames_b + stride - 1) // stride
-    return num_frames_b
-
-
-def unpadded_steps(layers: Sequence[tuple[int, int]], num_frames_b: Lengths) -> Lengths:
-    """Count the outputs of unpadded convolutions, given as (kernel, stride). Shapes: (b,) -> (b,)."""
-    for kernel, stride in layers:
-        num_frames_b = ((num_frames_b - kernel) // stride + 1).clip(min=0)
-    return num_frames_b
 
 
 def count(module: nn.Module) -> int:

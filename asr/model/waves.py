@@ -23,7 +23,8 @@ from asr.features.samples import describe_waves, standardized_wave
 from asr.machine import package_version
 from asr.model.contract import Floats, Longs
 from asr.model.padded import PaddedNetwork
-from asr.model.trainable import count, unpadded_steps
+from asr.model.steps import unpadded_steps
+from asr.model.trainable import count
 from asr.runtime import to_device
 
 #: The two pairs that are tested. Forced, since builds for a CPU and for CUDA do not fit each other either.

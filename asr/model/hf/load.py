@@ -24,7 +24,8 @@ from asr.model.hf.vocabulary import HfVocabulary, read_vocabulary
 from asr.model.hf.weights import outputs_of, read_file_tensors, read_weights
 from asr.model.parakeet import SampleSteps
 from asr.model.parakeet import outputs_of as parakeet_outputs
-from asr.model.trainable import TrainableNetwork, count, unpadded_steps
+from asr.model.steps import unpadded_steps
+from asr.model.trainable import TrainableNetwork, count
 from asr.model.trainable import describe as parts_of
 from asr.model.waves import WaveConfig, WaveExtractor
 

@@ -20,7 +20,8 @@ from asr.config.networks import Wav2Vec2Config, Wav2Vec2Shape
 from asr.model.conv import step_mask
 from asr.model.cpu.dropout import Dropout
 from asr.model.recompute import computed_twice
-from asr.model.trainable import count, unpadded_steps
+from asr.model.steps import unpadded_steps
+from asr.model.trainable import count
 from asr.model.wav2vec2.convolutions import SampleConvolutions
 from asr.model.wav2vec2.masks import draw_spans
 from asr.model.wav2vec2.transformer import Transformer

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from asr.config.networks import Wav2Vec2Shape
-from asr.model.trainable import unpadded_steps
+from asr.model.steps import unpadded_steps
 
 #: of the norms between convolutions; that of the others is in the config
 _EPS = 1e-5
