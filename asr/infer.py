@@ -164,7 +164,7 @@ def pipeline(
     """Yield each item's key and what ``decode`` makes of its log-probabilities, in order; the stream may be endless.
 
     Items are drawn in the caller's thread, while others go through the network in batches of like length. On a CPU that
-    is done by as many threads as torch may use here, each of which decodes what it computed; at most ``2 * AHEAD_S`` of
+    is done by as many threads as may be used here, each of which decodes what it computed; at most ``2 * AHEAD_S`` of
     audio is held. A GPU has one thread, and a pool that decodes; at most ``2 * GPU_AHEAD_S`` is held. Batches, windows
     and threads change no answer beyond what ``log_probs`` says. An item that does not fit into the memory alone gets a
     DataError as its answer.
