@@ -270,7 +270,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
         _sync(part)
 
         try:
-            with _locked(path.parent):
+            with locked(path.parent):
                 if path.exists():
                     _remove(old)
                     path.rename(old)
@@ -291,11 +291,11 @@ def part_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part(path)
     with ExitStack() as stack:
-        with _locked(path.parent):  # or another process could find it before it is locked
+        with locked(path.parent):  # or another process could find it before it is locked
             remove_parts(path.parent, f"{glob.escape(path.name[:_PART_NAME])}.*.part")
             part.mkdir()
             stack.callback(_remove, part)
-            stack.enter_context(_locked(part))
+            stack.enter_context(locked(part))
         yield part
 
 
@@ -304,7 +304,7 @@ def remove_parts(folder: Path, pattern: str) -> None:
     for part in folder.glob(pattern):
         with suppress(OSError):  # somebody fills it, or it is gone
             if part.is_dir() and not part.is_symlink():
-                with _locked(part, wait=False) as is_locked:
+                with locked(part, wait=False) as is_locked:
                     if is_locked:
                         _remove(part)
 
@@ -315,7 +315,7 @@ def recover_folder(path: Path) -> None:
         return  # ".": nothing replaces the current folder
     old = path.with_name(path.name + ".old")
     if old.exists() and not path.exists():
-        with _locked(path.parent):  # or another process is just between them
+        with locked(path.parent):  # or another process is just between them
             if old.exists() and not path.exists():
                 old.rename(path)
 
@@ -350,7 +350,7 @@ def held(path: Path, busy: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(_locked(path, wait=False))
+            stack.enter_context(locked(path, wait=False))
         except BlockingIOError as error:
             raise ConfigError(busy) from error
         except OSError as error:
@@ -359,7 +359,7 @@ def held(path: Path, busy: str) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Lock a file or folder, and yield true; false where the system or the file system has no locks.
 
     Raises:

@@ -20,7 +20,7 @@ from asr.data import shards
 from asr.data.manifest import Manifest, Utterance
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, DataError, os_reason
-from asr.files import part_folder, read_json, write_json
+from asr.files import locked, part_folder, read_json, write_json
 from asr.infer import of_manifest
 from asr.limits import CACHE_INDEX
 from asr.model.contract import AcousticModel
@@ -96,13 +96,10 @@ def _fill(folder: Path, model: AcousticModel, manifest: Manifest, progress: Call
     size = model.tokenizer.vocabulary_size
     with part_folder(folder) as part:
         _compute(part, model, manifest, progress)
-        if _load(folder, size) is None:
-            shutil.rmtree(folder, ignore_errors=True)
-            try:
+        with locked(folder.parent):  # or one process could remove as damaged what another has just put there
+            if _load(folder, size) is None:
+                shutil.rmtree(folder, ignore_errors=True)
                 part.rename(folder)
-            except OSError:  # another process was faster by a moment
-                if _load(folder, size) is None:
-                    raise
 
 
 def _compute(part: Path, model: AcousticModel, manifest: Manifest, progress: Callable[[float], None]) -> None:
