@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--way", action="append", required=True, help="NAME=RUNNER:MODEL[:OPTIONS]")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error("--rounds: at least 1")
 
     ways = [way_of(text) for text in args.way]
     source = str(Path(args.input).resolve())
