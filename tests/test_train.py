@@ -952,7 +952,7 @@ import asr.model.tensor_files, asr.errors, asr.files
 from asr import config, train
 from asr.training.folder import RunFolder
 
-data, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
+data, jobs = Path(sys.argv[1]), json.load(sys.stdin)
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -1048,7 +1048,8 @@ def _kill(data: Path, folder: Path, jobs: dict[str, tuple[RunConfig, Kills]]) ->
     """Runs under the folder, killed as each job says, then resumed to their end; what the starts of each printed."""
     todo = [(str(folder / name), cfg.model_dump(mode="json"), kills) for name, (cfg, kills) in jobs.items()]
     done = subprocess.run(
-        [sys.executable, "-c", KILLER, str(data), json.dumps(todo)],
+        [sys.executable, "-c", KILLER, str(data)],
+        input=json.dumps(todo),  # too long for an argument
         capture_output=True,
         text=True,
         timeout=600,
