@@ -1,6 +1,6 @@
 """Compiled functions that are called without numba: it makes their machine code once, which LLVM then loads from disk.
 
-Loading numba and its tables takes 0.4 s and 60 MB, more than all else that the transcription of a short file needs.
+Loading numba and its tables takes 0.3 s and 60 MB, more than all else that the transcription of a short file needs.
 What it compiled is a function of flat arguments, so that ctypes can call it: an array is its owner and that owner's
 parent (both unknown here), its size, the size of an item, its place, its shape and its strides; a tuple is its members.
 
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+import asr
 from asr.errors import os_reason
 from asr.files import cache_folder, write_bytes
 
@@ -35,6 +36,8 @@ _SYMBOL = "asr_kernel"
 _FREE = "NRT_MemInfo_call_dtor"
 #: what numba's functions answer: done, and done without a result
 _DONE = (0, -2)
+#: vectors and products, which the functions of other rooms are made of, too
+_SHARED = Path(__file__).parent / "model" / "cpu"
 _LOCK = threading.Lock()
 _WORD, _PLACE = ctypes.c_int64, ctypes.c_void_p
 _SCALARS = {"i": _WORD, "f": ctypes.c_float, "d": ctypes.c_double}
@@ -105,9 +108,10 @@ class Native:
 
         found = importlib.util.find_spec(self._module)
         assert found is not None and found.origin is not None
-        folder = Path(found.origin).parent
-        stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.py"))]
-        parts = (key, stamps, *cpu(), llvmlite.__version__, platform.machine(), platform.python_version())
+        sources = [*Path(found.origin).parent.glob("*.py"), *_SHARED.glob("*.py"), Path(__file__).with_name("jit.py")]
+        stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(set(sources))]
+        versions = asr.__version__, llvmlite.__version__, platform.machine(), platform.python_version()
+        parts = (key, stamps, *cpu(), *versions)
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         try:
             return cache_folder() / "machine-code" / f"{self._module}.{self._name}-{digest}.o"

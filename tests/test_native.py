@@ -115,6 +115,17 @@ def test_changed_source_is_compiled_again(kernels, monkeypatch):
     assert len(kept(kernels)) == 2
 
 
+def test_a_change_of_what_kernels_are_made_of_compiles_again(kernels, monkeypatch):
+    shared = kernels / "shared"
+    shared.mkdir()
+    (shared / "vectors.py").write_text("")
+    monkeypatch.setattr(native, "_SHARED", shared)
+    call(Native("kernels_for_tests", "scaled"))
+    (shared / "vectors.py").write_text("changed = True")
+    call(Native("kernels_for_tests", "scaled"))
+    assert len(kept(kernels)) == 2
+
+
 def test_without_a_place_to_keep_it_it_is_compiled_each_time(kernels, monkeypatch, caplog):
     native._say_once.cache_clear()
     caplog.set_level("INFO", "asr")

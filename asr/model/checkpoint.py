@@ -75,6 +75,18 @@ def _set_statistics(extractor: Extractor, groups: Mapping[str, Mapping[str, Tens
     extractor.set_statistics({name: tensor.numpy() for name, tensor in groups.get("features", {}).items()})
 
 
+def folder_config(model: TrainableModel) -> ModelFolderConfig:
+    """Return the content of ``config.json``."""
+    return ModelFolderConfig(
+        format_version=FORMAT_VERSION,
+        audio=model.audio,
+        text=model.text,
+        features=model.extractor.cfg,
+        model=model.network.cfg,
+        training=model.training,
+    )
+
+
 def save_model(
     path: Path, model: TrainableModel, tensors: Mapping[str, Tensor], results: dict[str, Any] | None
 ) -> None:
@@ -83,16 +95,8 @@ def save_model(
     Raises:
         CheckpointError: it cannot be written; what was there before is kept.
     """
-    config = ModelFolderConfig(
-        format_version=FORMAT_VERSION,
-        audio=model.audio,
-        text=model.text,
-        features=model.extractor.cfg,
-        model=model.network.cfg,
-        training=model.training,
-    )
     with writing(path), replace_folder(path) as part:
-        write_json(part / "config.json", config.model_dump(mode="json", exclude={"export"}))
+        write_json(part / "config.json", folder_config(model).model_dump(mode="json", exclude={"export"}))
         write_tensors(part / "model.safetensors", tensors)
         write_json(part / "tokenizer.json", model.tokenizer.to_json())
         if results is not None:

@@ -24,7 +24,7 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64",
 
 
 class Kind(Protocol):
-    """What is compared of a tensor: of numpy, of torch, or in a file."""
+    """The shape and type of a tensor: of numpy, of torch, or in a file."""
 
     @property
     def shape(self) -> Any: ...

@@ -39,14 +39,17 @@ def load_for_use(path: str | Path, device: str = "auto", precision: str = "auto"
     _check_device(device)
     if precision == "fp16" and _is_on_cpu(device):
         raise fp16_on_cpu()
-    if published(path) is None and is_exported(folder := find_model(path)):
+    if published(path) is not None:
+        return _load_with_torch(path, device, precision)
+
+    folder = find_model(path)
+    if is_exported(folder):
         from asr.model.onnx.run import load_exported  # loads onnxruntime
 
         return load_exported(folder, device, precision)
-    if published(path) is None and _is_on_cpu(device):
-        folder = find_model(path)
-        config = read_model_config(folder)
-        if has_inference_network(config.model) and (found := inference_precision(precision)):
+    if _is_on_cpu(device) and has_inference_network(read_model_config(folder).model):
+        found = inference_precision(precision)
+        if found is not None:
             return _load_without_torch(folder, found)
     return _load_with_torch(path, device, precision)
 

@@ -15,8 +15,8 @@ from asr.config import FeatureConfig
 from asr.decode.tuned import FILE, NEURAL_LM, lm_path, read_tuned, write_tuned
 from asr.errors import AsrError, CheckpointError, ConfigError
 from asr.files import replace_folder, write_bytes, write_json
-from asr.model.checkpoint import load_trainable
-from asr.model.folder import FORMAT_VERSION, ModelFolderConfig, find_model
+from asr.model.checkpoint import folder_config, load_trainable
+from asr.model.folder import ModelFolderConfig, find_model
 from asr.model.model_files import read_object, writing
 from asr.model.onnx.card import MODEL, ExportFacts
 from asr.model.onnx.form import Form
@@ -156,15 +156,7 @@ def _metadata(model: TrainableModel) -> dict[str, str]:
 
 def _config(model: TrainableModel, facts: ExportFacts) -> ModelFolderConfig:
     """Return the config of the model's folder, with what is known of the export."""
-    return ModelFolderConfig(
-        format_version=FORMAT_VERSION,
-        audio=model.audio,
-        text=model.text,
-        features=model.extractor.cfg,
-        model=model.network.cfg,
-        training=model.training,
-        export=facts,
-    )
+    return folder_config(model).model_copy(update={"export": facts})
 
 
 def _copy_decoder(source: Path, part: Path) -> None:

@@ -1,4 +1,4 @@
-"""What kind of graph is asked for."""
+"""The kind of graph that is asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Form(NamedTuple):
-    """What a graph takes, and how its weights are stored."""
+    """The input of a graph, and how its weights are stored."""
 
     #: samples, of which the graph computes the features itself
     features: bool = False
