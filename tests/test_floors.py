@@ -101,6 +101,7 @@ FLOORS = {
     "align": 3,
     "tuning": 3,
     "info": 3,
+    "streaming": 3,
     "bench": 3,
     "lm.neural.folder": 3,
     "lm.neural.train": 3,
@@ -109,6 +110,7 @@ FLOORS = {
     "scoring.examples": 3,
     "scoring.picture": 3,
     # 4: parse, call one library function, print
+    "server": 4,
     "commands": 4,
     "cli": 4,
     "__main__": 4,
@@ -125,6 +127,7 @@ USE = (
     "align",
     "tuning",
     "info",
+    "streaming",
     "scoring.examples",
     "scoring.picture",
     "training.watchdog",

@@ -1,0 +1,1 @@
+"""Live recognition: samples in as they come, text out while somebody speaks."""
