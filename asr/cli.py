@@ -36,6 +36,7 @@ _COMMANDS = {
     "export": "training",
     "evaluate": "scoring",
     "transcribe": "speech",
+    "serve": "serving",
     "align": "align",
     "score": "scoring",
     "compare": "scoring",

@@ -128,6 +128,7 @@ USE = (
     "tuning",
     "info",
     "streaming",
+    *(("server",) if importlib.util.find_spec("starlette") else ()),
     "scoring.examples",
     "scoring.picture",
     "training.watchdog",
@@ -238,7 +239,8 @@ def test_the_library_never_imports_recipes_or_examples(name):
     assert not [target for target, _, _ in imports_of(name) if target.split(".")[0] in ("recipes", "egs", "tests")]
 
 
-@pytest.mark.parametrize("name", [n for n in module_names() if floor_of(n) == 4])
+# the server is loaded by a subcommand only, as a whole, and loads no torch (USE)
+@pytest.mark.parametrize("name", [n for n in module_names() if floor_of(n) == 4 and "server" not in n.split(".")])
 def test_the_command_imports_torch_only_inside_a_subcommand(name):
     heavy = [t for t, _, top in imports_of(name) if top and (t.split(".")[0] in TORCH or (floor_of(t) or 0) in (2, 3))
              and t.split(".")[0] in (*TORCH, "asr")]  # fmt: skip

@@ -1,0 +1,52 @@
+"""Put the server together: routes, guard and hosts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from asr.server.errors import ApiError, on_api_error, on_http_error
+from asr.server.guard import Guard
+from asr.server.host import Host
+from asr.server.settings import Settings
+
+
+def make_app(hosts: Mapping[str, Host], settings: Settings = Settings()) -> Starlette:
+    """Return the server as an ASGI application; it starts and stops the hosts.
+
+    Endpoints find ``hosts`` and ``settings`` in ``request.app.state``.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        for host in hosts.values():
+            host.start()
+        try:
+            yield
+        finally:
+            for host in hosts.values():
+                host.stop()
+
+    app = Starlette(
+        routes=[
+            Route("/health", health),
+        ],
+        middleware=[Middleware(Guard, settings=settings)],
+        exception_handlers={ApiError: on_api_error, HTTPException: on_http_error},
+        lifespan=lifespan,
+    )
+    app.state.hosts = dict(hosts)
+    app.state.settings = settings
+    return app
+
+
+async def health(request: Request) -> Response:
+    """Say that the server runs, and which models it has; open to all, so that monitors need no key."""
+    return JSONResponse({"status": "ok", "models": list(request.app.state.hosts)})

@@ -1,0 +1,93 @@
+"""Run the server on an address, until it is asked to stop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Mapping
+
+import uvicorn
+
+from asr.errors import ConfigError, os_reason
+from asr.server.app import make_app
+from asr.server.host import Host
+from asr.server.settings import Settings
+
+#: bytes of one message on a socket: a minute of audio at 24 kHz and 16 bits, as base64
+MESSAGE = 4 << 20
+#: connections that wait to be accepted
+_BACKLOG = 256
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take an address, so that a mistake in it is found before models are loaded. Port 0 is any that is free.
+
+    Raises:
+        ConfigError: the address is taken, or is not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        taken = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"--host {host}: {os_reason(error)}") from error
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+    except OSError as error:
+        taken.close()
+        raise ConfigError(f"cannot listen at {host} port {port}: {os_reason(error)}; choose another --port") from error
+    return taken
+
+
+def address_of(listening: socket.socket) -> str:
+    """Return where a browser finds the server."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(hosts: Mapping[str, Host], settings: Settings, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; then take no more, and finish what is under way.
+
+    Uploads lie in a private temporary folder, which is gone afterwards.
+
+    Args:
+        ready: called when the first request may come.
+    """
+    config = uvicorn.Config(
+        make_app(hosts, settings),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws_max_size=MESSAGE,
+        ws_per_message_deflate=False,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=round(settings.grace_s),
+    )
+    with tempfile.TemporaryDirectory(prefix="asr-serve-") as folder:
+        before = tempfile.tempdir, signal.getsignal(signal.SIGTERM)
+        tempfile.tempdir = folder
+        # uvicorn raises the signal again once it has stopped; by default that would end the process at once, before
+        # the folder is gone
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        try:
+            _Server(config, ready).run(sockets=[listening])
+        finally:
+            tempfile.tempdir = before[0]
+            signal.signal(signal.SIGTERM, before[1])
+
+
+class _Server(uvicorn.Server):
+    """Say when the server is ready."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
