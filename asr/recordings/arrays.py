@@ -27,10 +27,43 @@ def recording_of_array(samples: npt.ArrayLike, sample_rate_hz: int, name: str) -
         DataError: empty, not finite, of another type or shape, or at a rate that no speech has.
     """
     array_nc = _checked(samples, name)
-    rate: Any = sample_rate_hz
-    if not isinstance(rate, int | float | np.number) or not LOWEST_HZ <= rate <= SAMPLE_RATE_HZ or rate != int(rate):
-        raise DataError(f"a sample rate of {sample_rate_hz} Hz; expected a whole number, at least {LOWEST_HZ}", name)
-    return Recording(_ArrayDecoder(array_nc, int(rate)), name)
+    return Recording(_ArrayDecoder(array_nc, check_rate(sample_rate_hz, name)), name)
+
+
+def live_samples(samples: npt.ArrayLike, name: str = "stream") -> Samples:
+    """Return a part of a live stream as float32 in [-1, 1]; it may be empty. Shapes: (n,).
+
+    Raises:
+        DataError: not finite, or of another type or shape than ``recording_of_array`` takes.
+    """
+    if not np.size(samples):
+        return np.zeros(0, np.float32)
+    array_nc = _checked(samples, name)
+    if array_nc.shape[1] > 1:
+        raise DataError(f"samples of shape {array_nc.shape}; expected (n,): one channel", name)
+    return _scaled(array_nc[:, 0])
+
+
+def check_rate(rate_hz: Any, name: str = "stream") -> int:
+    """Return a sample rate that speech may have.
+
+    Raises:
+        DataError: it is none.
+    """
+    is_number = isinstance(rate_hz, int | float | np.number)
+    if not is_number or not LOWEST_HZ <= rate_hz <= SAMPLE_RATE_HZ or rate_hz != int(rate_hz):
+        raise DataError(f"a sample rate of {rate_hz} Hz; expected a whole number, at least {LOWEST_HZ}", name)
+    return int(rate_hz)
+
+
+def _scaled(samples: npt.NDArray[Any]) -> Samples:
+    """Return samples of any type as float32 in [-1, 1]."""
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32)
+    full_scale = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    middle = full_scale if samples.dtype == np.uint8 else 0.0
+    scaled: Samples = ((samples.astype(np.float64) - middle) / full_scale).astype(np.float32)
+    return scaled
 
 
 def _checked(samples: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
@@ -75,9 +108,4 @@ class _ArrayDecoder(SoundDecoder):
     def read(self, frames: int) -> Samples:
         block_nc = self._array_nc[self._at : self._at + frames]
         self._at += len(block_nc)
-        if block_nc.dtype.kind == "f":
-            return block_nc.astype(np.float32)
-        full_scale = 2.0 ** (8 * block_nc.dtype.itemsize - 1)
-        middle = full_scale if block_nc.dtype == np.uint8 else 0.0
-        scaled_nc: Samples = ((block_nc.astype(np.float64) - middle) / full_scale).astype(np.float32)
-        return scaled_nc
+        return _scaled(block_nc)

@@ -19,6 +19,8 @@ Levels = npt.NDArray[np.float32]
 
 #: levels are measured a cell at a time, and cells in groups of fixed size: results cannot depend on the blocks
 CELLS_PER_S, GROUP = 100, 100
+#: cells of live sound that are measured at a time
+_LIVE_GROUP = 10
 #: band borders: above hum and rumble, up to the last fricatives
 _BORDERS_HZ = (150.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0)
 #: the floor of a cell is measured over this many groups before and after its own
@@ -44,7 +46,7 @@ def groups_with_activity(blocks: Iterable[Wave], rate_hz: int) -> Iterator[tuple
     The activity of a group depends on the ``_AROUND`` groups before and after it. Shapes: (n,), (c,).
     """
     hop = cell_samples(rate_hz)
-    window_n, bands_fb = _filters(3 * hop, rate_hz)
+    filters = _filters(3 * hop, rate_hz)
     #: groups whose activity is not known yet
     waiting: deque[Wave] = deque()
     #: levels of those groups, and of the ones before them
@@ -58,11 +60,7 @@ def groups_with_activity(blocks: Iterable[Wave], rate_hz: int) -> Iterator[tuple
     nothing_n: Wave = np.zeros(0, np.float32)
     before_n = nothing_n
     for wave_n, after_n in pairwise(chain(in_blocks(blocks, GROUP * hop), [nothing_n])):
-        extended_n = _with_neighbours(before_n, wave_n, after_n, hop)
-        frames_cn = sliding_window_view(extended_n, 3 * hop)[::hop]
-        spectrum_cf = np.fft.rfft(frames_cn * window_n, axis=1)
-        power_cb = (spectrum_cf.real**2 + spectrum_cf.imag**2) @ bands_fb
-        levels.append(10 * np.log10(power_cb + np.float32(1e-10)))
+        levels.append(_levels(_with_neighbours(before_n, wave_n, after_n, hop), hop, filters))
         del levels[: -(2 * _AROUND + 1)]
 
         before_n = wave_n[-hop:]
@@ -72,6 +70,43 @@ def groups_with_activity(blocks: Iterable[Wave], rate_hz: int) -> Iterator[tuple
 
     while waiting:
         yield next_group()
+
+
+class LiveLevels:
+    """Measure the activity of sound that is still coming in, in which the floor is known from the past only.
+
+    The activity of a cell depends on the samples up to at most ``_LIVE_GROUP`` cells after it, however they come in.
+    """
+
+    def __init__(self, rate_hz: int) -> None:
+        self._hop = cell_samples(rate_hz)
+        self._filters = _filters(3 * self._hop, rate_hz)
+        self._before_n: Wave = np.zeros(0, np.float32)
+        self._coming_n: Wave = np.zeros(0, np.float32)
+        self._past_cb: Levels = np.zeros((0, self._filters[1].shape[1]), np.float32)
+
+    def feed(self, wave_n: Wave) -> Iterator[Levels]:
+        """Yield the activity of the next cells, in groups of one size, once they can be measured. Shapes: (c,)."""
+        self._coming_n = np.concatenate([self._coming_n, wave_n])
+        size = _LIVE_GROUP * self._hop
+        while len(self._coming_n) >= size + self._hop:
+            group_n, self._coming_n = self._coming_n[:size], self._coming_n[size:]
+            yield self._measure(group_n, self._coming_n)
+
+    def end(self) -> Levels:
+        """Return the activity of the cells that are left, the last of which may be short. Shapes: (c,)."""
+        group_n, self._coming_n = self._coming_n, self._coming_n[:0]
+        if not len(group_n):
+            return np.zeros(0, np.float32)
+        activity_c = self._measure(group_n, self._coming_n)
+        self._before_n = self._coming_n
+        return activity_c
+
+    def _measure(self, group_n: Wave, after_n: Wave) -> Levels:
+        levels_cb = _levels(_with_neighbours(self._before_n, group_n, after_n, self._hop), self._hop, self._filters)
+        self._before_n = group_n[-self._hop :]
+        self._past_cb = np.concatenate([self._past_cb, levels_cb])[-(2 * _AROUND + 1) * GROUP :]
+        return _activity(levels_cb, self._past_cb)
 
 
 def _filters(length: int, rate_hz: int) -> tuple[Wave, Levels]:
@@ -84,6 +119,16 @@ def _filters(length: int, rate_hz: int) -> tuple[Wave, Levels]:
     # By Parseval's theorem the mean square of the samples: both sides of the spectrum, the window's power.
     scale = 2 / (length * float(np.sum(window_n**2)))
     return window_n, (scale * np.stack(bands, axis=1)).astype(np.float32)
+
+
+def _levels(extended_n: Wave, hop: int, filters: tuple[Wave, Levels]) -> Levels:
+    """Return the levels of cells, given with a cell before and after them. Shapes: (n,) -> (c, b)."""
+    window_n, bands_fb = filters
+    frames_cn = sliding_window_view(extended_n, 3 * hop)[::hop]
+    spectrum_cf = np.fft.rfft(frames_cn * window_n, axis=1)
+    power_cb = (spectrum_cf.real**2 + spectrum_cf.imag**2) @ bands_fb
+    levels_cb: Levels = 10 * np.log10(power_cb + np.float32(1e-10))
+    return levels_cb
 
 
 def _with_neighbours(before_n: Wave, wave_n: Wave, after_n: Wave, hop: int) -> Wave:

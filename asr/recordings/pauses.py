@@ -157,7 +157,7 @@ class _Cutter:
 
     def _long_silence(self, quiet_c: Marks) -> int | None:
         """Return where the first silence that is too long starts, if that is within reach."""
-        for start, stop in _runs(_without_clicks(quiet_c)):
+        for start, stop in _runs(without_clicks(quiet_c)):
             if stop - start >= self._silence and start < self._longest:
                 return start
         return None
@@ -226,7 +226,7 @@ class _Sound:
         step = 10 * CELLS_PER_S
         while True:
             _, quiet_c = self.between(cell, cell + step)
-            loud = np.flatnonzero(~_without_clicks(quiet_c))
+            loud = np.flatnonzero(~without_clicks(quiet_c))
             if not len(loud) and len(quiet_c) < step:
                 return None
             first = int(loud[0]) if len(loud) else step
@@ -254,7 +254,7 @@ def _runs(marks_c: Marks) -> Iterator[tuple[int, int]]:
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
-def _without_clicks(quiet_c: Marks) -> Marks:
+def without_clicks(quiet_c: Marks) -> Marks:
     """Return the quiet, with the bursts marked as quiet that are too short for speech and have quiet around them."""
     out = quiet_c.copy()
     for (start, stop), (next_start, next_stop) in pairwise(_runs(quiet_c)):
