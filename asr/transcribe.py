@@ -31,25 +31,19 @@ from asr.recordings.inputs import Input, Part
 from asr.recordings.listening import Reading, Source, listen, open_source
 from asr.recordings.longform import Joiner, TimedLogProbs
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, second_opinion, without_words
-from asr.transcript import Alternative, Seam, Transcript, segments_of
+from asr.streaming.results import Rules
+from asr.transcript import Alternative, Failure, Seam, Transcript, segments_of
 from asr.tuning.rescore import rescoring_decoder_for
 from asr.utterance import extract
 
 if TYPE_CHECKING:
     from asr.decode.decoder import Backend
+    from asr.streaming.stream import Stream
 
 #: passages that wait for the decoder, at most
 _WAITING = 64
 #: passages of one recording that wait for the decoder, at most: each may be minutes of log-probabilities
 _BACKLOG = 16
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Name a recording that could not be transcribed, and say why, in one line."""
-
-    path: str
-    why: str
 
 
 @dataclass(kw_only=True)
@@ -216,6 +210,20 @@ class Recognizer:
             yield from self._finished(pool, waiting, at_end=True)
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def stream(self, rate_hz: int, rules: Rules = Rules()) -> Stream:
+        """Begin a live stream of samples at a rate, which become text while they come.
+
+        Args:
+            rules: say when a passage of the text is final.
+
+        Raises:
+            ConfigError: the model does not stream.
+            DataError: no speech has that rate.
+        """
+        from asr.streaming.stream import Stream
+
+        return Stream(self, rate_hz, rules)
 
     def load_wave(self, source: Source) -> Wave:
         """Return all samples of a recording at the model's rate. Shapes: (n,).

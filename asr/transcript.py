@@ -83,6 +83,14 @@ class Transcript:
         return tuple(word for segment in self.segments for word in segment.words)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Name a recording that could not be transcribed, and say why, in one line."""
+
+    path: str
+    why: str
+
+
 #: words further apart than this are in two segments
 _SEGMENT_GAP_S = 0.8
 #: no segment of several words is longer

@@ -60,6 +60,7 @@ FLOORS = {
     "model.cpu.inference": 1,
     "model.cpu.loops": 1,
     "model.cpu.packed": 1,
+    "model.cpu.streams": 1,
     "model.cpu.tiles": 1,
     "model.cpu.vectors": 1,
     "model.onnx": 1,

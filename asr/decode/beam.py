@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -165,6 +166,11 @@ class PlainSearch:
             for text, (log_prob, lm_score, heard) in merged.items()
         ]
         return sorted(finals, key=lambda final: -final.score)
+
+    def common(self) -> list[int]:
+        """Return the tokens that all prefixes in the beam begin with."""
+        all_tokens = [prefix.tokens() for prefix in self.beam]
+        return [each[0] for each in takewhile(lambda each: len(set(each)) == 1, zip(*all_tokens, strict=False))]
 
     def spans_of(self, log_probs_sv: LogProbs, tokens: Sequence[int]) -> tuple[Span, ...]:
         """Return the spans of tokens on the most probable path that writes them."""

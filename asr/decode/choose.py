@@ -17,7 +17,7 @@ from asr.decode.types import Hypothesis, LogProbs
 from asr.errors import AsrError, ConfigError, nearest
 
 if TYPE_CHECKING:
-    from asr.decode.decoder import Backend
+    from asr.decode.decoder import Backend, BeamDecoder
 
 DECODERS = ("greedy", "beam")
 #: a language model's path that means: none, whatever was tuned
@@ -33,11 +33,15 @@ class Decoder:
     decode: Callable[[LogProbs], list[Hypothesis]]
     #: the file that its settings come from; empty: options and defaults
     source: str = ""
+    #: the search, if ``decode`` does nothing more: it takes a stream as it comes
+    search: BeamDecoder | None = None
+    #: the best path is all there is to it
+    is_greedy: bool = False
 
 
 def greedy_decoder(tokenizer: Tokenizer) -> Decoder:
     """Make a decoder that takes the best path."""
-    return Decoder("greedy", None, lambda log_probs_sv: [greedy(log_probs_sv, tokenizer)])
+    return Decoder("greedy", None, lambda log_probs_sv: [greedy(log_probs_sv, tokenizer)], is_greedy=True)
 
 
 def beam_decoder(
@@ -67,7 +71,8 @@ def beam_decoder(
         lm.keep_known(ngram.read_lines([known_words]), str(known_words))
     search = BeamDecoder(tokenizer, config, lm, backend)
     lm_name = None if lm_path is None else short(lm_path)
-    return Decoder(describe_search(search.config, with_lm=lm is not None), lm_name, search.decode, source)
+    name = describe_search(search.config, with_lm=lm is not None)
+    return Decoder(name, lm_name, search.decode, source, search)
 
 
 def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | None = None) -> Decoder:

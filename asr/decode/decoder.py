@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from asr.data.tokenizer import Tokenizer
+from asr.data.tokenizer import BLANK_ID, Tokenizer
 from asr.decode.beam import Final, PlainSearch
 from asr.decode.confidence import word_shares
 from asr.decode.settings import BeamConfig
@@ -39,6 +39,7 @@ class Search(Protocol):
 
     def feed(self, log_probs_sv: LogProbs, /) -> None: ...
     def finals(self, limit: int | None, /) -> list[Final]: ...
+    def common(self, /) -> list[int]: ...
     def spans_of(self, log_probs_sv: LogProbs, tokens: Sequence[int], /) -> tuple[Span, ...]: ...
     def close(self) -> None: ...
 
@@ -108,9 +109,13 @@ class BeamDecoder:
         other._set_searches()
         return other
 
-    def start(self) -> BeamStream:
-        """Start a new utterance, to be fed chunk by chunk."""
-        return BeamStream(self)
+    def start(self, context: Sequence[int] = ()) -> BeamStream:
+        """Start a new utterance, to be fed chunk by chunk.
+
+        Args:
+            context: tokens that were said just before, for the language model; they are no part of the answers.
+        """
+        return BeamStream(self, context)
 
     def decode(self, log_probs_sv: LogProbs) -> list[Hypothesis]:
         """Return the best texts of an utterance, best first: at least one, at most ``config.nbest``, no two alike.
@@ -213,10 +218,14 @@ class BeamDecoder:
 class BeamStream:
     """One utterance: ``feed`` it in any chunks; the answer is that of the whole at once."""
 
-    def __init__(self, decoder: BeamDecoder) -> None:
+    def __init__(self, decoder: BeamDecoder, context: Sequence[int] = ()) -> None:
         self._decoder = decoder
         self._search = decoder._new_search()
-        self._chunks = [np.zeros((0, len(decoder.pieces)), np.float32)]
+        self._context = list(context)
+        given_sv = _certain(self._context, len(decoder.pieces))
+        self._context_steps = len(given_sv)
+        self._chunks = [given_sv]
+        self._search.feed(given_sv)
 
     def feed(self, log_probs_sv: LogProbs) -> None:
         """Search on through more steps.
@@ -235,7 +244,45 @@ class BeamStream:
 
         When nothing that is allowed has a positive probability: the empty text with log-probability -inf.
         """
-        return self._decoder._finish(self._search, np.concatenate(self._chunks))
+        hypotheses = self._decoder._finish(self._search, np.concatenate(self._chunks))
+        if not self._context_steps:
+            return hypotheses
+        return [self._without_context(hypothesis) for hypothesis in hypotheses]
+
+    def partial(self) -> tuple[Hypothesis, str]:
+        """Return the best text so far, without shares, and the part of it that all texts in the beam begin with."""
+        best = self._search.finals(1)
+        if not best:
+            return _NOTHING, ""
+        spans = self._search.spans_of(np.concatenate(self._chunks), best[0].heard)[: len(best[0].tokens)]
+        hypothesis = Hypothesis(self._decoder.text(best[0].tokens), best[0].log_prob, spans, best[0].lm_score)
+        stable = self._decoder.text(self._search.common()[len(self._context) :])
+        return self._without_context(hypothesis), stable
+
+    def close(self) -> None:
+        """Give the memory of the search back; the utterance is over."""
+        self._search.close()
+
+    def _without_context(self, hypothesis: Hypothesis) -> Hypothesis:
+        first = self._context_steps
+        if not first:
+            return hypothesis
+        spans = [span for span in hypothesis.spans if span.start >= first]
+        own = tuple(span._replace(start=span.start - first, end=span.end - first) for span in spans)
+        text = self._decoder.text([span.token for span in own])
+        shares = hypothesis.word_shares
+        if shares is not None:
+            words = len(text.split(" ")) if text else 0
+            shares = shares[len(shares) - words :]
+        return replace(hypothesis, text=text, spans=own, word_shares=shares)
+
+
+def _certain(tokens: Sequence[int], vocabulary_size: int) -> LogProbs:
+    """Return steps in which these tokens are certain, each followed by a blank. Shapes: (s, v)."""
+    path = [token for each in tokens for token in (each, BLANK_ID)]
+    log_probs_sv = np.full((len(path), vocabulary_size), -np.inf, np.float32)
+    log_probs_sv[np.arange(len(path)), path] = 0.0
+    return log_probs_sv
 
 
 def _plain(log_probs_sv: LogProbs) -> LogProbs:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from asr.data.tokenizer import BLANK_ID, WORD_START, Tokenizer
-from asr.decode.types import Floats, Hypothesis, LogProbs, Span, SpanColumns, TimedWord, check_log_probs
+from asr.decode.types import Floats, Hypothesis, LogProbs, Longs, Span, SpanColumns, TimedWord, check_log_probs
 
 #: when each step of an utterance begins, and when it ends, in seconds
 Clock = tuple[Floats, Floats]
@@ -29,11 +29,19 @@ def greedy(log_probs_sv: LogProbs, tokenizer: Tokenizer) -> Hypothesis:
         ValueError: the input is not log-probabilities over the tokenizer's vocabulary.
     """
     check_log_probs(log_probs_sv, tokenizer.vocabulary_size)
-    if not len(log_probs_sv):
-        return Hypothesis("", 0.0, ())
-    path_s = log_probs_sv.argmax(axis=1)
-    best_s = np.take_along_axis(log_probs_sv, path_s[:, None], axis=1)[:, 0]
+    return of_path(*best_path(log_probs_sv), tokenizer)
 
+
+def best_path(log_probs_sv: LogProbs) -> tuple[Longs, LogProbs]:
+    """Return the most probable token of each step, and its log-probability. Shapes: (s, v) -> (s,), (s,)."""
+    path_s = log_probs_sv.argmax(axis=1)
+    return path_s, np.take_along_axis(log_probs_sv, path_s[:, None], axis=1)[:, 0]
+
+
+def of_path(path_s: Longs, best_s: LogProbs, tokenizer: Tokenizer) -> Hypothesis:
+    """Return the text of a path, given the log-probability of each of its steps. Shapes: (s,), (s,)."""
+    if not len(path_s):
+        return Hypothesis("", 0.0, ())
     # runs of one token; those of the blank are left out
     starts = np.flatnonzero(np.concatenate([[True], path_s[1:] != path_s[:-1]]))
     ends = np.append(starts[1:], len(path_s))

@@ -51,7 +51,7 @@ class FeatureExtractor(NormalizedExtractor):
             self.dct_mc = cosines(cfg.num_ceps, cfg.num_mels)
             bins = cfg.num_ceps
         sizes = self.window_n, self.hop, self.fft
-        self._spectra = LogSpectra(*sizes, self.mel_fm, floor=cfg.power_floor, cosines_mc=self.dct_mc)
+        self.spectra = LogSpectra(*sizes, self.mel_fm, floor=cfg.power_floor, cosines_mc=self.dct_mc)
         bins *= (1 + cfg.deltas) * (1 + 2 * cfg.context_frames)
         self.add_statistics(bins)
 
@@ -75,29 +75,39 @@ class FeatureExtractor(NormalizedExtractor):
 
     def raw(self, wave_n: Floats, dither: np.random.Generator | None = None) -> Floats:
         """Compute features before normalisation. Shapes: (n,) -> (t, f)."""
-        cfg = self.cfg
         wave_n = self.with_dither(wave_n, dither)
-        if cfg.preemphasis:
-            previous_n = np.concatenate([wave_n[:1], wave_n[:-1]])
-            wave_n = np.asarray(wave_n - np.float32(cfg.preemphasis) * previous_n, np.float32)
+        if self.cfg.preemphasis and len(wave_n):
+            wave_n = self.emphasized(wave_n, wave_n[0])
+        spectra_tf = self.spectra(wave_n, int(self.num_frames(len(wave_n))))
+        if not self.reach:
+            return spectra_tf
+        if not len(spectra_tf):
+            return np.zeros((0, self.num_bins), np.float32)
+        # Beyond an end the end frame is repeated.
+        return self.neighbourhoods(np.pad(spectra_tf, ((self.reach, self.reach), (0, 0)), mode="edge"))
 
-        features_tf = self._spectra(wave_n, int(self.num_frames(len(wave_n))))
-        if cfg.deltas or cfg.context_frames:
-            features_tf = _with_neighbours(features_tf, cfg.deltas, cfg.context_frames)
-        return features_tf
+    def emphasized(self, wave_n: Floats, before: np.float32) -> Floats:
+        """Take from each sample a part of the one before it; ``before`` is before the first. Shapes: (n,) -> (n,)."""
+        previous_n = np.concatenate([[before], wave_n[:-1]])
+        return np.asarray(wave_n - np.float32(self.cfg.preemphasis) * previous_n, np.float32)
 
+    @property
+    def reach(self) -> int:
+        """Return how many frames on either side a frame takes values from."""
+        return 2 * self.cfg.deltas + self.cfg.context_frames
 
-def _with_neighbours(features_tf: Floats, deltas: int, context: int) -> Floats:
-    """Append derivatives and neighbouring frames. Beyond an end the end frame is repeated before both."""
-    length = len(features_tf)
-    if not length:
-        return np.zeros((0, features_tf.shape[1] * (1 + deltas) * (1 + 2 * context)), np.float32)
-    reach = 2 * deltas + context
-    parts = [np.pad(features_tf, ((reach, reach), (0, 0)), mode="edge")]
-    for _ in range(deltas):
-        parts = [*(part_tf[2:-2] for part_tf in parts), _slopes(parts[-1])]
-    full_tf = np.concatenate(parts, axis=1)
-    return np.concatenate([full_tf[i : i + length] for i in range(2 * context + 1)], axis=1)
+    def neighbourhoods(self, spectra_tf: Floats) -> Floats:
+        """Append derivatives and neighbouring frames; ``reach`` frames at either end are only seen by others.
+
+        Shapes: (t + 2 reach, bins) -> (t, f).
+        """
+        context = self.cfg.context_frames
+        parts = [spectra_tf]
+        for _ in range(self.cfg.deltas):
+            parts = [*(part_tf[2:-2] for part_tf in parts), _slopes(parts[-1])]
+        full_tf = np.concatenate(parts, axis=1)
+        length = len(spectra_tf) - 2 * self.reach
+        return np.concatenate([full_tf[i : i + length] for i in range(2 * context + 1)], axis=1)
 
 
 def _slopes(features_tf: Floats) -> Floats:

@@ -110,10 +110,33 @@ class LogSpectra:
 
     def __call__(self, wave_n: Floats, frames: int) -> Floats:
         """Compute so many frames of a wave, which is zero outside itself. Shapes: (n,) -> (t, bins)."""
+        padded_n = np.zeros(max(self.before + len(wave_n), self.samples_of(frames)), np.float32)
+        padded_n[self.before : self.before + len(wave_n)] = wave_n
+        return self.of_windows(padded_n, frames)
+
+    @property
+    def before(self) -> int:
+        """Return how many samples of the first window lie before the first sample of the wave.
+
+        The window is in the middle of the FFT's samples, and the middle of the first frame is the first sample.
+        """
+        return self.fft // 2 - (self.fft - len(self.window_n)) // 2
+
+    @property
+    def is_exact(self) -> bool:
+        """Return true if a frame depends on nothing but its samples, to the last bit."""
+        return self._plan is not None
+
+    def samples_of(self, frames: int) -> int:
+        """Return how many samples there are from the first window's first to the last window's last."""
+        return (frames - 1) * self.hop + len(self.window_n) if frames else 0
+
+    def of_windows(self, samples_n: Floats, frames: int) -> Floats:
+        """Compute so many frames of samples, the first of which is the first of a window. Shapes: (n,) -> (t, bins)."""
         if not frames:
             return np.zeros((0, self._num_bins), np.float32)
         plan = self._plan
-        return self._through_numpy(wave_n, frames) if plan is None else self._compiled(*plan, wave_n, frames)
+        return self._through_numpy(samples_n, frames) if plan is None else self._compiled(*plan, samples_n, frames)
 
     @property
     def _num_bins(self) -> int:
@@ -129,19 +152,20 @@ class LogSpectra:
         plan = make_plan(self.window_n, self.hop, self.fft, *tables)
         return plan, Flat(plan)
 
-    def _compiled(self, plan: Plan, flat: Flat, wave_n: Floats, frames: int) -> Floats:
-        # It computes blocks of frames: the last one may reach beyond the end.
+    def _compiled(self, plan: Plan, flat: Flat, samples_n: Floats, frames: int) -> Floats:
+        # It computes blocks of frames, and windows of whole vectors: the last ones may reach beyond the end.
         whole = -(-frames // BLOCK) * BLOCK
+        needed = (whole - 1) * self.hop + len(plan.window)
+        if len(samples_n) < needed:
+            samples_n = np.concatenate([samples_n, np.zeros(needed - len(samples_n), np.float32)])
         features_tf = np.empty((whole, self._num_bins), np.float32)
-        padded_n = self._padded(wave_n, whole, len(plan.window))
         rooms = max(plan.fft, len(plan.window)), plan.fft // 2 + 1, len(plan.starts), len(plan.cosines)
-        _log_spectra(flat, padded_n, frames, features_tf.reshape(-1), *map(_room, rooms))
+        _log_spectra(flat, samples_n, frames, features_tf.reshape(-1), *map(_room, rooms))
         return features_tf[:frames]
 
-    def _through_numpy(self, wave_n: Floats, frames: int) -> Floats:
+    def _through_numpy(self, samples_n: Floats, frames: int) -> Floats:
         features_tf = np.empty((frames, self._num_bins), np.float32)
-        padded_n = self._padded(wave_n, frames, len(self.window_n))
-        frames_tn = np.lib.stride_tricks.sliding_window_view(padded_n, len(self.window_n))[:: self.hop]
+        frames_tn = np.lib.stride_tricks.sliding_window_view(samples_n, len(self.window_n))[:: self.hop]
         for start in range(0, frames, _BLOCK):
             block_tn = frames_tn[start : min(start + _BLOCK, frames)]
             spectra_tf = np.fft.rfft(block_tn * self.window_n, self.fft)
@@ -150,16 +174,6 @@ class LogSpectra:
             logs_tf = np.log(np.maximum(energies_tf + self._added, self._floor))
             features_tf[start : start + _BLOCK] = logs_tf if self.cosines_mc is None else logs_tf @ self.cosines_mc
         return features_tf
-
-    def _padded(self, wave_n: Floats, frames: int, window: int) -> Floats:
-        """Put zeros around a wave, so that it begins with the first window and so many frames have their samples.
-
-        The window is in the middle of the FFT's samples, and the middle of the first frame is the first sample.
-        """
-        before = self.fft // 2 - (self.fft - len(self.window_n)) // 2
-        padded_n = np.zeros(max(before + len(wave_n), (frames - 1) * self.hop + window), np.float32)
-        padded_n[before : before + len(wave_n)] = wave_n
-        return padded_n
 
 
 def _room(rows: int) -> Floats:

@@ -30,7 +30,7 @@ Marks = npt.NDArray[np.bool_]
 #: a piece whose ``no_speech_prob`` is above this gives no text; Whisper's own default
 NO_SPEECH_THRESHOLD = 0.6
 #: a piece is judged in stretches of at most this length, and has speech if one of them has
-_STRETCH_S = 3.0
+STRETCH_S = 3.0
 #: a stretch with a probability of no speech below this ends the search; the rest of the piece is not examined
 _SURE = 0.02
 
@@ -100,7 +100,7 @@ def no_speech_prob(wave_n: Wave, rate_hz: int) -> float:
 
     It is from 0 to 1, and 1 for silence. It depends on the samples only, and not on their level.
     """
-    stretches = max(1, math.ceil(len(wave_n) / (rate_hz * _STRETCH_S)))
+    stretches = max(1, math.ceil(len(wave_n) / (rate_hz * STRETCH_S)))
     borders = [round(i * len(wave_n) / stretches) for i in range(stretches + 1)]
     least = 1.0
     for start, stop in pairwise(borders):
@@ -117,7 +117,12 @@ def second_opinion(no_speech: float, log_probs_sv: LogProbs) -> float:
     """Correct the result of ``no_speech_prob`` by a network's output for the same piece. Shapes: (s, v)."""
     best_s = log_probs_sv.max(axis=1)
     token_s = log_probs_sv.argmax(axis=1) != BLANK_ID
-    if not token_s.any() or float(best_s[token_s].mean()) < _NETWORK_SURE:
+    return corrected(no_speech, float(best_s[token_s].mean()) if token_s.any() else -math.inf)
+
+
+def corrected(no_speech: float, sureness: float) -> float:
+    """Correct the result of ``no_speech_prob`` by the mean log-probability of the network's tokens."""
+    if sureness < _NETWORK_SURE:
         return no_speech
     odds = no_speech / max(1 - no_speech, 1e-9) * math.exp(-_NETWORK_SAYS)
     return odds / (1 + odds)

@@ -20,9 +20,9 @@ from asr.recordings.arrays import check_rate, live_samples
 from asr.recordings.levels import CELLS_PER_S, Levels, LiveLevels, cell_samples
 from asr.recordings.pauses import without_clicks
 from asr.sound.recording import Wave
+from asr.streaming.contract import AnyRecognizer
 from asr.streaming.results import Result, Rules
-from asr.transcribe import Failure, Recognizer
-from asr.transcript import Transcript
+from asr.transcript import Failure, Transcript
 
 #: the shortest pause that ends a passage which is long enough
 _SHORT_PAUSE_S = 0.2
@@ -163,7 +163,7 @@ class PiecePool:
     #: whether there are results before a passage ends
     partials = False
 
-    def __init__(self, recognizer: Recognizer) -> None:
+    def __init__(self, recognizer: AnyRecognizer) -> None:
         self._recognizer = recognizer
         self._streams: dict[PieceStream, None] = {}
 

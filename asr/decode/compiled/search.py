@@ -121,6 +121,24 @@ class CompiledSearch:
         ]
         return sorted(finals, key=lambda final: -final.score)[:limit]
 
+    def common(self) -> list[int]:
+        state = self._work.state[0]
+        parents = self._work.nodes["parent"]
+        alive = self._work.node_2b[state["now"], : state["num_prefixes"]].tolist()
+        if not alive:
+            return []
+        line = alive[:1]
+        while parents[line[-1]] >= 0:
+            line.append(int(parents[line[-1]]))
+        line.reverse()  # from the empty prefix on
+        place = {node: i for i, node in enumerate(line)}
+        shared = len(line) - 1
+        for node in alive[1:]:
+            while place.get(node, len(line)) > shared:  # of a prefix that is not on the line, too
+                node = int(parents[node])
+            shared = place[node]
+        return self._tokens_of(line[shared])
+
     def _tokens_of(self, node: int) -> list[int]:
         tokens: list[int] = prefixes.tokens_of(self._work.nodes, node).tolist()
         return tokens

@@ -124,27 +124,27 @@ class InferenceNetwork:
     def _pack(self, arrays: Arrays) -> None:
         precision = self.precision
         hidden = self.cfg.hidden
-        self._convs = _convs(self.cfg, self.bins, arrays, precision)
-        last = self._convs[-1]
+        self.convs = _convs(self.cfg, self.bins, arrays, precision)
+        last = self.convs[-1]
         #: values per row of the first layer's input, and the places of those that mean something
-        self._width = round_up(last.bins * last.channels, LANES)
+        self.width = round_up(last.bins * last.channels, LANES)
         places = np.arange(last.bins * last.channels)
 
-        self._layers: list[Recurrent] = []
-        width = self._width
+        self.layers: list[Recurrent] = []
+        width = self.width
         for i in range(self.cfg.layers):
             made = _recurrent(self.cfg, i, fold_directions(self.cfg, arrays, i), places, width, precision)
-            self._layers.append(made)
+            self.layers.append(made)
             width = made.output_size
             places = np.concatenate([start + np.arange(hidden) for start in range(0, width, made.size)])
 
-        self._ahead_kh: Floats | None = None
+        self.ahead_kh: Floats | None = None
         if self.cfg.lookahead_steps:
-            self._ahead_kh = np.zeros((self.cfg.lookahead_steps + 1, width), np.float32)
-            self._ahead_kh[:, :hidden] = arrays["lookahead.weight_h1k"][:, 0].T
+            self.ahead_kh = np.zeros((self.cfg.lookahead_steps + 1, width), np.float32)
+            self.ahead_kh[:, :hidden] = arrays["lookahead.weight_h1k"][:, 0].T
         output_vk = np.zeros((self.vocabulary_size, 1, width), np.float32)
         output_vk[:, 0, places] = arrays["output.weight"]
-        self._output = packed(output_vk, arrays["output.bias"], precision)
+        self.output = packed(output_vk, arrays["output.bias"], precision)
 
     @property
     def stride(self) -> int:
@@ -154,13 +154,13 @@ class InferenceNetwork:
     def fingerprint(self) -> str:
         """Return a name for the weights and for how they are computed with."""
         digest = hashlib.sha256(f"{type(self).__name__} {self.precision} {self.cfg.model_dump_json()}".encode())
-        packs = [conv.weights for conv in self._convs]
-        packs += [pack for layer in self._layers for pack in (layer.projection, *layer.own)]
-        for pack in [*packs, self._output]:
+        packs = [conv.weights for conv in self.convs]
+        packs += [pack for layer in self.layers for pack in (layer.projection, *layer.own)]
+        for pack in [*packs, self.output]:
             digest.update(pack.values.tobytes())
             digest.update(pack.bias.tobytes())
-        if self._ahead_kh is not None:
-            digest.update(self._ahead_kh.tobytes())
+        if self.ahead_kh is not None:
+            digest.update(self.ahead_kh.tobytes())
         return digest.hexdigest()
 
     def eval(self) -> Self:
@@ -199,7 +199,7 @@ class InferenceNetwork:
         lengths = np.array([self._steps(len(features[i])) for i in order], np.int64)
         starts = np.cumsum(lengths) - lengths
         batch = _Utterances(order, lengths, starts, int(lengths.sum()))
-        logits_rv = np.zeros((batch.rows, self._output.columns * LANES), np.float32)
+        logits_rv = np.zeros((batch.rows, self.output.columns * LANES), np.float32)
         if batch.rows:
             self._encode(features, batch, logits_rv, spread)
 
@@ -214,43 +214,43 @@ class InferenceNetwork:
         used = int((batch.lengths > 0).sum())
         starts = batch.starts[:used]
         lengths = batch.lengths[:used]
-        narrow = np.zeros(batch.rows * self._width, self._stored)
+        narrow = np.zeros(batch.rows * self.width, self.stored_type)
         for i, start in zip(batch.order[:used], starts, strict=True):
             self._front_end(features[i], narrow, int(start), spread)
 
         wide_rh = np.empty((0, 0), np.float32)
-        for layer in self._layers:
+        for layer in self.layers:
             wide_rh = self._recurrent(layer, wide_rh, narrow, starts, lengths, spread)
             narrow = stored(wide_rh, self.precision).reshape(-1)
-        if self._ahead_kh is not None:
-            wide_rh = _look_ahead(wide_rh, starts, lengths, self._ahead_kh)
+        if self.ahead_kh is not None:
+            wide_rh = look_ahead(wide_rh, starts, lengths, self.ahead_kh)
             narrow = stored(wide_rh, self.precision).reshape(-1)
 
         width = len(narrow) // batch.rows
         flat = logits_rv.reshape(-1)
-        spread(batch.rows, lambda first, last: _project(narrow, width, first, last, self._output, flat))
+        spread(batch.rows, lambda first, last: _project(narrow, width, first, last, self.output, flat))
 
     @property
-    def _stored(self) -> Any:
+    def stored_type(self) -> Any:
         return np.float32 if self.precision == "fp32" else np.uint16
 
     def _steps(self, frames: int) -> int:
-        for conv in self._convs:
+        for conv in self.convs:
             frames = -(-frames // conv.stride_t)
         return frames
 
     def _front_end(self, features_tf: Floats, rows: Stored, start: int, spread: Spread) -> None:
         """Run the convolutions of one utterance, and write its rows from row ``start`` on."""
         length = len(features_tf)
-        conv = self._convs[0]
+        conv = self.convs[0]
         x, _, row = self._room(conv, length)
         pad_f = conv.kernel_f // 2
         inside = x[conv.kernel_t // 2 * row :][: length * row].reshape(length, row)
         inside[:, pad_f : pad_f + conv.bins_in] = stored(features_tf, self.precision)
 
-        for conv, following in zip(self._convs, [*self._convs[1:], None], strict=True):
+        for conv, following in zip(self.convs, [*self.convs[1:], None], strict=True):
             length = -(-length // conv.stride_t)
-            y, y_at, y_row = rows, start * self._width, self._width
+            y, y_at, y_row = rows, start * self.width, self.width
             if following is not None:
                 y, y_at, y_row = self._room(following, length)
             spread(length, partial(_convolve_part, conv, x, row, y, y_at, y_row))
@@ -260,7 +260,7 @@ class InferenceNetwork:
         """Return zeros for a convolution's input and its padding, where the input begins, and elements per frame."""
         row = (conv.bins_in + conv.kernel_f // 2 * 2) * conv.channels_in
         # One group more at the end: the last run may be filled up with what follows it.
-        room = np.zeros((length + conv.kernel_t // 2 * 2) * row + 2, self._stored)
+        room = np.zeros((length + conv.kernel_t // 2 * 2) * row + 2, self.stored_type)
         return room, conv.kernel_t // 2 * row + conv.kernel_f // 2 * conv.channels_in, row
 
     def _recurrent(
@@ -280,7 +280,7 @@ class InferenceNetwork:
         def run_directions(first: int, last: int) -> None:
             for way in range(first, last):
                 states = np.zeros(2 * len(lengths) * size, np.float32)
-                narrow_states = np.zeros(len(states), self._stored)
+                narrow_states = np.zeros(len(states), self.stored_type)
                 room = np.empty(len(lengths) * gates * LANES, np.float32)
                 _recur(
                     layer.cell, way, ways, size, x, layer.own[way], starts, lengths, own, states, narrow_states, room
@@ -294,7 +294,7 @@ class InferenceNetwork:
         return out_rh + before_rh if layer.residual else out_rh
 
 
-def _look_ahead(x_rh: Floats, starts: Any, lengths: Any, weight_kh: Floats) -> Floats:
+def look_ahead(x_rh: Floats, starts: Any, lengths: Any, weight_kh: Floats) -> Floats:
     """Compute each unit's weighted sum over itself and its next values inside the utterance. Shapes: -> (r, h)."""
     out_rh = np.zeros_like(x_rh)
     for start, length in zip(starts, lengths, strict=True):

@@ -1,0 +1,168 @@
+"""One passage of a stream: what the network says of it becomes results, until a pause ends it.
+
+Axes: n samples, s steps, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from asr.data.audio import Wave
+from asr.data.tokenizer import BLANK_ID
+from asr.decode.choose import Decoder
+from asr.decode.greedy import best_path, words_with_times
+from asr.decode.types import Hypothesis, LogProbs
+from asr.model.contract import AcousticModel
+from asr.recordings.longform import longest_piece_s
+from asr.recordings.speech import STRETCH_S, corrected, no_speech_prob
+from asr.streaming.endpoints import EndPoints
+from asr.streaming.results import Result, Rules
+from asr.streaming.texts import begin_text, context_of
+
+#: while nobody seems to speak, this is asked again at the first token after so many steps
+_JUDGE_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all passages of all streams have in common."""
+
+    model: AcousticModel
+    decoder: Decoder
+    no_speech_threshold: float
+
+    @cached_property
+    def samples_per_step(self) -> int:
+        """Samples of the model's rate."""
+        return self.model.extractor.hop * self.model.network.stride
+
+    @cached_property
+    def silent(self) -> frozenset[int]:
+        """Tokens that say nothing."""
+        return frozenset({BLANK_ID} | {1 + i for i, symbol in enumerate(self.model.tokenizer.symbols) if symbol == " "})
+
+
+class Passage:
+    """The audio between two pauses."""
+
+    def __init__(self, setup: Setup, rules: Rules, start_n: int = 0, context: Sequence[int] = ()) -> None:
+        """Begin a passage.
+
+        Args:
+            start_n: where it begins in the stream, in samples of the model's rate.
+            context: the last tokens of the passage before, if it ended inside a sentence.
+        """
+        model = setup.model
+        self._setup = setup
+        self._start_n = start_n
+        self._text = begin_text(setup.decoder, model.tokenizer, context)
+        self._ends = EndPoints(rules, model.step_s, longest_piece_s(model))
+        #: samples from ``held_from_n`` (in the passage) on: those of the pause and, while nobody seems to speak, some
+        #: before it
+        self._held_n = np.zeros(0, np.float32)
+        self._held_from_n = 0
+        self._is_speech = setup.no_speech_threshold >= 1
+        self._judge_from = 0
+        #: sum of the tokens' log-probabilities, and their number
+        self._sureness = 0.0
+        self._num_tokens = 0
+        self._shown = ""
+        #: for the next passage, once this one has ended inside a sentence
+        self.context: list[int] = []
+
+    def hold(self, wave_n: Wave) -> None:
+        """Keep samples that are going through the network."""
+        self._held_n = np.concatenate([self._held_n, wave_n])
+
+    def hear(self, log_probs_sv: LogProbs) -> bool:
+        """Take the next steps; return true if the passage ends inside them, so that those after it do not count."""
+        path_s, best_s = best_path(log_probs_sv)
+        for i, (token, log_prob) in enumerate(zip(path_s.tolist(), best_s.tolist(), strict=True)):
+            if token != BLANK_ID:
+                self._sureness += log_prob
+                self._num_tokens += 1
+            is_end = self._ends.is_end(token not in self._setup.silent)
+            if not self._is_speech and not self._ends.pause and self._ends.steps >= self._judge_from:
+                self._judge()
+            if is_end:
+                self._text.feed(log_probs_sv[: i + 1])
+                return True
+        if len(log_probs_sv):
+            self._text.feed(log_probs_sv)
+            self._forget()
+        return False
+
+    def _judge(self) -> None:
+        """Decide whether anybody speaks, by the last seconds that were heard up to this step."""
+        rate_hz = self._setup.model.audio.sample_rate_hz
+        heard_n = self._held_n[: self._ends.steps * self._setup.samples_per_step - self._held_from_n]
+        no_speech = no_speech_prob(heard_n[-round(STRETCH_S * rate_hz) :], rate_hz)
+        sureness = self._sureness / max(1, self._num_tokens)
+        self._is_speech = corrected(no_speech, sureness) <= self._setup.no_speech_threshold
+        self._judge_from = self._ends.steps + _JUDGE_STEPS
+
+    def _forget(self) -> None:
+        """Let go of samples that are needed no more."""
+        keep_from_n = self._pause_from_n
+        if not self._is_speech:
+            judged_n = round(STRETCH_S * self._setup.model.audio.sample_rate_hz)
+            keep_from_n = min(keep_from_n, self._ends.steps * self._setup.samples_per_step - judged_n)
+        keep_from_n = max(keep_from_n, self._held_from_n)
+        self._held_n = self._held_n[keep_from_n - self._held_from_n :]
+        self._held_from_n = keep_from_n
+
+    @property
+    def _pause_from_n(self) -> int:
+        return (self._ends.steps - self._ends.pause) * self._setup.samples_per_step
+
+    def partial(self) -> Result | None:
+        """Return the text so far, if it is another one than before."""
+        found = self._text.partial() if self._is_speech else None
+        if found is None or found[0].text == self._shown:
+            return None
+        hypothesis, stable = found
+        self._shown = hypothesis.text
+        return self._result(hypothesis, self._ends.steps, stable, final=False)
+
+    def cut(self) -> tuple[Result, Wave, int]:
+        """End the passage in its pause; return its result, the samples after it, and where those are in the stream."""
+        per_step = self._setup.samples_per_step
+        pause_n = self._held_n[self._pause_from_n - self._held_from_n :]
+        steps = self._ends.cut_step(pause_n, per_step)
+        result = self._final(steps)
+        return result, self._held_n[steps * per_step - self._held_from_n :], self._start_n + steps * per_step
+
+    def finish(self) -> tuple[Result, int]:
+        """End the passage with the audio; return its result, and where that is in the stream."""
+        result = self._final(self._ends.steps)
+        self.context = []
+        return result, self._start_n + self._held_from_n + len(self._held_n)
+
+    def _final(self, steps: int) -> Result:
+        if not self._is_speech and self._ends.has_tokens:
+            self._judge()
+        hypothesis = self._text.final()
+        if not self._is_speech:
+            hypothesis = Hypothesis("", 0.0, ())
+        if not self._ends.is_sentence_end:
+            self.context = context_of(hypothesis, self._setup.model.tokenizer)
+        return self._result(hypothesis, steps, len(hypothesis.text), final=True)
+
+    def _result(self, hypothesis: Hypothesis, steps: int, stable: int, *, final: bool) -> Result:
+        model = self._setup.model
+        start_s = self._start_n / model.audio.sample_rate_hz
+        starts_s = start_s + model.step_s * np.arange(self._ends.steps, dtype=np.float64)
+        words = words_with_times(hypothesis, model.tokenizer, (starts_s, starts_s + model.step_s))
+        return Result(
+            text=" ".join(hypothesis.text.split()),
+            final=final,
+            start_s=round(start_s, 3),
+            end_s=round(start_s + steps * model.step_s, 3),
+            words=tuple(words),
+            stable=stable,
+            log_prob=hypothesis.log_prob,
+        )

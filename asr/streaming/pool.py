@@ -1,0 +1,191 @@
+"""Many live streams through one model, a tick at a time.
+
+Every stream gets the results that it would get alone, to the last bit, however its samples are cut into pieces.
+
+Axes: n samples.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.data.audio import Wave
+from asr.features import stream as features
+from asr.features.stream import FrameStream
+from asr.model.contract import AcousticModel
+from asr.model.cpu import streams as network
+from asr.recordings.arrays import check_rate, live_samples
+from asr.streaming.contract import AnyRecognizer
+from asr.streaming.passage import Passage, Setup
+from asr.streaming.pieces import PiecePool
+from asr.streaming.results import Result, Rules
+
+#: audio of one stream in one tick, at most: others wait for it
+_TICK_S = 1.0
+
+
+class _Mark(Enum):
+    """What is in a stream's queue beside samples."""
+
+    FLUSH = 1
+    FINISH = 2
+
+
+class PoolStream:
+    """One stream of a pool. Its methods queue, from any thread; ``StreamPool.tick`` does the work."""
+
+    def __init__(self, pool: StreamPool, rate_hz: int, rules: Rules) -> None:
+        self._pool = pool
+        self._rules = rules
+        self._rate_hz = rate_hz
+        self._model_hz = pool.setup.model.audio.sample_rate_hz
+        self._queue: deque[Wave | _Mark] = deque()
+        self._resampler: Any = None
+        #: samples of the model's rate that go through the network next
+        self._next_n = np.zeros(0, np.float32)
+        self.is_done = False
+        self._begin(0)
+
+    def push(self, samples: npt.ArrayLike) -> None:
+        """Queue the next samples: float in [-1, 1] or int16. Shapes: (n,).
+
+        Raises:
+            DataError: they are of another type or shape, or not finite.
+        """
+        self._queue.append(live_samples(samples))
+
+    def flush(self) -> None:
+        """Queue the end of the passage, as if the audio ended here; samples that follow begin anew, time goes on."""
+        self._queue.append(_Mark.FLUSH)
+
+    def finish(self) -> None:
+        """Queue the end of the stream."""
+        self._queue.append(_Mark.FINISH)
+
+    def close(self) -> None:
+        """Leave the pool, with whatever is queued."""
+        self._pool.forget(self)
+
+    def _begin(self, start_n: int, context: list[int] | None = None) -> None:
+        setup = self._pool.setup
+        self._passage = Passage(setup, self._rules, start_n, context or [])
+        self._frames = FrameStream(setup.model.extractor)  # type: ignore[arg-type]  # the pool has looked
+        self._state = network.State(setup.model.network)  # type: ignore[arg-type]
+
+    @property
+    def has_work(self) -> bool:
+        """Return true if something is queued."""
+        return bool(self._queue or len(self._next_n))
+
+    def take(self) -> tuple[network.State, npt.NDArray[np.float32], bool]:
+        """Take what goes through the network in this tick: its frames, and whether they are the passage's last."""
+        most = round(_TICK_S * self._model_hz)
+        while len(self._next_n) < most and self._queue and not isinstance(self._queue[0], _Mark):
+            self._next_n = np.concatenate([self._next_n, self._at_model_rate(self._queue.popleft())])
+        wave_n = self._next_n[:most]
+        self._next_n = self._next_n[most:]
+
+        is_last = not len(self._next_n) and bool(self._queue) and isinstance(self._queue[0], _Mark)
+        if is_last and self._resampler is not None:
+            wave_n = np.concatenate([wave_n, self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)])
+            self._resampler = None
+        self._passage.hold(wave_n)
+        frames_tf = self._frames.feed(wave_n)
+        if is_last:
+            frames_tf = np.concatenate([frames_tf, self._frames.finish()])
+        return self._state, frames_tf, is_last
+
+    def hear(self, log_probs_sv: npt.NDArray[np.float32], is_last: bool) -> list[Result]:
+        """Return what is new with these steps."""
+        if self._passage.hear(log_probs_sv):
+            result, rest_n, cut_n = self._passage.cut()
+            self._next_n = np.concatenate([rest_n, self._next_n])
+            self._begin(cut_n, self._passage.context)
+        elif is_last:
+            result, end_n = self._passage.finish()
+            self.is_done = self._queue.popleft() is _Mark.FINISH
+            if self.is_done:
+                self._pool.forget(self)
+            else:
+                self._begin(end_n)
+        else:
+            partial = self._passage.partial()
+            return [] if partial is None else [partial]
+        return [result]
+
+    def _at_model_rate(self, samples: Any) -> Wave:
+        if self._rate_hz == self._model_hz:
+            wave_n: Wave = samples
+            return wave_n
+        if self._resampler is None:
+            import soxr
+
+            self._resampler = soxr.ResampleStream(self._rate_hz, self._model_hz, 1, dtype="float32", quality="HQ")
+        resampled_n: Wave = self._resampler.resample_chunk(samples)
+        return resampled_n
+
+
+class StreamPool:
+    """Streams of one model that can take them (``why_not``)."""
+
+    #: results come while somebody speaks
+    partials = True
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self._streams: list[PoolStream] = []
+        self._lock = threading.Lock()
+
+    def open(self, rate_hz: int, rules: Rules = Rules()) -> PoolStream:
+        """Begin a stream of samples at a rate.
+
+        Raises:
+            DataError: no speech has that rate.
+        """
+        stream = PoolStream(self, check_rate(rate_hz), rules)
+        with self._lock:
+            self._streams.append(stream)
+        return stream
+
+    def forget(self, stream: PoolStream) -> None:
+        """Take a stream out; do nothing if it is out."""
+        with self._lock:
+            if stream in self._streams:
+                self._streams.remove(stream)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def tick(self) -> Iterator[tuple[PoolStream, list[Result]]]:
+        """Do all that is queued, and yield what is new of each stream, oldest first; also each stream that is done."""
+        while True:
+            with self._lock:
+                working = [stream for stream in self._streams if stream.has_work]
+            if not working:
+                return
+            states, frames, is_last = zip(*(stream.take() for stream in working), strict=True)
+            answers = network.tick(self.setup.model.network, states, frames, is_last)  # type: ignore[arg-type]
+            for stream, log_probs_sv, last in zip(working, answers, is_last, strict=True):
+                results = stream.hear(log_probs_sv, last)
+                if results or stream.is_done:
+                    yield stream, results
+
+
+def why_not(model: AcousticModel) -> str:
+    """Say why a model cannot take streams; nothing: it can."""
+    return network.why_not(model.network) or features.why_not(model.extractor)
+
+
+def open_pool(recognizer: AnyRecognizer) -> StreamPool | PiecePool:
+    """Make a pool for the streams of a model: one that gives no partial results, if the model cannot take streams."""
+    model = recognizer.model
+    if why_not(model):
+        return PiecePool(recognizer)
+    return StreamPool(Setup(model, recognizer.decoder, recognizer.no_speech_threshold))
