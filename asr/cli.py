@@ -36,6 +36,7 @@ _COMMANDS = {
     "export": "training",
     "evaluate": "scoring",
     "transcribe": "speech",
+    "listen": "listening",
     "serve": "serving",
     "align": "align",
     "score": "scoring",

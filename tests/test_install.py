@@ -84,7 +84,7 @@ def test_the_oldest_set_is_the_lower_end_of_every_range(requirement):
     # The linter and the type checker do not run on it, and the extra for bundles asks for a newer torch.
     if requirement.name in ("ruff", "mypy", "types-PyYAML", "torch", "torchaudio"):
         return
-    lowest = next(one.version for one in requirement.specifier if one.operator == ">=")
+    lowest = next(one.version for one in requirement.specifier if one.operator in (">=", "=="))
     pinned = Version(pins("constraints-oldest.txt")[requirement.name.lower()])
     assert pinned.release[: len(Version(lowest).release)] == Version(lowest).release
 
