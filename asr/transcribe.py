@@ -5,6 +5,7 @@ Axes: n samples, s steps, v vocabulary.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -165,6 +166,7 @@ class Recognizer:
         sources: Iterable[Source],
         *,
         longest_s: float | None = None,
+        most_s: float = math.inf,
         batch_s: float | None = None,
         jobs: int | None = None,
         advance: Callable[[float], None] = lambda seconds: None,
@@ -177,6 +179,7 @@ class Recognizer:
         Args:
             longest_s: the longest audio that the network is given at a time; default: the longest utterance that it
                 was trained on.
+            most_s: a recording that turns out to be longer is read no further, and gives a Failure.
             batch_s: padded audio in one batch of the network; default: what suits its device.
             jobs: threads that decode; default: one per core.
             advance: called with the seconds of audio that the network has done since the last call.
@@ -191,7 +194,7 @@ class Recognizer:
                 waiting.append(recording)
                 yield source, recording
 
-        pieces = listen(self.model, recordings(), longest_s)
+        pieces = listen(self.model, recordings(), longest_s, most_s)
         rate_hz = self.model.audio.sample_rate_hz
         pool = ThreadPoolExecutor(jobs or usable_cores(), "asr-decode")
         try:

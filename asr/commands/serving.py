@@ -70,6 +70,7 @@ def serve(
         list[str], Argument(metavar="MODEL...", help="As for transcribe; NAME=MODEL sets what clients call it.")
     ],
     server: ServerOptions,
+    language: Annotated[str, Option(help="Of the models, such as en: requests may then name it.")] = "",
     decoding: DecodingOptions,
     no_speech_threshold: NoSpeechThreshold = 0.6,
     precision: Precision = "auto",
@@ -91,7 +92,7 @@ def serve(
     with bind(server.host, server.port) as listening:
         hosts: dict[str, Host] = {}
         for name, path in named.items():
-            hosts[name] = _host(name, path, settings, decoding, machine, precision, no_speech_threshold)
+            hosts[name] = _host(name, path, settings, decoding, machine, precision, no_speech_threshold, language)
 
         def ready() -> None:
             say(f"asr: serving {shown(', '.join(hosts))} at {address_of(listening)} (Ctrl-C ends it)")
@@ -128,6 +129,7 @@ def _host(
     machine: MachineOptions,
     precision: str,
     no_speech_threshold: float,
+    language: str,
 ) -> Host:
     """Load a model, and return its host."""
     from asr.server.host import Host
@@ -135,4 +137,4 @@ def _host(
     recognizer = load_recognizer(path, machine, decoding, precision=precision, confidence=True)
     recognizer.no_speech_threshold = no_speech_threshold
     created = int(path.stat().st_mtime) if path.exists() else 0
-    return Host(name, recognizer, max_waiting=settings.max_waiting, created=created)
+    return Host(name, recognizer, settings, language=language, created=created)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,9 @@ class Decoder:
     search: BeamDecoder | None = None
     #: the best path is all there is to it
     is_greedy: bool = False
+    #: returns the decoder that expects these words as well (``BeamConfig.hotwords``), over the same language model;
+    #: None: greedy decoding was asked for, which can expect none
+    with_hotwords: Callable[[Mapping[str, float]], Decoder] | None = None
 
 
 def greedy_decoder(tokenizer: Tokenizer) -> Decoder:
@@ -71,8 +74,16 @@ def beam_decoder(
         lm.keep_known(ngram.read_lines([known_words]), str(known_words))
     search = BeamDecoder(tokenizer, config, lm, backend)
     lm_name = None if lm_path is None else short(lm_path)
-    name = describe_search(search.config, with_lm=lm is not None)
-    return Decoder(name, lm_name, search.decode, source, search)
+
+    def of(search: BeamDecoder) -> Decoder:
+        def with_hotwords(hotwords: Mapping[str, float]) -> Decoder:
+            more = parse(BeamConfig, config.model_dump() | {"hotwords": {**config.hotwords, **hotwords}}, "hotwords")
+            return of(BeamDecoder(tokenizer, more, lm, backend))
+
+        name = describe_search(search.config, with_lm=lm is not None)
+        return Decoder(name, lm_name, search.decode, source, search, with_hotwords=with_hotwords)
+
+    return of(search)
 
 
 def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | None = None) -> Decoder:
@@ -97,7 +108,11 @@ def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | No
     if tuned is None and options.shipped is not None:
         tuned, source = options.shipped, str(options.shipped.lm)
     if not (name or options.settings or lm or tuned or options.backend != "auto"):
-        return greedy_decoder(tokenizer)
+
+        def with_hotwords(hotwords: Mapping[str, float]) -> Decoder:
+            return decoder_for(folder, tokenizer, replace(options, settings={"hotwords": dict(hotwords)}))
+
+        return replace(greedy_decoder(tokenizer), with_hotwords=with_hotwords)
 
     base = tuned.config.model_dump() if tuned else {}
     if lm is not None and tuned and (tuned.lm is None or (folder / tuned.lm).resolve() != lm.resolve()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from asr.ahead import ahead_of_gpu
 from asr.data.audio import Wave
-from asr.errors import AsrError
+from asr.errors import AsrError, DataError
 from asr.model.contract import AcousticModel
 from asr.recordings.inputs import Input
 from asr.recordings.longform import longest_piece_s
@@ -40,10 +41,16 @@ class Reading:
     notes: tuple[str, ...] = ()
     truncated: str = ""
 
-    def counted(self, blocks: Iterable[Wave]) -> Iterator[Wave]:
-        """Yield the blocks, and count their samples."""
+    def counted(self, blocks: Iterable[Wave], most: float) -> Iterator[Wave]:
+        """Yield the blocks, and count their samples.
+
+        Raises:
+            DataError: there are more than ``most`` samples.
+        """
         for block_n in blocks:
             self.num_samples += len(block_n)
+            if self.num_samples > most:
+                raise DataError("the audio is longer than what is allowed here", self.path)
             yield block_n
 
 
@@ -68,18 +75,25 @@ def open_source(source: Source, rate_hz: int) -> Stream:
 
 
 def listen(
-    model: AcousticModel, recordings: Iterable[tuple[Source, R]], longest_s: float | None = None
+    model: AcousticModel,
+    recordings: Iterable[tuple[Source, R]],
+    longest_s: float | None = None,
+    most_s: float = math.inf,
 ) -> Iterator[Heard[R]]:
     """Yield the pieces of recordings with their features, in order, and note in each ``Reading`` what was read.
 
     With a GPU, each recording's first minute is read in a thread, and all features are made in threads: reading and
     cutting alone take one core a second for about 1,600 s of audio.
+
+    Args:
+        longest_s: the longest piece; default: the longest utterance that the model was trained on.
+        most_s: a recording that turns out to be longer is read no further, and fails.
     """
     longest_s = longest_s or longest_piece_s(model)
 
     def jobs() -> Iterator[tuple[float, Callable[[], tuple[list[Heard[R]], _Pieces[R]]]]]:
         for source, reading in recordings:
-            pieces = _pieces(model, source, reading, longest_s)
+            pieces = _pieces(model, source, reading, longest_s, most_s)
             begin_s = _BEGIN_S if model.on_gpu and not _is_pipe(source) else 0.0
             yield begin_s, partial(_begin, pieces, begin_s)
 
@@ -98,7 +112,7 @@ def _begin(pieces: _Pieces[R], seconds: float) -> tuple[list[Heard[R]], _Pieces[
     return begun, pieces
 
 
-def _pieces(model: AcousticModel, source: Source, reading: R, longest_s: float) -> _Pieces[R]:
+def _pieces(model: AcousticModel, source: Source, reading: R, longest_s: float, most_s: float) -> _Pieces[R]:
     rate_hz = model.audio.sample_rate_hz
 
     def features_of(piece: Piece) -> Heard[R]:
@@ -108,7 +122,7 @@ def _pieces(model: AcousticModel, source: Source, reading: R, longest_s: float) 
     try:
         with open_source(source, rate_hz) as stream:
             reading.notes = stream.notes
-            for piece in cut(reading.counted(stream.blocks()), rate_hz, longest_s):
+            for piece in cut(reading.counted(stream.blocks(), most_s * rate_hz), rate_hz, longest_s):
                 reading.pieces_read += 1
                 yield len(piece.wave_n) / rate_hz, partial(features_of, piece)
             reading.truncated = stream.truncated

@@ -9,19 +9,21 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from asr.server import openai
 from asr.server.errors import ApiError, on_api_error, on_http_error
 from asr.server.guard import Guard
 from asr.server.host import Host
+from asr.server.metrics import Metrics
 from asr.server.settings import Settings
 
 
 def make_app(hosts: Mapping[str, Host], settings: Settings = Settings()) -> Starlette:
     """Return the server as an ASGI application; it starts and stops the hosts.
 
-    Endpoints find ``hosts`` and ``settings`` in ``request.app.state``.
+    Endpoints find ``hosts``, ``settings`` and ``metrics`` in ``request.app.state``.
     """
 
     @asynccontextmanager
@@ -34,19 +36,34 @@ def make_app(hosts: Mapping[str, Host], settings: Settings = Settings()) -> Star
             for host in hosts.values():
                 host.stop()
 
+    routes = [
+        Route("/health", health),
+        Route("/metrics", metrics),
+        *openai.ROUTES,
+    ]
+    measured = Metrics(route.path for route in routes)
+    measured.gauges["asr_waiting"] = (
+        "Requests that wait for a model.",
+        "model",
+        lambda: {name: host.waiting for name, host in hosts.items()},
+    )
     app = Starlette(
-        routes=[
-            Route("/health", health),
-        ],
-        middleware=[Middleware(Guard, settings=settings)],
+        routes=routes,
+        middleware=[Middleware(Guard, settings=settings, ended=measured.count_request)],
         exception_handlers={ApiError: on_api_error, HTTPException: on_http_error},
         lifespan=lifespan,
     )
     app.state.hosts = dict(hosts)
     app.state.settings = settings
+    app.state.metrics = measured
     return app
 
 
 async def health(request: Request) -> Response:
     """Say that the server runs, and which models it has; open to all, so that monitors need no key."""
     return JSONResponse({"status": "ok", "models": list(request.app.state.hosts)})
+
+
+async def metrics(request: Request) -> Response:
+    """Show the counters to Prometheus."""
+    return PlainTextResponse(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -11,8 +11,8 @@ import hmac
 import json
 import logging
 import secrets
-import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from asr.commands.console import say
 from asr.server.errors import ApiError, busy, failed
 from asr.server.settings import Settings, is_loopback
 
@@ -47,8 +48,15 @@ def subprotocol(scope: Scope) -> str | None:
 class Guard:
     """Let requests through that have a key, come from a page that may use the server, and find room."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, ended: Callable[[str, str, int, int, float], None] = lambda *facts: None
+    ) -> None:
+        """
+        Args:
+            ended: is told the method, path, status, bytes and seconds of each request that has ended.
+        """
         self.app = app
+        self._ended = ended
         self.settings = settings
         self._key_digests = [_digest(key) for key in settings.keys]
         self._allowed_hosts = {urlsplit(origin).netloc.lower() for origin in settings.origins}
@@ -73,7 +81,7 @@ class Guard:
             await exchange.refuse(failed())
         finally:
             self._under_way -= 1
-            exchange.write_log()
+            self._ended(*exchange.finish())
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         """Refuse what can be refused before the body is read.
@@ -246,17 +254,22 @@ class _Exchange:
         await self.send(start)
         await self.send({"type": "websocket.http.response.body", "body": response.body})
 
-    def write_log(self) -> None:
-        """Write the line of the access log."""
+    def finish(self) -> tuple[str, str, int, int, float]:
+        """Write the line of the access log; return the method, path, status, bytes and seconds."""
+        method = "WEBSOCKET" if self._is_socket else self.scope["method"]
+        path = self.scope["path"]
+        status = self._status or _GONE
+        seconds = round(time.monotonic() - self._began_s, 3)
         client = self.scope.get("client")
         row = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "id": self._id,
             "client": client[0] if client else None,
-            "method": "WEBSOCKET" if self._is_socket else self.scope["method"],
-            "path": self.scope["path"],
-            "status": self._status or _GONE,
+            "method": method,
+            "path": path,
+            "status": status,
             "bytes": self._num_bytes,
-            "seconds": round(time.monotonic() - self._began_s, 3),
+            "seconds": seconds,
         }
-        print(json.dumps(row), file=sys.stderr, flush=True)
+        say(json.dumps(row))
+        return method, path, status, self._num_bytes, seconds

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from asr.errors import AsrError
 from asr.recordings.inputs import Input, Part
 from asr.server.errors import ApiError, busy
+from asr.server.settings import Settings
 from asr.transcribe import Failure, Recognizer
 from asr.transcript import Transcript
 
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: requests that are transcribed together, at most: the last one's client waits for all of them
 _TOGETHER = 16
+#: decoders with a request's hotwords that are kept: dictated letters come in rows with the same names
+_EXPECTING = 8
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Upload:
     name: str
     #: from 1; None: all channels mixed down
     channel: int | None = None
+    #: words to expect, with their weights
+    hotwords: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(eq=False)
@@ -56,16 +62,28 @@ class _Job:
 class Host:
     """Hold one loaded model, and the thread that alone runs it."""
 
-    def __init__(self, name: str, recognizer: Recognizer, *, max_waiting: int = 64, created: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        recognizer: Recognizer,
+        settings: Settings = Settings(),
+        *,
+        language: str = "",
+        created: int = 0,
+    ) -> None:
         """
         Args:
             name: what requests call the model.
+            language: of the model, if it is known, as clients name it: ``en``.
             created: when the model was made, in seconds since 1970.
         """
         self.name = name
         self.recognizer = recognizer
+        self.settings = settings
+        self.language = language
         self.created = created
-        self.max_waiting = max_waiting
+        #: recognizers that expect a request's hotwords; the last one used is the last here
+        self._expecting: OrderedDict[tuple[tuple[str, float], ...], Recognizer] = OrderedDict()
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._stopping = False
@@ -97,7 +115,7 @@ class Host:
         loop = asyncio.get_running_loop()
         job = _Job(upload, loop, loop.create_future())
         with self._changed:
-            if len(self._jobs) >= self.max_waiting:
+            if len(self._jobs) >= self.settings.max_waiting:
                 raise busy(f"{len(self._jobs)} requests wait for the model '{self.name}'; try again later")
             self._jobs.append(job)
             self._changed.notify()
@@ -110,16 +128,29 @@ class Host:
                 if self._stopping:
                     return
                 jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), _TOGETHER))]
-            self._transcribe([job for job in jobs if not job.future.cancelled()])
+            alike: dict[tuple[tuple[str, float], ...], list[_Job]] = {}
+            for job in jobs:
+                if not job.future.cancelled():
+                    alike.setdefault(job.upload.hotwords, []).append(job)
+            for together in alike.values():
+                self._transcribe(together)
 
     def _transcribe(self, jobs: list[_Job]) -> None:
-        """Resolve each job. A mistake of ours fails the request that meets it, not those beside it."""
+        """Resolve each job; all have the same hotwords.
+
+        A mistake of ours fails the request that meets it, not those beside it.
+        """
         done = 0
         try:
+            recognizer = self._recognizer(jobs[0].upload.hotwords)
             sources = [Input(job.upload.name, job.upload.path, Part(job.upload.channel)) for job in jobs]
-            for job, result in zip(jobs, self.recognizer.transcribe_all(sources), strict=True):
-                job.resolve(result)
+            results = recognizer.transcribe_all(sources, most_s=self.settings.max_audio_s)
+            for job, result in zip(jobs, results, strict=True):
+                job.resolve(_named(result, job.upload))
                 done += 1
+        except AsrError as error:  # hotwords that the model cannot write
+            for job in jobs:
+                job.resolve(ApiError(400, str(error), param="hotwords"))
         except Exception as error:
             if len(jobs) == 1:
                 log.exception("a request failed")
@@ -127,6 +158,31 @@ class Host:
                 return
             for job in jobs[done:]:
                 self._transcribe([job])
+
+    def _recognizer(self, hotwords: tuple[tuple[str, float], ...]) -> Recognizer:
+        """Return the recognizer, or one of the same model that expects these words.
+
+        Raises:
+            AsrError: the model cannot write one of them.
+        """
+        if not hotwords:
+            return self.recognizer
+        if hotwords not in self._expecting:
+            with_hotwords = self.recognizer.decoder.with_hotwords
+            assert with_hotwords is not None  # the request would have been refused
+            decoder = with_hotwords(dict(hotwords))
+            self._expecting[hotwords] = Recognizer(self.recognizer.model, decoder, self.recognizer.no_speech_threshold)
+            if len(self._expecting) > _EXPECTING:
+                self._expecting.popitem(last=False)
+        self._expecting.move_to_end(hotwords)
+        return self._expecting[hotwords]
+
+
+def _named(result: Transcript | Failure, upload: Upload) -> Transcript | Failure:
+    """Return a result that calls the recording as the client does."""
+    if isinstance(result, Failure):
+        return Failure(upload.name, result.why.replace(str(upload.path), upload.name))
+    return replace(result, path=upload.name)
 
 
 def find_host(hosts: Mapping[str, Host], name: str | None) -> Host:

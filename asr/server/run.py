@@ -48,10 +48,8 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(hosts: Mapping[str, Host], settings: Settings, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM; then take no more, and finish what is under way.
-
-    Uploads lie in a private temporary folder, which is gone afterwards.
+def make_server(hosts: Mapping[str, Host], settings: Settings, ready: Callable[[], None]) -> uvicorn.Server:
+    """Return the server, to be run on a socket that is bound.
 
     Args:
         ready: called when the first request may come.
@@ -67,6 +65,14 @@ def serve(hosts: Mapping[str, Host], settings: Settings, listening: socket.socke
         backlog=_BACKLOG,
         timeout_graceful_shutdown=round(settings.grace_s),
     )
+    return _Server(config, ready)
+
+
+def serve(hosts: Mapping[str, Host], settings: Settings, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; then take no more, and finish what is under way.
+
+    Uploads lie in a private temporary folder, which is gone afterwards.
+    """
     with tempfile.TemporaryDirectory(prefix="asr-serve-") as folder:
         before = tempfile.tempdir, signal.getsignal(signal.SIGTERM)
         tempfile.tempdir = folder
@@ -74,7 +80,7 @@ def serve(hosts: Mapping[str, Host], settings: Settings, listening: socket.socke
         # the folder is gone
         signal.signal(signal.SIGTERM, lambda number, frame: None)
         try:
-            _Server(config, ready).run(sockets=[listening])
+            make_server(hosts, settings, ready).run(sockets=[listening])
         finally:
             tempfile.tempdir = before[0]
             signal.signal(signal.SIGTERM, before[1])

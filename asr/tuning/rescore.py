@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,12 +130,19 @@ def rescoring_decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOp
     model = load_rnn(path)
     check_fits(model, tokenizer, path)
     beam_settings["nbest"] = settings.nbest
-    inner = decoder_for(folder, tokenizer, replace(options, name="beam", settings=beam_settings, confidence=False))
+    description = describe_rescoring(settings, path)
 
-    def decode(log_probs_sv: LogProbs) -> list[Hypothesis]:
-        return rescored([inner.decode(log_probs_sv)], model, settings, keep, options.confidence)[0]
+    def over(inner: Decoder) -> Decoder:
+        def decode(log_probs_sv: LogProbs) -> list[Hypothesis]:
+            return rescored([inner.decode(log_probs_sv)], model, settings, keep, options.confidence)[0]
 
-    return Decoder(f"{inner.name}, {describe_rescoring(settings, path)}", inner.lm, decode, inner.source)
+        def with_hotwords(hotwords: Mapping[str, float]) -> Decoder:
+            assert inner.with_hotwords is not None  # it is a beam search
+            return over(inner.with_hotwords(hotwords))
+
+        return Decoder(f"{inner.name}, {description}", inner.lm, decode, inner.source, with_hotwords=with_hotwords)
+
+    return over(decoder_for(folder, tokenizer, replace(options, name="beam", settings=beam_settings, confidence=False)))
 
 
 def wider(config: BeamConfig) -> dict[str, Any]:

@@ -1,0 +1,160 @@
+"""Answer OpenAI's transcription API, as its official clients call it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from asr.decode.settings import parse_hotword
+from asr.errors import AsrError
+from asr.server import formats
+from asr.server.errors import ApiError
+from asr.server.forms import Wanted, check_language, form_of, saved, wanted
+from asr.server.host import Host, Upload, find_host
+from asr.transcribe import Failure
+from asr.transcript import Transcript
+
+T = TypeVar("T")
+
+#: channels that diarized_json tells apart, at most
+_SPEAKERS = 8
+
+
+async def transcriptions(request: Request) -> Response:
+    """Transcribe an upload: ``POST /v1/audio/transcriptions``."""
+    state = request.app.state
+    async with form_of(request) as form:
+        asked = wanted(form)
+        host = find_host(state.hosts, asked.model)
+        check_language(asked.languages, host.language)
+        hotwords = _hotwords(asked, host)
+        async with saved(form) as (path, name):
+            await form.close()
+            channels = [None] if asked.format != "diarized_json" else await _channels(path, name)
+            uploads = [Upload(path, name, channel, hotwords) for channel in channels]
+            work = asyncio.gather(*map(host.transcribe, uploads))
+            transcripts = [_checked(result) for result in await _unless_gone(request, work)]
+
+    state.metrics.count_audio(host.name, transcripts[0].duration_s)
+    if asked.stream:
+        return StreamingResponse(_sent(formats.events(transcripts, asked)), media_type="text/event-stream")
+    return formats.response(transcripts, asked, host.language)
+
+
+async def models(request: Request) -> Response:
+    """List the models: ``GET /v1/models``."""
+    hosts = request.app.state.hosts.values()
+    return JSONResponse({"object": "list", "data": [_described(host) for host in hosts]})
+
+
+async def model(request: Request) -> Response:
+    """Describe a model: ``GET /v1/models/{id}``."""
+    return JSONResponse(_described(find_host(request.app.state.hosts, request.path_params["id"])))
+
+
+ROUTES = (
+    Route("/v1/audio/transcriptions", transcriptions, methods=["POST"]),
+    Route("/v1/models", models),
+    Route("/v1/models/{id:path}", model),
+)
+
+
+def _described(host: Host) -> dict[str, Any]:
+    """Describe a model with OpenAI's fields, and what it can do here."""
+    decoder = host.recognizer.decoder
+    own = {
+        "sample_rate_hz": host.recognizer.model.audio.sample_rate_hz,
+        "decoder": decoder.name,
+        "language_model": decoder.lm,
+        "hotwords": decoder.with_hotwords is not None,
+    }
+    if host.language:
+        own["language"] = host.language
+    return {"id": host.name, "object": "model", "created": host.created, "owned_by": "asr", **own}
+
+
+def _hotwords(asked: Wanted, host: Host) -> tuple[tuple[str, float], ...]:
+    """Return the hotwords with their weights, in one order whatever the request's.
+
+    Raises:
+        ApiError: one is none, or the host's decoder can expect none.
+    """
+    if not asked.hotwords:
+        return ()
+    if host.recognizer.decoder.with_hotwords is None:
+        raise ApiError(
+            400, "field 'hotwords' needs the beam search, and this server was started without", param="hotwords"
+        )
+    try:
+        return tuple(sorted(dict(map(parse_hotword, asked.hotwords)).items()))
+    except AsrError as error:
+        raise ApiError(400, str(error), param="hotwords") from error
+
+
+async def _channels(path: Path, name: str) -> list[int | None]:
+    """Return the channels of a recording, from 1.
+
+    Raises:
+        ApiError: it cannot be read, or has more than speakers have names.
+    """
+    from asr.sound.reader import open_recording
+
+    def count() -> int:
+        with contextlib.closing(open_recording(path)) as recording:
+            return recording.channels
+
+    try:
+        number = await run_in_threadpool(count)
+    except AsrError as error:
+        raise invalid_audio(str(error).replace(str(path), name)) from error
+    if number > _SPEAKERS:
+        raise invalid_audio(f"{name}: {number} channels; diarized_json tells at most {_SPEAKERS} apart")
+    return [channel + 1 for channel in range(number)]
+
+
+def _checked(result: Transcript | Failure) -> Transcript:
+    if isinstance(result, Failure):
+        raise invalid_audio(result.why)
+    return result
+
+
+def invalid_audio(why: str) -> ApiError:
+    """Return the refusal of a recording that cannot be used."""
+    return ApiError(400, why, param="file", code="invalid_audio")
+
+
+async def _unless_gone(request: Request, work: asyncio.Future[T]) -> T:
+    """Wait for the result; give it up when the client goes away.
+
+    Raises:
+        ClientDisconnect: it has.
+    """
+    gone = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    finally:
+        gone.cancel()
+        work.cancel()
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _sent(events: Iterable[dict[str, Any]]) -> AsyncIterator[str]:
+    """Yield events as server-sent ones."""
+    for event in events:
+        yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
