@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from asr.errors import printable
+from asr.errors import AsrError, printable
 
 #: seconds after which a client that was refused for lack of room may try again
 RETRY_S = 1
@@ -53,6 +53,11 @@ def busy(what: str) -> ApiError:
     return ApiError(
         429, what, code="rate_limit_exceeded", kind="rate_limit_error", headers={"retry-after": str(RETRY_S)}
     )
+
+
+def invalid_hotwords(error: AsrError) -> ApiError:
+    """Return the refusal of hotwords that are none, or that the model cannot write."""
+    return ApiError(400, f"field 'hotwords': {error}", param="hotwords")
 
 
 def failed() -> ApiError:

@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -143,8 +144,7 @@ def _given_key(scope: Scope, headers: Headers) -> str:
     if key and scheme.lower() in _KEY_WORDS:
         return key.strip()
 
-    offered = list(scope.get("subprotocols", []))
-    for name, following in zip(offered, [*offered[1:], ""], strict=True):
+    for name, following in pairwise([*scope.get("subprotocols", []), ""]):
         if name.startswith(_KEY_PREFIX):
             return str(name.removeprefix(_KEY_PREFIX))
         if name in _KEY_WORDS:

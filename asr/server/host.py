@@ -12,7 +12,7 @@ from pathlib import Path
 
 from asr.errors import AsrError
 from asr.recordings.inputs import Input, Part
-from asr.server.errors import ApiError, busy
+from asr.server.errors import ApiError, busy, invalid_hotwords
 from asr.server.settings import Settings
 from asr.transcribe import Failure, Recognizer
 from asr.transcript import Transcript
@@ -140,17 +140,20 @@ class Host:
 
         A mistake of ours fails the request that meets it, not those beside it.
         """
-        done = 0
         try:
             recognizer = self._recognizer(jobs[0].upload.hotwords)
-            sources = [Input(job.upload.name, job.upload.path, Part(job.upload.channel)) for job in jobs]
+        except AsrError as error:
+            for job in jobs:
+                job.resolve(invalid_hotwords(error))
+            return
+
+        sources = [Input(job.upload.name, job.upload.path, Part(job.upload.channel)) for job in jobs]
+        done = 0
+        try:
             results = recognizer.transcribe_all(sources, most_s=self.settings.max_audio_s)
             for job, result in zip(jobs, results, strict=True):
                 job.resolve(_named(result, job.upload))
                 done += 1
-        except AsrError as error:  # hotwords that the model cannot write
-            for job in jobs:
-                job.resolve(ApiError(400, str(error), param="hotwords"))
         except Exception as error:
             if len(jobs) == 1:
                 log.exception("a request failed")

@@ -55,7 +55,7 @@ class Metrics:
         def add(name: str, kind: str, help: str, rows: Iterable[tuple[str, _Labels, float]]) -> None:
             lines.append(f"# HELP {name} {help}")
             lines.append(f"# TYPE {name} {kind}")
-            lines.extend(f"{name}{end}{_written(labels)} {value:.17g}" for end, labels, value in rows)
+            lines.extend(f"{name}{end}{_written(labels)} {value}" for end, labels, value in rows)
 
         requests = [("", labels, count) for labels, count in sorted(self._requests.items())]
         add("asr_requests_total", "counter", "Requests and sockets that have ended.", requests)

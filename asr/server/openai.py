@@ -17,7 +17,7 @@ from starlette.routing import Route
 from asr.decode.settings import parse_hotword
 from asr.errors import AsrError
 from asr.server import formats
-from asr.server.errors import ApiError
+from asr.server.errors import ApiError, invalid_hotwords
 from asr.server.forms import Wanted, check_language, form_of, saved, wanted
 from asr.server.host import Host, Upload, find_host
 from asr.transcribe import Failure
@@ -97,7 +97,7 @@ def _hotwords(asked: Wanted, host: Host) -> tuple[tuple[str, float], ...]:
     try:
         return tuple(sorted(dict(map(parse_hotword, asked.hotwords)).items()))
     except AsrError as error:
-        raise ApiError(400, str(error), param="hotwords") from error
+        raise invalid_hotwords(error) from error
 
 
 async def _channels(path: Path, name: str) -> list[int | None]:

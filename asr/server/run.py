@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import tempfile
@@ -76,6 +77,8 @@ def serve(hosts: Mapping[str, Host], settings: Settings, listening: socket.socke
     with tempfile.TemporaryDirectory(prefix="asr-serve-") as folder:
         before = tempfile.tempdir, signal.getsignal(signal.SIGTERM)
         tempfile.tempdir = folder
+        # it warns of forms that are none, which their clients are told of, and quotes bytes of them
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)
         # uvicorn raises the signal again once it has stopped; by default that would end the process at once, before
         # the folder is gone
         signal.signal(signal.SIGTERM, lambda number, frame: None)
