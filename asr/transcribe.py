@@ -57,8 +57,11 @@ class _Progress(Reading):
     pieces_done: int = 0
     is_joined: bool = False
     seams: list[Seam] = field(default_factory=list)
-    #: each passage's own transcript, without what is known of the recording only
+    #: each passage's own transcript, without what is known of the recording only; so many of them were told
     passages: list[Future[Transcript]] = field(default_factory=list)
+    passages_told: int = 0
+    #: its place among the sources
+    number: int = 0
     #: where each piece begins, and how probable it is that nobody speaks in it
     starts_s: list[float] = field(default_factory=list)
     no_speech: list[float] = field(default_factory=list)
@@ -170,6 +173,7 @@ class Recognizer:
         batch_s: float | None = None,
         jobs: int | None = None,
         advance: Callable[[float], None] = lambda seconds: None,
+        tell: Callable[[int, Transcript], None] | None = None,
     ) -> Iterator[Transcript | Failure]:
         """Yield transcripts of recordings in their order; one that cannot be used gives a Failure and stops nothing.
 
@@ -183,14 +187,16 @@ class Recognizer:
             batch_s: padded audio in one batch of the network; default: what suits its device.
             jobs: threads that decode; default: one per core.
             advance: called with the seconds of audio that the network has done since the last call.
+            tell: called with passages of recordings that are still read, as soon as they are decoded, in order, and
+                with the number of their source, from 0. The result has their segments, too, and those that follow.
         """
         waiting: deque[_Progress] = deque()
 
         def recordings() -> Iterator[tuple[Source, _Progress]]:
-            for source in sources:
+            for number, source in enumerate(sources):
                 part = source.part if isinstance(source, Input) and source.text is None else Part()
                 joiner = Joiner(self.model, offset_s=part.start_s)
-                recording = _Progress(_path(source), part=part, joiner=joiner)
+                recording = _Progress(_path(source), part=part, joiner=joiner, number=number)
                 waiting.append(recording)
                 yield source, recording
 
@@ -209,6 +215,8 @@ class Recognizer:
                         one_sv = without_words(one_sv)
                     self._decode_all(pool, recording, recording.joiner.add(piece, one_sv))
                 advance((piece.keep_to_n - piece.keep_from_n) / rate_hz)
+                if tell is not None:
+                    _tell(waiting, tell)
                 yield from self._finished(pool, waiting)
             yield from self._finished(pool, waiting, at_end=True)
         finally:
@@ -304,6 +312,16 @@ class Recognizer:
             no_speech_prob=no_speech,
             truncated=recording.truncated,
         )
+
+
+def _tell(recordings: Iterable[_Progress], tell: Callable[[int, Transcript], None]) -> None:
+    """Tell the passages that are decoded and were not told yet."""
+    for recording in recordings:
+        for passage in recording.passages[recording.passages_told :]:
+            if not passage.done() or passage.exception():
+                break
+            tell(recording.number, passage.result())
+            recording.passages_told += 1
 
 
 def _transcript(result: Transcript | Failure) -> Transcript:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from asr.transcribe import Recognizer
+from asr.transcribe import Failure, Recognizer
 from tests.builders import tones, write_wav
 from tests.models import save_random_model
 from tests.serving import serving
@@ -19,6 +21,7 @@ from tests.serving import serving
 pytest.importorskip("starlette", reason="needs the extra 'server'")
 openai = pytest.importorskip("openai", reason="needs OpenAI's client")
 
+from asr.server.errors import busy  # noqa: E402
 from asr.server.host import Host  # noqa: E402
 from asr.server.settings import Settings  # noqa: E402
 
@@ -144,6 +147,39 @@ def test_events_add_up_to_the_text(create, known):
     assert len(events[-1].logprobs) == len(known[0].words)
 
 
+def test_the_events_of_a_long_recording_come_while_it_is_transcribed(create, recognizer, tmp_path):
+    rng = np.random.default_rng(0)
+    pause_n = 0.001 * rng.standard_normal(40_000).astype(np.float32)
+    waves = [part_n for _ in range(30) for part_n in (tones("abcd dcba abba", rng), pause_n)]
+    path = write_wav(tmp_path / "long.wav", np.concatenate(waves))
+    told = []
+    results = recognizer.transcribe_all([path], tell=lambda number, passage: told.append((number, passage.text)))
+    (wanted,) = results
+    assert len(told) > 3 and wanted.text.startswith(" ".join(text for _, text in told))
+
+    events = list(create(file=path, stream=True))
+    assert len(events) == len(wanted.segments) + 1
+    assert "".join(event.delta for event in events[:-1]) == events[-1].text == wanted.text
+
+
+def test_a_recording_that_fails_gets_a_status_also_as_events(create):
+    assert refusal(openai.BadRequestError, create, file=("a.wav", b"none"), stream=True).code == "invalid_audio"
+
+
+def test_a_recording_that_fails_in_the_middle_ends_with_an_error(recognizer, sounds):
+    class Failing:
+        decoder, model = recognizer.decoder, recognizer.model
+
+        def transcribe_all(self, sources, tell, **options):
+            tell(0, recognizer.transcribe(sounds[0]))
+            return iter([Failure(str(sources[0].source), f"{sources[0].source}: cut")])
+
+    with serving({"gru": Host("gru", Failing())}) as url, openai.OpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
+        events = client.audio.transcriptions.create(model="gru", file=sounds[0], stream=True)
+        assert next(events).delta
+        assert refusal(openai.APIError, lambda: list(events)).message == "0.wav: cut"
+
+
 def test_the_async_client_reads_events(address, sounds, known):
     async def text() -> str:
         async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key=KEY) as client:
@@ -228,6 +264,31 @@ def test_a_wrong_key_is_refused_and_not_tried_again(address, sounds):
         with openai.OpenAI(base_url=f"{address}/v1", api_key=key) as client:
             error = refusal(openai.AuthenticationError, client.audio.transcriptions.create, model="gru", file=sounds[0])
             assert error.code == "invalid_api_key"
+
+
+def test_a_client_that_is_told_to_come_again_does_and_others_do_not(recognizer, sounds):
+    class Busy(Host):
+        refusals = 1
+
+        async def transcribe(self, *asked, **options):
+            if self.refusals:
+                self.refusals -= 1
+                raise busy("come again")
+            return await super().transcribe(*asked, **options)
+
+    settings = Settings(max_upload=1 << 20)
+    with (
+        serving({"gru": Busy("gru", recognizer)}, settings) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=2) as client,
+    ):
+        create = client.audio.transcriptions.create
+        assert create(model="gru", file=sounds[0]).text == recognizer.transcribe(sounds[0]).text
+        too_large = refusal(openai.APIStatusError, create, model="gru", file=("a.wav", bytes(3 << 20)))
+        assert (too_large.status_code, too_large.code) == (413, "file_too_large")
+        refusal(openai.BadRequestError, create, model="gru", file=("a.wav", b"none"))
+        with urllib.request.urlopen(f"{url}/metrics") as answer:
+            counted = re.findall(r'transcriptions",status="(\d+)"} (\d+)', answer.read().decode())
+    assert dict(counted) == {"200": "1", "400": "1", "413": "1", "429": "1"}
 
 
 def test_models_are_listed_and_described(client):

@@ -6,7 +6,7 @@ Source: openai-python 3.57, ``types/audio/transcription*.py``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -36,23 +36,28 @@ def response(transcripts: Sequence[Transcript], wanted: Wanted, language: str) -
     return answer
 
 
-def events(transcripts: Sequence[Transcript], wanted: Wanted) -> Iterator[dict[str, Any]]:
-    """Yield the events of a streamed response; the deltas put together are the text."""
-    if wanted.format == "diarized_json":
-        yield from diarized_segments(transcripts)
-        yield {"type": "transcript.text.done", "text": _joined(transcripts)}
-        return
-
-    transcript = transcripts[0]
-    for number, segment in enumerate(transcript.segments):
-        event: dict[str, Any] = {"type": "transcript.text.delta", "delta": (" " if number else "") + segment.text}
+def deltas(segments: Iterable[Segment], wanted: Wanted, is_first: bool) -> Iterator[dict[str, Any]]:
+    """Yield the events of segments that follow each other; all of a text put together are the text."""
+    for segment in segments:
+        event: dict[str, Any] = {"type": "transcript.text.delta", "delta": ("" if is_first else " ") + segment.text}
         if wanted.logprobs:
             event["logprobs"] = logprobs(segment.words)
         yield event
-    done: dict[str, Any] = {"type": "transcript.text.done", "text": transcript.text}
+        is_first = False
+
+
+def done(transcript: Transcript, wanted: Wanted) -> dict[str, Any]:
+    """Return the last event."""
+    event: dict[str, Any] = {"type": "transcript.text.done", "text": transcript.text}
     if wanted.logprobs:
-        done["logprobs"] = logprobs(transcript.words)
-    yield done
+        event["logprobs"] = logprobs(transcript.words)
+    return event
+
+
+def diarized_events(transcripts: Sequence[Transcript]) -> Iterator[dict[str, Any]]:
+    """Yield the events of channels."""
+    yield from diarized_segments(transcripts)
+    yield {"type": "transcript.text.done", "text": _joined(transcripts)}
 
 
 def logprobs(words: Sequence[TimedWord]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -44,6 +44,8 @@ class _Job:
     upload: Upload
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Transcript | Failure] = field(repr=False)
+    #: is told, in the loop, the passages of a long recording while it is transcribed
+    tell: Callable[[Transcript], None] | None = None
 
     def resolve(self, result: Transcript | Failure | Exception) -> None:
         """Hand the result to the request's own loop; nobody may wait for it any more."""
@@ -106,14 +108,19 @@ class Host:
         """Return how many requests wait."""
         return len(self._jobs)
 
-    async def transcribe(self, upload: Upload) -> Transcript | Failure:
-        """Wait for a place in the queue's order, and return the result. Cancelling it gives the place up.
+    async def transcribe(
+        self, upload: Upload, tell: Callable[[Transcript], None] | None = None
+    ) -> Transcript | Failure:
+        """Wait in the queue, and return the result. Cancelling it gives the place up.
+
+        Args:
+            tell: is told the passages of a long recording while it is transcribed; the result has them, too.
 
         Raises:
             ApiError: the queue is full.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(upload, loop, loop.create_future())
+        job = _Job(upload, loop, loop.create_future(), tell)
         with self._changed:
             if len(self._jobs) >= self.settings.max_waiting:
                 raise busy(f"{len(self._jobs)} requests wait for the model '{self.name}'; try again later")
@@ -149,8 +156,14 @@ class Host:
 
         sources = [Input(job.upload.name, job.upload.path, Part(job.upload.channel)) for job in jobs]
         done = 0
+
+        def tell(number: int, passage: Transcript) -> None:
+            job = jobs[number]
+            if job.tell is not None:
+                job.loop.call_soon_threadsafe(job.tell, passage)
+
         try:
-            results = recognizer.transcribe_all(sources, most_s=self.settings.max_audio_s)
+            results = recognizer.transcribe_all(sources, most_s=self.settings.max_audio_s, tell=tell)
             for job, result in zip(jobs, results, strict=True):
                 job.resolve(_named(result, job.upload))
                 done += 1
@@ -160,6 +173,7 @@ class Host:
                 jobs[0].resolve(error)
                 return
             for job in jobs[done:]:
+                job.tell = None  # once is enough
                 self._transcribe([job])
 
     def _recognizer(self, hotwords: tuple[tuple[str, float], ...]) -> Recognizer:

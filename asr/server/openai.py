@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from asr.decode.settings import parse_hotword
 from asr.errors import AsrError
@@ -20,6 +21,7 @@ from asr.server import formats
 from asr.server.errors import ApiError, invalid_hotwords
 from asr.server.forms import Wanted, check_language, form_of, saved, wanted
 from asr.server.host import Host, Upload, find_host
+from asr.server.metrics import Metrics
 from asr.transcribe import Failure
 from asr.transcript import Transcript
 
@@ -32,22 +34,28 @@ _SPEAKERS = 8
 async def transcriptions(request: Request) -> Response:
     """Transcribe an upload: ``POST /v1/audio/transcriptions``."""
     state = request.app.state
-    async with form_of(request) as form:
+    async with AsyncExitStack() as held:
+        form = await held.enter_async_context(form_of(request))
         asked = wanted(form)
         host = find_host(state.hosts, asked.model)
         check_language(asked.languages, host.language)
         hotwords = _hotwords(asked, host)
-        async with saved(form) as (path, name):
-            await form.close()
-            channels = [None] if asked.format != "diarized_json" else await _channels(path, name)
-            uploads = [Upload(path, name, channel, hotwords) for channel in channels]
-            work = asyncio.gather(*map(host.transcribe, uploads))
-            transcripts = [_checked(result) for result in await _unless_gone(request, work)]
+        path, name = await held.enter_async_context(saved(form))
+        await form.close()
+        channels = [None] if asked.format != "diarized_json" else await _channels(path, name)
+        uploads = [Upload(path, name, channel, hotwords) for channel in channels]
 
-    state.metrics.count_audio(host.name, transcripts[0].duration_s)
-    if asked.stream:
-        return StreamingResponse(_sent(formats.events(transcripts, asked)), media_type="text/event-stream")
-    return formats.response(transcripts, asked, host.language)
+        if not asked.stream:
+            work = asyncio.gather(*map(host.transcribe, uploads))
+            transcripts = [_checked(result) for result in await unless_gone(request, work)]
+            state.metrics.count_audio(host.name, transcripts[0].duration_s)
+            return formats.response(transcripts, asked, host.language)
+
+        # The first event is waited for: until then, a failure has a status of its own.
+        events = await held.enter_async_context(aclosing(_events(host, uploads, asked, state.metrics)))
+        first = await unless_gone(request, asyncio.ensure_future(anext(events)))
+        return _EventResponse(first, events, held.pop_all())
+    raise AssertionError("not reached")  # the stack hides no error
 
 
 async def models(request: Request) -> Response:
@@ -109,7 +117,7 @@ async def _channels(path: Path, name: str) -> list[int | None]:
     from asr.sound.reader import open_recording
 
     def count() -> int:
-        with contextlib.closing(open_recording(path)) as recording:
+        with closing(open_recording(path)) as recording:
             return recording.channels
 
     try:
@@ -132,7 +140,71 @@ def invalid_audio(why: str) -> ApiError:
     return ApiError(400, why, param="file", code="invalid_audio")
 
 
-async def _unless_gone(request: Request, work: asyncio.Future[T]) -> T:
+async def _events(
+    host: Host, uploads: Sequence[Upload], asked: Wanted, metrics: Metrics
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield the events of a streamed answer; those of a long recording come while it is transcribed.
+
+    Raises:
+        ApiError: the recording cannot be used, and no event was there yet; later, the error is an event.
+    """
+    if len(uploads) > 1 or asked.format == "diarized_json":
+        results = await asyncio.gather(*map(host.transcribe, uploads))
+        transcripts = [_checked(result) for result in results]
+        metrics.count_audio(host.name, transcripts[0].duration_s)
+        for event in formats.diarized_events(transcripts):
+            yield event
+        return
+
+    passages: asyncio.Queue[Transcript | None] = asyncio.Queue()
+    work = asyncio.ensure_future(host.transcribe(uploads[0], passages.put_nowait))
+    work.add_done_callback(lambda _: passages.put_nowait(None))
+    told = 0
+    try:
+        while (passage := await passages.get()) is not None:
+            for event in formats.deltas(passage.segments, asked, is_first=not told):
+                yield event
+            told += len(passage.segments)
+        transcript = _checked(await work)
+    except ApiError as error:
+        if not told:
+            raise
+        yield error.document()
+        return
+    finally:
+        work.cancel()
+    metrics.count_audio(host.name, transcript.duration_s)
+    for event in formats.deltas(transcript.segments[told:], asked, is_first=not told):
+        yield event
+    yield formats.done(transcript, asked)
+
+
+class _EventResponse(StreamingResponse):
+    """Send events, and keep what they need until they are sent or the client has gone."""
+
+    def __init__(self, first: dict[str, Any], following: AsyncIterator[dict[str, Any]], held: AsyncExitStack) -> None:
+        # proxies, nginx's among them, keep events back otherwise
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(_sent(first, following), headers=headers, media_type="text/event-stream")
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await super().__call__(scope, receive, send)
+
+
+async def _sent(first: dict[str, Any], following: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    """Yield events as server-sent ones."""
+    yield _written(first)
+    async for event in following:
+        yield _written(event)
+
+
+def _written(event: dict[str, Any]) -> str:
+    return f"event: {event.get('type', 'error')}\ndata: {json.dumps(event)}\n\n"
+
+
+async def unless_gone(request: Request, work: asyncio.Future[T]) -> T:
     """Wait for the result; give it up when the client goes away.
 
     Raises:
@@ -152,9 +224,3 @@ async def _unless_gone(request: Request, work: asyncio.Future[T]) -> T:
 async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def _sent(events: Iterable[dict[str, Any]]) -> AsyncIterator[str]:
-    """Yield events as server-sent ones."""
-    for event in events:
-        yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
