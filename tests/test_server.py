@@ -463,7 +463,7 @@ def test_asked_to_stop_it_finishes_what_is_under_way_and_takes_its_folder_away(f
             wait_until(lambda: list(place.glob("*/upload-*")))
             process.send_signal(signal.SIGTERM)
             results = [answer.result() for answer in answers]
-        assert [status for status, _, _ in results] == [200] * 4
+        assert [(status, headers["connection"]) for status, headers, _ in results] == [(200, "close")] * 4
         assert len({answer["text"] for _, _, answer in results}) == 1 and results[0][2]["text"]
         assert process.wait(30) == 0
         assert list(place.iterdir()) == []

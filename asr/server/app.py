@@ -56,6 +56,8 @@ def make_app(hosts: Mapping[str, Host], settings: Settings = Settings()) -> Star
     app.state.hosts = dict(hosts)
     app.state.settings = settings
     app.state.metrics = measured
+    #: whether the server was asked to stop; what runs the application sets it
+    app.state.is_stopping = lambda: False
     return app
 
 

@@ -207,7 +207,10 @@ class _Exchange:
         kind = message["type"]
         if kind == "http.response.start":
             self._status = message["status"]
-            MutableHeaders(scope=message)["x-request-id"] = self._id
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self._id
+            if self.scope["app"].state.is_stopping():
+                headers["connection"] = "close"  # else the client may send its next request to a socket that closes
         elif kind == "websocket.accept":
             self._status = 101
         elif kind == "websocket.http.response.start":
@@ -229,6 +232,7 @@ class _Exchange:
                 while drained < _DRAINED:
                     message = await self._receive()
                     drained += len(message.get("body", b""))
+                    self._num_bytes += len(message.get("body", b""))
                     if not message.get("more_body"):
                         return
         except TimeoutError:

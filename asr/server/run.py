@@ -55,8 +55,9 @@ def make_server(hosts: Mapping[str, Host], settings: Settings, ready: Callable[[
     Args:
         ready: called when the first request may come.
     """
+    app = make_app(hosts, settings)
     config = uvicorn.Config(
-        make_app(hosts, settings),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -66,7 +67,9 @@ def make_server(hosts: Mapping[str, Host], settings: Settings, ready: Callable[[
         backlog=_BACKLOG,
         timeout_graceful_shutdown=round(settings.grace_s),
     )
-    return _Server(config, ready)
+    server = _Server(config, ready)
+    app.state.is_stopping = lambda: server.should_exit
+    return server
 
 
 def serve(hosts: Mapping[str, Host], settings: Settings, listening: socket.socket, ready: Callable[[], None]) -> None:
