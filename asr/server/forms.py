@@ -33,6 +33,8 @@ _SPEAKERS = ("known_speaker_names", "known_speaker_references")
 #: fields of a form, and bytes of one; a thousand hotwords are plenty
 _FIELDS = 1100
 _FIELD_BYTES = 64 << 10
+#: bytes of an upload that Starlette keeps in memory
+_IN_MEMORY = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,10 @@ async def saved(form: FormData) -> AsyncIterator[tuple[Path, str]]:
     handle, path = tempfile.mkstemp(prefix="upload-", suffix=suffix if suffix in SUFFIXES else "")
     try:
         with os.fdopen(handle, "wb") as file:
-            await run_in_threadpool(_copy, upload.file, file)
+            if upload.size <= _IN_MEMORY:  # written in less time than a thread takes to start
+                _copy(upload.file, file)
+            else:
+                await run_in_threadpool(_copy, upload.file, file)
         yield Path(path), name
     finally:
         Path(path).unlink(missing_ok=True)
