@@ -82,8 +82,10 @@ FLOORS = {
     "training.distort": 2,
     "training.distributed": 2,
     "training.freezing": 2,
+    "training.joined": 2,
     "training.liveness": 2,
     "training.optim": 2,
+    "training.plan": 2,
     # 3: what a person asks for
     "model.bundles": 3,
     "model.checkpoint": 3,

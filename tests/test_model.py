@@ -528,6 +528,57 @@ def test_a_new_lookahead_gives_about_what_comes_in():
     assert shift[0] > 0.8 and max(shift[1:]) < 0.2
 
 
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("way", ["concat", "lookahead"])
+def test_chunks_are_utterances_of_their_own_to_recurrent_layers_gradients_included(cell, way):
+    network = build(cell, way, norm=False).train()
+    lengths = [11, 4, 9]
+    x_bsi = torch.randn(3, 11, network.front_end.output_size, generator=torch.Generator().manual_seed(1))
+    for row, length in enumerate(lengths):
+        x_bsi[row, length:] = 0
+
+    network.chunk_steps = 4
+    out_bsh, _ = network.encode(x_bsi, torch.tensor(lengths))
+    out_bsh.square().sum().backward()
+    in_chunks = gradients_of_layers(network)
+
+    network.zero_grad()
+    network.chunk_steps = 0
+    lookahead, network.lookahead = network.lookahead, None
+    expected_bsh = torch.zeros(3, 11, out_bsh.shape[2])
+    for row, length in enumerate(lengths):
+        for start in range(0, length, 4):
+            chunk_1si = x_bsi[row : row + 1, start : min(start + 4, length)]
+            out_1sh, _ = network.encode(chunk_1si, torch.tensor([chunk_1si.shape[1]]))
+            expected_bsh[row, start : start + chunk_1si.shape[1]] = out_1sh[0]
+    network.lookahead = lookahead
+    if lookahead is not None:
+        expected_bsh = lookahead(expected_bsh)
+    torch.testing.assert_close(out_bsh, expected_bsh, **CLOSE)
+    expected_bsh.square().sum().backward()
+    for got, expected in zip(in_chunks, gradients_of_layers(network), strict=True):
+        torch.testing.assert_close(got, expected, **CLOSE)
+
+
+def gradients_of_layers(network: DeepSpeech2) -> list[Tensor]:
+    return gradients(network.layers) + ([] if network.lookahead is None else gradients(network.lookahead))
+
+
+def test_chunks_are_cut_in_training_only_and_a_batch_without_a_step_passes():
+    network = build(norm=False)
+    network.chunk_steps = 2
+    features = padded([random_features(n) for n in (24, 40)])
+    in_chunks = network.train()(*features)[0]
+    whole = network.eval()(*features)[0]
+    network.chunk_steps = 0
+    assert torch.equal(whole, network(*features)[0])
+    assert not torch.allclose(whole, in_chunks, atol=1e-3)
+
+    network.chunk_steps = 2
+    log_probs_bsv, num_steps_b = network.train()(torch.zeros(1, 1, BINS), torch.zeros(1, dtype=torch.int64))
+    assert log_probs_bsv.shape[0] == 1 and num_steps_b.tolist() == [0]
+
+
 def test_lookahead_is_a_weighted_sum_of_the_next_steps():
     torch.manual_seed(0)
     lookahead = Lookahead(units=3, steps=2)

@@ -52,7 +52,9 @@ EVERYTHING = (
     "train.ema_decay=0.9",
     "train.keep_best=2",
     "batch.workers=1",
-    "batch.max_utterances=3",
+    "batch.max_utterances=2",
+    "augment.joined.share=0.4",
+    "train.chunk_s=[0.1, 0.4]",
     "augment.speeds=[0.9, 1.0, 1.1]",
     "model.dropout=0.2",
     "augment.spec={freq_masks: 1, freq_width_bins: 3, time_masks: 1, time_width_s: 0.1}",
@@ -214,9 +216,13 @@ def test_metrics_have_a_row_a_step_and_a_row_a_validation(reference):
         assert 0 <= row["blank_fraction"] <= 1
     seconds = [row["seconds"] for row in _rows(reference)]
     assert seconds == sorted(seconds)
-    # the loss of a validation row is the epoch's mean over utterances: batches of 3, 3, 3 and 1
-    first = [row["loss_nats"] * n for row, n in zip(train_rows[:4], (3, 3, 3, 1), strict=True)]
-    assert valid_rows[0]["loss_nats"] == pytest.approx(sum(first) / 10, abs=2e-4)  # rounded to 4 digits each
+
+
+def test_the_loss_of_a_validation_row_is_the_epochs_mean_over_utterances(data, tmp_path):
+    train(tiny_config("train.epochs=1", "batch.max_utterances=3"), data, tmp_path / "run")
+    losses = [row["loss_nats"] * n for row, n in zip(_rows(tmp_path / "run", "train"), (3, 3, 3, 1), strict=True)]
+    (row,) = _rows(tmp_path / "run", "valid")
+    assert row["loss_nats"] == pytest.approx(sum(losses) / 10, abs=2e-4)  # rounded to 4 digits each
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -377,6 +383,25 @@ def test_dropout_follows_its_schedule(data, tmp_path, monkeypatch):
     steps = len(seen)
     assert seen == pytest.approx([min(0.4, max(0.0, 0.8 * (i / steps - 0.25))) for i in range(steps)])
     assert max(seen) == 0.4 and min(seen) == 0.0
+
+
+def test_the_length_of_chunks_is_drawn_for_each_step(data, tmp_path, monkeypatch):
+    seen = []
+    original = asr.model.network.Chunks.__init__
+
+    def init(self, num_steps_b, longest, chunk_steps):
+        seen.append(chunk_steps)
+        original(self, num_steps_b, longest, chunk_steps)
+
+    monkeypatch.setattr(asr.model.network.Chunks, "__init__", init)
+    train(tiny_config("train.epochs=4", "train.chunk_s=[0.2, 0.4]"), data, tmp_path / "run")
+    # steps of 20 ms; none in validations, nor in the dry run
+    assert len(seen) == 12 and set(seen) <= set(range(10, 21)) and len(set(seen)) > 3
+
+
+def test_chunks_without_recurrent_layers_are_refused():
+    with pytest.raises(ConfigError, match=r"train\.chunk_s is for recurrent layers, and model\.encoder is tdnn"):
+        tiny_config("model.encoder=tdnn", "train.chunk_s=[0.2, 0.4]")
 
 
 def test_label_smoothing_mixes_the_penalty_into_the_gradient_and_leaves_the_loss(data):

@@ -27,7 +27,8 @@ from asr.data.tokenizer import CharTokenizer
 from asr.errors import ConfigError, DataError
 from asr.model.checkpoint import build_model
 from asr.model.contract import AcousticModel
-from asr.training.data import BatchPlan, TrainingData
+from asr.training.data import TrainingData
+from asr.training.plan import BatchPlan, Row
 from asr.utterance import extract
 from tests.builders import ALPHABET, build_corpus, noise, tiny_config, write_wav
 
@@ -198,7 +199,7 @@ def test_padding_is_under_a_tenth_on_durations_like_those_of_an4(epoch):
 
 def test_padding_fraction_counts_the_frames_beyond_each_end():
     manifest = _paper([1.0, 2.0, 3.0])
-    plan = [BatchPlan(((0, 1.0), (1, 1.0)), 0), BatchPlan(((2, 1.5),), 0)]
+    plan = [BatchPlan.alone(((0, 1.0), (1, 1.0)), 0), BatchPlan.alone(((2, 1.5),), 0)]
     # 1 + 2 of 4 s, and 2 of 2 s
     assert _data(manifest, tiny_config()).padding_fraction(plan) == pytest.approx(1 - 5 / 6)
 
@@ -489,7 +490,7 @@ def test_normalisation_statistics_are_those_of_all_kept_frames(corpus):
     data = _data(corpus, tiny_config("features.normalization=corpus", "batch.max_utterance_s=0.9"))
     assert data.dropped, "the test needs an utterance that is left out"
     data.loader.fit_normalization(data.kept)
-    frames = torch.cat([torch.from_numpy(data.loader.features(i, 1.0, 0)) for i in data.kept])
+    frames = torch.cat([torch.from_numpy(data.loader.features(Row(((i, 1.0),)), 0)) for i in data.kept])
     assert frames.mean(0).abs().max() < 1e-3  # float32 features of up to 18 nats, deviations from 0.25 nats on
     assert (frames.std(0, correction=0) - 1).abs().max() < 1e-2  # the floor of 1e-3 is added to the deviation
 
@@ -537,7 +538,7 @@ def test_labels_that_fit_the_manifest_but_not_the_audio_are_left_out_by_name(tmp
         (batch,) = [data.load(planned) for planned in data.plan(0)]
     assert batch.ids == ("whole",)
     assert "left out short: its 11 label steps do not fit its audio after all" in caplog.text
-    assert data.load(BatchPlan(((0, 1.0),), 0)).ids == ()
+    assert data.load(BatchPlan.alone(((0, 1.0),), 0)).ids == ()
     assert [dropped.id for dropped in data.late] == ["short"]  # once, however often it is met
 
 
@@ -547,8 +548,8 @@ def test_labels_that_fit_the_audio_at_its_own_speed_alone_are_trained_on_at_that
     rows = [Utterance("short", "short.wav", 0.2, "abcd" * 2 + "ab")]
     data = _data(Manifest(tmp_path / "train.jsonl", rows), tiny_config("augment.speeds=[1.1]"))
     assert not data.unhurried
-    batch = data.load(BatchPlan(((0, 1.1),), 0))
-    own = data.load(BatchPlan(((0, 1.0),), 0))
+    batch = data.load(BatchPlan.alone(((0, 1.1),), 0))
+    own = data.load(BatchPlan.alone(((0, 1.0),), 0))
     assert batch.ids == ("short",) and not data.late
     assert torch.equal(batch.features_btf, own.features_btf) and batch.duration_s == own.duration_s
 
@@ -621,12 +622,12 @@ NOISY = ("augment.noise.probability=0.7", "augment.reverb.probability=0.5", "aug
 def test_noise_and_rooms_are_drawn_by_epoch_and_utterance_and_never_cached(corpus):
     data = _data(corpus, tiny_config(*NOISY, "augment.speeds=[0.9, 1.1]"))
     planned = data.plan(1)[0]
-    later = BatchPlan(planned.items, 2)
+    later = BatchPlan.alone(planned.items, 2)
     first, again, other = data.load(planned), data.load(planned), data.load(later)
     assert torch.equal(first.features_btf, again.features_btf)
     assert not torch.equal(first.features_btf, other.features_btf)
     assert not data.loader._cache
-    alone = data.load(BatchPlan(planned.items[:1], 1))
+    alone = data.load(BatchPlan.alone(planned.items[:1], 1))
     frames = int(alone.num_frames_b[0])
     assert torch.equal(alone.features_btf[0], first.features_btf[0, :frames])
 
@@ -646,7 +647,7 @@ def test_a_warp_moves_frequencies_but_leaves_the_cache_and_time_alone(corpus):
     assert torch.equal(one.num_frames_b, other.num_frames_b)
     assert not torch.equal(one.features_btf, other.features_btf)
     assert all(np.array_equal(warped.loader._cache[key], features) for key, features in plain.loader._cache.items())
-    assert not torch.equal(other.features_btf, warped.load(BatchPlan(planned.items, 2)).features_btf)
+    assert not torch.equal(other.features_btf, warped.load(BatchPlan.alone(planned.items, 2)).features_btf)
 
 
 def test_a_warp_comes_before_the_corpus_mean_is_taken_away(corpus):

@@ -24,9 +24,10 @@ from asr.data.tokenizer import BLANK_ID
 from asr.errors import ConfigError
 from asr.model.trainable import TrainableNetwork
 from asr.runtime import autocast
-from asr.training.data import BatchPlan, TrainingData
+from asr.training.data import TrainingData
 from asr.training.feature_loader import FeatureLoader
 from asr.training.penalties import consistency_loss
+from asr.training.plan import BatchPlan
 
 
 class PlainNetwork(nn.Module):
@@ -161,5 +162,5 @@ class PlainTrainer:
             speeds = random.choice(self.cfg.augment.speeds, len(order)).tolist()
             items = [(i, 1.0 if i in self.data.unhurried else speed) for i, speed in zip(order, speeds, strict=True)]
             for first in range(0, len(items), size):
-                yield self.data.load(BatchPlan(tuple(items[first : first + size]), epoch))
+                yield self.data.load(BatchPlan.alone(items[first : first + size], epoch))
             epoch += 1

@@ -32,6 +32,7 @@ from asr.config.stage import Stage as Stage
 if TYPE_CHECKING:
     from asr.config.stages import AugmentConfig as AugmentConfig
     from asr.config.stages import BatchConfig as BatchConfig
+    from asr.config.stages import JoinedConfig as JoinedConfig
     from asr.config.stages import NoiseConfig as NoiseConfig
     from asr.config.stages import OptimConfig as OptimConfig
     from asr.config.stages import ReverbConfig as ReverbConfig

@@ -66,6 +66,22 @@ class ReverbConfig(Stage):
         return value
 
 
+_Pause = Annotated[float, Field(ge=0, le=60)]
+
+
+class JoinedConfig(Stage):
+    """Training utterances joined to longer ones, so that the network learns to go on after one has ended."""
+
+    #: share of the utterances, drawn anew in each epoch, that are trained on joined to others
+    share: float = Field(0.0, ge=0, le=1)
+    #: so many together at most; the number is drawn, from 2. Longer than batch.max_utterance_s in all is never made
+    most: int = Field(3, ge=2, le=100)
+    #: pause between two, drawn between these; it sounds like their own quiet parts
+    pause_s: Annotated[tuple[_Pause, _Pause], AfterValidator(_check_rising)] = (0.1, 0.8)
+    #: between their texts; empty for languages that write no spaces
+    separator: str = " "
+
+
 _Speed = Annotated[float, Field(ge=0.5, le=2)]
 
 
@@ -81,6 +97,7 @@ class AugmentConfig(Stage):
     reverb: ReverbConfig = ReverbConfig()
     noise: NoiseConfig = NoiseConfig()
     spec: SpecAugmentConfig = SpecAugmentConfig()
+    joined: JoinedConfig = JoinedConfig()
 
 
 class BatchConfig(Stage):
@@ -130,6 +147,9 @@ class OptimConfig(Stage):
         return self
 
 
+_Chunk = Annotated[float, Field(ge=0.1, le=3600)]
+
+
 class TrainConfig(Stage):
     """The length of a run, its loss, validation, checkpoints and the models that are kept."""
 
@@ -168,6 +188,9 @@ class TrainConfig(Stage):
     #: above 0, each utterance is trained on under two masks at once, and this times the disagreement of its two outputs
     #: is added to the loss (CR-CTC, Yao et al. 2024, who use 0.2); a step costs twice as much. 0: one view
     consistency: float = Field(0.0, ge=0, le=10)
+    #: recurrent layers start anew after this many seconds, drawn between these for each step ("soft forgetting",
+    #: Audhkhasi et al. 2019); in use they see the whole utterance. null: in training too
+    chunk_s: Annotated[tuple[_Chunk, _Chunk], AfterValidator(_check_rising)] | None = None
     #: share of the CTC losses after model.conformer.inter_layers in the loss
     inter_weight: float = Field(0.5, ge=0, lt=1)
     #: parts of the network (the beginning of their parameters' names) that are not trained until this step; null: never
@@ -211,6 +234,10 @@ class RunConfig(Stage):
             raise ValueError(
                 f"features.kind: {self.features.kind} does not go with model.encoder: {self.model.encoder}; "
                 "wave and wav2vec2 belong together"
+            )
+        if self.train.chunk_s is not None and self.model.encoder != "recurrent":
+            raise ValueError(
+                f"train.chunk_s is for recurrent layers, and model.encoder is {self.model.encoder}: leave it out"
             )
         if self.features.kind == "hf" and self.features.hf is None:
             raise ValueError("features.kind: hf needs features.hf, the published network: hf:FOLDER_OR_NAME")

@@ -15,7 +15,7 @@ from asr.config import ModelConfig
 from asr.model.conv import ConvFrontEnd, step_mask
 from asr.model.cpu.dropout import Dropout
 from asr.model.parts import conv_parts, recurrent_parts
-from asr.model.recurrent import Lookahead, RecurrentLayer, reversal
+from asr.model.recurrent import Chunks, Lookahead, RecurrentLayer, reversal
 from asr.model.trainable import TrainableNetwork
 from asr.runtime import to_device
 
@@ -92,6 +92,16 @@ class DeepSpeech2(Network):
         return inputs
 
     def encode(self, x_bsi: Tensor, num_steps_b: Tensor) -> tuple[Tensor, Tensor]:
+        if self.training and self.chunk_steps:
+            chunks = Chunks(num_steps_b, x_bsi.shape[1], self.chunk_steps)
+            x_bsi = chunks.join(self._run_layers(chunks.cut(x_bsi), chunks.num_steps_c))
+        else:
+            x_bsi = self._run_layers(x_bsi, num_steps_b)
+        if self.lookahead is not None:
+            x_bsi = self.lookahead(x_bsi)
+        return x_bsi, num_steps_b
+
+    def _run_layers(self, x_bsi: Tensor, num_steps_b: Tensor) -> Tensor:
         num_on_device_b = to_device(num_steps_b, x_bsi.device)
         mask_bs = step_mask(num_on_device_b, x_bsi.shape[1])
         reversal_bs = reversal(num_on_device_b, x_bsi.shape[1])
@@ -99,9 +109,7 @@ class DeepSpeech2(Network):
             out_bsh = layer(self.dropout(x_bsi), mask_bs, reversal_bs)
             # From the second layer on input and output have one size. What is added is the input without dropout.
             x_bsi = x_bsi + out_bsh if self.cfg.residual and i else out_bsh
-        if self.lookahead is not None:
-            x_bsi = self.lookahead(x_bsi)
-        return x_bsi, num_steps_b
+        return x_bsi
 
     def layer_rows(self) -> Iterator[tuple[str, str, int]]:
         return recurrent_parts(self.cfg, self.bins)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from asr.model.folded import GATES
 from asr.model.norm import InputNorm
+from asr.runtime import to_device
 
 
 class Direction(nn.Module):
@@ -161,6 +162,41 @@ def reversal(num_steps_b: Tensor, length: int) -> Tensor:
 def flip_within(x_bsi: Tensor, reversal_bs: Tensor) -> Tensor:
     """Reverse each utterance in time within its own length. Shapes: (b, s, i), (b, s) -> (b, s, i)."""
     return x_bsi.gather(1, reversal_bs[:, :, None].expand(x_bsi.shape))
+
+
+class Chunks:
+    """Utterances cut into chunks, each of which is an utterance to the layers: no state passes its borders.
+
+    Axes: c chunks, k steps of a chunk.
+
+    Source: Audhkhasi et al. 2019, "Forget a bit to learn better: Soft forgetting for CTC-based automatic speech
+    recognition", section 2.
+    """
+
+    def __init__(self, num_steps_b: Tensor, longest: int, chunk_steps: int) -> None:
+        """Plan the chunks of utterances with these lengths, which are on the CPU, padded to the longest one."""
+        self.longest = longest
+        self.chunk_steps = chunk_steps
+        starts = torch.arange(0, longest, chunk_steps)
+        num_steps_c = (num_steps_b[:, None] - starts).clamp(0, chunk_steps).flatten()
+        self._all = len(num_steps_c)
+        # What is all padding is no chunk, but for a batch without a step.
+        self._chosen_c = num_steps_c.nonzero()[:, 0] if num_steps_c.any() else torch.arange(self._all)
+        self.num_steps_c = num_steps_c[self._chosen_c]
+
+    def cut(self, x_bsi: Tensor) -> Tensor:
+        """Return the chunks of the utterances. Shapes: (b, s, i) -> (c, k, i)."""
+        x_bsi = F.pad(x_bsi, (0, 0, 0, -self.longest % self.chunk_steps))
+        x_cki = x_bsi.reshape(self._all, self.chunk_steps, x_bsi.shape[2])
+        return x_cki.index_select(0, to_device(self._chosen_c, x_bsi.device))
+
+    def join(self, x_ckh: Tensor) -> Tensor:
+        """Put chunks together to utterances. Shapes: (c, k, h) -> (b, s, h)."""
+        units = x_ckh.shape[2]
+        all_ckh = x_ckh.new_zeros(self._all, self.chunk_steps, units)
+        all_ckh = all_ckh.index_copy(0, to_device(self._chosen_c, x_ckh.device), x_ckh)
+        padded = self.longest + -self.longest % self.chunk_steps
+        return all_ckh.reshape(-1, padded, units)[:, : self.longest]
 
 
 class Lookahead(nn.Module):

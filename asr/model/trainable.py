@@ -35,6 +35,8 @@ class TrainableNetwork(PaddedNetwork):
         self.cfg = cfg
         self.bins = bins
         self.vocabulary_size = vocabulary_size
+        #: in training, recurrent layers start anew after so many steps; 0: never
+        self.chunk_steps = 0
 
     @property
     def stride(self) -> int:

@@ -139,7 +139,7 @@ class BestModels:
             step=progress.step,
             seed=self.cfg.seed,
             train_hours=round(sum(seconds) / 3600, 3),
-            longest_s=max(seconds),
+            longest_s=self.data.longest_of(max(0, progress.epoch - 1)),
             dropped=len(self.data.dropped) + len(self.data.late),
             seconds=round(progress.seconds, 1),
             **self.facts,

@@ -1,6 +1,6 @@
 """The training set: which utterances are trained on, in which order, in which batches.
 
-Axes: b batch, t frames, f bins, u targets.
+Axes: b batch, t frames, f bins, r rows, u targets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from asr.ahead import ahead
 from asr.batch import Batch, empty_batch, pad
 from asr.config import RunConfig
 from asr.data.manifest import Manifest
-from asr.data.targets import targets_of
+from asr.data.targets import min_steps, targets_of
+from asr.data.text import normalize
 from asr.data.tokenizer import Tokenizer
 from asr.errors import ConfigError, DataError
 from asr.features.extractor import Extractor
@@ -28,6 +29,7 @@ from asr.machine import is_out_of_memory, usable_cores
 from asr.model.trainable import TrainableNetwork
 from asr.runtime import generator, stable_seed
 from asr.training.feature_loader import FeatureLoader
+from asr.training.plan import BatchPlan, Row, join_rows
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +37,6 @@ log = logging.getLogger(__name__)
 _MOST_WORKERS = 64
 #: batches that are loaded ahead have at most this many bytes of features together
 _AHEAD_BYTES = 2**31
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """A batch before it is loaded: pairs of utterance (its place in the manifest) and speed."""
-
-    items: tuple[tuple[int, float], ...]
-    epoch: int
 
 
 @dataclass(frozen=True)
@@ -74,6 +68,7 @@ class TrainingData:
         num_parts: int = 1,
     ) -> None:
         self.manifest = manifest
+        self.tokenizer = tokenizer
         self.extractor = extractor
         self.cfg = cfg
         self.part = part
@@ -102,9 +97,11 @@ class TrainingData:
         self.dropped: list[Dropped] = []
         #: utterances left out after the start: their audio is too short for their labels, or does not fit into memory
         self.late: list[Dropped] = []
-        #: ids of utterances that do not fit into memory alone
+        #: ids of utterances, or of joined ones, that do not fit into memory alone
         self.too_large: set[str] = set()
         self._filter()
+        if cfg.augment.joined.share:
+            self._check_separator()
 
     def load_for(self, device: torch.device, local_size: int) -> None:
         """Load batches from now on for a device that is used by one of so many processes on this machine.
@@ -118,8 +115,41 @@ class TrainingData:
 
     @property
     def longest_s(self) -> float:
-        """Seconds of the longest utterance that is trained on, at the slowest speed."""
-        return max(self.manifest.utterances[i].duration_s for i in self.kept) / min(1.0, *self.cfg.augment.speeds)
+        """Seconds of the longest utterance that can be trained on, at the slowest speed; joined ones count as one."""
+        joined, alone_s = self.cfg.augment.joined, self.longest_alone_s / min(1.0, *self.cfg.augment.speeds)
+        if not joined.share:
+            return alone_s
+        most_s = joined.most * alone_s + (joined.most - 1) * joined.pause_s[1]
+        return max(alone_s, min(most_s, self._longest_joined_s))
+
+    @property
+    def longest_alone_s(self) -> float:
+        """Seconds of the longest utterance that is trained on, at its own speed."""
+        return max(self.manifest.utterances[i].duration_s for i in self.kept)
+
+    @property
+    def _longest_joined_s(self) -> float:
+        """The most seconds that joined utterances may have in all."""
+        return math.inf if self.cfg.batch.max_utterance_s is None else self.cfg.batch.max_utterance_s
+
+    def longest_of(self, epoch: int) -> float:
+        """Return the seconds of the longest utterance of an epoch: of one at its own speed, or of joined ones."""
+        if not self.cfg.augment.joined.share:
+            return self.longest_alone_s
+        joined_s = (self._row_s(row) for batch in self.plan(epoch) for row in batch.rows if len(row.parts) > 1)
+        return max([self.longest_alone_s, *joined_s])
+
+    def _check_separator(self) -> None:
+        """Raise a ConfigError if what stands between joined texts is no text of the tokenizer's."""
+        separator = self.cfg.augment.joined.separator
+        try:
+            self.tokenizer.encode(separator.join(self._text(index) for index in self.kept[:1] * 2))
+        except DataError as error:
+            raise ConfigError(
+                f"augment.joined.separator {separator!r} stands between joined texts, and no text of the training set "
+                "has it; set it to '' if the language writes no spaces, else augment.joined.share=0",
+                key="augment.joined.separator",
+            ) from error
 
     def _filter(self) -> None:
         longest_s = self.cfg.batch.max_utterance_s
@@ -158,11 +188,12 @@ class TrainingData:
         slack = 0.5e-4 * self.extractor.sample_rate_hz + 1e-6
         fastest = max(1.0, *self.cfg.augment.speeds)
 
-        def num_steps(samples_n: npt.NDArray[np.float64]) -> list[int]:
-            num_frames = self.extractor.num_frames(np.floor(samples_n).astype(np.int64))
-            return self._num_steps(torch.from_numpy(num_frames)).tolist()
+        return self._count_steps(samples_n / fastest), self._count_steps(samples_n + slack)
 
-        return num_steps(samples_n / fastest), num_steps(samples_n + slack)
+    def _count_steps(self, samples_r: npt.NDArray[np.float64]) -> list[int]:
+        """Return the output steps that the network makes of so many samples each."""
+        num_frames = self.extractor.num_frames(np.floor(samples_r).astype(np.int64))
+        return self._num_steps(torch.from_numpy(num_frames)).tolist()
 
     def summary(self) -> list[str]:
         """Return lines on what is kept and what is left out, with the reasons and the first examples."""
@@ -190,13 +221,13 @@ class TrainingData:
         random = generator(self.cfg.train.seed, "plan", epoch)
         is_sorted = self.cfg.train.sortagrad and epoch == 0
 
-        speeds = [self._speed(i, epoch) for i in self.kept]
-        durations_s = np.array([self.manifest.utterances[i].duration_s for i in self.kept]) / np.array(speeds)
+        rows = self._rows(epoch)
+        durations_s = np.array([self._row_s(row) for row in rows])
         moved_s = durations_s
         if not is_sorted:
             moved_s = durations_s * random.uniform(0.95, 1.05, len(durations_s))
 
-        batches: list[list[tuple[int, float]]] = [[]]
+        batches: list[list[Row]] = [[]]
         longest_s = 0.0
         for place in np.argsort(moved_s, kind="stable"):
             longest_s = max(longest_s, durations_s[place])
@@ -204,11 +235,33 @@ class TrainingData:
             if batches[-1] and (size > max_utterances or size * longest_s > limit_s):
                 batches.append([])
                 longest_s = durations_s[place]
-            batches[-1].append((self.kept[place], speeds[place]))
+            batches[-1].append(rows[place])
 
         if not is_sorted:
             random.shuffle(batches)
-        return [BatchPlan(tuple(items), epoch) for items in batches]
+        return [BatchPlan(tuple(batch), epoch) for batch in batches]
+
+    def _rows(self, epoch: int) -> list[Row]:
+        """Return what the network takes as one utterance each in an epoch."""
+        rows = [Row(((i, self._speed(i, epoch)),)) for i in self.kept]
+        cfg = self.cfg.augment.joined
+        if not cfg.share:
+            return rows
+        random = generator(self.cfg.train.seed, "join", epoch)
+        alone, joined = join_rows(rows, [self._row_s(row) for row in rows], cfg, self._longest_joined_s, random)
+        return alone + self._fitting(joined)
+
+    def _fitting(self, joined: list[Row]) -> list[Row]:
+        """Put utterances back alone if their labels, with the separators between them, do not fit when joined."""
+        samples_r = np.array([self._row_s(row) for row in joined]) * self.extractor.sample_rate_hz
+        steps_r = self._count_steps(samples_r)
+        fitting = []
+        for row, steps in zip(joined, steps_r, strict=True):
+            # A separator or a blank between two, and a step for each, as a duration is rounded.
+            own = sum(int(self._needed_steps[index]) for index, _ in row.parts)
+            needed = own + len(self.cfg.augment.joined.separator or " ") * (len(row.parts) - 1) + len(row.parts)
+            fitting += [row] if needed <= steps else [Row((part,)) for part in row.parts]
+        return fitting
 
     def _speed(self, index: int, epoch: int) -> float:
         if index in self.unhurried:
@@ -219,8 +272,20 @@ class TrainingData:
         seed = stable_seed(self.cfg.train.seed, "speed", epoch, self.manifest.utterances[index].id)
         return speeds[seed % len(speeds)]
 
+    def _row_s(self, row: Row) -> float:
+        return sum(self.manifest.utterances[i].duration_s / speed for i, speed in row.parts) + sum(row.pauses_s)
+
     def _durations_s(self, batch: BatchPlan) -> list[float]:
-        return [self.manifest.utterances[i].duration_s / speed for i, speed in batch.items]
+        return [self._row_s(row) for row in batch.rows]
+
+    def _text(self, index: int) -> str:
+        return normalize(self.manifest.utterances[index].text, self.cfg.text.normalization)
+
+    def _targets_of(self, row: Row) -> list[int]:
+        if len(row.parts) == 1:
+            return list(self.targets[row.parts[0][0]])
+        # One text, not the tokens of several: subwords may differ.
+        return self.tokenizer.encode(self.cfg.augment.joined.separator.join(self._text(i) for i, _ in row.parts))
 
     def padded_s(self, batch: BatchPlan) -> float:
         """Return the seconds of a batch, padding included."""
@@ -252,7 +317,7 @@ class TrainingData:
             if part == self.part:
                 own.append(place)
 
-        return BatchPlan(tuple(batch.items[place] for place in sorted(own)), batch.epoch)
+        return BatchPlan(tuple(batch.rows[place] for place in sorted(own)), batch.epoch)
 
     def load(self, plan: BatchPlan) -> Batch:
         """Load a batch: features are computed, augmented and padded. Utterances that cannot be used are left out.
@@ -260,37 +325,39 @@ class TrainingData:
         Raises:
             DataError: an audio file cannot be used.
         """
-        features, second_views, items = [], [], []
-        self.loader.read_ahead(plan.items)
+        features, second_views, rows = [], [], []
+        self.loader.read_ahead(plan.rows)
+        too_large = {i for i, _ in plan.items if self.manifest.utterances[i].id in self.too_large}
 
-        for index, speed in plan.items:
-            if self.manifest.utterances[index].id in self.too_large:
+        for planned in plan.rows:
+            row = planned.without(too_large)
+            if not row.parts or row.name(self.manifest) in self.too_large:
                 continue
 
-            one_tf = self.loader.features(index, speed, plan.epoch)
-            if speed != 1.0 and not self._fits(index, len(one_tf)):
-                speed = 1.0
-                one_tf = self.loader.features(index, speed, plan.epoch)
-            if not self._fits(index, len(one_tf)):
-                self._drop_late(index)
+            row_tf = self.loader.features(row, plan.epoch)
+            if row != row.at_own_speeds() and not self._fits(row, len(row_tf)):
+                row = row.at_own_speeds()
+                row_tf = self.loader.features(row, plan.epoch)
+            if not self._fits(row, len(row_tf)):
+                self._drop_late(row)
                 continue
 
-            items.append((index, speed))
-            features.append(self.loader.augment(one_tf, index, plan.epoch))
+            rows.append(row)
+            features.append(self.loader.augment(row_tf, row, plan.epoch))
             if self.cfg.train.consistency:
-                second_views.append(self.loader.augment(one_tf, index, plan.epoch, "twin"))
+                second_views.append(self.loader.augment(row_tf, row, plan.epoch, "twin"))
 
-        if not items:
+        if not rows:
             return empty_batch(self.extractor.num_bins)
 
         features_btf, num_frames_b = pad(features)
         twin_btf = pad(second_views)[0] if second_views else None
-        return self._batch(BatchPlan(tuple(items), plan.epoch), features_btf, num_frames_b, twin_btf)
+        return self._batch(BatchPlan(tuple(rows), plan.epoch), features_btf, num_frames_b, twin_btf)
 
     def zeros(self, plan: BatchPlan) -> Batch:
         """Return a batch of the shape of a planned one, without reading anything."""
         # With fewer utterances than processes, this process has none: it takes that of another one.
-        plan = plan if plan.items else BatchPlan(((self.kept[0], 1.0),), 0)
+        plan = plan if plan.rows else BatchPlan.alone([(self.kept[0], 1.0)], 0)
         samples_b = np.round(np.array(self._durations_s(plan)) * self.extractor.sample_rate_hz).astype(np.int64)
         num_frames_b = torch.from_numpy(self.extractor.num_frames(samples_b))
         features_btf = torch.zeros(len(samples_b), int(num_frames_b.max()), self.extractor.num_bins)
@@ -298,23 +365,27 @@ class TrainingData:
 
     def _batch(self, plan: BatchPlan, features_btf: Tensor, num_frames_b: Tensor, twin_btf: Tensor | None) -> Batch:
         """Put the targets to the features."""
-        targets = [self.targets[index] for index, _ in plan.items]
+        targets = [self._targets_of(row) for row in plan.rows]
         num_targets_b = torch.tensor([len(ids) for ids in targets])
         targets_bu = torch.zeros(len(targets), int(num_targets_b.max()), dtype=torch.int64)
         for row, ids in enumerate(targets):
             targets_bu[row, : len(ids)] = torch.tensor(ids)
-        names = tuple(self.manifest.utterances[index].id for index, _ in plan.items)
+        names = tuple(row.name(self.manifest) for row in plan.rows)
         duration_s = sum(self._durations_s(plan))
         return Batch(features_btf, num_frames_b, targets_bu, num_targets_b, names, duration_s, twin_btf)
 
-    def _fits(self, index: int, num_frames: int) -> bool:
+    def _fits(self, row: Row, num_frames: int) -> bool:
         """Check whether the labels fit the frames there really are; the manifest has only a rounded duration."""
-        return int(self._needed_steps[index]) <= int(self._num_steps(torch.tensor([num_frames]))[0])
+        return self._needed(row) <= int(self._num_steps(torch.tensor([num_frames]))[0])
 
-    def _drop_late(self, index: int) -> None:
-        id_ = self.manifest.utterances[index].id
+    def _needed(self, row: Row) -> int:
+        """Return the fewest steps that the labels need."""
+        return int(self._needed_steps[row.parts[0][0]]) if len(row.parts) == 1 else min_steps(self._targets_of(row))
+
+    def _drop_late(self, row: Row) -> None:
+        id_ = row.name(self.manifest)
         if all(dropped.id != id_ for dropped in self.late):
-            self._drop(id_, f"its {self._needed_steps[index]} label steps do not fit its audio after all")
+            self._drop(id_, f"its {self._needed(row)} label steps do not fit its audio after all")
 
     def drop_large(self, id_: str) -> None:
         """Leave out an utterance that does not fit into memory, even alone."""

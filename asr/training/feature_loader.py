@@ -20,6 +20,8 @@ from asr.runtime import generator, stable_seed
 from asr.training.augment import bin_centres_hz, spec_augment, warp_frequencies
 from asr.training.distort import Distorter
 from asr.training.feature_files import FeatureFiles
+from asr.training.joined import join_waves
+from asr.training.plan import Row
 from asr.utterance import Features, extract, fits_into_memory, load_wave
 
 
@@ -47,48 +49,64 @@ class FeatureLoader:
         self.seconds: defaultdict[int, float] = defaultdict(float)
         #: makes the features of an utterance that are the same in each epoch
         self.files = FeatureFiles(extractor, cfg.batch.feature_folder)
-        self._cache: dict[tuple[int, float], Features] = {}
+        self._cache: dict[Row, Features] = {}
         self._cache_left = cfg.batch.feature_cache_mib * 2**20
 
-    def features(self, index: int, speed: float, epoch: int) -> Features:
-        """Return the features of one utterance, distorted but not yet masked. Shapes: (t, f)."""
-        cached = self._cache.get((index, speed))
+    def features(self, row: Row, epoch: int) -> Features:
+        """Return the features of what is trained on as one utterance, distorted but not yet masked. Shapes: (t, f)."""
+        cached = self._cache.get(row)
         if cached is not None:
             return cached
 
         began = time.perf_counter()
-        cfg, utterance = self.cfg, self.manifest.utterances[index]
-        wave_n = load_wave(self.manifest, utterance, cfg.audio.sample_rate_hz, cfg.audio.resample, self._said_hz)
-        if speed != 1.0:
-            wave_n = audio.change_speed(wave_n, speed, cfg.audio.sample_rate_hz)
+        cfg, id_ = self.cfg, row.name(self.manifest)
+        wave_n = self._wave(row, epoch)
         if self._distort.active:
-            wave_n = self._distort(wave_n, generator(cfg.train.seed, "distort", epoch, utterance.id))
+            wave_n = self._distort(wave_n, generator(cfg.train.seed, "distort", epoch, id_))
         dither_seed = None
         if cfg.features.dither > 0:
-            dither_seed = stable_seed(cfg.train.seed, "dither", epoch, utterance.id)
-        is_fixed = dither_seed is None and not self._distort.active
-        with fits_into_memory(utterance):
+            dither_seed = stable_seed(cfg.train.seed, "dither", epoch, id_)
+        # Joined utterances are others in each epoch.
+        is_fixed = dither_seed is None and not self._distort.active and len(row.parts) == 1
+        with fits_into_memory(self.manifest.utterances[row.parts[0][0]]):
             features_tf = self.files(wave_n) if is_fixed else extract(self.extractor, wave_n, dither_seed)
 
         if is_fixed and self._cache_left >= features_tf.nbytes:
             self._cache_left -= features_tf.nbytes
-            self._cache[index, speed] = features_tf
+            self._cache[row] = features_tf
         self.seconds[epoch] += time.perf_counter() - began
         return features_tf
 
-    def augment(self, features_tf: Features, index: int, epoch: int, *view: str) -> Features:
-        """Warp and mask features for an epoch. Shapes: (t, f) -> (t, f).
+    def _wave(self, row: Row, epoch: int) -> audio.Wave:
+        """Return the samples of a row at its speeds, its utterances joined. Shapes: (n,)."""
+        rate_hz, waves = self.cfg.audio.sample_rate_hz, []
+        for index, speed in row.parts:
+            utterance = self.manifest.utterances[index]
+            wave_n = load_wave(self.manifest, utterance, rate_hz, self.cfg.audio.resample, self._said_hz)
+            waves.append(wave_n if speed == 1.0 else audio.change_speed(wave_n, speed, rate_hz))
+        if len(waves) == 1:
+            return waves[0]
+        return join_waves(
+            waves, row.pauses_s, rate_hz, generator(self.cfg.train.seed, "pause", epoch, row.name(self.manifest))
+        )
+
+    def augment(self, features_tf: Features, row: Row, epoch: int, *view: str) -> Features:
+        """Warp and mask features for an epoch; joined utterances have as many masks in time as they would alone.
+
+        Shapes: (t, f) -> (t, f).
 
         Args:
             view: a name makes the draws differ from those without one.
         """
         cfg, seed = self.cfg, self.cfg.train.seed
-        id_ = self.manifest.utterances[index].id
+        id_ = row.name(self.manifest)
         if cfg.augment.warp:
             factor = 1 + cfg.augment.warp * generator(seed, "warp", epoch, id_, *view).uniform(-1, 1)
             features_tf = self._warp(features_tf, factor)
 
         spec = cfg.augment.spec
+        if len(row.parts) > 1:
+            spec = spec.model_copy(update={"time_masks": len(row.parts) * spec.time_masks})
         if spec.freq_masks or spec.time_masks:
             context = cfg.features.context_frames
             # zero is the mean of normalised features only
@@ -114,9 +132,9 @@ class FeatureLoader:
         warped_tf: Features = (warp_frequencies(raw_tf, factor, self._centres_hz) - mean_f) / std_f
         return warped_tf
 
-    def read_ahead(self, items: Iterable[tuple[int, float]]) -> None:
+    def read_ahead(self, rows: Iterable[Row]) -> None:
         """Ask for the audio of these utterances in tar files before it is read."""
-        missing = [index for index, speed in items if (index, speed) not in self._cache]
+        missing = [index for row in rows if row not in self._cache for index, _ in row.parts]
         shards.read_ahead(self.manifest.audio_path(self.manifest.utterances[index]) for index in missing)
 
     def fit_normalization(self, rows: Iterable[int]) -> None:

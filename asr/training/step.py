@@ -24,7 +24,7 @@ from asr.config import RunConfig
 from asr.errors import TrainingError
 from asr.machine import is_out_of_memory
 from asr.model.checkpoint import TrainableModel
-from asr.runtime import LateNumbers, Machine, stable_seed
+from asr.runtime import LateNumbers, Machine, generator, stable_seed
 from asr.training.data import TrainingData
 from asr.training.distributed import ProcessGroup
 from asr.training.freezing import Freezing
@@ -136,6 +136,7 @@ class Learner:
         """
         set_learning_rate(self.optimizer, lr)
         self._freeze(number)
+        self.model.network.chunk_steps = self._chunk_steps(number)
         # The masks of dropout depend on the step alone, so that no state of the generator need be saved.
         rank = [self.group.rank] if self.group.rank else []
         seed = stable_seed(self.cfg.train.seed, "dropout", number, *rank)
@@ -172,6 +173,13 @@ class Learner:
             return StepResult(loss_nats, norm, int(utterances), audio_s)
 
         return PendingStep(int(utterances), audio_s, result)
+
+    def _chunk_steps(self, number: int) -> int:
+        """Draw after how many steps recurrent layers start anew in an update, the same in all processes; 0: never."""
+        if self.cfg.train.chunk_s is None:
+            return 0
+        chunk_s = generator(self.cfg.train.seed, "chunk", number).uniform(*self.cfg.train.chunk_s)
+        return max(1, round(chunk_s / (self.model.extractor.hop_s * self.model.network.stride)))
 
     def _split_large(self, batches: Sequence[Batch]) -> list[Batch]:
         """Split the batches that are known to be too large, into equally many parts in all processes."""
