@@ -141,7 +141,7 @@ def test_a_joined_batch_has_the_features_of_one_recording_and_a_space_between_th
     assert batch.num_frames_b[0] == len(expected_tf)
 
     texts = [corpus.utterances[i].text for i in (0, 3, 5)]
-    ids = data.tokenizer.encode(" ".join(texts))
+    ids = data.labels.tokenizer.encode(" ".join(texts))
     assert batch.targets_bu[0, : batch.num_targets_b[0]].tolist() == ids
     assert batch.ids == ("train-0000+train-0003+train-0005", "train-0001")
     durations_s = [corpus.utterances[i].duration_s for i in (0, 3, 5, 1)]
@@ -171,7 +171,7 @@ def test_a_space_that_the_vocabulary_lacks_is_refused_and_nothing_between_texts_
     assert caught.value.key == "augment.joined.separator"
     data = _data(manifest, *JOINED, "augment.joined.separator=''", tokenizer=tokenizer)
     row = _joined(data.plan(1))[0]
-    assert data._targets_of(row) == [1, 2] * len(row.parts)
+    assert data.labels.of(row) == [1, 2] * len(row.parts)
 
 
 def test_what_does_not_fit_into_memory_alone_is_left_out_of_joined_rows_too(corpus):

@@ -426,5 +426,5 @@ def test_an_unknown_config_names_the_nearest_and_then_lists_the_known_ones():
     assert str(caught.value).startswith(
         "no config file 'an4/defualt' and no such recipe config; did you mean 'an4/default'? (known: an4/"
     )
-    with pytest.raises(ConfigError, match=r"^no config file 'an4/nothing' and no such recipe config \(known: "):
-        find_config("an4/nothing")
+    with pytest.raises(ConfigError, match=r"^no config file 'an4/unheard' and no such recipe config \(known: "):
+        find_config("an4/unheard")

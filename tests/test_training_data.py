@@ -533,7 +533,7 @@ def test_labels_that_fit_the_manifest_but_not_the_audio_are_left_out_by_name(tmp
     write_wav(tmp_path / "whole.wav", noise(0.2))
     rows = [Utterance(name, f"{name}.wav", 0.2, "abcd" * 2 + "abc") for name in ("short", "whole")]
     data = _data(Manifest(tmp_path / "train.jsonl", rows), tiny_config())
-    assert min_steps(data.targets[0]) == 11
+    assert min_steps(data.labels.alone[0]) == 11
     with caplog.at_level("WARNING"):
         (batch,) = [data.load(planned) for planned in data.plan(0)]
     assert batch.ids == ("whole",)

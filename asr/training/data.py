@@ -20,8 +20,6 @@ from asr.ahead import ahead
 from asr.batch import Batch, empty_batch, pad
 from asr.config import RunConfig
 from asr.data.manifest import Manifest
-from asr.data.targets import min_steps, targets_of
-from asr.data.text import normalize
 from asr.data.tokenizer import Tokenizer
 from asr.errors import ConfigError, DataError
 from asr.features.extractor import Extractor
@@ -29,7 +27,8 @@ from asr.machine import is_out_of_memory, usable_cores
 from asr.model.trainable import TrainableNetwork
 from asr.runtime import generator, stable_seed
 from asr.training.feature_loader import FeatureLoader
-from asr.training.plan import BatchPlan, Row, join_rows
+from asr.training.labels import Labels
+from asr.training.plan import BatchPlan, Row, into_batches, join_rows
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +67,6 @@ class TrainingData:
         num_parts: int = 1,
     ) -> None:
         self.manifest = manifest
-        self.tokenizer = tokenizer
         self.extractor = extractor
         self.cfg = cfg
         self.part = part
@@ -80,15 +78,8 @@ class TrainingData:
         #: batches are in pinned memory, for a GPU
         self.is_pinned = False
         self.loader = FeatureLoader(manifest, extractor, cfg)
-        try:
-            self.targets = targets_of(manifest, tokenizer, cfg.text.normalization)
-        except DataError as error:
-            if cfg.text.tokenizer != "init":
-                raise
-            then = "text.tokenizer=init+ adds a token for it, text.tokenizer=char takes the letters of the texts alone"
-            raise DataError(f"{error}; {then}") from error
+        self.labels = Labels(manifest, tokenizer, cfg)
         self._num_steps = network.num_steps
-        self._needed_steps = self.targets.min_steps()
 
         #: places of the utterances that are trained on
         self.kept: list[int] = []
@@ -100,8 +91,6 @@ class TrainingData:
         #: ids of utterances, or of joined ones, that do not fit into memory alone
         self.too_large: set[str] = set()
         self._filter()
-        if cfg.augment.joined.share:
-            self._check_separator()
 
     def load_for(self, device: torch.device, local_size: int) -> None:
         """Load batches from now on for a device that is used by one of so many processes on this machine.
@@ -139,23 +128,11 @@ class TrainingData:
         joined_s = (self._row_s(row) for batch in self.plan(epoch) for row in batch.rows if len(row.parts) > 1)
         return max([self.longest_alone_s, *joined_s])
 
-    def _check_separator(self) -> None:
-        """Raise a ConfigError if what stands between joined texts is no text of the tokenizer's."""
-        separator = self.cfg.augment.joined.separator
-        try:
-            self.tokenizer.encode(separator.join(self._text(index) for index in self.kept[:1] * 2))
-        except DataError as error:
-            raise ConfigError(
-                f"augment.joined.separator {separator!r} stands between joined texts, and no text of the training set "
-                "has it; set it to '' if the language writes no spaces, else augment.joined.share=0",
-                key="augment.joined.separator",
-            ) from error
-
     def _filter(self) -> None:
         longest_s = self.cfg.batch.max_utterance_s
         steps_hurried, steps_own = self._step_counts()
-        lengths = self.targets.lengths().tolist()
-        rows = zip(self.manifest, lengths, self._needed_steps.tolist(), steps_hurried, steps_own, strict=True)
+        lengths = self.labels.alone.lengths().tolist()
+        rows = zip(self.manifest, lengths, self.labels.needed_alone.tolist(), steps_hurried, steps_own, strict=True)
         for i, (utterance, length, needed, hurried, own) in enumerate(rows):
             if not length:
                 why = "empty text"
@@ -217,7 +194,6 @@ class TrainingData:
             max_batch_s: replaces the limit of this object.
         """
         limit_s = max_batch_s or self.max_batch_s
-        max_utterances = self.cfg.batch.max_utterances
         random = generator(self.cfg.train.seed, "plan", epoch)
         is_sorted = self.cfg.train.sortagrad and epoch == 0
 
@@ -227,23 +203,18 @@ class TrainingData:
         if not is_sorted:
             moved_s = durations_s * random.uniform(0.95, 1.05, len(durations_s))
 
-        batches: list[list[Row]] = [[]]
-        longest_s = 0.0
-        for place in np.argsort(moved_s, kind="stable"):
-            longest_s = max(longest_s, durations_s[place])
-            size = len(batches[-1]) + 1
-            if batches[-1] and (size > max_utterances or size * longest_s > limit_s):
-                batches.append([])
-                longest_s = durations_s[place]
-            batches[-1].append(rows[place])
-
+        order = np.argsort(moved_s, kind="stable").tolist()
+        batches = [
+            [rows[place] for place in places]
+            for places in into_batches(order, durations_s.tolist(), self.cfg.batch.max_utterances, limit_s)
+        ]
         if not is_sorted:
             random.shuffle(batches)
         return [BatchPlan(tuple(batch), epoch) for batch in batches]
 
     def _rows(self, epoch: int) -> list[Row]:
         """Return what the network takes as one utterance each in an epoch."""
-        rows = [Row(((i, self._speed(i, epoch)),)) for i in self.kept]
+        rows = [Row.alone((i, self._speed(i, epoch))) for i in self.kept]
         cfg = self.cfg.augment.joined
         if not cfg.share:
             return rows
@@ -255,12 +226,11 @@ class TrainingData:
         """Put utterances back alone if their labels, with the separators between them, do not fit when joined."""
         samples_r = np.array([self._row_s(row) for row in joined]) * self.extractor.sample_rate_hz
         steps_r = self._count_steps(samples_r)
-        fitting = []
+        # A step for each is left over, as durations are rounded.
+        fitting: list[Row] = []
         for row, steps in zip(joined, steps_r, strict=True):
-            # A separator or a blank between two, and a step for each, as a duration is rounded.
-            own = sum(int(self._needed_steps[index]) for index, _ in row.parts)
-            needed = own + len(self.cfg.augment.joined.separator or " ") * (len(row.parts) - 1) + len(row.parts)
-            fitting += [row] if needed <= steps else [Row((part,)) for part in row.parts]
+            fits = self.labels.most_needed(row) + len(row.parts) <= steps
+            fitting += [row] if fits else map(Row.alone, row.parts)
         return fitting
 
     def _speed(self, index: int, epoch: int) -> float:
@@ -277,15 +247,6 @@ class TrainingData:
 
     def _durations_s(self, batch: BatchPlan) -> list[float]:
         return [self._row_s(row) for row in batch.rows]
-
-    def _text(self, index: int) -> str:
-        return normalize(self.manifest.utterances[index].text, self.cfg.text.normalization)
-
-    def _targets_of(self, row: Row) -> list[int]:
-        if len(row.parts) == 1:
-            return list(self.targets[row.parts[0][0]])
-        # One text, not the tokens of several: subwords may differ.
-        return self.tokenizer.encode(self.cfg.augment.joined.separator.join(self._text(i) for i, _ in row.parts))
 
     def padded_s(self, batch: BatchPlan) -> float:
         """Return the seconds of a batch, padding included."""
@@ -365,7 +326,7 @@ class TrainingData:
 
     def _batch(self, plan: BatchPlan, features_btf: Tensor, num_frames_b: Tensor, twin_btf: Tensor | None) -> Batch:
         """Put the targets to the features."""
-        targets = [self._targets_of(row) for row in plan.rows]
+        targets = [self.labels.of(row) for row in plan.rows]
         num_targets_b = torch.tensor([len(ids) for ids in targets])
         targets_bu = torch.zeros(len(targets), int(num_targets_b.max()), dtype=torch.int64)
         for row, ids in enumerate(targets):
@@ -376,16 +337,12 @@ class TrainingData:
 
     def _fits(self, row: Row, num_frames: int) -> bool:
         """Check whether the labels fit the frames there really are; the manifest has only a rounded duration."""
-        return self._needed(row) <= int(self._num_steps(torch.tensor([num_frames]))[0])
-
-    def _needed(self, row: Row) -> int:
-        """Return the fewest steps that the labels need."""
-        return int(self._needed_steps[row.parts[0][0]]) if len(row.parts) == 1 else min_steps(self._targets_of(row))
+        return self.labels.needed(row) <= int(self._num_steps(torch.tensor([num_frames]))[0])
 
     def _drop_late(self, row: Row) -> None:
         id_ = row.name(self.manifest)
         if all(dropped.id != id_ for dropped in self.late):
-            self._drop(id_, f"its {self._needed(row)} label steps do not fit its audio after all")
+            self._drop(id_, f"its {self.labels.needed(row)} label steps do not fit its audio after all")
 
     def drop_large(self, id_: str) -> None:
         """Leave out an utterance that does not fit into memory, even alone."""

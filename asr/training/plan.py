@@ -21,6 +21,11 @@ class Row(NamedTuple):
     #: seconds between them, one fewer than there are parts
     pauses_s: tuple[float, ...] = ()
 
+    @classmethod
+    def alone(cls, part: tuple[int, float]) -> Row:
+        """Return a row of one utterance."""
+        return cls((part,))
+
     def name(self, manifest: Manifest) -> str:
         """Return the id of the utterance, or the ids of joined ones with a plus between them."""
         return "+".join(manifest.utterances[index].id for index, _ in self.parts)
@@ -45,12 +50,28 @@ class BatchPlan:
     @classmethod
     def alone(cls, items: Iterable[tuple[int, float]], epoch: int) -> BatchPlan:
         """Return a batch in which every pair of utterance and speed is a row of its own."""
-        return cls(tuple(Row((item,)) for item in items), epoch)
+        return cls(tuple(map(Row.alone, items)), epoch)
 
     @property
     def items(self) -> tuple[tuple[int, float], ...]:
         """Return the pairs of utterance and speed of all rows."""
         return tuple(chain.from_iterable(row.parts for row in self.rows))
+
+
+def into_batches(
+    order: Iterable[int], durations_s: Sequence[float], max_utterances: int, max_batch_s: float
+) -> list[list[int]]:
+    """Divide rows, in this order, into batches of at most so many rows and padded seconds; return their places."""
+    batches: list[list[int]] = [[]]
+    longest_s = 0.0
+    for place in order:
+        longest_s = max(longest_s, durations_s[place])
+        size = len(batches[-1]) + 1
+        if batches[-1] and (size > max_utterances or size * longest_s > max_batch_s):
+            batches.append([])
+            longest_s = durations_s[place]
+        batches[-1].append(place)
+    return batches
 
 
 def join_rows(
