@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
-from asr.server import openai
+from asr.server import deepgram, openai, realtime, vosk
 from asr.server.errors import ApiError, on_api_error, on_http_error
 from asr.server.guard import Guard
 from asr.server.host import Host
@@ -36,10 +36,13 @@ def make_app(hosts: Mapping[str, Host], settings: Settings = Settings()) -> Star
             for host in hosts.values():
                 host.stop()
 
-    routes = [
+    routes: list[Route | WebSocketRoute] = [
         Route("/health", health),
         Route("/metrics", metrics),
         *openai.ROUTES,
+        *deepgram.ROUTES,
+        *realtime.ROUTES,
+        *vosk.ROUTES,
     ]
     measured = Metrics(route.path for route in routes)
     measured.gauges["asr_waiting"] = (

@@ -91,7 +91,8 @@ class Guard:
             ApiError: it has no key, comes from elsewhere, is too large, or finds no room.
         """
         self._check_origin(scope, headers)
-        if self._key_digests and scope["path"] not in _OPEN:
+        is_open = scope["type"] == "http" and scope["path"] in _OPEN
+        if self._key_digests and not is_open:
             self._check_key(scope, headers)
 
         if self._under_way > self.settings.max_clients and scope["path"] != "/health":

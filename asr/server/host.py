@@ -13,6 +13,7 @@ from pathlib import Path
 from asr.errors import AsrError
 from asr.recordings.inputs import Input, Part
 from asr.server.errors import ApiError, busy, invalid_hotwords
+from asr.server.live import Live
 from asr.server.settings import Settings
 from asr.transcribe import Failure, Recognizer
 from asr.transcript import Transcript
@@ -84,6 +85,8 @@ class Host:
         self.settings = settings
         self.language = language
         self.created = created
+        #: live streams
+        self.live = Live(recognizer)
         #: recognizers that expect a request's hotwords; the last one used is the last here
         self._expecting: OrderedDict[tuple[tuple[str, float], ...], Recognizer] = OrderedDict()
         self._jobs: deque[_Job] = deque()
@@ -102,6 +105,7 @@ class Host:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
+        self.live.stop()
 
     @property
     def waiting(self) -> int:

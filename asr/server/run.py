@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import uvicorn
 
@@ -19,6 +21,8 @@ from asr.server.settings import Settings
 MESSAGE = 4 << 20
 #: connections that wait to be accepted
 _BACKLOG = 256
+#: between two looks whether all live streams have ended
+_POLL_S = 0.02
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -67,7 +71,7 @@ def make_server(hosts: Mapping[str, Host], settings: Settings, ready: Callable[[
         backlog=_BACKLOG,
         timeout_graceful_shutdown=round(settings.grace_s),
     )
-    server = _Server(config, ready)
+    server = _Server(config, ready, hosts, settings.grace_s)
     app.state.is_stopping = lambda: server.should_exit
     return server
 
@@ -82,6 +86,7 @@ def serve(hosts: Mapping[str, Host], settings: Settings, listening: socket.socke
         tempfile.tempdir = folder
         # it warns of forms that are none, which their clients are told of, and quotes bytes of them
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
+        logging.getLogger("uvicorn.error").addFilter(_is_no_refusal)
         # uvicorn raises the signal again once it has stopped; by default that would end the process at once, before
         # the folder is gone
         signal.signal(signal.SIGTERM, lambda number, frame: None)
@@ -92,14 +97,34 @@ def serve(hosts: Mapping[str, Host], settings: Settings, listening: socket.socke
             signal.signal(signal.SIGTERM, before[1])
 
 
-class _Server(uvicorn.Server):
-    """Say when the server is ready."""
+def _is_no_refusal(record: logging.LogRecord) -> bool:
+    """Return false for what uvicorn logs of a socket that was refused by a response, as ASGI allows."""
+    return "without completing handshake" not in record.getMessage()
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+
+class _Server(uvicorn.Server):
+    """Say when the server is ready, and finish live streams when it ends."""
+
+    def __init__(
+        self, config: uvicorn.Config, ready: Callable[[], None], hosts: Mapping[str, Host], grace_s: float
+    ) -> None:
         super().__init__(config)
         self._ready = ready
+        self._hosts = hosts
+        self._grace_s = grace_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn waits for requests, but closes sockets at once
+        lives = [host.live for host in self._hosts.values()]
+        for live in lives:
+            live.finish_all()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_s):
+                while any(map(len, lives)):
+                    await asyncio.sleep(_POLL_S)
+        await super().shutdown(sockets)

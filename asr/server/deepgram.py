@@ -1,0 +1,289 @@
+"""Speak Deepgram's protocol for live audio: ``WS /v1/listen``.
+
+Source: the messages and parameters of deepgram-sdk 7.17 (``listen/v1``), and Deepgram's public reference of its API.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+from asr.decode.types import TimedWord
+from asr.errors import ConfigError, nearest
+from asr.server.errors import ApiError
+from asr.server.host import Host, find_host
+from asr.server.live import Session, Update
+from asr.server.samples import ENCODINGS, Samples
+from asr.server.sockets import Conversation, check_room
+from asr.streaming.results import Result, Rules
+
+#: parameters that ask for what a recogniser of this toolkit does not do, unless they are false
+REFUSED = (
+    *("callback", "callback_method", "custom_intent", "custom_topic", "detect_entities", "detect_language", "diarize"),
+    *("diarize_model", "dictation", "filler_words", "intents", "keyterm", "keywords", "language", "language_hint"),
+    *("measurements", "multichannel", "numerals", "paragraphs", "profanity_filter", "punctuate", "redact", "replace"),
+    *("search", "sentiment", "smart_format", "summarize", "topics"),
+)
+#: parameters without effect on what is recognised: nothing is kept here, and nothing is counted
+_WITHOUT_EFFECT = ("mip_opt_out", "tag", "extra")
+_KNOWN = (
+    *("model", "version", "encoding", "sample_rate", "channels", "interim_results", "endpointing"),
+    *("utterance_end_ms", "vad_events"),
+)
+#: shorter pauses than this end no passage, whatever ``endpointing`` asks for
+_SHORTEST_PAUSE_MS = 200
+#: the rules where ``endpointing`` is false: passages end because of their length only
+_NO_END_POINTS = Rules(silence_s=3600.0, pause_s=3600.0)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """Hold the parameters of a live stream."""
+
+    model: str = ""
+    encoding: str = "linear16"
+    rate_hz: int = 0
+    rules: Rules = field(default_factory=Rules)
+    interim: bool = False
+    utterance_end_s: float | None = None
+    vad_events: bool = False
+
+
+async def listen(socket: WebSocket) -> None:
+    """Take a live stream; what cannot be honoured is refused before it begins, by name."""
+    try:
+        wishes = read_wishes(dict(socket.query_params))
+        host = find_host(socket.app.state.hosts, wishes.model)
+        check_room(socket.app.state.hosts, socket.app.state.settings)
+    except ApiError as error:
+        await socket.send_denial_response(refusal(error, socket.scope["state"]["request_id"]))
+        return
+    await _Listening(socket, host, wishes).talk()
+
+
+def refusal(error: ApiError, request_id: str) -> JSONResponse:
+    """Return Deepgram's form of a refusal."""
+    document = {"err_code": error.code or "INVALID_QUERY_PARAMETER", "err_msg": error.message, "request_id": request_id}
+    return JSONResponse(document, error.status, headers={**error.headers, "dg-request-id": request_id})
+
+
+def read_wishes(query: Mapping[str, str]) -> Wishes:
+    """Return the parameters of a live stream.
+
+    Raises:
+        ApiError: one is unknown, cannot be honoured, or has a value that it cannot have.
+    """
+    check_names(query, (*_KNOWN, *REFUSED, *_WITHOUT_EFFECT))
+    encoding = query.get("encoding", "")
+    if encoding not in ENCODINGS:
+        raise _wrong("encoding", encoding or "nothing", f"{', '.join(ENCODINGS)}; files go to POST /v1/listen")
+    if query.get("channels", "1") != "1":
+        raise _wrong("channels", query["channels"], "1: send one stream per channel")
+    endpointing = query.get("endpointing", "").lower()
+    rules = Rules()
+    if endpointing == "false":
+        rules = _NO_END_POINTS
+    elif endpointing not in ("", "true"):
+        pause_ms = max(_SHORTEST_PAUSE_MS, _number(query, "endpointing", "milliseconds, true or false"))
+        try:
+            rules = Rules(pause_s=pause_ms / 1000)
+        except ConfigError as error:
+            raise _wrong("endpointing", endpointing, str(error)) from error
+    end_ms = _number(query, "utterance_end_ms", "milliseconds, at least 1000") if "utterance_end_ms" in query else None
+    if end_ms is not None and end_ms < 1000:
+        raise _wrong("utterance_end_ms", query["utterance_end_ms"], "milliseconds, at least 1000")
+    return Wishes(
+        query.get("model", ""),
+        encoding,
+        _number(query, "sample_rate", "the rate of the audio in Hz"),
+        rules,
+        is_true(query, "interim_results"),
+        None if end_ms is None else end_ms / 1000,
+        is_true(query, "vad_events"),
+    )
+
+
+def check_names(query: Mapping[str, str], known: tuple[str, ...]) -> None:
+    """Refuse parameters that are unknown, or that ask for what is not done here.
+
+    Raises:
+        ApiError: there is one.
+    """
+    for name, value in query.items():
+        if name not in known:
+            raise ApiError(400, f"unknown parameter '{name}'{nearest(name, known)}", param=name)
+        if name in REFUSED and value.lower() not in ("false", ""):
+            raise ApiError(400, f"'{name}' is not supported here; leave it out", param=name)
+
+
+def is_true(query: Mapping[str, str], name: str) -> bool:
+    """Return a parameter that is true or false; some clients write it with a capital.
+
+    Raises:
+        ApiError: it is something else.
+    """
+    value = query.get(name, "false").lower()
+    if value not in ("true", "false"):
+        raise _wrong(name, query[name], "true or false")
+    return value == "true"
+
+
+def _number(query: Mapping[str, str], name: str, expected: str) -> int:
+    value = query.get(name, "")
+    if not (value.isascii() and value.isdigit() and len(value) < 10):
+        raise _wrong(name, value or "nothing", expected)
+    return int(value)
+
+
+def _wrong(name: str, value: str, expected: str) -> ApiError:
+    return ApiError(400, f"'{name}' is {value}; expected {expected}", param=name)
+
+
+def model_info(host: Host) -> dict[str, Any]:
+    """Return what is known of a model; ``streams``: whether text comes while somebody speaks."""
+    return {"name": host.name, "arch": "ctc", "streams": host.live.partials}
+
+
+def model_id(host: Host) -> str:
+    """Return an identifier of a model that stays the same while its name does."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"asr:{host.name}"))
+
+
+def alternative(text: str, words: tuple[TimedWord, ...]) -> dict[str, Any]:
+    """Return a text with its words; its confidence is the mean of theirs, 0 if there are none."""
+    sure = [word.confidence for word in words if word.confidence is not None]
+    return {
+        "transcript": text,
+        "confidence": round(sum(sure) / len(sure), 4) if sure else 0.0,
+        "words": [_word(word) for word in words],
+    }
+
+
+def _word(word: TimedWord) -> dict[str, Any]:
+    row: dict[str, Any] = {"word": word.word, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
+    if word.confidence is not None:
+        row["confidence"] = round(word.confidence, 4)
+    return row
+
+
+class _Listening(Conversation):
+    """Hold one live stream."""
+
+    def __init__(self, socket: WebSocket, host: Host, wishes: Wishes) -> None:
+        super().__init__(socket)
+        self._host = host
+        self._wishes = wishes
+        self._request_id: str = socket.scope["state"]["request_id"]
+        self._samples = Samples(wishes.encoding)
+        self._sha256 = hashlib.sha256()
+        self._closing = False
+        #: where the last passage ended
+        self._end_s = 0.0
+        #: when the last word ended, if its utterance has not; whether the passage has a word
+        self._last_word_s: float | None = None
+        self._has_word = False
+
+    async def on_begin(self) -> None:
+        self._live: Session = self.open(self._host, self._wishes.rate_hz, self._wishes.rules)
+
+    async def on_bytes(self, content: bytes) -> None:
+        if not content:  # an older way to close the stream
+            await self.on_text({"type": "CloseStream"})
+            return
+        self._sha256.update(content)
+        await self._live.push(self._samples.feed(content))
+
+    async def on_text(self, message: dict[str, Any]) -> None:
+        kind = message.get("type")
+        if kind == "Finalize":
+            self._live.flush()
+        elif kind == "CloseStream" and not self._closing:
+            self._closing = True
+            self._live.finish()
+        elif kind not in ("KeepAlive", "CloseStream"):
+            raise ApiError(400, f"'{kind}' is not supported here; there is KeepAlive, Finalize and CloseStream")
+
+    async def on_refused(self, error: ApiError) -> None:
+        await self.send({"type": "Error", "variant": "SchemaError", "description": error.message})
+
+    async def on_update(self, update: Update) -> None:
+        for results, is_flushed in update.parts():
+            finals = [result for result in results if result.final]
+            for result in results:
+                await self._send_result(result, from_finalize=is_flushed and bool(finals) and result is finals[-1])
+            if is_flushed and not finals:
+                # Nothing was left to say, but the client may wait for an answer.
+                await self._send_final(Result("", True, self._end_s, update.heard_s), from_finalize=True)
+
+        gap_s = self._wishes.utterance_end_s
+        if gap_s is not None and self._last_word_s is not None and update.heard_s - self._last_word_s >= gap_s:
+            await self.send({"type": "UtteranceEnd", "channel": [0, 1], "last_word_end": round(self._last_word_s, 3)})
+            self._last_word_s = None
+        if update.is_last:
+            await self._end(update)
+
+    async def _send_result(self, result: Result, *, from_finalize: bool) -> None:
+        if result.words:
+            if self._wishes.vad_events and not self._has_word:
+                started_s = round(result.words[0].start_s, 3)
+                await self.send({"type": "SpeechStarted", "channel": [0, 1], "timestamp": started_s})
+            self._last_word_s = result.words[-1].end_s
+        self._has_word = bool(result.words) and not result.final
+        if result.final:
+            if result.text or from_finalize or result.end_s > result.start_s:
+                await self._send_final(result, from_finalize=from_finalize)
+        elif self._wishes.interim and result.text:
+            await self.send(self._row(result))
+
+    async def _send_final(self, result: Result, *, from_finalize: bool) -> None:
+        self._end_s = result.end_s
+        await self.send(self._row(result, is_final=True, from_finalize=from_finalize))
+
+    def _row(self, result: Result, *, is_final: bool = False, from_finalize: bool = False) -> dict[str, Any]:
+        is_end_point = is_final and not from_finalize and not self._closing and bool(result.text)
+        return {
+            "type": "Results",
+            "channel_index": [0, 1],
+            "start": round(result.start_s, 3),
+            "duration": round(result.end_s - result.start_s, 3),
+            "is_final": is_final,
+            "speech_final": is_end_point,
+            "from_finalize": from_finalize,
+            "channel": {"alternatives": [alternative(result.text, result.words)]},
+            "metadata": {
+                "request_id": self._request_id,
+                "model_info": model_info(self._host),
+                "model_uuid": model_id(self._host),
+            },
+        }
+
+    async def _end(self, update: Update) -> None:
+        if update.failure:
+            await self.send({"type": "Error", "variant": "ServerError", "description": update.failure})
+            await self.close(1011, update.failure)
+            return
+        await self.send(
+            {
+                "type": "Metadata",
+                "transaction_key": "deprecated",
+                "request_id": self._request_id,
+                "sha256": self._sha256.hexdigest(),
+                "created": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "duration": round(update.heard_s, 3),
+                "channels": 1,
+                "models": [model_id(self._host)],
+                "model_info": {model_id(self._host): model_info(self._host)},
+            }
+        )
+        await self.close()
+
+
+ROUTES = [WebSocketRoute("/v1/listen", listen)]
