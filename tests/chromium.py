@@ -81,19 +81,24 @@ class Page:
         self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def press(self, key: str) -> None:
-        """Presses and releases a key: Tab, Enter or Space."""
+        """Presses and releases a key."""
         texts = {"Enter": "\r", "Space": " "}
-        codes = {"Enter": 13, "Space": 32, "Tab": 9}
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "Space": 32, "End": 35, "Home": 36, "F2": 113}
+        codes |= {"ArrowLeft": 37, "ArrowRight": 39}
         event = {"key": " " if key == "Space" else key, "code": key, "windowsVirtualKeyCode": codes[key]}
         down = {"type": "keyDown", **event} | ({"text": texts[key]} if key in texts else {})
         self.call("Input.dispatchKeyEvent", down)
         self.call("Input.dispatchKeyEvent", {"type": "keyUp", **event})
 
-    def choose(self, selector: str, path: Path) -> None:
-        """Puts a file into a file input, as a person would."""
+    def type(self, text: str) -> None:
+        """Puts a text where the cursor is."""
+        self.call("Input.insertText", {"text": text})
+
+    def choose(self, selector: str, *paths: Path) -> None:
+        """Puts files into a file input, as a person would."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", {"nodeId": root, "selector": selector})["nodeId"]
-        self.call("DOM.setFileInputFiles", {"nodeId": node, "files": [str(path.resolve())]})
+        self.call("DOM.setFileInputFiles", {"nodeId": node, "files": [str(path.resolve()) for path in paths]})
 
     def close(self) -> None:
         """Closes the tab."""

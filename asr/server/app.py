@@ -17,6 +17,7 @@ from asr.server.errors import ApiError, on_api_error, on_http_error
 from asr.server.guard import Guard
 from asr.server.host import Host
 from asr.server.metrics import Metrics
+from asr.server.page import page_route
 from asr.server.settings import Settings
 
 
@@ -37,6 +38,7 @@ def make_app(hosts: Mapping[str, Host], settings: Settings = Settings()) -> Star
                 host.stop()
 
     routes: list[Route | WebSocketRoute] = [
+        page_route(),
         Route("/health", health),
         Route("/metrics", metrics),
         *openai.ROUTES,

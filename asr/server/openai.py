@@ -84,6 +84,7 @@ def _described(host: Host) -> dict[str, Any]:
         "decoder": decoder.name,
         "language_model": decoder.lm,
         "hotwords": decoder.with_hotwords is not None,
+        "streams": host.live.partials,
     }
     if host.language:
         own["language"] = host.language
