@@ -375,6 +375,23 @@ def test_a_file_that_cannot_be_used_is_one_line_and_the_others_are_done(page, re
     assert " ".join(words_of(recognizers["one-way"].transcribe(file))) in " ".join(good.split())
 
 
+def test_hotwords_are_sent_with_a_file(page, recognizers, file):
+    recognizer = recognizers["one-way"]
+    plain = words_of(recognizer.transcribe(file))
+    expecting = Recognizer(recognizer.model, recognizer.decoder.with_hotwords({"dab": 30.0, "bad": 30.0}), 1.0)
+    expected = words_of(expecting.transcribe(file))
+    page.do("document.getElementById('hotwords').value = 'dab:30, bad:30,'; 0")
+    assert transcribe(page, file) == expected != plain
+
+
+def test_a_file_over_the_limit_is_one_line(browser, recognizers, tmp_path):
+    large = write_wav(tmp_path / "large.wav", noise(20.0))
+    with serving_page(recognizers, Settings(max_upload=100_000)) as (address, _), browser.page(address) as page:
+        page.wait(READY)
+        page.choose("#files", large)
+        assert "100,000 bytes, which is the limit" in page.wait(FAILED)
+
+
 def test_what_failed_can_be_tried_again(page, server, recognizers, file):
     server[1].next = [(500, {}, b"")]
     page.choose("#files", file)
