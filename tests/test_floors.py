@@ -56,6 +56,7 @@ FLOORS = {
     "model.contract": 1,
     "model.model_files": 1,
     "model.precision": 1,
+    "model.streamable": 1,
     "model.cpu.cells": 1,
     "model.cpu.inference": 1,
     "model.cpu.loops": 1,

@@ -245,8 +245,8 @@ def test_a_graph_that_is_not_the_network_is_not_written(tmp_path, monkeypatch, c
             [],
             "features.kind: hf needs the network that makes them",
         ),
-        ([], ["--streaming"], "model.bidirectional: true needs the whole utterance"),
-        (["model.encoder=tdnn"], ["--streaming"], "model.encoder: tdnn needs the whole utterance"),
+        ([], ["--streaming"], "model.bidirectional: true needs whole recordings"),
+        (["model.encoder=tdnn"], ["--streaming"], "model.encoder: tdnn needs whole recordings"),
         (
             ["model.bidirectional=false"],
             ["--streaming", "--features"],

@@ -104,7 +104,8 @@ def listen(
     recognizer = load_recognizer(model, machine, decoding, precision=precision, confidence=bool(files))
     recognizer.no_speech_threshold = no_speech_threshold
 
-    from asr.streaming.pool import open_pool, why_not
+    from asr.streaming.engines import why_not
+    from asr.streaming.pool import open_pool
 
     pool = open_pool(recognizer)
     if not pool.partials:
@@ -240,6 +241,6 @@ def _grow(growing: Live, result: Result) -> None:
         text.stylize("dim", result.stable)
         growing.update(text)
         return
-    growing.update(Text())
+    growing.update(Text(), refresh=True)
     if result.text:
         growing.console.print(Text(result.text))

@@ -81,9 +81,17 @@ class FrameStream:
 def why_not(extractor: object) -> str:
     """Say why features of a stream cannot be had from an extractor; nothing: they can."""
     if not isinstance(extractor, FeatureExtractor):
-        return "its features are made of whole recordings"
+        return "its features need whole recordings"
     if extractor.cfg.normalization == "utterance":
-        return "its features are normalised over whole recordings (features.normalization: utterance)"
+        return "features.normalization: utterance needs whole recordings"
     if not extractor.spectra.is_exact:
         return f"features.fft_samples: {extractor.fft} has a factor above 5"
+    if extractor.hop > len(extractor.spectra.window_n):
+        return "features.hop_s is longer than features.window_s"
     return ""
+
+
+def delay_s(extractor: FeatureExtractor, frames_ahead: int) -> float:
+    """Return how long after a moment's sound a network that looks so many frames ahead can know of it."""
+    half_window_s = len(extractor.spectra.window_n) / 2 / extractor.sample_rate_hz
+    return (frames_ahead + extractor.reach) * extractor.hop_s + half_window_s

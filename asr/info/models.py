@@ -40,12 +40,28 @@ def model_facts(path: Path) -> dict[str, Any]:
         "step": f"{frames * extractor.hop / config.audio.sample_rate_hz * 1000:g} ms",
         "tokens": token_facts(tokenizer),
         "text normalization": config.text.normalization,
+        "streaming": streaming_fact(config, extractor),
     }
     if config.export is not None:
         facts |= export_facts(config.export)
     training = dict(config.training)
     facts |= training_facts(training | {"corpus": training.get("corpus") or corpus_name(folder)})
     return facts | result_facts(folder) | decoder_facts(folder)
+
+
+def streaming_fact(config: ModelFolderConfig, extractor: AnyExtractor) -> str:
+    """Say whether a model takes live streams, and how long after a sound its text can come."""
+    from asr.features import stream
+    from asr.features.frames import FeatureExtractor
+    from asr.model.streamable import frames_ahead, why_not
+
+    why = why_not(config.model) or stream.why_not(extractor)
+    if not why and config.export is not None and not config.export.streaming:
+        why = "it was exported without --streaming"
+    if why or not isinstance(extractor, FeatureExtractor):
+        return f"no: {why}"
+    delay_s = stream.delay_s(extractor, frames_ahead(config.model))
+    return f"yes, {delay_s * 1000:g} ms behind what is said (asr listen, asr serve)"
 
 
 def recurrent_parts(folder: Path) -> tuple[list[Part], AnyExtractor, Tokenizer]:

@@ -146,7 +146,7 @@ class Live:
     @property
     def partials(self) -> bool:
         """Return whether text comes while somebody speaks, and not only after a pause."""
-        from asr.streaming.pool import why_not
+        from asr.streaming.engines import why_not
 
         return not why_not(self._recognizer.model)
 

@@ -17,15 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.data.audio import Wave
-from asr.features import stream as features
-from asr.features.stream import FrameStream
-from asr.model.contract import AcousticModel
-from asr.model.cpu import streams as network
+from asr.decode.types import LogProbs
 from asr.recordings.arrays import check_rate, live_samples
 from asr.streaming.contract import AnyRecognizer
+from asr.streaming.engines import engine_of, why_not
 from asr.streaming.passage import Passage, Setup
 from asr.streaming.pieces import PiecePool
 from asr.streaming.results import Result, Rules
+from asr.utterance import Features
 
 #: audio of one stream in one tick, at most: others wait for it
 _TICK_S = 1.0
@@ -76,16 +75,15 @@ class PoolStream:
     def _begin(self, start_n: int, context: list[int] | None = None) -> None:
         setup = self._pool.setup
         self._passage = Passage(setup, self._rules, start_n, context or [])
-        self._frames = FrameStream(setup.model.extractor)  # type: ignore[arg-type]  # the pool has looked
-        self._state = network.State(setup.model.network)  # type: ignore[arg-type]
+        self._state, self._front_end = self._pool.engine.begin()
 
     @property
     def has_work(self) -> bool:
         """Return true if something is queued."""
         return bool(self._queue or len(self._next_n))
 
-    def take(self) -> tuple[network.State, npt.NDArray[np.float32], bool]:
-        """Take what goes through the network in this tick: its frames, and whether they are the passage's last."""
+    def take(self) -> tuple[object, Features, bool]:
+        """Take what goes through the network in this tick; also return whether it is the last of the passage."""
         most = round(_TICK_S * self._model_hz)
         while len(self._next_n) < most and self._queue and not isinstance(self._queue[0], _Mark):
             self._next_n = np.concatenate([self._next_n, self._at_model_rate(self._queue.popleft())])
@@ -97,12 +95,12 @@ class PoolStream:
             wave_n = np.concatenate([wave_n, self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)])
             self._resampler = None
         self._passage.hold(wave_n)
-        frames_tf = self._frames.feed(wave_n)
+        piece = self._front_end.feed(wave_n)
         if is_last:
-            frames_tf = np.concatenate([frames_tf, self._frames.finish()])
-        return self._state, frames_tf, is_last
+            piece = np.concatenate([piece, self._front_end.finish()])
+        return self._state, piece, is_last
 
-    def hear(self, log_probs_sv: npt.NDArray[np.float32], is_last: bool) -> list[Result]:
+    def hear(self, log_probs_sv: LogProbs, is_last: bool) -> list[Result]:
         """Return what is new with these steps."""
         if self._passage.hear(log_probs_sv):
             result, rest_n, cut_n = self._passage.cut()
@@ -140,6 +138,7 @@ class StreamPool:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        self.engine = engine_of(setup.model)
         self._streams: list[PoolStream] = []
         self._lock = threading.Lock()
 
@@ -170,17 +169,12 @@ class StreamPool:
                 working = [stream for stream in self._streams if stream.has_work]
             if not working:
                 return
-            states, frames, is_last = zip(*(stream.take() for stream in working), strict=True)
-            answers = network.tick(self.setup.model.network, states, frames, is_last)  # type: ignore[arg-type]
+            states, pieces, is_last = zip(*(stream.take() for stream in working), strict=True)
+            answers = self.engine.tick(states, pieces, is_last)
             for stream, log_probs_sv, last in zip(working, answers, is_last, strict=True):
                 results = stream.hear(log_probs_sv, last)
                 if results or stream.is_done:
                     yield stream, results
-
-
-def why_not(model: AcousticModel) -> str:
-    """Say why a model cannot take streams; nothing: it can."""
-    return network.why_not(model.network) or features.why_not(model.extractor)
 
 
 def open_pool(recognizer: AnyRecognizer) -> StreamPool | PiecePool:

@@ -23,7 +23,7 @@ from asr.recordings.arrays import check_rate
 BLOCK_S = 0.1
 Block = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 
-_NO_MICROPHONE = "no microphone was found (asr listen --list-devices shows what there is; - reads standard input)"
+_NO_MICROPHONE = "no microphone was found (--list-devices shows what there is; - reads standard input)"
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 #: kinds of WAV, with the bits of a sample
 _READABLE = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32)}
@@ -58,7 +58,7 @@ def from_pipe(pipe: BinaryIO, raw_hz: int) -> Source:
     for begin, name in _COMPRESSED.items():
         if head.startswith(begin):
             raise DataError(
-                f"{name}; expected WAV or raw 16-bit samples (asr transcribe MODEL - takes {name})", "stdin"
+                f"{name}; expected WAV or raw 16-bit samples (transcribe takes {name})", "stdin"
             )
     return Source(raw_hz, _raw_blocks(_Joined(head, pipe), 2 * round(raw_hz * BLOCK_S)))
 

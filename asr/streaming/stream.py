@@ -6,7 +6,8 @@ import numpy.typing as npt
 
 from asr.errors import ConfigError
 from asr.streaming.contract import AnyRecognizer
-from asr.streaming.pool import open_pool, why_not
+from asr.streaming.engines import why_not
+from asr.streaming.pool import open_pool
 from asr.streaming.results import Result, Rules
 
 

@@ -64,7 +64,7 @@ class State:
     """What the network keeps of one stream between two ticks."""
 
     def __init__(self, network: InferenceNetwork) -> None:
-        """Begin a stream; ``why_not`` says which networks can."""
+        """Begin a stream; ``asr.model.streamable`` says which networks can."""
         dtype = network.stored_type
         self.convolutions = [_Convolution(conv, dtype) for conv in network.convs]
         sizes = [layer.size for layer in network.layers]
@@ -73,15 +73,6 @@ class State:
         self.narrow = [np.zeros(size, dtype) for size in sizes]
         #: rows that wait for what they look ahead to
         self.waiting_rh = np.zeros((0, sizes[-1]), np.float32)
-
-
-def why_not(network: object) -> str:
-    """Say why a network cannot take a stream; nothing: it can."""
-    if not isinstance(network, InferenceNetwork):
-        return "only recurrent networks do, on a CPU"
-    if network.cfg.bidirectional:
-        return "its layers read each recording from its end, too (model.bidirectional: true)"
-    return ""
 
 
 def tick(

@@ -21,6 +21,7 @@ from asr.model.model_files import read_object, writing
 from asr.model.onnx.card import MODEL, ExportFacts
 from asr.model.onnx.form import Form
 from asr.model.onnx.session import Session
+from asr.model.streamable import why_not
 from asr.model.trainable import TrainableModel
 
 WEIGHTS = ("fp32", "fp16")
@@ -93,11 +94,9 @@ def _unfit(model: TrainableModel, form: Form) -> str:
         return f"an ONNX file holds 2 GB of weights, and this network has {model.num_parameters:,} weights of 4 bytes"
     if not form.streaming:
         return ""
-    if cfg.encoder != "recurrent" or cfg.bidirectional:
-        what = "model.bidirectional: true" if cfg.encoder == "recurrent" else f"model.encoder: {cfg.encoder}"
-        return f"{what} needs the whole utterance, so there is no streaming graph; leave out --streaming"
-    if any(conv.stride_tf[0] > conv.kernel_tf[0] for conv in cfg.conv):
-        return "a convolution skips frames (its stride is longer than its kernel), so there is no streaming graph"
+    why = why_not(cfg)
+    if why:
+        return f"{why}, so there is no streaming graph; leave out --streaming"
     return _unfit_to_stream(model.extractor.cfg) if form.features else ""
 
 

@@ -20,7 +20,7 @@ from asr.features.extractor import Extractor
 from asr.model.contract import AcousticModel, Floats
 from asr.model.folder import ModelFolderConfig, read_model_config
 from asr.model.onnx.card import MODEL, ExportFacts
-from asr.model.onnx.session import Session
+from asr.model.onnx.session import Session, Stream
 
 #: padded audio that the graph is given at a time, seconds: from 20 to 40 onnxruntime was fastest, on one thread
 _BATCH_S = 30.0
@@ -75,6 +75,15 @@ class GraphNetwork:
             batch.append(i)
         if batch:
             yield batch
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Return true if the graph takes a recording a piece at a time."""
+        return self._facts.streaming
+
+    def stream(self) -> Stream:
+        """Begin a recording that comes a piece at a time."""
+        return Stream(self._session)
 
     def fingerprint(self) -> str:
         """Return a name for the graph and for what runs it."""
