@@ -1,12 +1,15 @@
 """One long recording against the same speech cut by hand: word error rate, memory and time.
 
-    python -m benchmarks.long_audio MODEL MANIFEST [--hours 1] [--pause 0.3 1.2] [--no-align] [-- OPTIONS]
+    python -m benchmarks.long_audio MODEL MANIFEST [--hours 1] [--pause 0.3 1.2] [--no-align] [--live] [-- OPTIONS]
 
 Utterances of the manifest are joined, again and again until there is enough, with pauses of the given lengths between
 them, filled with noise like that in the quietest tenth of the utterance before (``--pause 0 0``: nothing between them).
 The recording, and each utterance as a file of its own, are transcribed by ``asr transcribe`` with the OPTIONS, in two
 processes whose peak memory and time are measured. The recording is also aligned to its text by ``asr align``; the
 words' times are compared with those of the utterances aligned one by one.
+
+With ``--live``, for models that stream, the recording is a live stream instead: ``Recognizer.stream``, in chunks of
+160 ms, with the default rules and greedy decoding.
 
 Words of the long transcript are given to utterances by their time: paired differences are over utterances.
 """
@@ -36,6 +39,10 @@ from asr.model.folder import find_model, read_model_config
 from asr.scoring.compare import format_comparison
 from asr.scoring.files import compare_files
 from asr.scoring.wer import format_score, score, word_counts
+from asr.transcribe import Recognizer
+
+#: what a live stream is fed at once
+CHUNK_S = 0.16
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ def main() -> None:
     parser.add_argument("--pause", type=float, nargs=2, default=(0.3, 1.2), metavar=("LOW", "HIGH"), help="seconds")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-align", action="store_true")
+    parser.add_argument("--live", action="store_true")
     parser.add_argument("--keep", type=Path, help="keep recording, texts and transcripts here")
     args = parser.parse_args(own)
     with tempfile.TemporaryDirectory() as temporary:
@@ -76,7 +84,11 @@ def run(args: argparse.Namespace, options: Sequence[str], folder: Path) -> None:
     print(f"{len(spoken):,} utterances, {words:,} words, {hours:.3f} h, seed {args.seed}")
     cli = [sys.executable, "-m", "asr"]
     ways = {}
-    for way, source in (("joined", folder / "long.flac"), ("by hand", folder / "pieces")):
+    sources = {"joined": folder / "long.flac", "by hand": folder / "pieces"}
+    if args.live:
+        del sources["joined"]
+        listen(args.model, folder)
+    for way, source in sources.items():
         command = [*cli, "transcribe", str(args.model), str(source), "-f", "json", "-o", str(folder / way), *options]
         used = measured(command)
         ways[way] = used
@@ -84,8 +96,9 @@ def run(args: argparse.Namespace, options: Sequence[str], folder: Path) -> None:
             f"{way}: {used['seconds']:.1f} s, RTF {used['seconds'] / (hours * 3600):.4f}, peak {used['mib']:,.0f} MiB"
         )
     document = json.loads((folder / "joined" / "long.json").read_text())
-    kinds = [seam["kind"] for seam in document["seams"]]
-    print(f"seams: {kinds.count('pause')} in pauses, {kinds.count('overlap')} without")
+    if not args.live:
+        kinds = [seam["kind"] for seam in document["seams"]]
+        print(f"seams: {kinds.count('pause')} in pauses, {kinds.count('overlap')} without")
     reference = " ".join(s.text for s in spoken)
     whole = word_counts([(reference, document["text"])])[0]
     print(f"WER of the recording as one text: {whole.errors / whole.reference_length:.4%}")
@@ -101,8 +114,29 @@ def run(args: argparse.Namespace, options: Sequence[str], folder: Path) -> None:
         print(f"{name}, utterance by utterance:\n{format_score(result)}")
     compared, _ = compare_files(None, folder / "joined.jsonl", folder / "by hand.jsonl")
     print(format_comparison(compared, 5))
-    if not args.no_align:
+    if not (args.no_align or args.live):
         align(args, cli, folder, spoken)
+
+
+def listen(model: Path, folder: Path) -> None:
+    """Recognise ``long.flac`` as a live stream; write its words as ``asr transcribe -f json`` does."""
+    stream = Recognizer.load(model).stream(soundfile.info(folder / "long.flac").samplerate)
+    passages = []
+    began = time.perf_counter()
+    with soundfile.SoundFile(folder / "long.flac") as file:
+        for samples in file.blocks(round(CHUNK_S * file.samplerate), dtype="float32"):
+            passages += [result for result in stream.feed(samples) if result.final]
+        length_s = file.frames / file.samplerate
+    passages += [result for result in stream.finish() if result.final]
+    seconds = time.perf_counter() - began
+    print(f"live: {seconds:.1f} s, RTF {seconds / length_s:.4f}, {len(passages):,} passages")
+    segments = [
+        {"words": [{"word": word.word, "start": word.start_s, "end": word.end_s} for word in passage.words]}
+        for passage in passages
+    ]
+    text = " ".join(passage.text for passage in passages if passage.text)
+    (folder / "joined").mkdir()
+    (folder / "joined" / "long.json").write_text(json.dumps({"text": text, "segments": segments}))
 
 
 def write_recording(args: argparse.Namespace, folder: Path, rate: int, profile: str) -> list[Spoken]:
