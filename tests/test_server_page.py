@@ -81,6 +81,7 @@ class Answers:
 
     def __init__(self, app: Any) -> None:
         self.app = app
+        self.state = app.state
         self.next: list[tuple[int, dict[str, str], bytes]] = []
         #: live sockets are closed after so many messages
         self.messages: int | None = None
@@ -305,6 +306,19 @@ def test_words_are_heard_and_corrected_by_keyboard_alone(page, recognizers, file
     assert page.do(WORDS) == [expected[0].word, *texts]
 
 
+def test_the_page_asks_before_corrections_are_lost(page, file):
+    asks = "!dispatchEvent(new Event('beforeunload', {cancelable: true}))"
+    transcribe(page, file)
+    assert not page.do(asks)
+    page.do("document.querySelector('.words button').focus()")
+    page.press("F2")
+    page.type("else")
+    page.press("Enter")
+    assert page.do(asks)
+    download(page, "json")
+    assert not page.do(asks)
+
+
 def test_without_corrections_text_and_grid_are_those_of_the_library(page, recognizers, file):
     transcript = recognizers["one-way"].transcribe(file)
     transcribe(page, file)
@@ -452,10 +466,13 @@ def test_what_is_recorded_is_what_the_microphone_gave(page, tmp_path):
     record(page, 2)
     heard_n = saved_sound(page, tmp_path / "a.wav")
     said_n = spoken()
-    part_n = said_n[RATE_HZ // 2 : RATE_HZ * 3 // 2]  # its beginning is played before the page records
-    at = int(np.argmax(np.correlate(heard_n, part_n, "valid")))
-    # not the same samples: the browser plays the file at the rate of its own device
-    assert np.corrcoef(heard_n[at : at + RATE_HZ], part_n)[0, 1] > 0.95
+    alike = []
+    for part_n in np.split(said_n, 8):
+        at = int(np.argmax(np.correlate(heard_n, part_n, "valid")))
+        alike.append(np.corrcoef(heard_n[at : at + len(part_n)], part_n)[0, 1])
+    # The first parts are played before the page records, and a busy machine drops some sound. The samples are not the
+    # same, since the browser plays the file at the rate of its own device.
+    assert max(alike) > 0.95
     assert np.abs(heard_n).max() == pytest.approx(np.abs(said_n).max(), rel=0.1)
 
 
