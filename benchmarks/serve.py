@@ -29,6 +29,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from asr.transcribe import Failure, Recognizer
+
 PATH = "/v1/audio/transcriptions"
 BOUNDARY = "asr-benchmark-0123456789"
 HEADERS = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -102,13 +104,11 @@ class Client:
         self._connection.close()
 
 
-def differing(server: Server, model: str, paths: Sequence[Path]) -> list[str]:
+def differing(server: Server, recognizer: Recognizer, paths: Sequence[Path]) -> list[str]:
     """Files whose texts over HTTP are not those of the library."""
-    from asr.transcribe import Failure, Recognizer
-
     client = Client(server.netloc)
     wrong = []
-    for path, known in zip(paths, Recognizer.load(model).transcribe_all(paths), strict=True):
+    for path, known in zip(paths, recognizer.transcribe_all(paths), strict=True):
         status, _, answer = client.send(form(path))
         text = None if isinstance(known, Failure) else known.text
         if (answer.get("text") if status == 200 else None) != text:
@@ -150,6 +150,7 @@ def load(server: Server, bodies: Sequence[bytes], clients: int, requests: int) -
         client.close()
 
     def watch() -> None:
+        seen.memory_mb.append(server.resident_mb)
         while not over.wait(EVERY_S):
             seen.memory_mb.append(server.resident_mb)
 
@@ -212,8 +213,10 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def measure(model: str, paths: Sequence[Path], clients: int, requests: int, options: Sequence[str]) -> dict[str, Any]:
-    """Start a server, and measure it."""
+def measure(
+    model: str, recognizer: Recognizer, paths: Sequence[Path], clients: int, requests: int, options: Sequence[str]
+) -> dict[str, Any]:
+    """Start a server of a model, and measure it; the recognizer is that of the same model and options."""
     bodies = [form(path) for path in paths]
     with started(model, options) as server:
         first = Client(server.netloc)
@@ -224,7 +227,7 @@ def measure(model: str, paths: Sequence[Path], clients: int, requests: int, opti
             "first status": status,
             "memory after it MB": server.resident_mb,
             "files": len(paths),
-            "other texts": differing(server, model, paths),
+            "other texts": differing(server, recognizer, paths),
         }
         seen = load(server, bodies, clients, requests)
         begin_mb, end_mb = quarters(seen.memory_mb)
@@ -250,7 +253,8 @@ def main() -> None:
     words = sys.argv[1:]
     own, options = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     args = parser.parse_args(own)
-    print(json.dumps(measure(args.model, args.audio, args.clients, args.requests, options), indent=2))
+    facts = measure(args.model, Recognizer.load(args.model), args.audio, args.clients, args.requests, options)
+    print(json.dumps(facts, indent=2))
 
 
 if __name__ == "__main__":

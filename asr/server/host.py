@@ -62,6 +62,10 @@ class _Job:
         self.loop.call_soon_threadsafe(settle)
 
 
+class _GivenUpError(Exception):
+    """Nobody waits any more for the recording that is being transcribed."""
+
+
 class Host:
     """Hold one loaded model, and the thread that alone runs it."""
 
@@ -166,11 +170,18 @@ class Host:
             if job.tell is not None:
                 job.loop.call_soon_threadsafe(job.tell, passage)
 
+        def advance(seconds: float) -> None:
+            if jobs[done].future.cancelled():
+                raise _GivenUpError
+
         try:
-            results = recognizer.transcribe_all(sources, most_s=self.settings.max_audio_s, tell=tell)
+            results = recognizer.transcribe_all(sources, most_s=self.settings.max_audio_s, advance=advance, tell=tell)
             for job, result in zip(jobs, results, strict=True):
                 job.resolve(_named(result, job.upload))
                 done += 1
+        except _GivenUpError:
+            if left := [job for job in jobs[done:] if not job.future.cancelled()]:
+                self._transcribe(left)
         except Exception as error:
             if len(jobs) == 1:
                 log.exception("a request failed")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from asr.errors import ConfigError, DataError
+from asr.errors import ConfigError, DataError, os_reason
 from asr.files import read_small
 
 #: characters of an API key, at least: shorter ones can be guessed
@@ -82,8 +82,12 @@ def read_keys(path: Path) -> tuple[str, ...]:
         DataError: the file cannot be read, or holds no key.
         ConfigError: a key is too short, or is not plain ASCII, which headers need. It is not shown.
     """
+    try:
+        content = read_small(path)
+    except OSError as error:
+        raise DataError(f"cannot read the keys: {os_reason(error)}", path) from error
     keys: list[str] = []
-    for number, line in enumerate(read_small(path).splitlines(), start=1):
+    for number, line in enumerate(content.splitlines(), start=1):
         key = line.decode("latin-1").strip()
         if not key or key.startswith("#"):
             continue
