@@ -17,7 +17,8 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from asr.decode.types import TimedWord
-from asr.errors import ConfigError, nearest
+from asr.errors import ConfigError, DataError, nearest
+from asr.recordings.arrays import check_rate
 from asr.server.errors import ApiError
 from asr.server.host import Host, find_host
 from asr.server.live import Session, Update
@@ -103,7 +104,7 @@ def read_wishes(query: Mapping[str, str]) -> Wishes:
     return Wishes(
         query.get("model", ""),
         encoding,
-        _number(query, "sample_rate", "the rate of the audio in Hz"),
+        _rate_hz(query),
         rules,
         is_true(query, "interim_results"),
         None if end_ms is None else end_ms / 1000,
@@ -141,6 +142,14 @@ def _number(query: Mapping[str, str], name: str, expected: str) -> int:
     if not (value.isascii() and value.isdigit() and len(value) < 10):
         raise _wrong(name, value or "nothing", expected)
     return int(value)
+
+
+def _rate_hz(query: Mapping[str, str]) -> int:
+    rate_hz = _number(query, "sample_rate", "the rate of the audio in Hz")
+    try:
+        return check_rate(rate_hz)
+    except DataError as error:
+        raise _wrong("sample_rate", str(rate_hz), str(error)) from error
 
 
 def _wrong(name: str, value: str, expected: str) -> ApiError:
@@ -217,11 +226,14 @@ class _Listening(Conversation):
     async def on_update(self, update: Update) -> None:
         for results, is_flushed in update.parts():
             finals = [result for result in results if result.final]
+            # The last one ended because the client said so.
+            asked = finals[-1] if finals and (is_flushed or update.is_last) else None
             for result in results:
-                await self._send_result(result, from_finalize=is_flushed and bool(finals) and result is finals[-1])
+                await self._send_result(result, is_asked=result is asked, from_finalize=is_flushed and result is asked)
             if is_flushed and not finals:
                 # Nothing was left to say, but the client may wait for an answer.
-                await self._send_final(Result("", True, self._end_s, update.heard_s), from_finalize=True)
+                nothing = Result("", True, self._end_s, max(self._end_s, update.heard_s))
+                await self._send_result(nothing, is_asked=True, from_finalize=True)
 
         gap_s = self._wishes.utterance_end_s
         if gap_s is not None and self._last_word_s is not None and update.heard_s - self._last_word_s >= gap_s:
@@ -230,32 +242,29 @@ class _Listening(Conversation):
         if update.is_last:
             await self._end(update)
 
-    async def _send_result(self, result: Result, *, from_finalize: bool) -> None:
+    async def _send_result(self, result: Result, *, is_asked: bool, from_finalize: bool) -> None:
         if result.words:
             if self._wishes.vad_events and not self._has_word:
                 started_s = round(result.words[0].start_s, 3)
                 await self.send({"type": "SpeechStarted", "channel": [0, 1], "timestamp": started_s})
             self._last_word_s = result.words[-1].end_s
         self._has_word = bool(result.words) and not result.final
+
         if result.final:
+            self._end_s = result.end_s
             if result.text or from_finalize or result.end_s > result.start_s:
-                await self._send_final(result, from_finalize=from_finalize)
+                await self.send(self._row(result, is_end_point=not is_asked, from_finalize=from_finalize))
         elif self._wishes.interim and result.text:
             await self.send(self._row(result))
 
-    async def _send_final(self, result: Result, *, from_finalize: bool) -> None:
-        self._end_s = result.end_s
-        await self.send(self._row(result, is_final=True, from_finalize=from_finalize))
-
-    def _row(self, result: Result, *, is_final: bool = False, from_finalize: bool = False) -> dict[str, Any]:
-        is_end_point = is_final and not from_finalize and not self._closing and bool(result.text)
+    def _row(self, result: Result, *, is_end_point: bool = False, from_finalize: bool = False) -> dict[str, Any]:
         return {
             "type": "Results",
             "channel_index": [0, 1],
             "start": round(result.start_s, 3),
             "duration": round(result.end_s - result.start_s, 3),
-            "is_final": is_final,
-            "speech_final": is_end_point,
+            "is_final": result.final,
+            "speech_final": is_end_point and bool(result.text),
             "from_finalize": from_finalize,
             "channel": {"alternatives": [alternative(result.text, result.words)]},
             "metadata": {

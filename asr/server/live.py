@@ -206,26 +206,22 @@ class Live:
 
         pool = open_pool(self._recognizer)
         streams: dict[Session, Any] = {}
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._has_work(streams) or (self._stopping and not self._sessions))
-                if self._stopping and not self._sessions:
-                    return
-                working = {session: self._take(session) for session in self._sessions if session.queue}
-                gone = [session for session in streams if session not in self._sessions]
-            for session in gone:
-                streams.pop(session).close()
+        while self._wait(streams):
             try:
-                self._tick(pool, streams, working)
+                self._tick(pool, streams)
             except Exception as error:
                 # A mistake of ours, or a broken model: no state of the pool can be relied on.
                 log.exception("live streams failed")
                 why = str(error) if isinstance(error, AsrError) else "the server made a mistake; its log says more"
-                for session in list(self._sessions):
-                    self._end(session)
-                    session.deliver(Update((), session.pushed_s, is_last=True, failure=why))
+                self._fail(why)
                 streams.clear()
                 pool = open_pool(self._recognizer)
+
+    def _wait(self, streams: dict[Session, Any]) -> bool:
+        """Wait for something to do; return false if there will be nothing more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_work(streams) or (self._stopping and not self._sessions))
+            return bool(self._sessions) or not self._stopping
 
     def _has_work(self, streams: dict[Session, Any]) -> bool:
         return any(session.queue for session in self._sessions) or any(s not in self._sessions for s in streams)
@@ -242,8 +238,14 @@ class Live:
                 session.queued_n -= len(item)
         return taken
 
-    def _tick(self, pool: Any, streams: dict[Session, Any], working: dict[Session, list[Wave | _Mark]]) -> None:
-        """Do what was taken, and deliver it."""
+    def _tick(self, pool: Any, streams: dict[Session, Any]) -> None:
+        """Do what is queued, and deliver it."""
+        with self._changed:
+            working = {session: self._take(session) for session in self._sessions if session.queue}
+            gone = [session for session in streams if session not in self._sessions]
+        for session in gone:
+            streams.pop(session).close()
+
         flushed: dict[Session, list[float]] = {session: [] for session in working}
         for session, items in working.items():
             if session not in streams:
@@ -275,6 +277,12 @@ class Live:
                 self._end(session)
                 del streams[session]
             session.deliver(update)
+
+    def _fail(self, why: str) -> None:
+        """End all sessions."""
+        for session in list(self._sessions):
+            self._end(session)
+            session.deliver(Update((), session.pushed_s, is_last=True, failure=why))
 
     def _end(self, session: Session) -> None:
         """Take nothing more for a session; it counts until its client has left."""

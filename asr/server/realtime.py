@@ -49,9 +49,6 @@ class _Item:
 
     previous: str | None
     id: str = field(default_factory=lambda: f"item_{secrets.token_hex(10)}")
-    has_audio: bool = False
-    is_committed: bool = False
-    is_cleared: bool = False
     is_started: bool = False
     #: the text of the passages that have ended in it, and how much of the text was sent
     text: str = ""
@@ -68,8 +65,11 @@ class _Realtime(Conversation):
         self._config = config
         self._id = f"sess_{secrets.token_hex(10)}"
         self._samples: Samples | None = None
-        #: the items that are not complete: results belong to the first, audio that comes to the last
-        self._items = deque([_Item(None)])
+        self._item = _Item(None)
+        #: audio came since the last commit
+        self._has_audio = False
+        #: for each flush that is not done: its results are an item, and not to be dropped
+        self._flushes: deque[bool] = deque()
         #: the id of the client's event that is answered
         self._event_id: str | None = None
 
@@ -83,7 +83,7 @@ class _Realtime(Conversation):
         if kind == "input_audio_buffer.append":
             await self._append(message.get("audio"))
         elif kind == "input_audio_buffer.commit":
-            await self._commit()
+            self._commit()
         elif kind == "input_audio_buffer.clear":
             await self._clear()
         elif kind == "session.update":
@@ -102,17 +102,25 @@ class _Realtime(Conversation):
 
     async def on_update(self, update: Update) -> None:
         for results, is_flushed in update.parts():
-            for result in results:
+            is_commit = not is_flushed or self._flushes.popleft()
+            for result in results if is_commit else self._turns(results):
                 await self._take(result)
-            if is_flushed:
-                await self._complete(self._items.popleft())
+            if is_flushed and is_commit:
+                await self._complete()
+            elif is_flushed:
+                self._item = _Item(self._item.previous)
         if not update.is_last:
             return
         if update.failure:
             await self.on_refused(ApiError(500, update.failure, kind="server_error", code="transcription_failed"))
-        elif self._items[0].text:
-            await self._end_item()
+        elif self._item.text:
+            await self._complete()
         await self.close(_GOING, "the server stops")
+
+    def _turns(self, results: list[Result]) -> list[Result]:
+        """Return the results of turns that had ended when the client cleared what followed: all but the last."""
+        finals = [result for result in results if result.final]
+        return finals[:-1] if self._config.has_turns else []
 
     async def _append(self, audio: Any) -> None:
         try:
@@ -124,32 +132,27 @@ class _Realtime(Conversation):
             self._samples = Samples(self._config.encoding)
         assert self.session is not None and self._samples is not None
         if content:
-            self._items[-1].has_audio = True
+            self._has_audio = True
             await self.session.push(self._samples.feed(content))
 
-    async def _commit(self) -> None:
-        item = self._items[-1]
-        if self.session is None or not item.has_audio:
+    def _commit(self) -> None:
+        if self.session is None or not self._has_audio:
             raise ApiError(400, "nothing is there to commit: no audio came", code="input_audio_buffer_commit_empty")
-        item.is_committed = True
-        self._items.append(_Item(item.id))
-        await self._event("input_audio_buffer.committed", item_id=item.id, previous_item_id=item.previous)
+        self._has_audio = False
+        self._flushes.append(True)
         self.session.flush()
 
     async def _clear(self) -> None:
-        item = self._items[-1]
-        if self.session is not None and item.has_audio:
-            item.is_cleared = True
-            self._items.append(_Item(item.previous))
+        if self.session is not None and self._has_audio:
+            self._has_audio = False
+            self._flushes.append(False)
             self.session.flush()
         await self._event("input_audio_buffer.cleared")
 
     async def _take(self, result: Result) -> None:
-        """Send what is new in the first item."""
-        item = self._items[0]
-        if item.is_cleared:
-            return
-        if result.words and self._config.has_turns and not (item.is_started or item.is_committed):
+        """Send what is new in the item."""
+        item = self._item
+        if result.words and self._config.has_turns and not item.is_started:
             started_ms = round(1000 * result.words[0].start_s)
             await self._event("input_audio_buffer.speech_started", item_id=item.id, audio_start_ms=started_ms)
             item.is_started = True
@@ -167,22 +170,16 @@ class _Realtime(Conversation):
         item.text = text
         item.words += result.words
         item.seconds += result.end_s - result.start_s
-        if self._config.has_turns and not item.is_committed and item.text:
+        if self._config.has_turns and item.text:
             stopped_ms = round(1000 * result.end_s)
             await self._event("input_audio_buffer.speech_stopped", item_id=item.id, audio_end_ms=stopped_ms)
-            await self._end_item()
+            await self._complete()
 
-    async def _end_item(self) -> None:
-        """Commit the first item, which the client has not, and complete it."""
-        item = self._items.popleft()
-        # It is the only one: of items that the client has committed, the first is complete when its flush is.
-        self._items.append(_Item(item.id, has_audio=True))
+    async def _complete(self) -> None:
+        """Commit and complete the item, and begin the next one."""
+        item = self._item
+        self._item = _Item(item.id)
         await self._event("input_audio_buffer.committed", item_id=item.id, previous_item_id=item.previous)
-        await self._complete(item)
-
-    async def _complete(self, item: _Item) -> None:
-        if item.is_cleared:
-            return
         extra = {"logprobs": logprobs(item.words)} if self._config.logprobs else {}
         await self._event(
             f"{_TRANSCRIPTION}.completed",
