@@ -140,7 +140,9 @@ def check_language(languages: Sequence[str], known: str) -> None:
     if not languages:
         return
     if not known:
-        raise _refused("language", "cannot be honoured: nobody told this server its model's (asr serve --language en)")
+        raise _refused(
+            "language", "cannot be honoured: nobody told this server its model's (--language en, when it starts)"
+        )
     if all(_primary(each) != _primary(known) for each in languages):
         raise _refused("language", f"'{languages[0]}' cannot be honoured: this model's is '{known}'")
 

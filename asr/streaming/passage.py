@@ -122,11 +122,11 @@ class Passage:
     def partial(self) -> Result | None:
         """Return the text so far, if it is another one than before."""
         found = self._text.partial() if self._is_speech else None
-        if found is None or found[0].text == self._shown:
+        if found is None or _tidy(found[0].text) == self._shown:
             return None
         hypothesis, stable = found
-        self._shown = hypothesis.text
-        return self._result(hypothesis, self._ends.steps, stable, final=False)
+        self._shown = _tidy(hypothesis.text)
+        return self._result(hypothesis, self._ends.steps, _tidy(stable), final=False)
 
     def cut(self) -> tuple[Result, Wave, int]:
         """End the passage in its pause; return its result, the samples after it, and where those are in the stream."""
@@ -150,19 +150,24 @@ class Passage:
             hypothesis = Hypothesis("", 0.0, ())
         if not self._ends.is_sentence_end:
             self.context = context_of(hypothesis, self._setup.model.tokenizer)
-        return self._result(hypothesis, steps, len(hypothesis.text), final=True)
+        return self._result(hypothesis, steps, _tidy(hypothesis.text), final=True)
 
-    def _result(self, hypothesis: Hypothesis, steps: int, stable: int, *, final: bool) -> Result:
+    def _result(self, hypothesis: Hypothesis, steps: int, stable: str, *, final: bool) -> Result:
         model = self._setup.model
         start_s = self._start_n / model.audio.sample_rate_hz
         starts_s = start_s + model.step_s * np.arange(self._ends.steps, dtype=np.float64)
         words = words_with_times(hypothesis, model.tokenizer, (starts_s, starts_s + model.step_s))
+        text = _tidy(hypothesis.text)
         return Result(
-            text=" ".join(hypothesis.text.split()),
+            text=text,
             final=final,
             start_s=round(start_s, 3),
             end_s=round(start_s + steps * model.step_s, 3),
             words=tuple(words),
-            stable=stable,
+            stable=len(stable) if text.startswith(stable) else 0,
             log_prob=hypothesis.log_prob,
         )
+
+
+def _tidy(text: str) -> str:
+    return " ".join(text.split())

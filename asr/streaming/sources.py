@@ -57,9 +57,7 @@ def from_pipe(pipe: BinaryIO, raw_hz: int) -> Source:
         return _from_wav(_Joined(head, pipe))
     for begin, name in _COMPRESSED.items():
         if head.startswith(begin):
-            raise DataError(
-                f"{name}; expected WAV or raw 16-bit samples (transcribe takes {name})", "stdin"
-            )
+            raise DataError(f"{name}; expected WAV or raw 16-bit samples (transcribe takes {name})", "stdin")
     return Source(raw_hz, _raw_blocks(_Joined(head, pipe), 2 * round(raw_hz * BLOCK_S)))
 
 

@@ -26,8 +26,8 @@ class Text(Protocol):
     def feed(self, log_probs_sv: LogProbs, /) -> None:
         """Take the next steps."""
 
-    def partial(self) -> tuple[Hypothesis, int] | None:
-        """Return the text so far, and how many of its characters do not change any more; None: it is not known yet."""
+    def partial(self) -> tuple[Hypothesis, str] | None:
+        """Return the text so far, and the part of it that does not change any more; None: there is nothing new."""
 
     def final(self) -> Hypothesis:
         """Return the text of all that was fed; nothing is fed after it."""
@@ -78,12 +78,12 @@ class _Greedy:
             self._tokens += token not in (BLANK_ID, self._last)
             self._last = token
 
-    def partial(self) -> tuple[Hypothesis, int] | None:
+    def partial(self) -> tuple[Hypothesis, str] | None:
         if self._tokens == self._tokens_shown:
             return None
         self._tokens_shown = self._tokens
         hypothesis = self.final()
-        return hypothesis, len(hypothesis.text)
+        return hypothesis, hypothesis.text
 
     def final(self) -> Hypothesis:
         if not self._paths:
@@ -102,12 +102,11 @@ class _Searched:
         self._stream.feed(log_probs_sv)
         self._has_news = True
 
-    def partial(self) -> tuple[Hypothesis, int] | None:
+    def partial(self) -> tuple[Hypothesis, str] | None:
         if not self._has_news:
             return None
         self._has_news = False
-        hypothesis, stable = self._stream.partial()
-        return hypothesis, len(stable) if hypothesis.text.startswith(stable) else 0
+        return self._stream.partial()
 
     def final(self) -> Hypothesis:
         best = self._stream.finish()[0]
@@ -125,7 +124,7 @@ class _AtItsEnd:
     def feed(self, log_probs_sv: LogProbs) -> None:
         self._chunks.append(log_probs_sv)
 
-    def partial(self) -> tuple[Hypothesis, int] | None:
+    def partial(self) -> tuple[Hypothesis, str] | None:
         return None
 
     def final(self) -> Hypothesis:
