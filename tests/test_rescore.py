@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -208,6 +209,25 @@ def test_a_decoder_rescores_where_it_is_asked_to_or_tuned(parts, tmp_path):
         rescoring_decoder_for(tuned_am, tokenizer)
     with pytest.raises(ConfigError, match=r"rescoring: nbest: expected a number of at most 10000, got 20000"):
         rescoring_decoder_for(am, tokenizer, DecoderOptions("beam", {"nbest": 20_000}, rescore=rnn))
+
+
+def test_hotwords_of_one_text_go_over_the_decoder_that_is_there(parts):
+    folder, _ = parts
+    am, tokenizer = folder / "am", CharTokenizer((" ", "a", "b", "c", "d"))
+    log_probs_sv = log_probs(30, 1, 6)
+    words = {"cab": 2.0, "dab": 4.0}
+    for options in (
+        DecoderOptions(),
+        DecoderOptions("beam", {"alpha": 1.0, "hotwords": {"cab": 1.0}}, lm=folder / "lm.arpa"),
+        DecoderOptions(lm=folder / "lm.arpa", rescore=folder / "rnn"),
+    ):
+        settings = {**options.settings, "hotwords": words}
+        wanted = rescoring_decoder_for(am, tokenizer, replace(options, settings=settings))
+        base = rescoring_decoder_for(am, tokenizer, options)
+        expecting = base.with_hotwords({"cab": 9.0}).with_hotwords(words)
+        assert (expecting.name, expecting.lm) == (wanted.name, wanted.lm)
+        assert expecting.decode(log_probs_sv) == wanted.decode(log_probs_sv) != base.decode(log_probs_sv)
+    assert rescoring_decoder_for(am, tokenizer, DecoderOptions("greedy")).with_hotwords is None
 
 
 def test_what_cannot_be_rescored_is_said(parts, tmp_path, caplog):

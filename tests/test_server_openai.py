@@ -207,6 +207,15 @@ def test_keywords_are_hotwords(create, recognizer, sounds):
     assert create(file=sounds[1], keywords=["dab"]).text == expecting.transcribe(sounds[1]).text
 
 
+def test_hotwords_are_refused_where_greedy_decoding_was_asked_for(recognizer, sounds):
+    plain = Recognizer(recognizer.model)
+    with serving({"gru": Host("gru", plain)}) as url, openai.OpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
+        create = client.audio.transcriptions.create
+        error = refusal(openai.BadRequestError, create, model="gru", file=sounds[0], keywords=["dab"])
+        assert error.param == "hotwords"
+        assert client.models.retrieve("gru").hotwords is False
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -97,6 +97,15 @@ def test_results_come_in_the_order_of_the_files_whatever_their_lengths(recognize
         assert [r.path for r in recognizer.transcribe_all(paths)] == [str(p) for p in paths]
 
 
+def test_a_recording_that_is_too_long_fails_without_being_read_to_its_end(recognizer, waves, tmp_path):
+    long = write_wav(tmp_path / "long.wav", noise(120))
+    with mock.patch.object(asr.recordings.listening, "extract", wraps=asr.recordings.listening.extract) as extract:
+        results = list(recognizer.transcribe_all([waves[0], long, waves[1]], most_s=30.0))
+    assert [type(result) for result in results] == [Transcript, Failure, Transcript]
+    assert results[1].why == f"{long}: the audio is longer than what is allowed here"
+    assert sum(len(call.args[1]) for call in extract.call_args_list) / 16000 < 60
+
+
 def test_a_file_gets_the_same_transcript_alone_and_in_a_batch(recognizer, waves):
     together = list(recognizer.transcribe_all(waves))
     for path, result in zip(waves, together, strict=True):

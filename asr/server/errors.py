@@ -16,6 +16,8 @@ from asr.errors import AsrError, printable
 
 #: seconds after which a client that was refused for lack of room may try again
 RETRY_S = 1
+#: characters of a message: it may quote what a client sent
+_LONGEST = 2000
 
 
 class ApiError(Exception):
@@ -33,7 +35,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = printable(message)
+        self.message = printable(message[:_LONGEST])
         self.param = param
         self.code = code
         self.kind = kind

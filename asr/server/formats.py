@@ -12,6 +12,7 @@ from typing import Any
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from asr.decode.types import TimedWord
+from asr.errors import printable
 from asr.outputs import document, render
 from asr.server.forms import Wanted
 from asr.transcript import Segment, Transcript
@@ -32,7 +33,7 @@ def response(transcripts: Sequence[Transcript], wanted: Wanted, language: str) -
     else:
         answer = JSONResponse(_diarized(transcripts))
     if cut := next((each.truncated for each in transcripts if each.truncated), ""):
-        answer.headers["x-truncated"] = cut.encode("ascii", "backslashreplace").decode()
+        answer.headers["x-truncated"] = printable(cut).encode("ascii", "backslashreplace").decode()
     return answer
 
 
