@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
+import hashlib
 import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -91,18 +94,24 @@ def chunks(pcm_n: Any, size: int = 1600) -> Iterator[bytes]:
 # Deepgram
 
 
-@pytest.fixture
-def deepgram(url):
-    """Deepgram's official client."""
+@pytest.fixture(scope="module")
+def places(url):
+    """Deepgram's official client, and where it finds the server."""
     sdk = pytest.importorskip("deepgram", reason="needs Deepgram's client")
     from deepgram.environment import DeepgramClientEnvironment
 
     http = url.replace("ws", "http", 1)
-    places = DeepgramClientEnvironment(base=http, production=url, agent=url, agent_rest=http)
+    return sdk, DeepgramClientEnvironment(base=http, production=url, agent=url, agent_rest=http)
+
+
+@pytest.fixture
+def deepgram(places):
+    """What Deepgram's client gets back for audio and messages."""
+    sdk, environment = places
 
     def listen(audio: list[bytes], messages: tuple[str, ...] = (), **wishes: Any) -> list[Any]:
         query = {"model": "streaming", "encoding": "linear16", "sample_rate": RATE_HZ, **wishes}
-        with sdk.DeepgramClient(api_key=KEY, environment=places).listen.v1.connect(**query) as connection:
+        with sdk.DeepgramClient(api_key=KEY, environment=environment).listen.v1.connect(**query) as connection:
             for part in audio:
                 connection.send_media(part)
             for name in messages:
@@ -221,6 +230,45 @@ def test_a_message_that_is_none_gets_an_error_and_the_stream_goes_on(url, messag
         assert json.loads(socket.recv())["type"] == "Error"
         socket.send(json.dumps({"type": "CloseStream"}))
         assert json.loads(socket.recv())["type"] == "Metadata"
+
+
+@pytest.fixture(scope="module")
+def wav(tmp_path_factory, pcm_n) -> Path:
+    path = tmp_path_factory.mktemp("sounds") / "a.wav"
+    soundfile.write(path, pcm_n, RATE_HZ)
+    return path
+
+
+def test_deepgrams_client_gets_the_words_of_a_file(places, recognizers, wav):
+    sdk, environment = places
+    media = sdk.DeepgramClient(api_key=KEY, environment=environment).listen.v1.media
+    response = media.transcribe_file(request=wav.read_bytes(), model="whole", utterances=True, language="en-GB")
+    transcript = recognizers["whole"].transcribe(wav)
+    (found,) = response.results.channels[0].alternatives
+    assert found.transcript == transcript.text
+    assert [word.start for word in found.words] == [round(word.start_s, 3) for word in transcript.words]
+    assert [each.transcript for each in response.results.utterances] == [each.text for each in transcript.segments]
+    assert response.metadata.sha256 == hashlib.sha256(wav.read_bytes()).hexdigest()
+    assert response.metadata.duration == pytest.approx(transcript.duration_s)
+
+
+def test_deepgrams_client_learns_why_a_file_is_refused(places, wav):
+    sdk, environment = places
+    media = sdk.DeepgramClient(api_key=KEY, environment=environment).listen.v1.media
+    for content, wishes, named in (
+        (b"", {}, "empty"),
+        (b"no sound at all", {}, "audio"),
+        (wav.read_bytes(), {"smart_format": True}, "smart_format"),
+        (wav.read_bytes(), {"keyterm": "rhubarb"}, "rhubarb"),
+        (wav.read_bytes(), {"encoding": "linear16"}, "encoding"),
+        (wav.read_bytes(), {"language": "fr"}, "fr"),
+    ):
+        with pytest.raises(sdk.core.api_error.ApiError) as caught:
+            media.transcribe_file(request=content, **{"model": "whole", **wishes})
+        assert caught.value.status_code == 400
+        assert named in str(caught.value.body)
+    with pytest.raises(sdk.core.api_error.ApiError, match="'url' is not supported"):
+        media.transcribe_url(url="https://example.org/a.wav", model="whole")
 
 
 # OpenAI
@@ -379,6 +427,7 @@ def test_openais_settings_that_cannot_be_honoured_are_refused_by_name(url, sessi
         {"type": "input_audio_buffer.append"},
         {"type": "input_audio_buffer.commit"},
         {"type": 7, "event_id": {}},
+        {"type": "\ud800", "event_id": "\ud800"},
         b"\0\0",
     ],
 )
@@ -458,13 +507,16 @@ def test_vosks_reset_ends_the_passage(url, pcm_n):
         ({"sample_rate": "fast"}, "sample_rate"),
         ({"sample_rate": 5}, "sample rate"),
         ({"model": "big"}, "big"),
+        ({"model": "ä" * 200}, "ä"),
+        ({"model": "\ud800"}, "ud800"),
         ({"sampel_rate": 8000}, "did you mean 'sample_rate'"),
     ],
 )
 def test_vosks_settings_that_cannot_be_honoured_are_refused_by_name(url, config, named):
     with connect(url + "/vosk", additional_headers=HEADERS) as socket:
         socket.send(json.dumps({"config": config}))
-        socket.send(b"\0\0")
+        with suppress(ConnectionClosed):  # most is refused at once, and a rate when audio comes
+            socket.send(b"\0\0")
         assert named in json.loads(socket.recv())["error"]
         with pytest.raises(ConnectionClosed):
             socket.recv()
@@ -523,6 +575,24 @@ def test_clients_that_go_away_in_the_middle_leave_nothing_behind(url, hosts, pcm
         return sum(isinstance(each, Session | Passage) for each in gc.get_objects())
 
     wait_until(lambda: left() == 0)
+
+
+def test_live_streams_are_counted(url, hosts, pcm_n):
+    def metric(name: str) -> float:
+        request = Request(f"{url.replace('ws', 'http', 1)}/metrics", headers=HEADERS)
+        lines = urlopen(request).read().decode().splitlines()
+        return float(next((line for line in lines if line.startswith(name)), "0").split()[-1])
+
+    wait_until(lambda: streams(hosts) == 0)
+    audio = 'asr_audio_seconds_total{model="streaming"}'
+    before_s = metric(audio)
+    with connect(url + LISTEN, additional_headers=HEADERS) as socket:
+        socket.send(pcm_n.tobytes())
+        wait_until(lambda: metric('asr_streams{model="streaming"}') == 1)
+        socket.send(json.dumps({"type": "CloseStream"}))
+        list(socket)
+    wait_until(lambda: metric('asr_streams{model="streaming"}') == 0)
+    assert metric(audio) - before_s == pytest.approx(len(pcm_n) / RATE_HZ)
 
 
 def test_streams_at_a_time_get_what_each_gets_alone(url, recognizers, pcm_n):

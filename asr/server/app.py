@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
-from asr.server import deepgram, openai, realtime, vosk
+from asr.server import deepgram, deepgram_files, openai, realtime, vosk
 from asr.server.errors import ApiError, on_api_error, on_http_error
 from asr.server.guard import Guard
 from asr.server.host import Host
@@ -43,6 +43,7 @@ def make_app(hosts: Mapping[str, Host], settings: Settings = Settings()) -> Star
         Route("/metrics", metrics),
         *openai.ROUTES,
         *deepgram.ROUTES,
+        *deepgram_files.ROUTES,
         *realtime.ROUTES,
         *vosk.ROUTES,
     ]
@@ -51,6 +52,11 @@ def make_app(hosts: Mapping[str, Host], settings: Settings = Settings()) -> Star
         "Requests that wait for a model.",
         "model",
         lambda: {name: host.waiting for name, host in hosts.items()},
+    )
+    measured.gauges["asr_streams"] = (
+        "Live streams.",
+        "model",
+        lambda: {name: len(host.live) for name, host in hosts.items()},
     )
     app = Starlette(
         routes=routes,

@@ -7,55 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.requests import HTTPConnection
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from asr.decode.types import TimedWord
-from asr.errors import ConfigError, DataError, nearest
-from asr.recordings.arrays import check_rate
+from asr.server.deepgram_query import Wishes, read_wishes, refusal
 from asr.server.errors import ApiError
+from asr.server.forms import check_language
 from asr.server.host import Host, find_host
 from asr.server.live import Session, Update
-from asr.server.samples import ENCODINGS, Samples
+from asr.server.samples import Samples
 from asr.server.sockets import Conversation, check_room
-from asr.streaming.results import Result, Rules
-
-#: parameters that ask for what a recogniser of this toolkit does not do, unless they are false
-REFUSED = (
-    *("callback", "callback_method", "custom_intent", "custom_topic", "detect_entities", "detect_language", "diarize"),
-    *("diarize_model", "dictation", "filler_words", "intents", "keyterm", "keywords", "language", "language_hint"),
-    *("measurements", "multichannel", "numerals", "paragraphs", "profanity_filter", "punctuate", "redact", "replace"),
-    *("search", "sentiment", "smart_format", "summarize", "topics"),
-)
-#: parameters without effect on what is recognised: nothing is kept here, and nothing is counted
-_WITHOUT_EFFECT = ("mip_opt_out", "tag", "extra")
-_KNOWN = (
-    *("model", "version", "encoding", "sample_rate", "channels", "interim_results", "endpointing"),
-    *("utterance_end_ms", "vad_events"),
-)
-#: shorter pauses than this end no passage, whatever ``endpointing`` asks for
-_SHORTEST_PAUSE_MS = 200
-#: the rules where ``endpointing`` is false: passages end because of their length only
-_NO_END_POINTS = Rules(silence_s=3600.0, pause_s=3600.0)
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """Hold the parameters of a live stream."""
-
-    model: str = ""
-    encoding: str = "linear16"
-    rate_hz: int = 0
-    rules: Rules = field(default_factory=Rules)
-    interim: bool = False
-    utterance_end_s: float | None = None
-    vad_events: bool = False
+from asr.streaming.results import Result
 
 
 async def listen(socket: WebSocket) -> None:
@@ -63,97 +30,12 @@ async def listen(socket: WebSocket) -> None:
     try:
         wishes = read_wishes(dict(socket.query_params))
         host = find_host(socket.app.state.hosts, wishes.model)
+        check_language([wishes.language] if wishes.language else [], host.language)
         check_room(socket.app.state.hosts, socket.app.state.settings)
     except ApiError as error:
         await socket.send_denial_response(refusal(error, socket.scope["state"]["request_id"]))
         return
     await _Listening(socket, host, wishes).talk()
-
-
-def refusal(error: ApiError, request_id: str) -> JSONResponse:
-    """Return Deepgram's form of a refusal."""
-    document = {"err_code": error.code or "INVALID_QUERY_PARAMETER", "err_msg": error.message, "request_id": request_id}
-    return JSONResponse(document, error.status, headers={**error.headers, "dg-request-id": request_id})
-
-
-def read_wishes(query: Mapping[str, str]) -> Wishes:
-    """Return the parameters of a live stream.
-
-    Raises:
-        ApiError: one is unknown, cannot be honoured, or has a value that it cannot have.
-    """
-    check_names(query, (*_KNOWN, *REFUSED, *_WITHOUT_EFFECT))
-    encoding = query.get("encoding", "")
-    if encoding not in ENCODINGS:
-        raise _wrong("encoding", encoding or "nothing", f"{', '.join(ENCODINGS)}; files go to POST /v1/listen")
-    if query.get("channels", "1") != "1":
-        raise _wrong("channels", query["channels"], "1: send one stream per channel")
-    endpointing = query.get("endpointing", "").lower()
-    rules = Rules()
-    if endpointing == "false":
-        rules = _NO_END_POINTS
-    elif endpointing not in ("", "true"):
-        pause_ms = max(_SHORTEST_PAUSE_MS, _number(query, "endpointing", "milliseconds, true or false"))
-        try:
-            rules = Rules(pause_s=pause_ms / 1000)
-        except ConfigError as error:
-            raise _wrong("endpointing", endpointing, str(error)) from error
-    end_ms = _number(query, "utterance_end_ms", "milliseconds, at least 1000") if "utterance_end_ms" in query else None
-    if end_ms is not None and end_ms < 1000:
-        raise _wrong("utterance_end_ms", query["utterance_end_ms"], "milliseconds, at least 1000")
-    return Wishes(
-        query.get("model", ""),
-        encoding,
-        _rate_hz(query),
-        rules,
-        is_true(query, "interim_results"),
-        None if end_ms is None else end_ms / 1000,
-        is_true(query, "vad_events"),
-    )
-
-
-def check_names(query: Mapping[str, str], known: tuple[str, ...]) -> None:
-    """Refuse parameters that are unknown, or that ask for what is not done here.
-
-    Raises:
-        ApiError: there is one.
-    """
-    for name, value in query.items():
-        if name not in known:
-            raise ApiError(400, f"unknown parameter '{name}'{nearest(name, known)}", param=name)
-        if name in REFUSED and value.lower() not in ("false", ""):
-            raise ApiError(400, f"'{name}' is not supported here; leave it out", param=name)
-
-
-def is_true(query: Mapping[str, str], name: str) -> bool:
-    """Return a parameter that is true or false; some clients write it with a capital.
-
-    Raises:
-        ApiError: it is something else.
-    """
-    value = query.get(name, "false").lower()
-    if value not in ("true", "false"):
-        raise _wrong(name, query[name], "true or false")
-    return value == "true"
-
-
-def _number(query: Mapping[str, str], name: str, expected: str) -> int:
-    value = query.get(name, "")
-    if not (value.isascii() and value.isdigit() and len(value) < 10):
-        raise _wrong(name, value or "nothing", expected)
-    return int(value)
-
-
-def _rate_hz(query: Mapping[str, str]) -> int:
-    rate_hz = _number(query, "sample_rate", "the rate of the audio in Hz")
-    try:
-        return check_rate(rate_hz)
-    except DataError as error:
-        raise _wrong("sample_rate", str(rate_hz), str(error)) from error
-
-
-def _wrong(name: str, value: str, expected: str) -> ApiError:
-    return ApiError(400, f"'{name}' is {value}; expected {expected}", param=name)
 
 
 def model_info(host: Host) -> dict[str, Any]:
@@ -164,6 +46,20 @@ def model_info(host: Host) -> dict[str, Any]:
 def model_id(host: Host) -> str:
     """Return an identifier of a model that stays the same while its name does."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"asr:{host.name}"))
+
+
+def metadata(host: Host, request: HTTPConnection, sha256: str, duration_s: float) -> dict[str, Any]:
+    """Return what is said of the audio of a request."""
+    return {
+        "transaction_key": "deprecated",
+        "request_id": request.scope["state"]["request_id"],
+        "sha256": sha256,
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "duration": round(duration_s, 3),
+        "channels": 1,
+        "models": [model_id(host)],
+        "model_info": {model_id(host): model_info(host)},
+    }
 
 
 def alternative(text: str, words: tuple[TimedWord, ...]) -> dict[str, Any]:
@@ -279,19 +175,8 @@ class _Listening(Conversation):
             await self.send({"type": "Error", "variant": "ServerError", "description": update.failure})
             await self.close(1011, update.failure)
             return
-        await self.send(
-            {
-                "type": "Metadata",
-                "transaction_key": "deprecated",
-                "request_id": self._request_id,
-                "sha256": self._sha256.hexdigest(),
-                "created": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                "duration": round(update.heard_s, 3),
-                "channels": 1,
-                "models": [model_id(self._host)],
-                "model_info": {model_id(self._host): model_info(self._host)},
-            }
-        )
+        known = metadata(self._host, self.socket, self._sha256.hexdigest(), update.heard_s)
+        await self.send({"type": "Metadata", **known})
         await self.close()
 
 

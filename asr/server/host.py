@@ -90,7 +90,7 @@ class Host:
         self.language = language
         self.created = created
         #: live streams
-        self.live = Live(recognizer)
+        self.live = Live(name, recognizer)
         #: recognizers that expect a request's hotwords; the last one used is the last here
         self._expecting: OrderedDict[tuple[tuple[str, float], ...], Recognizer] = OrderedDict()
         self._jobs: deque[_Job] = deque()

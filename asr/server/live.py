@@ -83,6 +83,16 @@ class Session:
         self.heard_n = 0
         self.is_over = False
 
+    @property
+    def model(self) -> str:
+        """Return the name of the model."""
+        return self._live.name
+
+    @property
+    def heard_s(self) -> float:
+        """Return how much of the stream was done."""
+        return self.heard_n / self.rate_hz
+
     async def push(self, wave_n: Wave) -> None:
         """Queue samples; wait first while much is queued, so that the client is slowed down. Shapes: (n,)."""
         while self.queued_n > _AHEAD_S * self.rate_hz or len(self._updates) > _UPDATES_AHEAD:
@@ -133,7 +143,8 @@ class Session:
 class Live:
     """Hold the live streams of one model, and the thread that alone runs their pool."""
 
-    def __init__(self, recognizer: Recognizer) -> None:
+    def __init__(self, name: str, recognizer: Recognizer) -> None:
+        self.name = name
         self._recognizer = recognizer
         self._sessions: dict[Session, Any] = {}
         self._changed = threading.Condition()
@@ -254,7 +265,7 @@ class Live:
             for item in items:
                 if item is _Mark.FLUSH:
                     stream.flush()
-                    flushed[session].append(session.heard_n / session.rate_hz)
+                    flushed[session].append(session.heard_s)
                 elif item is _Mark.FINISH:
                     stream.finish()
                 else:
@@ -268,7 +279,7 @@ class Live:
             stream = streams[session]
             update = Update(
                 tuple(results.get(stream, ())),
-                session.heard_n / session.rate_hz,
+                session.heard_s,
                 tuple(flushed[session]),
                 bool(stream.is_done),
                 getattr(stream, "failure", ""),

@@ -20,6 +20,8 @@ from asr.streaming.results import Rules
 
 #: a socket on which nothing comes for so long is closed
 _IDLE_S = 600.0
+#: bytes of the reason of closing, which RFC 6455 limits to 123
+_REASON = 120
 #: codes of closing (RFC 6455): all is done; no room
 DONE, TRY_LATER = 1000, 1013
 
@@ -34,6 +36,7 @@ class Conversation(ABC):
         self.session: Session | None = None
         self._writer: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
+        self._is_closed = False
 
     @abstractmethod
     async def on_begin(self) -> None:
@@ -71,6 +74,7 @@ class Conversation(ABC):
         finally:
             if self.session is not None:
                 self.session.close()
+                self.socket.app.state.metrics.count_audio(self.session.model, self.session.heard_s)
             if self._writer is not None:
                 tasks.add(self._writer)
             for task in tasks:
@@ -95,17 +99,19 @@ class Conversation(ABC):
         return self.session
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Send a message."""
-        await self.socket.send_text(json.dumps(message, ensure_ascii=False))
+        """Send a message; nothing is sent after the end."""
+        if not self._is_closed:
+            await self.socket.send_text(json.dumps(message))  # in ASCII: what is echoed may be no text
 
     async def close(self, code: int = DONE, reason: str = "") -> None:
-        """End the conversation."""
+        """End the conversation; what comes later is not read."""
+        self._is_closed = True
         with suppress(WebSocketDisconnect, RuntimeError):  # the client was faster
-            await self.socket.close(code, reason[:100])
+            await self.socket.close(code, reason.encode(errors="replace")[:_REASON].decode(errors="ignore"))
         self._over.set()
 
     async def _read(self) -> None:
-        while True:
+        while not self._is_closed:
             try:
                 async with asyncio.timeout(_IDLE_S):
                     message = await self.socket.receive()
