@@ -373,7 +373,12 @@ def test_a_context_moves_the_language_model_and_is_no_part_of_the_answer(backend
 # --- pools ---
 
 
-def test_streams_of_a_pool_get_what_each_would_get_alone(recognizer: Recognizer) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_streams_of_a_pool_get_what_each_would_get_alone(
+    recognizer: Recognizer, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.streaming.pool.num_threads", lambda: threads)
+    monkeypatch.setattr("asr.streaming.pool._SHARE", 1)
     waves = [spoken(3.0 + 2.3 * seed, seed) for seed in range(4)]
     rng = np.random.default_rng(5)
     pool = open_pool(recognizer)

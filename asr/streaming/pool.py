@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from asr.data.audio import Wave
 from asr.decode.types import LogProbs
+from asr.machine import num_threads, pool_of
 from asr.recordings.arrays import check_rate, live_samples
 from asr.streaming.contract import AnyRecognizer
 from asr.streaming.engines import engine_of, why_not
@@ -28,6 +29,8 @@ from asr.utterance import Features
 
 #: audio of one stream in one tick, at most: others wait for it
 _TICK_S = 1.0
+#: streams that are worth a thread
+_SHARE = 8
 
 
 class _Mark(Enum):
@@ -169,12 +172,24 @@ class StreamPool:
                 working = [stream for stream in self._streams if stream.has_work]
             if not working:
                 return
-            states, pieces, is_last = zip(*(stream.take() for stream in working), strict=True)
-            answers = self.engine.tick(states, pieces, is_last)
-            for stream, log_probs_sv, last in zip(working, answers, is_last, strict=True):
-                results = stream.hear(log_probs_sv, last)
-                if results or stream.is_done:
-                    yield stream, results
+            threads = min(num_threads(), len(working) // _SHARE)
+            if threads <= 1:
+                yield from self._advance(working)
+                continue
+            with pool_of(threads, "asr-streams") as pool:
+                for news in pool.map(self._advance, [working[i::threads] for i in range(threads)]):
+                    yield from news
+
+    def _advance(self, streams: Sequence[PoolStream]) -> list[tuple[PoolStream, list[Result]]]:
+        """Take some streams through the network together."""
+        states, pieces, is_last = zip(*(stream.take() for stream in streams), strict=True)
+        answers = self.engine.tick(states, pieces, is_last)
+        news = []
+        for stream, log_probs_sv, last in zip(streams, answers, is_last, strict=True):
+            results = stream.hear(log_probs_sv, last)
+            if results or stream.is_done:
+                news.append((stream, results))
+        return news
 
 
 def open_pool(recognizer: AnyRecognizer) -> StreamPool | PiecePool:
