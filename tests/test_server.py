@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import json
 import os
@@ -379,7 +380,7 @@ def test_unknown_addresses_and_methods_get_the_same_kind_of_error(plain):
 # --- clients that go away ---
 
 
-def test_clients_that_go_away_leave_nothing_behind(recognizer, wav):
+def test_clients_that_go_away_leave_nothing_behind(recognizer, wav, caplog):
     slow = Slow(recognizer)
     before = uploads()
     with serving({"gru": Host("gru", slow)}) as url:
@@ -400,6 +401,8 @@ def test_clients_that_go_away_leave_nothing_behind(recognizer, wav):
         wait_until(lambda: 'asr_waiting{model="gru"} 0' in metrics_of(netloc))
         assert send(netloc, body)[0] == 200
         assert 'status="499"' in metrics_of(netloc)
+    gc.collect()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
     assert not uploads() - before
 
 
@@ -422,6 +425,34 @@ def test_a_long_recording_is_given_up_when_its_client_has_gone(recognizer, wav):
             client.sendall(head(f"content-length: {len(body)}") + body)
             assert slow.begun.acquire(timeout=30)
         assert send(netloc, form(wav))[0] == 200
+
+
+def test_a_client_of_events_that_goes_away_gives_its_place_up(recognizer, wav, tmp_path):
+    slow = Slow(recognizer)
+    (tmp_path / "a.wav").write_bytes(wav)
+    passage = recognizer.transcribe(tmp_path / "a.wav")
+
+    def transcribe_all(sources, advance, tell, **options):
+        if sources[0].name == "long.wav":
+            tell(0, passage)
+        while sources[0].name == "long.wav":
+            advance(1.0)
+            time.sleep(0.01)
+        return recognizer.transcribe_all(sources, **options)
+
+    slow.transcribe_all = transcribe_all
+    before = uploads()
+    with serving({"gru": Host("gru", slow)}) as url:
+        netloc = url.removeprefix("http://")
+        with connect(netloc) as client:
+            body = form(wav, "long.wav", stream="true")
+            client.sendall(head(f"content-length: {len(body)}") + body)
+            told = b""
+            while b"\n\n" not in told.partition(b"\r\n\r\n")[2]:
+                told += client.recv(65536)
+            assert b"text/event-stream" in told and b'"transcript.text.delta"' in told
+        assert send(netloc, form(wav))[0] == 200
+        wait_until(lambda: uploads() == before)
 
 
 # --- the log and the counters ---

@@ -46,8 +46,7 @@ async def transcriptions(request: Request) -> Response:
         uploads = [Upload(path, name, channel, hotwords) for channel in channels]
 
         if not asked.stream:
-            work = asyncio.gather(*map(host.transcribe, uploads))
-            transcripts = [_checked(result) for result in await unless_gone(request, work)]
+            transcripts = await unless_gone(request, asyncio.ensure_future(_transcripts(host, uploads)))
             state.metrics.count_audio(host.name, transcripts[0].duration_s)
             return formats.response(transcripts, asked, host.language)
 
@@ -130,6 +129,15 @@ async def _channels(path: Path, name: str) -> list[int | None]:
     return [channel + 1 for channel in range(number)]
 
 
+async def _transcripts(host: Host, uploads: Sequence[Upload]) -> list[Transcript]:
+    """Return the transcripts of uploads.
+
+    Raises:
+        ApiError: one of them cannot be used.
+    """
+    return [_checked(result) for result in await asyncio.gather(*map(host.transcribe, uploads))]
+
+
 def _checked(result: Transcript | Failure) -> Transcript:
     if isinstance(result, Failure):
         raise invalid_audio(result.why)
@@ -150,8 +158,7 @@ async def _events(
         ApiError: the recording cannot be used, and no event was there yet; later, the error is an event.
     """
     if len(uploads) > 1 or asked.format == "diarized_json":
-        results = await asyncio.gather(*map(host.transcribe, uploads))
-        transcripts = [_checked(result) for result in results]
+        transcripts = await _transcripts(host, uploads)
         metrics.count_audio(host.name, transcripts[0].duration_s)
         for event in formats.diarized_events(transcripts):
             yield event
