@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from python_multipart.exceptions import FormParserError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
@@ -62,8 +63,14 @@ async def form_of(request: Request) -> AsyncIterator[FormData]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         raise ApiError(400, f"expected multipart/form-data with the field 'file', got '{kind or 'no content-type'}'")
-    async with request.form(max_files=1, max_fields=_FIELDS, max_part_size=_FIELD_BYTES) as form:
+    try:
+        form = await request.form(max_files=1, max_fields=_FIELDS, max_part_size=_FIELD_BYTES)
+    except FormParserError as error:  # starlette before 1.10 lets it through
+        raise ApiError(400, f"the form cannot be read: {error}") from error
+    try:
         yield form
+    finally:
+        await form.close()
 
 
 def wanted(form: FormData) -> Wanted:
