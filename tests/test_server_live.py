@@ -577,6 +577,66 @@ def test_clients_that_go_away_in_the_middle_leave_nothing_behind(url, hosts, pcm
     wait_until(lambda: left() == 0)
 
 
+VALUES = (
+    None,
+    True,
+    -1,
+    1e308,
+    "",
+    "x",
+    "\ud800",
+    [],
+    ["a"],
+    {},
+    {"type": "transcription"},
+    "audio/pcm",
+    16000,
+    "AAAA",
+)
+NAMES = ("type", "session", "audio", "input", "format", "rate", "transcription", "turn_detection", "include", "config")
+NAMES += (
+    "silence_duration_ms",
+    "model",
+    "languages",
+    "sample_rate",
+    "words",
+    "eof",
+    "reset",
+    "event_id",
+    "phrase_list",
+)
+KINDS = ("session.update", "input_audio_buffer.append", "input_audio_buffer.commit", "input_audio_buffer.clear")
+KINDS += ("Finalize", "KeepAlive", "transcription", "server_vad", "audio/pcmu")
+
+
+def random_message(rng: np.random.Generator, depth: int = 0) -> Any:
+    """Names and values of the protocols, put together at random."""
+    if depth == 4 or (depth and rng.random() < 0.4):
+        return VALUES[rng.integers(len(VALUES))]
+    names = rng.choice(NAMES, rng.integers(1, 5))
+    message = {str(name): random_message(rng, depth + 1) for name in names}
+    if rng.random() < 0.8:
+        message["type"] = str(rng.choice(KINDS))
+    return message
+
+
+@pytest.mark.parametrize("path", [LISTEN, REALTIME, "/vosk"])
+def test_hostile_messages_are_refused_and_never_a_mistake_of_ours(url, hosts, caplog, path):
+    rng = np.random.default_rng(len(path))
+    for _ in range(12):
+        # the client would wait for us to read its queue before it closes
+        with connect(url + path, additional_headers=HEADERS, max_queue=None) as socket, suppress(ConnectionClosed):
+            for _ in range(20):
+                message = json.dumps(random_message(rng))
+                socket.send(rng.bytes(rng.integers(0, 99)) if rng.random() < 0.3 else message)
+            with suppress(TimeoutError):
+                while True:
+                    socket.recv(timeout=0.05)
+        assert socket.close_code in (None, 1000, 1008)
+    wait_until(lambda: streams(hosts) == 0)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_live_streams_are_counted(url, hosts, pcm_n):
     def metric(name: str) -> float:
         request = Request(f"{url.replace('ws', 'http', 1)}/metrics", headers=HEADERS)
