@@ -637,6 +637,18 @@ def test_hostile_messages_are_refused_and_never_a_mistake_of_ours(url, hosts, ca
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+@pytest.mark.parametrize("path", [LISTEN, REALTIME, "/vosk"])
+def test_a_client_that_sends_nothing_is_let_go(url, hosts, monkeypatch, path):
+    monkeypatch.setattr("asr.server.sockets._IDLE_S", 0.1)
+    with connect(url + path, additional_headers=HEADERS) as socket:
+        messages = []
+        with suppress(ConnectionClosed):
+            while True:
+                messages.append(socket.recv(timeout=10))
+    assert "nothing came for 0.1 seconds" in messages[-1]
+    wait_until(lambda: streams(hosts) == 0)
+
+
 def test_live_streams_are_counted(url, hosts, pcm_n):
     def metric(name: str) -> float:
         request = Request(f"{url.replace('ws', 'http', 1)}/metrics", headers=HEADERS)
