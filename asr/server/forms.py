@@ -65,7 +65,7 @@ async def form_of(request: Request) -> AsyncIterator[FormData]:
         raise ApiError(400, f"expected multipart/form-data with the field 'file', got '{kind or 'no content-type'}'")
     try:
         form = await request.form(max_files=1, max_fields=_FIELDS, max_part_size=_FIELD_BYTES)
-    except FormParserError as error:  # starlette before 1.10 lets it through
+    except FormParserError as error:  # Starlette 0.47 lets it through
         raise ApiError(400, f"the form cannot be read: {error}") from error
     try:
         yield form
