@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
     from asr.server.settings import Settings
 
 PATIENCE_S = 30.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what a server does a moment later."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up_s, "it did not come true"
+        time.sleep(0.01)
 
 
 @contextmanager

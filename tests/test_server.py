@@ -31,7 +31,7 @@ from asr.transcribe import Recognizer
 from tests.builders import tones, write_wav
 from tests.fuzz import hostile
 from tests.models import save_random_model
-from tests.serving import serving
+from tests.serving import serving, wait_until
 
 pytest.importorskip("starlette", reason="needs the extra 'server'")
 
@@ -265,13 +265,6 @@ def is_full(netloc: str) -> bool:
 
 def metrics_of(netloc: str) -> str:
     return str(send(netloc, method="GET", path="/metrics")[2])
-
-
-def wait_until(true, patience_s: float = 30.0) -> None:
-    end_s = time.monotonic() + patience_s
-    while not true():
-        assert time.monotonic() < end_s, "it did not come true"
-        time.sleep(0.01)
 
 
 def test_requests_that_wait_are_taken_together(recognizer, wav):

@@ -16,7 +16,7 @@ import soundfile
 from asr.transcribe import Failure, Recognizer
 from tests.builders import tones, write_wav
 from tests.models import save_random_model
-from tests.serving import serving
+from tests.serving import serving, wait_until
 
 pytest.importorskip("starlette", reason="needs the extra 'server'")
 openai = pytest.importorskip("openai", reason="needs OpenAI's client")
@@ -295,9 +295,15 @@ def test_a_client_that_is_told_to_come_again_does_and_others_do_not(recognizer, 
         too_large = refusal(openai.APIStatusError, create, model="gru", file=("a.wav", bytes(3 << 20)))
         assert (too_large.status_code, too_large.code) == (413, "file_too_large")
         refusal(openai.BadRequestError, create, model="gru", file=("a.wav", b"none"))
-        with urllib.request.urlopen(f"{url}/metrics") as answer:
-            counted = re.findall(r'transcriptions",status="(\d+)"} (\d+)', answer.read().decode())
-    assert dict(counted) == {"200": "1", "400": "1", "413": "1", "429": "1"}
+        # A request is counted when it has ended: the refused one, once its body was read or given up.
+        wait_until(lambda: len(statuses(url)) == 4)
+        assert statuses(url) == {"200": "1", "400": "1", "413": "1", "429": "1"}
+
+
+def statuses(url: str) -> dict[str, str]:
+    """How often each status was the answer to a transcription."""
+    with urllib.request.urlopen(f"{url}/metrics") as answer:
+        return dict(re.findall(r'transcriptions",status="(\d+)"} (\d+)', answer.read().decode()))
 
 
 def test_models_are_listed_and_described(client):
