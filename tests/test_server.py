@@ -110,8 +110,13 @@ def connect(netloc: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=30)
 
 
-def uploads() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("upload-*"))
+@pytest.fixture
+def temporary(tmp_path, monkeypatch) -> Path:
+    """A folder of temporary files that no other process writes to."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 def open_files() -> int:
@@ -339,13 +344,12 @@ def test_a_form_that_is_none_is_refused_in_one_line(plain, body, headers):
     "name",
     ["../../etc/passwd", "/etc/passwd", "a/b\\c.wav", "a.tar#b.wav", "\u202e.wav", "x" * 1000, "", "a.raw", ".wav"],
 )
-def test_a_clients_name_is_for_messages_only(plain, wav, recognizer, name, tmp_path):
-    before = uploads()
+def test_a_clients_name_is_for_messages_only(plain, wav, recognizer, name, tmp_path, temporary):
     status, _, answer = send(plain, form(wav, name))
     assert status == 200, answer
     (tmp_path / "a.wav").write_bytes(wav)
     assert answer["text"] == recognizer.transcribe(tmp_path / "a.wav").text
-    assert not uploads() - before
+    assert list(temporary.iterdir()) == []
 
 
 def test_hostile_files_are_refused_without_a_mistake_of_ours(recognizer, tmp_path):
@@ -373,9 +377,8 @@ def test_unknown_addresses_and_methods_get_the_same_kind_of_error(plain):
 # --- clients that go away ---
 
 
-def test_clients_that_go_away_leave_nothing_behind(recognizer, wav, caplog):
+def test_clients_that_go_away_leave_nothing_behind(recognizer, wav, caplog, temporary):
     slow = Slow(recognizer)
-    before = uploads()
     with serving({"gru": Host("gru", slow)}) as url:
         netloc = url.removeprefix("http://")
         body = form(wav)
@@ -396,7 +399,7 @@ def test_clients_that_go_away_leave_nothing_behind(recognizer, wav, caplog):
         assert 'status="499"' in metrics_of(netloc)
     gc.collect()
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
-    assert not uploads() - before
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_long_recording_is_given_up_when_its_client_has_gone(recognizer, wav):
@@ -420,7 +423,7 @@ def test_a_long_recording_is_given_up_when_its_client_has_gone(recognizer, wav):
         assert send(netloc, form(wav))[0] == 200
 
 
-def test_a_client_of_events_that_goes_away_gives_its_place_up(recognizer, wav, tmp_path):
+def test_a_client_of_events_that_goes_away_gives_its_place_up(recognizer, wav, tmp_path, temporary):
     slow = Slow(recognizer)
     (tmp_path / "a.wav").write_bytes(wav)
     passage = recognizer.transcribe(tmp_path / "a.wav")
@@ -434,7 +437,6 @@ def test_a_client_of_events_that_goes_away_gives_its_place_up(recognizer, wav, t
         return recognizer.transcribe_all(sources, **options)
 
     slow.transcribe_all = transcribe_all
-    before = uploads()
     with serving({"gru": Host("gru", slow)}) as url:
         netloc = url.removeprefix("http://")
         with connect(netloc) as client:
@@ -445,7 +447,7 @@ def test_a_client_of_events_that_goes_away_gives_its_place_up(recognizer, wav, t
                 told += client.recv(65536)
             assert b"text/event-stream" in told and b'"transcript.text.delta"' in told
         assert send(netloc, form(wav))[0] == 200
-        wait_until(lambda: uploads() == before)
+        wait_until(lambda: list(temporary.iterdir()) == [])
 
 
 # --- the log and the counters ---
