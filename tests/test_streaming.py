@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -229,6 +230,23 @@ def test_cuts_between_samples_change_no_final_result(recognizer: Recognizer, chu
     assert any(result.text for result in whole)
     assert len(whole) > 1
     assert cut == whole
+
+
+def test_a_network_that_was_not_trained_on_joined_utterances_begins_anew_in_a_pause(recognizer: Recognizer) -> None:
+    rng = np.random.default_rng(0)
+    wave_n = np.concatenate([tones("BADE", rng), noise(0.5, amplitude=0.01), tones("DEAB", rng)])
+
+    (result,) = finals(run(recognizer, pieces([1600] * 60, wave_n)))
+    apart = finals(run(recognizer, [wave_n], rules=Rules(pause_s=0.7)))
+
+    assert [one.text != "" for one in apart] == [True, True]
+    assert result.text == " ".join(one.text for one in apart)
+    assert result.words == apart[0].words + apart[1].words
+
+    model = replace(recognizer.model, training={"joined": 0.33})
+    (result,) = finals(run(Recognizer(model, no_speech_threshold=1.0), pieces([1600] * 60, wave_n)))
+    whole = recognizer.decoder.decode(recognizer.log_probs(wave_n))[0]
+    assert (result.text.split(), result.log_prob) == (whole.text.split(), whole.log_prob)
 
 
 def test_passages_follow_each_other_without_gaps(recognizer: Recognizer) -> None:

@@ -8,6 +8,8 @@ Axes: s steps, n samples.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from asr.data.audio import Wave
@@ -17,6 +19,8 @@ from asr.streaming.results import Rules
 #: pause may be: at half as long again, it is cut after any step without a token
 _PAUSE_S = 0.3
 _PATIENCE = 0.5
+#: after a pause of this length the network begins anew, if it was not trained to go on after one
+_FRESH_S = 0.7
 #: of a silence in which nothing was said, so much is heard again
 _KEPT_S = 0.4
 
@@ -47,6 +51,10 @@ class EndPoints:
         if not self.has_tokens:
             return pause_s >= self._rules.silence_s
         return pause_s >= self._rules.pause_s or (self.pause > 0 and pause_s >= self._least_pause_s())
+
+    def is_stale(self) -> bool:
+        """Return true, once in each pause, if a network that cannot go on after a pause should begin anew."""
+        return self.has_tokens and self.pause == math.ceil(_FRESH_S / self._step_s)
 
     @property
     def is_sentence_end(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +18,7 @@ from asr.decode.choose import Decoder
 from asr.decode.greedy import best_path, words_with_times
 from asr.decode.types import Hypothesis, LogProbs
 from asr.model.contract import AcousticModel
-from asr.recordings.longform import longest_piece_s
+from asr.recordings.longform import longest_piece_s, pause_log_probs
 from asr.recordings.speech import STRETCH_S, corrected, no_speech_prob
 from asr.streaming.endpoints import EndPoints
 from asr.streaming.results import Result, Rules
@@ -41,9 +42,29 @@ class Setup:
         return self.model.extractor.hop * self.model.network.stride
 
     @cached_property
+    def begins_anew(self) -> bool:
+        """True if the network was not trained to go on after a pause, as it is on joined utterances."""
+        return not self.model.training.get("joined")
+
+    @cached_property
+    def pause_v(self) -> LogProbs:
+        """The step that stands for a pause."""
+        return pause_log_probs(self.model.tokenizer)
+
+    @cached_property
     def silent(self) -> frozenset[int]:
         """Tokens that say nothing."""
         return frozenset({BLANK_ID} | {1 + i for i, symbol in enumerate(self.model.tokenizer.symbols) if symbol == " "})
+
+
+class After(Enum):
+    """What is to be done after some steps."""
+
+    NOTHING = 0
+    #: the network begins anew, the passage goes on
+    FRESH = 1
+    #: the passage has ended
+    END = 2
 
 
 class Passage:
@@ -78,8 +99,8 @@ class Passage:
         """Keep samples that are going through the network."""
         self._held_n = np.concatenate([self._held_n, wave_n])
 
-    def hear(self, log_probs_sv: LogProbs) -> bool:
-        """Take the next steps; return true if the passage ends inside them, so that those after it do not count."""
+    def hear(self, log_probs_sv: LogProbs) -> After:
+        """Take the next steps, up to one after which something else is to be done: those behind it do not count."""
         path_s, best_s = best_path(log_probs_sv)
         for i, (token, log_prob) in enumerate(zip(path_s.tolist(), best_s.tolist(), strict=True)):
             if token != BLANK_ID:
@@ -90,16 +111,20 @@ class Passage:
                 self._judge()
             if is_end:
                 self._text.feed(log_probs_sv[: i + 1])
-                return True
+                return After.END
+            if self._setup.begins_anew and self._ends.is_stale():
+                # A network writes the space before a word only if it has heard the word before that.
+                self._text.feed(np.concatenate([log_probs_sv[:i], self._setup.pause_v[None]]))
+                return After.FRESH
         if len(log_probs_sv):
             self._text.feed(log_probs_sv)
             self._forget()
-        return False
+        return After.NOTHING
 
     def _judge(self) -> None:
         """Decide whether anybody speaks, by the last seconds that were heard up to this step."""
         rate_hz = self._setup.model.audio.sample_rate_hz
-        heard_n = self._held_n[: self._ends.steps * self._setup.samples_per_step - self._held_from_n]
+        heard_n = self._held_n[: self._heard_n - self._held_from_n]
         no_speech = no_speech_prob(heard_n[-round(STRETCH_S * rate_hz) :], rate_hz)
         sureness = self._sureness / max(1, self._num_tokens)
         self._is_speech = corrected(no_speech, sureness) <= self._setup.no_speech_threshold
@@ -110,10 +135,14 @@ class Passage:
         keep_from_n = self._pause_from_n
         if not self._is_speech:
             judged_n = round(STRETCH_S * self._setup.model.audio.sample_rate_hz)
-            keep_from_n = min(keep_from_n, self._ends.steps * self._setup.samples_per_step - judged_n)
+            keep_from_n = min(keep_from_n, self._heard_n - judged_n)
         keep_from_n = max(keep_from_n, self._held_from_n)
         self._held_n = self._held_n[keep_from_n - self._held_from_n :]
         self._held_from_n = keep_from_n
+
+    @property
+    def _heard_n(self) -> int:
+        return self._ends.steps * self._setup.samples_per_step
 
     @property
     def _pause_from_n(self) -> int:
@@ -126,23 +155,37 @@ class Passage:
             return None
         hypothesis, stable = found
         self._shown = _tidy(hypothesis.text)
-        return self._result(hypothesis, self._ends.steps, _tidy(stable), final=False)
+        return self._result(hypothesis, self._heard_n, stable, final=False)
+
+    def _cut_n(self) -> int:
+        """Return where in its pause the passage is cut."""
+        per_step = self._setup.samples_per_step
+        return self._ends.cut_step(self._held_n[self._pause_from_n - self._held_from_n :], per_step) * per_step
 
     def cut(self) -> tuple[Result, Wave, int]:
         """End the passage in its pause; return its result, the samples after it, and where those are in the stream."""
-        per_step = self._setup.samples_per_step
-        pause_n = self._held_n[self._pause_from_n - self._held_from_n :]
-        steps = self._ends.cut_step(pause_n, per_step)
-        result = self._final(steps)
-        return result, self._held_n[steps * per_step - self._held_from_n :], self._start_n + steps * per_step
+        cut_n = self._cut_n()
+        return self._final(cut_n), self._held_n[cut_n - self._held_from_n :], self._start_n + cut_n
+
+    def refresh(self) -> tuple[Wave, int]:
+        """Go on with a network that begins anew in the pause.
+
+        Returns:
+            The samples that it hears first, and how many of its steps the passage has heard already.
+        """
+        cut_n = self._cut_n()
+        rest_n = self._held_n[cut_n - self._held_from_n :]
+        self._held_n = self._held_n[: cut_n - self._held_from_n]
+        return rest_n, self._ends.steps - cut_n // self._setup.samples_per_step
 
     def finish(self) -> tuple[Result, int]:
         """End the passage with the audio; return its result, and where that is in the stream."""
-        result = self._final(self._ends.steps)
+        num_samples = self._held_from_n + len(self._held_n)
+        result = self._final(num_samples)
         self.context = []
-        return result, self._start_n + self._held_from_n + len(self._held_n)
+        return result, self._start_n + num_samples
 
-    def _final(self, steps: int) -> Result:
+    def _final(self, end_n: int) -> Result:
         if not self._is_speech and self._ends.has_tokens:
             self._judge()
         hypothesis = self._text.final()
@@ -150,20 +193,23 @@ class Passage:
             hypothesis = Hypothesis("", 0.0, ())
         if not self._ends.is_sentence_end:
             self.context = context_of(hypothesis, self._setup.model.tokenizer)
-        return self._result(hypothesis, steps, _tidy(hypothesis.text), final=True)
+        return self._result(hypothesis, end_n, hypothesis.text, final=True)
 
-    def _result(self, hypothesis: Hypothesis, steps: int, stable: str, *, final: bool) -> Result:
+    def _result(self, hypothesis: Hypothesis, end_n: int, stable: str, *, final: bool) -> Result:
+        """Return a result that covers the passage's samples up to ``end_n``."""
         model = self._setup.model
-        start_s = self._start_n / model.audio.sample_rate_hz
+        rate_hz = model.audio.sample_rate_hz
+        start_s, end_s = self._start_n / rate_hz, (self._start_n + end_n) / rate_hz
         starts_s = start_s + model.step_s * np.arange(self._ends.steps, dtype=np.float64)
-        words = words_with_times(hypothesis, model.tokenizer, (starts_s, starts_s + model.step_s))
-        text = _tidy(hypothesis.text)
+        # The last step may reach beyond the last sample by part of a step.
+        clock = starts_s, np.minimum(starts_s + model.step_s, end_s)
+        text, stable = _tidy(hypothesis.text), _tidy(stable)
         return Result(
             text=text,
             final=final,
             start_s=round(start_s, 3),
-            end_s=round(start_s + steps * model.step_s, 3),
-            words=tuple(words),
+            end_s=round(end_s, 3),
+            words=tuple(words_with_times(hypothesis, model.tokenizer, clock)),
             stable=len(stable) if text.startswith(stable) else 0,
             log_prob=hypothesis.log_prob,
         )

@@ -22,7 +22,7 @@ from asr.machine import num_threads, pool_of
 from asr.recordings.arrays import check_rate, live_samples
 from asr.streaming.contract import AnyRecognizer
 from asr.streaming.engines import engine_of, why_not
-from asr.streaming.passage import Passage, Setup
+from asr.streaming.passage import After, Passage, Setup
 from asr.streaming.pieces import PiecePool
 from asr.streaming.results import Result, Rules
 from asr.utterance import Features
@@ -79,6 +79,8 @@ class PoolStream:
         setup = self._pool.setup
         self._passage = Passage(setup, self._rules, start_n, context or [])
         self._state, self._front_end = self._pool.engine.begin()
+        #: steps of a network that has begun anew which the passage has heard from the one before
+        self._known_steps = 0
 
     @property
     def has_work(self) -> bool:
@@ -105,21 +107,27 @@ class PoolStream:
 
     def hear(self, log_probs_sv: LogProbs, is_last: bool) -> list[Result]:
         """Return what is new with these steps."""
-        if self._passage.hear(log_probs_sv):
+        known, self._known_steps = self._known_steps, max(0, self._known_steps - len(log_probs_sv))
+        after = self._passage.hear(log_probs_sv[known:])
+        if after is After.END:
             result, rest_n, cut_n = self._passage.cut()
             self._next_n = np.concatenate([rest_n, self._next_n])
             self._begin(cut_n, self._passage.context)
-        elif is_last:
+            return [result]
+        if after is After.NOTHING and is_last:
             result, end_n = self._passage.finish()
             self.is_done = self._queue.popleft() is _Mark.FINISH
             if self.is_done:
                 self._pool.forget(self)
             else:
                 self._begin(end_n)
-        else:
-            partial = self._passage.partial()
-            return [] if partial is None else [partial]
-        return [result]
+            return [result]
+        if after is After.FRESH:
+            rest_n, self._known_steps = self._passage.refresh()
+            self._next_n = np.concatenate([rest_n, self._next_n])
+            self._state, self._front_end = self._pool.engine.begin()
+        partial = self._passage.partial()
+        return [] if partial is None else [partial]
 
     def _at_model_rate(self, samples: Any) -> Wave:
         if self._rate_hz == self._model_hz:

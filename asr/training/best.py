@@ -140,6 +140,7 @@ class BestModels:
             seed=self.cfg.seed,
             train_hours=round(sum(seconds) / 3600, 3),
             longest_s=self.data.longest_of(max(0, progress.epoch - 1)),
+            joined=self.data.cfg.augment.joined.share,
             dropped=len(self.data.dropped) + len(self.data.late),
             seconds=round(progress.seconds, 1),
             **self.facts,
