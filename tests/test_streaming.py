@@ -351,7 +351,8 @@ def test_beam_search_streams_with_the_scores_of_the_whole(searching: Recognizer)
 
     (result,) = finals(run(searching, pieces([700] * 10, wave_n)))
 
-    assert result.text == expected.text != ""
+    assert (result.text, result.log_prob) == (expected.text, pytest.approx(expected.log_prob))
+    assert result.text
     assert [word.confidence for word in result.words] == [word.confidence for word in expected.words]
 
 

@@ -211,7 +211,7 @@ class Passage:
             end_s=round(end_s, 3),
             words=tuple(words_with_times(hypothesis, model.tokenizer, clock)),
             stable=len(stable) if text.startswith(stable) else 0,
-            log_prob=hypothesis.log_prob,
+            log_prob=hypothesis.score,
         )
 
 
