@@ -22,7 +22,7 @@ from asr.decode.choose import Decoder, greedy_decoder
 from asr.decode.greedy import words_with_times
 from asr.decode.options import DecoderOptions
 from asr.decode.types import LogProbs
-from asr.errors import AsrError, DataError
+from asr.errors import AsrError, ConfigError, DataError
 from asr.infer import log_probs, pipeline
 from asr.machine import usable_cores
 from asr.model.contract import AcousticModel
@@ -222,19 +222,29 @@ class Recognizer:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def stream(self, rate_hz: int, rules: Rules = Rules()) -> Stream:
+    def stream(self, rate_hz: int, rules: Rules = Rules(), hotwords: Mapping[str, float] | None = None) -> Stream:
         """Begin a live stream of samples at a rate, which become text while they come.
 
         Args:
             rules: say when a passage of the text is final.
+            hotwords: words to expect in this stream, with their weights, besides those of the decoder.
 
         Raises:
-            ConfigError: the model does not stream.
+            ConfigError: the model does not stream; it cannot write one of the hotwords, or its decoder is greedy.
             DataError: no speech has that rate.
         """
         from asr.streaming.stream import Stream
 
-        return Stream(self, rate_hz, rules)
+        if not hotwords:
+            return Stream(self, rate_hz, rules)
+        with_hotwords = self.decoder.with_hotwords
+        if with_hotwords is None:
+            raise ConfigError("hotwords need the beam search, and the decoder is greedy", key="hotwords")
+        return Stream(self.with_decoder(with_hotwords(hotwords)), rate_hz, rules)
+
+    def with_decoder(self, decoder: Decoder) -> Recognizer:
+        """Return a recognizer of the same model with another decoder."""
+        return Recognizer(self.model, decoder, self.no_speech_threshold)
 
     def load_wave(self, source: Source) -> Wave:
         """Return all samples of a recording at the model's rate. Shapes: (n,).

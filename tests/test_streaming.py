@@ -30,6 +30,7 @@ from tests.builders import Wave, noise, sine, tones
 from tests.models import save_random_model, save_streaming_model
 from tests.test_fast import BF16, network, utterances
 
+ONE_WAY = ("model.bidirectional=false", "features.normalization=corpus")
 SMALL = ConvConfig(channels=3, kernel_tf=(5, 3), stride_tf=(2, 2))
 STRIDES = (ConvConfig(channels=5, kernel_tf=(11, 5), stride_tf=(2, 1)), ConvConfig(channels=4, kernel_tf=(3, 3)))
 NETWORKS = {
@@ -389,6 +390,28 @@ def test_a_context_moves_the_language_model_and_is_no_part_of_the_answer(backend
     assert answers == ["B", "D"]
 
 
+def test_hotwords_of_one_stream_are_those_of_its_transcription(folder: Path) -> None:
+    recognizer = Recognizer.load(folder, "cpu", no_speech_threshold=1.0)
+    wave_n = tones("BADE", np.random.default_rng(0))
+    hotwords = {"dab": 30.0}
+    assert recognizer.decoder.with_hotwords is not None
+    expecting = recognizer.with_decoder(recognizer.decoder.with_hotwords(hotwords))
+    expected = expecting.transcribe(wave_n, 16000)
+
+    stream = recognizer.stream(16000, hotwords=hotwords)
+    (result,) = finals(
+        [result for piece_n in pieces([700] * 10, wave_n) for result in stream.feed(piece_n)] + stream.finish()
+    )
+
+    assert (result.text, result.log_prob) == (expected.text, expected.log_prob)
+    assert [word.confidence for word in result.words] == [word.confidence for word in expected.words]
+    assert result.text != recognizer.transcribe(wave_n, 16000).text
+    with pytest.raises(ConfigError, match=r"hotword.*'é'"):
+        recognizer.stream(16000, hotwords={"é": 1.0})
+    with pytest.raises(ConfigError, match="hotwords need the beam search, and the decoder is greedy"):
+        Recognizer(recognizer.model).stream(16000, hotwords=hotwords)
+
+
 # --- pools ---
 
 
@@ -424,6 +447,25 @@ def test_streams_of_a_pool_get_what_each_would_get_alone(
     assert len(pool) == 0
     for own, wave_n in zip(got, waves, strict=True):
         assert finals(own) == finals(run(recognizer, [wave_n]))
+
+
+@pytest.mark.parametrize("settings_", [ONE_WAY, ()], ids=["streams", "transcribes pieces"])
+def test_streams_of_a_pool_may_have_decoders_of_their_own(tmp_path: Path, settings_: tuple[str, ...]) -> None:
+    recognizer = Recognizer.load(save_random_model(tmp_path / "m", *settings_), "cpu", no_speech_threshold=1.0)
+    wave_n = tones("BADE", np.random.default_rng(0))
+    assert recognizer.decoder.with_hotwords is not None
+    decoders = [recognizer.decoder, *(recognizer.decoder.with_hotwords({word: 30.0}) for word in ("dab", "b"))]
+
+    pool = open_pool(recognizer)
+    streams = [pool.open(16000, decoder=decoder) for decoder in (None, *decoders[1:], decoders[1])]
+    for stream in streams:
+        stream.push(wave_n)
+        stream.finish()
+    texts = {id(stream): result.text for stream, results in pool.tick() for result in results if result.final}
+
+    expected = [recognizer.with_decoder(decoder).transcribe(wave_n, 16000).text for decoder in decoders]
+    assert len(set(expected)) == 3
+    assert [texts[id(stream)] for stream in streams] == [*expected, expected[1]]
 
 
 def test_a_stream_that_is_closed_leaves_the_pool_and_its_results(recognizer: Recognizer) -> None:

@@ -20,3 +20,6 @@ class AnyRecognizer(Protocol):
 
     def transcribe_all(self, sources: Iterable[Source], /) -> Iterator[Transcript | Failure]:
         """Yield transcripts of recordings in their order."""
+
+    def with_decoder(self, decoder: Decoder, /) -> AnyRecognizer:
+        """Return a recognizer of the same model with another decoder."""

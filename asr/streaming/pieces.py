@@ -8,7 +8,7 @@ Axes: n samples, c cells of 10 ms.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from asr.decode.choose import Decoder
 from asr.recordings.arrays import check_rate, live_samples
 from asr.recordings.levels import CELLS_PER_S, Levels, LiveLevels, cell_samples
 from asr.recordings.pauses import without_clicks
@@ -47,8 +48,9 @@ class _Passage:
 class PieceStream:
     """Hold a live stream: the samples that wait for the pool's next tick, and the passage that has begun."""
 
-    def __init__(self, pool: PiecePool, rate_hz: int, rules: Rules) -> None:
+    def __init__(self, pool: PiecePool, rate_hz: int, rules: Rules, decoder: Decoder | None) -> None:
         self.rate_hz = rate_hz
+        self.decoder = decoder
         self.is_done = False
         #: why a passage of the stream could not be transcribed
         self.failure = ""
@@ -167,13 +169,16 @@ class PiecePool:
         self._recognizer = recognizer
         self._streams: dict[PieceStream, None] = {}
 
-    def open(self, rate_hz: int, rules: Rules = Rules()) -> PieceStream:
+    def open(self, rate_hz: int, rules: Rules = Rules(), decoder: Decoder | None = None) -> PieceStream:
         """Begin a stream of samples at a rate.
+
+        Args:
+            decoder: for this stream alone; default: the recognizer's.
 
         Raises:
             DataError: a rate that no speech has.
         """
-        stream = PieceStream(self, check_rate(rate_hz), rules)
+        stream = PieceStream(self, check_rate(rate_hz), rules, decoder)
         self._streams[stream] = None
         return stream
 
@@ -184,21 +189,23 @@ class PiecePool:
     def tick(self) -> list[tuple[PieceStream, list[Result]]]:
         """Do all that is queued, and return the streams that have new results or are done, with those results.
 
-        The passages of all streams are transcribed together. A stream of which one cannot be transcribed (it does not
-        fit into the memory) is done, and its ``failure`` says why.
+        The passages of all streams that have one decoder are transcribed together. A stream of which one cannot be
+        transcribed (it does not fit into the memory) is done, and its ``failure`` says why.
 
         Raises:
             AsrError: the model is broken.
         """
         active = {stream: list(stream.passages()) for stream in list(self._streams)}
-        sources = [(p.wave_n, stream.rate_hz) for stream, passages in active.items() for p in passages if len(p.wave_n)]
-        transcripts = iter(self._recognizer.transcribe_all(sources) if sources else ())
+        sources: dict[Decoder | None, list[tuple[Wave, int]]] = defaultdict(list)
+        for stream, passages in active.items():
+            sources[stream.decoder] += [(p.wave_n, stream.rate_hz) for p in passages if len(p.wave_n)]
+        transcripts = {decoder: self._transcribe(decoder, waves) for decoder, waves in sources.items()}
 
         out = []
         for stream, passages in active.items():
             results: list[Result] = []
             for passage in passages:
-                transcript = next(transcripts) if len(passage.wave_n) else None
+                transcript = next(transcripts[stream.decoder]) if len(passage.wave_n) else None
                 if isinstance(transcript, Failure):
                     stream.failure = transcript.why
                     stream.is_done = True
@@ -209,6 +216,12 @@ class PiecePool:
             if results or stream.is_done:
                 out.append((stream, results))
         return out
+
+    def _transcribe(self, decoder: Decoder | None, waves: list[tuple[Wave, int]]) -> Iterator[Transcript | Failure]:
+        if not waves:
+            return iter(())
+        recognizer = self._recognizer if decoder is None else self._recognizer.with_decoder(decoder)
+        return iter(list(recognizer.transcribe_all(waves)))
 
 
 def _result(passage: _Passage, rate_hz: int, transcript: Transcript | None) -> Result:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.data.audio import Wave
+from asr.decode.choose import Decoder
 from asr.decode.types import LogProbs
 from asr.machine import num_threads, pool_of
 from asr.recordings.arrays import check_rate, live_samples
@@ -43,11 +45,12 @@ class _Mark(Enum):
 class PoolStream:
     """One stream of a pool. Its methods queue, from any thread; ``StreamPool.tick`` does the work."""
 
-    def __init__(self, pool: StreamPool, rate_hz: int, rules: Rules) -> None:
+    def __init__(self, pool: StreamPool, rate_hz: int, rules: Rules, decoder: Decoder | None) -> None:
         self._pool = pool
+        self._setup = pool.setup if decoder is None else replace(pool.setup, decoder=decoder)
         self._rules = rules
         self._rate_hz = rate_hz
-        self._model_hz = pool.setup.model.audio.sample_rate_hz
+        self._model_hz = self._setup.model.audio.sample_rate_hz
         self._queue: deque[Wave | _Mark] = deque()
         self._resampler: Any = None
         #: samples of the model's rate that go through the network next
@@ -76,8 +79,7 @@ class PoolStream:
         self._pool.forget(self)
 
     def _begin(self, start_n: int, context: list[int] | None = None) -> None:
-        setup = self._pool.setup
-        self._passage = Passage(setup, self._rules, start_n, context or [])
+        self._passage = Passage(self._setup, self._rules, start_n, context or [])
         self._state, self._front_end = self._pool.engine.begin()
         #: steps of a network that has begun anew which the passage has heard from the one before
         self._known_steps = 0
@@ -153,13 +155,16 @@ class StreamPool:
         self._streams: list[PoolStream] = []
         self._lock = threading.Lock()
 
-    def open(self, rate_hz: int, rules: Rules = Rules()) -> PoolStream:
+    def open(self, rate_hz: int, rules: Rules = Rules(), decoder: Decoder | None = None) -> PoolStream:
         """Begin a stream of samples at a rate.
+
+        Args:
+            decoder: for this stream alone, as ``Decoder.with_hotwords`` makes one; default: the recognizer's.
 
         Raises:
             DataError: no speech has that rate.
         """
-        stream = PoolStream(self, check_rate(rate_hz), rules)
+        stream = PoolStream(self, check_rate(rate_hz), rules, decoder)
         with self._lock:
             self._streams.append(stream)
         return stream
