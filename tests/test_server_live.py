@@ -31,7 +31,8 @@ pytest.importorskip("websockets", reason="needs the extra 'server'")
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from asr.server.host import Host
+from asr.server.errors import ApiError
+from asr.server.host import Host, read_hotwords
 from asr.server.live import Session, Update
 from asr.server.samples import Samples
 from asr.server.settings import Settings
@@ -80,6 +81,11 @@ def texts_of(recognizer: Recognizer, pcm_n: Any, rules: Rules = Rules(), rate_hz
     stream.push(pcm_n)
     stream.finish()
     return [result for _, results in pool.tick() for result in results if result.final]
+
+
+def expecting(recognizer: Recognizer, **hotwords: float) -> Recognizer:
+    assert recognizer.decoder.with_hotwords is not None
+    return recognizer.with_decoder(recognizer.decoder.with_hotwords(hotwords))
 
 
 def said(results: list[Result]) -> list[str]:
@@ -166,6 +172,29 @@ def test_deepgrams_finalize_is_answered_also_where_nothing_is_left(deepgram, pcm
     assert flags.count(True) == 2
 
 
+@pytest.mark.parametrize("model", ["streaming", "whole"])
+@pytest.mark.parametrize("wishes", [{"keyterm": ["dab:30", "cad"]}, {"keyterm": "cad", "keywords": "dab:30"}])
+def test_deepgrams_keyterms_are_expected_in_their_stream_alone(deepgram, recognizers, pcm_n, model, wishes):
+    *results, _ = deepgram(list(chunks(pcm_n)), model=model, **wishes)
+    got = [result.channel.alternatives[0].transcript for result in results]
+    wanted = said(texts_of(expecting(recognizers[model], dab=30.0, cad=10.0), pcm_n))
+    plain = said(texts_of(recognizers[model], pcm_n))
+    assert [text for text in got if text] == wanted != plain
+
+    *results, _ = deepgram(list(chunks(pcm_n)), model=model)
+    got = [result.channel.alternatives[0].transcript for result in results]
+    assert [text for text in got if text] == plain
+
+
+def test_hotwords_are_refused_where_greedy_decoding_was_asked_for_and_beyond_a_thousand(recognizers):
+    recognizer = recognizers["streaming"]
+    with pytest.raises(ApiError, match="'keyterm' needs the beam search"):
+        read_hotwords(["dab"], Host("plain", Recognizer(recognizer.model)), "keyterm")
+    with pytest.raises(ApiError, match="'keyterm' has 1,001 words; at most 1,000"):
+        read_hotwords(["dab"] * 1001, Host("streaming", recognizer), "keyterm")
+    assert read_hotwords(["dab"] * 1000, Host("streaming", recognizer)) == (("dab", 10.0),)
+
+
 def test_deepgrams_utterance_end_and_speech_started_come_if_asked_for(deepgram, pcm_n):
     quiet = np.round(noise(2.0, amplitude=0.01) * 32767).astype("<i2")
     messages = deepgram(
@@ -192,6 +221,8 @@ def test_deepgrams_utterance_end_and_speech_started_come_if_asked_for(deepgram, 
         ("encoding=linear16&sample_rate=10", 400, "10"),
         ("encoding=linear16&sample_rate=16000&punctuate=true", 400, "punctuate"),
         ("encoding=linear16&sample_rate=16000&keyterm=rhubarb", 400, "keyterm"),
+        ("encoding=linear16&sample_rate=16000&keyterm=dab+cad", 400, "white space"),
+        ("encoding=linear16&sample_rate=16000&keywords=dab:loud", 400, "dab:loud"),
         ("encoding=linear16&sample_rate=16000&channels=2", 400, "channels"),
         ("encoding=linear16&sample_rate=16000&intrim_results=true", 400, "did you mean 'interim_results'"),
         ("encoding=linear16&sample_rate=16000&interim_results=yes", 400, "interim_results"),
@@ -345,6 +376,28 @@ def test_openais_turns_end_in_pauses_each_with_an_item_of_its_own(openai, recogn
     assert [event.previous_item_id for event in committed] == [None, *(event.item_id for event in committed[:-1])]
 
 
+@pytest.mark.parametrize("model", ["streaming", "whole"])
+def test_openais_keywords_are_expected_in_the_session(openai, recognizers, pcm_n, model):
+    heard_n = as_24khz(pcm_n)
+    session = update(None, model, transcription={"model": model, "keywords": ["dab:30"]})
+    wanted = " ".join(said(texts_of(expecting(recognizers[model], dab=30.0), heard_n, rate_hz=24000)))
+    assert converse(openai, session, list(chunks(heard_n)), 1)[-1].transcript == wanted
+    assert wanted != " ".join(said(texts_of(recognizers[model], heard_n, rate_hz=24000)))
+
+
+def test_openais_keywords_stay_until_others_are_given(openai):
+    with openai.realtime.connect(extra_query={"intent": "transcription"}) as connection:
+        connection.recv()
+        seen = []
+        for more in ({"keywords": ["dab"]}, {"model": "whole"}, {"keywords": ["a b"]}, {}, {"keywords": []}):
+            connection.session.update(session=update(None, transcription=more))
+            event = connection.recv()
+            seen.append(
+                event.error.param if event.type == "error" else event.session.audio.input.transcription.keywords
+            )
+    assert seen == [["dab"], ["dab"], "session.audio.input.transcription.keywords", ["dab"], None]
+
+
 def test_openais_items_are_kept_apart_however_fast_they_come(openai, recognizers, pcm_n):
     heard_n = as_24khz(pcm_n)[:30000]
     with openai.realtime.connect(extra_query={"intent": "transcription"}) as connection:
@@ -400,6 +453,9 @@ def test_openais_log_probabilities_are_those_of_the_words(openai, pcm_n):
             "session.audio.input.turn_detection.silence_duration_ms",
         ),
         (update(None, transcription={"prompt": "names"}), "session.audio.input.transcription.prompt"),
+        (update(None, transcription={"keywords": "dab"}), "session.audio.input.transcription.keywords"),
+        (update(None, transcription={"keywords": ["rhubarb"]}), "session.audio.input.transcription.keywords"),
+        (update(None, transcription={"keywords": ["dab:x", {}]}), "session.audio.input.transcription.keywords"),
         (update(None, transcription={"language": "de"}), "language"),
         (update(None, transcription={"model": "whisper-1"}), "model"),
         (update(None, format={"type": "audio/opus"}), "session.audio.input.format.type"),
@@ -604,6 +660,7 @@ NAMES += (
     "reset",
     "event_id",
     "phrase_list",
+    "keywords",
 )
 KINDS = ("session.update", "input_audio_buffer.append", "input_audio_buffer.commit", "input_audio_buffer.clear")
 KINDS += ("Finalize", "KeepAlive", "transcription", "server_vad", "audio/pcmu")

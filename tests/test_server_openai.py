@@ -196,14 +196,14 @@ def test_diarized_events_are_segments(create, known):
 
 
 def test_hotwords_change_the_text_as_the_command_does(create, recognizer, sounds):
-    expecting = Recognizer(recognizer.model, recognizer.decoder.with_hotwords({"dab": 30.0}), 1)
+    expecting = recognizer.with_decoder(recognizer.decoder.with_hotwords({"dab": 30.0}))
     wanted = expecting.transcribe(sounds[1]).text
     assert wanted != recognizer.transcribe(sounds[1]).text
     assert create(file=sounds[1], extra_body={"hotwords": ["dab:30"]}).text == wanted
 
 
 def test_keywords_are_hotwords(create, recognizer, sounds):
-    expecting = Recognizer(recognizer.model, recognizer.decoder.with_hotwords({"dab": 10.0}), 1)
+    expecting = recognizer.with_decoder(recognizer.decoder.with_hotwords({"dab": 10.0}))
     assert create(file=sounds[1], keywords=["dab"]).text == expecting.transcribe(sounds[1]).text
 
 

@@ -392,7 +392,7 @@ def test_a_file_that_cannot_be_used_is_one_line_and_the_others_are_done(page, re
 def test_hotwords_are_sent_with_a_file(page, recognizers, file):
     recognizer = recognizers["one-way"]
     plain = words_of(recognizer.transcribe(file))
-    expecting = Recognizer(recognizer.model, recognizer.decoder.with_hotwords({"dab": 30.0, "bad": 30.0}), 1.0)
+    expecting = recognizer.with_decoder(recognizer.decoder.with_hotwords({"dab": 30.0, "bad": 30.0}))
     expected = words_of(expecting.transcribe(file))
     page.do("document.getElementById('hotwords').value = 'dab:30, bad:30,'; 0")
     assert transcribe(page, file) == expected != plain
@@ -460,6 +460,37 @@ def test_words_appear_while_somebody_speaks_and_are_those_of_the_library(page, r
     click(page, "article .words button")
     page.wait("window.played.length === 1")
     assert not page.logged
+
+
+@pytest.mark.parametrize("model", ["one-way", "two-way"])
+def test_hotwords_are_expected_in_live_sound(page, recognizers, tmp_path, model):
+    recognizer = recognizers[model]
+    expecting = recognizer.with_decoder(recognizer.decoder.with_hotwords({"dab": 30.0, "bad": 30.0}))
+    page.do(f"document.getElementById('model').value = '{model}'; document.getElementById('model').onchange()")
+    page.do("document.getElementById('hotwords').value = 'dab:30, bad:30,'; 0")
+    record(page, 2)
+    samples_n = saved_sound(page, tmp_path / "a.wav")
+    assert page.do(WORDS) == live_words(expecting, samples_n) != live_words(recognizer, samples_n)
+
+
+def test_hotwords_that_the_model_cannot_write_are_one_line(page):
+    page.do("document.getElementById('hotwords').value = 'rhubarb'; 0")
+    record(page)
+    assert "check the names and terms (single words, in the model's letters)" in page.do(ERROR)
+    assert page.do("document.querySelector('article') === null")
+
+
+def test_hotwords_that_are_hidden_are_not_sent(browser, recognizers, file):
+    greedy = Recognizer(recognizers["one-way"].model, no_speech_threshold=1.0)
+    both = {"one-way": recognizers["one-way"], "greedy": greedy}
+    with serving_page(both) as (address, _), browser.page(address, before=WATCHED) as page:
+        page.wait(READY)
+        page.do("document.getElementById('hotwords').value = 'dab:30'; 0")
+        page.do("document.getElementById('model').value = 'greedy'; document.getElementById('model').onchange()")
+        assert page.do("document.getElementById('hotwords').parentElement.hidden")
+        assert transcribe(page, file) == words_of(greedy.transcribe(file))
+        record(page)
+        assert page.do(WORDS)
 
 
 def test_what_is_recorded_is_what_the_microphone_gave(page, tmp_path):

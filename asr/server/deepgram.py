@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from asr.decode.choose import Decoder
 from asr.decode.types import TimedWord
 from asr.server.deepgram_query import Wishes, read_wishes, refusal
 from asr.server.errors import ApiError
@@ -21,21 +22,22 @@ from asr.server.forms import check_language
 from asr.server.host import Host, find_host
 from asr.server.live import Session, Update
 from asr.server.samples import Samples
-from asr.server.sockets import Conversation, check_room
+from asr.server.sockets import Conversation, check_room, decoder_expecting
 from asr.streaming.results import Result
 
 
 async def listen(socket: WebSocket) -> None:
     """Take a live stream; what cannot be honoured is refused before it begins, by name."""
     try:
-        wishes = read_wishes(dict(socket.query_params))
+        wishes = read_wishes(socket.query_params)
         host = find_host(socket.app.state.hosts, wishes.model)
         check_language([wishes.language] if wishes.language else [], host.language)
         check_room(socket.app.state.hosts, socket.app.state.settings)
+        decoder = await decoder_expecting(host, wishes.keyterms, "keyterm")
     except ApiError as error:
         await socket.send_denial_response(refusal(error, socket.scope["state"]["request_id"]))
         return
-    await _Listening(socket, host, wishes).talk()
+    await _Listening(socket, host, wishes, decoder).talk()
 
 
 def model_info(host: Host) -> dict[str, Any]:
@@ -82,10 +84,11 @@ def _word(word: TimedWord) -> dict[str, Any]:
 class _Listening(Conversation):
     """Hold one live stream."""
 
-    def __init__(self, socket: WebSocket, host: Host, wishes: Wishes) -> None:
+    def __init__(self, socket: WebSocket, host: Host, wishes: Wishes, decoder: Decoder | None) -> None:
         super().__init__(socket)
         self._host = host
         self._wishes = wishes
+        self._decoder = decoder
         self._request_id: str = socket.scope["state"]["request_id"]
         self._samples = Samples(wishes.encoding)
         self._sha256 = hashlib.sha256()
@@ -97,7 +100,7 @@ class _Listening(Conversation):
         self._has_word = False
 
     async def on_begin(self) -> None:
-        self._live: Session = self.open(self._host, self._wishes.rate_hz, self._wishes.rules)
+        self._live: Session = self.open(self._host, self._wishes.rate_hz, self._wishes.rules, self._decoder)
 
     async def on_bytes(self, content: bytes) -> None:
         if not content:  # an older way to close the stream

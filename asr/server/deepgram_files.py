@@ -18,13 +18,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from asr.decode.settings import parse_hotword
-from asr.errors import AsrError
 from asr.server.deepgram import alternative, metadata
-from asr.server.deepgram_query import check_file_query, is_true, refusal
-from asr.server.errors import ApiError, invalid_hotwords
+from asr.server.deepgram_query import check_file_query, is_true, keyterms, refusal
+from asr.server.errors import ApiError
 from asr.server.forms import check_language
-from asr.server.host import Host, Upload, find_host
+from asr.server.host import Upload, find_host, read_hotwords
 from asr.server.openai import unless_gone
 from asr.transcript import Failure, Transcript
 
@@ -44,7 +42,7 @@ async def _listen_to_file(request: Request) -> Response:
     state = request.app.state
     host = find_host(state.hosts, query.get("model"))
     check_language([query["language"]] if query.get("language") else [], host.language)
-    hotwords = _hotwords([*query.getlist("keyterm"), *query.getlist("keywords")], host)
+    hotwords = read_hotwords(keyterms(query), host, "keyterm")
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
         raise ApiError(400, "'url' is not supported here: send the content of the file as the body", param="url")
 
@@ -60,20 +58,6 @@ async def _listen_to_file(request: Request) -> Response:
             "results": _results(transcript, with_utterances=with_utterances),
         }
     )
-
-
-def _hotwords(given: list[str], host: Host) -> tuple[tuple[str, float], ...]:
-    """Return the words to expect, with their weights.
-
-    Raises:
-        ApiError: one is none, or the host's decoder can expect none.
-    """
-    if given and host.recognizer.decoder.with_hotwords is None:
-        raise ApiError(400, "'keyterm' needs the beam search, and this server was started without", param="keyterm")
-    try:
-        return tuple(sorted(dict(map(parse_hotword, given)).items()))
-    except AsrError as error:
-        raise invalid_hotwords(error) from error
 
 
 @asynccontextmanager

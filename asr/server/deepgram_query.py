@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from starlette.datastructures import QueryParams
 from starlette.responses import JSONResponse
 
 from asr.errors import ConfigError, DataError, nearest
@@ -25,9 +26,9 @@ _REFUSED = (
 )
 #: parameters without effect on what is recognised: nothing is kept here, and nothing is counted
 _WITHOUT_EFFECT = ("mip_opt_out", "tag", "extra")
-_COMMON = ("model", "version", "language", *_REFUSED, *_WITHOUT_EFFECT)
+_COMMON = ("model", "version", "language", "keyterm", "keywords", *_REFUSED, *_WITHOUT_EFFECT)
 _LIVE = ("encoding", "sample_rate", "channels", "interim_results", "endpointing", "utterance_end_ms", "vad_events")
-_FILES = ("keyterm", "keywords", "utterances")
+_FILES = ("utterances",)
 #: shorter pauses than this end no passage, whatever ``endpointing`` asks for
 _SHORTEST_PAUSE_MS = 200
 #: the rules where ``endpointing`` is false: passages end because of their length only
@@ -46,6 +47,8 @@ class Wishes:
     interim: bool = False
     utterance_end_s: float | None = None
     vad_events: bool = False
+    #: words to expect, as they were written
+    keyterms: tuple[str, ...] = ()
 
 
 def refusal(error: ApiError, request_id: str) -> JSONResponse:
@@ -54,15 +57,12 @@ def refusal(error: ApiError, request_id: str) -> JSONResponse:
     return JSONResponse(document, error.status, headers={**error.headers, "dg-request-id": request_id})
 
 
-def read_wishes(query: Mapping[str, str]) -> Wishes:
+def read_wishes(query: QueryParams) -> Wishes:
     """Return the parameters of a live stream.
 
     Raises:
         ApiError: one is unknown, cannot be honoured, or has a value that it cannot have.
     """
-    for name in ("keyterm", "keywords"):
-        if name in query:
-            raise ApiError(400, f"'{name}' is not supported in live streams here; leave it out", param=name)
     _check_names(query, _LIVE)
     encoding = query.get("encoding", "")
     if encoding not in ENCODINGS:
@@ -91,6 +91,7 @@ def read_wishes(query: Mapping[str, str]) -> Wishes:
         is_true(query, "interim_results"),
         None if end_ms is None else end_ms / 1000,
         is_true(query, "vad_events"),
+        keyterms(query),
     )
 
 
@@ -111,6 +112,11 @@ def _check_names(query: Mapping[str, str], own: tuple[str, ...]) -> None:
             raise ApiError(400, f"unknown parameter '{name}'{nearest(name, (*_COMMON, *own))}", param=name)
         if name in _REFUSED and value.lower() not in ("false", ""):
             raise ApiError(400, f"'{name}' is not supported here; leave it out", param=name)
+
+
+def keyterms(query: QueryParams) -> tuple[str, ...]:
+    """Return the words to expect, as they were written; ``keywords`` is the older name."""
+    return (*query.getlist("keyterm"), *query.getlist("keywords"))
 
 
 def is_true(query: Mapping[str, str], name: str) -> bool:

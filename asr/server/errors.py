@@ -57,9 +57,13 @@ def busy(what: str) -> ApiError:
     )
 
 
-def invalid_hotwords(error: AsrError) -> ApiError:
-    """Return the refusal of hotwords that are none, or that the model cannot write."""
-    return ApiError(400, f"field 'hotwords': {error}", param="hotwords")
+def invalid_hotwords(error: AsrError, name: str = "hotwords") -> ApiError:
+    """Return the refusal of hotwords that are none, or that the model cannot write.
+
+    Args:
+        name: what the client calls them.
+    """
+    return ApiError(400, f"field '{name}': {error}", param=name)
 
 
 def failed() -> ApiError:

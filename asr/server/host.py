@@ -6,10 +6,12 @@ import asyncio
 import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from asr.decode.choose import Decoder
+from asr.decode.settings import parse_hotword
 from asr.errors import AsrError
 from asr.recordings.inputs import Input, Part
 from asr.server.errors import ApiError, busy, invalid_hotwords
@@ -24,6 +26,11 @@ log = logging.getLogger(__name__)
 _TOGETHER = 16
 #: decoders with a request's hotwords that are kept: dictated letters come in rows with the same names
 _EXPECTING = 8
+#: hotwords of one request or stream, at most
+_MOST_HOTWORDS = 1000
+
+#: words to expect, with their weights
+Hotwords = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,7 @@ class Upload:
     name: str
     #: from 1; None: all channels mixed down
     channel: int | None = None
-    #: words to expect, with their weights
-    hotwords: tuple[tuple[str, float], ...] = ()
+    hotwords: Hotwords = ()
 
 
 @dataclass(eq=False)
@@ -91,8 +97,9 @@ class Host:
         self.created = created
         #: live streams
         self.live = Live(name, recognizer)
-        #: recognizers that expect a request's hotwords; the last one used is the last here
-        self._expecting: OrderedDict[tuple[tuple[str, float], ...], Recognizer] = OrderedDict()
+        #: decoders that expect the hotwords of a request or a stream; the last one used is the last here
+        self._expecting: OrderedDict[Hotwords, Decoder] = OrderedDict()
+        self._expecting_lock = threading.Lock()
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._stopping = False
@@ -143,7 +150,7 @@ class Host:
                 if self._stopping:
                     return
                 jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), _TOGETHER))]
-            alike: dict[tuple[tuple[str, float], ...], list[_Job]] = {}
+            alike: dict[Hotwords, list[_Job]] = {}
             for job in jobs:
                 if not job.future.cancelled():
                     alike.setdefault(job.upload.hotwords, []).append(job)
@@ -155,12 +162,14 @@ class Host:
 
         A mistake of ours fails the request that meets it, not those beside it.
         """
-        try:
-            recognizer = self._recognizer(jobs[0].upload.hotwords)
-        except AsrError as error:
-            for job in jobs:
-                job.resolve(invalid_hotwords(error))
-            return
+        recognizer = self.recognizer
+        if hotwords := jobs[0].upload.hotwords:
+            try:
+                recognizer = recognizer.with_decoder(self.expecting(hotwords))
+            except AsrError as error:
+                for job in jobs:
+                    job.resolve(invalid_hotwords(error))
+                return
 
         sources = [Input(job.upload.name, job.upload.path, Part(job.upload.channel)) for job in jobs]
         done = 0
@@ -191,23 +200,21 @@ class Host:
                 job.tell = None  # once is enough
                 self._transcribe([job])
 
-    def _recognizer(self, hotwords: tuple[tuple[str, float], ...]) -> Recognizer:
-        """Return the recognizer, or one of the same model that expects these words.
+    def expecting(self, hotwords: Hotwords) -> Decoder:
+        """Return a decoder that expects these words; from any thread. It may take a while.
 
         Raises:
             AsrError: the model cannot write one of them.
         """
-        if not hotwords:
-            return self.recognizer
-        if hotwords not in self._expecting:
-            with_hotwords = self.recognizer.decoder.with_hotwords
-            assert with_hotwords is not None  # the request would have been refused
-            decoder = with_hotwords(dict(hotwords))
-            self._expecting[hotwords] = Recognizer(self.recognizer.model, decoder, self.recognizer.no_speech_threshold)
-            if len(self._expecting) > _EXPECTING:
-                self._expecting.popitem(last=False)
-        self._expecting.move_to_end(hotwords)
-        return self._expecting[hotwords]
+        with self._expecting_lock:
+            if hotwords not in self._expecting:
+                with_hotwords = self.recognizer.decoder.with_hotwords
+                assert with_hotwords is not None  # the request would have been refused
+                self._expecting[hotwords] = with_hotwords(dict(hotwords))
+                if len(self._expecting) > _EXPECTING:
+                    self._expecting.popitem(last=False)
+            self._expecting.move_to_end(hotwords)
+            return self._expecting[hotwords]
 
 
 def _named(result: Transcript | Failure, upload: Upload) -> Transcript | Failure:
@@ -233,3 +240,25 @@ def find_host(hosts: Mapping[str, Host], name: str | None) -> Host:
             code="model_not_found",
         )
     return hosts[name]
+
+
+def read_hotwords(given: Sequence[str], host: Host, name: str = "hotwords") -> Hotwords:
+    """Return words to expect with their weights, in one order whatever the client's.
+
+    Args:
+        given: each as WORD or WORD:weight.
+        name: what the client calls them.
+
+    Raises:
+        ApiError: one is none, there are too many, or the host's decoder can expect none.
+    """
+    if not given:
+        return ()
+    if host.recognizer.decoder.with_hotwords is None:
+        raise ApiError(400, f"field '{name}' needs the beam search, and this server was started without", param=name)
+    if len(given) > _MOST_HOTWORDS:
+        raise ApiError(400, f"field '{name}' has {len(given):,} words; at most {_MOST_HOTWORDS:,} fit", param=name)
+    try:
+        return tuple(sorted(dict(map(parse_hotword, given)).items()))
+    except AsrError as error:
+        raise invalid_hotwords(error, name) from error

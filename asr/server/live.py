@@ -18,6 +18,7 @@ from asr.sound.recording import Wave
 from asr.streaming.results import Result, Rules
 
 if TYPE_CHECKING:
+    from asr.decode.choose import Decoder
     from asr.transcribe import Recognizer
 
 log = logging.getLogger(__name__)
@@ -66,9 +67,10 @@ class Update:
 class Session:
     """Hold one client's stream, in the client's event loop."""
 
-    def __init__(self, live: Live, rate_hz: int, rules: Rules) -> None:
+    def __init__(self, live: Live, rate_hz: int, rules: Rules, decoder: Decoder | None) -> None:
         self.rate_hz = rate_hz
         self.rules = rules
+        self.decoder = decoder
         #: what was pushed, in seconds of the stream
         self.pushed_s = 0.0
         self._live = live
@@ -161,14 +163,17 @@ class Live:
 
         return not why_not(self._recognizer.model)
 
-    def open(self, rate_hz: int, rules: Rules = Rules()) -> Session:
+    def open(self, rate_hz: int, rules: Rules = Rules(), decoder: Decoder | None = None) -> Session:
         """Begin a stream of samples at a rate.
+
+        Args:
+            decoder: for this stream alone (``Host.expecting``); default: the model's.
 
         Raises:
             DataError: no speech has that rate.
             ApiError: the server is about to stop.
         """
-        session = Session(self, check_rate(rate_hz), rules)
+        session = Session(self, check_rate(rate_hz), rules, decoder)
         with self._changed:
             if self._stopping:
                 raise busy("the server is about to stop")
@@ -260,7 +265,7 @@ class Live:
         flushed: dict[Session, list[float]] = {session: [] for session in working}
         for session, items in working.items():
             if session not in streams:
-                streams[session] = pool.open(session.rate_hz, session.rules)
+                streams[session] = pool.open(session.rate_hz, session.rules, session.decoder)
             stream = streams[session]
             for item in items:
                 if item is _Mark.FLUSH:

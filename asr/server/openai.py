@@ -15,12 +15,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from asr.decode.settings import parse_hotword
 from asr.errors import AsrError
 from asr.server import formats
-from asr.server.errors import ApiError, invalid_hotwords
+from asr.server.errors import ApiError
 from asr.server.forms import Wanted, check_language, form_of, saved, wanted
-from asr.server.host import Host, Upload, find_host
+from asr.server.host import Host, Upload, find_host, read_hotwords
 from asr.server.metrics import Metrics
 from asr.transcribe import Failure
 from asr.transcript import Transcript
@@ -39,7 +38,7 @@ async def transcriptions(request: Request) -> Response:
         asked = wanted(form)
         host = find_host(state.hosts, asked.model)
         check_language(asked.languages, host.language)
-        hotwords = _hotwords(asked, host)
+        hotwords = read_hotwords(asked.hotwords, host)
         path, name = await held.enter_async_context(saved(form))
         await form.close()
         channels = [None] if asked.format != "diarized_json" else await _channels(path, name)
@@ -88,24 +87,6 @@ def _described(host: Host) -> dict[str, Any]:
     if host.language:
         own["language"] = host.language
     return {"id": host.name, "object": "model", "created": host.created, "owned_by": "asr", **own}
-
-
-def _hotwords(asked: Wanted, host: Host) -> tuple[tuple[str, float], ...]:
-    """Return the hotwords with their weights, in one order whatever the request's.
-
-    Raises:
-        ApiError: one is none, or the host's decoder can expect none.
-    """
-    if not asked.hotwords:
-        return ()
-    if host.recognizer.decoder.with_hotwords is None:
-        raise ApiError(
-            400, "field 'hotwords' needs the beam search, and this server was started without", param="hotwords"
-        )
-    try:
-        return tuple(sorted(dict(map(parse_hotword, asked.hotwords)).items()))
-    except AsrError as error:
-        raise invalid_hotwords(error) from error
 
 
 async def _channels(path: Path, name: str) -> list[int | None]:

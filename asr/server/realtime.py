@@ -18,14 +18,15 @@ from typing import Any
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from asr.decode.choose import Decoder
 from asr.decode.types import TimedWord
 from asr.server.errors import ApiError
 from asr.server.formats import logprobs
 from asr.server.host import find_host
 from asr.server.live import Update
-from asr.server.realtime_session import Config, document, read_update
+from asr.server.realtime_session import KEYWORDS, Config, document, read_update
 from asr.server.samples import Samples
-from asr.server.sockets import Conversation, check_room
+from asr.server.sockets import Conversation, check_room, decoder_expecting
 from asr.streaming.results import Result
 
 #: closing because the server stops (RFC 6455)
@@ -64,6 +65,8 @@ class _Realtime(Conversation):
         super().__init__(socket)
         self._config = config
         self._id = f"sess_{secrets.token_hex(10)}"
+        #: that expects the session's words
+        self._decoder: Decoder | None = None
         self._samples: Samples | None = None
         self._item = _Item(None)
         #: audio came since the last commit
@@ -87,8 +90,7 @@ class _Realtime(Conversation):
         elif kind == "input_audio_buffer.clear":
             await self._clear()
         elif kind == "session.update":
-            self._config = read_update(message.get("session"), self._config, self.hosts, has_begun=bool(self.session))
-            await self._event("session.updated", session=document(self._config, self._id))
+            await self._update(message.get("session"))
         else:
             known = "session.update and input_audio_buffer.append, .commit, .clear"
             raise ApiError(400, f"'{kind}' is not supported here; there is {known}", param="type")
@@ -122,13 +124,21 @@ class _Realtime(Conversation):
         finals = [result for result in results if result.final]
         return finals[:-1] if self._config.has_turns else []
 
+    async def _update(self, session: Any) -> None:
+        config = read_update(session, self._config, self.hosts, has_begun=bool(self.session))
+        host = find_host(self.hosts, config.model)
+        self._decoder = await decoder_expecting(host, config.keywords, KEYWORDS)
+        self._config = config
+        await self._event("session.updated", session=document(config, self._id))
+
     async def _append(self, audio: Any) -> None:
         try:
             content = b64decode(audio, validate=True)
         except (TypeError, ValueError, binascii.Error) as error:
             raise ApiError(400, f"'audio' is not base64: {error}", param="audio") from error
         if self.session is None:
-            self.open(find_host(self.hosts, self._config.model), self._config.rate_hz, self._config.rules)
+            host = find_host(self.hosts, self._config.model)
+            self.open(host, self._config.rate_hz, self._config.rules, self._decoder)
             self._samples = Samples(self._config.encoding)
         assert self.session is not None and self._samples is not None
         if content:

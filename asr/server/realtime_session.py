@@ -20,6 +20,8 @@ _RATE_HZ, _TELEPHONE_HZ = 24000, 8000
 _SILENCE_MS = 500
 #: values of fields that we cannot honour, which ask for nothing: OpenAI's defaults
 _DEFAULTS = {"threshold": 0.5, "prefix_padding_ms": 300, "create_response": False, "interrupt_response": False}
+#: the field with words to expect
+KEYWORDS = "session.audio.input.transcription.keywords"
 _LOGPROBS = "item.input_audio_transcription.logprobs"
 
 
@@ -29,6 +31,8 @@ class Config:
 
     model: str
     language: str = ""
+    #: words to expect, as they were written
+    keywords: tuple[str, ...] = ()
     encoding: str = "linear16"
     rate_hz: int = _RATE_HZ
     has_turns: bool = True
@@ -47,9 +51,11 @@ def document(config: Config, session_id: str) -> dict[str, Any]:
     form: dict[str, Any] = {"type": names[config.encoding]}
     if config.encoding == "linear16":
         form["rate"] = config.rate_hz
-    transcription = {"model": config.model}
+    transcription: dict[str, Any] = {"model": config.model}
     if config.language:
         transcription["language"] = config.language
+    if config.keywords:
+        transcription["keywords"] = list(config.keywords)
     turns = {"type": "server_vad", "silence_duration_ms": config.silence_ms} if config.has_turns else None
     heard = {"format": form, "noise_reduction": None, "transcription": transcription, "turn_detection": turns}
     return {
@@ -65,7 +71,7 @@ def read_update(session: Any, config: Config, hosts: Mapping[str, Host], *, has_
     """Return the configuration after a client's update.
 
     Args:
-        has_begun: audio has come, so that the model, its format and its turns stay as they are.
+        has_begun: audio has come, so that the model, its words, its format and its turns stay as they are.
 
     Raises:
         ApiError: a field is unknown, or cannot be honoured.
@@ -114,14 +120,17 @@ def _with_format(given: Any, config: Config, where: str) -> Config:
 def _with_model(given: Any, config: Config, hosts: Mapping[str, Host], where: str) -> Config:
     known = ("model", "language", "languages", "prompt", "keywords", "delay")
     fields = _fields(given, where, known)
-    for name in ("prompt", "keywords", "delay"):
+    for name in ("prompt", "delay"):
         if fields.get(name):
             raise _refused(f"{where}.{name}", "is not supported here; leave it out")
     model = fields.get("model") or config.model
     host = find_host(hosts, model if isinstance(model, str) else repr(model))
     languages = [fields.get("language"), *_list(fields.get("languages"), f"{where}.languages")]
     check_language([str(each) for each in languages if each], host.language)
-    return replace(config, model=host.name, language=host.language)
+    keywords = config.keywords
+    if "keywords" in fields:
+        keywords = tuple(map(str, _list(fields["keywords"], KEYWORDS)))
+    return replace(config, model=host.name, language=host.language, keywords=keywords)
 
 
 def _with_turns(given: Any, config: Config, where: str) -> Config:

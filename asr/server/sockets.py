@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from asr.decode.choose import Decoder
 from asr.errors import AsrError
-from asr.server.errors import ApiError, busy
+from asr.server.errors import ApiError, busy, invalid_hotwords
 from asr.server.guard import subprotocol
-from asr.server.host import Host
+from asr.server.host import Host, read_hotwords
 from asr.server.live import Session, Update
 from asr.server.settings import Settings
 from asr.streaming.results import Rules
@@ -84,7 +87,7 @@ class Conversation(ABC):
             if isinstance(outcome, Exception) and not isinstance(outcome, WebSocketDisconnect):
                 raise outcome
 
-    def open(self, host: Host, rate_hz: int, rules: Rules = Rules()) -> Session:
+    def open(self, host: Host, rate_hz: int, rules: Rules = Rules(), decoder: Decoder | None = None) -> Session:
         """Begin the stream.
 
         Raises:
@@ -92,7 +95,7 @@ class Conversation(ABC):
         """
         check_room(self.hosts, self.settings)
         try:
-            self.session = host.live.open(rate_hz, rules)
+            self.session = host.live.open(rate_hz, rules, decoder)
         except AsrError as error:
             raise ApiError(400, str(error), param="sample_rate") from error
         self._writer = asyncio.create_task(self._write(self.session))
@@ -135,6 +138,21 @@ class Conversation(ABC):
                 await self.on_update(update)
         finally:
             self._over.set()
+
+
+async def decoder_expecting(host: Host, given: Sequence[str], name: str) -> Decoder | None:
+    """Return a decoder for a stream that expects these words (``read_hotwords``); None: there are none.
+
+    Raises:
+        ApiError: they are refused.
+    """
+    hotwords = read_hotwords(given, host, name)
+    if not hotwords:
+        return None
+    try:
+        return await run_in_threadpool(host.expecting, hotwords)
+    except AsrError as error:
+        raise invalid_hotwords(error, name) from error
 
 
 def check_room(hosts: dict[str, Host], settings: Settings) -> None:

@@ -127,7 +127,11 @@ class _Vosk(Conversation):
             if name not in _CONFIG:
                 raise ApiError(400, f"unknown field '{name}' of config{nearest(name, _CONFIG)}", param=name)
         if config.get("phrase_list"):
-            raise ApiError(400, "'phrase_list' is not supported here; leave it out", param="phrase_list")
+            raise ApiError(
+                400,
+                "'phrase_list' allows no other words, which is not supported here; leave it out",
+                param="phrase_list",
+            )
         if config.get("max_alternatives"):
             raise ApiError(
                 400, "'max_alternatives' is not supported here: a stream has one text", param="max_alternatives"
