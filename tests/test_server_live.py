@@ -240,6 +240,12 @@ def test_deepgrams_parameters_that_cannot_be_honoured_are_refused_by_name(url, q
     assert named in document["err_msg"]
 
 
+def test_more_keyterms_than_an_address_holds_are_refused_and_not_left_without_an_answer(url):
+    with pytest.raises(InvalidStatus) as caught, connect(f"{url}{LISTEN}{'&keyterm=dab' * 1000}", open_timeout=5):
+        pass
+    assert caught.value.response.status_code == 414
+
+
 def test_a_browser_sends_deepgrams_key_as_a_subprotocol(url):
     with connect(f"{url}{LISTEN}", subprotocols=["token", KEY]) as socket:
         assert socket.subprotocol == "token"

@@ -476,7 +476,7 @@ def test_hotwords_are_expected_in_live_sound(page, recognizers, tmp_path, model)
 def test_hotwords_that_the_model_cannot_write_are_one_line(page):
     page.do("document.getElementById('hotwords').value = 'rhubarb'; 0")
     record(page)
-    assert "check the names and terms (single words, in the model's letters)" in page.do(ERROR)
+    assert "check the names and terms (single words in the model's letters" in page.do(ERROR)
     assert page.do("document.querySelector('article') === null")
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import SecurityError
 
 from asr.errors import ConfigError, os_reason
 from asr.server.app import make_app
@@ -66,6 +68,7 @@ def make_server(hosts: Mapping[str, Host], settings: Settings, ready: Callable[[
         access_log=False,
         server_header=False,
         lifespan="on",
+        ws=_Sockets,
         ws_max_size=MESSAGE,
         ws_per_message_deflate=False,
         backlog=_BACKLOG,
@@ -100,6 +103,16 @@ def serve(hosts: Mapping[str, Host], settings: Settings, listening: socket.socke
 def _is_no_refusal(record: logging.LogRecord) -> bool:
     """Return false for what uvicorn logs of a socket that was refused by a response, as ASGI allows."""
     return "without completing handshake" not in record.getMessage()
+
+
+class _Sockets(WebSocketsSansIOProtocol):
+    """Answer a handshake of too long lines as websockets does; uvicorn 0.54 leaves its client without an answer."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if isinstance(self.conn.handshake_exc, SecurityError):
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
