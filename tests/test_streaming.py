@@ -154,6 +154,20 @@ def test_a_long_passage_ends_in_its_next_pause_and_the_longer_it_is_the_shorter_
     assert ends(Rules(longest_s=20.0), word + word, longest_s=10.0)[0] < 400  # 15 s: any step will do
 
 
+def test_silence_and_sound_without_end_are_cut_all_the_same() -> None:
+    assert ends(Rules(silence_s=3600.0, pause_s=3600.0), "." * 1100) == [500, 1000]  # 20 s
+    assert ends(Rules(), "t" * 2100) == [1000, 2000]
+
+
+@pytest.mark.parametrize("silence_s", [0.2, 0.3, 0.5, 2.4])
+def test_each_passage_of_silence_is_one_further(silence_s: float) -> None:
+    points = EndPoints(Rules(silence_s=silence_s), 0.04, 20.0)
+    while not points.is_end(is_token=False):
+        pass
+
+    assert 0 < points.cut_step(np.zeros(points.steps * 640, np.float32), 640) < points.steps
+
+
 def test_a_passage_is_cut_where_its_pause_is_quietest() -> None:
     points = EndPoints(Rules(pause_s=1.0), 0.04, 20.0)
     for is_token in [True] * 10 + [False] * 25:
@@ -302,6 +316,14 @@ def test_noise_gives_no_text_where_nobody_speaks(folder: Path) -> None:
 
     assert any(result.text for result in run(babbling, [wave_n]))
     assert not any(result.text for result in run(careful, pieces([1600] * 60, wave_n)))
+
+
+def test_a_network_that_never_stops_writing_is_cut_at_twice_the_length(recognizer: Recognizer) -> None:
+    zeros_n = np.zeros(8 * 16000, np.float32)  # the random network hears one endless letter
+
+    results = finals(run(recognizer, pieces([1600] * 80, zeros_n), rules=Rules(longest_s=1.0)))
+
+    assert [result.end_s for result in results] == [2.0, 4.0, 6.0, 8.0, 8.0]
 
 
 def test_what_cannot_be_fed_is_refused_and_the_stream_goes_on(recognizer: Recognizer) -> None:

@@ -89,6 +89,11 @@ def test_silence_is_not_given_to_the_model_and_gives_empty_results() -> None:
     assert all(result.text == "" and not result.words and result.final for result in results)
 
 
+def test_silence_is_held_no_longer_than_the_longest_passage() -> None:
+    results = run(noise(10.0, amplitude=1e-3), 1600, Rules(silence_s=3600.0, pause_s=3600.0, longest_s=3.0))
+    assert max(result.end_s - result.start_s for result in results) <= 3.0
+
+
 def test_long_quiet_at_the_ends_of_a_passage_is_left_out_and_times_stay_those_of_the_stream() -> None:
     wave_n, words = speech("99w999")
     said = [result for result in run(wave_n, 1600) if result.text]

@@ -16,12 +16,13 @@ from asr.data.audio import Wave
 from asr.streaming.results import Rules
 
 #: a passage that is as long as it may be ends in a pause of this length; the longer it is beyond that, the shorter the
-#: pause may be: at half as long again, it is cut after any step without a token
+#: pause may be: at half as long again, it is cut after any step without a token; at twice the length, after any step
 _PAUSE_S = 0.3
 _PATIENCE = 0.5
+_MOST = 2.0
 #: after a pause of this length the network begins anew, if it was not trained to go on after one
 _FRESH_S = 0.7
-#: of a silence in which nothing was said, so much is heard again
+#: of a silence in which nothing was said, so much is heard again, but less than half
 _KEPT_S = 0.4
 
 
@@ -49,8 +50,10 @@ class EndPoints:
         self.has_tokens = self.has_tokens or is_token
         pause_s = self.pause * self._step_s
         if not self.has_tokens:
-            return pause_s >= self._rules.silence_s
-        return pause_s >= self._rules.pause_s or (self.pause > 0 and pause_s >= self._least_pause_s())
+            return pause_s >= min(self._rules.silence_s, self._longest_s)
+        if pause_s >= self._rules.pause_s or self.steps * self._step_s >= _MOST * self._longest_s:
+            return True
+        return self.pause > 0 and pause_s >= self._least_pause_s()
 
     def is_stale(self) -> bool:
         """Return true, once in each pause, if a network that cannot go on after a pause should begin anew."""
@@ -67,14 +70,16 @@ class EndPoints:
         return _PAUSE_S * (1 - over) if over >= 0 else float("inf")
 
     def cut_step(self, wave_n: Wave, samples_per_step: int) -> int:
-        """Return the step before which the passage is cut, one of those of the pause.
+        """Return the step before which the passage is cut, one of those of the pause; without a pause, its end.
 
         Args:
             wave_n: the samples of the pause.
         """
         first = self.steps - self.pause
+        if not self.pause:
+            return self.steps
         if not self.has_tokens:
-            return max(first, self.steps - round(_KEPT_S / self._step_s))
+            return self.steps - min(round(_KEPT_S / self._step_s), (self.steps - 1) // 2)
         margin = self.pause // 4
         energy_s = _energies(wave_n, samples_per_step, self.pause)
         middle = (self.pause - 1) / 2

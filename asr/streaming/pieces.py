@@ -58,7 +58,7 @@ class PieceStream:
         self._queue: deque[Wave | Literal["flush", "finish"]] = deque()
         self._hop = cell_samples(rate_hz)
         self._levels = LiveLevels(rate_hz)
-        self._silence = round(rules.silence_s * CELLS_PER_S)
+        self._silence = round(min(rules.silence_s, rules.longest_s) * CELLS_PER_S)
         self._pause = round(rules.pause_s * CELLS_PER_S)
         self._longest = round(rules.longest_s * CELLS_PER_S)
         #: the passage: where it begins, its samples, and the activity of those of its cells that are measured
