@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import http.client
 import json
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +37,8 @@ from tests.serving import serving, wait_until
 
 pytest.importorskip("starlette", reason="needs the extra 'server'")
 
-from asr.server.host import Host
+from asr.server.host import Host, Upload
+from asr.server.metrics import Metrics
 from asr.server.settings import Settings, read_keys
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -450,6 +453,33 @@ def test_a_client_of_events_that_goes_away_gives_its_place_up(recognizer, wav, t
         wait_until(lambda: list(temporary.iterdir()) == [])
 
 
+def test_a_request_that_is_given_up_leaves_its_place_in_the_queue(recognizer, tmp_path):
+    host = Host("gru", recognizer, Settings(max_waiting=2))  # its thread is busy, as it never starts
+
+    async def come_and_go() -> None:
+        for _ in range(3):
+            work = asyncio.ensure_future(host.transcribe(Upload(tmp_path / "a.wav", "a.wav")))
+            await asyncio.sleep(0)
+            assert host.waiting == 1
+            work.cancel()
+            await asyncio.wait([work])
+
+    asyncio.run(come_and_go())
+    assert host.waiting == 0
+
+
+def test_a_mistake_in_making_a_decoder_fails_its_request_and_no_other(recognizer, wav, caplog):
+    def broken(hotwords):
+        raise RuntimeError("a mistake of ours")
+
+    decoder = replace(recognizer.decoder, with_hotwords=broken)
+    with serving({"gru": Host("gru", Recognizer(recognizer.model, decoder))}) as url:
+        netloc = url.removeprefix("http://")
+        assert send(netloc, form(wav, hotwords="ab"))[0] == 500
+        assert send(netloc, form(wav))[0] == 200
+    assert "a mistake of ours" in caplog.text
+
+
 # --- the log and the counters ---
 
 
@@ -462,6 +492,15 @@ def test_the_log_has_a_line_per_request_without_contents_queries_or_keys(recogni
     assert rows[0]["bytes"] == len(form(wav)) and rows[0]["seconds"] > 0 and rows[0]["client"] == "127.0.0.1"
     assert rows[1]["id"] == headers["x-request-id"]
     assert not [word for word in ("secret", KEY, "wrong-key", "a.wav") if word in json.dumps(rows)]
+
+
+def test_paths_and_methods_that_are_unknown_make_no_labels():
+    metrics = Metrics(["/health"])
+    for i in range(1000):
+        metrics.count_request(f"METHOD{i}", f"/path{i}", 405, 0, 0.0)
+    metrics.count_request("GET", "/health", 200, 0, 0.0)
+    rows = [line for line in metrics.text().splitlines() if line.startswith("asr_requests_total")]
+    assert len(rows) == 2
 
 
 def test_metrics_count_requests_and_audio_in_prometheus_format(recognizer, wav):

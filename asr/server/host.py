@@ -141,7 +141,12 @@ class Host:
                 raise busy(f"{len(self._jobs)} requests wait for the model '{self.name}'; try again later")
             self._jobs.append(job)
             self._changed.notify()
-        return await job.future
+        try:
+            return await job.future
+        finally:
+            with self._changed:
+                if job in self._jobs:
+                    self._jobs.remove(job)
 
     def _work(self) -> None:
         while True:
@@ -163,13 +168,18 @@ class Host:
         A mistake of ours fails the request that meets it, not those beside it.
         """
         recognizer = self.recognizer
-        if hotwords := jobs[0].upload.hotwords:
-            try:
+        try:
+            if hotwords := jobs[0].upload.hotwords:
                 recognizer = recognizer.with_decoder(self.expecting(hotwords))
-            except AsrError as error:
-                for job in jobs:
-                    job.resolve(invalid_hotwords(error))
-                return
+        except AsrError as error:
+            for job in jobs:
+                job.resolve(invalid_hotwords(error))
+            return
+        except Exception as error:
+            log.exception("a request's hotwords failed")
+            for job in jobs:
+                job.resolve(error)
+            return
 
         sources = [Input(job.upload.name, job.upload.path, Part(job.upload.channel)) for job in jobs]
         done = 0

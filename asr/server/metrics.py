@@ -14,6 +14,8 @@ from pathlib import Path
 
 #: upper ends of the histogram of a request's seconds
 _BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+#: methods that are counted apart; all others are one
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "WEBSOCKET"})
 _Labels = tuple[tuple[str, str], ...]
 
 
@@ -38,6 +40,7 @@ class Metrics:
     def count_request(self, method: str, path: str, status: int, num_bytes: int, seconds: float) -> None:
         """Count a request that has ended."""
         path = path if path in self._paths else "other"
+        method = method if method in _METHODS else "other"
         self._requests[(("method", method), ("path", path), ("status", str(status)))] += 1
         self._bytes += num_bytes
         counts = self._seconds.setdefault(path, [0] * (len(_BUCKETS_S) + 1))
