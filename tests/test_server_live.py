@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -464,7 +465,12 @@ def test_openais_log_probabilities_are_those_of_the_words(openai, pcm_n):
         (update(None, transcription={"keywords": ["dab:x", {}]}), "session.audio.input.transcription.keywords"),
         (update(None, transcription={"language": "de"}), "language"),
         (update(None, transcription={"model": "whisper-1"}), "model"),
+        (
+            update({"type": "server_vad", "silence_duration_ms": 10**400}),
+            "session.audio.input.turn_detection.silence_duration_ms",
+        ),
         (update(None, format={"type": "audio/opus"}), "session.audio.input.format.type"),
+        (update(None, format={"type": ["audio/pcm"]}), "session.audio.input.format.type"),
         (update(None, format={"type": "audio/pcm", "rate": "x"}), "session.audio.input.format.rate"),
         (update(None) | {"include": ["item.secrets"]}, "session.include"),
         (update(None) | {"instructions": "be nice"}, "session.instructions"),
@@ -839,3 +845,41 @@ def test_a_session_of_a_loop_that_has_ended_is_forgotten(recognizers) -> None:
     host.live.queue(session, np.zeros(RATE_HZ, np.float32))
     wait_until(lambda: len(host.live) == 0)
     host.live.stop()
+
+
+def test_flushes_wait_as_samples_do_while_much_is_queued(recognizers, monkeypatch) -> None:
+    host = Host("streaming", recognizers["streaming"])
+    monkeypatch.setattr(host.live, "_work", lambda: None)  # as slow as can be
+
+    async def flood() -> int:
+        session = host.live.open(RATE_HZ)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                while True:
+                    await session.flush()
+        return len(session.queue)
+
+    assert asyncio.run(flood()) < 1000
+
+
+def test_vosks_finals_are_sent_once_however_slowly_a_client_reads() -> None:
+    from asr.server.vosk import _Vosk
+
+    sent: list[str] = []
+
+    class Socket:
+        app = SimpleNamespace(state=SimpleNamespace(hosts={}, settings=Settings()))
+
+        async def send_text(self, text: str) -> None:
+            await asyncio.sleep(0)
+            sent.append(json.loads(text)["text"])
+
+    async def talk() -> None:
+        vosk = _Vosk(cast("Any", Socket()))
+        one, two = (Result(text, True, 0.0, 1.0) for text in ("one", "two"))
+        for result in (one, two):
+            vosk._owed.append(1.0)
+            await asyncio.gather(vosk.on_update(Update((result,), 1.0)), vosk._answer(is_final=True))
+
+    asyncio.run(talk())
+    assert [text for text in sent if text] == ["one", "two"]

@@ -112,7 +112,7 @@ class _Listening(Conversation):
     async def on_text(self, message: dict[str, Any]) -> None:
         kind = message.get("type")
         if kind == "Finalize":
-            self._live.flush()
+            await self._live.flush()
         elif kind == "CloseStream" and not self._closing:
             self._closing = True
             self._live.finish()

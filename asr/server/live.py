@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 _TICK_S = 1.0
 #: audio of one stream that waits; its client is read no further until some of it is done
 _AHEAD_S = 10.0
+#: pieces of sound and flushes of one stream that wait, in the same way: all are done in one tick
+_ITEMS_AHEAD = 200
 #: times of results are rounded to a millisecond, and samples to those of the model's rate
 _ROUNDING_S = 0.002
 #: updates of one stream that its client has not taken
@@ -97,16 +99,15 @@ class Session:
 
     async def push(self, wave_n: Wave) -> None:
         """Queue samples; wait first while much is queued, so that the client is slowed down. Shapes: (n,)."""
-        while self.queued_n > _AHEAD_S * self.rate_hz or len(self._updates) > _UPDATES_AHEAD:
-            self._moved.clear()
-            await self._moved.wait()
+        await self._room()
         self._pushed_n += len(wave_n)
         self.pushed_s = self._pushed_n / self.rate_hz
         step = round(_TICK_S * self.rate_hz)
         self._live.queue(self, *(wave_n[i : i + step] for i in range(0, len(wave_n), step)))
 
-    def flush(self) -> None:
-        """End the passage here, as if the audio ended; an update says when that is done."""
+    async def flush(self) -> None:
+        """End the passage here, as if the audio ended; an update says when that is done. Waits as ``push`` does."""
+        await self._room()
         self._live.queue(self, _Mark.FLUSH)
 
     def finish(self) -> None:
@@ -116,6 +117,16 @@ class Session:
     def close(self) -> None:
         """Leave; nothing more is done for the stream. Further calls do nothing."""
         self._live.leave(self)
+
+    async def _room(self) -> None:
+        """Wait while much is queued, or many updates were not taken."""
+        while self._has_no_room():
+            self._moved.clear()
+            await self._moved.wait()
+
+    def _has_no_room(self) -> bool:
+        is_full = self.queued_n > _AHEAD_S * self.rate_hz or len(self.queue) > _ITEMS_AHEAD
+        return is_full or len(self._updates) > _UPDATES_AHEAD
 
     async def __aiter__(self) -> AsyncIterator[Update]:
         while True:

@@ -86,7 +86,7 @@ class _Realtime(Conversation):
         if kind == "input_audio_buffer.append":
             await self._append(message.get("audio"))
         elif kind == "input_audio_buffer.commit":
-            self._commit()
+            await self._commit()
         elif kind == "input_audio_buffer.clear":
             await self._clear()
         elif kind == "session.update":
@@ -145,18 +145,18 @@ class _Realtime(Conversation):
             self._has_audio = True
             await self.session.push(self._samples.feed(content))
 
-    def _commit(self) -> None:
+    async def _commit(self) -> None:
         if self.session is None or not self._has_audio:
             raise ApiError(400, "nothing is there to commit: no audio came", code="input_audio_buffer_commit_empty")
         self._has_audio = False
         self._flushes.append(True)
-        self.session.flush()
+        await self.session.flush()
 
     async def _clear(self) -> None:
         if self.session is not None and self._has_audio:
             self._has_audio = False
             self._flushes.append(False)
-            self.session.flush()
+            await self.session.flush()
         await self._event("input_audio_buffer.cleared")
 
     async def _take(self, result: Result) -> None:

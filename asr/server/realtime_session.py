@@ -105,7 +105,7 @@ def read_update(session: Any, config: Config, hosts: Mapping[str, Host], *, has_
 def _with_format(given: Any, config: Config, where: str) -> Config:
     fields = _fields(given, where, ("type", "rate"))
     kind = fields.get("type") or "audio/pcm"
-    if kind not in _ENCODINGS:
+    if not isinstance(kind, str) or kind not in _ENCODINGS:
         raise _refused(f"{where}.type", f"is {kind!r}; there is {', '.join(_ENCODINGS)}")
     usual_hz = _RATE_HZ if kind == "audio/pcm" else _TELEPHONE_HZ
     try:
@@ -146,7 +146,7 @@ def _with_turns(given: Any, config: Config, where: str) -> Config:
     silence_ms = fields.get("silence_duration_ms") or config.silence_ms
     try:
         Rules(pause_s=silence_ms / 1000)
-    except (ConfigError, TypeError) as error:
+    except (ConfigError, TypeError, OverflowError) as error:
         raise _refused(f"{where}.silence_duration_ms", f"is {silence_ms!r}: {error}") from error
     return replace(config, has_turns=True, silence_ms=silence_ms)
 

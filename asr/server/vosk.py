@@ -8,6 +8,7 @@ Source: vosk-server's ``websocket/asr_server.py`` and ``test.py``, and Vosk's AP
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from starlette.routing import WebSocketRoute
@@ -17,7 +18,7 @@ from asr.decode.types import TimedWord
 from asr.errors import nearest
 from asr.server.errors import ApiError
 from asr.server.host import find_host
-from asr.server.live import Update
+from asr.server.live import Session, Update
 from asr.server.samples import Samples
 from asr.server.sockets import TRY_LATER, Conversation, check_room
 from asr.streaming.results import Result
@@ -48,9 +49,8 @@ class _Vosk(Conversation):
         self._samples = Samples("linear16")
         self._partial = ""
         #: answers that are owed: up to which second of the stream, or, None, up to the next flush
-        self._owed: list[float | None] = []
+        self._owed: deque[float | None] = deque()
         self._finals: list[Result] = []
-        self._ending = False
 
     async def on_begin(self) -> None:
         """Wait: the client begins."""
@@ -59,11 +59,10 @@ class _Vosk(Conversation):
         if "config" in message:
             self._configure(message["config"])
         elif "eof" in message:
-            self._ending = True
             self._stream().finish()
         elif "reset" in message:
             self._owed.append(None)
-            self._stream().flush()
+            await self._stream().flush()
         else:
             raise ApiError(400, f"unknown message with {', '.join(message) or 'nothing'}; there is config, eof, reset")
 
@@ -90,10 +89,10 @@ class _Vosk(Conversation):
                 else:
                     self._partial = result.text
             while self._owed and self._owed[0] is not None and self._owed[0] <= update.heard_s + _ROUNDING_S:
-                self._owed.pop(0)
+                self._owed.popleft()
                 await self._answer()
             if is_flushed and self._owed:
-                self._owed.pop(0)
+                self._owed.popleft()
                 await self._answer(is_final=True)
         if update.is_last:
             if update.failure:
@@ -105,12 +104,12 @@ class _Vosk(Conversation):
     async def _answer(self, *, is_final: bool = False) -> None:
         """Send one answer: all that has ended, or what was said so far."""
         if self._finals or is_final:
-            await self.send(_document(self._finals, self._words))
-            self._finals = []
+            finals, self._finals = self._finals, []
+            await self.send(_document(finals, self._words))
         else:
             await self.send({"partial": self._partial})
 
-    def _stream(self) -> Any:
+    def _stream(self) -> Session:
         if self.session is None:
             self.session = self.open(find_host(self.hosts, self._model), self._rate_hz)
         return self.session
