@@ -768,6 +768,33 @@ def test_a_client_that_sends_faster_than_real_time_is_slowed_down_and_loses_noth
     assert ends[-1] == pytest.approx(len(many_n) / RATE_HZ, abs=0.1)
 
 
+def test_a_client_whose_sound_waits_in_the_network_is_not_taken_for_dead(recognizers, monkeypatch, pcm_n):
+    from uvicorn import Config
+
+    from asr.server import live, run
+
+    def hurried(app, ws_ping_timeout=20.0, **options):
+        """Uvicorn's pings, a hundred times as often."""
+        return Config(app, ws_ping_interval=0.2, ws_ping_timeout=ws_ping_timeout / 100, **options)
+
+    def slow(self, *streams):
+        tick(self, *streams)
+        time.sleep(0.05)
+
+    tick = live.Live._tick
+    monkeypatch.setattr(live.Live, "_tick", slow)
+    monkeypatch.setattr(run.uvicorn, "Config", hurried)
+    many_n = np.tile(pcm_n, 10)
+    with serving({"streaming": Host("streaming", recognizers["streaming"])}) as address:
+        url = address.replace("http", "ws", 1)
+        with connect(url + LISTEN, max_size=None, max_queue=None, ping_interval=None) as socket:
+            for part in chunks(many_n):
+                socket.send(part)
+            socket.send(json.dumps({"type": "CloseStream"}))
+            messages = list(socket)
+    assert json.loads(messages[-1])["duration"] == pytest.approx(len(many_n) / RATE_HZ, abs=1e-3)
+
+
 def test_a_server_that_is_asked_to_stop_sends_the_last_results_first(recognizers, pcm_n):
     hosts = {"streaming": Host("streaming", recognizers["streaming"])}
     with serving(hosts) as address:

@@ -21,6 +21,8 @@ from asr.server.settings import Settings
 
 #: bytes of one message on a socket: a minute of audio at 24 kHz and 16 bits, as base64
 MESSAGE = 4 << 20
+#: a client that has sent much has its answer to a ping behind all of that: so long it is waited for
+PONG_S = 600.0
 #: connections that wait to be accepted
 _BACKLOG = 256
 #: between two looks whether all live streams have ended
@@ -70,6 +72,7 @@ def make_server(hosts: Mapping[str, Host], settings: Settings, ready: Callable[[
         lifespan="on",
         ws=_Sockets,
         ws_max_size=MESSAGE,
+        ws_ping_timeout=PONG_S,
         ws_per_message_deflate=False,
         backlog=_BACKLOG,
         timeout_graceful_shutdown=round(settings.grace_s),
