@@ -144,13 +144,24 @@ def _until_interrupted(source: Source, is_pipe: bool) -> Iterator[Any]:
     said_late = False
     began = time.monotonic()
     taken_s = 0.0
+    is_waiting = False
+    is_asked = False
 
     def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        """End the wait for samples, or let the work on the last ones end; asked again, end at once."""
+        nonlocal is_asked
+        if is_waiting or is_asked:
+            raise KeyboardInterrupt
+        is_asked = True
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for samples in source.blocks:
+        while not is_asked:
+            is_waiting = True
+            samples = next(source.blocks, None)
+            is_waiting = False
+            if samples is None:
+                break
             yield samples
             taken_s += len(samples) / source.rate_hz
             late_s = time.monotonic() - began - taken_s
@@ -160,7 +171,8 @@ def _until_interrupted(source: Source, is_pipe: bool) -> Iterator[Any]:
     except KeyboardInterrupt:
         pass
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     yield None
 
 

@@ -9,7 +9,7 @@ import io
 import queue
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import AsrError, ConfigError, DataError
+from asr.limits import CHANNELS
 from asr.recordings.arrays import check_rate
 
 #: how much is read at a time
@@ -29,8 +30,8 @@ _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _READABLE = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32)}
 #: what comes before the samples is not read beyond this
 _LARGEST_CHUNK = 1 << 20
-#: how files begin whose samples are not simply one after the other
-_COMPRESSED = {b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"\xff\xfb": "MP3", b"NIST": "SPHERE", b"\x1aE": "WebM"}
+#: how files begin whose samples are not simply one after the other; two bytes would be the first sample of some streams
+_COMPRESSED = {b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"NIST": "SPHERE", b"\x1aE\xdf\xa3": "WebM"}
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,10 @@ def _from_wav(pipe: _Joined) -> Source:
     kind, channels, rate_hz, _, _, bits = struct.unpack("<HHIIHH", form.ljust(16, b"\0")[:16])
     if kind == _EXTENSIBLE:
         kind = int.from_bytes(form[24:26], "little")
-    if (kind, bits) not in _READABLE or not channels:
+    if (kind, bits) not in _READABLE:
         raise DataError(f"a WAV of kind {kind} with {bits} bits; expected PCM or 32-bit floats", "stdin")
+    if not 1 <= channels <= CHANNELS:
+        raise DataError(f"a WAV of {channels:,} channels; expected 1 to {CHANNELS:,}", "stdin")
     return Source(check_rate(rate_hz, "stdin"), _wav_blocks(pipe, kind, bits // 8, channels, round(rate_hz * BLOCK_S)))
 
 
@@ -126,7 +129,7 @@ def microphone(name: str, rate_hz: int) -> Iterator[Source]:
         rate_hz: is asked for; a microphone that does not have it gives its own.
 
     Raises:
-        AsrError: there is no library for microphones.
+        AsrError: there is no library for microphones, or the microphone does not start.
         ConfigError: there is no such microphone.
     """
     sound = _sounddevice()
@@ -153,7 +156,11 @@ def microphone(name: str, rate_hz: int) -> Iterator[Source]:
         )
     except (sound.PortAudioError, ValueError) as error:
         raise ConfigError(f"'{name}': no such microphone: {error}" if name else _NO_MICROPHONE) from error
-    with stream:
+    with closing(stream):
+        try:
+            stream.start()
+        except sound.PortAudioError as error:
+            raise AsrError(f"the microphone cannot be used now: {error}") from error
         yield Source(rate_hz, iter(blocks.get, None))
 
 
