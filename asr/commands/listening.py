@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from asr.outputs import Targets
     from asr.streaming.results import Result, Rules
-    from asr.streaming.sources import Source
+    from asr.streaming.sources import Block, Source
     from asr.transcript import Transcript
 
 #: files are brought up to date at least so far apart, so that little is lost if the machine stops
@@ -63,16 +63,16 @@ class LiveOptions:
         bool, Option("--list-devices", callback=_list_devices, is_eager=True, help="Show the microphones.")
     ] = False
     microphone: Annotated[str, Option(metavar="NAME", help="Its number, or a part of its name.")] = ""
-    rate: Annotated[int | None, Option(min=1, metavar="HZ", help="Of raw samples; default: the model's.")] = None
-    pause: Annotated[float, Option(metavar="SECONDS", help="A pause this long ends a passage.")] = 1.2
-    longest: Annotated[float, Option(metavar="SECONDS", help="A passage this long ends in its next pause.")] = 20.0
+    rate: Annotated[int | None, Option(min=1000, metavar="HZ", help="Of raw samples; default: the model's.")] = None
+    pause: Annotated[float, Option(min=0.2, max=3600, metavar="SECONDS", help="A pause this long ends a passage.")] = (
+        1.2
+    )
+    longest: Annotated[
+        float, Option(min=1, max=3600, metavar="SECONDS", help="A passage this long ends in its next pause.")
+    ] = 20.0
 
     def rules(self) -> Rules:
-        """Return the rules for end points.
-
-        Raises:
-            ConfigError: a number of seconds makes no sense.
-        """
+        """Return the rules for end points."""
         from asr.streaming.results import Rules
 
         return Rules(silence_s=max(2.4, self.pause), pause_s=self.pause, longest_s=self.longest)
@@ -89,7 +89,10 @@ def listen(
     formats: Annotated[
         list[str] | None, Option("--format", "-f", metavar="FORMAT,...", help="Also write files: srt, vtt, json …")
     ] = None,
-    out: Annotated[Path, Option("--out", "-o", metavar="DIR", help="Where files are written.")] = Path(),
+    out: Annotated[
+        Path | None,
+        Option("--out", "-o", metavar="DIR", help="Where files are written; without -f: txt.  [default: .]"),
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="Print each result as a line of JSON, partial ones, too.")] = False,
     decoding: DecodingOptions,
     no_speech_threshold: NoSpeechThreshold = 0.6,
@@ -97,10 +100,8 @@ def listen(
     machine: MachineOptions,
 ) -> None:
     """Write down what is said, while it is said; Ctrl-C ends it."""
-    if input not in ("", "-"):
-        raise ConfigError(f"'{input}': listens to a microphone, or to stdin (-); asr transcribe takes files")
-    rules = live.rules()
-    files = _Files(formats or [], out)
+    _check_source(input, live)
+    files = _Files(formats or ["txt"] * bool(out), out or Path())
     recognizer = load_recognizer(model, machine, decoding, precision=precision, confidence=bool(files))
     recognizer.no_speech_threshold = no_speech_threshold
 
@@ -111,18 +112,41 @@ def listen(
     if not pool.partials:
         say(f"asr: the model does not stream, so text comes after each pause: {why_not(recognizer.model)}")
     rate_hz = recognizer.model.audio.sample_rate_hz
-    with _source(input, live, rate_hz) as source, _screen(as_json) as show:
-        stream = pool.open(source.rate_hz, rules)
-        for samples in _until_interrupted(source, bool(input)):
-            if samples is None:
-                stream.finish()
-            else:
-                stream.push(samples)
-            for _, results in pool.tick():
-                for result in results:
-                    show(result)
-                    files.take(result)
-    files.write()
+    try:
+        with _source(input, live, rate_hz) as source, _screen(as_json) as show:
+            stream = pool.open(source.rate_hz, live.rules())
+            for samples in _until_interrupted(source, bool(input)):
+                if samples is None:
+                    stream.finish()
+                else:
+                    stream.push(samples)
+                for _, results in pool.tick():
+                    for result in results:
+                        files.take(result)
+                        show(result)
+    finally:  # also where stdout was closed, or a second Ctrl-C came
+        files.write()
+
+
+def _check_source(input: str, live: LiveOptions) -> None:
+    """Look whether there is something to listen to, before the model is loaded for it.
+
+    Raises:
+        AsrError: there is not, or an option does not belong to it.
+    """
+    from asr.streaming.sources import check_microphone
+
+    if input == "-":
+        if live.microphone:
+            raise ConfigError("--microphone and - (stdin) exclude each other")
+        if sys.stdin is None or sys.stdin.isatty():
+            raise ConfigError("stdin is a terminal; - reads samples from a pipe: arecord -f S16_LE -r 16000 | asr …")
+        return
+    if input:
+        raise ConfigError(f"'{input}': listens to a microphone, or to stdin (-); asr transcribe takes files")
+    if live.rate:
+        raise ConfigError("--rate is for raw samples from stdin (-); a microphone's is chosen for the model")
+    check_microphone(live.microphone)
 
 
 @contextmanager
@@ -130,50 +154,72 @@ def _source(input: str, live: LiveOptions, rate_hz: int) -> Iterator[Source]:
     from asr.streaming.sources import from_pipe, microphone
 
     if input == "-":
-        if sys.stdin is None or sys.stdin.isatty():
-            raise ConfigError("stdin is a terminal; - reads samples from a pipe: arecord -f S16_LE -r 16000 | asr …")
-        yield from_pipe(sys.stdin.buffer, live.rate or rate_hz)
+        source = from_pipe(sys.stdin.buffer, live.rate or rate_hz)
+        if source.is_raw and not live.rate:
+            say(f"asr: no WAV, so taken as raw samples: 16 bits, one channel, {rate_hz} Hz (--rate)")
+        if live.rate and live.rate != source.rate_hz:
+            raise ConfigError(f"--rate {live.rate}: stdin is a WAV of {source.rate_hz} Hz; --rate is for raw samples")
+        yield source
         return
     with microphone(live.microphone, rate_hz) as source:
         say("asr: listening (Ctrl-C ends it)")
         yield source
 
 
-def _until_interrupted(source: Source, is_pipe: bool) -> Iterator[Any]:
-    """Yield the blocks of samples until there are none, or Ctrl-C or SIGTERM comes; then None."""
+class _Signals:
+    """Take Ctrl-C, SIGTERM and the end of the terminal for the end of the stream.
+
+    A first signal only breaks into the waiting for samples: work that is under way is finished, so that nothing that
+    was said is lost. A second one breaks into that, too.
+    """
+
+    def __init__(self) -> None:
+        self._has_come = False
+        self._is_waiting = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
+                self._before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _take(self, number: int, frame: object) -> None:
+        is_second, self._has_come = self._has_come, True
+        if is_second or self._is_waiting:
+            raise KeyboardInterrupt
+
+    def next_of(self, blocks: Iterator[Block]) -> Block | None:
+        """Return the next block; None: there is no more, or a signal has come."""
+        try:
+            self._is_waiting = True
+            block = None if self._has_come else next(blocks, None)
+            self._is_waiting = False
+        except KeyboardInterrupt:
+            self._is_waiting = False
+            return None
+        return block
+
+
+def _until_interrupted(source: Source, is_pipe: bool) -> Iterator[Block | None]:
+    """Yield the blocks of samples until there are none, or a signal comes; then None."""
     said_late = False
     began = time.monotonic()
     taken_s = 0.0
-    is_waiting = False
-    is_asked = False
 
-    def stop(number: int, frame: object) -> None:
-        """End the wait for samples, or let the work on the last ones end; asked again, end at once."""
-        nonlocal is_asked
-        if is_waiting or is_asked:
-            raise KeyboardInterrupt
-        is_asked = True
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        while not is_asked:
-            is_waiting = True
-            samples = next(source.blocks, None)
-            is_waiting = False
-            if samples is None:
-                break
+    with _Signals() as signals:
+        while (samples := signals.next_of(source.blocks)) is not None:
             yield samples
             taken_s += len(samples) / source.rate_hz
             late_s = time.monotonic() - began - taken_s
             if late_s > _LATE_S and not is_pipe and not said_late:
                 said_late = True
                 say(f"asr: {late_s:.0f} s behind: this machine is too slow for the model; nothing is lost")
-    except KeyboardInterrupt:
-        pass
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    yield None
+        yield None
 
 
 class _Files:
@@ -205,8 +251,8 @@ class _Files:
                 self._write()
 
     def write(self) -> None:
-        """Write the files, and say where they are."""
-        if self:
+        """Write the files, if there was anything to hear, and say where they are."""
+        if self and self._results:
             say(f"asr: written: {', '.join(shown(path) for path in self._write())}")
 
     def _write(self) -> list[Path]:

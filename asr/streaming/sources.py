@@ -9,7 +9,7 @@ import io
 import queue
 import struct
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -24,14 +24,26 @@ from asr.recordings.arrays import check_rate
 BLOCK_S = 0.1
 Block = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 
-_NO_MICROPHONE = "no microphone was found (--list-devices shows what there is; - reads standard input)"
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 #: kinds of WAV, with the bits of a sample
 _READABLE = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32)}
 #: what comes before the samples is not read beyond this
 _LARGEST_CHUNK = 1 << 20
-#: how files begin whose samples are not simply one after the other; two bytes would be the first sample of some streams
-_COMPRESSED = {b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"NIST": "SPHERE", b"\x1aE\xdf\xa3": "WebM"}
+#: what else WAV holds
+_OTHER_WAV = {2: "ADPCM", _FLOAT: "64-bit float", 6: "A-law", 7: "mu-law", 17: "ADPCM", 85: "MP3"}
+#: how other files begin, as raw samples they would be noise; two bytes would be the first sample of some streams
+_OTHER_FILES = {
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"NIST": "SPHERE",
+    b"FORM": "AIFF",
+    b".snd": "AU",
+    b"caff": "CAF",
+    b"riff": "Wave64",
+    b"RIFX": "big-endian WAV",
+    b"\x1aE\xdf\xa3": "WebM",
+    b"ID3": "MP3",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,8 @@ class Source:
 
     rate_hz: int
     blocks: Iterator[Block]
+    #: nothing said what the samples are
+    is_raw: bool = False
 
 
 def from_pipe(pipe: BinaryIO, raw_hz: int) -> Source:
@@ -49,17 +63,17 @@ def from_pipe(pipe: BinaryIO, raw_hz: int) -> Source:
         raw_hz: the rate of samples without a header.
 
     Raises:
-        DataError: nothing comes, or WAV of a kind that is not known, or a compressed format.
+        DataError: nothing comes, or WAV of a kind that is not known, or another kind of file.
     """
     head = pipe.read(12)
     if not head:
         raise DataError("no samples came", "stdin")
     if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
         return _from_wav(_Joined(head, pipe))
-    for begin, name in _COMPRESSED.items():
-        if head.startswith(begin):
-            raise DataError(f"{name}; expected WAV or raw 16-bit samples (transcribe takes {name})", "stdin")
-    return Source(raw_hz, _raw_blocks(_Joined(head, pipe), 2 * round(raw_hz * BLOCK_S)))
+    name = next((name for begin, name in _OTHER_FILES.items() if head.startswith(begin)), "")
+    if name or head[4:8] == b"ftyp":
+        raise DataError(f"{name or 'MP4'}; expected WAV or raw 16-bit samples (asr transcribe takes files)", "stdin")
+    return Source(raw_hz, _raw_blocks(_Joined(head, pipe), 2 * round(raw_hz * BLOCK_S)), is_raw=True)
 
 
 class _Joined(io.RawIOBase):
@@ -97,7 +111,8 @@ def _from_wav(pipe: _Joined) -> Source:
     if kind == _EXTENSIBLE:
         kind = int.from_bytes(form[24:26], "little")
     if (kind, bits) not in _READABLE:
-        raise DataError(f"a WAV of kind {kind} with {bits} bits; expected PCM or 32-bit floats", "stdin")
+        what = _OTHER_WAV.get(kind, f"{bits}-bit" if kind == _PCM else f"kind {kind}")
+        raise DataError(f"a WAV of {what} samples; expected PCM or 32-bit floats (asr transcribe takes files)", "stdin")
     if not 1 <= channels <= CHANNELS:
         raise DataError(f"a WAV of {channels:,} channels; expected 1 to {CHANNELS:,}", "stdin")
     return Source(check_rate(rate_hz, "stdin"), _wav_blocks(pipe, kind, bits // 8, channels, round(rate_hz * BLOCK_S)))
@@ -120,6 +135,16 @@ def _scaled(content: bytes, width: int) -> npt.NDArray[np.float32]:
     return np.asarray(wide.view("<i4")[:, 0] / 2.0**31, np.float32)
 
 
+def check_microphone(name: str) -> None:
+    """Look for a microphone; the name is as ``microphone`` takes it.
+
+    Raises:
+        AsrError: there is no library for microphones.
+        ConfigError: there is no such microphone.
+    """
+    _find(_sounddevice(), name)
+
+
 @contextmanager
 def microphone(name: str, rate_hz: int) -> Iterator[Source]:
     """Record one channel until the block ends.
@@ -129,39 +154,51 @@ def microphone(name: str, rate_hz: int) -> Iterator[Source]:
         rate_hz: is asked for; a microphone that does not have it gives its own.
 
     Raises:
-        AsrError: there is no library for microphones, or the microphone does not start.
-        ConfigError: there is no such microphone.
+        AsrError: there is no library for microphones.
+        ConfigError: there is no such microphone, or it cannot be opened.
     """
     sound = _sounddevice()
-    device: int | str | None = (int(name) if name.isdecimal() else name) or None
+    device, usual_hz = _find(sound, name)
     blocks: queue.SimpleQueue[Block | None] = queue.SimpleQueue()
 
     def take(recorded_nc: npt.NDArray[np.float32], frames: int, time: object, status: object) -> None:
         blocks.put(recorded_nc[:, 0].copy())
 
     try:
-        facts = sound.query_devices(device, "input")
+        sound.check_input_settings(device, 1, "float32", samplerate=rate_hz)
+    except sound.PortAudioError:
+        rate_hz = usual_hz
+    with ExitStack() as recording:
         try:
-            sound.check_input_settings(device, 1, "float32", samplerate=rate_hz)
-        except sound.PortAudioError:
-            rate_hz = round(facts["default_samplerate"])
-        stream = sound.InputStream(
-            rate_hz,
-            device=device,
-            channels=1,
-            dtype="float32",
-            blocksize=round(rate_hz * BLOCK_S),
-            callback=take,
-            finished_callback=lambda: blocks.put(None),
-        )
-    except (sound.PortAudioError, ValueError) as error:
-        raise ConfigError(f"'{name}': no such microphone: {error}" if name else _NO_MICROPHONE) from error
-    with closing(stream):
-        try:
-            stream.start()
+            stream = sound.InputStream(
+                rate_hz,
+                device=device,
+                channels=1,
+                dtype="float32",
+                blocksize=round(rate_hz * BLOCK_S),
+                callback=take,
+                finished_callback=lambda: blocks.put(None),
+            )
+            recording.enter_context(stream)
         except sound.PortAudioError as error:
-            raise AsrError(f"the microphone cannot be used now: {error}") from error
-        yield Source(rate_hz, iter(blocks.get, None))
+            raise ConfigError(f"the microphone cannot be opened: {error}") from error
+        yield Source(rate_hz, _recorded(blocks))
+
+
+def _recorded(blocks: queue.SimpleQueue[Block | None]) -> Iterator[Block]:
+    while (recorded_n := blocks.get()) is not None:
+        yield recorded_n
+
+
+def _find(sound: Any, name: str) -> tuple[int | str | None, int]:
+    """Return a microphone as the library takes it, and its usual rate."""
+    device = int(name) if name.isdecimal() else name or None
+    try:
+        return device, round(sound.query_devices(device, "input")["default_samplerate"])
+    except (sound.PortAudioError, ValueError) as error:
+        if not name or not devices():
+            raise ConfigError("no microphone was found (- reads standard input)") from error
+        raise ConfigError(f"--microphone {name}: none or several of those that --list-devices shows") from error
 
 
 def devices() -> list[tuple[int, str, int, bool]]:
