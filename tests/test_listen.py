@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr.streaming.sources import from_pipe
 from tests.builders import noise, tones
 from tests.models import save_random_model, save_streaming_model
 from tests.test_cli import Result, command, one_device  # noqa: F401  # a fixture
@@ -26,6 +28,11 @@ SPOKEN = np.concatenate(
     [part for seed in (1, 2) for part in (tones("abcd dcba", np.random.default_rng(seed)), noise(1.6, amplitude=0.01))]
 )
 PCM = (SPOKEN * 32767).astype("<i2").tobytes()
+
+
+WAV_OF_MANY_CHANNELS = (
+    b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 65535, 768000, 0, 0, 32) + b"data\0\0\0\0"
+)
 
 
 def wav(kind: str = "WAV", subtype: str = "PCM_16", rate_hz: int = 16000) -> bytes:
@@ -88,7 +95,8 @@ def test_wav_of_any_width_is_read(listen, subtype):
         (wav("AU"), "AU; "),
         (wav("CAF"), "CAF; "),
         (wav("W64"), "Wave64; "),
-        (wav("MP3", "MPEG_LAYER_III"), "MP3; "),
+        (b"ID3" + bytes(20), "MP3; "),
+        (WAV_OF_MANY_CHANNELS, "a WAV of 65,535 channels"),
         (b"\0\0\0\x20ftypM4A \0\0\0\0", "MP4; "),
     ],
 )
@@ -96,6 +104,13 @@ def test_what_is_no_wav_that_can_be_read_as_it_comes_is_one_line(listen, content
     refused = listen(content, "-")
     assert refused.code == 2 and refused.out == ""
     assert refused.err.startswith(f"asr: stdin: {what}") and refused.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("begin", [b"\xff\xfb", b"\x1aE"])
+def test_raw_samples_may_begin_with_any_number(begin):
+    content = begin + bytes(30)
+    (block_n,) = from_pipe(io.BytesIO(content), 16000).blocks
+    assert block_n.tobytes() == content
 
 
 def test_the_rate_of_a_wav_is_its_own(listen):
