@@ -305,6 +305,19 @@ def test_a_flush_ends_the_passage_and_time_goes_on(recognizer: Recognizer) -> No
     assert second.log_prob == first.log_prob
 
 
+@pytest.mark.parametrize("rate_hz", [16000, 24000])
+def test_times_stay_those_of_the_stream_after_many_flushes(recognizer: Recognizer, rate_hz: int) -> None:
+    stream = recognizer.stream(rate_hz)
+    for _ in range(500):
+        stream.feed(np.zeros(32, np.float32))  # 21 and a third samples of 16 kHz; the random network hears a letter
+        (result,) = stream.flush()
+        assert result.words
+
+    (last,) = stream.finish()
+
+    assert last.end_s == round(500 * 32 / rate_hz, 3)
+
+
 def test_a_stream_of_nothing_has_an_empty_result(recognizer: Recognizer) -> None:
     assert [result.text for result in recognizer.stream(16000).finish()] == [""]
 

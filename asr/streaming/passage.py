@@ -178,12 +178,15 @@ class Passage:
         self._held_n = self._held_n[: cut_n - self._held_from_n]
         return rest_n, self._ends.steps - cut_n // self._setup.samples_per_step
 
-    def finish(self) -> tuple[Result, int]:
-        """End the passage with the audio; return its result, and where that is in the stream."""
-        num_samples = self._held_from_n + len(self._held_n)
-        result = self._final(num_samples)
+    def finish(self, end_n: int) -> Result:
+        """End the passage with the audio; return its result.
+
+        Args:
+            end_n: where that is in the stream.
+        """
+        result = self._final(max(0, end_n - self._start_n))
         self.context = []
-        return result, self._start_n + num_samples
+        return result
 
     def _final(self, end_n: int) -> Result:
         if not self._is_speech and self._ends.has_tokens:

@@ -53,6 +53,8 @@ class PoolStream:
         self._model_hz = self._setup.model.audio.sample_rate_hz
         self._queue: deque[Wave | _Mark] = deque()
         self._resampler: Any = None
+        #: samples that were taken from the queue, at the stream's own rate
+        self._taken_n = 0
         #: samples of the model's rate that go through the network next
         self._next_n = np.zeros(0, np.float32)
         self.is_done = False
@@ -93,7 +95,9 @@ class PoolStream:
         """Take what goes through the network in this tick; also return whether it is the last of the passage."""
         most = round(_TICK_S * self._model_hz)
         while len(self._next_n) < most and self._queue and not isinstance(self._queue[0], _Mark):
-            self._next_n = np.concatenate([self._next_n, self._at_model_rate(self._queue.popleft())])
+            queued: Any = self._queue.popleft()
+            self._taken_n += len(queued)
+            self._next_n = np.concatenate([self._next_n, self._at_model_rate(queued)])
         wave_n = self._next_n[:most]
         self._next_n = self._next_n[most:]
 
@@ -117,7 +121,9 @@ class PoolStream:
             self._begin(cut_n, self._passage.context)
             return [result]
         if after is After.NOTHING and is_last:
-            result, end_n = self._passage.finish()
+            # Each resampled passage has a whole number of samples: what is rounded must not add up.
+            end_n = round(self._taken_n * self._model_hz / self._rate_hz)
+            result = self._passage.finish(end_n)
             self.is_done = self._queue.popleft() is _Mark.FINISH
             if self.is_done:
                 self._pool.forget(self)
