@@ -559,6 +559,26 @@ def test_asked_to_stop_it_finishes_what_is_under_way_and_takes_its_folder_away(f
             connect(netloc)
 
 
+def test_live_streams_and_requests_share_the_time_that_is_left_when_it_stops(recognizer, wav, monkeypatch):
+    slow = Slow(recognizer)
+
+    def transcribe_all(sources, advance, **options):
+        slow.begun.release()
+        while True:
+            advance(1.0)
+            time.sleep(0.01)
+
+    slow.transcribe_all = transcribe_all
+    monkeypatch.setattr("asr.server.live.Live.__len__", lambda self: 1)  # a client that does not leave
+    with ThreadPoolExecutor(1) as pool:
+        with serving({"gru": Host("gru", slow)}, Settings(grace_s=1.0)) as url:
+            answer = pool.submit(send, url.removeprefix("http://"), form(wav))
+            assert slow.begun.acquire(timeout=30)
+            began_s = time.monotonic()
+        assert time.monotonic() - began_s < 1.8
+        answer.exception()
+
+
 def test_an_address_that_is_taken_is_one_line_before_anything_is_loaded(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
@@ -75,7 +76,6 @@ def make_server(hosts: Mapping[str, Host], settings: Settings, ready: Callable[[
         ws_ping_timeout=PONG_S,
         ws_per_message_deflate=False,
         backlog=_BACKLOG,
-        timeout_graceful_shutdown=round(settings.grace_s),
     )
     server = _Server(config, ready, hosts, settings.grace_s)
     app.state.is_stopping = lambda: server.should_exit
@@ -139,8 +139,11 @@ class _Server(uvicorn.Server):
         lives = [host.live for host in self._hosts.values()]
         for live in lives:
             live.finish_all()
+        began_s = time.monotonic()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._grace_s):
                 while any(map(len, lives)):
                     await asyncio.sleep(_POLL_S)
+        left_s = self._grace_s - (time.monotonic() - began_s)
+        self.config.timeout_graceful_shutdown = max(0, round(left_s))
         await super().shutdown(sockets)
