@@ -8,13 +8,13 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from asr.errors import AsrError
 from asr.recordings.arrays import check_rate
 from asr.server.errors import busy
 from asr.sound.recording import Wave
+from asr.streaming.queued import Mark
 from asr.streaming.results import Result, Rules
 
 if TYPE_CHECKING:
@@ -33,13 +33,6 @@ _ITEMS_AHEAD = 200
 _ROUNDING_S = 0.002
 #: updates of one stream that its client has not taken
 _UPDATES_AHEAD = 1000
-
-
-class _Mark(Enum):
-    """What is queued beside samples."""
-
-    FLUSH = 1
-    FINISH = 2
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ class Session:
         self._delivered = asyncio.Event()
         self._moved = asyncio.Event()
         #: what the thread has not taken yet, and what it has; guarded by the lock of ``live``
-        self.queue: deque[Wave | _Mark] = deque()
+        self.queue: deque[Wave | Mark] = deque()
         self.queued_n = 0
         self.heard_n = 0
         self.is_over = False
@@ -108,11 +101,11 @@ class Session:
     async def flush(self) -> None:
         """End the passage here, as if the audio ended; an update says when that is done. Waits as ``push`` does."""
         await self._room()
-        self._live.queue(self, _Mark.FLUSH)
+        self._live.queue(self, Mark.FLUSH)
 
     def finish(self) -> None:
         """End the stream; the last update follows."""
-        self._live.queue(self, _Mark.FINISH)
+        self._live.queue(self, Mark.FINISH)
 
     def close(self) -> None:
         """Leave; nothing more is done for the stream. Further calls do nothing."""
@@ -194,14 +187,14 @@ class Live:
                 self._thread.start()
         return session
 
-    def queue(self, session: Session, *items: Wave | _Mark) -> None:
+    def queue(self, session: Session, *items: Wave | Mark) -> None:
         """Queue for the next tick."""
         with self._changed:
             if session.is_over:
                 return
             for item in items:
                 session.queue.append(item)
-                if not isinstance(item, _Mark):
+                if not isinstance(item, Mark):
                     session.queued_n += len(item)
             self._changed.notify()
 
@@ -253,14 +246,14 @@ class Live:
     def _has_work(self, streams: dict[Session, Any]) -> bool:
         return any(session.queue for session in self._sessions) or any(s not in self._sessions for s in streams)
 
-    def _take(self, session: Session) -> list[Wave | _Mark]:
+    def _take(self, session: Session) -> list[Wave | Mark]:
         """Take what one tick does of a session's queue."""
-        taken: list[Wave | _Mark] = []
+        taken: list[Wave | Mark] = []
         left_n = round(_TICK_S * session.rate_hz)
-        while session.queue and (left_n > 0 or isinstance(session.queue[0], _Mark)):
+        while session.queue and (left_n > 0 or isinstance(session.queue[0], Mark)):
             item = session.queue.popleft()
             taken.append(item)
-            if not isinstance(item, _Mark):
+            if not isinstance(item, Mark):
                 left_n -= len(item)
                 session.queued_n -= len(item)
         return taken
@@ -279,10 +272,10 @@ class Live:
                 streams[session] = pool.open(session.rate_hz, session.rules, session.decoder)
             stream = streams[session]
             for item in items:
-                if item is _Mark.FLUSH:
+                if item is Mark.FLUSH:
                     stream.flush()
                     flushed[session].append(session.heard_s)
-                elif item is _Mark.FINISH:
+                elif item is Mark.FINISH:
                     stream.finish()
                 else:
                     stream.push(item)
@@ -297,8 +290,8 @@ class Live:
                 tuple(results.get(stream, ())),
                 session.heard_s,
                 tuple(flushed[session]),
-                bool(stream.is_done),
-                getattr(stream, "failure", ""),
+                stream.is_done,
+                stream.failure,
             )
             if update.is_last:
                 self._end(session)

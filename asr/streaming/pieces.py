@@ -8,20 +8,20 @@ Axes: n samples, c cells of 10 ms.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from asr.decode.choose import Decoder
-from asr.recordings.arrays import check_rate, live_samples
+from asr.recordings.arrays import check_rate
 from asr.recordings.levels import CELLS_PER_S, Levels, LiveLevels, cell_samples
 from asr.recordings.pauses import without_clicks
 from asr.sound.recording import Wave
 from asr.streaming.contract import AnyRecognizer
+from asr.streaming.queued import Mark, QueuedStream
 from asr.streaming.results import Result, Rules
 from asr.transcript import Failure, Transcript
 
@@ -45,17 +45,14 @@ class _Passage:
     wave_n: Wave
 
 
-class PieceStream:
-    """Hold a live stream: the samples that wait for the pool's next tick, and the passage that has begun."""
+class PieceStream(QueuedStream):
+    """One stream of a ``PiecePool``, with the passage that has begun."""
 
     def __init__(self, pool: PiecePool, rate_hz: int, rules: Rules, decoder: Decoder | None) -> None:
+        super().__init__()
         self.rate_hz = rate_hz
         self.decoder = decoder
-        self.is_done = False
-        #: why a passage of the stream could not be transcribed
-        self.failure = ""
         self._pool = pool
-        self._queue: deque[Wave | Literal["flush", "finish"]] = deque()
         self._hop = cell_samples(rate_hz)
         self._levels = LiveLevels(rate_hz)
         self._silence = round(min(rules.silence_s, rules.longest_s) * CELLS_PER_S)
@@ -66,22 +63,6 @@ class PieceStream:
         self._held: list[Wave] = []
         self._activity_c: Levels = np.zeros(0, np.float32)
 
-    def push(self, samples: npt.ArrayLike) -> None:
-        """Queue samples: float32 in [-1, 1] or int16. Shapes: (n,).
-
-        Raises:
-            DataError: samples of another type or shape, or not finite.
-        """
-        self._queue.append(live_samples(samples))
-
-    def flush(self) -> None:
-        """Queue the end of the passage, as if the audio ended here; time goes on."""
-        self._queue.append("flush")
-
-    def finish(self) -> None:
-        """Queue the end of the stream."""
-        self._queue.append("finish")
-
     def close(self) -> None:
         """Forget the stream and what it holds; further calls do nothing."""
         self._pool.forget(self)
@@ -90,9 +71,9 @@ class PieceStream:
         """Take all that is queued, and yield the passages that have ended."""
         while self._queue and not self.is_done:
             item = self._queue.popleft()
-            if isinstance(item, str):
+            if isinstance(item, Mark):
                 yield from self._ended()
-                self.is_done = item == "finish"
+                self.is_done = item is Mark.FINISH
                 continue
             self._held.append(item)
             for activity_c in self._levels.feed(item):

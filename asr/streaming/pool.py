@@ -8,24 +8,22 @@ Axes: n samples.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from enum import Enum
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from asr.data.audio import Wave
 from asr.decode.choose import Decoder
 from asr.decode.types import LogProbs
 from asr.machine import num_threads, pool_of
-from asr.recordings.arrays import check_rate, live_samples
+from asr.recordings.arrays import check_rate
 from asr.streaming.contract import AnyRecognizer
 from asr.streaming.engines import engine_of, why_not
 from asr.streaming.passage import After, Passage, Setup
 from asr.streaming.pieces import PiecePool
+from asr.streaming.queued import Mark, QueuedStream
 from asr.streaming.results import Result, Rules
 from asr.utterance import Features
 
@@ -35,46 +33,22 @@ _TICK_S = 1.0
 _SHARE = 8
 
 
-class _Mark(Enum):
-    """What is in a stream's queue beside samples."""
-
-    FLUSH = 1
-    FINISH = 2
-
-
-class PoolStream:
-    """One stream of a pool. Its methods queue, from any thread; ``StreamPool.tick`` does the work."""
+class PoolStream(QueuedStream):
+    """One stream of a ``StreamPool``."""
 
     def __init__(self, pool: StreamPool, rate_hz: int, rules: Rules, decoder: Decoder | None) -> None:
+        super().__init__()
         self._pool = pool
         self._setup = pool.setup if decoder is None else replace(pool.setup, decoder=decoder)
         self._rules = rules
         self._rate_hz = rate_hz
         self._model_hz = self._setup.model.audio.sample_rate_hz
-        self._queue: deque[Wave | _Mark] = deque()
         self._resampler: Any = None
         #: samples that were taken from the queue, at the stream's own rate
         self._taken_n = 0
         #: samples of the model's rate that go through the network next
         self._next_n = np.zeros(0, np.float32)
-        self.is_done = False
         self._begin(0)
-
-    def push(self, samples: npt.ArrayLike) -> None:
-        """Queue the next samples: float in [-1, 1] or int16. Shapes: (n,).
-
-        Raises:
-            DataError: they are of another type or shape, or not finite.
-        """
-        self._queue.append(live_samples(samples))
-
-    def flush(self) -> None:
-        """Queue the end of the passage, as if the audio ended here; samples that follow begin anew, time goes on."""
-        self._queue.append(_Mark.FLUSH)
-
-    def finish(self) -> None:
-        """Queue the end of the stream."""
-        self._queue.append(_Mark.FINISH)
 
     def close(self) -> None:
         """Leave the pool, with whatever is queued."""
@@ -94,14 +68,14 @@ class PoolStream:
     def take(self) -> tuple[object, Features, bool]:
         """Take what goes through the network in this tick; also return whether it is the last of the passage."""
         most = round(_TICK_S * self._model_hz)
-        while len(self._next_n) < most and self._queue and not isinstance(self._queue[0], _Mark):
+        while len(self._next_n) < most and self._queue and not isinstance(self._queue[0], Mark):
             queued: Any = self._queue.popleft()
             self._taken_n += len(queued)
             self._next_n = np.concatenate([self._next_n, self._at_model_rate(queued)])
         wave_n = self._next_n[:most]
         self._next_n = self._next_n[most:]
 
-        is_last = not len(self._next_n) and bool(self._queue) and isinstance(self._queue[0], _Mark)
+        is_last = not len(self._next_n) and bool(self._queue) and isinstance(self._queue[0], Mark)
         if is_last and self._resampler is not None:
             wave_n = np.concatenate([wave_n, self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)])
             self._resampler = None
@@ -124,7 +98,7 @@ class PoolStream:
             # Each resampled passage has a whole number of samples: what is rounded must not add up.
             end_n = round(self._taken_n * self._model_hz / self._rate_hz)
             result = self._passage.finish(end_n)
-            self.is_done = self._queue.popleft() is _Mark.FINISH
+            self.is_done = self._queue.popleft() is Mark.FINISH
             if self.is_done:
                 self._pool.forget(self)
             else:
