@@ -889,6 +889,25 @@ def test_flushes_wait_as_samples_do_while_much_is_queued(recognizers, monkeypatc
     assert asyncio.run(flood()) < 1000
 
 
+def test_what_comes_after_the_end_of_a_stream_is_no_part_of_it(recognizers, pcm_n) -> None:
+    host = Host("streaming", recognizers["streaming"])
+    wave_n = pcm_n.astype(np.float32) / 32768
+
+    async def talk() -> Update:
+        session = host.live.open(RATE_HZ)
+        with host.live._changed:  # all of it comes before the next tick
+            await session.push(wave_n[:8000])
+            session.finish()
+            await session.flush()
+            await session.push(wave_n[8000:])
+        return [update async for update in session][-1]
+
+    last = asyncio.run(talk())
+    assert last.is_last and not last.flushed_s
+    assert last.heard_s == 8000 / RATE_HZ
+    host.live.stop()
+
+
 def test_vosks_finals_are_sent_once_however_slowly_a_client_reads() -> None:
     from asr.server.vosk import _Vosk
 

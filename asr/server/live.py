@@ -253,6 +253,8 @@ class Live:
         while session.queue and (left_n > 0 or isinstance(session.queue[0], Mark)):
             item = session.queue.popleft()
             taken.append(item)
+            if item is Mark.FINISH:  # what follows belongs to no stream
+                break
             if not isinstance(item, Mark):
                 left_n -= len(item)
                 session.queued_n -= len(item)
