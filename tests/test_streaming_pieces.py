@@ -89,6 +89,14 @@ def test_silence_is_not_given_to_the_model_and_gives_empty_results() -> None:
     assert all(result.text == "" and not result.words and result.final for result in results)
 
 
+@pytest.mark.parametrize("silence_s", [0.2, 0.4, 0.5, 2.4])
+def test_passages_of_silence_follow_each_other_however_short(silence_s: float) -> None:
+    results = run(noise(4.0, amplitude=1e-3), 1600, Rules(silence_s=silence_s))
+    assert all(result.start_s < result.end_s for result in results)
+    assert [result.start_s for result in results[1:]] == [result.end_s for result in results[:-1]]
+    assert results[-1].end_s == 4.0
+
+
 def test_silence_is_held_no_longer_than_the_longest_passage() -> None:
     results = run(noise(10.0, amplitude=1e-3), 1600, Rules(silence_s=3600.0, pause_s=3600.0, longest_s=3.0))
     assert max(result.end_s - result.start_s for result in results) <= 3.0

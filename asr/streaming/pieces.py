@@ -93,7 +93,7 @@ class PieceStream(QueuedStream):
         cells = len(self._activity_c)
         loud = self._loud()
         if not len(loud):
-            return cells - round(_SILENCE_S * CELLS_PER_S) if cells >= self._silence else None
+            return cells - min(round(_SILENCE_S * CELLS_PER_S), cells // 2) if cells >= self._silence else None
 
         pause = cells - 1 - int(loud[-1])
         wanted = self._pause if cells < self._longest else min(self._pause, round(_SHORT_PAUSE_S * CELLS_PER_S))
