@@ -520,6 +520,9 @@ def test_metrics_count_requests_and_audio_in_prometheus_format(recognizer, wav):
 
 # --- the command ---
 
+#: why a model of two directions does not stream
+WHY_NOT = "model.bidirectional: true needs whole recordings"
+
 
 @contextmanager
 def command(*words: object, **options) -> Iterator[tuple[subprocess.Popen[str], str]]:
@@ -579,6 +582,38 @@ def test_live_streams_and_requests_share_the_time_that_is_left_when_it_stops(rec
         answer.exception()
 
 
+def test_a_request_that_outlasts_the_grace_is_told_so_and_leaves_no_traceback(folder, tmp_path):
+    rng = np.random.default_rng(0)
+    long = write_wav(tmp_path / "long.wav", np.concatenate([tones("abcd dcba", rng) for _ in range(600)])).read_bytes()
+    place = tmp_path / "tmp"
+    place.mkdir()
+    environment = os.environ | {"TMPDIR": str(place)}
+    with command(folder, "--no-speech-threshold", 1, "--grace", 0, env=environment) as (process, netloc):
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(send, netloc, form(long)) for _ in range(8)]
+            wait_until(lambda: len(list(place.glob("*/upload-*"))) == 8)
+            process.send_signal(signal.SIGTERM)
+            results = [answer.result() for answer in answers]
+        said = process.stderr.read()
+        assert process.wait(30) == 0
+    cut_off = [(headers["retry-after"], document) for status, headers, document in results if status == 503]
+    assert cut_off and {document["error"]["code"] for _, document in cut_off} == {"stopping"}
+    assert {status for status, _, _ in results} <= {200, 503}
+    assert "Traceback" not in said
+
+
+def test_what_an_operator_may_not_know_is_said_at_the_start(folder, tmp_path):
+    keys = tmp_path / "keys.txt"
+    keys.write_text(KEY)
+    for mode, is_said in ((0o644, True), (0o600, False)):
+        keys.chmod(mode)
+        with command(f"a={folder}", "--api-key-file", keys) as (process, _):
+            process.send_signal(signal.SIGTERM)
+            lines = process.stderr.read().splitlines()
+        assert lines[-1] == "asr: a does not stream, so live text comes after each pause: " + WHY_NOT
+        assert (f"asr: all users of this machine can read the keys: chmod 600 {keys}" in lines) == is_said
+
+
 def test_an_address_that_is_taken_is_one_line_before_anything_is_loaded(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -603,6 +638,7 @@ def run_command(*words: object, code: str = "") -> subprocess.CompletedProcess[s
         (["m", "--origin", "example.org"], "--origin example.org: expected a page's address"),
         (["m", "--api-key-file", "no-such-file"], "no-such-file"),
         (["m", "--host", "256.1.1.1"], "--host 256.1.1.1"),
+        (["m", "--host", "192.0.2.1"], "cannot assign requested address; choose another --host"),
     ],
 )
 def test_mistakes_are_one_line(words, line):
@@ -616,3 +652,8 @@ def test_without_the_extra_one_line_says_how_to_get_it(folder):
     done = run_command(folder, code=absent)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "pip install 'asr-ctc[server]'" in done.stderr
+
+    # in an installation without PyTorch the extra would bring it
+    done = run_command(folder, code=absent + "\nsys.modules['torch'] = None")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "pip install starlette uvicorn python-multipart" in done.stderr

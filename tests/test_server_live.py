@@ -929,3 +929,10 @@ def test_vosks_finals_are_sent_once_however_slowly_a_client_reads() -> None:
 
     asyncio.run(talk())
     assert [text for text in sent if text] == ["one", "two"]
+
+
+def test_a_socket_at_an_unknown_address_is_told_so(url):
+    with pytest.raises(InvalidStatus) as caught, connect(f"{url}/v2/listen", additional_headers=HEADERS):
+        pass
+    assert caught.value.response.status_code == 404
+    assert json.loads(caught.value.response.body)["error"]["message"] == "unknown address: /v2/listen"

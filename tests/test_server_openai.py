@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import json
 import re
@@ -312,3 +313,11 @@ def test_models_are_listed_and_described(client):
     assert (found.id, found.object, found.owned_by) == ("gru", "model", "asr")
     assert found.hotwords is True and found.sample_rate_hz == 16000
     assert refusal(openai.NotFoundError, client.models.retrieve, model="whisper-1").code == "model_not_found"
+
+
+def test_the_folders_of_the_server_are_its_own(recognizer):
+    decoder = dataclasses.replace(recognizer.decoder, lm="/srv/of/ours/3gram.arpa")
+    hosts = {"gru": Host("gru", Recognizer(recognizer.model, decoder))}
+    with serving(hosts) as url, urllib.request.urlopen(f"{url}/v1/models/gru") as answer:
+        described = answer.read().decode()
+    assert json.loads(described)["language_model"] == "3gram.arpa" and "/srv" not in described

@@ -252,3 +252,6 @@ def test_the_requirements_for_use_are_the_packages_own():
     assert set(asked["dependencies"]) - set(wanted) == {
         next(line for line in ranges if line.startswith(name)) for name in ("torch", "librosa")
     }
+
+    lines = (ROOT / "requirements-serve.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == asked["optional-dependencies"]["server"]

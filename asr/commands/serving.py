@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,7 @@ from asr.commands.options import (
     with_groups,
 )
 from asr.errors import ConfigError
+from asr.machine import has_torch
 
 if TYPE_CHECKING:
     from asr.server.host import Host
@@ -62,6 +64,10 @@ class ServerOptions:
             grace_s=self.grace,
         )
 
+    def are_keys_open(self) -> bool:
+        """Return true if all users of this machine can read the keys."""
+        return self.api_key_file is not None and bool(self.api_key_file.stat().st_mode & stat.S_IROTH)
+
 
 @with_groups
 def serve(
@@ -85,7 +91,11 @@ def serve(
         missing = (error.name or "").partition(".")[0]
         if missing not in ("starlette", "uvicorn", "websockets", "multipart", "python_multipart", "anyio", "h11"):
             raise
-        raise ConfigError(f"asr serve needs {missing}: pip install 'asr-ctc[server]'") from error
+        # the extra would bring PyTorch where somebody left it out
+        packages = "'asr-ctc[server]'" if has_torch() else "starlette uvicorn python-multipart websockets"
+        raise ConfigError(f"asr serve needs {missing}: pip install {packages}") from error
+
+    from asr.streaming.engines import why_not
 
     settings = server.settings()
     named = _named(models)
@@ -98,6 +108,11 @@ def serve(
             say(f"asr: serving {shown(', '.join(hosts))} at {address_of(listening)} (Ctrl-C ends it)")
             if not settings.keys and not settings.is_local:
                 say("asr: whoever reaches this address may use it: --api-key-file asks for a key")
+            if server.are_keys_open():
+                say(f"asr: all users of this machine can read the keys: chmod 600 {shown(server.api_key_file)}")
+            for name, host in hosts.items():
+                if why := why_not(host.recognizer.model):
+                    say(f"asr: {shown(name)} does not stream, so live text comes after each pause: {why}")
 
         run(hosts, settings, listening, ready)
 

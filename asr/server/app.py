@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from asr.server import deepgram, deepgram_files, openai, realtime, vosk
 from asr.server.errors import ApiError, on_api_error, on_http_error
@@ -47,6 +48,7 @@ def make_app(hosts: Mapping[str, Host], settings: Settings = Settings()) -> Star
         *realtime.ROUTES,
         *vosk.ROUTES,
     ]
+    elsewhere = WebSocketRoute("/{path:path}", no_socket)
     measured = Metrics(route.path for route in routes)
     measured.gauges["asr_waiting"] = (
         "Requests that wait for a model.",
@@ -59,7 +61,7 @@ def make_app(hosts: Mapping[str, Host], settings: Settings = Settings()) -> Star
         lambda: {name: len(host.live) for name, host in hosts.items()},
     )
     app = Starlette(
-        routes=routes,
+        routes=[*routes, elsewhere],
         middleware=[Middleware(Guard, settings=settings, ended=measured.count_request)],
         exception_handlers={ApiError: on_api_error, HTTPException: on_http_error},
         lifespan=lifespan,
@@ -75,6 +77,11 @@ def make_app(hosts: Mapping[str, Host], settings: Settings = Settings()) -> Star
 async def health(request: Request) -> Response:
     """Say that the server runs, and which models it has; open to all, so that monitors need no key."""
     return JSONResponse({"status": "ok", "models": list(request.app.state.hosts)})
+
+
+async def no_socket(socket: WebSocket) -> None:
+    """Refuse a socket at any other address."""
+    raise ApiError(404, f"unknown address: {socket.url.path}")
 
 
 async def metrics(request: Request) -> Response:

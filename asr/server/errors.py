@@ -71,6 +71,13 @@ def failed() -> ApiError:
     return ApiError(500, "the server made a mistake; its log says more", code="internal_error", kind="server_error")
 
 
+def stopping() -> ApiError:
+    """Return what a client is told whose request the server has no time for any more."""
+    return ApiError(
+        503, "the server stops", code="stopping", kind="server_error", headers={"retry-after": str(RETRY_S)}
+    )
+
+
 async def on_api_error(request: Request, error: Exception) -> Response:
     """Answer an ``ApiError``."""
     assert isinstance(error, ApiError)

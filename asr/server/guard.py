@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asr.commands.console import say
-from asr.server.errors import ApiError, busy, failed
+from asr.server.errors import ApiError, busy, failed, stopping
 from asr.server.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,8 @@ class Guard:
             await exchange.refuse(error)
         except ClientDisconnect:
             pass
+        except asyncio.CancelledError:  # the time for what is under way when the server stops is over
+            await exchange.refuse(stopping())
         except Exception:
             log.exception("%s %s failed", scope.get("method", "WEBSOCKET"), scope["path"])
             await exchange.refuse(failed())

@@ -80,7 +80,7 @@ def _described(host: Host) -> dict[str, Any]:
     own = {
         "sample_rate_hz": host.recognizer.model.audio.sample_rate_hz,
         "decoder": decoder.name,
-        "language_model": decoder.lm,
+        "language_model": Path(decoder.lm).name if decoder.lm else None,
         "hotwords": decoder.with_hotwords is not None,
         "streams": host.live.partials,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -48,7 +49,10 @@ def bind(host: str, port: int) -> socket.socket:
         taken.bind(address)
     except OSError as error:
         taken.close()
-        raise ConfigError(f"cannot listen at {host} port {port}: {os_reason(error)}; choose another --port") from error
+        option = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
+        raise ConfigError(
+            f"cannot listen at {host} port {port}: {os_reason(error)}; choose another {option}"
+        ) from error
     return taken
 
 

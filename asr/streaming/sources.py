@@ -220,7 +220,7 @@ def _sounddevice() -> Any:
     try:
         import sounddevice
     except ImportError as error:
-        raise AsrError("a microphone needs sounddevice: pip install 'asr-ctc[live]'") from error
+        raise AsrError("a microphone needs sounddevice: pip install sounddevice") from error
     except OSError as error:  # it looks for PortAudio when it is loaded
         raise AsrError("a microphone needs the library PortAudio: sudo apt install libportaudio2") from error
     return sounddevice
