@@ -392,6 +392,23 @@ def test_beam_search_streams_with_the_scores_of_the_whole(searching: Recognizer)
     assert [word.confidence for word in result.words] == [word.confidence for word in expected.words]
 
 
+def test_beam_search_says_no_word_of_what_is_heard_again(searching: Recognizer) -> None:
+    rules = Rules(pause_s=0.5, longest_s=2.0)
+    results = [r for seed in range(4) for r in finals(run(searching, [spoken(9.0, seed)], rules=rules))]
+
+    words = [(word, result) for result in results for word in result.words]
+    assert len(words) > 20
+    assert all(result.start_s <= word.start_s < word.end_s <= result.end_s for word, result in words)
+
+
+@pytest.mark.parametrize("num_samples", [63000, 63900, 64000, 64100])
+def test_a_cut_in_the_last_step_is_not_behind_the_audio(recognizer: Recognizer, num_samples: int) -> None:
+    zeros_n = np.zeros(num_samples, np.float32)  # the random network hears one endless letter
+    results = finals(run(recognizer, [zeros_n], rules=Rules(longest_s=2.0)))
+    assert all(a.end_s == b.start_s for a, b in pairwise(results))
+    assert results[-1].end_s == round(num_samples / 16000, 3)
+
+
 def test_the_stable_part_of_a_partial_result_stays(searching: Recognizer) -> None:
     results = run(searching, pieces([1600] * 120, spoken(12.0)))
 

@@ -86,6 +86,8 @@ class Passage:
         #: before it
         self._held_n = np.zeros(0, np.float32)
         self._held_from_n = 0
+        #: steps of the pause that the decoder has not got
+        self._pause_sv: LogProbs = np.zeros((0, model.tokenizer.vocabulary_size), np.float32)
         self._is_speech = setup.no_speech_threshold >= 1
         self._judge_from = 0
         #: sum of the tokens' log-probabilities, and their number
@@ -110,16 +112,29 @@ class Passage:
             if not self._is_speech and not self._ends.pause and self._ends.steps >= self._judge_from:
                 self._judge()
             if is_end:
-                self._text.feed(log_probs_sv[: i + 1])
+                self._tell(log_probs_sv[: i + 1])
                 return After.END
             if self._setup.begins_anew and self._ends.is_stale():
+                self._tell(log_probs_sv[: i + 1])
                 # A network writes the space before a word only if it has heard the word before that.
-                self._text.feed(np.concatenate([log_probs_sv[:i], self._setup.pause_v[None]]))
+                self._text.feed(np.repeat(self._setup.pause_v[None], len(self._pause_sv), axis=0))
+                self._pause_sv = self._pause_sv[:0]
                 return After.FRESH
         if len(log_probs_sv):
-            self._text.feed(log_probs_sv)
+            self._tell(log_probs_sv)
             self._forget()
         return After.NOTHING
+
+    def _tell(self, log_probs_sv: LogProbs) -> None:
+        """Give the next steps to the decoder, but those of a pause only when it is over.
+
+        What is behind the cut is heard again: a search that finds a word there would say it twice.
+        """
+        steps_sv = np.concatenate([self._pause_sv, log_probs_sv])
+        said = max(0, len(steps_sv) - self._ends.pause)
+        if said:
+            self._text.feed(steps_sv[:said])
+        self._pause_sv = steps_sv[said:]
 
     def _judge(self) -> None:
         """Decide whether anybody speaks, by the last seconds that were heard up to this step."""
@@ -160,11 +175,14 @@ class Passage:
     def _cut_n(self) -> int:
         """Return where in its pause the passage is cut."""
         per_step = self._setup.samples_per_step
-        return self._ends.cut_step(self._held_n[self._pause_from_n - self._held_from_n :], per_step) * per_step
+        cut_n = self._ends.cut_step(self._held_n[self._pause_from_n - self._held_from_n :], per_step) * per_step
+        return min(cut_n, self._held_from_n + len(self._held_n))  # the last step may reach beyond the audio
 
     def cut(self) -> tuple[Result, Wave, int]:
         """End the passage in its pause; return its result, the samples after it, and where those are in the stream."""
         cut_n = self._cut_n()
+        behind = self._ends.steps - cut_n // self._setup.samples_per_step
+        self._text.feed(self._pause_sv[: max(0, len(self._pause_sv) - behind)])
         return self._final(cut_n), self._held_n[cut_n - self._held_from_n :], self._start_n + cut_n
 
     def refresh(self) -> tuple[Wave, int]:
@@ -184,6 +202,7 @@ class Passage:
         Args:
             end_n: where that is in the stream.
         """
+        self._text.feed(self._pause_sv)
         result = self._final(max(0, end_n - self._start_n))
         self.context = []
         return result
