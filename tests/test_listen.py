@@ -70,6 +70,15 @@ def test_a_pipe_gives_a_line_for_each_passage_and_as_json_partial_results_too(li
     assert not results[0]["final"] and results[0]["words"]
 
 
+def test_a_result_without_any_text_that_is_allowed_is_json(capsys):
+    from asr.commands.listening import _screen
+    from asr.streaming.results import Result as LiveResult
+
+    with _screen(as_json=True) as show:
+        show(LiveResult("", True, 0.0, 1.0, log_prob=float("-inf")))
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["log_prob"] is None
+
+
 def test_raw_samples_are_taken_as_the_model_has_them_which_is_said_unless_the_rate_was_stated(listen):
     silent, said = listen(PCM, "-", "--rate", 16000), listen(PCM, "-")
     assert silent.out == said.out and len(said.out.splitlines()) == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import signal
 import sys
 import time
@@ -26,6 +26,7 @@ from asr.commands.options import (
     with_groups,
 )
 from asr.errors import ConfigError
+from asr.files import json_text
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -278,7 +279,7 @@ class _Files:
 def _screen(as_json: bool) -> Iterator[Any]:
     """Give what shows a result: on a terminal text that grows, elsewhere a line for each final one."""
     if as_json:
-        yield lambda result: print_result(json.dumps(asdict(result), ensure_ascii=False))
+        yield lambda result: print_result(_json(result))
     elif not sys.stdout.isatty():
         yield lambda result: print_result(result.text) if result.final and result.text else None
     else:
@@ -288,6 +289,12 @@ def _screen(as_json: bool) -> Iterator[Any]:
         console = Console(highlight=False, markup=False, soft_wrap=False)
         with Live(console=console, transient=True, refresh_per_second=12) as growing:
             yield lambda result: _grow(growing, result)
+
+
+def _json(result: Result) -> str:
+    """Return a result as JSON; minus infinity, the score where a lexicon allows no text, is null."""
+    log_prob = result.log_prob if math.isfinite(result.log_prob) else None
+    return json_text(asdict(result) | {"log_prob": log_prob})
 
 
 def _grow(growing: Live, result: Result) -> None:
