@@ -602,6 +602,19 @@ def test_a_request_that_outlasts_the_grace_is_told_so_and_leaves_no_traceback(fo
     assert "Traceback" not in said
 
 
+def test_a_second_ctrl_c_ends_it_at_once_without_a_traceback(folder):
+    with command(folder) as (process, netloc), connect(netloc) as client:
+        client.sendall(head("content-length: 1000") + b"begun")
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(10) == 130
+    assert said.splitlines()[-1] == "asr: interrupted" and "Traceback" not in said
+
+
 def test_what_an_operator_may_not_know_is_said_at_the_start(folder, tmp_path):
     keys = tmp_path / "keys.txt"
     keys.write_text(KEY)

@@ -151,3 +151,7 @@ class _Server(uvicorn.Server):
         left_s = self._grace_s - (time.monotonic() - began_s)
         self.config.timeout_graceful_shutdown = max(0, round(left_s))
         await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn leaves the rest to asyncio, which logs a traceback
+            for task in self.server_state.tasks:
+                task.cancel()
+            await self.lifespan.shutdown()
