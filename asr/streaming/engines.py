@@ -25,7 +25,7 @@ from asr.utterance import Features
 
 
 class FrontEnd(Protocol):
-    """What makes the network's input of samples."""
+    """Make the network's input of samples."""
 
     def feed(self, wave_n: Wave, /) -> Features: ...
     def finish(self) -> Features: ...

@@ -30,7 +30,7 @@ _JUDGE_STEPS = 6
 
 @dataclass(frozen=True)
 class Setup:
-    """What all passages of all streams have in common."""
+    """Hold what all passages of all streams have in common."""
 
     model: AcousticModel
     decoder: Decoder
@@ -58,7 +58,7 @@ class Setup:
 
 
 class After(Enum):
-    """What is to be done after some steps."""
+    """Say what is to be done after some steps."""
 
     NOTHING = 0
     #: the network begins anew, the passage goes on

@@ -15,7 +15,7 @@ from asr.sound.recording import Wave
 
 
 class Mark(Enum):
-    """What is queued beside samples."""
+    """Stand for what is queued beside samples."""
 
     #: the passage ends here
     FLUSH = 1

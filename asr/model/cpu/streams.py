@@ -61,7 +61,7 @@ class _Convolution:
 
 
 class State:
-    """What the network keeps of one stream between two ticks."""
+    """Hold what the network keeps of one stream between two ticks."""
 
     def __init__(self, network: InferenceNetwork) -> None:
         """Begin a stream; ``asr.model.streamable`` says which networks can."""
