@@ -116,7 +116,7 @@ def test_unpruned_beam_finds_every_text_with_its_probability_and_lm_score(
     backend, extra, log_probs_sv, lm, share, beta
 ):
     alpha = alpha_for(lm, share)
-    weights = {"alpha": alpha, "beta": beta, "unknown_letters": 2.0, "unknown": -3.0}
+    weights = {"alpha": alpha, "beta": beta, "unknown": -3.0}
     settings = {"alpha": alpha, "beta": beta, "unknown_letters": 2.0, "unknown_log_prob": -3.0}
     found = decoder(backend, lm=lm, **WHOLE, **settings, **EXTRAS[extra]).decode(log_probs_sv)
     expected = reference.texts(log_probs_sv, ["", " ", "a", "b"], lm=lm, **weights, **EXTRAS[extra])
@@ -199,7 +199,7 @@ SETTINGS = st.fixed_dictionaries(
         "beam_width": st.integers(1, 8),
         "min_token_log_prob": st.sampled_from([None, -1.0, -3.0, 0.0]),
         "beam_prune_log_prob": st.sampled_from([None, -1.0, -5.0]),
-        "nbest": st.just(3),
+        "nbest": st.sampled_from([1, 3]),
         "alpha": st.floats(0, 2),
         "beta": st.floats(-2, 3),
         "fusion": st.sampled_from(["word", "token"]),
@@ -252,6 +252,30 @@ def test_nbest_are_distinct_sorted_and_no_better_than_the_texts_are(backend, log
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@given(log_probs_sv=log_prob_arrays(longest=6), lm=language_models() | st.none(), extra=st.sampled_from(list(EXTRAS)))
+def test_an_unpruned_beam_finds_the_best_text_where_only_one_is_asked_for(backend, log_probs_sv, lm, extra):
+    expected = reference.texts(log_probs_sv, ["", " ", "a", "b"], lm=lm, **EXTRAS[extra])
+    found = decoder(backend, lm=lm, **{**WHOLE, "nbest": 1}, **EXTRAS[extra]).decode(log_probs_sv)[0]
+    best = max((acoustic + fusion for _, acoustic, fusion in expected), default=-math.inf)
+    if expected:  # otherwise no listed text is possible, and an open word was cut
+        assert found.score == pytest.approx(best, abs=CLOSE, rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_of_prefixes_with_the_same_future_the_best_stays(backend):
+    # Found by random search: with room for two prefixes, the best text survives only if it need not compete with one
+    # that can only stay behind. Where two texts are asked for, both stay.
+    counts_sv = np.array([[4, 1, 1, 6], [2, 8, 3, 3], [4, 4, 3, 7], [5, 6, 3, 8]])
+    log_probs_sv = np.log(counts_sv / counts_sv.sum(axis=1, keepdims=True))
+    off = {"min_token_log_prob": None, "beam_prune_log_prob": None}
+    one, two, all_ = (
+        decoder(backend, beam_width=width, nbest=nbest, **off).decode(log_probs_sv)[0]
+        for width, nbest in ((2, 1), (2, 2), (1000, 1))
+    )
+    assert (one.text, two.text, all_.text) == ("b", "", "b")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @given(log_probs_sv=log_prob_arrays(longest=6), width=st.integers(1, 6), lm=language_models() | st.none())
 def test_a_pruned_beam_gives_true_texts_at_most_their_probability_and_exactly_their_lm_score(
     backend, log_probs_sv, width, lm
@@ -259,7 +283,8 @@ def test_a_pruned_beam_gives_true_texts_at_most_their_probability_and_exactly_th
     # The law behind "wider is better": what is pruned only takes paths away. So no beam beats the unpruned one.
     every = {text: scores for text, *scores in reference.texts(log_probs_sv, ["", " ", "a", "b"], lm=lm)}
     best = max(acoustic + fusion for acoustic, fusion in every.values())
-    for hypothesis in decoder(backend, lm=lm, beam_width=width, nbest=width).decode(log_probs_sv):
+    several = decoder(backend, lm=lm, beam_width=width, nbest=width).decode(log_probs_sv)
+    for hypothesis in [*several, *decoder(backend, lm=lm, beam_width=width, nbest=1).decode(log_probs_sv)]:
         acoustic, fusion = every[hypothesis.text]
         assert hypothesis.log_prob <= acoustic + CLOSE
         assert hypothesis.lm_score == pytest.approx(fusion, abs=CLOSE, rel=1e-6)

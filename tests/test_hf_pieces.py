@@ -171,7 +171,7 @@ def test_an_unpruned_beam_is_the_definition(backend, tokenizer, data):
 def test_with_a_model_of_words_and_hotwords_it_is_the_definition(backend, log_probs_sv):
     grams = {("<s>",): -99.0, ("</s>",): -1.0, ("<unk>",): -2.0, ("tʃ",): -0.5, ("ta",): -0.9, ("tʃ", "ta"): -0.1}
     lm = reference.BackoffModel({gram: (log10, -0.2 * (len(gram) == 1)) for gram, log10 in grams.items()})
-    scoring = {"alpha": 0.8, "beta": 0.5, "unknown_letters": 2.0, "hotwords": {"tʃa": 3.0}}
+    scoring = {"alpha": 0.8, "beta": 0.5, "hotwords": {"tʃa": 3.0}}
     config = BeamConfig(**EXHAUSTIVE, **scoring, unknown_log_prob=-3.0)
     found = BeamDecoder(LETTERS, config, ngram.parse_arpa(lm.arpa().encode(), "x.arpa"), backend).decode(log_probs_sv)
     expected = reference.texts(log_probs_sv, ["", *LETTERS.symbols], lm=lm, unknown=-3.0, **scoring)

@@ -89,7 +89,7 @@ def test_words_that_do_not_count_as_known_cost_as_unknown_but_keep_their_probabi
     for known in (["a", "b", "not in it"], ["b"], ["not in it"]):
         model = ngram.load(DATA / "odd.bin")
         model.keep_known(known, "unigrams.txt")
-        config = BeamConfig(unknown_log_prob=-3, unknown_letters=1e6)
+        config = BeamConfig(unknown_log_prob=-3)
         scores.append([BeamDecoder(tokenizer, config, model, b).decode(log_probs_sv)[0] for b in ("numpy", "numba")])
     assert [h.text for pair in scores for h in pair] == ["a b"] * 6
     (one, _), (other, _), (none, _) = scores

@@ -211,11 +211,10 @@ def test_unpruned_beam_over_pieces_with_a_word_model_is_the_definition(backend, 
         alpha=0.8,
         beta=0.5,
         unknown_log_prob=-3.0,
-        unknown_letters=2.0,
     )
     found = BeamDecoder(TINY, config, parse_arpa(lm.arpa().encode(), "x.arpa"), backend).decode(log_probs_sv)
     pieces = ["", *(s.replace("▁", " ") for s in TINY.symbols)]
-    expected = reference.texts(log_probs_sv, pieces, lm=lm, alpha=0.8, beta=0.5, unknown=-3.0, unknown_letters=2.0)
+    expected = reference.texts(log_probs_sv, pieces, lm=lm, alpha=0.8, beta=0.5, unknown=-3.0)
     assert sorted(h.text for h in found) == sorted(text for text, _, _ in expected)
     scores = {text: (acoustic, fusion) for text, acoustic, fusion in expected}
     for h in found:

@@ -127,10 +127,19 @@ class PlainSearch:
         return after
 
     def _pruned(self, after: dict[Prefix, Mass], best: float) -> dict[Prefix, Mass]:
-        """Return the prefixes that are kept, in their order: the best ``beam_width``, of equal ones the earlier."""
+        """Return the prefixes that are kept, in their order: the best ``beam_width``, of equal ones the earlier.
+
+        Where there are more, those with the same future compete first: whatever follows, the best of them stays ahead.
+        """
         least = best * self.limits.prune
         alive = [prefix for prefix, mass in after.items() if mass.total >= least and mass.total > 0]
-        kept = set(sorted(alive, key=lambda prefix: -after[prefix].total)[: self.limits.beam_width])
+        ranked = sorted(alive, key=lambda prefix: -after[prefix].total)
+        if self.limits.recombine and len(ranked) > self.limits.beam_width:
+            best_of: dict[object, Prefix] = {}
+            for prefix in ranked:
+                best_of.setdefault(self.scorer.future(prefix, after[prefix].token > 0), prefix)
+            ranked = list(best_of.values())
+        kept = set(ranked[: self.limits.beam_width])
         return {prefix: after[prefix] for prefix in alive if prefix in kept}
 
     def finals(self, limit: int | None) -> list[Final]:

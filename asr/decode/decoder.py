@@ -18,7 +18,16 @@ from asr.data.tokenizer import BLANK_ID, Tokenizer
 from asr.decode.beam import Final, PlainSearch
 from asr.decode.confidence import word_shares
 from asr.decode.settings import BeamConfig
-from asr.decode.tables import TOKEN_FUSION, LanguageModel, build_tables, fusion_of, limits_of, reweighted, spellings
+from asr.decode.tables import (
+    TOKEN_FUSION,
+    LanguageModel,
+    ambiguous,
+    build_tables,
+    fusion_of,
+    limits_of,
+    reweighted,
+    spellings,
+)
 from asr.decode.types import Hypothesis, LogProbs, Span, check_log_probs
 from asr.errors import ConfigError, nearest
 from asr.machine import usable_cores
@@ -77,9 +86,9 @@ class BeamDecoder:
         self.config = config.model_copy(update={"fusion": fusion_of(tokenizer, config, lm)})
         self.backend = backend
         self.pieces = spellings(tokenizer)
-        #: whether tokens can write one text in two ways: only those of several letters can
-        self.ambiguous = any(len(piece) != 1 for piece in self.pieces[1:])
         self.tables = build_tables(tokenizer, self.config, lm)
+        #: whether tokens can write one text in two ways
+        self.ambiguous = ambiguous(self.tables)
         self._set_searches()
 
     def _set_searches(self) -> None:

@@ -12,7 +12,7 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
-from asr.decode.tables import NO_FUSION, TOKEN_FUSION, WORD_FUSION, SearchTables
+from asr.decode.tables import MOST_LETTERS, NO_FUSION, TOKEN_FUSION, WORD_FUSION, SearchTables
 from asr.lm.model import advance_many
 
 
@@ -32,8 +32,9 @@ class Prefix:
     state: int
     #: score of all that is complete
     score: float
-    #: score of the open word until it is complete
+    #: score of the open word until it is complete, and e to it
     look: float
+    gain: float
     #: factor by which the scores change the mass from the parent's to this prefix
     growth: float
     children: dict[int, Prefix] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Scorer:
             state=tables.begin_state,
             score=0.0,
             look=0.0,
+            gain=1.0,
             growth=1.0,
         )
 
@@ -77,29 +79,37 @@ class Scorer:
         word = prefix.word
         letters = prefix.letters
         state = prefix.state
-        change = 0.0
+        score = prefix.score
+        growth = 1.0 / prefix.gain
 
         # A token that opens a word ends the word before it.
         if tables.opens_v[token]:
             if letters > 0:
-                change, state = self._word_end(prefix)
+                end_score, state = self._word_end(prefix)
+                score += end_score
+                growth = math.exp(end_score - prefix.look)
             word = 0
             letters = 0
 
-        score = prefix.score + change
-        letters += int(tables.num_letters_v[token])
-
         if tables.fusion == TOKEN_FUSION:
             token_score, state = self._token_score(prefix.state, token)
-            change += token_score
             score += token_score
+            growth *= math.exp(token_score)
 
-        look = 0.0
+        letters += int(tables.num_letters_v[token])
+        look, gain = 0.0, 1.0
         if tables.listed:
             word = self._spell(word, token)
-            look = self._look(word, letters)
-        growth = math.exp(change + look - prefix.look)
-        return Prefix(prefix, token, word, letters, state, score, look, growth)
+            look, gain = self._look(word, letters)
+        return Prefix(prefix, token, word, letters, state, score, look, gain, growth * gain)
+
+    def future(self, prefix: Prefix, ends_in_token: bool) -> tuple[int, int, int, int]:
+        """Return all that the growth of a prefix depends on; its last token counts if a path ends in it."""
+        token = prefix.token if ends_in_token else -1
+        if not self.tables.listed and self.tables.fusion == NO_FUSION:
+            return 0, 0, 0, token
+        letters = min(prefix.letters, MOST_LETTERS) if prefix.word < 0 else int(prefix.letters > 0)
+        return prefix.state, prefix.word, letters, token
 
     def finish(self, prefix: Prefix) -> tuple[Prefix, float]:
         """Return a prefix without a space at its end, and its score with the open word and the sentence complete."""
@@ -146,7 +156,7 @@ class Scorer:
             log_prob, state = self._lm(state, lm_word)
             score += tables.alpha * log_prob + tables.beta
             if word <= 0 or not tables.known_n[word]:
-                score += tables.unknown * max(1.0, prefix.letters / tables.unknown_letters)
+                score += tables.unknown
 
         prefix.end = score, state
         return prefix.end
@@ -181,8 +191,10 @@ class Scorer:
             word = edge + 1 if found else -1
         return word
 
-    def _look(self, word: int, letters: int) -> float:
-        """Return the score of an open word for the time being: hope for a hotword, or the price of an unknown word."""
+    def _look(self, word: int, letters: int) -> tuple[float, float]:
+        """Return the score of an open word for the time being, and e to it."""
+        tables = self.tables
         if word >= 0:
-            return float(self.tables.look_n[word])
-        return self.tables.off * max(1.0, letters / self.tables.unknown_letters)
+            return float(tables.look_n[word]), float(tables.gain_n[word])
+        letters = min(letters, MOST_LETTERS)
+        return float(tables.off_look_l[letters]), float(tables.off_gain_l[letters])

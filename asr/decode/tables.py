@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from asr.data.tokenizer import BLANK_ID, WORD_START, Tokenizer
 from asr.decode.settings import BeamConfig
-from asr.decode.trie import letter_trie
+from asr.decode.trie import best_words, letter_trie
 from asr.decode.types import Floats, Ints
 from asr.errors import ConfigError
 from asr.lm.arrays import no_ngrams
+from asr.lm.model import advance_many
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,10 @@ NO_FUSION, WORD_FUSION, TOKEN_FUSION = 0, 1, 2
 LEAST_SCALE = 1e-290
 #: words of a language model that no text has
 SPECIAL_WORDS = {"<s>", "</s>", "<unk>", "<UNK>"}
+#: an open word that no listed word begins with costs no more from this many letters on
+MOST_LETTERS = 63
+#: no open word costs more than this, in nats, as its price is also held as a factor; one that is forbidden has no factor
+_MOST_PRICE = 400.0
 #: settings that the tables are made of; the others can be changed in a decoder that is built
 _FIXED = ("hotwords", "lexicon", "fusion", "space_symbol")
 
@@ -58,6 +63,8 @@ class Limits(NamedTuple):
     prune: float
     #: no letter multiplies a mass by more
     most_growth: float
+    #: whether only the best of the prefixes with the same future stays where there are too many
+    recombine: bool
 
 
 class SearchTables(NamedTuple):
@@ -85,19 +92,28 @@ class SearchTables(NamedTuple):
     #: whether a word that ends here is known, and what it gains as a hotword
     known_n: npt.NDArray[np.bool_]
     bonus_n: Floats
-    #: score of an open word while it may still become a hotword
+    #: what an open word may still hope for as a hotword
+    hope_n: Floats
+    #: the highest ln P without context of the words that begin so, of those that are known and of those that are not;
+    #: -inf: there is none. Of no use without a language model of words
+    best_known_n: Floats
+    best_unknown_n: Floats
+    #: score of an open word for the time being, and e to it
     look_n: Floats
-    #: score of an open word that no listed word begins with, by letters: off x max(1, letters / unknown_letters)
-    off: float
+    gain_n: Floats
+    #: the same of an open word that no listed word begins with, by its number of letters
+    off_look_l: Floats
+    off_gain_l: Floats
     #: the language model and its weights
     fusion: int
     alpha: float
     beta: float
     unknown: float
-    unknown_letters: float
     begin_state: int
     end_id: int
     unk_id: int
+    #: ln P of an unknown word without context
+    unk_log_prob: float
     lm_token_v: Ints
     lm: Any
 
@@ -105,12 +121,23 @@ class SearchTables(NamedTuple):
 def limits_of(config: BeamConfig, tables: SearchTables) -> Limits:
     """Return the widths and prunings of a search as numbers."""
     floor, prune = config.min_token_log_prob, config.beam_prune_log_prob
+    most_growth = math.inf
+    if tables.fusion != TOKEN_FUSION:
+        most = max(float(tables.look_n.max()), float(tables.off_look_l.max()))
+        most_growth = math.exp(min(most - min(0.0, float(tables.look_n.min())), 700.0))
     return Limits(
         beam_width=config.beam_width,
         floor=-math.inf if floor is None else float(np.float32(floor)),
         prune=0.0 if prune is None else math.exp(prune),
-        most_growth=math.inf if tables.fusion == TOKEN_FUSION else math.exp(float(tables.look_n.max())),
+        most_growth=most_growth,
+        # Other texts are asked for, or another way to write the same one adds to it.
+        recombine=config.nbest == 1 and not config.confidence and not ambiguous(tables),
     )
+
+
+def ambiguous(tables: SearchTables) -> bool:
+    """Return true if tokens can write one text in two ways: only those of several letters can."""
+    return bool((tables.num_letters_v[1:] + tables.opens_v[1:] != 1).any())
 
 
 def spellings(tokenizer: Tokenizer) -> list[str]:
@@ -157,6 +184,8 @@ def build_tables(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | N
     lm_token_v = np.zeros(len(pieces), np.int32)
     if lm is not None and fusion == TOKEN_FUSION:
         lm_token_v = _lm_tokens(pieces, config, lm)
+    trie = letter_trie(letters, config, lm_words, lm.known_words if lm is not None else None)
+    trie |= best_words(trie, lm.arrays if lm is not None and fusion == WORD_FUSION else None, lm.unk_id if lm else 0)
     tables = SearchTables(
         delimiter=pieces.index(" ") if " " in pieces else -1,
         opens_v=np.array([piece.startswith(" ") for piece in pieces]),
@@ -164,16 +193,19 @@ def build_tables(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | N
         num_letters_v=np.array([len(ids) for ids in spelled], np.int32),
         listed=fusion == WORD_FUSION or bool(config.hotwords) or config.lexicon is not None,
         closed=config.lexicon is not None,
-        **letter_trie(letters, config, lm_words, lm.known_words if lm is not None else None),
-        off=0.0,
+        **trie,
+        look_n=trie["hope_n"],
+        gain_n=trie["hope_n"],
+        off_look_l=np.zeros(MOST_LETTERS + 1),
+        off_gain_l=np.zeros(MOST_LETTERS + 1),
         fusion=fusion,
         alpha=0.0,
         beta=0.0,
         unknown=0.0,
-        unknown_letters=1.0,
         begin_state=int(lm.begin_state) if lm is not None else 0,
         end_id=int(lm.end_id) if lm is not None else 0,
         unk_id=int(lm.unk_id) if lm is not None else 0,
+        unk_log_prob=0.0 if lm is None else float(advance_many(lm.arrays, [0], [lm.unk_id])[0][0]),
         lm_token_v=lm_token_v,
         lm=lm.arrays if lm is not None else no_ngrams(),
     )
@@ -220,20 +252,38 @@ def reweighted(tables: SearchTables, before: BeamConfig, after: BeamConfig) -> S
 
 def _weighted(tables: SearchTables, config: BeamConfig) -> SearchTables:
     """Return the tables with the weights of a config."""
-    off = 0.0
-    if tables.closed:
-        off = -math.inf
-    elif tables.fusion == WORD_FUSION:
-        off = config.unknown_log_prob
-
     with_lm = tables.fusion != NO_FUSION
+    alpha = float(config.alpha)
+    beta = float(config.beta) if with_lm else 0.0
+    unknown = float(config.unknown_log_prob) if with_lm else 0.0
+
+    look_n = tables.hope_n
+    off_look_l = np.zeros(MOST_LETTERS + 1)
+    if tables.fusion == WORD_FUSION:
+        # Look-ahead: an open word will cost what the likeliest word that it may become costs without context.
+        known_n, unknown_n = _weighed(tables.best_known_n, alpha), _weighed(tables.best_unknown_n, alpha)
+        look_n = look_n + np.maximum(np.maximum(known_n, unknown_n + unknown) + beta, -_MOST_PRICE)
+        look_n[0] = 0.0  # no letter yet
+        prices_l = unknown * np.maximum(1.0, np.arange(MOST_LETTERS + 1) / config.unknown_letters)
+        off_look_l = np.maximum(alpha * tables.unk_log_prob + beta + prices_l, -_MOST_PRICE)
+    if tables.closed:
+        off_look_l = np.full(MOST_LETTERS + 1, -math.inf)
+
     return tables._replace(
-        off=off,
-        alpha=float(config.alpha),
-        beta=float(config.beta) if with_lm else 0.0,
-        unknown=float(config.unknown_log_prob) if with_lm else 0.0,
-        unknown_letters=float(config.unknown_letters),
+        alpha=alpha,
+        beta=beta,
+        unknown=unknown,
+        look_n=look_n,
+        gain_n=np.exp(look_n),
+        off_look_l=off_look_l,
+        off_gain_l=np.exp(off_look_l),
     )
+
+
+def _weighed(log_probs_n: Floats, alpha: float) -> Floats:
+    """Return log-probabilities times alpha; -inf, which is none at all, stays."""
+    weighed_n: Floats = np.multiply(log_probs_n, alpha, out=log_probs_n.copy(), where=log_probs_n > -math.inf)
+    return weighed_n
 
 
 def _lm_tokens(pieces: Sequence[str], config: BeamConfig, lm: LanguageModel) -> Ints:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from asr.decode.settings import BeamConfig
 from asr.decode.types import Floats
 from asr.errors import ConfigError
+from asr.lm.model import advance_many
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def letter_trie(
     if len(edge_mask_n):
         bits_e = np.left_shift(np.uint64(1), edge_letters_e.astype(np.uint64))
         np.bitwise_or.at(edge_mask_n, edge_keys // num_letters, bits_e)
-    bonus_n, look_n = _hotwords(hot, edge_keys // num_letters, num_nodes)
+    bonus_n, hope_n = _hotwords(hot, edge_keys // num_letters, num_nodes)
     return {
         "edge_letters_e": edge_letters_e,
         "first_edge_n": np.searchsorted(edge_keys, np.arange(num_nodes + 1) * num_letters).astype(np.int32),
@@ -72,8 +73,33 @@ def letter_trie(
         "word_n": word_n,
         "known_n": known_n,
         "bonus_n": bonus_n,
-        "look_n": look_n,
+        "hope_n": hope_n,
     }
+
+
+def best_words(trie: Mapping[str, Any], lm_arrays: Any, unk_id: int) -> dict[str, Floats]:
+    """Return the highest ln P without context of the words below each node: of known words, and of the others.
+
+    Args:
+        lm_arrays: of the language model; ``None``: there is no model of words, and all known words have 0.
+    """
+    word_n, known_n, first_edge_n = trie["word_n"], trie["known_n"], trie["first_edge_n"]
+    if lm_arrays is None:
+        return {"best_known_n": np.zeros(len(word_n)), "best_unknown_n": np.full(len(word_n), -np.inf)}
+    ends = np.flatnonzero(word_n != -1)
+    log_probs, _ = advance_many(lm_arrays, 0, np.where(word_n[ends] >= 0, word_n[ends], unk_id))
+    best_2n = np.full((2, len(word_n)), -np.inf)
+    best_2n[np.where(known_n[ends], 0, 1), ends] = log_probs
+
+    # Breadth first: the nodes of a level follow each other, and so do all of their children, which are the next level.
+    levels = [0, 1]
+    while levels[-1] < len(word_n):
+        levels.append(int(first_edge_n[levels[-1]]) + 1)
+    for first, end, below in zip(levels[-3::-1], levels[-2::-1], levels[:1:-1], strict=False):
+        parents = first + np.flatnonzero(np.diff(first_edge_n[first : end + 1]))
+        children = first_edge_n[parents] + 1 - end
+        best_2n[:, parents] = np.maximum(best_2n[:, parents], np.maximum.reduceat(best_2n[:, end:below], children, axis=1))
+    return {"best_known_n": best_2n[0], "best_unknown_n": best_2n[1]}
 
 
 def _report_unwritable(lost: int, words: Sequence[str], source: str, letters: Sequence[str]) -> None:
@@ -138,7 +164,7 @@ def _hotwords(hot: Mapping[int, float], parent_e: npt.NDArray[np.int64], num_nod
     is complete; the share is taken back when the word turns out to be another.
     """
     bonus_n = np.zeros(num_nodes)
-    look_n = np.zeros(num_nodes)
+    hope_n = np.zeros(num_nodes)
 
     for end, weight in hot.items():
         bonus_n[end] = weight
@@ -146,6 +172,6 @@ def _hotwords(hot: Mapping[int, float], parent_e: npt.NDArray[np.int64], num_nod
         while (parent := int(parent_e[path[-1] - 1])) > 0:
             path.append(parent)
         for missing, node in enumerate(path):
-            look_n[node] = max(look_n[node], weight * (len(path) - missing) / len(path))
+            hope_n[node] = max(hope_n[node], weight * (len(path) - missing) / len(path))
 
-    return bonus_n, look_n
+    return bonus_n, hope_n

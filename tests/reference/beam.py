@@ -90,7 +90,6 @@ def fusion_score(
     alpha: float = 0.5,
     beta: float = 1.5,
     unknown: float = -10.0,
-    unknown_letters: float = 6.0,
     hotwords: Mapping[str, float] | None = None,
     lexicon: Sequence[str] | None = None,
 ) -> float:
@@ -103,7 +102,7 @@ def fusion_score(
         score += alpha * sum(lm.sentence(words)) + beta * len(words)
         for word in words:
             if word not in lm.known and word not in hotwords:
-                score += unknown * max(1.0, len(word) / unknown_letters)
+                score += unknown
     return score
 
 

@@ -17,12 +17,14 @@ import numpy as np
 
 from asr.decode.compiled.borrowed import borrowed
 from asr.decode.compiled.memory import Work
-from asr.decode.compiled.prefixes import end_word, has_scores, look_of, make_node, make_scores, score_token, spell
+from asr.decode.compiled.prefixes import end_word, gain_of, has_scores, make_node, make_scores, score_token, spell
 from asr.decode.compiled.rows import best_token, only_blank
 from asr.decode.compiled.selection import least_kept
-from asr.decode.tables import LEAST_SCALE, TOKEN_FUSION, Limits, SearchTables
+from asr.decode.tables import LEAST_SCALE, MOST_LETTERS, TOKEN_FUSION, Limits, SearchTables
 from asr.decode.types import LogProbs
 from asr.jit import compiled, inlined
+
+_HASH, _OTHER_HASH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 @compiled
@@ -32,9 +34,6 @@ def search_steps(own_tables: SearchTables, limits: Limits, own_work: Work, first
     work = borrowed(own_work)
     log_probs_sv = borrowed(own_sv)
     state = work.state[0]
-    for letters in range(len(work.fall_l)):
-        work.fall_l[letters] = math.exp(tables.off * max(1.0, letters / tables.unknown_letters))
-
     after_blank = False
     step = first
 
@@ -153,7 +152,6 @@ def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tupl
     merged_bk = work.merged_bk
     tokens_k = work.tokens_k
     prob_v = work.prob_v
-    fall_l = work.fall_l
     num_tokens = state.num_tokens
     listed = tables.listed
     by_token = tables.fusion == TOKEN_FUSION
@@ -167,7 +165,7 @@ def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tupl
         total = blank + old_token_b[row]
         own_word = nodes[n].word
         own_letters = nodes[n].letters
-        look = scores[n].look
+        shrink = 1.0 / scores[n].gain
         for k in range(num_tokens):
             if merged_bk[row * num_tokens + k]:  # it is in the beam and has its mass already
                 merged_bk[row * num_tokens + k] = False
@@ -182,26 +180,18 @@ def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tupl
 
             # the word that ends, the letters that are added, and what they change
             word, letters = own_word, own_letters
-            change, growth = 0.0, 1.0
+            growth = shrink
             if opens:
                 if letters > 0:
                     end_word(tables, work, n)
-                    change, growth = scores[n].end_score, scores[n].end_growth
+                    growth = scores[n].end_growth
                 word, letters = 0, 0
-            if listed and num_letters > 0:
-                word = spell(tables, word, token)
             if by_token:
                 score, _ = score_token(tables, nodes[n].state, token)
-                change += score
-            if by_token or (listed and num_letters > 0):
-                letters += num_letters
-                after = look_of(tables, word, letters) if listed else 0.0
-                if change == 0.0 and after == look:
-                    growth = 1.0
-                elif change == 0.0 and look == 0.0 and word < 0 and letters < len(fall_l):
-                    growth = fall_l[letters]
-                else:
-                    growth = math.exp(change + after - look)
+                growth *= math.exp(score)
+            if listed and num_letters > 0:
+                word = spell(tables, word, token)
+                growth *= gain_of(tables, word, letters + num_letters)
 
             mass *= growth
             if mass < least or mass == 0.0:
@@ -255,6 +245,84 @@ def _grow_unscored(tables: SearchTables, limits: Limits, work: Work, best: float
     return count, best
 
 
+@compiled
+def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> int:
+    """Take their mass from all prefixes but the best of each future; return how many have one, and list theirs.
+
+    Of equally good ones the earlier stays. The futures are ``asr.decode.prefixes.Scorer.future``.
+    """
+    state = work.state[0]
+    candidates = work.candidates
+    blank_b, token_b = work.blank_2b[1 - state.now], work.token_2b[1 - state.now]
+    num_prefixes, scored = state.num_prefixes, has_scores(tables)
+    size = 4
+    while size < 2 * (num_prefixes + count):
+        size *= 2
+    places, first, second = work.future_places[:size], work.future_2[0], work.future_2[1]
+    places[:] = -1
+
+    for i in range(num_prefixes + count):
+        c = i - num_prefixes
+        mass = candidates[c].mass if c >= 0 else blank_b[i] + token_b[i]
+        if mass < least or mass == 0.0:
+            continue
+        lm_state, word, letters, token = _future(tables, work, i, scored)
+        one = np.int64(lm_state) << 32 | np.int64(word + 1)
+        two = np.int64(letters) << 32 | np.int64(token + 1)
+        place = np.int64((np.uint64(one) * _HASH) ^ (np.uint64(two) * _OTHER_HASH) >> np.uint64(32)) & (size - 1)
+        while places[place] >= 0 and not (first[place] == one and second[place] == two):
+            place = (place + 1) & (size - 1)
+
+        other = places[place]
+        loser = other
+        if other >= 0:
+            d = other - num_prefixes
+            best = candidates[d].mass if d >= 0 else blank_b[other] + token_b[other]
+            loser = i if mass <= best else other
+        if loser != i:
+            places[place], first[place], second[place] = i, one, two
+        if loser >= num_prefixes:
+            candidates[loser - num_prefixes].mass = 0.0
+        elif loser >= 0:
+            blank_b[loser] = token_b[loser] = 0.0
+
+    alive = 0
+    for row in range(num_prefixes):
+        work.masses[alive] = blank_b[row] + token_b[row]
+        alive += work.masses[alive] >= least and work.masses[alive] > 0.0
+    for c in range(count):
+        work.masses[alive] = candidates[c].mass
+        alive += candidates[c].mass >= least and candidates[c].mass > 0.0
+    return alive
+
+
+@inlined
+def _future(tables: SearchTables, work: Work, i: int, scored: bool) -> tuple[int, int, int, int]:
+    """Return the future of a prefix that stays (by its row) or of a candidate (by its number behind the rows)."""
+    state = work.state[0]
+    nodes = work.nodes
+    node_b = work.node_2b[state.now]
+    c = i - state.num_prefixes
+    if c < 0:
+        n = node_b[i]
+        token = nodes[n].token if work.token_2b[1 - state.now, i] > 0.0 else -1
+        lm_state, word, letters = nodes[n].state, nodes[n].word, nodes[n].letters
+    else:
+        n = node_b[work.candidates[c].row]
+        token, word = work.candidates[c].token, work.candidates[c].word
+        lm_state, letters = nodes[n].state, nodes[n].letters
+        if tables.opens_v[token]:
+            if letters > 0:
+                lm_state = work.scores[n].end_state
+            letters = 0
+        letters += tables.num_letters_v[token]
+        if tables.fusion == TOKEN_FUSION:
+            _, lm_state = score_token(tables, nodes[n].state, token)
+    if not scored:
+        return 0, 0, 0, token
+    return lm_state, word, min(letters, MOST_LETTERS) if word < 0 else min(letters, 1), token
+
+
 @inlined
 def _keep(tables: SearchTables, limits: Limits, work: Work, count: int, best: float) -> None:
     """Write the next beam: the best candidates in their order, ties to the earlier."""
@@ -279,6 +347,8 @@ def _keep(tables: SearchTables, limits: Limits, work: Work, count: int, best: fl
     for c in range(count):
         masses[alive] = candidates[c].mass
         alive += candidates[c].mass >= least
+    if alive > limits.beam_width and limits.recombine:
+        alive = _recombine(tables, work, count, least)
     ties = alive
     if alive > limits.beam_width:
         least, ties = least_kept(masses, work.mass_bits, work.buckets, alive, limits.beam_width, best)
@@ -299,8 +369,8 @@ def _keep(tables: SearchTables, limits: Limits, work: Work, count: int, best: fl
 
     for c in range(count):
         mass = candidates[c].mass
-        # The second can only be with masses that are no numbers: then nothing is written beyond the beam at least.
-        if mass < least or kept == limits.beam_width:
+        # The last can only be with masses that are no numbers: then nothing is written beyond the beam at least.
+        if mass < least or mass == 0.0 or kept == limits.beam_width:
             continue
         if mass == least:
             ties -= 1

@@ -21,7 +21,7 @@ NODE = np.dtype(
 #: the scores of a prefix, which nobody touches when there are none; ``end_score`` (not a number: not asked yet),
 #: ``end_growth`` and ``end_state`` are for its open word as complete
 SCORES = np.dtype(
-    [(name, np.float64) for name in ("score", "look", "growth", "end_score", "end_growth")]
+    [(name, np.float64) for name in ("score", "look", "gain", "growth", "end_score", "end_growth")]
     + [("end_state", np.int32), ("unused", np.int32)]
 )
 #: a prefix with one more token, which may come into the beam
@@ -54,8 +54,9 @@ class Work(NamedTuple):
     tokens_k: Ints
     place_v: Ints
     prob_v: Floats
-    #: growth when this many letters become a word that is not listed
-    fall_l: Floats
+    #: a hash table of futures (``asr.decode.prefixes.Scorer.future``): which prefix has it, and two numbers that hold it
+    future_places: Ints
+    future_2: Longs
     #: several utterances one after the other
     rows_sv: LogProbs
 
@@ -84,6 +85,7 @@ def new_work(beam_width: int, vocabulary_size: int) -> Work:
     most = beam_width * max(vocabulary_size - 1, 1)
     try:
         masses = np.empty(most + beam_width + 1)
+        futures = 2 << (most + beam_width).bit_length()
         return Work(
             state=np.zeros(1, STATE),
             nodes=np.empty(max(4096, 4 * beam_width), NODE),
@@ -99,7 +101,8 @@ def new_work(beam_width: int, vocabulary_size: int) -> Work:
             tokens_k=np.empty(vocabulary_size, np.int32),
             place_v=np.empty(vocabulary_size, np.int32),
             prob_v=np.empty(vocabulary_size),
-            fall_l=np.empty(32),
+            future_places=np.empty(futures, np.int32),
+            future_2=np.empty((2, futures), np.int64),
             rows_sv=np.empty((0, vocabulary_size), np.float32),
         )
     except MemoryError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from asr.decode.compiled.memory import Work
-from asr.decode.tables import NO_FUSION, TOKEN_FUSION, WORD_FUSION, SearchTables
+from asr.decode.tables import MOST_LETTERS, NO_FUSION, TOKEN_FUSION, WORD_FUSION, SearchTables
 from asr.decode.types import Ints
 from asr.jit import compiled, inlined
 from asr.lm.compiled.ngram import advance
@@ -33,6 +33,7 @@ def begin(tables: SearchTables, work: Work) -> None:
     scores = work.scores[0]
     scores.score = 0.0
     scores.look = 0.0
+    scores.gain = 1.0
     scores.growth = 1.0
     scores.end_score = np.nan
     work.node_2b[0, 0] = 0
@@ -91,7 +92,13 @@ def spell(tables: SearchTables, word: int, token: int) -> int:
 @inlined
 def look_of(tables: SearchTables, word: int, letters: int) -> float:
     """Return the score of an open word for the time being."""
-    return tables.look_n[word] if word >= 0 else tables.off * max(1.0, letters / tables.unknown_letters)
+    return tables.look_n[word] if word >= 0 else tables.off_look_l[min(letters, MOST_LETTERS)]
+
+
+@inlined
+def gain_of(tables: SearchTables, word: int, letters: int) -> float:
+    """Return e to the score of an open word for the time being."""
+    return tables.gain_n[word] if word >= 0 else tables.off_gain_l[min(letters, MOST_LETTERS)]
 
 
 @inlined
@@ -107,7 +114,7 @@ def end_word(tables: SearchTables, work: Work, n: int) -> None:
             log_prob, state = advance(tables.lm, state, np.int64(lm_word if lm_word >= 0 else tables.unk_id))
             score += tables.alpha * log_prob + tables.beta
             if word <= 0 or not tables.known_n[word]:
-                score += tables.unknown * max(1.0, work.nodes[n].letters / tables.unknown_letters)
+                score += tables.unknown
         work.scores[n].end_score = score
         work.scores[n].end_state = state
         work.scores[n].end_growth = math.exp(score - work.scores[n].look)
@@ -149,7 +156,10 @@ def make_scores(tables: SearchTables, work: Work, n: int, parent: int, token: in
     if tables.fusion == TOKEN_FUSION:
         token_score, nodes[n].state = score_token(tables, nodes[parent].state, token)
         scores[n].score += token_score
-    scores[n].look = look_of(tables, nodes[n].word, nodes[n].letters) if tables.listed else 0.0
+    scores[n].look, scores[n].gain = 0.0, 1.0
+    if tables.listed:
+        scores[n].look = look_of(tables, nodes[n].word, nodes[n].letters)
+        scores[n].gain = gain_of(tables, nodes[n].word, nodes[n].letters)
 
 
 @compiled

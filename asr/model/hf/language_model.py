@@ -66,7 +66,6 @@ def shipped_settings(folder: Path) -> Tuned | None:
         alpha=attributes.alpha,
         beta=attributes.beta,
         unknown_log_prob=max(-100.0, attributes.alpha * attributes.unk_score_offset * LN10),
-        unknown_letters=1e6,  # a whole word that is unknown costs the same, however long it is
         fusion="word",
     )
     return Tuned(
