@@ -245,16 +245,22 @@ def _grow_unscored(tables: SearchTables, limits: Limits, work: Work, best: float
     return count, best
 
 
-@compiled
+@inlined
 def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> int:
     """Take their mass from all prefixes but the best of each future; return how many have one, and list theirs.
 
-    Of equally good ones the earlier stays. The futures are ``asr.decode.prefixes.Scorer.future``.
+    Of equally good ones the earlier stays. A future is ``asr.decode.prefixes.Scorer.future`` in two numbers.
     """
     state = work.state[0]
+    nodes = work.nodes
+    scores = work.scores
     candidates = work.candidates
+    masses = work.masses
+    node_b = work.node_2b[state.now]
     blank_b, token_b = work.blank_2b[1 - state.now], work.token_2b[1 - state.now]
-    num_prefixes, scored = state.num_prefixes, has_scores(tables)
+    opens_v, num_letters_v = tables.opens_v, tables.num_letters_v
+    by_token, scored = tables.fusion == TOKEN_FUSION, has_scores(tables)
+    num_prefixes = state.num_prefixes
     size = 4
     while size < 2 * (num_prefixes + count):
         size *= 2
@@ -266,10 +272,26 @@ def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> in
         mass = candidates[c].mass if c >= 0 else blank_b[i] + token_b[i]
         if mass < least or mass == 0.0:
             continue
-        lm_state, word, letters, token = _future(tables, work, i, scored)
-        one = np.int64(lm_state) << 32 | np.int64(word + 1)
-        two = np.int64(letters) << 32 | np.int64(token + 1)
-        place = np.int64((np.uint64(one) * _HASH) ^ (np.uint64(two) * _OTHER_HASH) >> np.uint64(32)) & (size - 1)
+
+        n = node_b[i] if c < 0 else node_b[candidates[c].row]
+        lm_state, letters = np.int64(nodes[n].state), np.int64(nodes[n].letters)
+        if c < 0:
+            token, word = np.int64(nodes[n].token) if token_b[i] > 0.0 else np.int64(-1), np.int64(nodes[n].word)
+        else:
+            token, word = np.int64(candidates[c].token), np.int64(candidates[c].word)
+            if opens_v[token]:
+                if letters > 0 and scored:
+                    lm_state = np.int64(scores[n].end_state)
+                letters = 0
+            letters += num_letters_v[token]
+            if by_token:
+                _, lm_state = score_token(tables, nodes[n].state, token)
+        if not scored:
+            lm_state, word, letters = np.int64(0), np.int64(0), np.int64(0)
+        letters = min(letters, MOST_LETTERS if word < 0 else 1)
+        one, two = lm_state << 32 | (word + 1), letters << 32 | (token + 1)
+        hashed = (np.uint64(one) * _HASH) ^ (np.uint64(two) * _OTHER_HASH)
+        place = np.int64(hashed >> np.uint64(32)) & (size - 1)
         while places[place] >= 0 and not (first[place] == one and second[place] == two):
             place = (place + 1) & (size - 1)
 
@@ -288,39 +310,12 @@ def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> in
 
     alive = 0
     for row in range(num_prefixes):
-        work.masses[alive] = blank_b[row] + token_b[row]
-        alive += work.masses[alive] >= least and work.masses[alive] > 0.0
+        masses[alive] = blank_b[row] + token_b[row]
+        alive += masses[alive] >= least and masses[alive] > 0.0
     for c in range(count):
-        work.masses[alive] = candidates[c].mass
+        masses[alive] = candidates[c].mass
         alive += candidates[c].mass >= least and candidates[c].mass > 0.0
     return alive
-
-
-@inlined
-def _future(tables: SearchTables, work: Work, i: int, scored: bool) -> tuple[int, int, int, int]:
-    """Return the future of a prefix that stays (by its row) or of a candidate (by its number behind the rows)."""
-    state = work.state[0]
-    nodes = work.nodes
-    node_b = work.node_2b[state.now]
-    c = i - state.num_prefixes
-    if c < 0:
-        n = node_b[i]
-        token = nodes[n].token if work.token_2b[1 - state.now, i] > 0.0 else -1
-        lm_state, word, letters = nodes[n].state, nodes[n].word, nodes[n].letters
-    else:
-        n = node_b[work.candidates[c].row]
-        token, word = work.candidates[c].token, work.candidates[c].word
-        lm_state, letters = nodes[n].state, nodes[n].letters
-        if tables.opens_v[token]:
-            if letters > 0:
-                lm_state = work.scores[n].end_state
-            letters = 0
-        letters += tables.num_letters_v[token]
-        if tables.fusion == TOKEN_FUSION:
-            _, lm_state = score_token(tables, nodes[n].state, token)
-    if not scored:
-        return 0, 0, 0, token
-    return lm_state, word, min(letters, MOST_LETTERS) if word < 0 else min(letters, 1), token
 
 
 @inlined
