@@ -88,18 +88,28 @@ def _rest(work: Work) -> None:
 @inlined
 def _choose_tokens(work: Work, log_probs_v: LogProbs, floor: float) -> None:
     """Fill in the probabilities of the tokens that are possible in a step, and their list."""
-    best = best_token(log_probs_v, floor)
+    prob_v = work.prob_v
+    tokens_k = work.tokens_k
+    least = np.float32(floor)
+    if least == -math.inf:
+        least = np.float32(-np.finfo(np.float32).max)
     shrink = 1.0 / work.state[0].scale
     num_tokens = 0
+    for token in range(len(log_probs_v)):  # without branches
+        prob_v[token] = 0.0
+        tokens_k[num_tokens] = token
+        num_tokens += (log_probs_v[token] >= least) & (token > 0)
+    best = best_token(log_probs_v, floor)
+    if best > 0 and log_probs_v[best] < least:
+        tokens_k[num_tokens] = best
+        num_tokens += 1
 
-    for token in range(len(log_probs_v)):
-        work.prob_v[token] = 0.0
-        if (log_probs_v[token] >= floor or token == best) and log_probs_v[token] > -math.inf:
-            work.prob_v[token] = math.exp(np.float64(log_probs_v[token])) * shrink  # float() would stay float32
-            if token > 0:
-                work.tokens_k[num_tokens] = token
-                work.place_v[token] = num_tokens
-                num_tokens += 1
+    for k in range(num_tokens):
+        token = tokens_k[k]
+        prob_v[token] = math.exp(np.float64(log_probs_v[token])) * shrink  # float() would stay float32
+        work.place_v[token] = k
+    if log_probs_v[0] >= least or (best == 0 and log_probs_v[0] > -math.inf):
+        prob_v[0] = math.exp(np.float64(log_probs_v[0])) * shrink
 
     work.state[0].num_tokens = num_tokens
 
@@ -261,11 +271,18 @@ def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> in
     opens_v, num_letters_v = tables.opens_v, tables.num_letters_v
     by_token, scored = tables.fusion == TOKEN_FUSION, has_scores(tables)
     num_prefixes = state.num_prefixes
+    places, first, second = work.future_places, work.future_2[0], work.future_2[1]
     size = 4
-    while size < 2 * (num_prefixes + count):
-        size *= 2
-    places, first, second = work.future_places[:size], work.future_2[0], work.future_2[1]
-    places[:] = -1
+    if scored:
+        while size < 2 * (num_prefixes + count):
+            size *= 2
+        places[:size] = -1
+    else:  # by the last token alone
+        places[0] = -1
+        for row in range(num_prefixes):
+            places[nodes[node_b[row]].token + 1] = -1
+        for k in range(state.num_tokens):
+            places[work.tokens_k[k] + 1] = -1
 
     for i in range(num_prefixes + count):
         c = i - num_prefixes
@@ -280,20 +297,21 @@ def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> in
         else:
             token, word = np.int64(candidates[c].token), np.int64(candidates[c].word)
             if opens_v[token]:
-                if letters > 0 and scored:
+                if scored and letters > 0:
                     lm_state = np.int64(scores[n].end_state)
                 letters = 0
             letters += num_letters_v[token]
             if by_token:
                 _, lm_state = score_token(tables, nodes[n].state, token)
-        if not scored:
-            lm_state, word, letters = np.int64(0), np.int64(0), np.int64(0)
-        letters = min(letters, MOST_LETTERS if word < 0 else 1)
-        one, two = lm_state << 32 | (word + 1), letters << 32 | (token + 1)
-        hashed = (np.uint64(one) * _HASH) ^ (np.uint64(two) * _OTHER_HASH)
-        place = np.int64(hashed >> np.uint64(32)) & (size - 1)
-        while places[place] >= 0 and not (first[place] == one and second[place] == two):
-            place = (place + 1) & (size - 1)
+        place = token + 1
+        if scored:
+            letters = min(letters, MOST_LETTERS if word < 0 else 1)
+            one, two = lm_state << 32 | (word + 1), letters << 32 | (token + 1)
+            hashed = (np.uint64(one) * _HASH) ^ (np.uint64(two) * _OTHER_HASH)
+            place = np.int64(hashed >> np.uint64(32)) & (size - 1)
+            while places[place] >= 0 and not (first[place] == one and second[place] == two):
+                place = (place + 1) & (size - 1)
+            first[place], second[place] = one, two
 
         other = places[place]
         loser = other
@@ -302,7 +320,7 @@ def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> in
             best = candidates[d].mass if d >= 0 else blank_b[other] + token_b[other]
             loser = i if mass <= best else other
         if loser != i:
-            places[place], first[place], second[place] = i, one, two
+            places[place] = i
         if loser >= num_prefixes:
             candidates[loser - num_prefixes].mass = 0.0
         elif loser >= 0:

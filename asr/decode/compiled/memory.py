@@ -54,7 +54,7 @@ class Work(NamedTuple):
     tokens_k: Ints
     place_v: Ints
     prob_v: Floats
-    #: a hash table of futures (``asr.decode.prefixes.Scorer.future``): which prefix has it, and two numbers that hold it
+    #: a table of futures (``asr.decode.prefixes.Scorer.future``): which prefix has it, and two numbers that hold it
     future_places: Ints
     future_2: Longs
     #: several utterances one after the other
@@ -85,7 +85,7 @@ def new_work(beam_width: int, vocabulary_size: int) -> Work:
     most = beam_width * max(vocabulary_size - 1, 1)
     try:
         masses = np.empty(most + beam_width + 1)
-        futures = 2 << (most + beam_width).bit_length()
+        futures = 2 << max(most + beam_width, vocabulary_size).bit_length()
         return Work(
             state=np.zeros(1, STATE),
             nodes=np.empty(max(4096, 4 * beam_width), NODE),
@@ -98,7 +98,7 @@ def new_work(beam_width: int, vocabulary_size: int) -> Work:
             mass_bits=masses.view(np.int64),
             buckets=np.empty(256, np.int64),
             merged_bk=np.zeros(most, np.bool_),
-            tokens_k=np.empty(vocabulary_size, np.int32),
+            tokens_k=np.empty(vocabulary_size + 1, np.int32),
             place_v=np.empty(vocabulary_size, np.int32),
             prob_v=np.empty(vocabulary_size),
             future_places=np.empty(futures, np.int32),

@@ -19,7 +19,7 @@ from asr.decode.beam import Final
 from asr.decode.compiled import beam, prefixes, viterbi, whole
 from asr.decode.compiled.memory import Found, Work, new_found, new_work, with_more_nodes
 from asr.decode.tables import Limits, SearchTables
-from asr.decode.types import LogProbs, Span, SpanColumns
+from asr.decode.types import Ints, LogProbs, Span, SpanColumns
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,18 @@ class CompiledSearches:
 
     def decode_whole(self, log_probs: Sequence[LogProbs], limit: int) -> list[list[Decoded] | None]:
         """Return the best texts of whole utterances, best first; ``None`` where a ``CompiledSearch`` has to do it."""
+        return _decoded(self._find(log_probs, limit, times=True), limit)
+
+    def best_tokens(self, log_probs: Sequence[LogProbs]) -> tuple[Ints, list[int], list[int]]:
+        """Return the tokens of the best texts one after the other, where those of each end, and how many texts.
+
+        There is one text of an utterance or none, or -1: a ``CompiledSearch`` has to do it.
+        """
+        found = self._find(log_probs, 1, times=False)
+        ends = found.end_h.tolist()
+        return found.token_u[: ends[-1]], ends, found.count_n.tolist()
+
+    def _find(self, log_probs: Sequence[LogProbs], limit: int, times: bool) -> Found:
         compile_once(self)
         work = self.take_work()
         end_n = np.cumsum([len(one_sv) for one_sv in log_probs])
@@ -70,13 +82,13 @@ class CompiledSearches:
         done = 0
 
         while True:
-            done = whole.decode_whole(self.tables, self.limits, work, all_sv, end_n, done, limit, found)
+            done = whole.decode_whole(self.tables, self.limits, work, all_sv, end_n, done, limit, times, found)
             if done == len(log_probs):
                 break
             work = with_more_nodes(work)
 
         self.free.append(work)
-        return _decoded(found, limit)
+        return found
 
 
 class CompiledSearch:
@@ -158,6 +170,9 @@ class CompiledSearch:
 def _decoded(found: Found, limit: int) -> list[list[Decoded] | None]:
     """Return the hypotheses of each utterance."""
     end_h = [0, *found.end_h.tolist()]
+    # One copy of what is filled, for all: views of ``found`` would keep room for tokens in every step.
+    token_u, start_u, end_u = (each_u[: end_h[-1]].copy() for each_u in (found.token_u, found.first_u, found.last_u))
+    peak_u = found.peak_u[: end_h[-1]].copy()
     log_prob_h, lm_score_h = found.log_prob_h.tolist(), found.lm_score_h.tolist()
     utterances: list[list[Decoded] | None] = []
 
@@ -168,13 +183,7 @@ def _decoded(found: Found, limit: int) -> list[list[Decoded] | None]:
         hypotheses = []
         for h in range(n * limit, n * limit + count):
             part = slice(end_h[h], end_h[h + 1])
-            # copies: a view would keep the whole block's memory
-            spans = SpanColumns(
-                token_u=found.token_u[part].copy(),
-                start_u=found.first_u[part].copy(),
-                end_u=found.last_u[part].copy(),
-                log_prob_u=found.peak_u[part].copy(),
-            )
+            spans = SpanColumns(token_u[part], start_u[part], end_u[part], peak_u[part])
             hypotheses.append((log_prob_h[h], lm_score_h[h], spans))
         utterances.append(hypotheses)
 

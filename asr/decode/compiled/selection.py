@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from asr.decode.types import Floats, Longs
-from asr.jit import compiled
+from asr.jit import compiled, inlined
+
+#: up to so many masses that are kept, insertion is faster
+_FEW = 25
 
 
 @compiled
 def least_kept(masses: Floats, bits: Longs, buckets: Longs, count: int, n: int, best: float) -> tuple[float, int]:
     """Return the n-th largest (from 1) of the first ``count`` masses, and how many as small are among the n largest.
 
-    They are counted by exponent and first four bits of the mantissa, which needs no comparison that a processor could
+    Few are kept in order as they come. Many are counted by exponent and first four bits of the mantissa, which needs no comparison that a processor could
     guess wrong; only one bucket is searched. ``bits`` is ``masses`` as integers. The masses are spent.
     """
+    if n <= _FEW:
+        return _least_of_few(masses, count, n)
     most = len(buckets) - 1
     masses[count] = best
     top = bits[count] >> 48
@@ -34,6 +39,26 @@ def least_kept(masses: Floats, bits: Longs, buckets: Longs, count: int, n: int, 
     for i in range(inside):
         above += masses[i] > least
     return least, n - above
+
+
+@inlined
+def _least_of_few(masses: Floats, count: int, n: int) -> tuple[float, int]:
+    """``least_kept`` by insertion: the first n places hold the largest so far, in descending order."""
+    for i in range(1, count):
+        mass = masses[i]
+        if i >= n and mass <= masses[n - 1]:
+            continue
+        place = min(i, n - 1)
+        while place > 0 and masses[place - 1] < mass:
+            masses[place] = masses[place - 1]
+            place -= 1
+        masses[place] = mass
+
+    least = masses[n - 1]
+    ties = 0
+    for i in range(n):
+        ties += masses[i] == least
+    return least, ties
 
 
 @compiled

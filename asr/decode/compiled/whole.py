@@ -76,9 +76,13 @@ def decode_whole(
     end_n: Longs,
     first: int,
     limit: int,
+    times: bool,
     own_found: Found,
 ) -> int:
-    """Decode utterances from ``first`` on; return the one for which there are too few nodes, or their number."""
+    """Decode utterances from ``first`` on; return the one for which there are too few nodes, or their number.
+
+    Without ``times`` tokens get none.
+    """
     log_probs_sv, found = borrowed(own_sv), borrowed(own_found)
 
     for n in range(first, len(end_n)):
@@ -92,14 +96,14 @@ def decode_whole(
         start: Any = np.int64(0)  # a plain 0 would be a type of its own, and everything compiled once more
         if search_steps(tables, limits, work, start, rows_sv) < len(rows_sv):
             return n
-        found.count_n[n] = _put_best(tables, limits, work, rows_sv, h, limit, found)
+        found.count_n[n] = _put_best(tables, limits, work, rows_sv, h, limit, times, found)
 
     return len(end_n)
 
 
 @inlined
 def _put_best(
-    tables: SearchTables, limits: Limits, work: Work, rows_sv: LogProbs, h: int, limit: int, found: Found
+    tables: SearchTables, limits: Limits, work: Work, rows_sv: LogProbs, h: int, limit: int, times: bool, found: Found
 ) -> int:
     """Fill in the best texts in the beam from hypothesis ``h`` on; return how many, or -1 (``Found``)."""
     node_b, log_prob_b, lm_score_b, heard_b = end_utterance(tables, work)
@@ -116,13 +120,14 @@ def _put_best(
             return -1
 
         token_u = tokens_of(work.nodes, node_b[best])
-        first_u, last_u, peak_u = find_spans(rows_sv, token_u, tables.delimiter, limits.floor)
-        if len(first_u) < len(token_u):
-            return -1
-        for u in range(len(token_u)):
-            found.token_u[filled], found.first_u[filled] = token_u[u], first_u[u]
-            found.last_u[filled], found.peak_u[filled] = last_u[u], peak_u[u]
-            filled += 1
+        end = filled + len(token_u)
+        found.token_u[filled:end] = token_u
+        if times:
+            first_u, last_u, peak_u = find_spans(rows_sv, token_u, tables.delimiter, limits.floor)
+            if len(first_u) < len(token_u):
+                return -1
+            found.first_u[filled:end], found.last_u[filled:end], found.peak_u[filled:end] = first_u, last_u, peak_u
+        filled = end
         found.log_prob_h[h + place], found.lm_score_h[h + place] = log_prob_b[best], lm_score_b[best]
         found.end_h[h + place : h + limit] = filled
         node_b[best] = heard_b[best] = -1
