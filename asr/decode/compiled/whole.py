@@ -69,9 +69,9 @@ def end_utterance(own_tables: SearchTables, own_work: Work) -> tuple[Ints, Float
 
 @compiled
 def decode_whole(
-    tables: SearchTables,
+    own_tables: SearchTables,
     limits: Limits,
-    work: Work,
+    own_work: Work,
     own_sv: LogProbs,
     end_n: Longs,
     first: int,
@@ -83,6 +83,7 @@ def decode_whole(
 
     Without ``times`` tokens get none.
     """
+    tables, work = borrowed(own_tables), borrowed(own_work)
     log_probs_sv, found = borrowed(own_sv), borrowed(own_found)
 
     for n in range(first, len(end_n)):
