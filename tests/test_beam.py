@@ -433,7 +433,8 @@ def test_many_utterances_come_back_in_order_from_threads():
     expected = [each.decode(one) for one in log_probs]
     for threads in (1, 2, 5, None):
         assert each.decode_all(log_probs, threads) == expected
-    assert each.decode_all([]) == []
+        assert each.texts(log_probs, threads) == [nbest[0].text for nbest in expected]
+    assert each.decode_all([]) == each.texts([]) == []
 
 
 @example(
@@ -469,6 +470,7 @@ def test_utterances_that_are_searched_together_are_as_each_alone(log_probs, lm, 
     for found, log_probs_sv in zip(together, log_probs, strict=True):
         assert_equal(found, each.decode(log_probs_sv))
         assert_equal(found, each._decode_alone(log_probs_sv))
+    assert each.texts(log_probs, threads=1) == [nbest[0].text for nbest in together]
 
 
 @given(log_probs_sv=log_prob_arrays(longest=12))

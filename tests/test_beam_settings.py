@@ -32,6 +32,7 @@ from asr.decode.compiled import (
 from asr.decode.confidence import word_shares
 from asr.decode.decoder import BeamDecoder
 from asr.decode.greedy import words_with_times
+from asr.decode.prefixes import Scorer
 from asr.decode.settings import BeamConfig, parse_hotword
 from asr.decode.tables import fusion_of
 from asr.decode.types import TimedWord
@@ -392,8 +393,9 @@ def test_whole_blocks_in_threads_are_decoded_as_streams_are(settings, room, monk
         assert decoder.decode_all(utterances, threads=2) == expected
         wrong = list(utterances)
         wrong[5], wrong[9] = np.full((3, LETTERS.vocabulary_size), np.nan, np.float32), utterances[2] - 1
-        with pytest.raises(ValueError, match="not a number in step 0"):
-            decoder.decode_all(wrong, threads=2)
+        for decode in (decoder.decode_all, decoder.texts):
+            with pytest.raises(ValueError, match="not a number in step 0"):
+                decode(wrong, threads=2)
 
 
 def test_no_layout_of_the_input_is_compiled_for_of_its_own():
@@ -407,6 +409,7 @@ def test_no_layout_of_the_input_is_compiled_for_of_its_own():
         readonly_sv.flags.writeable = False
         for layout_sv in (readonly_sv, np.asfortranarray(log_probs_sv), log_probs_sv.astype(np.float64)):
             assert decoder.decode(layout_sv) == expected
+            assert decoder.texts([layout_sv]) == [expected[0].text]
             stream = decoder.start()
             stream.feed(layout_sv)
             assert stream.finish() == expected
@@ -419,3 +422,38 @@ def test_the_widest_beam_of_the_command_is_that_of_a_models_folder():
 
     *_, option = get_type_hints(DecodingOptions, include_extras=True)["beam"].__metadata__
     assert option.max == MOST_BEAM
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_look_ahead_decides_what_survives_and_not_what_a_text_scores(backend, alpha):
+    # "ba" is a little likelier than "ca", but only the latter begins a word of the model.
+    probs_sv = [[0.02, 0.02, 0.02, 0.48, 0.46], [0.02, 0.02, 0.92, 0.02, 0.02], [0.02, 0.02, 0.02, 0.92, 0.02]]
+    log_probs_sv = np.log(np.array(probs_sv, np.float32))
+    narrow = BeamConfig(beam_width=1, alpha=alpha, beta=0.0, unknown_log_prob=-4.0)
+    wide = narrow.model_copy(update={"beam_width": 1000, "beam_prune_log_prob": None, "min_token_log_prob": None})
+    lm = model("cab", "cab")
+    found, best = (BeamDecoder(LETTERS, each, lm, backend).decode(log_probs_sv)[0] for each in (narrow, wide))
+    assert found.text == best.text == "cab"
+    assert found.lm_score == pytest.approx(best.lm_score)
+    assert found.lm_score == pytest.approx(alpha * lm.score(["cab"]), abs=1e-6)
+
+
+def test_an_open_word_has_the_score_of_the_likeliest_word_that_it_may_become():
+    grams = {"<s>": -99.0, "</s>": -1.0, "<unk>": -3.0, "cab": -1.0, "ca": -2.0, "bac": -1.5, "ba": -2.5, "a": -0.5}
+    lm = parse_arpa(BackoffModel({(word,): (log10, -0.3) for word, log10 in grams.items()}).arpa().encode(), "x.arpa")
+    lm.keep_known(["cab", "ba", "a"], "list")
+    config = BeamConfig(alpha=0.7, beta=0.3, unknown_log_prob=-2.0, unknown_letters=2.0)
+    scorer = Scorer(BeamDecoder(LETTERS, config, lm, "numpy").tables)
+    scores = {word: 0.7 * math.log(10) * grams[word] + 0.3 for word in ("cab", "ca", "bac", "ba", "a")}
+    scores["ca"] -= 2.0
+    scores["bac"] -= 2.0
+    looks = {begin: max(scores[w] for w in scores if w.startswith(begin)) for begin in ("c", "ca", "b", "bac", "a")}
+    unknown = 0.7 * math.log(10) * grams["<unk>"] + 0.3
+    looks |= {"ac": unknown - 2.0, "acb": unknown - 3.0}
+
+    for begin, look in looks.items():
+        prefix = scorer.empty
+        for token in LETTERS.encode(begin):
+            prefix = scorer.child(prefix, token)
+        assert (prefix.look, prefix.gain) == pytest.approx((look, math.exp(look)), abs=1e-5)

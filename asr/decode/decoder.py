@@ -35,8 +35,8 @@ from asr.machine import usable_cores
 if TYPE_CHECKING:
     from asr.decode.compiled.search import CompiledSearches
 
-#: utterances that a thread decodes at a time
-_BLOCK = 32
+#: utterances that a thread decodes at a time, and log-probabilities, as a block is copied
+_BLOCK, _BLOCK_VALUES = 32, 1 << 20
 T = TypeVar("T")
 Backend = Literal["auto", "numpy", "numba"]
 BACKENDS = ("auto", "numpy", "numba")
@@ -154,15 +154,16 @@ class BeamDecoder:
         return _in_blocks(self._texts_of_block, log_probs, threads)
 
     def _texts_of_block(self, log_probs: Sequence[LogProbs]) -> list[str]:
-        block = [_plain(one_sv) for one_sv in log_probs]
-        if self._compiled is None or not self._fits(block):
-            return [self._decode_alone(one_sv)[0].text for one_sv in block]
-        token_u, ends, counts = self._compiled.best_tokens(block)
+        if self._compiled is None or not self._fits(log_probs):
+            return [self._decode_alone(_plain(one_sv))[0].text for one_sv in log_probs]
+        token_u, ends, counts = self._compiled.best_tokens(log_probs)
         letters = self._letters(token_u)
-        return [
-            letters[start:end] if count >= 0 else self._decode_alone(one_sv)[0].text
-            for one_sv, start, end, count in zip(block, [0, *ends], ends, counts, strict=False)
-        ]
+        texts = [letters[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        if -1 in counts:
+            for i, one_sv in enumerate(log_probs):
+                if counts[i] < 0:
+                    texts[i] = self._decode_alone(_plain(one_sv))[0].text
+        return texts
 
     def _letters(self, token_u: Ints) -> str:
         """Return what tokens write where each writes one character."""
@@ -170,8 +171,8 @@ class BeamDecoder:
 
     def _fits(self, block: Sequence[LogProbs]) -> bool:
         """Return true if these can be decoded in one compiled call."""
-        shapes_fit = all(one_sv.ndim == 2 and one_sv.shape[1] == len(self.pieces) for one_sv in block)
-        return shapes_fit and not self._needs_all_texts
+        shapes = {one_sv.shape[1:] for one_sv in block}
+        return shapes == {(len(self.pieces),)} and not self._needs_all_texts
 
     def _decode_block(self, log_probs: Sequence[LogProbs]) -> list[list[Hypothesis]]:
         block = [_plain(one_sv) for one_sv in log_probs]
@@ -315,7 +316,15 @@ def _in_blocks(
     decode: Callable[[Sequence[LogProbs]], list[T]], log_probs: Sequence[LogProbs], threads: int | None
 ) -> list[T]:
     """Return what is decoded from utterances in order, some of them at a time on each of the threads."""
-    blocks = [log_probs[start : start + _BLOCK] for start in range(0, len(log_probs), _BLOCK)]
+    blocks: list[list[LogProbs]] = []
+    values = 0
+    for one_sv in log_probs:
+        size = one_sv.size
+        if not blocks or len(blocks[-1]) == _BLOCK or values + size > _BLOCK_VALUES:
+            blocks.append([])
+            values = 0
+        blocks[-1].append(one_sv)
+        values += size
     workers = min(threads or usable_cores(), len(blocks))
     if workers <= 1:
         return [result for block in blocks for result in decode(block)]

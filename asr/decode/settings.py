@@ -35,7 +35,7 @@ class BeamConfig(Stage):
     beta: float = Field(1.5, ge=-100, le=100)
     #: added for a word that the language model does not know, on top of alpha times its probability of <unk>
     unknown_log_prob: float = Field(-10.0, ge=-100, le=0)
-    #: a longer unknown word costs in proportion: unknown_log_prob x letters / this (pyctcdecode's 6)
+    #: while it is open, a longer unknown word costs in proportion: unknown_log_prob x letters / this (pyctcdecode's 6)
     unknown_letters: float = Field(6.0, gt=0, le=1e6)
     #: word -> score that it adds wherever it occurs; a hotword counts as known
     hotwords: dict[str, float] = Field(default_factory=dict)

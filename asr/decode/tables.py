@@ -30,7 +30,7 @@ LEAST_SCALE = 1e-290
 SPECIAL_WORDS = {"<s>", "</s>", "<unk>", "<UNK>"}
 #: an open word that no listed word begins with costs no more from this many letters on
 MOST_LETTERS = 63
-#: no open word costs more than this, in nats, as its price is also held as a factor; one that is forbidden has no factor
+#: no open word that may come out costs more than this, in nats, as its price is also held as a factor
 _MOST_PRICE = 400.0
 #: settings that the tables are made of; the others can be changed in a decoder that is built
 _FIXED = ("hotwords", "lexicon", "fusion", "space_symbol")

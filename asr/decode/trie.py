@@ -98,7 +98,8 @@ def best_words(trie: Mapping[str, Any], lm_arrays: Any, unk_id: int) -> dict[str
     for first, end, below in zip(levels[-3::-1], levels[-2::-1], levels[:1:-1], strict=False):
         parents = first + np.flatnonzero(np.diff(first_edge_n[first : end + 1]))
         children = first_edge_n[parents] + 1 - end
-        best_2n[:, parents] = np.maximum(best_2n[:, parents], np.maximum.reduceat(best_2n[:, end:below], children, axis=1))
+        below_2n = np.maximum.reduceat(best_2n[:, end:below], children, axis=1)
+        best_2n[:, parents] = np.maximum(best_2n[:, parents], below_2n)
     return {"best_known_n": best_2n[0], "best_unknown_n": best_2n[1]}
 
 

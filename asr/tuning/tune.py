@@ -294,7 +294,7 @@ class _Measure:
     def __call__(self, config: BeamConfig) -> Point:
         decoder = self.decoder.with_config(config)
         began = time.perf_counter()
-        texts = [nbest[0].text for nbest in decoder.decode_all(self.log_probs, self.threads)]
+        texts = decoder.texts(self.log_probs, self.threads)
         seconds = time.perf_counter() - began
 
         self.done += 1

@@ -12,6 +12,7 @@ Axes: s steps, v vocabulary, b prefixes in the beam, k tokens possible in a step
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -95,8 +96,10 @@ def _choose_tokens(work: Work, log_probs_v: LogProbs, floor: float) -> None:
         least = np.float32(-np.finfo(np.float32).max)
     shrink = 1.0 / work.state[0].scale
     num_tokens = 0
+    prob_v[0] = 0.0
+    for k in range(work.state[0].num_tokens):
+        prob_v[tokens_k[k]] = 0.0
     for token in range(len(log_probs_v)):  # without branches
-        prob_v[token] = 0.0
         tokens_k[num_tokens] = token
         num_tokens += (log_probs_v[token] >= least) & (token > 0)
     best = best_token(log_probs_v, floor)
@@ -291,9 +294,10 @@ def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> in
             continue
 
         n = node_b[i] if c < 0 else node_b[candidates[c].row]
-        lm_state, letters = np.int64(nodes[n].state), np.int64(nodes[n].letters)
+        lm_state: Any = np.int64(nodes[n].state)
+        letters: Any = np.int64(nodes[n].letters)
         if c < 0:
-            token, word = np.int64(nodes[n].token) if token_b[i] > 0.0 else np.int64(-1), np.int64(nodes[n].word)
+            token, word = np.int64(nodes[n].token if token_b[i] > 0.0 else -1), np.int64(nodes[n].word)
         else:
             token, word = np.int64(candidates[c].token), np.int64(candidates[c].word)
             if opens_v[token]:
@@ -302,7 +306,7 @@ def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> in
                 letters = 0
             letters += num_letters_v[token]
             if by_token:
-                _, lm_state = score_token(tables, nodes[n].state, token)
+                _, lm_state = score_token(tables, nodes[n].state, candidates[c].token)
         place = token + 1
         if scored:
             letters = min(letters, MOST_LETTERS if word < 0 else 1)

@@ -100,7 +100,7 @@ def new_work(beam_width: int, vocabulary_size: int) -> Work:
             merged_bk=np.zeros(most, np.bool_),
             tokens_k=np.empty(vocabulary_size + 1, np.int32),
             place_v=np.empty(vocabulary_size, np.int32),
-            prob_v=np.empty(vocabulary_size),
+            prob_v=np.zeros(vocabulary_size),
             future_places=np.empty(futures, np.int32),
             future_2=np.empty((2, futures), np.int64),
             rows_sv=np.empty((0, vocabulary_size), np.float32),

@@ -92,13 +92,13 @@ def spell(tables: SearchTables, word: int, token: int) -> int:
 @inlined
 def look_of(tables: SearchTables, word: int, letters: int) -> float:
     """Return the score of an open word for the time being."""
-    return tables.look_n[word] if word >= 0 else tables.off_look_l[min(letters, MOST_LETTERS)]
+    return float(tables.look_n[word] if word >= 0 else tables.off_look_l[min(letters, MOST_LETTERS)])
 
 
 @inlined
 def gain_of(tables: SearchTables, word: int, letters: int) -> float:
     """Return e to the score of an open word for the time being."""
-    return tables.gain_n[word] if word >= 0 else tables.off_gain_l[min(letters, MOST_LETTERS)]
+    return float(tables.gain_n[word] if word >= 0 else tables.off_gain_l[min(letters, MOST_LETTERS)])
 
 
 @inlined

@@ -71,7 +71,7 @@ class CompiledSearches:
         work = self.take_work()
         end_n = np.cumsum([len(one_sv) for one_sv in log_probs])
         steps = int(end_n[-1])
-        if len(log_probs) == 1:
+        if len(log_probs) == 1 and times:
             all_sv = log_probs[0]
         else:  # into memory that is kept: new pages cost more than the search of a short utterance
             if steps > len(work.rows_sv):

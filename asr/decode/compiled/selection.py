@@ -13,8 +13,9 @@ _FEW = 25
 def least_kept(masses: Floats, bits: Longs, buckets: Longs, count: int, n: int, best: float) -> tuple[float, int]:
     """Return the n-th largest (from 1) of the first ``count`` masses, and how many as small are among the n largest.
 
-    Few are kept in order as they come. Many are counted by exponent and first four bits of the mantissa, which needs no comparison that a processor could
-    guess wrong; only one bucket is searched. ``bits`` is ``masses`` as integers. The masses are spent.
+    Few are kept in order as they come. Many are counted by exponent and first four bits of the mantissa, which needs no
+    comparison that a processor could guess wrong; only one bucket is searched. ``bits`` is ``masses`` as integers. The
+    masses are spent.
     """
     if n <= _FEW:
         return _least_of_few(masses, count, n)
