@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import tracemalloc
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,15 @@ from asr.errors import DataError
 from tests.reference.ctc_paths import all_paths, collapse
 
 
-@pytest.fixture(params=[None, 3], ids=["one block", "blocks of 3 steps"])
+@pytest.fixture(params=[None, (3, 10**6, 30.0), (2, 64, 1.0)], ids=["one block", "blocks of 3", "blocks of blocks"])
 def blocks(request, monkeypatch):
-    """Alignment in one block, as short texts have it, and in many."""
+    """Alignment in one block, as short texts have it; in many; and in many of which few scores are kept at once."""
     if request.param is not None:
-        monkeypatch.setattr(best_path, "_block_steps", lambda steps, states: request.param)
+        steps, kept_bytes, beam = request.param
+        monkeypatch.setattr(best_path, "_block_steps", lambda *_: steps)
+        monkeypatch.setattr(best_path, "_KEPT_BYTES", kept_bytes)
+        monkeypatch.setattr(best_path, "_KEPT_ROWS", 0)
+        monkeypatch.setattr(best_path, "_BEAM", beam)
 
 
 def log_softmax(logits_sv: np.ndarray) -> np.ndarray:
@@ -203,16 +208,94 @@ def spoken(steps: int, tokens: int, seed: int = 0) -> tuple[np.ndarray, list[int
     return log_softmax(logits_sv), tokens_u.tolist(), at_u
 
 
-def test_the_memory_of_an_hour_is_far_from_steps_times_tokens():
-    log_probs_sv, tokens_u, at_u = spoken(8000, 3000)
-    force_align(log_probs_sv[:40], tokens_u[:4])
-    tracemalloc.start()
+def unsure(log_probs_sv: np.ndarray, noise: float) -> np.ndarray:
+    """The same with noise: a model that often hears something else."""
+    return log_softmax(log_probs_sv + noise * np.random.default_rng(1).normal(size=log_probs_sv.shape))
+
+
+def awkward_problems() -> dict[str, tuple[np.ndarray, list[int]]]:
+    """Texts that lie far from the diagonal, or fit in many places, or in none."""
+    log_probs_sv, tokens_u, _ = spoken(6000, 1500)
+    log_probs_sv = unsure(log_probs_sv, 3)
+    silence_sv = np.tile(log_softmax(np.array([[9.0] + [0.0] * (log_probs_sv.shape[1] - 1)])), (4000, 1))
+    flat_sv = log_softmax(np.zeros_like(log_probs_sv))
+    half = len(tokens_u) // 2
+    return {
+        "fits": (log_probs_sv, tokens_u),
+        "silence before": (np.concatenate([silence_sv, log_probs_sv]), tokens_u),
+        "silence behind": (np.concatenate([log_probs_sv, silence_sv]), tokens_u),
+        "silence inside": (np.concatenate([log_probs_sv[:3000], silence_sv, log_probs_sv[3000:]]), tokens_u),
+        "text of the end": (log_probs_sv, tokens_u[half:]),
+        "text of the beginning": (log_probs_sv, tokens_u[:half]),
+        "another text": (log_probs_sv, tokens_u[::-1]),
+        "repeated": (np.tile(log_probs_sv[:300], (20, 1)), tokens_u[:70] * 20),
+        "repeated more often than said": (np.tile(log_probs_sv[:300], (20, 1)), tokens_u[:70] * 30),
+        "nothing heard": (flat_sv, tokens_u),
+        "as many steps as tokens": (log_probs_sv[: min_steps(tokens_u)], tokens_u),
+    }
+
+
+@pytest.mark.parametrize("delimiter", [-1, 1])
+@pytest.mark.parametrize("name", awkward_problems())
+def test_states_that_are_left_out_change_neither_path_nor_score(name, delimiter, monkeypatch):
+    log_probs_sv, tokens_u = awkward_problems()[name]
+    monkeypatch.setattr(best_path, "_KEPT_BYTES", 1 << 16)  # so that blocks are made of blocks here, too
+    found = force_align(log_probs_sv, tokens_u, delimiter=delimiter)
+    monkeypatch.setattr(best_path._Search, "_some_path", lambda *_: -np.inf)  # then none is left out in the pass
+    monkeypatch.setattr(best_path._Search, "_limit", lambda *_: -np.inf)  # nor on the way back
+    whole = force_align(log_probs_sv, tokens_u, delimiter=delimiter)
+    assert found.path_s.tolist() == whole.path_s.tolist() and found.log_prob == whole.log_prob
+    assert found.log_prob == pytest.approx(path_score(log_probs_sv, found.path_s), rel=1e-12)
+
+
+@pytest.mark.usefixtures("blocks")
+@given(problem=problems(longest=6, elements=st.sampled_from([-40.0, 0.0, 1.0])))
+def test_where_tokens_are_impossible_in_most_steps_the_path_is_found_or_refused(problem):
+    log_probs_sv, tokens_u = problem
+    log_probs_sv[log_probs_sv < -20] = -np.inf
+    paths = [p for p in all_paths(*log_probs_sv.shape) if collapse(p) == tuple(tokens_u)]
+    best = max(path_score(log_probs_sv, p) for p in paths)
+    if best == -np.inf:
+        with pytest.raises(ValueError, match=r"impossible in every step|no path of positive probability"):
+            force_align(log_probs_sv, tokens_u)
+    else:
+        assert force_align(log_probs_sv, tokens_u).log_prob == pytest.approx(best, abs=1e-9)
+
+
+def test_few_states_of_a_long_text_are_looked_at(monkeypatch):
+    log_probs_sv, tokens_u, at_u = spoken(40_000, 10_000)
+    looked = 0
+
+    def counted(own_sv, heard_s, text, scores, *rest):
+        nonlocal looked
+        after = advance(own_sv, heard_s, text, scores, *rest)
+        looked += len(own_sv) * max(len(scores.blank_p), len(after.blank_p))
+        return after
+
+    advance = best_path.advance
+    monkeypatch.setattr(best_path, "advance", counted)
     found = force_align(log_probs_sv, tokens_u)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
     assert np.mean([span.start <= at < span.end for span, at in zip(found.spans, at_u, strict=True)]) > 0.98
-    # 24e6 cells; a block's moves and the scores that are kept are a tenth of one byte for each of them
-    assert peak < 8000 * 3000 / 4
+    assert looked < 40_000 * 10_000 / 20
+
+
+MEMORY = """
+import resource, numpy as np
+from asr.alignment.forced import force_align
+from tests.test_align import spoken
+log_probs_sv, tokens_u, _ = spoken(100_000, 25_000)
+tokens_u = np.array(tokens_u)
+force_align(log_probs_sv[:8000].copy(), tokens_u[:1900])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = force_align(log_probs_sv, tokens_u)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_the_memory_of_an_hour_is_some_megabytes():
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    # of 100,000 steps and 25,000 tokens, results included; a byte for each cell would be 2.5e9 bytes
+    assert int(done.stdout) < 6 * 1024
 
 
 def clock_of(steps: int, step_s: float = 0.04):

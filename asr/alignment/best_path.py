@@ -1,14 +1,15 @@
 """The most probable path of a text through the steps, with or without gaps between its words.
 
-The states of a text are blank, token, blank, …, token, blank. One pass over all steps keeps the best score of every
-state at the start of each block of steps, and no way back. The way back is found block by block from the end: each
-block is computed again, now with its moves. The path is exact, and memory grows with the tokens times the root of the
-steps.
+The states of a text are blank, token, blank, …, token, blank. A step costs a path the difference between the greatest
+log-probability of the step and that of the path's own token, so what a path has cost only grows. A first pass looks
+only at states that are nearly as good as the best of their step, and finds a path. A second pass drops the states into
+which every path has already cost more than that whole path: none of them can be on a better one, so the path is the
+best of all. Without a path of the first pass nothing is dropped. With gaps no state is dropped either.
 
-Without gaps, a path moves by at most one token per step. So the pass looks only at the states that can be reached from
-the start and from which the end can be reached; the way back only at the few states around the end of a block.
+A pass keeps the scores at the start of each block of steps, and no way back. The way back is found block by block from
+the end: each block is computed again, now with its moves, or in smaller blocks if it is long.
 
-Axes: s steps, v vocabulary, k states, j blanks and the token behind each, i places between words.
+Axes: s steps, v vocabulary, k states, j tokens, p positions (a blank and the token before it), i places between words.
 
 Source: Graves et al. 2006, section 4.1 (the states); Grice, Hughey and Speck 1997 (paths by checkpoints).
 """
@@ -20,21 +21,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asr.alignment.compiled.best_path import ENTERED, FROM_GAP, GOES_ON, LEAVES_OUT, Scores, TextStates, advance
-from asr.decode.types import Ints, LogProbs, Longs, Moves
+from asr.alignment.compiled.best_path import Scores, TextStates, advance, walk_back
+from asr.decode.types import Ints, LogProbs, Moves
 
 #: steps times states that are done as one block: a byte each
-_ONE_BLOCK = 1 << 23
+_ONE_BLOCK = 1 << 18
+#: steps of a block
+_BLOCK = 256
+#: how often a pass keeps scores at most; bytes of all that it keeps, or scores of so many steps if that is more
+_PARTS, _KEPT_BYTES, _KEPT_ROWS = 64, 1 << 19, 4
+#: what the first pass keeps of a step: positions down to so many nats below the best, and at most so many
+_BEAM, _WIDEST = 100.0, 512
+_NO_MOVES = np.empty((2, 0, 0), np.int8)
 
 
 class BestPath(NamedTuple):
     """The most probable path: at each step its state, or -1 in a gap, and its place there.
 
-    The place is the one after the words that the gap leaves out in this step. Shapes: (s,), (s,).
+    The place is the one after the words that the gap leaves out in this step. Shapes: (s,), (s,), or (0,) without gaps.
     """
 
-    state_s: Longs
-    place_s: Longs
+    state_s: Ints
+    place_s: Ints
     #: -inf: there is no path
     log_prob: float
 
@@ -67,92 +75,190 @@ def text_states(labels_k: Ints, delimiter: int) -> TextStates:
 
 def best_path(log_probs_sv: LogProbs, text: TextStates) -> BestPath:
     """Find the most probable path of a text; there is at least one step."""
-    steps = len(log_probs_sv)
-    tokens = len(text.label_j)
-    places = len(text.entrance_i)
-    rows = _block_steps(steps, 2 * tokens + 1 + places)
-    blocks = [slice(start, min(start + rows, steps)) for start in range(0, steps, rows)]
-    scores = Scores(np.full(tokens + 2, -np.inf), np.full(tokens + 1, -np.inf), np.full(places, -np.inf))
-    scores.blank_j[: text.starts] = 0.0  # before the first step: as if in a blank
-    scores.gap_i[:1] = -text.gap_cost
-
-    # the pass: the scores before each block
-    window_s2 = _window(steps, text)
-    no_moves = np.empty((2, 0, 0), np.int8)
-    kept = [_copy(scores)]
-    for block in blocks[:-1]:
-        advance(log_probs_sv[block], text, scores, window_s2[block], no_moves, no_moves[0])
-        kept.append(_copy(scores))
-
-    # the way back
-    state_s, place_s = np.empty(steps, np.int64), np.empty(steps, np.int64)
-    state = place = -1
-    log_prob = -math.inf
-
-    for block in reversed(blocks):
-        scores = kept.pop()
-        rows = block.stop - block.start
-        window_2 = window_s2[block].copy()
-        if not places and block.stop < steps:  # to a delimiter a path may come from the blank behind it
-            np.clip(window_2, state // 2 - rows - 2, state // 2 + 2, out=window_2)
-        moves = np.empty((2, rows, tokens + 1), np.int8)
-        gap_moves = np.empty((rows, places), np.int8)
-        advance(log_probs_sv[block], text, scores, window_2, moves, gap_moves)
-        if block.stop == steps:
-            state, place, log_prob = _end(scores, text.ends)
-            if log_prob == -math.inf:
-                break
-        for step in range(rows - 1, -1, -1):
-            state_s[block.start + step], place_s[block.start + step] = state, place
-            state, place = _before(state, place, moves[:, step], gap_moves[step], text)
-
-    return BestPath(state_s, place_s, log_prob)
+    return _Search(log_probs_sv, text).run()
 
 
-def _block_steps(steps: int, states: int) -> int:
-    """Return how many steps are a block: the scores that are kept and a block's moves take the least memory then."""
-    return steps if steps * states <= _ONE_BLOCK else math.ceil(math.sqrt(8 * steps))
+class _Point(NamedTuple):
+    """Where a path is after a step, its state, or -1 in a gap and its place there, and the path's score so far."""
+
+    state: int
+    place: int
+    log_prob: float
 
 
-def _window(steps: int, text: TextStates) -> Longs:
-    """Return the first blank and the one behind the last that a path can be in, or beside, at each step.
+class _Search:
+    """The search for one path, and what is found of it so far."""
 
-    Shapes: (s, 2).
-    """
-    tokens = len(text.label_j)
-    if len(text.entrance_i):
-        return np.tile(np.array([0, tokens + 1]), (steps, 1))
-    step_s = np.arange(steps)
-    first_s = tokens - text.ends // 2 - (steps - 1) + step_s
-    last_s = text.starts - 1 + step_s
-    return np.stack([np.maximum(first_s, 0), np.minimum(last_s, tokens) + 1], axis=1)
+    def __init__(self, log_probs_sv: LogProbs, text: TextStates) -> None:
+        self.log_probs_sv = log_probs_sv
+        self.heard_s = log_probs_sv.max(axis=1)
+        self.text = text
+        self.tokens, self.places = len(text.label_j), len(text.entrance_i)
+        steps, states = len(log_probs_sv), 2 * self.tokens + 1 + self.places
+        self.state_s = np.empty(steps, np.int32)
+        self.place_s = np.empty(steps if self.places else 0, np.int32)
+        self.block = _block_steps(steps, states, self.places > 0)
+        # With gaps, what is computed again takes as long as the first time: it is not done twice.
+        self.kept_bytes = math.inf if self.places else max(_KEPT_BYTES, _KEPT_ROWS * 8 * states)
+
+    def run(self) -> BestPath:
+        """Find the path."""
+        whole = slice(0, len(self.state_s))
+        gap_i = np.full(self.places, -np.inf)
+        gap_i[:1] = -self.text.gap_cost
+        # before the first step: as if in a blank
+        start = Scores(0, np.zeros(self.text.starts), np.full(self.text.starts, -np.inf), gap_i)
+
+        if self.block >= whole.stop:
+            end, _ = self._block_back(whole, start, None)
+        else:
+            kept, scores = self._pass(whole, start, None, self._some_path(whole, start))
+            end = self._end(scores)
+            if end.log_prob > -math.inf:
+                self._way_back(kept, whole.stop, end)
+        return BestPath(self.state_s, self.place_s, end.log_prob)
+
+    def _some_path(self, whole: slice, start: Scores) -> float:
+        """Return the log-probability of a path; -inf: none was found."""
+        if self.places:
+            return -math.inf
+        return self._end(self._pass(whole, start, None, -math.inf, _BEAM)[1]).log_prob
+
+    def _pass(
+        self, part: slice, scores: Scores, goal: _Point | None, least: float, beam: float = math.inf
+    ) -> tuple[list[tuple[int, Scores]], Scores]:
+        """Take scores through a part; return some of those on the way, each with its step, and those at the end.
+
+        Args:
+            goal: where the path is after the part; None: at the end of the text.
+            least: a path is there with no less.
+            beam: with one, no scores are returned but those at the end.
+        """
+        kept = [(part.start, scores)]
+        every = self.block if self.places else self.block * math.ceil((part.stop - part.start) / self.block / _PARTS)
+        held = 2 * scores.blank_p.nbytes
+        limit = self._limit(part, least)
+        for step in range(part.start, part.stop, self.block):
+            block = slice(step, min(step + self.block, part.stop))
+            if step > part.start and (step - part.start) % every == 0 and beam == math.inf:
+                kept.append((step, scores))
+                held += 2 * scores.blank_p.nbytes
+                if held > self.kept_bytes and len(kept) > 2:  # so that each part is shorter than the whole
+                    kept, every = kept[::2], 2 * every
+                    held = sum(2 * each.blank_p.nbytes for _, each in kept)
+            scores = self._advance(block, scores, goal, part.stop - block.stop, limit, beam, _NO_MOVES, _NO_MOVES[0])
+            limit += float(self.heard_s[block].sum(dtype=np.float64))
+        return kept, scores
+
+    def _way_back(self, kept: list[tuple[int, Scores]], stop: int, point: _Point) -> _Point:
+        """Find the path back from where it is before step ``stop``; return where it is before the first step kept."""
+        while kept:
+            start, scores = kept.pop()
+            part = slice(start, stop)
+            if stop - start <= self.block:
+                _, point = self._block_back(part, scores, point)
+            else:
+                point = self._way_back(self._pass(part, scores, point, point.log_prob)[0], stop, point)
+            stop = start
+        return point
+
+    def _block_back(self, part: slice, scores: Scores, end: _Point | None) -> tuple[_Point, _Point]:
+        """Compute a part with its moves, and find the path in it; return where it is after and before the part.
+
+        Args:
+            end: where the path is after the part; None: at the end of the text.
+        """
+        rows, places = part.stop - part.start, self.places
+        columns = self._highest(end) + 1
+        if not places and end is not None:
+            columns = min(columns, rows + 1)  # a step goes on by one position at most
+        moves_2sp = np.empty((2, rows, columns), np.int8)
+        gap_moves_si = np.empty((rows, places), np.int8)
+        limit = -math.inf if end is None else self._limit(part, end.log_prob)
+        after = self._advance(part, scores, end, 0, limit, math.inf, moves_2sp, gap_moves_si)
+
+        end_ = self._end(after) if end is None else end
+        if end_.log_prob == -math.inf:
+            return end_, end_
+        state, place = walk_back(
+            self.text,
+            end_.state,
+            end_.place,
+            moves_2sp,
+            gap_moves_si,
+            self._highest(end) + 1 - columns,
+            self.state_s[part],
+            self.place_s[part],
+        )
+        return end_, _Point(state, place, _score(scores, state, place))
+
+    def _advance(
+        self,
+        part: slice,
+        scores: Scores,
+        goal: _Point | None,
+        left: int,
+        limit: float,
+        beam: float,
+        moves_2sp: Moves,
+        gap_moves_si: Moves,
+    ) -> Scores:
+        """Take scores through a part; ``left`` steps later the path is at its goal."""
+        highest = self._highest(goal)
+        lowest = highest if goal is not None else self.tokens - self.text.ends // 2
+        return advance(
+            self.log_probs_sv[part],
+            self.heard_s[part],
+            self.text,
+            scores,
+            limit,
+            beam,
+            _WIDEST,
+            0 if self.places else lowest - left,
+            highest,
+            moves_2sp,
+            gap_moves_si,
+        )
+
+    def _highest(self, goal: _Point | None) -> int:
+        """Return the last position that a path to its goal is in; None: the end of the text."""
+        if goal is None:
+            return self.tokens
+        if goal.state >= 0:
+            return (goal.state + 1) // 2
+        return int(self.text.first_i[goal.place]) if goal.place < self.places - 1 else self.tokens
+
+    def _limit(self, part: slice, least: float) -> float:
+        """Return the score before a part with which a path can at best have the least after it, less for rounding."""
+        best = float(self.heard_s[part].sum(dtype=np.float64))
+        # what a sum of so many numbers can be off by, twice; Higham 2002, section 4.2
+        rounding = 4 * len(self.heard_s) * np.finfo(np.float64).eps * (abs(best) + abs(least))
+        return least - best - rounding if least > -math.inf else -math.inf
+
+    def _end(self, scores: Scores) -> _Point:
+        """Return where the best path ends."""
+        best = _Point(0, -1, -math.inf)
+        for state in range(2 * self.tokens + 1 - self.text.ends, 2 * self.tokens + 1):
+            log_prob = _score(scores, state, -1)
+            if log_prob > best.log_prob:
+                best = _Point(state, -1, log_prob)
+        if self.places and scores.gap_i[-1] > best.log_prob:
+            best = _Point(-1, self.places - 1, float(scores.gap_i[-1]))
+        return best
 
 
-def _copy(scores: Scores) -> Scores:
-    return Scores(*(each.copy() for each in scores))
+def _block_steps(steps: int, states: int, has_gaps: bool) -> int:
+    """Return how many steps are a block."""
+    if steps * states <= _ONE_BLOCK:
+        return steps
+    # With gaps: the scores that are kept and a block's moves take the least memory then.
+    return math.ceil(math.sqrt(8 * steps)) if has_gaps else _BLOCK
 
 
-def _end(scores: Scores, ends: int) -> tuple[int, int, float]:
-    """Return the end of the best path: its state, or -1 and its place in a gap; and its log-probability."""
-    score_k = np.empty(2 * len(scores.token_j) - 1)
-    score_k[::2], score_k[1::2] = scores.blank_j[:-1], scores.token_j[1:]
-    best = len(score_k) - ends + int(score_k[-ends:].argmax())
-    if len(scores.gap_i) and scores.gap_i[-1] > score_k[best]:
-        return -1, len(scores.gap_i) - 1, float(scores.gap_i[-1])
-    return best, -1, float(score_k[best])
-
-
-def _before(state: int, place: int, moves_2j: Moves, gap_moves_i: Moves, text: TextStates) -> tuple[int, int]:
-    """Return the best path one step earlier: its state, or -1 and its place in a gap."""
-    if state >= 0:
-        move = int(moves_2j[state & 1, state >> 1])
-        if move != FROM_GAP:
-            return state + move, -1
-        return -1, int(np.searchsorted(text.first_i, state // 2))
-
-    while gap_moves_i[place] == LEAVES_OUT:
-        place -= 1
-    move = int(gap_moves_i[place])
-    if move == GOES_ON:
-        return -1, place
-    return 2 * int(text.entrance_i[place]) + 1 + move - ENTERED, -1
+def _score(scores: Scores, state: int, place: int) -> float:
+    """Return the score of a state, or, if it is -1, of a gap."""
+    if state < 0:
+        return float(scores.gap_i[place])
+    at = (state + 1) // 2 - scores.first
+    score_p = scores.token_p if state % 2 else scores.blank_p
+    return float(score_p[at]) if 0 <= at < len(score_p) else -math.inf

@@ -12,25 +12,36 @@ from dataclasses import dataclass
 import numpy as np
 
 from asr.alignment.best_path import best_path, text_states
+from asr.alignment.compiled.best_path import spans_of_path
 from asr.data.targets import min_steps
-from asr.decode.types import Floats, Ints, LogProbs, Longs, Span, check_log_probs
+from asr.decode.types import Floats, Ints, LogProbs, Span, check_log_probs
 from asr.decode.viterbi import states_of
 
 
 @dataclass(frozen=True)
 class ForcedAlignment:
-    """Hold the most probable path that writes a text.
+    """Hold the most probable path that writes a text, and where each token is on it.
 
-    ``log_prob`` is the path's, a natural log. A span goes from its token's first step to its last, and has the
-    log-probability of the strongest; ``mean_log_prob_u`` is the mean over the token's steps.
+    ``log_prob`` is the path's. A token is at the steps from ``start_u`` to ``end_u``, the end not included;
+    ``peak_log_prob_u`` is its log-probability at the strongest of them, ``mean_log_prob_u`` the mean over all.
+    Log-probabilities are natural.
 
-    Shapes: (s,) the token at each step, the blank among them; (u,).
+    Shapes: (s,) the token at each step, the blank among them; the others (u,).
     """
 
     path_s: Ints
-    spans: tuple[Span, ...]
     log_prob: float
+    token_u: Ints
+    start_u: Ints
+    end_u: Ints
+    peak_log_prob_u: Floats
     mean_log_prob_u: Floats
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Return the tokens with their steps and ``peak_log_prob_u``."""
+        columns = self.token_u, self.start_u, self.end_u, self.peak_log_prob_u
+        return tuple(Span(*row) for row in zip(*(each_u.tolist() for each_u in columns), strict=True))
 
 
 def force_align(log_probs_sv: LogProbs, tokens_u: Sequence[int], *, delimiter: int = -1) -> ForcedAlignment:
@@ -53,16 +64,17 @@ def force_align(log_probs_sv: LogProbs, tokens_u: Sequence[int], *, delimiter: i
     """
     tokens_u = np.asarray(tokens_u, np.int64).tolist()
     _check(log_probs_sv, tokens_u)
+    own_u = np.array(tokens_u, np.int32)
+    columns = np.empty(len(own_u), np.int32), np.empty(len(own_u), np.int32), np.empty(len(own_u)), np.empty(len(own_u))
     if not len(log_probs_sv):
-        return ForcedAlignment(np.zeros(0, np.int32), (), 0.0, np.zeros(0))
+        return ForcedAlignment(np.zeros(0, np.int32), 0.0, own_u, *columns)
 
     labels_k = states_of(tokens_u, delimiter)
-    state_s, _, log_prob = best_path(log_probs_sv, text_states(labels_k, delimiter))
+    path_s, _, log_prob = best_path(log_probs_sv, text_states(labels_k, delimiter))
     if log_prob == -math.inf:
         raise ValueError("no path of positive probability writes the text")
-    first = 1 if delimiter < 0 else 3
-    spans, mean_u = _spans(log_probs_sv, labels_k, state_s, slice(first, first + 2 * len(tokens_u) - 1, 2))
-    return ForcedAlignment(labels_k[state_s], spans, log_prob, mean_u)
+    spans_of_path(log_probs_sv, labels_k, path_s, 1 if delimiter < 0 else 3, *columns)
+    return ForcedAlignment(path_s, log_prob, own_u, *columns)
 
 
 def _check(log_probs_sv: LogProbs, tokens_u: Sequence[int]) -> None:
@@ -83,20 +95,3 @@ def _check(log_probs_sv: LogProbs, tokens_u: Sequence[int]) -> None:
         if log_probs_sv[:, token].max() == -math.inf:
             place = tokens_u.index(token)
             raise ValueError(f"token {token} (the text's token {place + 1:,}) is impossible in every step")
-
-
-def _spans(log_probs_sv: LogProbs, labels_k: Ints, state_s: Longs, own: slice) -> tuple[tuple[Span, ...], Floats]:
-    """Return the spans of the states ``own``, and the mean log-probability of each."""
-    step_s = np.arange(len(state_s))
-    log_prob_s = log_probs_sv[step_s, labels_k[state_s]].astype(np.float64)
-    first_k, last_k = np.zeros_like(labels_k), np.zeros_like(labels_k)
-    first_k[state_s[::-1]] = step_s[::-1]  # what is assigned last stays
-    last_k[state_s] = step_s
-    peak_k = np.full(len(labels_k), -np.inf)
-    np.maximum.at(peak_k, state_s, log_prob_s)
-    sum_k = np.bincount(state_s, log_prob_s, len(labels_k))
-    count_k = np.bincount(state_s, minlength=len(labels_k))
-
-    columns = (each_k[own].tolist() for each_k in (labels_k, first_k, last_k + 1, peak_k))
-    spans = tuple(Span(*row) for row in zip(*columns, strict=True))
-    return spans, sum_k[own] / count_k[own]

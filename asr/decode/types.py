@@ -19,8 +19,8 @@ Longs = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Moves = npt.NDArray[np.int8]
 
-#: log-probabilities that are checked at once: the check needs several times their memory
-_CHECKED_AT_ONCE = 1 << 22
+#: log-probabilities that are checked at once: the check needs several times their memory, and they stay in the cache
+_CHECKED_AT_ONCE = 1 << 15
 
 
 class Span(NamedTuple):
