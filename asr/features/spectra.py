@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from asr.config import FeatureConfig
 from asr.errors import ConfigError
-from asr.features.compiled.plan import BLOCK, Plan, can_transform, make_plan
+from asr.features.compiled.plan import BLOCK, Plan, can_transform, make_plan, room_of
 from asr.features.extractor import Floats
 from asr.limits import check_spectrum
-from asr.model.cpu.packed import LANES
 from asr.native import Flat, Native
 
 Doubles = npt.NDArray[np.float64]
@@ -110,9 +109,7 @@ class LogSpectra:
 
     def __call__(self, wave_n: Floats, frames: int) -> Floats:
         """Compute so many frames of a wave, which is zero outside itself. Shapes: (n,) -> (t, bins)."""
-        padded_n = np.zeros(max(self.before + len(wave_n), self.samples_of(frames)), np.float32)
-        padded_n[self.before : self.before + len(wave_n)] = wave_n
-        return self.of_windows(padded_n, frames)
+        return self._frames(wave_n, -self.before, frames)
 
     @property
     def before(self) -> int:
@@ -133,10 +130,22 @@ class LogSpectra:
 
     def of_windows(self, samples_n: Floats, frames: int) -> Floats:
         """Compute so many frames of samples, the first of which is the first of a window. Shapes: (n,) -> (t, bins)."""
+        return self._frames(samples_n, 0, frames)
+
+    def _frames(self, samples_n: Floats, first: int, frames: int) -> Floats:
+        """Compute so many frames of samples that are zero outside themselves.
+
+        Args:
+            first: where the first window begins; it may be negative.
+        """
         if not frames:
             return np.zeros((0, self._num_bins), np.float32)
-        plan = self._plan
-        return self._through_numpy(samples_n, frames) if plan is None else self._compiled(*plan, samples_n, frames)
+        if self._plan is not None:
+            return self._compiled(*self._plan, samples_n, first, frames)
+        before = max(-first, 0)
+        padded_n = np.zeros(max(before + len(samples_n), self.samples_of(frames)), np.float32)
+        padded_n[before : before + len(samples_n)] = samples_n
+        return self._through_numpy(padded_n, frames)
 
     @property
     def _num_bins(self) -> int:
@@ -152,15 +161,11 @@ class LogSpectra:
         plan = make_plan(self.window_n, self.hop, self.fft, *tables)
         return plan, Flat(plan)
 
-    def _compiled(self, plan: Plan, flat: Flat, samples_n: Floats, frames: int) -> Floats:
-        # It computes blocks of frames, and windows of whole vectors: the last ones may reach beyond the end.
-        whole = -(-frames // BLOCK) * BLOCK
-        needed = (whole - 1) * self.hop + len(plan.window)
-        if len(samples_n) < needed:
-            samples_n = np.concatenate([samples_n, np.zeros(needed - len(samples_n), np.float32)])
-        features_tf = np.empty((whole, self._num_bins), np.float32)
-        rooms = max(plan.fft, len(plan.window)), plan.fft // 2 + 1, len(plan.starts), len(plan.cosines)
-        _log_spectra(flat, samples_n, frames, features_tf.reshape(-1), *map(_room, rooms))
+    def _compiled(self, plan: Plan, flat: Flat, samples_n: Floats, first: int, frames: int) -> Floats:
+        samples_n = np.ascontiguousarray(samples_n, np.float32)
+        # It computes blocks of frames: the last ones may reach beyond the end.
+        features_tf = np.empty((-(-frames // BLOCK) * BLOCK, self._num_bins), np.float32)
+        _log_spectra(flat, samples_n, first, frames, features_tf.reshape(-1), _room(room_of(plan)))
         return features_tf[:frames]
 
     def _through_numpy(self, samples_n: Floats, frames: int) -> Floats:
@@ -176,8 +181,8 @@ class LogSpectra:
         return features_tf
 
 
-def _room(rows: int) -> Floats:
-    """Make room for rows of 16 values that begin where a line of the cache does."""
-    values = np.empty((rows + 1) * LANES, np.float32)
+def _room(size: int) -> Floats:
+    """Make room for values, the first of which is where a line of the cache begins."""
+    values = np.empty(size + _LINE_BYTES // 4, np.float32)
     first = -values.ctypes.data % _LINE_BYTES // values.itemsize
-    return values[first : first + rows * LANES]
+    return values[first : first + size]

@@ -45,6 +45,12 @@ class Plan(NamedTuple):
     cosines: Floats
 
 
+def room_of(plan: Plan) -> int:
+    """Return how many values ``log_spectra`` needs for what it computes on the way."""
+    rows = max(plan.fft, len(plan.window)) + plan.fft // 2 + 1 + len(plan.starts) + len(plan.cosines)
+    return rows * LANES + (BLOCK - 1) * plan.hop + len(plan.window)
+
+
 def can_transform(fft: int) -> bool:
     """Check whether there is a plan for an FFT of this size: even, without factors above 5."""
     return fft % 2 == 0 and _radices(fft // 2) is not None

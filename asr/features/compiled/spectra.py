@@ -31,39 +31,50 @@ _SIN_5, _SIN_5_2 = math.sin(math.tau / 5), math.sin(2 * math.tau / 5)
 
 
 @native
-def log_spectra(
-    plan: Plan,
-    wave_n: Floats,
-    frames: int,
-    out: Floats,
-    x: Floats,
-    power: Floats,
-    logs: Floats,
-    ceps: Floats,
-) -> None:
-    """Compute features of frames, the first of which begins at the first sample.
+def log_spectra(plan: Plan, wave_n: Floats, first: int, frames: int, out: Floats, room: Floats) -> None:
+    """Compute features of frames of a wave, which is zero outside itself.
 
     Args:
-        wave_n: has samples for a multiple of 16 frames, and of 16 samples per window.
-        out: has room for as many frames.
-        x, power, logs, ceps: room for rows of 16 values: for the samples of an FFT or a window, the bins of a spectrum,
-            the filters, and the coefficients.
+        first: where the window of the first frame begins; it may be negative.
+        out: has room for a multiple of 16 frames.
+        room: for ``plan.room_of`` values.
     """
-    filters = len(plan.starts)
-    bins = len(plan.cosines) if len(plan.cosines) else filters
+    # rows of 16 values: the samples of an FFT or a window, the bins of a spectrum, the filters, the coefficients
+    filters, ceps = len(plan.starts), len(plan.cosines)
+    bins = ceps if ceps else filters
+    power_at = max(plan.fft, len(plan.window)) * LANES
+    logs_at = power_at + (plan.fft // 2 + 1) * LANES
+    ceps_at = logs_at + filters * LANES
+    x, power, logs, mixed = room[:power_at], room[power_at:logs_at], room[logs_at:ceps_at], room[ceps_at:]
+    # and the samples of 16 frames that are not all inside the wave
+    edge = room[ceps_at + ceps * LANES :]
+    span = (LANES - 1) * plan.hop + len(plan.window)
+
     for t in range(0, frames, LANES):
-        for i in range(0, len(plan.window), LANES):
-            to_lanes(wave_n, t * plan.hop + i, plan.hop, plan.window, i, x, i * LANES)
-        for i in range(len(plan.window), plan.fft):
-            store(x, i * LANES, filled(0.0))
+        start = first + t * plan.hop
+        if start >= 0 and start + span <= len(wave_n):
+            _weighted(plan, wave_n, start, x)
+        else:
+            for i in range(span):
+                edge[i] = wave_n[start + i] if 0 <= start + i < len(wave_n) else 0.0
+            _weighted(plan, edge, 0, x)
         _transform(plan, x)
         _powers(plan, x, power)
         _logarithms(plan, power, logs)
-        if len(plan.cosines):
-            _mix(plan.cosines, logs, ceps)
-            _write(ceps, bins, out, t * bins)
+        if ceps:
+            _mix(plan.cosines, logs, mixed)
+            _write(mixed, bins, out, t * bins)
         else:
             _write(logs, bins, out, t * bins)
+
+
+@part
+def _weighted(plan: Plan, wave_n: Floats, start: int, x: Floats) -> None:
+    """Copy the samples of 16 frames, weighted by the window, to rows; zeros follow."""
+    for i in range(0, len(plan.window), LANES):
+        to_lanes(wave_n, start + i, plan.hop, plan.window, i, x, i * LANES)
+    for i in range(len(plan.window), plan.fft):
+        store(x, i * LANES, filled(0.0))
 
 
 @part
