@@ -55,14 +55,11 @@ def text_states(labels_k: Ints, delimiter: int) -> TextStates:
         delimiter: the token of the space, of which paths may have more than the text; -1: none.
     """
     label_j = labels_k[1::2].copy()
-    skip_j = np.full(len(label_j), -np.inf)
-    skip_j[1:][label_j[1:] != label_j[:-1]] = 0.0
     starts = 1 if delimiter < 0 else 2  # the delimiters at both ends may be left out
     nothing = np.zeros(0, np.int32)
     return TextStates(
         label_j=label_j,
-        skip_j=skip_j,
-        back_j=np.where((label_j == delimiter) & (delimiter >= 0), 0.0, -np.inf),
+        delimiter=delimiter,
         starts=starts,
         ends=min(2 * starts, len(labels_k)),
         first_i=nothing,

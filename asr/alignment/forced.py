@@ -62,19 +62,19 @@ def force_align(log_probs_sv: LogProbs, tokens_u: Sequence[int], *, delimiter: i
     >>> force_align(log_probs_sv, [1, 2]).path_s.tolist()
     [1, 0, 2]
     """
-    tokens_u = np.asarray(tokens_u, np.int64).tolist()
-    _check(log_probs_sv, tokens_u)
-    own_u = np.array(tokens_u, np.int32)
-    columns = np.empty(len(own_u), np.int32), np.empty(len(own_u), np.int32), np.empty(len(own_u)), np.empty(len(own_u))
+    _check(log_probs_sv, np.asarray(tokens_u, np.int64).tolist())
+    token_u = np.array(tokens_u, np.int32)
+    size = len(token_u)
+    columns = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size), np.empty(size)
     if not len(log_probs_sv):
-        return ForcedAlignment(np.zeros(0, np.int32), 0.0, own_u, *columns)
+        return ForcedAlignment(np.zeros(0, np.int32), 0.0, token_u, *columns)
 
-    labels_k = states_of(tokens_u, delimiter)
+    labels_k = states_of(token_u.tolist(), delimiter)
     path_s, _, log_prob = best_path(log_probs_sv, text_states(labels_k, delimiter))
     if log_prob == -math.inf:
         raise ValueError("no path of positive probability writes the text")
     spans_of_path(log_probs_sv, labels_k, path_s, 1 if delimiter < 0 else 3, *columns)
-    return ForcedAlignment(path_s, log_prob, own_u, *columns)
+    return ForcedAlignment(path_s, log_prob, token_u, *columns)
 
 
 def _check(log_probs_sv: LogProbs, tokens_u: Sequence[int]) -> None:

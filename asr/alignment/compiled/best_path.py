@@ -30,9 +30,8 @@ class TextStates(NamedTuple):
     """
 
     label_j: Ints
-    #: what it costs to come to a token from the token before it, and from the blank behind it: 0 or infinity
-    skip_j: Floats
-    back_j: Floats
+    #: the token to which a path may come back from the blank behind it; -1: none
+    delimiter: int
     #: the blanks from which a path may come before its first step, and the last states, in which it may end
     starts: int
     ends: int
@@ -103,6 +102,14 @@ def advance(
     old_i, new_i = scores.gap_i.copy(), scores.gap_i.copy()
     if places:
         end = highest + 1
+    # what it costs to come to a token from the token before it, and from the blank behind it
+    skip_c, back_c = np.full(cells, -math.inf), np.full(cells, -math.inf)
+    for c in range(max(1, 1 - base), cells):
+        j = c + base - 1
+        if j > 0 and labels_j[j] != labels_j[j - 1]:
+            skip_c[c] = 0.0
+        if text.label_j[j] == text.delimiter:
+            back_c[c] = 0.0
     emit_c = np.empty(cells)
     blank_moves_c, token_moves_c, gap_moves_i = (
         np.empty(cells, np.int8),
@@ -145,8 +152,8 @@ def advance(
         move_tokens(
             old_blank_c[first - 1 : last],
             old_token_c[first - 1 : last],
-            text.skip_j[first + base - 1 : last + base - 1],
-            text.back_j[first + base - 1 : last + base - 1],
+            skip_c[first:last],
+            back_c[first:last],
             emit_c[first:last],
             new_token_c[first:last],
             token_moves_c[first + column : last + column],
