@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from asr.scoring.reliability import Reliability, outcomes, reliability
 from asr.scoring.tables import commonest_errors, tables
 from asr.scoring.wer import Score, format_ends, percent, score
 from asr.training.watchdog import Health, Tally
+from asr.transcript import Alternative, alternative_of
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Evaluation:
     """Hold the score of a model on a manifest, and its conditions.
 
     ``failed``: id -> why it could not be transcribed. ``words``: id -> the words with their times, if they were asked
-    for. ``both_sides``: the normalisation was applied to the transcripts too. ``unwritable``: one line about characters
-    of the references that the model never writes; empty if it writes them all.
+    for. ``nbest``: id -> its best texts, best first, if they were asked for. ``both_sides``: the normalisation was
+    applied to the transcripts too. ``unwritable``: one line about characters of the references that the model never
+    writes; empty if it writes them all.
     """
 
     score: Score
@@ -46,6 +48,7 @@ class Evaluation:
     health: Health
     failed: dict[str, str]
     words: dict[str, list[TimedWord]] = field(default_factory=dict)
+    nbest: dict[str, list[Alternative]] = field(default_factory=dict)
     both_sides: bool = False
     unwritable: str = ""
 
@@ -111,6 +114,7 @@ def evaluate(
     *,
     alignment: str = "levenshtein",
     with_words: bool = False,
+    with_nbest: bool = False,
     normalization: str | None = None,
     no_speech_threshold: float = NO_SPEECH_THRESHOLD,
 ) -> Evaluation:
@@ -120,6 +124,7 @@ def evaluate(
 
     Args:
         with_words: keep the words of the transcripts with their times.
+        with_nbest: keep all texts that the decoder gives for each utterance, with their words and scores.
         normalization: the profile for references and transcripts; None: the model's own, for the references alone.
         no_speech_threshold: an utterance with a higher probability of no speech has no text; 1: all have one.
 
@@ -129,7 +134,7 @@ def evaluate(
     """
     began = time.perf_counter()
     decoder = decoder or greedy_decoder(model.tokenizer)
-    found = _Transcription(model, normalization, with_words)
+    found = _Transcription(model, normalization, with_words, with_nbest)
     heard = of_manifest(model, manifest, no_speech_threshold=no_speech_threshold)
     jobs = ((utterance.duration_s, partial(_decode, decoder, utterance, one_sv)) for utterance, one_sv in heard)
     for utterance, decoded in ahead_of_gpu(model.on_gpu, jobs):
@@ -158,6 +163,7 @@ def evaluate(
         health=found.tally.health(),
         failed=failed,
         words={u.id: found.words[u.id] for u in done} if with_words else {},
+        nbest={u.id: found.nbest[u.id] for u in done} if with_nbest else {},
         both_sides=found.both_sides,
         unwritable=found.unwritable(done),
     )
@@ -165,28 +171,33 @@ def evaluate(
 
 def _decode(
     decoder: Decoder, utterance: Utterance, log_probs_sv: LogProbs | DataError
-) -> tuple[Utterance, tuple[LogProbs, Hypothesis] | DataError]:
+) -> tuple[Utterance, tuple[LogProbs, list[Hypothesis]] | DataError]:
     if isinstance(log_probs_sv, DataError):
         return utterance, log_probs_sv
-    return utterance, (log_probs_sv, decoder.decode(log_probs_sv)[0])
+    return utterance, (log_probs_sv, decoder.decode(log_probs_sv))
 
 
 class _Transcription:
     """Collect the texts of a manifest as they come."""
 
-    def __init__(self, model: AcousticModel, normalization: str | None, with_words: bool) -> None:
+    def __init__(
+        self, model: AcousticModel, normalization: str | None, with_words: bool, with_nbest: bool = False
+    ) -> None:
         self._model = model
         self._with_words = with_words
+        self._with_nbest = with_nbest
         self.both_sides = normalization is not None
         self.profile = model.text.normalization if normalization is None else normalization
         normalize("", self.profile)  # an unknown profile is refused before the work
 
         self.rows: dict[str, tuple[str, str, str]] = {}
         self.words: dict[str, list[TimedWord]] = {}
+        self.nbest: dict[str, list[Alternative]] = {}
         self.failed: dict[str, str] = {}
         self.tally = Tally()
 
-    def add(self, utterance: Utterance, log_probs_sv: LogProbs, hypothesis: Hypothesis) -> None:
+    def add(self, utterance: Utterance, log_probs_sv: LogProbs, hypotheses: Sequence[Hypothesis]) -> None:
+        hypothesis = hypotheses[0]
         reference = normalize(utterance.text, self.profile)
         text = " ".join(hypothesis.text.split())
         if self.both_sides:
@@ -195,8 +206,10 @@ class _Transcription:
 
         if self._with_words:
             words = words_with_times(hypothesis, self._model.tokenizer, self._model.step_s)
-            # The last step may reach beyond the last sample by part of a step.
-            self.words[utterance.id] = [replace(word, end_s=min(word.end_s, utterance.duration_s)) for word in words]
+            self.words[utterance.id] = _inside(words, utterance)
+        if self._with_nbest:
+            best = [alternative_of(one, self._model.tokenizer, self._model.step_s) for one in hypotheses]
+            self.nbest[utterance.id] = [replace(one, words=tuple(_inside(one.words, utterance))) for one in best]
 
         # In characters, not tokens: a reference may have some that no token of a subword model writes.
         self.tally.add(log_probs_sv, len(text), len(reference))
@@ -207,6 +220,11 @@ class _Transcription:
         if self.both_sides:
             written = under(written, self.profile)
         return unwritable_line((u.text for u in utterances), written, self.profile)
+
+
+def _inside(words: Iterable[TimedWord], utterance: Utterance) -> list[TimedWord]:
+    """Return words that end with the utterance: its last step may reach beyond the last sample by part of a step."""
+    return [replace(word, end_s=min(word.end_s, utterance.duration_s)) for word in words]
 
 
 #: the columns of ``markdown_row``

@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from asr.data.audio import Wave
 from asr.decode.choose import Decoder, greedy_decoder
-from asr.decode.greedy import words_with_times
 from asr.decode.options import DecoderOptions
 from asr.decode.types import LogProbs
 from asr.errors import AsrError, ConfigError, DataError
@@ -33,7 +32,7 @@ from asr.recordings.listening import Reading, Source, listen, open_source
 from asr.recordings.longform import Joiner, TimedLogProbs
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, second_opinion, without_words
 from asr.streaming.results import Rules
-from asr.transcript import Alternative, Failure, Seam, Transcript, segments_of
+from asr.transcript import Failure, Seam, Transcript, alternative_of, segments_of
 from asr.tuning.rescore import rescoring_decoder_for
 from asr.utterance import extract
 
@@ -268,17 +267,22 @@ class Recognizer:
 
     def _decode(self, passage: TimedLogProbs) -> Transcript:
         """Return the text of a passage, with its segments and alternatives."""
-        texts = []
         clock = passage.start_s, passage.end_s
-        for hypothesis in self.decoder.decode(passage.log_probs_sv):
-            words = tuple(words_with_times(hypothesis, self.model.tokenizer, clock))
-            texts.append(Alternative(" ".join(hypothesis.text.split()), hypothesis.score, words))
-
-        best, *others = texts
+        hypotheses = self.decoder.decode(passage.log_probs_sv)
+        best, *others = [alternative_of(hypothesis, self.model.tokenizer, clock) for hypothesis in hypotheses]
         segments = segments_of(best.words)
         if len(segments) == 1:
             segments = [replace(segments[0], log_prob=best.log_prob)]
-        return Transcript("", best.text, 0.0, best.log_prob, tuple(segments), others=tuple(others))
+        return Transcript(
+            path="",
+            text=best.text,
+            duration_s=0.0,
+            log_prob=best.log_prob,
+            segments=tuple(segments),
+            others=tuple(others),
+            acoustic_log_prob=best.acoustic_log_prob,
+            lm_score=best.lm_score,
+        )
 
     def _finished(
         self, pool: ThreadPoolExecutor, waiting: deque[_Progress], at_end: bool = False
@@ -318,6 +322,8 @@ class Recognizer:
             seams=tuple(recording.seams),
             notes=notes,
             others=passages[0].others if len(passages) == 1 else (),
+            acoustic_log_prob=sum(passage.acoustic_log_prob or 0.0 for passage in passages),
+            lm_score=sum(passage.lm_score or 0.0 for passage in passages),
             channel=recording.part.channel,
             no_speech_prob=no_speech,
             truncated=recording.truncated,

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from asr.decode.types import TimedWord
+from asr.data.tokenizer import Tokenizer
+from asr.decode.greedy import Clock, words_with_times
+from asr.decode.types import Hypothesis, TimedWord
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,17 @@ class Seam:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Hold another text of the same recording, with its score (a natural log) and its own words."""
+    """Hold one of the best texts of a recording, with its scores (natural logs) and its own words.
+
+    ``log_prob`` is the sum of ``acoustic_log_prob`` (of the sound) and ``lm_score`` (of language model, word bonus and
+    hotwords, weights included).
+    """
 
     text: str
     log_prob: float
     words: tuple[TimedWord, ...] = ()
+    acoustic_log_prob: float | None = None
+    lm_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,12 @@ class Transcript:
 
     ``log_prob`` is the decoder's score, a natural log: of the best path (greedy), or of all paths in the beam and the
     language model; for a long recording, the sum over its parts. ``duration_s`` is the end of the part that was
-    transcribed. ``others`` are the next best texts, if the recording was decoded as one. ``notes`` describe what was
-    done to the audio (resampled, mixed down). ``channel`` is the one that was taken, from 1; None: all of them, or the
-    recording is known by an id that says which. ``no_speech_prob`` is the probability that nobody speaks in it, the
-    lowest of its pieces; None in an alignment. ``truncated`` is the reason why the recording is cut or damaged, so that
-    the text covers a part of it (empty: it is whole).
+    transcribed. ``others`` are the next best texts, if the recording was decoded as one; ``log_prob`` is then the sum
+    of ``acoustic_log_prob`` and ``lm_score``, as theirs are. ``notes`` describe what was done to the audio (resampled,
+    mixed down). ``channel`` is the one that was taken, from 1; None: all of them, or the recording is known by an id
+    that says which. ``no_speech_prob`` is the probability that nobody speaks in it, the lowest of its pieces; None in
+    an alignment. ``truncated`` is the reason why the recording is cut or damaged, so that the text covers a part of it
+    (empty: it is whole).
     """
 
     path: str
@@ -76,6 +85,8 @@ class Transcript:
     channel: int | None = None
     no_speech_prob: float | None = None
     truncated: str = ""
+    acoustic_log_prob: float | None = None
+    lm_score: float | None = None
 
     @property
     def words(self) -> tuple[TimedWord, ...]:
@@ -95,6 +106,17 @@ class Failure:
 _SEGMENT_GAP_S = 0.8
 #: no segment of several words is longer
 _SEGMENT_S = 30.0
+
+
+def alternative_of(hypothesis: Hypothesis, tokenizer: Tokenizer, clock: Clock | float) -> Alternative:
+    """Return a hypothesis with its words; ``clock`` as in ``words_with_times``."""
+    return Alternative(
+        text=" ".join(hypothesis.text.split()),
+        log_prob=hypothesis.score,
+        words=tuple(words_with_times(hypothesis, tokenizer, clock)),
+        acoustic_log_prob=hypothesis.log_prob,
+        lm_score=hypothesis.lm_score,
+    )
 
 
 def segments_of(words: Iterable[TimedWord]) -> list[Segment]:

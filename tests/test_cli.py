@@ -686,6 +686,19 @@ def test_evaluation_and_transcription_take_a_language_model(command, model, corp
     scores = [one["log_prob"], *[other["log_prob"] for other in one["nbest"]]]
     assert len(scores) == 3 and scores == sorted(scores, reverse=True)
 
+    rows = tmp_path / "rows.jsonl"
+    told = ("--lm", str(lm), "--nbest", "3", "--hypotheses", str(rows))
+    result = command("evaluate", str(model), str(manifest), *told)
+    assert result.code == 0, result.err
+    first = json.loads(rows.read_text().splitlines()[0])
+    assert first["nbest"][0]["text"] == first["hypothesis"] and len(first["nbest"]) == 3
+    for entry in first["nbest"]:
+        assert entry["acoustic_log_prob"] + entry["lm_score"] == pytest.approx(entry["log_prob"], abs=2e-4)
+        assert "".join(word["word"] for word in entry["words"]).strip() == entry["text"]
+    assert any(entry["words"] and 0 < entry["words"][0]["probability"] <= 1 for entry in first["nbest"])
+    result = command("evaluate", str(model), str(manifest), "--nbest", "3")
+    assert result.code == 2 and "--nbest is shown in JSON only; add --hypotheses FILE.jsonl or --json" in result.err
+
 
 @pytest.mark.parametrize(
     ("options", "message"),

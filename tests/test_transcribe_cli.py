@@ -300,6 +300,8 @@ def test_nbest_is_in_the_json(transcribe, recordings):
     result = transcribe(recordings / "one.wav", "--decoder", "beam", "--nbest", 3, "-f", "json")
     document = json.loads(result.out)
     assert 1 <= len(document["nbest"]) <= 3
+    for other in (document, *document["nbest"]):
+        assert other["acoustic_log_prob"] + other["lm_score"] == pytest.approx(other["log_prob"], abs=2e-4)
     for other in document["nbest"]:
         words = other["words"]
         assert " ".join(word["word"].strip() for word in words) == other["text"]

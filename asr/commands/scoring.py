@@ -116,9 +116,29 @@ class TextFileOptions:
             elif self.hypotheses.suffix.lower() == ".trn":
                 write_trn(self.hypotheses, ((u.id, u.hypothesis) for u in scored))
             else:
-                write_lines(self.hypotheses, (u.to_json() for u in scored))
+                write_lines(self.hypotheses, (u.to_json() | _nbest_of(result, u.id) for u in scored))
         if self.references is not None:
             write_trn(self.references, ((u.id, u.reference) for u in scored))
+
+
+def _nbest_of(result: Evaluation, id_: str) -> dict[str, Any]:
+    """Return the best texts of an utterance for its row, if they were kept."""
+    from asr.outputs.whisper import alternative
+
+    return {"nbest": [alternative(one) for one in result.nbest[id_]]} if result.nbest else {}
+
+
+@dataclass(frozen=True)
+class NbestOptions(DecodingOptions):
+    """Decoding that can keep several texts per utterance."""
+
+    nbest: Annotated[int | None, Option(min=1, help="Keep so many best texts: in --hypotheses FILE.jsonl.")] = None
+
+    def check_place(self, files: TextFileOptions, as_json: bool) -> None:
+        """Refuse n-best texts that nothing would show."""
+        path = files.hypotheses
+        if self.nbest is not None and not as_json and (path is None or path.suffix.lower() in (".trn", ".ctm")):
+            raise ConfigError("--nbest is shown in JSON only; add --hypotheses FILE.jsonl or --json")
 
 
 @with_groups
@@ -133,13 +153,14 @@ def evaluate(
     alignment: Alignment = "levenshtein",
     normalization: Annotated[str | None, Option(metavar="PROFILE", help="For both sides; default the model's.")] = None,
     confidence: Annotated[bool, Option("--confidence", help="Also how often words of a confidence are right.")] = False,
-    decoding: DecodingOptions,
+    decoding: NbestOptions,
     resample: Resample = False,
     no_speech_threshold: NoSpeechThreshold = 0.6,
     precision: Precision = "fp32",
     machine: MachineOptions,
 ) -> None:
     """Measure a model's WER and CER on a manifest."""
+    decoding.check_place(files, as_json)
     if markdown:
         _check_markdown(as_json, reporting, confidence, precision)
     rows = _read_checked(manifest, files, reporting, alignment, normalization)
@@ -157,6 +178,7 @@ def evaluate(
             advance,
             alignment=alignment,
             with_words=files.with_times or confidence,
+            with_nbest=decoding.nbest is not None,
             normalization=normalization,
             no_speech_threshold=no_speech_threshold,
         )

@@ -32,7 +32,7 @@ def document(transcript: Transcript) -> dict[str, Any]:
         "seams": [{"at": round(s.at_s, 3), "kind": s.kind, "length": round(s.length_s, 3)} for s in transcript.seams],
         "truncated": whole_characters(transcript.truncated),
         "notes": [whole_characters(note) for note in transcript.notes],
-        "nbest": [_alternative(other) for other in transcript.others],
+        "nbest": [alternative(other) for other in transcript.others],
         "characters": _characters(transcript),
     }
     document = {
@@ -41,6 +41,7 @@ def document(transcript: Transcript) -> dict[str, Any]:
         "language": None,
         "duration": round(transcript.duration_s, 3) if math.isfinite(transcript.duration_s) else None,
         "log_prob": _log(transcript.log_prob),
+        **(_scores(transcript) if transcript.others else {}),
         "no_speech_prob": _probability(transcript.no_speech_prob),
         "segments": [_segment(i, segment) for i, segment in enumerate(segments(transcript))],
     }
@@ -88,9 +89,15 @@ def _characters(transcript: Transcript) -> list[dict[str, Any]]:
     ]
 
 
-def _alternative(other: Alternative) -> dict[str, Any]:
-    words = _words(in_order(other.words))
-    return {"text": whole_characters(other.text), "log_prob": _log(other.log_prob), "words": words}
+def alternative(one: Alternative) -> dict[str, Any]:
+    """Return one of the best texts of a recording as the document writes it."""
+    words = _words(in_order(one.words))
+    return {"text": whole_characters(one.text), "log_prob": _log(one.log_prob), **_scores(one), "words": words}
+
+
+def _scores(one: Alternative | Transcript) -> dict[str, float | None]:
+    scores = {"acoustic_log_prob": one.acoustic_log_prob, "lm_score": one.lm_score}
+    return {name: _log(score) for name, score in scores.items() if score is not None}
 
 
 def _words(words: Iterable[Word]) -> list[dict[str, Any]]:
