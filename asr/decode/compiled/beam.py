@@ -12,7 +12,6 @@ Axes: s steps, v vocabulary, b prefixes in the beam, k tokens possible in a step
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -178,6 +177,8 @@ def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tupl
         total = blank + old_token_b[row]
         own_word = nodes[n].word
         own_letters = nodes[n].letters
+        own_state = nodes[n].state
+        own_score = scores[n].score
         shrink = 1.0 / scores[n].gain
         for k in range(num_tokens):
             if merged_bk[row * num_tokens + k]:  # it is in the beam and has its mass already
@@ -192,16 +193,19 @@ def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tupl
                 continue
 
             # the word that ends, the letters that are added, and what they change
-            word, letters = own_word, own_letters
+            word, letters, state_after, score = own_word, own_letters, own_state, own_score
             growth = shrink
             if opens:
                 if letters > 0:
                     end_word(tables, work, n)
                     growth = scores[n].end_growth
+                    score += scores[n].end_score
+                    state_after = scores[n].end_state
                 word, letters = 0, 0
             if by_token:
-                score, _ = score_token(tables, nodes[n].state, token)
-                growth *= math.exp(score)
+                token_score, state_after = score_token(tables, own_state, token)
+                score += token_score
+                growth *= math.exp(token_score)
             if listed and num_letters > 0:
                 word = spell(tables, word, token)
                 growth *= gain_of(tables, word, letters + num_letters)
@@ -214,8 +218,8 @@ def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tupl
                 least = best * limits.prune
             candidates[count].row = row
             candidates[count].token = token
-            candidates[count].word = word
-            candidates[count].mass, candidates[count].growth = mass, growth
+            candidates[count].word, candidates[count].state = word, state_after
+            candidates[count].mass, candidates[count].growth, candidates[count].score = mass, growth, score
             count += 1
 
     return count, best
@@ -266,13 +270,12 @@ def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> in
     """
     state = work.state[0]
     nodes = work.nodes
-    scores = work.scores
     candidates = work.candidates
     masses = work.masses
     node_b = work.node_2b[state.now]
     blank_b, token_b = work.blank_2b[1 - state.now], work.token_2b[1 - state.now]
     opens_v, num_letters_v = tables.opens_v, tables.num_letters_v
-    by_token, scored = tables.fusion == TOKEN_FUSION, has_scores(tables)
+    scored = has_scores(tables)
     num_prefixes = state.num_prefixes
     places, first, second = work.future_places, work.future_2[0], work.future_2[1]
     size = 4
@@ -294,22 +297,15 @@ def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> in
             continue
 
         n = node_b[i] if c < 0 else node_b[candidates[c].row]
-        lm_state: Any = np.int64(nodes[n].state)
-        letters: Any = np.int64(nodes[n].letters)
-        if c < 0:
-            token, word = np.int64(nodes[n].token if token_b[i] > 0.0 else -1), np.int64(nodes[n].word)
-        else:
-            token, word = np.int64(candidates[c].token), np.int64(candidates[c].word)
-            if opens_v[token]:
-                if scored and letters > 0:
-                    lm_state = np.int64(scores[n].end_state)
-                letters = 0
-            letters += num_letters_v[token]
-            if by_token:
-                _, lm_state = score_token(tables, nodes[n].state, candidates[c].token)
+        token = np.int64(nodes[n].token if token_b[i] > 0.0 else -1) if c < 0 else np.int64(candidates[c].token)
         place = token + 1
         if scored:
-            letters = min(letters, MOST_LETTERS if word < 0 else 1)
+            word, lm_state = np.int64(nodes[n].word), np.int64(nodes[n].state)
+            letters = np.int64(nodes[n].letters)
+            if c >= 0:
+                word, lm_state = np.int64(candidates[c].word), np.int64(candidates[c].state)
+                letters = (np.int64(0) if opens_v[token] else letters) + num_letters_v[token]
+            letters = min(letters, np.int64(MOST_LETTERS if word < 0 else 1))
             one, two = lm_state << 32 | (word + 1), letters << 32 | (token + 1)
             hashed = (np.uint64(one) * _HASH) ^ (np.uint64(two) * _OTHER_HASH)
             place = np.int64(hashed >> np.uint64(32)) & (size - 1)
@@ -400,9 +396,9 @@ def _keep(tables: SearchTables, limits: Limits, work: Work, count: int, best: fl
         if n < 0:  # the prefix was never in the beam before
             n = state.num_nodes
             state.num_nodes += 1
-            make_node(tables, work, n, parent, token, candidates[c].word if scored else 0)
+            make_node(tables, work, n, parent, token)
             if scored:
-                make_scores(tables, work, n, parent, token, candidates[c].growth)
+                make_scores(tables, work, n, c)
         next_b[kept], blank_b[kept], token_b[kept] = n, 0.0, mass
         nodes[n].slot = kept
         kept += 1

@@ -24,10 +24,10 @@ SCORES = np.dtype(
     [(name, np.float64) for name in ("score", "look", "gain", "growth", "end_score", "end_growth")]
     + [("end_state", np.int32), ("unused", np.int32)]
 )
-#: a prefix with one more token, which may come into the beam
+#: a prefix with one more token, which may come into the beam; without scores only row, token and mass are filled in
 CANDIDATE = np.dtype(
-    [(name, np.int32) for name in ("row", "token", "word", "unused")]
-    + [(name, np.float64) for name in ("mass", "growth")]
+    [(name, np.int32) for name in ("row", "token", "word", "state")]
+    + [(name, np.float64) for name in ("mass", "growth", "score")]
 )
 #: where a search is: ``now`` is the half of the arrays with a leading 2 that holds the beam
 STATE = np.dtype(

@@ -130,7 +130,7 @@ def score_token(tables: SearchTables, state: int, token: int) -> tuple[float, in
 
 
 @inlined
-def make_node(tables: SearchTables, work: Work, n: int, parent: int, token: int, word: int) -> None:
+def make_node(tables: SearchTables, work: Work, n: int, parent: int, token: int) -> None:
     """Fill in the node of a new prefix, and hang it under its parent."""
     nodes = work.nodes
     num_letters = tables.num_letters_v[token]
@@ -139,23 +139,16 @@ def make_node(tables: SearchTables, work: Work, n: int, parent: int, token: int,
     nodes[n].child = -1
     nodes[n].sibling = nodes[parent].child
     nodes[parent].child = n
-    nodes[n].word, nodes[n].state = word, nodes[parent].state
     nodes[n].letters = num_letters if tables.opens_v[token] else nodes[parent].letters + num_letters
 
 
 @inlined
-def make_scores(tables: SearchTables, work: Work, n: int, parent: int, token: int, growth: float) -> None:
-    """Fill in the scores of a new prefix, and the language model's state after it."""
-    nodes, scores = work.nodes, work.scores
-    scores[n].score = scores[parent].score
+def make_scores(tables: SearchTables, work: Work, n: int, c: int) -> None:
+    """Fill in what a new prefix takes from its candidate: its open word, the language model's state, its scores."""
+    nodes, scores, candidates = work.nodes, work.scores, work.candidates
+    nodes[n].word, nodes[n].state = candidates[c].word, candidates[c].state
+    scores[n].score, scores[n].growth = candidates[c].score, candidates[c].growth
     scores[n].end_score = math.nan
-    scores[n].growth = growth
-    if tables.opens_v[token] and nodes[parent].letters > 0:
-        nodes[n].state = scores[parent].end_state
-        scores[n].score = scores[parent].score + scores[parent].end_score
-    if tables.fusion == TOKEN_FUSION:
-        token_score, nodes[n].state = score_token(tables, nodes[parent].state, token)
-        scores[n].score += token_score
     scores[n].look, scores[n].gain = 0.0, 1.0
     if tables.listed:
         scores[n].look = look_of(tables, nodes[n].word, nodes[n].letters)
