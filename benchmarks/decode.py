@@ -9,13 +9,14 @@ a line says so. ``--text`` is language-model text, one sentence per line; the de
 ASR_TEST_DATA names.
 
 Utterances are cut into blocks. A round gives one block to every decoder and every setting in turn, so that a change in
-the machine's speed affects all alike. Utterances are decoded one by one.
-Each decoder sees one utterance untimed first; fast ones repeat a block.
-Speeds are medians over rounds, ratios medians of the ratios of each round. All run on one thread. Language model
-weights are tuned for each decoder alike, by a grid at moderate width, on other utterances; the sweep uses them.
+the machine's speed affects all alike. "ours" is ``BeamDecoder.texts``, which takes a block in one call; all others
+decode utterances one by one, as "ours, one by one with times" does. Each decoder sees one utterance untimed first; fast
+ones repeat a block. Speeds are medians over rounds, ratios medians of the ratios of each round, in processor time of
+one thread. Language model weights are tuned for each decoder alike, by a grid at moderate width, on other utterances;
+the sweep uses them.
 ``--emissions synthetic`` has sharp posteriors, as trained models do; ``blurred`` is a model that is far less sure.
 The 3-gram is estimated by ``asr.lm.ngram.train`` on the text without the decoded lines; all decoders read its ARPA.
-Nothing else should run on the machine during the measurement.
+Nothing else should run on the machine while threads and start-up are measured.
 """
 
 from __future__ import annotations
@@ -44,13 +45,14 @@ from asr.errors import AsrError, ConfigError
 from asr.lm import ngram
 from asr.scoring.wer import score
 from benchmarks import report, startup
-from benchmarks.decoders import PEERS, PEERS_WITHOUT_LM, Bench, Peer, Settings
+from benchmarks.decoders import PEERS, PEERS_WITHOUT_LM, WIDTHS, Bench, Peer, Settings
 from benchmarks.emissions import BLURRED, Emissions, Noise, hold_out, load, read_text, save, synthetic
 from benchmarks.points import Point
 
 #: a block is decoded again until this much time is measured
 LEAST_S = 0.04
 MOST_REPEATS = 20
+PEER_PACKAGES = ("kenlm", "pyctcdecode", "ctc-beam-decoder", "flashlight-text", "fast-ctc-decoder")
 SYNTHETIC = {"synthetic": Noise(), "blurred": BLURRED}
 
 
@@ -60,7 +62,8 @@ class Size:
 
     utterances: int = 128
     tuning_utterances: int = 48
-    rounds: int = 8
+    #: a round's block then has 32 utterances, as many as ``BeamDecoder.texts`` takes at a time
+    rounds: int = 4
     #: only every nth point of a sweep is measured
     every: int = 1
 
@@ -75,8 +78,8 @@ def tune(bench: Bench, peer: Peer, emissions: Emissions) -> Settings:
 
     def errors(settings: Settings) -> float:
         decode = peer.make(bench, settings, peer.with_lm)
-        rows = ((str(i), emissions.texts[i], decode(one)) for i, one in enumerate(prepared))
-        return score(rows).wer.rate or 0.0
+        texts = decode(prepared)
+        return score((str(i), *pair) for i, pair in enumerate(zip(emissions.texts, texts, strict=True))).wer.rate or 0.0
 
     fewest, best = min((_tune_at(peer, search, errors) for search in peer.tuning), key=lambda each: each[0])
     say(f"tuned {peer.name}: {best} ({100 * fewest:.2f} % WER on the tuning utterances)")
@@ -100,6 +103,8 @@ def _tune_at(peer: Peer, search: Settings, errors: Callable[[Settings], float]) 
 def points_of(peer: Peer, weights: Settings, every: int) -> list[Point]:
     """Make the operating points, untuned and with tuned weights, and the sweep with tuned weights."""
     points = [Point(peer.name, peer.point, peer.with_lm, "defaults")]
+    if peer.width:
+        points += [Point(peer.name, peer.point | {peer.width: width}, peer.with_lm, "width") for width in WIDTHS]
     if weights:
         points.append(Point(peer.name, peer.point | weights, peer.with_lm, "tuned"))
     return points + [Point(peer.name, settings | weights, peer.with_lm) for settings in peer.sweep[::every]]
@@ -116,12 +121,12 @@ def measure(bench: Bench, peers: Sequence[Peer], points: Sequence[Point], emissi
         for place in range(len(points)):
             at = (place + round_ * len(points) // rounds) % len(points)  # another order of neighbours each round
             point, decode, block_inputs = points[at], made[at], inputs[points[at].decoder]
-            decode(block_inputs[-1])
+            decode(block_inputs[-1:])
             seconds, repeats, texts = 0.0, 0, []
             while seconds < LEAST_S and repeats < MOST_REPEATS:
-                began = time.perf_counter()
-                texts = [decode(one) for one in block_inputs]
-                seconds += time.perf_counter() - began
+                began = time.process_time()
+                texts = decode(block_inputs)
+                seconds += time.process_time() - began
                 repeats += 1
             point.seconds.append(seconds / repeats / len(block))
             point.texts.update(zip(block, texts, strict=True))
@@ -131,15 +136,15 @@ def measure(bench: Bench, peers: Sequence[Peer], points: Sequence[Point], emissi
 
 
 def thread_gain(bench: Bench, emissions: Emissions, rounds: int) -> dict[str, float]:
-    """Measure utterances per second of ``decode_all`` on one and two threads, in turns, and their ratio."""
+    """Measure utterances per second of ``texts`` on one and two threads, in turns, and their ratio."""
     decoder = BeamDecoder(CharTokenizer(bench.symbols), BeamConfig(), bench.lm, "numba")
-    many = emissions.log_probs * max(1, 256 // len(emissions.log_probs))
+    many = emissions.log_probs * max(1, 1024 // len(emissions.log_probs))
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    decoder.decode_all(many, threads=2)
+    decoder.texts(many, threads=2)
     for _ in range(rounds):
         for threads in (1, 2):
             began = time.perf_counter()
-            decoder.decode_all(many, threads=threads)
+            decoder.texts(many, threads=threads)
             seconds[threads].append(time.perf_counter() - began)
     gain = median(one / two for one, two in zip(seconds[1], seconds[2], strict=True))
     return {"one": len(many) / median(seconds[1]), "two": len(many) / median(seconds[2]), "gain": gain}
@@ -169,7 +174,7 @@ def machine() -> dict[str, Any]:
     from asr.machine import commit
 
     versions = {}
-    for package in ("numpy", "numba", "kenlm", "pyctcdecode", "flashlight-text", "fast-ctc-decode"):
+    for package in ("numpy", "numba", *PEER_PACKAGES):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -231,7 +236,8 @@ def run(arguments: argparse.Namespace, size: Size, folder: Path) -> dict[str, An
         for peer in peers:
             if peer.with_lm and peer.weights:
                 weights[peer.name] = tune(bench, peer, tuning)
-        chosen = [p for peer in peers for p in points_of(peer, weights[peer.name] if peer.with_lm else {}, size.every)]
+        tuned = weights if group is PEERS else {}
+        chosen = [p for peer in peers for p in points_of(peer, tuned.get(peer.name, {}), size.every)]
         measure(bench, peers, chosen, emissions, size.rounds)
         points += chosen
     for line in missing:

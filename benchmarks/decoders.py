@@ -1,7 +1,7 @@
-"""The decoders that are compared, with one interface: settings in, a function from an utterance to its text out.
+"""The decoders that are compared, with one interface: settings in, a function from utterances to their texts out.
 
-For every decoder, some work is not timed: reading the language model, making a trie of its word list, and
-bringing the input into the form that the decoder takes (fast-ctc-decode: probabilities; the others: log-probabilities).
+For every decoder, some work is not timed: reading the language model, making a trie of its word list, and bringing the
+input into the form that the decoder takes (fast-ctc-decoder: probabilities; the others: log-probabilities).
 
 Axes: s steps, v vocabulary.
 """
@@ -9,7 +9,7 @@ Axes: s steps, v vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -26,7 +26,7 @@ from asr.decode.types import LogProbs
 from asr.lm import ngram
 
 Settings = dict[str, Any]
-Decode = Callable[[Any], str]
+Decode = Callable[[Sequence[Any]], list[str]]
 
 
 @dataclass
@@ -51,15 +51,35 @@ class Bench:
         return [word for word in self.lm.words[3:] if not set(word) - letters]
 
 
-def _ours(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
+def _each(decode: Callable[[Any], str]) -> Decode:
+    """Return a function that decodes utterances one by one."""
+    return lambda utterances: [decode(one) for one in utterances]
+
+
+def _decoder(bench: Bench, settings: Settings, with_lm: bool) -> BeamDecoder:
     config = BeamConfig.model_validate(settings)
-    decoder = BeamDecoder(CharTokenizer(bench.symbols), config, bench.lm if with_lm else None)
-    return lambda log_probs_sv: decoder.decode(log_probs_sv)[0].text
+    return BeamDecoder(CharTokenizer(bench.symbols), config, bench.lm if with_lm else None)
+
+
+def _ours(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
+    decoder = _decoder(bench, settings, with_lm)
+    return lambda utterances: decoder.texts(utterances, threads=1)
+
+
+def _ours_with_times(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
+    decoder = _decoder(bench, settings, with_lm)
+    return _each(lambda log_probs_sv: decoder.decode(log_probs_sv)[0].text)
+
+
+def _ours_plain(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
+    config = BeamConfig.model_validate(settings)
+    decoder = BeamDecoder(CharTokenizer(bench.symbols), config, bench.lm if with_lm else None, "numpy")
+    return _each(lambda log_probs_sv: decoder.decode(log_probs_sv)[0].text)
 
 
 def _greedy(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
     tokenizer = CharTokenizer(bench.symbols)
-    return lambda log_probs_sv: greedy(log_probs_sv, tokenizer).text
+    return _each(lambda log_probs_sv: greedy(log_probs_sv, tokenizer).text)
 
 
 def _pyctcdecode(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
@@ -81,7 +101,18 @@ def _pyctcdecode(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
             decoder.reset_params(**weights)
         return str(decoder.decode(log_probs_sv, **search))
 
-    return decode
+    return _each(decode)
+
+
+def _ctc_beam_decoder(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
+    from ctc_beam_decoder import build_ctcdecoder
+
+    search = {k: v for k, v in settings.items() if k in ("beam_width", "beam_prune_logp", "token_min_logp")}
+    weights = {k: v for k, v in settings.items() if k not in search}
+    model = (str(bench.arpa), bench.words) if with_lm else ()
+    key = ("ctc-beam-decoder", with_lm, *weights.items())
+    decoder = bench.once(key, lambda: build_ctcdecoder(["", *bench.symbols], *model, **weights))
+    return _each(lambda log_probs_sv: str(decoder.decode(log_probs_sv, **search)))
 
 
 def _flashlight(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
@@ -113,7 +144,7 @@ def _flashlight(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
         text = "".join(pieces[token] for token, _ in groupby(results[0].tokens) if token >= 0) if results else ""
         return " ".join(text.split())
 
-    return decode
+    return _each(decode)
 
 
 def _flashlight_lexicon(bench: Bench, size: int, space: int) -> tuple[Any, Any, int]:
@@ -133,15 +164,15 @@ def _flashlight_lexicon(bench: Bench, size: int, space: int) -> tuple[Any, Any, 
     return trie, lm, words.get_index("<unk>")
 
 
-def _fast_ctc_decode(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
-    from fast_ctc_decode import beam_search
+def _fast_ctc_decoder(bench: Bench, settings: Settings, with_lm: bool) -> Decode:
+    from fast_ctc_decoder import beam_search
 
     alphabet = ["_", *bench.symbols]
 
     def decode(probs_sv: npt.NDArray[np.float32]) -> str:
         return " ".join(beam_search(probs_sv, alphabet, **settings)[0].split())
 
-    return decode
+    return _each(decode)
 
 
 @dataclass(frozen=True)
@@ -157,6 +188,8 @@ class Peer:
     sweep: tuple[Settings, ...]
     #: values tried: of the price of an unknown word, of the LM's weight, of a word's bonus, of others; defaults first
     weights: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    #: the setting that is its width, if it is compared at each of ``WIDTHS``, all else as it comes
+    width: str = ""
     with_lm: bool = True
     takes_probs: bool = False
 
@@ -181,6 +214,7 @@ def _grid(width: str, widths: tuple[int, ...], *prunings: Settings) -> tuple[Set
     return tuple({width: w} | pruning for pruning in prunings for w in widths)
 
 
+WIDTHS = (2, 5, 10, 25, 50, 100)
 _OURS_WEIGHTS = {
     "unknown_log_prob": (-10.0, -15.0, -5.0, -3.0),
     "alpha": (0.5, 0.2, 0.35, 0.7),
@@ -212,6 +246,19 @@ PEERS = (
         ({"beam_width": 50}, {"beam_width": 50, "min_token_log_prob": -7.0, "beam_prune_log_prob": -14.0}),
         _grid("beam_width", (5, 10, 25, 50, 100, 200, 400), *_OUR_PRUNINGS),
         _OURS_WEIGHTS,
+        width="beam_width",
+    ),
+    Peer("ours, one by one with times", _ours_with_times, (), {"beam_width": 100}, (), ()),
+    Peer("ours, plain Python", _ours_plain, (), {"beam_width": 100}, (), ()),
+    Peer(
+        "ctc-beam-decoder",
+        _ctc_beam_decoder,
+        ("ctc_beam_decoder",),
+        {"beam_width": 100},
+        ({"beam_width": 25}, {"beam_width": 25, "token_min_logp": -3.5, "beam_prune_logp": -6.0}),
+        _grid("beam_width", (5, 10, 25, 50, 100), *_PYCTC_PRUNINGS),
+        {"unk_score_offset": (-10.0, -15.0, -5.0, -3.0), "alpha": (0.5, 0.2, 0.35, 0.7), "beta": (1.5, 0.0, 0.75)},
+        width="beam_width",
     ),
     Peer(
         "pyctcdecode",
@@ -224,6 +271,7 @@ PEERS = (
             {"beam_width": 50, "token_min_logp": -7.0, "beam_prune_logp": -14.0},
         ),
         {"unk_score_offset": (-10.0, -15.0, -5.0, -3.0), "alpha": (0.5, 0.2, 0.35, 0.7), "beta": (1.5, 0.0, 0.75)},
+        width="beam_width",
     ),
     Peer(
         "flashlight, lexicon",
@@ -260,13 +308,15 @@ PEERS_WITHOUT_LM = (
         {"beam_width": 100},
         (),
         _grid("beam_width", (1, 2, 5, 10, 25, 50, 100, 200), *_OUR_PRUNINGS),
+        width="beam_width",
         with_lm=False,
     ),
+    Peer("ours, one by one with times", _ours_with_times, (), {"beam_width": 100}, (), (), with_lm=False),
     Peer("ours, greedy", _greedy, (), {}, (), (), with_lm=False),
     Peer(
-        "fast-ctc-decode",
-        _fast_ctc_decode,
-        ("fast_ctc_decode",),
+        "fast-ctc-decoder",
+        _fast_ctc_decoder,
+        ("fast_ctc_decoder",),
         {"beam_size": 100, "beam_cut_threshold": 0.0067},
         (),
         _grid(
@@ -276,8 +326,19 @@ PEERS_WITHOUT_LM = (
             {"beam_cut_threshold": 0.0067},
             {"beam_cut_threshold": 0.001},
         ),
+        width="beam_size",
         with_lm=False,
         takes_probs=True,
+    ),
+    Peer(
+        "ctc-beam-decoder",
+        _ctc_beam_decoder,
+        ("ctc_beam_decoder",),
+        {"beam_width": 100},
+        (),
+        _grid("beam_width", (5, 25), *_PYCTC_PRUNINGS),
+        width="beam_width",
+        with_lm=False,
     ),
     Peer(
         "pyctcdecode",

@@ -210,8 +210,8 @@ def result_of(points: list[Point]) -> dict[str, object]:
 def peer_points() -> list[Point]:
     points = [
         point(700, 3, beam_width=100), point(10, 3, "pyctcdecode"), point(50, 2, "flashlight, lexicon"),
-        point(30, 3, "ours, numpy"), point(800, 9, with_lm=False, beam_width=100),
-        point(100, 9, "fast-ctc-decode", with_lm=False, beam_size=100, beam_cut_threshold=0.0067),
+        point(30, 3, "ours, plain Python"), point(800, 9, with_lm=False, beam_width=100),
+        point(100, 9, "fast-ctc-decoder", with_lm=False, beam_size=100, beam_cut_threshold=0.0067),
     ]  # fmt: skip
     for each in points:
         each.kind = "defaults"
@@ -229,10 +229,24 @@ def test_the_tables_state_every_target_with_its_number(markdown: bool) -> None:
     assert lines.count("MISSED") == 1
 
 
+def test_widths_are_compared_one_by_one_and_a_width_with_more_errors_is_named() -> None:
+    points = peer_points()
+    for width, wer in ((2, 9), (100, 4)):
+        points += [
+            Point("ours, numba", {"beam_width": width}, True, "width", seconds=[0.1]),
+            Point("ctc-beam-decoder", {"beam_width": width}, True, "width", seconds=[0.7]),
+        ]
+        points[-2].score, points[-1].score = point(1, wer).score, point(1, 5).score
+    lines = report.tables(result_of(points), markdown=True).splitlines()
+    assert "| 100 | 10.0 | 4.00 | 1.4 | 5.00 | 7.0 x |" in lines
+    assert any("width 100 | >= 6 x | 7.0 x | met" in line for line in lines)
+    assert any("ctc-beam-decoder at width 2: 9.00 beside 5.00 %" in line and "MISSED" in line for line in lines)
+
+
 def test_a_peer_that_is_absent_is_not_called_beaten() -> None:
-    points = [each for each in peer_points() if each.decoder != "fast-ctc-decode"]
+    points = [each for each in peer_points() if each.decoder != "fast-ctc-decoder"]
     lines = report.tables(result_of(points), False).splitlines()
-    target = next(line for line in lines if "fast-ctc-decode, no LM" in line)
+    target = next(line for line in lines if "fast-ctc-decoder, no LM" in line)
     assert "not measured" in target
     assert " met" not in target
 
