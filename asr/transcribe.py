@@ -102,6 +102,7 @@ class Recognizer:
         precision: str = "auto",
         rescore: Path | None = None,
         rescore_weight: float | None = None,
+        hotword_file: Path | None = None,
         no_speech_threshold: float = NO_SPEECH_THRESHOLD,
     ) -> Recognizer:
         """Load the recognizer of a model folder, a run folder or a published model (``hf:NAME`` …).
@@ -110,7 +111,7 @@ class Recognizer:
         greedy.
 
         Args:
-            decoder, settings, lm, backend, confidence, rescore, rescore_weight: the fields of
+            decoder, settings, lm, backend, confidence, rescore, rescore_weight, hotword_file: the fields of
                 ``asr.decode.options.DecoderOptions``.
             precision: of the network's arithmetic, as in ``asr.model.prepared.prepared``.
             no_speech_threshold: a piece gives no text if the probability that nobody speaks in it is higher; at
@@ -123,7 +124,9 @@ class Recognizer:
         folder = find_model(path)
         model = load_for_use(path, device, precision)
         shipped = shipped_settings(path) if lm is None and decoder != "greedy" else None
-        options = DecoderOptions(decoder, settings or {}, lm, backend, confidence, rescore, rescore_weight, shipped)
+        options = DecoderOptions(
+            decoder, settings or {}, lm, backend, confidence, rescore, rescore_weight, shipped, hotword_file
+        )
         return cls(model, rescoring_decoder_for(folder, model.tokenizer, options), no_speech_threshold)
 
     @overload

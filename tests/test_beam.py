@@ -28,8 +28,9 @@ CLOSE = 1e-5
 EXTRAS = {
     "nothing": {},
     "hotwords": {"hotwords": {"ab": 3.0, "b": -1.5}},
+    "phrases": {"hotwords": {"a b": 4.0, "b a": 2.5, "b a b": 6.0, "ab": 1.0, "a ab a": 3.0, "b b": -2.0}},
     "lexicon": {"lexicon": ("a", "ab", "bb")},
-    "both": {"lexicon": ("a", "ab", "bba"), "hotwords": {"ab": 2.0}},
+    "both": {"lexicon": ("a", "ab", "bba"), "hotwords": {"ab": 2.0, "a a": 1.0}},
 }
 
 
@@ -125,20 +126,23 @@ def test_unpruned_beam_finds_every_text_with_its_probability_and_lm_score(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("hotwords", [{}, EXTRAS["phrases"]["hotwords"]], ids=["plain", "phrases"])
 @given(log_probs_sv=log_prob_arrays(longest=5), lm=language_models(words=("a", "▁")), share=st.floats(0, 1))
-def test_unpruned_beam_with_a_token_model_finds_every_text(backend, log_probs_sv, lm, share):
+def test_unpruned_beam_with_a_token_model_finds_every_text(backend, hotwords, log_probs_sv, lm, share):
     alpha = alpha_for(lm, share)
-    found = decoder(backend, lm=lm, fusion="token", alpha=alpha, beta=0.5, **WHOLE).decode(log_probs_sv)
-    expected = reference.token_texts(log_probs_sv, ["", " ", "a", "b"], lm, alpha=alpha, beta=0.5)
+    settings = {"alpha": alpha, "beta": 0.5, "hotwords": hotwords}
+    found = decoder(backend, lm=lm, fusion="token", **settings, **WHOLE).decode(log_probs_sv)
+    expected = reference.token_texts(log_probs_sv, ["", " ", "a", "b"], lm, **settings)
     assert_same_texts(found, expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("hotwords", [{}, {"a ab": 3.0, "ab a": 2.0, "ab": 1.0, "b a": 1.5}], ids=["plain", "phrases"])
 @given(log_probs_sv=log_prob_arrays(vocabulary=5, longest=4), lm=language_models() | st.none())
-def test_word_pieces_that_write_one_text_in_two_ways_count_together(backend, log_probs_sv, lm):
+def test_word_pieces_that_write_one_text_in_two_ways_count_together(backend, hotwords, log_probs_sv, lm):
     pieces = Pieces("▁a", "b", "▁ab", "▁")
-    found = decoder(backend, pieces, lm, **WHOLE).decode(log_probs_sv)
-    expected = reference.texts(log_probs_sv, ["", " a", "b", " ab", " "], lm=lm)
+    found = decoder(backend, pieces, lm, hotwords=hotwords, **WHOLE).decode(log_probs_sv)
+    expected = reference.texts(log_probs_sv, ["", " a", "b", " ab", " "], lm=lm, hotwords=hotwords)
     assert_same_texts(found, expected)
 
 

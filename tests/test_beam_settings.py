@@ -73,12 +73,13 @@ def spoken(text: str, tokenizer: CharTokenizer, rng: np.random.Generator, noise:
     ("settings", "message"),
     [
         ({"hotwords": {"": 1.0}}, "hotword is empty"),
-        ({"hotwords": {"new york": 1.0}}, "has white space in it; give its words one by one"),
+        ({"hotwords": {" \t": 1.0}}, "hotword is empty"),
         ({"hotwords": {"a": 1000.0}}, "weight of hotword 'a' must be between -100 and 100, got 1000"),
         ({"hotwords": {"a": math.nan}}, "finite number"),
         ({"lexicon": []}, "a lexicon needs at least one word"),
         ({"lexicon": ["a", ""]}, "lexicon word is empty"),
         ({"lexicon": ["a"], "hotwords": {"b": 1.0}}, "hotword 'b' is not in the lexicon, so it can never come out"),
+        ({"lexicon": ["a"], "hotwords": {"a b": 1.0}}, "'b' of hotword 'a b' is not in the lexicon"),
         ({"beam_width": 0}, "a number of at least 1"),
         ({"beam_width": 10_001}, "beam_width: expected a number of at most 10000, got 10001"),
         ({"hotwords": {str(i): 1.0 for i in range(100_001)}}, "hotwords: at most 100,000 values, got 100,001"),
@@ -105,7 +106,7 @@ def test_settings_are_frozen_and_survive_json():
 
 @pytest.mark.parametrize("text", ["", ":3", "a:", "a:b"])
 def test_a_hotword_option_that_is_none_is_refused(text):
-    with pytest.raises(ConfigError, match="expected WORD or WORD:weight"):
+    with pytest.raises(ConfigError, match="expected PHRASE or PHRASE:weight"):
         parse_hotword(text)
 
 

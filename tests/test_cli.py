@@ -706,7 +706,7 @@ def test_evaluation_and_transcription_take_a_language_model(command, model, corp
         ("--decoder greedy --lm x.arpa", "greedy decoding cannot use --lm; use --decoder beam"),
         ("--decoder baem", "unknown decoder 'baem' (greedy, beam); did you mean 'beam'?"),
         ("--lm nowhere.arpa", "nowhere.arpa"),
-        ("--hotword :3", "expected WORD or WORD:weight"),
+        ("--hotword :3", "expected PHRASE or PHRASE:weight"),
         ("--alpha -1", "alpha: expected a number of at least 0"),
     ],
 )

@@ -56,7 +56,10 @@ class DecodingOptions:
     nbest: int | None = None
     alpha: Annotated[float | None, Option(help="Weight of the language model; default tuned, else 0.5.")] = None
     beta: Annotated[float | None, Option(help="Bonus for each word, with an LM; default tuned, else 1.5.")] = None
-    hotwords: Annotated[list[str] | None, Option("--hotword", metavar="WORD[:W]", help="A word to expect.")] = None
+    hotwords: Annotated[
+        list[str] | None, Option("--hotword", metavar="PHRASE[:W]", help="A word or phrase to expect; repeatable.")
+    ] = None
+    hotword_file: Annotated[Path | None, Option("--hotwords", help="A file of them, one on each line.")] = None
     lexicon: Annotated[Path | None, Option(help="Only the words in this file can come out.")] = None
     rescore: Annotated[Path | None, Option(help="A neural language model over the beam's best texts; or none.")] = None
     rescore_weight: Annotated[float | None, Option(min=0, max=10, help="Its weight; default tuned, else 0.5.")] = None
@@ -77,6 +80,7 @@ class DecodingOptions:
         of_beam_search = {
             "--lm": self.lm,
             "--hotword": self.hotwords or None,
+            "--hotwords": self.hotword_file,
             "--lexicon": self.lexicon,
             "--decoder-backend": self.backend or None,
             "--rescore": self.rescore,
@@ -185,6 +189,7 @@ def load_recognizer(
         precision=precision,
         rescore=decoding.rescore,
         rescore_weight=decoding.rescore_weight,
+        hotword_file=decoding.hotword_file,
     )
     if resample:
         recognizer.model = with_resampling(recognizer.model)

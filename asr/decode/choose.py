@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from asr.config import parse
 from asr.data.tokenizer import Tokenizer
 from asr.decode.greedy import greedy
+from asr.decode.hotword_file import read_hotwords
 from asr.decode.options import DecoderOptions
 from asr.decode.settings import BeamConfig
 from asr.decode.tuned import FILE, lm_path, read_tuned
@@ -77,8 +78,8 @@ def beam_decoder(
 
     def of(search: BeamDecoder) -> Decoder:
         def with_hotwords(hotwords: Mapping[str, float]) -> Decoder:
-            more = parse(BeamConfig, config.model_dump() | {"hotwords": {**config.hotwords, **hotwords}}, "hotwords")
-            return of(BeamDecoder(tokenizer, more, lm, backend))
+            more = {"hotwords": {**config.hotwords, **hotwords}}
+            return of(search.with_config(parse(BeamConfig, search.config.model_dump() | more, "hotwords")))
 
         name = describe_search(search.config, with_lm=lm is not None)
         return Decoder(name, lm_name, search.decode, source, search, with_hotwords=with_hotwords)
@@ -103,11 +104,14 @@ def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | No
     if name == "greedy":
         return greedy_decoder(tokenizer)
 
+    settings = dict(options.settings)
+    if options.hotword_file is not None:
+        settings["hotwords"] = read_hotwords(options.hotword_file, tokenizer) | dict(settings.get("hotwords", {}))
     tuned = read_tuned(folder)
     source = str(folder / FILE) if tuned else ""
     if tuned is None and options.shipped is not None:
         tuned, source = options.shipped, str(options.shipped.lm)
-    if not (name or options.settings or lm or tuned or options.backend != "auto"):
+    if not (name or settings or lm or tuned or options.backend != "auto"):
 
         def with_hotwords(hotwords: Mapping[str, float]) -> Decoder:
             return decoder_for(folder, tokenizer, replace(options, settings={"hotwords": dict(hotwords)}))
@@ -117,7 +121,7 @@ def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | No
     base = tuned.config.model_dump() if tuned else {}
     if lm is not None and tuned and (tuned.lm is None or (folder / tuned.lm).resolve() != lm.resolve()):
         base["fusion"] = "auto"  # what was tuned was of another language model
-    config = parse(BeamConfig, base | dict(options.settings), "decoder options")
+    config = parse(BeamConfig, base | settings, "decoder options")
     if options.confidence:
         config = config.model_copy(update={"confidence": True})
 
@@ -126,7 +130,7 @@ def decoder_for(folder: Path, tokenizer: Tokenizer, options: DecoderOptions | No
         lm = lm_path(folder, tuned)
         known_words = folder / tuned.lm_words if tuned.lm_words else None
     lm = None if lm == NO_LM else lm
-    idle = [key for key in ("alpha", "beta", "unknown_log_prob") if lm is None and key in options.settings]
+    idle = [key for key in ("alpha", "beta", "unknown_log_prob") if lm is None and key in settings]
     if idle:
         raise ConfigError(f"{idle[0]} weighs a language model, and there is none; give one with --lm", key=idle[0])
     try:

@@ -27,6 +27,7 @@ from asr.decode.tables import (
     limits_of,
     reweighted,
     spellings,
+    with_hotwords,
 )
 from asr.decode.types import Hypothesis, Ints, LogProbs, Span, check_log_probs
 from asr.errors import ConfigError, nearest
@@ -88,6 +89,7 @@ class BeamDecoder:
         self.backend = backend
         self.pieces = spellings(tokenizer)
         self.tables = build_tables(tokenizer, self.config, lm)
+        self._tokenizer, self._lm = tokenizer, lm
         #: whether tokens can write one text in two ways
         self.ambiguous = ambiguous(self.tables)
         #: the character that a token writes, where that is all it writes
@@ -108,15 +110,18 @@ class BeamDecoder:
         return self._compiled.start()
 
     def with_config(self, config: BeamConfig) -> BeamDecoder:
-        """Return a decoder with other weights, widths or prunings over the same tables: at once, however many words.
+        """Return a decoder with other weights, widths, prunings or hotwords over the same words: at once.
 
         Raises:
-            ConfigError: hotwords, lexicon or fusion differ; those need a decoder of their own.
+            ConfigError: lexicon or fusion differ, which need a decoder of their own; or a hotword cannot be written.
         """
         if config.fusion == "auto":
             config = config.model_copy(update={"fusion": self.config.fusion})
         other = copy.copy(self)
-        other.tables = reweighted(self.tables, self.config, config)
+        other.tables = self.tables
+        if config.hotwords != self.config.hotwords:
+            other.tables = with_hotwords(self.tables, self._tokenizer, config.hotwords, self._lm)
+        other.tables = reweighted(other.tables, self.config, config)
         other.config = config
         other._set_searches()
         return other

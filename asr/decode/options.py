@@ -32,3 +32,5 @@ class DecoderOptions:
     rescore_weight: float | None = None
     #: settings and language model that came with the model, where nothing was tuned and no language model is given
     shipped: Tuned | None = None
+    #: a file of hotwords (``asr.decode.hotword_file``); where ``settings`` has one of them, its weight counts
+    hotword_file: Path | None = None

@@ -14,6 +14,8 @@ from asr.errors import ConfigError
 
 #: prefixes in a beam, at most; published systems keep up to 4,500
 MOST_BEAM = 10_000
+#: a hotword's weight, at most, and with a minus at least
+MOST_WEIGHT = 100
 
 
 class BeamConfig(Stage):
@@ -37,7 +39,7 @@ class BeamConfig(Stage):
     unknown_log_prob: float = Field(-10.0, ge=-100, le=0)
     #: while it is open, a longer unknown word costs in proportion: unknown_log_prob x letters / this (pyctcdecode's 6)
     unknown_letters: float = Field(6.0, gt=0, le=1e6)
-    #: word -> score that it adds wherever it occurs; a hotword counts as known
+    #: word or phrase -> score that it adds wherever it occurs; the words of a hotword count as known
     hotwords: dict[str, float] = Field(default_factory=dict)
     #: only these words can come out; null: any
     lexicon: Annotated[tuple[str, ...] | None, FailFast()] = None
@@ -49,11 +51,13 @@ class BeamConfig(Stage):
     @field_validator("hotwords")
     @classmethod
     def _hotwords(cls, value: dict[str, float]) -> dict[str, float]:
-        for word, weight in value.items():
-            _check_word("hotword", word)
-            if not abs(weight) <= 100:
-                raise ValueError(f"the weight of hotword {word!r} must be between -100 and 100, got {weight:g}")
-        return value
+        spaced = {" ".join(text.split()): weight for text, weight in value.items()}
+        for text, weight in spaced.items():
+            if not text:
+                raise ValueError("hotword is empty")
+            if not abs(weight) <= MOST_WEIGHT:
+                raise ValueError(f"the weight of hotword {text!r} must be between -100 and 100, got {weight:g}")
+        return spaced
 
     @field_validator("lexicon")
     @classmethod
@@ -68,29 +72,35 @@ class BeamConfig(Stage):
     def _hotwords_can_be_said(self) -> BeamConfig:
         if self.lexicon is None:
             return self
-        lost = sorted(set(self.hotwords) - set(self.lexicon))
-        if lost:
-            raise ValueError(f"hotword {lost[0]!r} is not in the lexicon, so it can never come out; add it there")
+        listed = set(self.lexicon)
+        for text in self.hotwords:
+            lost = [word for word in text.split() if word not in listed]
+            if lost:
+                what = f"hotword {text!r}" if lost == [text] else f"{lost[0]!r} of hotword {text!r}"
+                raise ValueError(f"{what} is not in the lexicon, so it can never come out; add it there")
         return self
 
 
 def parse_hotword(text: str) -> tuple[str, float]:
-    """Return a hotword and its weight from ``WORD`` or ``WORD:weight``.
+    """Return a hotword and its weight from ``PHRASE``, ``PHRASE:weight`` or ``PHRASE<tab>weight``.
 
-    >>> parse_hotword("ZURICH"), parse_hotword("BERN:4.5")
-    (('ZURICH', 10.0), ('BERN', 4.5))
+    >>> parse_hotword("ZURICH"), parse_hotword("NEW YORK:4.5")
+    (('ZURICH', 10.0), ('NEW YORK', 4.5))
 
     Raises:
         ConfigError: there is no word, or the weight is not a number.
     """
-    word, colon, weight = text.partition(":")
+    phrase, separator, weight = text.rpartition("\t" if "\t" in text else ":")
+    if not separator:
+        phrase, weight = text, "10"  # pyctcdecode's default
+    phrase = " ".join(phrase.split())
     try:
-        if not word:
+        if not phrase:
             raise ValueError
-        return word, float(weight) if colon else 10.0  # 10: pyctcdecode's default
+        return phrase, float(weight)
     except ValueError:
         raise ConfigError(
-            f"hotword {text!r}: expected WORD or WORD:weight, for example BERN:5", key="hotwords"
+            f"hotword {text!r}: expected PHRASE or PHRASE:weight, for example BERN:5 or NEW YORK:5", key="hotwords"
         ) from None
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from asr.data.tokenizer import BLANK_ID, WORD_START, Tokenizer
+from asr.decode.phrases import Phrases, build_phrases, no_phrases
 from asr.decode.settings import BeamConfig
 from asr.decode.trie import best_words, letter_trie
 from asr.decode.types import Floats, Ints
@@ -33,7 +34,7 @@ MOST_LETTERS = 63
 #: no open word that may come out costs more than this, in nats, as its price is also held as a factor
 _MOST_PRICE = 400.0
 #: settings that the tables are made of; the others can be changed in a decoder that is built
-_FIXED = ("hotwords", "lexicon", "fusion", "space_symbol")
+_FIXED = ("lexicon", "fusion", "space_symbol")
 
 
 class LanguageModel(Protocol):
@@ -89,11 +90,8 @@ class SearchTables(NamedTuple):
     edge_mask_n: npt.NDArray[np.uint64]
     #: -1: no listed word ends here; -2: one that the language model does not know; else its id there
     word_n: Ints
-    #: whether a word that ends here is known, and what it gains as a hotword
+    #: whether a word that ends here is known
     known_n: npt.NDArray[np.bool_]
-    bonus_n: Floats
-    #: what an open word may still hope for as a hotword
-    hope_n: Floats
     #: the highest ln P without context of the words that begin so, of those that are known and of those that are not;
     #: -inf: there is none. Of no use without a language model of words
     best_known_n: Floats
@@ -104,6 +102,10 @@ class SearchTables(NamedTuple):
     #: the same of an open word that no listed word begins with, by its number of letters
     off_look_l: Floats
     off_gain_l: Floats
+    #: the hotwords, and what an open word costs that may become one which the language model does not know
+    phrases: Phrases
+    new_look: float
+    new_gain: float
     #: the language model and its weights
     fusion: int
     alpha: float
@@ -123,8 +125,9 @@ def limits_of(config: BeamConfig, tables: SearchTables) -> Limits:
     floor, prune = config.min_token_log_prob, config.beam_prune_log_prob
     most_growth = math.inf
     if tables.fusion != TOKEN_FUSION:
-        most = max(float(tables.look_n.max()), float(tables.off_look_l.max()))
-        most_growth = math.exp(min(most - min(0.0, float(tables.look_n.min())), 700.0))
+        most = max(float(tables.look_n.max()), float(tables.off_look_l.max()), tables.new_look)
+        hope = float(tables.phrases.hope_n.max())
+        most_growth = math.exp(min(most - min(0.0, float(tables.look_n.min())) + hope, 700.0))
     return Limits(
         beam_width=config.beam_width,
         floor=-math.inf if floor is None else float(np.float32(floor)),
@@ -171,7 +174,7 @@ def build_tables(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | N
             "spaces take a model of tokens (asr lm train TEXT --tokenizer MODEL --out LM)"
         )
 
-    letters = sorted(set("".join(pieces)) - {" "})
+    letters = _letters(pieces)
     letter_ids = {letter: i for i, letter in enumerate(letters)}
     spelled = [[letter_ids[c] for c in piece.replace(" ", "")] for piece in pieces]
     letters_vl = np.full((len(pieces), max(1, *map(len, spelled))), -1, np.int32)
@@ -191,13 +194,16 @@ def build_tables(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | N
         opens_v=np.array([piece.startswith(" ") for piece in pieces]),
         letters_vl=letters_vl,
         num_letters_v=np.array([len(ids) for ids in spelled], np.int32),
-        listed=fusion == WORD_FUSION or bool(config.hotwords) or config.lexicon is not None,
+        listed=fusion == WORD_FUSION or config.lexicon is not None,
         closed=config.lexicon is not None,
         **trie,
-        look_n=trie["hope_n"],
-        gain_n=trie["hope_n"],
+        look_n=trie["best_known_n"],
+        gain_n=trie["best_known_n"],
         off_look_l=np.zeros(MOST_LETTERS + 1),
         off_gain_l=np.zeros(MOST_LETTERS + 1),
+        phrases=no_phrases(),
+        new_look=0.0,
+        new_gain=1.0,
         fusion=fusion,
         alpha=0.0,
         beta=0.0,
@@ -209,7 +215,29 @@ def build_tables(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | N
         lm_token_v=lm_token_v,
         lm=lm.arrays if lm is not None else no_ngrams(),
     )
-    return _weighted(tables, config)
+    return _weighted(with_hotwords(tables, tokenizer, config.hotwords, lm), config)
+
+
+def with_hotwords(
+    tables: SearchTables, tokenizer: Tokenizer, hotwords: Mapping[str, float], lm: LanguageModel | None
+) -> SearchTables:
+    """Return the tables with these hotwords in place of theirs, in a time that depends on the hotwords alone.
+
+    Raises:
+        ConfigError: a hotword has letters that the tokenizer cannot write.
+    """
+    lm_words = None
+    if lm is not None and tables.fusion == WORD_FUSION:
+        texts = {word for hotword in hotwords for word in hotword.split(" ")}
+        lm_words = texts.intersection(lm.words) - SPECIAL_WORDS
+        if lm.known_words is not None:
+            lm_words &= lm.known_words
+    return tables._replace(phrases=build_phrases(_letters(spellings(tokenizer)), hotwords, lm_words))
+
+
+def _letters(pieces: Sequence[str]) -> list[str]:
+    """Return the letters that tokens write, in their order; the space is none."""
+    return sorted(set("".join(pieces)) - {" "})
 
 
 def fusion_of(tokenizer: Tokenizer, config: BeamConfig, lm: LanguageModel | None) -> Literal["word", "token"]:
@@ -242,7 +270,7 @@ def reweighted(tables: SearchTables, before: BeamConfig, after: BeamConfig) -> S
     """Return the tables of a config that differs from the one they were built for in weights, widths and prunings only.
 
     Raises:
-        ConfigError: words, hotwords or fusion differ; those need tables of their own.
+        ConfigError: lexicon or fusion differ; those need tables of their own.
     """
     changed = [key for key in _FIXED if getattr(before, key) != getattr(after, key)]
     if changed:
@@ -257,12 +285,14 @@ def _weighted(tables: SearchTables, config: BeamConfig) -> SearchTables:
     beta = float(config.beta) if with_lm else 0.0
     unknown = float(config.unknown_log_prob) if with_lm else 0.0
 
-    look_n = tables.hope_n
+    look_n = np.zeros(len(tables.word_n))
+    new_look = 0.0
     off_look_l = np.zeros(MOST_LETTERS + 1)
     if tables.fusion == WORD_FUSION:
         # Look-ahead: an open word will cost what the likeliest word that it may become costs without context.
         known_n, unknown_n = _weighed(tables.best_known_n, alpha), _weighed(tables.best_unknown_n, alpha)
-        look_n = look_n + np.maximum(np.maximum(known_n, unknown_n + unknown) + beta, -_MOST_PRICE)
+        look_n = np.maximum(np.maximum(known_n, unknown_n + unknown) + beta, -_MOST_PRICE)
+        new_look = max(alpha * tables.unk_log_prob + beta, -_MOST_PRICE)
         look_n[0] = 0.0  # no letter yet
         prices_l = unknown * np.maximum(1.0, np.arange(MOST_LETTERS + 1) / config.unknown_letters)
         off_look_l = np.maximum(alpha * tables.unk_log_prob + beta + prices_l, -_MOST_PRICE)
@@ -277,6 +307,8 @@ def _weighted(tables: SearchTables, config: BeamConfig) -> SearchTables:
         gain_n=np.exp(look_n),
         off_look_l=off_look_l,
         off_gain_l=np.exp(off_look_l),
+        new_look=new_look,
+        new_gain=float(np.exp(new_look)),
     )
 
 

@@ -1,4 +1,4 @@
-"""The letter trie of the words that a beam search lists: a lexicon, hotwords, a language model's words.
+"""The letter trie of the words that a beam search lists: those of a lexicon or a language model.
 
 Axes: w words of a list, n nodes of the trie, e its edges.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.decode.settings import BeamConfig
-from asr.decode.types import Floats
+from asr.decode.types import Floats, Ints
 from asr.errors import ConfigError
 from asr.lm.model import advance_many
 
@@ -23,58 +23,60 @@ logger = logging.getLogger(__name__)
 def letter_trie(
     letters: Sequence[str], config: BeamConfig, lm_words: Mapping[str, int] | None, known_words: Set[str] | None = None
 ) -> dict[str, Any]:
-    """Return the letter trie of the lexicon, or else of the language model's words and the hotwords.
+    """Return the letter trie of the lexicon, or else of the language model's words.
 
     Args:
         lm_words: the id of each word that the language model knows; None: there is no model of words.
         known_words: those of them that count as known; None: all.
 
     Raises:
-        ConfigError: a hotword, or every word, has letters that the tokenizer cannot write.
+        ConfigError: every word has letters that the tokenizer cannot write.
     """
-    for word in config.hotwords:
-        unknown = sorted(set(word) - set(letters))
-        if unknown:
-            raise ConfigError(f"hotword {word!r}: the tokenizer cannot write {unknown[0]!r}", key="hotwords")
-
     lm_ids = lm_words or {}
     if config.lexicon is not None:
         words = list(dict.fromkeys(config.lexicon))
         source = "lexicon"
     else:
-        words = list(dict.fromkeys([*lm_ids, *config.hotwords]))
+        words = list(lm_ids)
         source = "language model"
 
-    node_w, edge_keys, num_nodes = _build_trie(words, letters)
+    node_w, edge_keys, num_nodes = build_trie(words, letters)
     _report_unwritable(int((node_w < 0).sum()), words, source, letters)
 
     written = np.flatnonzero(node_w >= 0)
     ids_w = np.array([lm_ids.get(word, -2) for word in words], np.int32)
-    hot = {int(node_w[i]): config.hotwords[word] for i, word in enumerate(words) if word in config.hotwords}
     word_n = np.full(num_nodes, -1, np.int32)
     word_n[node_w[written]] = ids_w[written]
     known_n = np.zeros(num_nodes, np.bool_)
     known_n[node_w[written]] = (ids_w[written] >= 0) | (lm_words is None)
     if known_words is not None:
         known_n[node_w[[i for i in written.tolist() if words[i] not in known_words]]] = False
-    known_n[list(hot)] = True
 
-    num_letters = max(len(letters), 1)
+    edge_letters_e, first_edge_n, edge_mask_n = edges_of(edge_keys, num_nodes, len(letters))
+    return {
+        "edge_letters_e": edge_letters_e,
+        "first_edge_n": first_edge_n,
+        "edge_mask_n": edge_mask_n,
+        "word_n": word_n,
+        "known_n": known_n,
+    }
+
+
+def edges_of(
+    edge_keys: npt.NDArray[np.int64], num_nodes: int, num_letters: int
+) -> tuple[Ints, Ints, npt.NDArray[np.uint64]]:
+    """Return the letters of a trie's edges, the first edge of each node, and the letters of its edges as bits.
+
+    There are no bits for more than 64 letters. Shapes: (e,), (n + 1,), (n,) or (0,).
+    """
+    num_letters = max(num_letters, 1)
     edge_letters_e = (edge_keys % num_letters).astype(np.int32)
     edge_mask_n = np.zeros(num_nodes if num_letters <= 64 else 0, np.uint64)
     if len(edge_mask_n):
         bits_e = np.left_shift(np.uint64(1), edge_letters_e.astype(np.uint64))
         np.bitwise_or.at(edge_mask_n, edge_keys // num_letters, bits_e)
-    bonus_n, hope_n = _hotwords(hot, edge_keys // num_letters, num_nodes)
-    return {
-        "edge_letters_e": edge_letters_e,
-        "first_edge_n": np.searchsorted(edge_keys, np.arange(num_nodes + 1) * num_letters).astype(np.int32),
-        "edge_mask_n": edge_mask_n,
-        "word_n": word_n,
-        "known_n": known_n,
-        "bonus_n": bonus_n,
-        "hope_n": hope_n,
-    }
+    first_edge_n = np.searchsorted(edge_keys, np.arange(num_nodes + 1) * num_letters).astype(np.int32)
+    return edge_letters_e, first_edge_n, edge_mask_n
 
 
 def best_words(trie: Mapping[str, Any], lm_arrays: Any, unk_id: int) -> dict[str, Floats]:
@@ -120,14 +122,14 @@ def _report_unwritable(lost: int, words: Sequence[str], source: str, letters: Se
         )
 
 
-def _build_trie(
+def build_trie(
     words: Sequence[str], letters: Sequence[str]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
     """Return the node of each word (-1: it has other letters), the edges' keys, and the number of nodes.
 
     Node 0 is the root. A key is node x number of letters + letter; keys ascend.
 
-    >>> nodes, keys, count = _build_trie(["b", "ab", "c"], "ab")
+    >>> nodes, keys, count = build_trie(["b", "ab", "c"], "ab")
     >>> nodes.tolist(), keys.tolist(), count
     ([2, 3, -1], [0, 1, 3], 4)
     """
@@ -156,23 +158,3 @@ def _build_trie(
 
     node_w[~usable] = -1
     return node_w, np.concatenate(keys), num_nodes
-
-
-def _hotwords(hot: Mapping[int, float], parent_e: npt.NDArray[np.int64], num_nodes: int) -> tuple[Floats, Floats]:
-    """Return what a word that ends at a node gains, and what an open word at a node may still hope for.
-
-    An open word gets its share of letters of the best hotword that it begins, so that a hotword is not pruned before it
-    is complete; the share is taken back when the word turns out to be another.
-    """
-    bonus_n = np.zeros(num_nodes)
-    hope_n = np.zeros(num_nodes)
-
-    for end, weight in hot.items():
-        bonus_n[end] = weight
-        path = [end]
-        while (parent := int(parent_e[path[-1] - 1])) > 0:
-            path.append(parent)
-        for missing, node in enumerate(path):
-            hope_n[node] = max(hope_n[node], weight * (len(path) - missing) / len(path))
-
-    return bonus_n, hope_n

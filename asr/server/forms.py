@@ -48,7 +48,7 @@ class Wanted:
     segments: bool = True
     logprobs: bool = False
     stream: bool = False
-    #: as they were written: WORD or WORD:weight
+    #: as they were written: PHRASE or PHRASE:weight
     hotwords: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
 

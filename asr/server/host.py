@@ -256,7 +256,7 @@ def read_hotwords(given: Sequence[str], host: Host, name: str = "hotwords") -> H
     """Return words to expect with their weights, in one order whatever the client's.
 
     Args:
-        given: each as WORD or WORD:weight.
+        given: each as PHRASE or PHRASE:weight.
         name: what the client calls them.
 
     Raises:

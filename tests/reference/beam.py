@@ -95,15 +95,27 @@ def fusion_score(
 ) -> float:
     """What a text's words add to its acoustic log-probability; -inf for one that the lexicon forbids."""
     hotwords = hotwords or {}
-    score = sum(hotwords.get(word, 0.0) for word in words)
+    score = hotword_score(words, hotwords)
+    hot = {word for phrase in hotwords for word in phrase.split()}
     if lexicon is not None and not set(words) <= set(lexicon):
         return -math.inf
     if lm is not None:
         score += alpha * sum(lm.sentence(words)) + beta * len(words)
         for word in words:
-            if word not in lm.known and word not in hotwords:
+            if word not in lm.known and word not in hot:
                 score += unknown
     return score
+
+
+def hotword_score(words: Sequence[str], hotwords: Mapping[str, float]) -> float:
+    """The weights of all hotwords, words or phrases, wherever they stand in a text."""
+    phrases = [(phrase.split(), weight) for phrase, weight in hotwords.items()]
+    return sum(
+        weight
+        for phrase, weight in phrases
+        for start in range(len(words) - len(phrase) + 1)
+        if list(words[start : start + len(phrase)]) == phrase
+    )
 
 
 def token_fusion_score(
@@ -125,7 +137,12 @@ def texts(log_probs_sv: np.ndarray, pieces: Sequence[str], **scoring) -> list[tu
 
 
 def token_texts(
-    log_probs_sv: np.ndarray, pieces: Sequence[str], lm: BackoffModel, space: str = "▁", **scoring
+    log_probs_sv: np.ndarray,
+    pieces: Sequence[str],
+    lm: BackoffModel,
+    space: str = "▁",
+    hotwords: Mapping[str, float] | None = None,
+    **scoring,
 ) -> list[tuple[str, float, float]]:
     """The same for token fusion: canonical labellings are scored, and a text has its best one's scores."""
     totals: dict[tuple[int, ...], float] = {}
@@ -135,7 +152,9 @@ def token_texts(
     scored = []
     for tokens, prob in totals.items():
         symbols = [pieces[token].replace(" ", space) for token in tokens]
-        scored.append((text_of(tokens, pieces), math.log(prob), token_fusion_score(symbols, lm, **scoring)))
+        text = text_of(tokens, pieces)
+        fusion = token_fusion_score(symbols, lm, **scoring) + hotword_score(text.split(), hotwords or {})
+        scored.append((text, math.log(prob), fusion))
     best: dict[str, tuple[str, float, float]] = {}
     for each in sorted(scored, key=lambda s: -(s[1] + s[2])):
         best.setdefault(each[0], each)

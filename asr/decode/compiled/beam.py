@@ -12,12 +12,22 @@ Axes: s steps, v vocabulary, b prefixes in the beam, k tokens possible in a step
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from asr.decode.compiled.borrowed import borrowed
 from asr.decode.compiled.memory import Work
-from asr.decode.compiled.prefixes import end_word, gain_of, has_scores, make_node, make_scores, score_token, spell
+from asr.decode.compiled.prefixes import (
+    end_word,
+    gain_of,
+    has_scores,
+    make_node,
+    make_scores,
+    phrase_of,
+    score_token,
+    spell,
+)
 from asr.decode.compiled.rows import best_token, only_blank
 from asr.decode.compiled.selection import least_kept
 from asr.decode.tables import LEAST_SCALE, MOST_LETTERS, TOKEN_FUSION, Limits, SearchTables
@@ -166,6 +176,7 @@ def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tupl
     prob_v = work.prob_v
     num_tokens = state.num_tokens
     listed = tables.listed
+    has_phrases = tables.phrases.present
     by_token = tables.fusion == TOKEN_FUSION
     count = 0
     least = best * limits.prune
@@ -179,6 +190,7 @@ def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tupl
         own_letters = nodes[n].letters
         own_state = nodes[n].state
         own_score = scores[n].score
+        own_phrase: Any = np.int64(scores[n].phrase) if has_phrases else np.int64(-1)
         shrink = 1.0 / scores[n].gain
         for k in range(num_tokens):
             if merged_bk[row * num_tokens + k]:  # it is in the beam and has its mass already
@@ -194,6 +206,7 @@ def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tupl
 
             # the word that ends, the letters that are added, and what they change
             word, letters, state_after, score = own_word, own_letters, own_state, own_score
+            phrase = own_phrase
             growth = shrink
             if opens:
                 if letters > 0:
@@ -201,14 +214,23 @@ def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tupl
                     growth = scores[n].end_growth
                     score += scores[n].end_score
                     state_after = scores[n].end_state
+                    phrase = np.int64(scores[n].end_phrase)
                 word, letters = 0, 0
             if by_token:
                 token_score, state_after = score_token(tables, own_state, token)
                 score += token_score
                 growth *= math.exp(token_score)
+            gain = 1.0
             if listed and num_letters > 0:
                 word = spell(tables, word, token)
-                growth *= gain_of(tables, word, letters + num_letters)
+                gain = gain_of(tables, word, letters + num_letters)
+            if has_phrases:
+                phrase = phrase_of(tables, phrase, token)
+                if phrase >= 0:
+                    if tables.phrases.new_n[phrase]:
+                        gain = max(gain, tables.new_gain)
+                    gain *= tables.phrases.gain_n[phrase]
+            growth *= gain
 
             mass *= growth
             if mass < least or mass == 0.0:
@@ -219,6 +241,7 @@ def _grow(tables: SearchTables, limits: Limits, work: Work, best: float) -> tupl
             candidates[count].row = row
             candidates[count].token = token
             candidates[count].word, candidates[count].state = word, state_after
+            candidates[count].phrase = phrase
             candidates[count].mass, candidates[count].growth, candidates[count].score = mass, growth, score
             count += 1
 
@@ -270,12 +293,13 @@ def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> in
     """
     state = work.state[0]
     nodes = work.nodes
+    scores = work.scores
     candidates = work.candidates
     masses = work.masses
     node_b = work.node_2b[state.now]
     blank_b, token_b = work.blank_2b[1 - state.now], work.token_2b[1 - state.now]
     opens_v, num_letters_v = tables.opens_v, tables.num_letters_v
-    scored = has_scores(tables)
+    scored, has_phrases = has_scores(tables), tables.phrases.present
     num_prefixes = state.num_prefixes
     places, first, second = work.future_places, work.future_2[0], work.future_2[1]
     size = 4
@@ -306,7 +330,10 @@ def _recombine(tables: SearchTables, work: Work, count: int, least: float) -> in
                 word, lm_state = np.int64(candidates[c].word), np.int64(candidates[c].state)
                 letters = (np.int64(0) if opens_v[token] else letters) + num_letters_v[token]
             letters = min(letters, np.int64(MOST_LETTERS if word < 0 else 1))
-            one, two = lm_state << 32 | (word + 1), letters << 32 | (token + 1)
+            phrase: Any = np.int64(-1)
+            if has_phrases:
+                phrase = np.int64(scores[n].phrase) if c < 0 else np.int64(candidates[c].phrase)
+            one, two = lm_state << 32 | (word + 1), (phrase + 1) << 32 | letters << 26 | (token + 1)
             hashed = (np.uint64(one) * _HASH) ^ (np.uint64(two) * _OTHER_HASH)
             place = np.int64(hashed >> np.uint64(32)) & (size - 1)
             while places[place] >= 0 and not (first[place] == one and second[place] == two):

@@ -19,14 +19,14 @@ NODE = np.dtype(
     [(name, np.int32) for name in ("parent", "token", "child", "sibling", "slot", "word", "letters", "state")]
 )
 #: the scores of a prefix, which nobody touches when there are none; ``end_score`` (not a number: not asked yet),
-#: ``end_growth`` and ``end_state`` are for its open word as complete
+#: ``end_growth``, ``end_state`` and ``end_phrase`` are for its open word as complete
 SCORES = np.dtype(
     [(name, np.float64) for name in ("score", "look", "gain", "growth", "end_score", "end_growth")]
-    + [("end_state", np.int32), ("unused", np.int32)]
+    + [(name, np.int32) for name in ("end_state", "end_phrase", "phrase", "unused")]
 )
 #: a prefix with one more token, which may come into the beam; without scores only row, token and mass are filled in
 CANDIDATE = np.dtype(
-    [(name, np.int32) for name in ("row", "token", "word", "state")]
+    [(name, np.int32) for name in ("row", "token", "word", "state", "phrase", "unused")]
     + [(name, np.float64) for name in ("mass", "growth", "score")]
 )
 #: where a search is: ``now`` is the half of the arrays with a leading 2 that holds the beam

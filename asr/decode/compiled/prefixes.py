@@ -10,8 +10,10 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from asr.decode.compiled.memory import Work
+from asr.decode.phrases import Phrases
 from asr.decode.tables import MOST_LETTERS, NO_FUSION, TOKEN_FUSION, WORD_FUSION, SearchTables
 from asr.decode.types import Ints
 from asr.jit import compiled, inlined
@@ -36,6 +38,7 @@ def begin(tables: SearchTables, work: Work) -> None:
     scores.gain = 1.0
     scores.growth = 1.0
     scores.end_score = np.nan
+    scores.phrase = 0
     work.node_2b[0, 0] = 0
     work.blank_2b[0, 0] = 1.0
     work.token_2b[0, 0] = 0.0
@@ -48,8 +51,8 @@ def begin(tables: SearchTables, work: Work) -> None:
 
 @inlined
 def has_scores(tables: SearchTables) -> bool:
-    """Return true if prefixes have scores: there is a list of words or a language model."""
-    return tables.listed or tables.fusion != NO_FUSION
+    """Return true if prefixes have scores: there is a list of words, a language model or a hotword."""
+    return tables.listed or tables.fusion != NO_FUSION or tables.phrases.present
 
 
 @compiled
@@ -71,22 +74,54 @@ def spell(tables: SearchTables, word: int, token: int) -> int:
         if word < 0:
             continue
         letter = tables.letters_vl[token, place]
-        if len(tables.edge_mask_n) > 0:  # a letter is a bit: no search
-            bit = np.uint64(1) << np.uint64(letter)
-            mask = tables.edge_mask_n[word]
-            word = tables.first_edge_n[word] + 1 + _count_bits(mask & (bit - np.uint64(1))) if mask & bit else -1
-        else:
-            low, end = tables.first_edge_n[word], tables.first_edge_n[word + 1]
-            high = end
-            while low < high:
-                middle = (low + high) >> 1
-                if tables.edge_letters_e[middle] < letter:
-                    low = middle + 1
-                else:
-                    high = middle
-            word = low + 1 if low < end and tables.edge_letters_e[low] == letter else -1
+        word = below(tables.edge_letters_e, tables.first_edge_n, tables.edge_mask_n, word, letter)
 
     return word
+
+
+@inlined
+def below(edge_letters_e: Ints, first_edge_n: Ints, edge_mask_n: npt.NDArray[np.uint64], node: Any, letter: Any) -> Any:
+    """Return the node of a trie one letter further, -1 where there is none."""
+    if len(edge_mask_n) > 0:  # a letter is a bit: no search
+        bit = np.uint64(1) << np.uint64(letter)
+        mask = edge_mask_n[node]
+        further = first_edge_n[node] + 1 + _count_bits(mask & (bit - np.uint64(1))) if mask & bit else -1
+    else:
+        low, end = first_edge_n[node], first_edge_n[node + 1]
+        high = end
+        while low < high:
+            middle = (low + high) >> 1
+            if edge_letters_e[middle] < letter:
+                low = middle + 1
+            else:
+                high = middle
+        further = low + 1 if low < end and edge_letters_e[low] == letter else -1
+    return further
+
+
+@inlined
+def phrase_after(phrases: Phrases, phrase: int, letter: int) -> Any:
+    """Return the longest beginning of a hotword after one more letter, -1 where there is none."""
+    further: Any = np.int64(-1)
+    node: Any = np.int64(phrase)
+    while node >= 0 and further < 0:
+        further = np.int64(
+            below(phrases.edge_letters_e, phrases.first_edge_n, phrases.edge_mask_n, node, np.int64(letter))
+        )
+        node = np.int64(phrases.shorter_n[node])
+    if further < 0 and letter == phrases.space:
+        further = np.int64(0)
+    return further
+
+
+@inlined
+def phrase_of(tables: SearchTables, phrase: int, token: int) -> Any:
+    """Return the longest beginning of a hotword after a token's letters, -1 where there is none."""
+    node: Any = np.int64(phrase)
+    for place in range(tables.num_letters_v[token]):
+        if node >= 0:  # a token's letters hold no space
+            node = phrase_after(tables.phrases, node, tables.letters_vl[token, place])
+    return node
 
 
 @inlined
@@ -107,13 +142,19 @@ def end_word(tables: SearchTables, work: Work, n: int) -> None:
     if math.isnan(work.scores[n].end_score):
         word, state = work.nodes[n].word, np.int64(work.nodes[n].state)
         lm_word = tables.word_n[word] if word > 0 else -1
-        score = tables.bonus_n[word] if word > 0 else 0.0
+        score, known = 0.0, word > 0 and tables.known_n[word]
+        if tables.phrases.present:
+            phrase = work.scores[n].phrase
+            if phrase >= 0:
+                score = tables.phrases.bonus_n[phrase]
+                known = known or tables.phrases.known_n[phrase]
+            work.scores[n].end_phrase = phrase_after(tables.phrases, phrase, tables.phrases.space)
         if tables.closed and lm_word == -1:
             score = -math.inf
         elif tables.fusion == WORD_FUSION:
             log_prob, state = advance(tables.lm, state, np.int64(lm_word if lm_word >= 0 else tables.unk_id))
             score += tables.alpha * log_prob + tables.beta
-            if word <= 0 or not tables.known_n[word]:
+            if not known:
                 score += tables.unknown
         work.scores[n].end_score = score
         work.scores[n].end_state = state
@@ -153,6 +194,14 @@ def make_scores(tables: SearchTables, work: Work, n: int, c: int) -> None:
     if tables.listed:
         scores[n].look = look_of(tables, nodes[n].word, nodes[n].letters)
         scores[n].gain = gain_of(tables, nodes[n].word, nodes[n].letters)
+    if tables.phrases.present:
+        phrase = candidates[c].phrase
+        scores[n].phrase = phrase
+        if phrase >= 0:
+            if tables.phrases.new_n[phrase] and scores[n].look < tables.new_look:
+                scores[n].look, scores[n].gain = tables.new_look, tables.new_gain
+            scores[n].look += tables.phrases.hope_n[phrase]
+            scores[n].gain *= tables.phrases.gain_n[phrase]
 
 
 @compiled

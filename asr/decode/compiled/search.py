@@ -27,7 +27,13 @@ logger = logging.getLogger(__name__)
 Decoded = tuple[float, float, SpanColumns]
 #: modules of compiled code, and those whose code is put into it
 _PARTS = ("whole", "beam", "borrowed", "memory", "prefixes", "rows", "selection", "viterbi")
-_INCLUDED = ("asr.lm.compiled.ngram", "asr.lm.compiled.kenlm", "asr.lm.arrays", "asr.decode.tables")
+_INCLUDED = (
+    "asr.lm.compiled.ngram",
+    "asr.lm.compiled.kenlm",
+    "asr.lm.arrays",
+    "asr.decode.tables",
+    "asr.decode.phrases",
+)
 _compiling = threading.RLock()
 #: the kinds of language model that the search was compiled for
 _ready: set[type] = set()
