@@ -14,7 +14,7 @@ from asr.data.manifest import Manifest
 
 
 class Row(NamedTuple):
-    """What is one utterance to the network: one of the manifest, or several with pauses between them."""
+    """Stand for what the network takes as one utterance: one of the manifest, or several with pauses between them."""
 
     #: pairs of utterance (its place in the manifest) and speed
     parts: tuple[tuple[int, float], ...]
