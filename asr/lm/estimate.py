@@ -1,7 +1,7 @@
 """Estimation of interpolated modified Kneser-Ney models from lines of text.
 
-The n-grams of every order are counted in one trie (node = n-gram, context = parent, suffix = the n-gram less its first
-word); all the rest is arithmetic over arrays of nodes.
+The n-grams of the highest order are sorted; that gives one trie of the n-grams of every order (node = n-gram, context =
+parent, suffix = the n-gram less its first word). All the rest is arithmetic over arrays of nodes.
 
 Axes: n nodes (node 0 is the empty n-gram); d orders.
 
@@ -32,8 +32,9 @@ Bools = npt.NDArray[np.bool_]
 _FALLBACK_DISCOUNTS = [0.5, 1.0, 1.5]
 #: words that a text may not have; readers of ARPA files take the last for <unk>
 _SYMBOLS = frozenset((UNK, BEGIN, END, "<UNK>"))
-#: tokens counted at a time
-_CHUNK = 400_000
+_BEGIN_ID, _END_ID = 1, 2
+#: tokens sorted at a time, and between two reports of progress
+_CHUNK, _REPORTED = 1 << 23, 400_000
 
 #: called with the numbers of lines and words so far
 Progress = Callable[[int, int], None]
@@ -72,8 +73,8 @@ def train(
     words, trie = _count(lines, order, skip_symbols, progress)
     pruned_n = _pruned(words, trie, thresholds, vocab)
     _check_words(words, trie, pruned_n, vocab)
-    log_probs_n, backoffs_n, unk_log_prob = _smooth(trie, order, pruned_n, discount_fallback)
-    return _assemble(words, trie, order, pruned_n, log_probs_n, backoffs_n, unk_log_prob)
+    log_probs_n, backoffs_n, unk_log_prob = _smooth(trie, pruned_n, discount_fallback)
+    return _assemble(words, trie, pruned_n, log_probs_n, backoffs_n, unk_log_prob)
 
 
 def _thresholds(prune: Sequence[int], order: int) -> Longs:
@@ -93,14 +94,25 @@ def _thresholds(prune: Sequence[int], order: int) -> Longs:
 
 @dataclass(frozen=True)
 class _Trie:
-    """The counted n-grams. Shapes: n nodes."""
+    """The counted n-grams. Shapes: n nodes; ``children_n`` n + 1."""
 
-    contexts: Ints
-    words: Ints
-    suffixes: Ints
-    firsts: Ints
-    orders: npt.NDArray[np.int8]
-    counts: Longs
+    #: the first node of each order from 1, and where the last one ends
+    starts: list[int]
+    words_n: Ints
+    contexts_n: Ints
+    counts_n: Longs
+    #: the first node that extends this one
+    children_n: Ints
+    #: the n-gram without its first word
+    suffixes_n: Ints
+
+    @property
+    def order(self) -> int:
+        return len(self.starts) - 1
+
+    def level(self, order: int) -> slice:
+        """Return the nodes of an order."""
+        return slice(self.starts[order - 1], self.starts[order])
 
 
 class _Ids(dict[str, int]):
@@ -113,56 +125,114 @@ class _Ids(dict[str, int]):
 
 def _count(lines: Iterable[str], order: int, skip_symbols: bool, progress: Progress | None) -> tuple[list[str], _Trie]:
     """Return the words by id, and how often every n-gram up to ``order`` occurs."""
-    from asr.lm.compiled.ngram import count_ngrams, insert_all, link_counted  # compiles
-
     ids = _Ids({UNK: 0, BEGIN: 1, END: 2})
-    keys = np.full(1 << 16, -1, np.int64)
-    nodes = np.zeros(1 << 16, np.int32)
-    counts = np.zeros(len(keys) // 4 * 3, np.int64)
-    num_nodes = 1
+    runs: list[_Run] = []
     for tokens in _token_blocks(lines, ids, skip_symbols, progress):
-        position = 0
-        while True:
-            position, num_nodes = count_ngrams(tokens, position, ids[END], order, keys, nodes, counts, num_nodes)
-            if position == len(tokens):
-                break
-
-            # The table is full: continue in one of twice the size.
-            used = keys >= 0
-            old_keys, old_nodes = keys[used], nodes[used]
-            keys = np.full(2 * len(keys), -1, np.int64)
-            nodes = np.zeros(2 * len(nodes), np.int32)
-            insert_all(keys, nodes, old_keys, old_nodes)
-            counts = np.concatenate([counts, np.zeros(len(keys) // 4 * 3 - len(counts), np.int64)])
-    if num_nodes == 1:
+        runs.append(_sorted_windows(tokens, order, len(ids)))
+        # Runs of about the same size are merged, so that each window is copied a few times only.
+        while len(runs) > 1 and len(runs[-2][1]) < 2 * len(runs[-1][1]):
+            runs[-2:] = [_merged(*runs[-2:])]
+    while len(runs) > 1:
+        runs[-2:] = [_merged(*runs[-2:])]
+    if not runs:
         raise DataError("no text to estimate a language model from: there is not one line")
+    return list(ids), _trie_of(*runs.pop())
 
-    contexts, last, suffixes, first = (np.zeros(num_nodes, np.int32) for _ in range(4))
-    orders = np.zeros(num_nodes, np.int8)
-    link_counted(keys, nodes, contexts, last, suffixes, first, orders)
-    return list(ids), _Trie(contexts, last, suffixes, first, orders, counts[:num_nodes])
+
+#: different windows, sorted, and how often each occurs
+_Run = tuple[Ints, Longs]
+
+
+def _sorted_windows(tokens: Ints, order: int, num_words: int) -> _Run:
+    """Return the different n-grams of the highest order that start at each token, sorted, and their counts.
+
+    As many words as 63 bits hold are sorted at a time; then those whose words were all equal, by the next words.
+    """
+    from asr.lm.compiled.counting import pack_words, take_windows, unpack_windows  # compiles
+
+    bits = int(num_words - 1).bit_length()
+    size = len(tokens)
+    keys_w = np.empty(size, np.int64)
+    positions_w = np.arange(size)
+    last = min(order, 63 // bits)
+    pack_words(tokens, positions_w, np.zeros(size, np.int64), 0, last, bits, _END_ID, keys_w)
+
+    if last == order:
+        keys_w.sort()
+        firsts = np.flatnonzero(np.diff(keys_w, prepend=-1))
+        windows_wu = np.empty((len(firsts), order), np.int32)
+        unpack_windows(keys_w[firsts], bits, windows_wu)
+        return windows_wu, np.diff(firsts, append=size)
+
+    positions_w = np.argsort(keys_w)
+    keys_w = keys_w[positions_w]
+    is_first_w = np.diff(keys_w, prepend=-1) != 0
+    del keys_w
+    while last < order:
+        alone_w = is_first_w & np.append(is_first_w[1:], True)
+        at = np.flatnonzero(~alone_w)
+        ranks = np.cumsum(is_first_w[at])
+        first, last = last, min(order, last + (63 - len(at).bit_length()) // bits)
+        keys = np.empty(len(at), np.int64)
+        pack_words(tokens, positions_w[at], ranks, first, last, bits, _END_ID, keys)
+        by_key = np.argsort(keys)
+        positions_w[at] = positions_w[at][by_key]
+        is_first_w[at] |= np.diff(keys[by_key], prepend=-1) != 0
+    firsts = np.flatnonzero(is_first_w)
+    windows_wu = np.empty((len(firsts), order), np.int32)
+    take_windows(tokens, positions_w[firsts], _END_ID, windows_wu)
+    return windows_wu, np.diff(firsts, append=size)
+
+
+def _merged(left: _Run, right: _Run) -> _Run:
+    from asr.lm.compiled.counting import merge_windows  # compiles
+
+    size = len(left[1]) + len(right[1])
+    windows_wu, counts_w = np.empty((size, left[0].shape[1]), np.int32), np.empty(size, np.int64)
+    done = merge_windows(*left, *right, windows_wu, counts_w)
+    return windows_wu[:done], counts_w[:done]
+
+
+def _trie_of(windows_wu: Ints, counts_w: Longs) -> _Trie:
+    from asr.lm.compiled.counting import count_nodes, fill_trie, link_sorted  # compiles
+
+    order = windows_wu.shape[1]
+    sizes_u = np.zeros(order, np.int64)
+    count_nodes(windows_wu, sizes_u)
+    starts_u = np.cumsum([1, *sizes_u])
+    num_nodes = int(starts_u[-1])
+    words_n, contexts_n, suffixes_n = (np.zeros(num_nodes, np.int32) for _ in range(3))
+    counts_n = np.zeros(num_nodes, np.int64)
+    children_n = np.zeros(num_nodes + 1, np.int32)
+    fill_trie(windows_wu, counts_w, starts_u, words_n, contexts_n, counts_n, children_n)
+    link_sorted(words_n, children_n, int(starts_u[-2]), suffixes_n)
+    return _Trie(starts_u.tolist(), words_n, contexts_n, counts_n, children_n, suffixes_n)
 
 
 def _token_blocks(lines: Iterable[str], ids: _Ids, skip_symbols: bool, progress: Progress | None) -> Iterator[Ints]:
     """Yield the text as ids, some at a time, whole sentences between <s> and </s>."""
     block = array("i")
     num_lines = num_words = 0
+    reported = 0
     for line in lines:
         num_lines += 1
         words = line.split()
         if not _SYMBOLS.isdisjoint(words):
             words = _without_symbols(words, num_lines, skip_symbols)
         num_words += len(words)
-        block.append(ids[BEGIN])
+        block.append(_BEGIN_ID)
         block.extend(map(ids.__getitem__, words))
-        block.append(ids[END])
+        block.append(_END_ID)
 
+        if progress and len(block) - reported >= min(_REPORTED, _CHUNK):
+            reported = len(block)
+            progress(num_lines, num_words)
         if len(block) >= _CHUNK:
-            yield np.array(block, np.int32)
+            yield np.frombuffer(block, np.int32)
             block = array("i")
-            if progress:
-                progress(num_lines, num_words)
-    yield np.array(block, np.int32)
+            reported = 0
+    if block:
+        yield np.frombuffer(block, np.int32)
     if progress:
         progress(num_lines, num_words)
 
@@ -182,17 +252,18 @@ def _without_symbols(words: Sequence[str], line: int, skip_symbols: bool) -> lis
 
 def _pruned(words: list[str], trie: _Trie, thresholds: Longs, vocab: Collection[str] | None) -> Bools:
     """Return which n-grams are left out; never the special words."""
-    pruned_n = trie.counts <= thresholds[trie.orders]
+    pruned_n = np.zeros(len(trie.counts_n), np.bool_)
+    for order in range(1, trie.order + 1):
+        pruned_n[trie.level(order)] = trie.counts_n[trie.level(order)] <= thresholds[order]
     if vocab is not None:
         vocab = frozenset(vocab)
         foreign = np.array([word not in vocab for word in words])
         foreign[:3] = False
-        pruned_n |= foreign[trie.words]
-        for n in range(2, int(trie.orders.max()) + 1):
-            at = np.flatnonzero(trie.orders == n)
-            pruned_n[at] |= pruned_n[trie.contexts[at]]
-    pruned_n[(trie.orders == 1) & (trie.words < 3)] = False
-    pruned_n[0] = False
+        pruned_n |= foreign[trie.words_n]
+        for order in range(2, trie.order + 1):
+            at = trie.level(order)
+            pruned_n[at] |= pruned_n[trie.contexts_n[at]]
+    pruned_n[:3] = False  # nothing, <s> and </s>
     return pruned_n
 
 
@@ -207,16 +278,16 @@ def _check_words(words: list[str], trie: _Trie, pruned_n: Bools, vocab: Collecti
             f"has '{some}', the vocabulary '{others}'"
         )
 
-    is_word_n = (trie.orders == 1) & (trie.words > 2)
-    unknown_n = is_word_n & pruned_n
-    num_words, num_unknown = int(is_word_n.sum()), int(unknown_n.sum())
+    counts_w = trie.counts_n[3 : trie.starts[1]]
+    unknown_w = pruned_n[3 : trie.starts[1]]
+    num_words, num_unknown = len(counts_w), int(unknown_w.sum())
     if num_unknown == num_words:
         raise DataError(
             f"pruning leaves no word: of the {num_words:,} different words of the text the most frequent occurs "
-            f"{trie.counts[is_word_n].max():,} times; prune with 0 for 1-grams (0,1 for pairs and longer)"
+            f"{counts_w.max():,} times; prune with 0 for 1-grams (0,1 for pairs and longer)"
         )
     if num_unknown:
-        share = trie.counts[unknown_n].sum() / trie.counts[is_word_n].sum()
+        share = counts_w[unknown_w].sum() / counts_w.sum()
         logger.info(
             "%s of %s different words are left out by pruning or the vocabulary and are unknown to the model: %.2f %% "
             "of the text's words",
@@ -229,65 +300,78 @@ def _check_words(words: list[str], trie: _Trie, pruned_n: Bools, vocab: Collecti
 # --- smoothing --------------------------------------------------------------------------------------------------------
 
 
-def _smooth(trie: _Trie, order: int, pruned_n: Bools, fallback: bool) -> tuple[Doubles, Doubles, float]:
+def _smooth(trie: _Trie, pruned_n: Bools, fallback: bool) -> tuple[Doubles, Doubles, float]:
     """Return ln of the probabilities and of the back-off weights, and ln of the probability of <unk>."""
-    num_nodes = len(trie.counts)
-    adjusted_n = _adjusted_counts(trie, order)
-    discounts = np.array([[0.0] * 4, *_discounts(trie, adjusted_n, order, fallback)])
-    discount_n = discounts[trie.orders, np.minimum(adjusted_n, 3)]
+    from asr.lm.compiled.counting import smooth_contexts  # compiles
 
-    # What discounts and pruning leave of a context's probability for its suffix; 1 where nothing extends it.
-    total_n = np.bincount(trie.contexts[1:], adjusted_n[1:], num_nodes)
-    given_up_n = np.where(pruned_n, adjusted_n, discount_n)
-    gamma_n: Doubles = np.bincount(trie.contexts[1:], given_up_n[1:], num_nodes).astype(np.float64, copy=False)
-    np.divide(gamma_n, total_n, out=gamma_n, where=total_n > 0)
-    gamma_n[total_n == 0] = 1.0
-
-    # Shorter n-grams come first: each needs the probability of its suffix.
-    probs_n = np.zeros(num_nodes)
+    adjusted_n = _adjusted_counts(trie)
+    discounts = _discounts(trie, adjusted_n, fallback)
+    gammas_n = np.ones(len(adjusted_n))  # 1 where nothing extends it
+    probs_n = np.zeros(len(adjusted_n))
     probs_n[0] = 1.0 / (len(_kept_words(trie, pruned_n)) - 1)  # uniform, <unk> and </s> included, <s> not
-    for n in range(1, order + 1):
-        at = np.flatnonzero((trie.orders == n) & ~pruned_n)
-        context = trie.contexts[at]
-        own = (adjusted_n[at] - discount_n[at]) / total_n[context]
-        probs_n[at] = own + gamma_n[context] * probs_n[trie.suffixes[at]]
-    unk_prob = gamma_n[0] * probs_n[0]
-    probs_n[(trie.orders == 1) & (trie.words == 1)] = 1.0  # <s>, as lmplz has it: it is always there
+    # Shorter n-grams come first: each needs the probability of its suffix.
+    starts = [0, *trie.starts]
+    for n in range(trie.order):
+        smooth_contexts(
+            *starts[n : n + 2],
+            trie.children_n,
+            trie.suffixes_n,
+            adjusted_n,
+            pruned_n,
+            np.array(discounts[n]),
+            gammas_n,
+            probs_n,
+        )
+    unk_prob = gammas_n[0] * probs_n[0]
+    probs_n[_BEGIN_ID] = 1.0  # <s>, as lmplz has it: it is always there
 
     with np.errstate(divide="ignore"):  # what was pruned has none
-        log_probs_n = np.minimum(np.log(probs_n), 0.0)
+        np.log(probs_n, out=probs_n)
+    np.minimum(probs_n, 0.0, out=probs_n)
     # Computed discounts can be 0: nothing is given up, and ARPA has no -inf; 10^-99 is its usual word for never.
-    return log_probs_n, np.log(np.maximum(gamma_n, 1e-99)), float(np.log(unk_prob))
+    np.log(np.maximum(gammas_n, 1e-99, out=gammas_n), out=gammas_n)
+    return probs_n, gammas_n, float(np.log(unk_prob))
 
 
-def _adjusted_counts(trie: _Trie, order: int) -> Longs:
+def _adjusted_counts(trie: _Trie) -> Longs:
     """Return the counts of Kneser-Ney: the number of different words before an n-gram.
 
     What begins with <s> or is of the highest order keeps the number of its occurrences. <s> itself is never
     predicted: 0.
     """
-    longer = trie.orders >= 2
-    adjusted_n = np.bincount(trie.suffixes[longer], minlength=len(trie.orders)).astype(np.int64)
-    raw = (trie.orders == order) | (longer & (trie.firsts == 1))
-    adjusted_n[raw] = trie.counts[raw]
-    adjusted_n[(trie.orders == 1) & (trie.words == 1)] = 0
-    adjusted_n[0] = 0
+    adjusted_n = np.zeros(len(trie.counts_n), np.int64)
+    for n in range(1, trie.order):
+        at = trie.level(n)
+        adjusted_n[at] = np.bincount(trie.suffixes_n[trie.level(n + 1)] - at.start, minlength=at.stop - at.start)
+        begun = _begun(trie, n)
+        adjusted_n[begun] = trie.counts_n[begun]
+    highest = trie.level(trie.order)
+    adjusted_n[highest] = trie.counts_n[highest]
+    adjusted_n[_BEGIN_ID] = 0
     return adjusted_n
 
 
-def _discounts(trie: _Trie, adjusted_n: Longs, order: int, fallback: bool) -> list[list[float]]:
+def _begun(trie: _Trie, order: int) -> slice:
+    """Return the nodes of an order that begin with <s>; no word has a lower id."""
+    first, last = _BEGIN_ID, _BEGIN_ID + 1
+    for _ in range(order - 1):
+        first, last = int(trie.children_n[first]), int(trie.children_n[last])
+    return slice(first, last)
+
+
+def _discounts(trie: _Trie, adjusted_n: Longs, fallback: bool) -> list[list[float]]:
     """Return for each order what is taken from counts 0, 1, 2, and 3 or more. Chen & Goodman, equation 26."""
     rows = []
     last = 0
-    for n in range(1, order + 1):
-        at = np.flatnonzero(trie.orders == n)
-        seen = np.bincount(np.minimum(adjusted_n[at], 5), minlength=6).astype(float)
+    for n in range(1, trie.order + 1):
+        level = trie.level(n)
+        seen = np.bincount(np.minimum(adjusted_n[level], 5), minlength=6).astype(float)
         # lmplz (adjust_counts.cc, the loop at the end of AdjustCounts::Run) enters the n-gram that is last by its last
         # word, then the one before it, and so on, with its occurrences. In a small text that one n-gram shows.
-        if n < order and len(at := at[trie.suffixes[at] == last]):
-            last = int(at[trie.firsts[at].argmax()])
+        if n < trie.order and len(at := np.flatnonzero(trie.suffixes_n[level] == last)):
+            last = level.start + int(at[-1])
             seen[min(adjusted_n[last], 5)] -= 1
-            seen[min(trie.counts[last], 5)] += 1
+            seen[min(trie.counts_n[last], 5)] += 1
 
         row = [-1.0]
         if seen[1:4].all():
@@ -311,44 +395,34 @@ def _discounts(trie: _Trie, adjusted_n: Longs, order: int, fallback: bool) -> li
 
 def _kept_words(trie: _Trie, pruned_n: Bools) -> Longs:
     """Return the ids of the words whose unigrams stay, in order; the three special ones have one, seen or not."""
-    seen = trie.words[(trie.orders == 1) & ~pruned_n]
-    return np.union1d(seen, np.arange(3)).astype(np.int64)
+    seen = trie.words_n[trie.level(1)][~pruned_n[trie.level(1)]]
+    return np.concatenate([[0], seen]).astype(np.int64)
 
 
 def _assemble(
-    words: list[str],
-    trie: _Trie,
-    order: int,
-    pruned_n: Bools,
-    log_probs_n: Doubles,
-    backoffs_n: Doubles,
-    unk_log_prob: float,
+    words: list[str], trie: _Trie, pruned_n: Bools, log_probs_n: Doubles, backoffs_n: Doubles, unk_log_prob: float
 ) -> NgramModel:
-    """Return the model of the n-grams that stay, renumbered: unigrams by word, then order by order as they came."""
+    """Return the model of the n-grams that stay, renumbered in their order, behind <unk>."""
     from asr.lm.compiled.ngram import resolve_suffixes  # compiles
 
     kept_words = _kept_words(trie, pruned_n)
-    new_word = np.zeros(len(words), np.int64)
+    new_word = np.zeros(len(words), np.int32)
     new_word[kept_words] = np.arange(len(kept_words))
+    kept_n = ~pruned_n
+    new_node = np.cumsum(kept_n, dtype=np.int32)  # the empty n-gram counts for <unk>, which has no node in the trie
+    new_node[0] = 0
+    counts = [int(kept_n[trie.level(n)].sum()) for n in range(1, trie.order + 1)]
+    counts[0] += 1
 
-    kept = np.flatnonzero(~pruned_n[1:]) + 1
-    kept = kept[np.argsort(trie.orders[kept], kind="stable")]
-    unigrams, longer = np.split(kept, [np.searchsorted(trie.orders[kept], 2)])
-    new_node = np.zeros(len(pruned_n), np.int32)
-    new_node[unigrams] = 1 + new_word[trie.words[unigrams]]
-    new_node[longer] = 1 + len(kept_words) + np.arange(len(longer))
-
-    arrays = new_arrays(len(kept_words), order, 1 + len(kept_words) + len(longer))
-    to = new_node[kept]
+    kept_n[0] = False
+    arrays = new_arrays(len(kept_words), trie.order, 1 + sum(counts))
     arrays.log_probs[1] = unk_log_prob
-    arrays.log_probs[to] = log_probs_n[kept]
-    arrays.backoffs[to] = backoffs_n[kept]
-    arrays.suffixes[to] = new_node[trie.suffixes[kept]]
+    arrays.log_probs[2:] = log_probs_n[kept_n]
+    arrays.backoffs[2:] = backoffs_n[kept_n]
+    arrays.suffixes[2:] = new_node[trie.suffixes_n[kept_n]]
     contexts, last = np.zeros_like(arrays.suffixes), np.zeros_like(arrays.suffixes)
-    contexts[to] = new_node[trie.contexts[kept]]
-    last[to] = new_word[trie.words[kept]]
+    contexts[2:] = new_node[trie.contexts_n[kept_n]]
+    last[2:] = new_word[trie.words_n[kept_n]]
     enter_ngrams(arrays, contexts, last)
     resolve_suffixes(arrays.suffixes, arrays.is_context)
-
-    counts = np.bincount(trie.orders[longer], minlength=order + 1)[2:]
-    return NgramModel([words[i] for i in kept_words.tolist()], arrays, [len(kept_words), *counts.tolist()])
+    return NgramModel([words[i] for i in kept_words.tolist()], arrays, counts)
