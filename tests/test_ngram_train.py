@@ -14,7 +14,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asr.errors import ConfigError, DataError
-from asr.lm import estimate, ngram
+from asr.lm import estimate, ngram, words
+from asr.lm.compiled.text import write_number
 from tests.reference import ngram as reference
 from tests.test_ngram import arpa_text, random_text
 
@@ -118,6 +119,7 @@ def test_text_may_come_in_blocks(monkeypatch, tmp_path):
     lines, seen = random_text(1), []
     whole = arpa_text(ngram.train(lines, 3), tmp_path)
     monkeypatch.setattr(estimate, "_CHUNK", 100)
+    monkeypatch.setattr(words, "_BLOCK", 300)
     assert arpa_text(ngram.train(iter(lines), 3, progress=lambda *at: seen.append(at)), tmp_path) == whole
     assert len(seen) > 10
     assert seen[-1] == (len(lines), sum(len(line.split()) for line in lines))
@@ -127,6 +129,43 @@ def test_the_tables_grow_with_the_ngrams():
     rng = np.random.default_rng(0)
     lines = [" ".join(map(str, rng.integers(0, 30_000, 10))) for _ in range(10_000)]
     assert ngram.train(lines, 2).counts[1] > 100_000  # more than the first table holds
+
+
+def test_words_are_what_python_splits(tmp_path):
+    lines = ["a\tb  c\x0bd", "e\u3000f\xa0g h\x1ci", " \x85 ", "caf\u00e9 \u732b", "a b\n"]
+    model = ngram.train(lines, 2)
+    assert model.words[3:] == list(dict.fromkeys(word for line in lines for word in line.split()))
+    assert arpa_text(model, tmp_path) == arpa_text(ngram.train([" ".join(x.split()) for x in lines], 2), tmp_path)
+
+
+@pytest.mark.parametrize("order", [4, 6])
+def test_words_that_no_single_key_holds_are_sorted_further(order, tmp_path):
+    rng = np.random.default_rng(1)
+    rare = [" ".join(f"w{i}" for i in rng.integers(0, 90_000, 8)) for _ in range(10_000)]
+    common = random_text(3, num_lines=400, num_words=50)
+    lines = [*rare, *common, *rare[:50]]
+    assert len(words_of := {word for line in lines for word in line.split()}) > 1 << 15
+    model = ngram.train(lines, order, vocab={word for line in common for word in line.split()})
+    counted = Counter()
+    for line in lines:
+        padded = ["<s>", *line.split(), "</s>"]
+        counted.update(tuple(padded[i : i + order]) for i in range(len(padded) - order + 1))
+    kept = set(model.words)
+    assert model.counts[-1] == sum(kept.issuperset(gram) for gram in counted)
+    assert words_of
+
+
+def test_numbers_in_arpa_files_are_those_of_nine_digits():
+    rng = np.random.default_rng(0)
+    values = np.float32(rng.choice([-1, 1], 20_000) * 10.0 ** rng.uniform(-40, 30, 20_000)).astype(float)
+    values = [*values.tolist(), 0.0, -99.0, -1.0, 9.99999999951, 0.0001, 0.00009999999999, 123456789.4, 1e9, 1e-300]
+    out = np.zeros(64, np.uint8)
+    for value in values:
+        text = out[: write_number(value, out, 0)].tobytes().decode()
+        assert text == f"{value:.9g}" or float(text) == pytest.approx(value, rel=2e-9)
+        assert len(text) <= 24
+    same = sum(out[: write_number(value, out, 0)].tobytes().decode() == f"{value:.9g}" for value in values)
+    assert same >= len(values) - 2  # ties
 
 
 def test_an_empty_line_is_a_sentence():
@@ -177,12 +216,12 @@ def test_a_real_text_gives_the_perplexity_on_record(shared_data):
     held_out = len(lines) // 20
     model = ngram.train(lines[:-held_out], 3)
     result = ngram.perplexity(model, lines[-held_out:])
-    words = np.array([w for w in range(model.vocabulary_size) if w != model.begin_id])
+    ids = np.array([w for w in range(model.vocabulary_size) if w != model.begin_id])
     rng = np.random.default_rng(0)
     state = model.begin_state
     for line in rng.choice(lines[-held_out:], 20):
         for word in line.split():
-            total = np.exp(model.advance_many(np.full(len(words), state), words)[0]).sum()
+            total = np.exp(model.advance_many(np.full(len(ids), state), ids)[0]).sum()
             assert total == pytest.approx(1.0, abs=1e-5)
             state = model.advance(state, model.word_id(word))[1]
     # docs/ngram.md has these numbers

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from asr.lm.arrays import LN10, Floats, nodes_by_order
+from asr.lm.arrays import LN10, nodes_by_order
 from asr.lm.files import writing
 from asr.lm.model import NgramModel
+
+#: n-grams, and bytes, that are written at a time
+_BLOCK, _ROOM = 8192, 1 << 20
 
 
 def write_arpa(model: NgramModel, path: str | Path) -> None:
@@ -31,34 +34,39 @@ def write_arpa(model: NgramModel, path: str | Path) -> None:
 
 
 def _lines(model: NgramModel) -> Iterator[bytes]:
+    from asr.lm.compiled.text import write_lines  # compiles
+
     contexts_n, words_n = model.contexts_and_words()
     left_out = 0 if model.has_unk else 1  # <unk> has the first node, listed or not
+    vocabulary = np.frombuffer(model.vocabulary + b"\n", np.uint8)
+    word_ends = np.flatnonzero(vocabulary == ord("\n"))
+    # room for the longest line there can be
+    out = np.empty(_ROOM + model.order * (int(np.diff(word_ends, prepend=-1).max()) + 1), np.uint8)
 
     yield b"\\data\\\n"
     for order, count in enumerate(model.counts, start=1):
         yield f"ngram {order}={count - left_out if order == 1 else count}\n".encode()
 
-    first_below = 0
-    below = [""]
     for order, nodes in enumerate(nodes_by_order(model.counts), start=1):
         yield f"\n\\{order}-grams:\n".encode()
-        words = [model.words[word] for word in words_n[nodes].tolist()]
-        contexts = contexts_n[nodes].tolist()
-        texts = words
-        if order > 1:
-            texts = [f"{below[c - first_below]} {word}" for c, word in zip(contexts, words, strict=True)]
-
-        columns = [_log10_texts(model.arrays.log_probs[nodes]), texts]
-        if order < model.order:
-            columns.append(_log10_texts(model.arrays.backoffs[nodes]))
-        for number, row in enumerate(zip(*columns, strict=True)):
-            if order > 1 or number >= left_out:
-                yield ("\t".join(row) + "\n").encode()
-        first_below = nodes.start
-        below = texts
+        first = nodes.start + (left_out if order == 1 else 0)
+        while first < nodes.stop:
+            last = min(first + _BLOCK, nodes.stop)
+            log10_probs, log10_backoffs = (
+                array[first:last].astype(np.float64) / LN10 for array in (model.arrays.log_probs, model.arrays.backoffs)
+            )
+            first, size = write_lines(
+                first,
+                last,
+                order,
+                log10_probs,
+                log10_backoffs,
+                order < model.order,
+                contexts_n,
+                words_n,
+                vocabulary,
+                word_ends,
+                out,
+            )
+            yield out[:size].tobytes()
     yield b"\n\\end\\\n"
-
-
-def _log10_texts(natural: Floats) -> list[str]:
-    """Return the log10 of natural logarithms as the shortest texts of nine digits."""
-    return [f"{value:.9g}" for value in (natural.astype(np.float64) / LN10).tolist()]

@@ -13,7 +13,6 @@ gives the same numbers.
 from __future__ import annotations
 
 import logging
-from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import ConfigError, DataError
-from asr.lm.arrays import BEGIN, END, MAX_ORDER, UNK, Doubles, Ints, Longs, new_arrays
+from asr.lm.arrays import MAX_ORDER, Doubles, Ints, Longs, new_arrays
 from asr.lm.model import NgramModel, enter_ngrams
+from asr.lm.words import BEGIN_ID, END_ID, TextWords
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +30,8 @@ Bools = npt.NDArray[np.bool_]
 
 #: lmplz's --discount_fallback, for counts 1, 2, and 3 or more
 _FALLBACK_DISCOUNTS = [0.5, 1.0, 1.5]
-#: words that a text may not have; readers of ARPA files take the last for <unk>
-_SYMBOLS = frozenset((UNK, BEGIN, END, "<UNK>"))
-_BEGIN_ID, _END_ID = 1, 2
-#: tokens sorted at a time, and between two reports of progress
-_CHUNK, _REPORTED = 1 << 23, 400_000
+#: tokens sorted at a time
+_CHUNK = 1 << 23
 
 #: called with the numbers of lines and words so far
 Progress = Callable[[int, int], None]
@@ -115,20 +112,12 @@ class _Trie:
         return slice(self.starts[order - 1], self.starts[order])
 
 
-class _Ids(dict[str, int]):
-    """The id of every word; a new word gets the next."""
-
-    def __missing__(self, word: str) -> int:
-        self[word] = new = len(self)
-        return new
-
-
 def _count(lines: Iterable[str], order: int, skip_symbols: bool, progress: Progress | None) -> tuple[list[str], _Trie]:
     """Return the words by id, and how often every n-gram up to ``order`` occurs."""
-    ids = _Ids({UNK: 0, BEGIN: 1, END: 2})
+    words = TextWords(skip_symbols)
     runs: list[_Run] = []
-    for tokens in _token_blocks(lines, ids, skip_symbols, progress):
-        runs.append(_sorted_windows(tokens, order, len(ids)))
+    for tokens in _token_blocks(lines, words, progress):
+        runs.append(_sorted_windows(tokens, order, len(words.words)))
         # Runs of about the same size are merged, so that each window is copied a few times only.
         while len(runs) > 1 and len(runs[-2][1]) < 2 * len(runs[-1][1]):
             runs[-2:] = [_merged(*runs[-2:])]
@@ -136,7 +125,7 @@ def _count(lines: Iterable[str], order: int, skip_symbols: bool, progress: Progr
         runs[-2:] = [_merged(*runs[-2:])]
     if not runs:
         raise DataError("no text to estimate a language model from: there is not one line")
-    return list(ids), _trie_of(*runs.pop())
+    return words.words, _trie_of(*runs.pop())
 
 
 #: different windows, sorted, and how often each occurs
@@ -155,7 +144,7 @@ def _sorted_windows(tokens: Ints, order: int, num_words: int) -> _Run:
     keys_w = np.empty(size, np.int64)
     positions_w = np.arange(size)
     last = min(order, 63 // bits)
-    pack_words(tokens, positions_w, np.zeros(size, np.int64), 0, last, bits, _END_ID, keys_w)
+    pack_words(tokens, positions_w, np.zeros(size, np.int64), 0, last, bits, END_ID, keys_w)
 
     if last == order:
         keys_w.sort()
@@ -174,13 +163,13 @@ def _sorted_windows(tokens: Ints, order: int, num_words: int) -> _Run:
         ranks = np.cumsum(is_first_w[at])
         first, last = last, min(order, last + (63 - len(at).bit_length()) // bits)
         keys = np.empty(len(at), np.int64)
-        pack_words(tokens, positions_w[at], ranks, first, last, bits, _END_ID, keys)
+        pack_words(tokens, positions_w[at], ranks, first, last, bits, END_ID, keys)
         by_key = np.argsort(keys)
         positions_w[at] = positions_w[at][by_key]
         is_first_w[at] |= np.diff(keys[by_key], prepend=-1) != 0
     firsts = np.flatnonzero(is_first_w)
     windows_wu = np.empty((len(firsts), order), np.int32)
-    take_windows(tokens, positions_w[firsts], _END_ID, windows_wu)
+    take_windows(tokens, positions_w[firsts], END_ID, windows_wu)
     return windows_wu, np.diff(firsts, append=size)
 
 
@@ -209,42 +198,23 @@ def _trie_of(windows_wu: Ints, counts_w: Longs) -> _Trie:
     return _Trie(starts_u.tolist(), words_n, contexts_n, counts_n, children_n, suffixes_n)
 
 
-def _token_blocks(lines: Iterable[str], ids: _Ids, skip_symbols: bool, progress: Progress | None) -> Iterator[Ints]:
+def _token_blocks(lines: Iterable[str], words: TextWords, progress: Progress | None) -> Iterator[Ints]:
     """Yield the text as ids, some at a time, whole sentences between <s> and </s>."""
-    block = array("i")
-    num_lines = num_words = 0
-    reported = 0
-    for line in lines:
-        num_lines += 1
-        words = line.split()
-        if not _SYMBOLS.isdisjoint(words):
-            words = _without_symbols(words, num_lines, skip_symbols)
-        num_words += len(words)
-        block.append(_BEGIN_ID)
-        block.extend(map(ids.__getitem__, words))
-        block.append(_END_ID)
-
-        if progress and len(block) - reported >= min(_REPORTED, _CHUNK):
-            reported = len(block)
+    blocks: list[Ints] = []
+    size = num_lines = num_words = 0
+    for block in words.blocks(lines):
+        blocks.append(block.tokens)
+        size += len(block.tokens)
+        num_lines += block.num_lines
+        num_words += len(block.tokens) - 2 * block.num_lines
+        if progress:
             progress(num_lines, num_words)
-        if len(block) >= _CHUNK:
-            yield np.frombuffer(block, np.int32)
-            block = array("i")
-            reported = 0
-    if block:
-        yield np.frombuffer(block, np.int32)
-    if progress:
-        progress(num_lines, num_words)
-
-
-def _without_symbols(words: Sequence[str], line: int, skip_symbols: bool) -> list[str]:
-    if not skip_symbols:
-        symbol = next(word for word in words if word in _SYMBOLS)
-        raise DataError(
-            f"line {line:,} of the text has the word {symbol}, which the model keeps for itself; "
-            "remove it, or leave it out with skip_symbols"
-        )
-    return [word for word in words if word not in _SYMBOLS]
+        if size >= _CHUNK:
+            yield np.concatenate(blocks)
+            blocks = []
+            size = 0
+    if blocks:
+        yield np.concatenate(blocks)
 
 
 # --- pruning ----------------------------------------------------------------------------------------------------------
@@ -323,7 +293,7 @@ def _smooth(trie: _Trie, pruned_n: Bools, fallback: bool) -> tuple[Doubles, Doub
             probs_n,
         )
     unk_prob = gammas_n[0] * probs_n[0]
-    probs_n[_BEGIN_ID] = 1.0  # <s>, as lmplz has it: it is always there
+    probs_n[BEGIN_ID] = 1.0  # <s>, as lmplz has it: it is always there
 
     with np.errstate(divide="ignore"):  # what was pruned has none
         np.log(probs_n, out=probs_n)
@@ -347,13 +317,13 @@ def _adjusted_counts(trie: _Trie) -> Longs:
         adjusted_n[begun] = trie.counts_n[begun]
     highest = trie.level(trie.order)
     adjusted_n[highest] = trie.counts_n[highest]
-    adjusted_n[_BEGIN_ID] = 0
+    adjusted_n[BEGIN_ID] = 0
     return adjusted_n
 
 
 def _begun(trie: _Trie, order: int) -> slice:
     """Return the nodes of an order that begin with <s>; no word has a lower id."""
-    first, last = _BEGIN_ID, _BEGIN_ID + 1
+    first, last = BEGIN_ID, BEGIN_ID + 1
     for _ in range(order - 1):
         first, last = int(trie.children_n[first]), int(trie.children_n[last])
     return slice(first, last)

@@ -111,7 +111,13 @@ def count_nodes(windows_wu: Ints, sizes_u: Longs) -> None:
 
 @compiled
 def fill_trie(
-    windows_wu: Ints, counts_w: Longs, starts_u: Longs, words_n: Ints, contexts_n: Ints, counts_n: Longs, children_n: Ints
+    windows_wu: Ints,
+    counts_w: Longs,
+    starts_u: Longs,
+    words_n: Ints,
+    contexts_n: Ints,
+    counts_n: Longs,
+    children_n: Ints,
 ) -> None:
     """Write the nodes of sorted windows: last word, context, occurrences and the first node that extends it.
 
