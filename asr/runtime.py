@@ -248,7 +248,7 @@ def generator(*parts: object) -> np.random.Generator:
 
 def environment(device: torch.device, precision: str, threads: int) -> dict[str, Any]:
     """Return versions, hardware and commit of this process, for the record of a run."""
-    packages = ("torch", "torchaudio", "numpy", "librosa", "soundfile", "soxr", "jiwer", "safetensors", "pydantic")
+    packages = ("torch", "torchaudio", "numpy", "librosa", "soundfile", "soxr", "rapidfuzz", "safetensors", "pydantic")
     return {
         "asr": asr.__version__,
         **commit(),

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jiwer  # noqa: F401  # what the children would import, once for all
+import rapidfuzz.distance  # noqa: F401  # what the children would import, once for all
 import soundfile  # noqa: F401
 import soxr  # noqa: F401
 import torch

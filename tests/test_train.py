@@ -972,7 +972,7 @@ def test_a_disk_that_is_really_full_keeps_the_last_good_checkpoint_and_says_so(d
 KILLER = """
 import json, os, random, resource, shutil, signal, sys, time, traceback
 from pathlib import Path
-import jiwer, soundfile, soxr, torch._dynamo  # what a child would import, once for all
+import rapidfuzz, soundfile, soxr, torch._dynamo  # what a child would import, once for all
 import asr.model.tensor_files, asr.errors, asr.files
 from asr import config, train
 from asr.training.folder import RunFolder

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from asr.scoring.quantiles import ideal_ends
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
@@ -26,6 +28,9 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 #: with fewer, resamples say little of how speakers differ (the interval is far too narrow): utterances are resampled
 FEWEST_SPEAKERS = 5
+
+#: from so many utterances on, the ends of an interval are computed instead of drawn where that is possible
+COMPUTED_FROM = 10_000
 
 #: drawn indices that are held at a time: 8 MB, and as much again for a gather
 _BLOCK = 1_000_000
@@ -129,8 +134,9 @@ def bootstrap_interval(
 ) -> Ends:
     """Return the percentile bootstrap interval of an error rate; rates of the same units see the same resamples.
 
-    One unit gives (rate, rate): resampling it tells nothing. The ends of a rate without any reference length are 0
-    without errors, else None.
+    From ``COMPUTED_FROM`` units on the ends are those of infinitely many resamples, computed without a draw
+    (``asr.scoring.quantiles``). One unit gives (rate, rate): resampling it tells nothing. The ends of a rate without
+    any reference length are 0 without errors, else None.
 
     >>> bootstrap_interval([2], [8])
     (0.25, 0.25)
@@ -146,5 +152,9 @@ def bootstrap_interval(
     values_kn = np.array([errors_n, lengths_n], dtype=np.int64)
     if not values_kn.any():
         return 0.0, 0.0
-    errors_r, lengths_r = resampled_sums(values_kn, speakers, resamples, seed)
+    if speakers is not None:
+        values_kn = pooled(values_kn, speakers)
+    if values_kn.shape[1] >= COMPUTED_FROM and (ends := ideal_ends(values_kn[0], values_kn[1], (1 - LEVEL) / 2)):
+        return ends
+    errors_r, lengths_r = resampled_sums(values_kn, None, resamples, seed)
     return percentile_ends(errors_r, lengths_r)

@@ -12,18 +12,27 @@ length. If the whole reference is empty, the rate and its interval are 0.0 witho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import zip_longest
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
 from asr.errors import DataError
 from asr.scoring.bootstrap import Ends, Interval, bootstrap_interval, unit_of
 from asr.scoring.info import NO_INFO, UtteranceInfo
-from asr.scoring.sclite import WordAlignment, align_words
+from asr.scoring.sclite import Operation, WordAlignment, align_words
 
 #: levenshtein: the fewest errors, the usual word error rate; sclite: NIST's costs (``asr.scoring.sclite``)
 ALIGNMENTS = ("levenshtein", "sclite")
+#: rapidfuzz's names of what is done to words
+_OPERATIONS: dict[str, Operation] = {
+    "equal": "equal",
+    "replace": "substitute",
+    "delete": "delete",
+    "insert": "insert",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +86,7 @@ class Rate(Counts):
         return [percent(self.rate), format_ends((self.low, self.high)), *map(str, self.kinds().values())]
 
 
-@dataclass(frozen=True, slots=True)
-class UtteranceScore:
+class UtteranceScore(NamedTuple):
     """Hold the word errors of one utterance, the texts that were compared, and what else is known of it."""
 
     id: str
@@ -133,10 +141,11 @@ def word_counts(pairs: Iterable[tuple[str, str]], alignment: str = "levenshtein"
     >>> word_counts([("a b c", "a x c d")])
     [Counts(substitutions=1, deletions=0, insertions=1, reference_length=3)]
     """
-    words = [(reference.split(), hypothesis.split()) for reference, hypothesis in pairs]
     if alignment == "sclite":
-        return [_counts_of(aligned) for aligned in align_words(words)]
-    return _levenshtein_counts(words)
+        aligned = align_words([(reference.split(), hypothesis.split()) for reference, hypothesis in pairs])
+        return list(map(_counts_of, aligned))
+    count = _counter()
+    return [count(reference.split(), hypothesis.split()) for reference, hypothesis in pairs]
 
 
 def char_counts(pairs: Iterable[tuple[str, str]]) -> list[Counts]:
@@ -145,7 +154,8 @@ def char_counts(pairs: Iterable[tuple[str, str]]) -> list[Counts]:
     >>> char_counts([("ab c", "abc")])
     [Counts(substitutions=0, deletions=1, insertions=0, reference_length=4)]
     """
-    return _levenshtein_counts([(_characters(reference), _characters(hypothesis)) for reference, hypothesis in pairs])
+    count = _counter()
+    return [count(" ".join(reference.split()), " ".join(hypothesis.split())) for reference, hypothesis in pairs]
 
 
 def align(reference: str, hypothesis: str, alignment: str = "levenshtein") -> WordAlignment:
@@ -166,14 +176,16 @@ def align_all(pairs: Iterable[tuple[str, str]], alignment: str = "levenshtein") 
     if alignment == "sclite":
         return align_words(words)
 
+    from rapidfuzz.distance import Levenshtein
+
     out: list[WordAlignment] = []
-    for (references, hypotheses), chunks in zip(words, _levenshtein_chunks(words), strict=True):
+    for references, hypotheses in words:
         rows: WordAlignment = []
-        for chunk in chunks:
-            ref_words = references[chunk.ref_start_idx : chunk.ref_end_idx]
-            hyp_words = hypotheses[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        for one in Levenshtein.opcodes(references, hypotheses):
+            ref_words = references[one.src_start : one.src_end]
+            hyp_words = hypotheses[one.dest_start : one.dest_end]
             # The two are equally long, or one of them is empty and becomes None throughout.
-            rows.extend((chunk.type, ref, hyp) for ref, hyp in zip_longest(ref_words, hyp_words))
+            rows.extend((_OPERATIONS[one.tag], ref, hyp) for ref, hyp in zip_longest(ref_words, hyp_words))
         out.append(rows)
     return out
 
@@ -198,11 +210,11 @@ def score(
     if not rows:
         raise DataError("no utterances to score")
 
-    pairs = [(reference, hypothesis) for _, reference, hypothesis in rows]
-    words_n = word_counts(pairs, alignment)
-    characters_n = char_counts(pairs)
-    infos = [(info or {}).get(id_, NO_INFO) for id_, _, _ in rows]
-    per_utterance = [UtteranceScore(*row, counts, one) for row, counts, one in zip(rows, words_n, infos, strict=True)]
+    words_n, characters_n = _word_and_char_counts(rows, alignment)
+    ids, references, hypotheses = zip(*rows, strict=True)
+    infos = [info.get(id_, NO_INFO) for id_ in ids] if info else [NO_INFO] * len(ids)
+    columns = (ids, references, hypotheses, words_n, infos)
+    per_utterance = list(map(UtteranceScore._make, zip(*columns, strict=True)))
 
     speakers = [one.speaker for one in infos]
     interval = unit_of(speakers)
@@ -229,7 +241,8 @@ def score(
 
 def rate_of(counts_n: Sequence[Counts], ends: Ends, unit: Literal["words", "characters"] = "words") -> Rate:
     """Return the pooled rate of utterances under the empty-reference rule; ``ends`` are those of its interval."""
-    total = sum(counts_n, Counts())
+    fields = ("substitutions", "deletions", "insertions", "reference_length")
+    total = Counts(*(sum(map(attrgetter(name), counts_n)) for name in fields))
     # The empty-reference rule (see above).
     if total.reference_length:
         rate: float | None = total.errors / total.reference_length
@@ -265,30 +278,50 @@ def format_ends(ends: Ends) -> str:
     return f"[{percent(ends[0])}, {percent(ends[1])}]"
 
 
-def _characters(text: str) -> list[str]:
-    return list(" ".join(text.split()))
+def _word_and_char_counts(rows: Iterable[tuple[str, str, str]], alignment: str) -> tuple[list[Counts], list[Counts]]:
+    """Count the errors in words and in characters; each text is split once, and forgotten before the next."""
+    if alignment == "sclite":
+        pairs = [(reference, hypothesis) for _, reference, hypothesis in rows]
+        return word_counts(pairs, alignment), char_counts(pairs)
+
+    made = cache(Counts)
+    count = _counter(made)
+    words_n: list[Counts] = []
+    characters_n: list[Counts] = []
+    for _, reference, hypothesis in rows:
+        ref = reference.split()
+        ref_text = " ".join(ref)
+        if reference == hypothesis:
+            words_n.append(made(0, 0, 0, len(ref)))
+            characters_n.append(made(0, 0, 0, len(ref_text)))
+        else:
+            hyp = hypothesis.split()
+            words_n.append(count(ref, hyp))
+            characters_n.append(count(ref_text, " ".join(hyp)))
+    return words_n, characters_n
 
 
-def _levenshtein_chunks(pairs: list[tuple[list[str], list[str]]]) -> list[Any]:
-    """Align tokens with the fewest errors; return jiwer's chunks of equal operations for each pair."""
-    if not pairs:
-        return []
-    import jiwer
+def _counter(made: Callable[..., Counts] = Counts) -> Callable[[Sequence[str], Sequence[str]], Counts]:
+    """Return a function that counts the errors of tokens by the alignment with the fewest, and makes counts by another.
 
-    references, hypotheses = zip(*pairs, strict=True)
-    # The tokens go in as they are (``list`` transforms nothing): jiwer's own transforms split at the space only.
-    chunks: list[Any] = jiwer.process_words(list(references), list(hypotheses), list, list).alignments
-    return chunks
+    Of several such alignments rapidfuzz takes the one that, seen from the end, prefers a deletion, then an insertion.
+    """
+    from rapidfuzz.distance import Levenshtein
 
+    editops = Levenshtein.editops
 
-def _levenshtein_counts(pairs: list[tuple[list[str], list[str]]]) -> list[Counts]:
-    counts = []
-    for (reference, _), chunks in zip(pairs, _levenshtein_chunks(pairs), strict=True):
-        total: Counter[str] = Counter()
-        for chunk in chunks:
-            total[chunk.type] += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-        counts.append(Counts(total["substitute"], total["delete"], total["insert"], len(reference)))
-    return counts
+    def count(reference: Sequence[str], hypothesis: Sequence[str]) -> Counts:
+        operations = editops(reference, hypothesis)
+        errors = len(operations)
+        length = len(reference)
+        # Deletions less insertions are the difference in length; the alignment says how many of both there are.
+        longer = length - len(hypothesis)
+        insertions = -longer if longer < 0 else 0
+        if errors - longer - 2 * insertions > 1:
+            insertions = [tag for tag, _, _ in operations.as_list()].count("insert")
+        return made(errors - longer - 2 * insertions, longer + insertions, insertions, length)
+
+    return count
 
 
 def _counts_of(aligned: WordAlignment) -> Counts:
@@ -297,7 +330,8 @@ def _counts_of(aligned: WordAlignment) -> Counts:
 
 
 def _interval(counts_n: Sequence[Counts], speakers: Sequence[str] | None = None) -> Ends:
-    return bootstrap_interval([c.errors for c in counts_n], [c.reference_length for c in counts_n], speakers)
+    errors_n = [c.substitutions + c.deletions + c.insertions for c in counts_n]  # the property takes twice as long
+    return bootstrap_interval(errors_n, [c.reference_length for c in counts_n], speakers)
 
 
 def _format_rate(rate: Rate) -> str:

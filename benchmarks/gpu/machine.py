@@ -21,7 +21,7 @@ from asr.machine import commit, usable_cores
 from benchmarks.gpu.findings import Findings, Setting
 
 _VARIABLES = ("PYTORCH_", "CUBLAS_", "CUDNN_", "CUDA_", "NCCL_", "NVIDIA_", "TORCH_", "TRITON_", "OMP_")
-_PACKAGES = ("torch", "triton", "numpy", "numba", "numba-cuda", "soundfile", "safetensors", "pydantic", "jiwer")
+_PACKAGES = ("torch", "triton", "numpy", "numba", "numba-cuda", "soundfile", "safetensors", "pydantic", "rapidfuzz")
 
 
 def environment(setting: Setting, found: Findings) -> None:
