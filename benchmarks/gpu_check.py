@@ -7,9 +7,9 @@ check. A check that fails or raises does not stop the others. What matters most 
 budget is left out and named. Exit code 1: a check failed.
 
 It needs this repository (run it from its top folder) and what ``asr`` needs to train: torch with CUDA, triton, numpy,
-numba, soundfile, safetensors, pydantic, PyYAML and rapidfuzz. ``docs/gpu.md`` says how to carry them to a machine without
-a network. Without ``--data`` (a folder of ``asr prepare an4``) it makes its own speech. ``--device cpu --quick`` tries
-the checks themselves in a minute, without what only a GPU has.
+numba, soundfile, safetensors, pydantic, PyYAML and rapidfuzz. ``docs/gpu.md`` says how to carry them to a machine
+without a network. Without ``--data`` (a folder of ``asr prepare an4``) it makes its own speech. ``--device cpu
+--quick`` tries the checks themselves in a minute, without what only a GPU has.
 """
 
 from __future__ import annotations

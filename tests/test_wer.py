@@ -51,6 +51,20 @@ def test_char_counts_are_those_of_an_optimal_alignment(reference: str, hypothesi
     assert len(ref) - counts.deletions + counts.insertions == len(hyp)
 
 
+@given(st.lists(st.tuples(st.text("ab ", max_size=12), st.text("ab ", max_size=12)), min_size=1, max_size=5))
+def test_counts_are_those_of_jiwer(pairs: list[tuple[str, str]]) -> None:
+    import jiwer
+
+    for (reference, hypothesis), counts in zip(pairs, wer.word_counts(pairs), strict=True):
+        words = [[text.split()] for text in (reference, hypothesis)]
+        theirs = jiwer.process_words(*words, list, list)
+        assert (counts.substitutions, counts.deletions, counts.insertions) == (
+            theirs.substitutions,
+            theirs.deletions,
+            theirs.insertions,
+        )
+
+
 @given(st.lists(st.tuples(texts, texts), max_size=5))
 def test_counts_of_many_pairs_are_the_counts_of_each(pairs: list[tuple[str, str]]) -> None:
     assert wer.word_counts(pairs) == [wer.word_counts([pair])[0] for pair in pairs]

@@ -283,7 +283,8 @@ def _smooth(trie: _Trie, pruned_n: Bools, fallback: bool) -> tuple[Doubles, Doub
     starts = [0, *trie.starts]
     for n in range(trie.order):
         smooth_contexts(
-            *starts[n : n + 2],
+            starts[n],
+            starts[n + 1],
             trie.children_n,
             trie.suffixes_n,
             adjusted_n,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from asr.jit import compiled
-from asr.lm.arrays import Bytes, Doubles, Ints, Longs
+from asr.lm.arrays import Doubles, Ints, Longs
 
 Int = Any
 
@@ -28,7 +28,7 @@ def pack_words(
         key = ranks_w[w]
         ended = False
         for u in range(last):
-            word = 0
+            word: Int = 0
             if not ended:
                 word = np.int64(tokens[positions_w[w] + u])
                 ended = word == end_id
@@ -43,7 +43,7 @@ def take_windows(tokens: Ints, positions_w: Longs, end_id: Int, windows_wu: Ints
     for w in range(len(positions_w)):
         ended = False
         for u in range(windows_wu.shape[1]):
-            word = 0
+            word: Int = 0
             if not ended:
                 word = np.int64(tokens[positions_w[w] + u])
                 ended = word == end_id
@@ -70,7 +70,7 @@ def merge_windows(
     order = left_wu.shape[1]
     i = j = done = 0
     while i < len(left_wu) or j < len(right_wu):
-        difference = 0
+        difference: Int = 0
         if i == len(left_wu):
             difference = 1
         elif j == len(right_wu):
@@ -177,7 +177,7 @@ def smooth_contexts(
     children_n: Ints,
     suffixes_n: Ints,
     adjusted_n: Longs,
-    pruned_n: Bytes,
+    pruned_n: Any,
     discounts: Doubles,
     gammas_n: Doubles,
     probs_n: Doubles,
