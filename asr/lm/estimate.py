@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import ConfigError, DataError
-from asr.lm.arrays import MAX_ORDER, Doubles, Ints, Longs, new_arrays
+from asr.lm.arrays import MAX_ORDER, Floats, Ints, Longs, new_arrays
 from asr.lm.model import NgramModel, enter_ngrams
 from asr.lm.words import BEGIN_ID, END_ID, TextWords
 
@@ -270,7 +270,7 @@ def _check_words(words: list[str], trie: _Trie, pruned_n: Bools, vocab: Collecti
 # --- smoothing --------------------------------------------------------------------------------------------------------
 
 
-def _smooth(trie: _Trie, pruned_n: Bools, fallback: bool) -> tuple[Doubles, Doubles, float]:
+def _smooth(trie: _Trie, pruned_n: Bools, fallback: bool) -> tuple[Floats, Floats, float]:
     """Return ln of the probabilities and of the back-off weights, and ln of the probability of <unk>."""
     from asr.lm.compiled.counting import smooth_contexts  # compiles
 
@@ -288,7 +288,7 @@ def _smooth(trie: _Trie, pruned_n: Bools, fallback: bool) -> tuple[Doubles, Doub
             trie.children_n,
             trie.suffixes_n,
             adjusted_n,
-            pruned_n,
+            pruned_n.view(np.uint8),
             np.array(discounts[n]),
             gammas_n,
             probs_n,
@@ -301,7 +301,7 @@ def _smooth(trie: _Trie, pruned_n: Bools, fallback: bool) -> tuple[Doubles, Doub
     np.minimum(probs_n, 0.0, out=probs_n)
     # Computed discounts can be 0: nothing is given up, and ARPA has no -inf; 10^-99 is its usual word for never.
     np.log(np.maximum(gammas_n, 1e-99, out=gammas_n), out=gammas_n)
-    return probs_n, gammas_n, float(np.log(unk_prob))
+    return probs_n.astype(np.float32), gammas_n.astype(np.float32), float(np.log(unk_prob))
 
 
 def _adjusted_counts(trie: _Trie) -> Longs:
@@ -371,7 +371,7 @@ def _kept_words(trie: _Trie, pruned_n: Bools) -> Longs:
 
 
 def _assemble(
-    words: list[str], trie: _Trie, pruned_n: Bools, log_probs_n: Doubles, backoffs_n: Doubles, unk_log_prob: float
+    words: list[str], trie: _Trie, pruned_n: Bools, log_probs_n: Floats, backoffs_n: Floats, unk_log_prob: float
 ) -> NgramModel:
     """Return the model of the n-grams that stay, renumbered in their order, behind <unk>."""
     from asr.lm.compiled.ngram import resolve_suffixes  # compiles
@@ -396,4 +396,6 @@ def _assemble(
     last[2:] = new_word[trie.words_n[kept_n]]
     enter_ngrams(arrays, contexts, last)
     resolve_suffixes(arrays.suffixes, arrays.is_context)
-    return NgramModel([words[i] for i in kept_words.tolist()], arrays, counts)
+    model = NgramModel([words[i] for i in kept_words.tolist()], arrays, counts)
+    model.parts = contexts, last
+    return model

@@ -27,14 +27,9 @@ def enter_ngrams(arrays: NgramArrays, contexts_n: Ints, words_n: Ints) -> None:
         contexts_n: For each node, the node of its context.
         words_n: For each node, its last word.
     """
-    from asr.lm.compiled.ngram import insert_all  # compiles
+    from asr.lm.compiled.ngram import enter_nodes  # compiles
 
-    num_words = int(arrays.vocabulary_size[0])
-    longer = slice(1 + num_words, None)
-    keys = contexts_n[longer].astype(np.int64) * num_words + words_n[longer]
-    insert_all(arrays.table_keys, arrays.table_nodes, keys, np.arange(1 + num_words, len(words_n), dtype=np.int32))
-    arrays.is_context[arrays.backoffs != 0] = 1
-    arrays.is_context[contexts_n[longer]] = 1
+    enter_nodes(arrays, contexts_n, words_n)
 
 
 def advance_many(
@@ -72,6 +67,8 @@ class NgramModel:
         self.has_unk = has_unk
         #: the only words that count as known in a beam search; None: all of them do
         self.known_words: frozenset[str] | None = None
+        #: what ``contexts_and_words`` returns, where whoever made the model had it
+        self.parts: tuple[Ints, Ints] | None = None
 
     @property
     def order(self) -> int:
@@ -167,6 +164,8 @@ class NgramModel:
                 the n-grams are known by hashes only.
         """
         self.check_listable()
+        if self.parts is not None:
+            return self.parts
         arrays = self.arrays
         contexts_n = np.zeros(len(arrays.log_probs), np.int32)
         words_n = np.zeros(len(arrays.log_probs), np.int32)

@@ -106,6 +106,21 @@ def insert_all(table_keys: Longs, table_nodes: Ints, keys: Longs, nodes: Ints) -
 
 
 @compiled
+def enter_nodes(arrays: NgramArrays, contexts_n: Ints, words_n: Ints) -> None:
+    """Put the n-grams of orders 2 and up into the table, and mark the states: contexts, and what has a weight."""
+    num_words = arrays.vocabulary_size[0]
+    for node in range(len(words_n)):
+        if arrays.backoffs[node] != 0.0:
+            arrays.is_context[node] = 1
+    for node in range(1 + num_words, len(words_n)):
+        key = np.int64(contexts_n[node]) * num_words + np.int64(words_n[node])
+        slot = slot_of(arrays.table_keys, key)
+        arrays.table_keys[slot] = key
+        arrays.table_nodes[slot] = node
+        arrays.is_context[contexts_n[node]] = 1
+
+
+@compiled
 def link_suffixes(arrays: NgramArrays, contexts: Any, words: Any, first_node: Int) -> None:
     """Write the longest proper suffix that exists of each of the n-grams from ``first_node`` on.
 
@@ -126,50 +141,3 @@ def resolve_suffixes(suffixes: Ints, is_context: Bytes) -> None:
     for node in range(1, len(suffixes)):
         if is_context[suffixes[node]] == 0:
             suffixes[node] = suffixes[suffixes[node]]
-
-
-@compiled
-def count_ngrams(
-    tokens: Ints, position: Int, end_id: Int, order: Int, keys: Longs, nodes: Ints, counts: Longs, num_nodes: Int
-) -> tuple[Int, Int]:
-    """Count the n-grams of every order that start at each token, until the text or the room ends.
-
-    The table's keys are ``node << 32 | word``. Returns the token to continue with and the number of nodes.
-    """
-    limit = len(counts) - order
-    while position < len(tokens) and num_nodes <= limit:
-        node: Int = 0
-        for i in range(position, min(len(tokens), position + order)):
-            key = (node << 32) | np.int64(tokens[i])
-            slot = slot_of(keys, key)
-            if keys[slot] == -1:
-                keys[slot] = key
-                nodes[slot] = num_nodes
-                num_nodes += 1
-            node = np.int64(nodes[slot])
-            counts[node] += 1
-            if tokens[i] == end_id:
-                break
-        position += 1
-    return position, num_nodes
-
-
-@compiled
-def link_counted(
-    keys: Longs, nodes: Ints, contexts: Ints, words: Ints, suffixes: Ints, firsts: Ints, orders: np.ndarray[Any, Any]
-) -> None:
-    """Describe the nodes that ``count_ngrams`` made: context, last and first word, order, and the suffix, which is
-    the n-gram without its first word."""
-    for slot in range(len(keys)):
-        if keys[slot] != -1:
-            contexts[nodes[slot]] = keys[slot] >> 32
-            words[nodes[slot]] = keys[slot] & 0xFFFFFFFF
-
-    # A node's context was made before it.
-    for node in range(1, len(contexts)):
-        context = contexts[node]
-        orders[node] = orders[context] + 1
-        firsts[node] = words[node] if context == 0 else firsts[context]
-        if context != 0:
-            key = (np.int64(suffixes[context]) << 32) | np.int64(words[node])
-            suffixes[node] = nodes[slot_of(keys, key)]

@@ -171,7 +171,14 @@ def write_number(value: float, out: Bytes, at: Int) -> Int:
         value = -value
 
     # The decimal exponent, and nine digits as a whole number.
-    exponent = np.int64(np.floor(np.log10(value)))
+    exponent: Int = 0
+    if 1e-8 < value < 1e8:  # without a logarithm
+        while value >= _POWERS[exponent + 1]:
+            exponent += 1
+        while exponent <= 0 and value * _POWERS[-exponent] < 1.0:
+            exponent -= 1
+    else:
+        exponent = np.int64(np.floor(np.log10(value)))
     mantissa = _scaled(value, _DIGITS - 1 - exponent)
     if mantissa >= 10**_DIGITS:
         exponent += 1
