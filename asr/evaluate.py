@@ -22,6 +22,7 @@ from asr.model.contract import AcousticModel
 from asr.recordings.speech import NO_SPEECH_THRESHOLD
 from asr.scoring.alphabet import under, unwritable_line
 from asr.scoring.info import UtteranceInfo
+from asr.scoring.oracle import oracle
 from asr.scoring.reliability import Reliability, outcomes, reliability
 from asr.scoring.tables import commonest_errors, tables
 from asr.scoring.wer import Score, format_ends, percent, score
@@ -34,9 +35,9 @@ class Evaluation:
     """Hold the score of a model on a manifest, and its conditions.
 
     ``failed``: id -> why it could not be transcribed. ``words``: id -> the words with their times, if they were asked
-    for. ``nbest``: id -> its best texts, best first, if they were asked for. ``both_sides``: the normalisation was
-    applied to the transcripts too. ``unwritable``: one line about characters of the references that the model never
-    writes; empty if it writes them all.
+    for. ``nbest``: id -> its best texts, best first, if they were asked for; ``oracle``: the score of the best choice
+    among them. ``both_sides``: the normalisation was applied to the transcripts too. ``unwritable``: one line about
+    characters of the references that the model never writes; empty if it writes them all.
     """
 
     score: Score
@@ -49,6 +50,7 @@ class Evaluation:
     failed: dict[str, str]
     words: dict[str, list[TimedWord]] = field(default_factory=dict)
     nbest: dict[str, list[Alternative]] = field(default_factory=dict)
+    oracle: Score | None = None
     both_sides: bool = False
     unwritable: str = ""
 
@@ -61,6 +63,7 @@ class Evaluation:
         """Return the document of ``asr evaluate --json``, with a table for each field beside speaker and length."""
         return {
             **self.score.to_json(),
+            **({"oracle": self._oracle_json(self.oracle)} if self.oracle else {}),
             "failed": self.failed,
             "blank_fraction": round(self.health.blank_fraction, 4),
             "emitted_ratio": round(self.health.emitted_ratio, 4),
@@ -74,6 +77,23 @@ class Evaluation:
             "errors": commonest_errors(self.score),
             "by": {table.field: [group.to_json() for group in table.groups] for table in tables(self.score, by)},
         }
+
+    def _oracle_json(self, found: Score) -> dict[str, Any]:
+        """Return the oracle's word error rate and how many texts there were to choose from."""
+        return {"wer": found.wer.to_json(), "texts_per_utterance": round(self.texts_per_utterance, 2)}
+
+    @property
+    def texts_per_utterance(self) -> float:
+        """Mean number of the best texts that were kept; 0 if none were asked for."""
+        return sum(map(len, self.nbest.values())) / max(1, len(self.nbest))
+
+    def oracle_line(self) -> str:
+        """Return a line for people about the oracle; empty if no best texts were asked for."""
+        if self.oracle is None:
+            return ""
+        wer = self.oracle.wer
+        rate = f"{percent(wer.rate)} {'%' if wer.rate is not None else ''} {format_ends((wer.low, wer.high))}"
+        return f"oracle WER {' '.join(rate.split())}: the best of {self.texts_per_utterance:.1f} texts per utterance"
 
     def reliability(self) -> Reliability | None:
         """Return how often words of each confidence are right; ``None`` if words were not kept, or there are none."""
@@ -164,6 +184,7 @@ def evaluate(
         failed=failed,
         words={u.id: found.words[u.id] for u in done} if with_words else {},
         nbest={u.id: found.nbest[u.id] for u in done} if with_nbest else {},
+        oracle=found.oracle(done, info, alignment) if with_nbest else None,
         both_sides=found.both_sides,
         unwritable=found.unwritable(done),
     )
@@ -199,9 +220,7 @@ class _Transcription:
     def add(self, utterance: Utterance, log_probs_sv: LogProbs, hypotheses: Sequence[Hypothesis]) -> None:
         hypothesis = hypotheses[0]
         reference = normalize(utterance.text, self.profile)
-        text = " ".join(hypothesis.text.split())
-        if self.both_sides:
-            text = normalize(hypothesis.text, self.profile)
+        text = self._scored(hypothesis.text)
         self.rows[utterance.id] = (utterance.id, reference, text)
 
         if self._with_words:
@@ -213,6 +232,15 @@ class _Transcription:
 
         # In characters, not tokens: a reference may have some that no token of a subword model writes.
         self.tally.add(log_probs_sv, len(text), len(reference))
+
+    def oracle(self, utterances: Sequence[Utterance], info: dict[str, UtteranceInfo], alignment: str) -> Score:
+        """Score the best choice among the texts of each utterance."""
+        rows = [(u.id, self.rows[u.id][1], [self._scored(one.text) for one in self.nbest[u.id]]) for u in utterances]
+        return oracle(rows, info, alignment, self.profile)
+
+    def _scored(self, text: str) -> str:
+        """Return a transcript as it is compared with the reference."""
+        return normalize(text, self.profile) if self.both_sides else " ".join(text.split())
 
     def unwritable(self, utterances: Sequence[Utterance]) -> str:
         """Return one line about characters of the references that the model never writes."""

@@ -29,6 +29,7 @@ from asr.cli import run
 from asr.errors import UNSAFE
 from asr.heartbeat import LineFormatter
 from asr.lm import ngram
+from asr.scoring.wer import word_counts
 from asr.training.folder import RunFolder
 from tests.builders import build_corpus, noise, sine, tiny_config, write_wav
 from tests.conftest import needs_matplotlib
@@ -696,8 +697,18 @@ def test_evaluation_and_transcription_take_a_language_model(command, model, corp
         assert entry["acoustic_log_prob"] + entry["lm_score"] == pytest.approx(entry["log_prob"], abs=2e-4)
         assert "".join(word["word"] for word in entry["words"]).strip() == entry["text"]
     assert any(entry["words"] and 0 < entry["words"][0]["probability"] <= 1 for entry in first["nbest"])
-    result = command("evaluate", str(model), str(manifest), "--nbest", "3")
-    assert result.code == 2 and "--nbest is shown in JSON only; add --hypotheses FILE.jsonl or --json" in result.err
+    result = command("evaluate", str(model), str(manifest), "--lm", str(lm), "--nbest", "3")
+    assert (
+        result.code == 0 and "\noracle WER " in result.out and ": the best of 3.0 texts per utterance\n" in result.out
+    )
+    document = json.loads(command("evaluate", str(model), str(manifest), *told[:4], "--json").out)
+    assert document["oracle"]["texts_per_utterance"] == 3
+    each = [json.loads(line) for line in rows.read_text().splitlines()]
+    least = [min(word_counts([(one["reference"], e["text"])])[0].errors for e in one["nbest"]) for one in each]
+    kinds = ("substitutions", "deletions", "insertions")
+    assert sum(document["oracle"]["wer"][kind] for kind in kinds) == sum(least)
+    result = command("evaluate", str(model), str(manifest), "--nbest", "3", "--markdown")
+    assert result.code == 2 and "--nbest has no place in a --markdown row; add --hypotheses FILE.jsonl" in result.err
 
 
 @pytest.mark.parametrize(

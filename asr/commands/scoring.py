@@ -132,13 +132,15 @@ def _nbest_of(result: Evaluation, id_: str) -> dict[str, Any]:
 class NbestOptions(DecodingOptions):
     """Decoding that can keep several texts per utterance."""
 
-    nbest: Annotated[int | None, Option(min=1, help="Keep so many best texts: in --hypotheses FILE.jsonl.")] = None
+    nbest: Annotated[
+        int | None, Option(min=1, help="Keep so many best texts: the oracle's WER; in --hypotheses FILE.jsonl.")
+    ] = None
 
-    def check_place(self, files: TextFileOptions, as_json: bool) -> None:
+    def check_place(self, files: TextFileOptions, markdown: bool) -> None:
         """Refuse n-best texts that nothing would show."""
         path = files.hypotheses
-        if self.nbest is not None and not as_json and (path is None or path.suffix.lower() in (".trn", ".ctm")):
-            raise ConfigError("--nbest is shown in JSON only; add --hypotheses FILE.jsonl or --json")
+        if self.nbest is not None and markdown and (path is None or path.suffix.lower() in (".trn", ".ctm")):
+            raise ConfigError("--nbest has no place in a --markdown row; add --hypotheses FILE.jsonl, or leave one out")
 
 
 @with_groups
@@ -160,7 +162,7 @@ def evaluate(
     machine: MachineOptions,
 ) -> None:
     """Measure a model's WER and CER on a manifest."""
-    decoding.check_place(files, as_json)
+    decoding.check_place(files, markdown)
     if markdown:
         _check_markdown(as_json, reporting, confidence, precision)
     rows = _read_checked(manifest, files, reporting, alignment, normalization)
@@ -253,7 +255,7 @@ def _print_evaluation(
     conditions = [f"{name} {value}" for name, value in result.conditions().items()]
     if precision != "fp32":
         conditions.append(f"precision {precision}")
-    _print_score(result.score, by, ", ".join(conditions))
+    _print_score(result.score, by, ", ".join(conditions), result.oracle_line())
     if confidence:
         print_result("\n" + (format_reliability(reliability) if reliability else "no words: no confidences"))
 
@@ -389,11 +391,13 @@ def _say_line(line: str) -> None:
     say(f"asr: {shown(line)}")
 
 
-def _print_score(result: Score, by: Sequence[str], conditions: str) -> None:
+def _print_score(result: Score, by: Sequence[str], conditions: str, oracle: str = "") -> None:
     from asr.scoring.tables import commonest_errors, format_errors, format_table, tables
     from asr.scoring.wer import format_score
 
     print_result(format_score(result))
+    if oracle:
+        print_result(oracle)
     if conditions:
         print_result(shown(conditions))
     if result.wer.errors:
