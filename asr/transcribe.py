@@ -32,7 +32,7 @@ from asr.recordings.listening import Reading, Source, listen, open_source
 from asr.recordings.longform import Joiner, TimedLogProbs
 from asr.recordings.speech import NO_SPEECH_THRESHOLD, second_opinion, without_words
 from asr.streaming.results import Rules
-from asr.transcript import Failure, Seam, Transcript, alternative_of, segments_of
+from asr.transcript import Failure, Seam, Transcript, alternative_of, confusions_of, segments_of
 from asr.tuning.rescore import rescoring_decoder_for
 from asr.utterance import extract
 
@@ -285,6 +285,7 @@ class Recognizer:
             others=tuple(others),
             acoustic_log_prob=best.acoustic_log_prob,
             lm_score=best.lm_score,
+            confusions=confusions_of(hypotheses[0].slots or (), best.words),
         )
 
     def _finished(
@@ -327,6 +328,7 @@ class Recognizer:
             others=passages[0].others if len(passages) == 1 else (),
             acoustic_log_prob=sum(passage.acoustic_log_prob or 0.0 for passage in passages),
             lm_score=sum(passage.lm_score or 0.0 for passage in passages),
+            confusions=tuple(slot for passage in passages for slot in passage.confusions),
             channel=recording.part.channel,
             no_speech_prob=no_speech,
             truncated=recording.truncated,

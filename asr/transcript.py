@@ -5,13 +5,13 @@ Times are seconds from the start of the recording (of the whole file, also when 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from asr.data.tokenizer import Tokenizer
 from asr.decode.greedy import Clock, words_with_times
-from asr.decode.types import Hypothesis, TimedWord
+from asr.decode.types import Hypothesis, TimedWord, WordSlot
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,29 @@ class Alternative:
 
 
 @dataclass(frozen=True)
+class Confusion:
+    """Hold the words that may have been said in a place of a recording, with their probabilities; "": none."""
+
+    start_s: float
+    end_s: float
+    words: tuple[tuple[str, float], ...]
+
+
+def confusions_of(slots: Sequence[WordSlot], words: Sequence[TimedWord]) -> tuple[Confusion, ...]:
+    """Return the slots of a text with times: those of its words, and between them those of the gap."""
+    found = []
+    for slot in slots:
+        if not slot.between:
+            found.append(Confusion(words[slot.place].start_s, words[slot.place].end_s, slot.words))
+            continue
+        edges = [word.end_s for word in words[max(slot.place - 1, 0) : slot.place]]
+        edges += [word.start_s for word in words[slot.place : slot.place + 1]]
+        start_s, end_s = (edges[0], edges[-1]) if edges else (0.0, 0.0)
+        found.append(Confusion(min(start_s, end_s), end_s, slot.words))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
 class Transcript:
     """Hold what was said in a recording, and when.
 
@@ -87,6 +110,8 @@ class Transcript:
     truncated: str = ""
     acoustic_log_prob: float | None = None
     lm_score: float | None = None
+    #: the confusion network, if it was asked for (``BeamConfig.mbr``)
+    confusions: tuple[Confusion, ...] = ()
 
     @property
     def words(self) -> tuple[TimedWord, ...]:

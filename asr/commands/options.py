@@ -60,6 +60,9 @@ class DecodingOptions:
         list[str] | None, Option("--hotword", metavar="PHRASE[:W]", help="A word or phrase to expect; repeatable.")
     ] = None
     hotword_file: Annotated[Path | None, Option("--hotwords", help="A file of them, one on each line.")] = None
+    mbr: Annotated[
+        bool, Option("--mbr", help="The text with the fewest expected word errors; in JSON a confusion network, too.")
+    ] = False
     lexicon: Annotated[Path | None, Option(help="Only the words in this file can come out.")] = None
     rescore: Annotated[Path | None, Option(help="A neural language model over the beam's best texts; or none.")] = None
     rescore_weight: Annotated[float | None, Option(min=0, max=10, help="Its weight; default tuned, else 0.5.")] = None
@@ -81,6 +84,7 @@ class DecodingOptions:
             "--lm": self.lm,
             "--hotword": self.hotwords or None,
             "--hotwords": self.hotword_file,
+            "--mbr": self.mbr or None,
             "--lexicon": self.lexicon,
             "--decoder-backend": self.backend or None,
             "--rescore": self.rescore,
@@ -104,6 +108,7 @@ class DecodingOptions:
             "nbest": self.nbest,
             "alpha": self.alpha,
             "beta": self.beta,
+            "mbr": self.mbr or None,
         }
         if self.hotwords:
             settings["hotwords"] = dict(map(parse_hotword, self.hotwords))

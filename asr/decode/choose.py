@@ -157,6 +157,8 @@ def describe_search(config: BeamConfig, with_lm: bool) -> str:
         if config.fusion == "token":
             parts.append("LM of tokens")
 
+    if config.mbr:
+        parts.append("least expected word errors")
     if config.hotwords:
         listed = [f"{word}:{weight:g}" for word, weight in config.hotwords.items()]
         parts.append(f"{len(listed):,} hotwords" if len(listed) > 5 else f"hotwords {' '.join(listed)}")

@@ -17,6 +17,7 @@ import numpy as np
 from asr.data.tokenizer import BLANK_ID, Tokenizer
 from asr.decode.beam import Final, PlainSearch
 from asr.decode.confidence import word_shares
+from asr.decode.consensus import confusion_network, least_risk, shares_of
 from asr.decode.settings import BeamConfig
 from asr.decode.tables import (
     TOKEN_FUSION,
@@ -210,7 +211,7 @@ class BeamDecoder:
     @property
     def _needs_all_texts(self) -> bool:
         """Return true if an answer needs all texts in the beam, not only the best ones."""
-        return self.ambiguous or self.config.confidence
+        return self.ambiguous or self.config.confidence or self.config.mbr
 
     def _finish(self, search: Search, log_probs_sv: LogProbs) -> list[Hypothesis]:
         """Return the hypotheses that an utterance's search has ended in."""
@@ -221,14 +222,20 @@ class BeamDecoder:
         else:
             best = dict(zip(texts, finals, strict=True))
 
-        hypotheses = []
+        ranked = list(best.items())
+        shares = shares_of([final.score for final in best.values()]) if self.config.mbr else np.zeros(0)
+        if self.config.mbr and ranked:
+            ranked.insert(0, ranked.pop(least_risk(list(best), shares)))
+        hypotheses: list[Hypothesis] = []
 
-        for text, final in list(best.items())[: self.config.nbest]:
+        for text, final in ranked[: self.config.nbest]:
             spans = search.spans_of(log_probs_sv, final.heard)[: len(final.tokens)]
             hypothesis = Hypothesis(text, final.log_prob, spans, final.lm_score)
             if self.config.confidence:
-                shares = word_shares(text, list(best), [final.score for final in best.values()])
-                hypothesis = replace(hypothesis, word_shares=shares)
+                agreed = word_shares(text, list(best), [final.score for final in best.values()])
+                hypothesis = replace(hypothesis, word_shares=agreed)
+            if self.config.mbr and not hypotheses:
+                hypothesis = replace(hypothesis, slots=confusion_network(text, list(best), shares))
             hypotheses.append(hypothesis)
 
         return hypotheses or [_NOTHING]

@@ -31,6 +31,9 @@ class BeamConfig(Stage):
     nbest: int = Field(1, ge=1)
     #: whether the confidence of words looks at the other texts in the beam too; costs a few milliseconds an utterance
     confidence: bool = False
+    #: minimum Bayes risk: the first text is the one with the fewest expected word errors over the beam, with its
+    #: confusion network (``asr.decode.consensus``)
+    mbr: bool = False
     #: weight of the language model's log-probability
     alpha: float = Field(0.5, ge=0, le=10)
     #: added for every word (fusion: token, for every token) when there is a language model, which prefers few words

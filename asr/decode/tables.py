@@ -134,7 +134,7 @@ def limits_of(config: BeamConfig, tables: SearchTables) -> Limits:
         prune=0.0 if prune is None else math.exp(prune),
         most_growth=most_growth,
         # Other texts are asked for, or another way to write the same one adds to it.
-        recombine=config.nbest == 1 and not config.confidence and not ambiguous(tables),
+        recombine=config.nbest == 1 and not config.confidence and not config.mbr and not ambiguous(tables),
     )
 
 

@@ -39,6 +39,18 @@ class Span(NamedTuple):
 _new_span = partial(tuple.__new__, Span)
 
 
+class WordSlot(NamedTuple):
+    """A place in a text, and the words that the texts of a beam have there, the most probable first.
+
+    ``words`` has each word with its probability; "" stands for no word.
+    """
+
+    #: of the text's words, the one that is here; or, between words, the one that follows
+    place: int
+    between: bool
+    words: tuple[tuple[str, float], ...]
+
+
 class SpanColumns(NamedTuple):
     """Spans as arrays. Shapes: u tokens each."""
 
@@ -62,12 +74,16 @@ class Hypothesis:
     lm_score: float = 0.0
     #: for each word of the text, the share of the beam's probability that agrees on it; None: not asked for
     word_shares: tuple[float, ...] | None = None
+    #: the words of all texts in the beam beside those of this one; None: not asked for
+    slots: tuple[WordSlot, ...] | None = None
 
     @classmethod
     def of_columns(cls, text: str, log_prob: float, lm_score: float, columns: SpanColumns) -> Hypothesis:
         """Make a hypothesis whose spans are made when they are first asked for: most never are."""
         hypothesis = object.__new__(cls)
-        hypothesis.__dict__.update(text=text, log_prob=log_prob, lm_score=lm_score, word_shares=None, _columns=columns)
+        hypothesis.__dict__.update(
+            text=text, log_prob=log_prob, lm_score=lm_score, word_shares=None, slots=None, _columns=columns
+        )
         return hypothesis
 
     def __getattr__(self, name: str) -> Any:  # called only for attributes that are missing

@@ -22,7 +22,7 @@ from typing import Any
 from asr.files import json_text
 from asr.outputs.timing import TimedSegment, Word, in_order, segments, whole_characters
 from asr.scoring.nist import utterance_id
-from asr.transcript import Alternative, Transcript
+from asr.transcript import Alternative, Confusion, Transcript
 
 
 def document(transcript: Transcript) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def document(transcript: Transcript) -> dict[str, Any]:
         "truncated": whole_characters(transcript.truncated),
         "notes": [whole_characters(note) for note in transcript.notes],
         "nbest": [alternative(other) for other in transcript.others],
+        "confusion_network": [_confusion(one) for one in transcript.confusions],
         "characters": _characters(transcript),
     }
     document = {
@@ -98,6 +99,11 @@ def alternative(one: Alternative) -> dict[str, Any]:
 def _scores(one: Alternative | Transcript) -> dict[str, float | None]:
     scores = {"acoustic_log_prob": one.acoustic_log_prob, "lm_score": one.lm_score}
     return {name: _log(score) for name, score in scores.items() if score is not None}
+
+
+def _confusion(one: Confusion) -> dict[str, Any]:
+    words = [{"word": whole_characters(word), "probability": share} for word, share in one.words]
+    return {"start": round(one.start_s, 3), "end": round(one.end_s, 3), "words": words}
 
 
 def _words(words: Iterable[Word]) -> list[dict[str, Any]]:
