@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from asr.data.tokenizer import Tokenizer
     from asr.lm.model import NgramModel
 
-app = typer.Typer(help="Language models, n-gram and neural: train, mix, measure, build, sample.")
+app = typer.Typer(help="Language models, n-gram and neural: train, mix, prune, measure, build, sample.")
 
 Texts = Annotated[list[Path], Argument(metavar="TEXT...", help="Plain, gzip, a manifest, or - for stdin.")]
 Model = Annotated[Path, Argument(metavar="LM", help="ARPA, ARPA as gzip, the binary form, or KenLM's.")]
@@ -197,6 +197,65 @@ def build(lm: Model, out: Out, as_json: Json = False) -> None:
     model = ngram.load(lm)
     ngram.write(model, out)
     _print_model(model, out, as_json)
+
+
+@app.command()
+def prune(
+    lm: Model,
+    out: Out,
+    threshold: Annotated[
+        float, Option(metavar="T", min=0, max=1, help="Leave out n-grams that change perplexity by a smaller share.")
+    ] = 0.0,
+    min_order: Annotated[int, Option(min=2, max=6, help="Prune n-grams of this order and above.")] = 2,
+    vocab: Annotated[Path | None, Option(help="Words to keep, between spaces or line ends.")] = None,
+    texts: Annotated[
+        list[Path] | None, Option("--text", metavar="TEXT", help="Measure perplexity before and after on this.")
+    ] = None,
+    tokenizer: Tokens = None,
+    as_json: Json = False,
+) -> None:
+    """Make an n-gram model smaller: by relative entropy (Stolcke 1998), or to the words of a list."""
+    from asr.lm import ngram
+    from asr.lm.prune import prune as prune_model
+
+    if lm.is_dir():
+        raise ConfigError(f"{lm}: is a folder; only n-gram models can be pruned")
+    if threshold == 0 and vocab is None:
+        raise ConfigError("give --threshold T (1e-7 or so), --vocab FILE, or both", key="threshold")
+    check_apart([out], [lm, vocab, tokenizer, *(texts or [])])
+    check_target(out)
+
+    words = None
+    if vocab is not None:
+        words = {word for line in ngram.read_lines([vocab]) for word in line.split()}
+    model = ngram.load(lm)
+    with _lines(texts or [], tokenizer) as read:
+        lines = list(read)
+    pruned = prune_model(model, threshold, min_order=min_order, vocab=words)
+    ngram.write(pruned, out)
+
+    rows = [(lm, model), (out, pruned)]
+    measured = [ngram.perplexity(each, lines) for _, each in rows] if lines else []
+    sizes = [path.stat().st_size for path, _ in rows]
+    if as_json:
+        document: dict[str, Any] = {
+            "lm": str(out),
+            "ngrams": list(pruned.counts),
+            "ngrams_before": list(model.counts),
+            "bytes": sizes[1],
+            "bytes_before": sizes[0],
+        }
+        if measured:
+            document |= {"perplexity": measured[1].to_json(), "perplexity_before": measured[0].to_json()}
+        print_json(document)
+        return
+    for number, (path, each) in enumerate(rows):
+        row = f"{shown(path)}: {sum(each.counts):,} n-grams, {sizes[number] / 1e6:.1f} MB"
+        if measured:
+            result = measured[number]
+            row += f", perplexity {result.without_unknown:,.2f}, {result.unknown_words:,} unknown"
+        print_result(row)
+    _print_model(pruned, out, False)
 
 
 @app.command()

@@ -75,7 +75,7 @@ def mix(models: Sequence[NgramModel], weights: Sequence[float]) -> NgramModel:
     first_longer = 1 + len(words)
     link_suffixes(arrays, contexts_n[first_longer:], words_n[first_longer:], first_longer)
     resolve_suffixes(arrays.suffixes, arrays.is_context)
-    _set_backoffs(arrays, contexts_n, words_n, counts)
+    set_backoffs(arrays, contexts_n, words_n, counts)
 
     has_unk = any(model.has_unk for model in models)
     if not has_unk:
@@ -174,7 +174,7 @@ def _interpolate(
     return log_probs_n
 
 
-def _set_backoffs(arrays: NgramArrays, contexts_n: Ints, words_n: Ints, counts: Sequence[int]) -> None:
+def set_backoffs(arrays: NgramArrays, contexts_n: Ints, words_n: Ints, counts: Sequence[int]) -> None:
     """Give each context what its n-grams leave over, divided by what its suffix leaves without their last words."""
     for at in nodes_by_order(counts)[1:]:
         predicted = words_n[at] != NgramModel.begin_id

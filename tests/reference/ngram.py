@@ -148,3 +148,50 @@ def mix(models: Sequence[Model], weights: Sequence[float]) -> Model:
         below = 1.0 - sum(10 ** log10_prob(mixed, context[1:], w) for w in followers[context])
         mixed[context] = (mixed[context][0], math.log10(left / below))
     return mixed
+
+
+def entropy_prune(model: Model, threshold: float) -> Model:
+    """The model without the n-grams whose removal makes perplexity grow by less than the threshold.
+
+    Source: Stolcke 1998, section 3, equations 3 to 5, one n-gram at a time, from the highest order down.
+    """
+
+    def history_prob(words: Ngram) -> float:
+        total = 1.0
+        for i in range(len(words)):
+            if words[: i + 1] == ("<s>",):
+                total *= 10 ** model[("</s>",)][0]  # as probable as the end, as in SRILM
+            else:
+                total *= 10 ** log10_prob(model, words[:i], words[i])
+        return total
+
+    kept = dict(model)
+    followers: dict[Ngram, list[str]] = defaultdict(list)
+    for gram in model:
+        followers[gram[:-1]].append(gram[-1])
+    for order in range(max(map(len, model)), 1, -1):
+        for gram in [gram for gram in model if len(gram) == order]:
+            if any(other[:-1] == gram for other in kept):
+                continue
+            context, word = gram[:-1], gram[-1]
+            others = [w for w in followers[context] if w != word]
+            # the weight of the context with and without this n-gram
+            left = 1 - sum(10 ** model[(*context, w)][0] for w in followers[context])
+            new = 1 - sum(10 ** model[(*context, w)][0] for w in others)
+            new /= 1 - sum(10 ** log10_prob(model, context[1:], w) for w in others)
+            prob = 10 ** model[gram][0]
+            new_prob = new * 10 ** log10_prob(model, context[1:], word)
+            change = prob * math.log(new_prob / prob)
+            change += left * (math.log(new) - math.log(10) * model.get(context, (0.0, 0.0))[1])
+            if math.expm1(-history_prob(context) * change) < threshold:
+                del kept[gram]
+    longest_first = sorted(kept, key=len)
+    pruned = {gram: (kept[gram][0], 0.0) for gram in longest_first}
+    followers.clear()
+    for gram in kept:
+        followers[gram[:-1]].append(gram[-1])
+    for context in [gram for gram in longest_first if gram in followers]:
+        left = 1 - sum(10 ** pruned[(*context, w)][0] for w in followers[context])
+        below = 1 - sum(10 ** log10_prob(pruned, context[1:], w) for w in followers[context])
+        pruned[context] = (pruned[context][0], math.log10(left / below))
+    return pruned
