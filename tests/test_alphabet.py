@@ -114,3 +114,10 @@ def test_recognition_errors_in_fitting_texts_say_nothing():
             for text in reference
         ]
         assert unlike_line(reference, hypothesis) == ""
+
+
+def test_signs_inside_words_and_numbers_are_no_punctuation_of_either_side() -> None:
+    # Neighbours decide: these signs stay under lower-nopunct, and the other side lacks nothing.
+    assert unlike_line(["it is 3.5 o'clock"] * 20, ["it is three o clock"] * 20) == ""
+    line = unlike_line(["it is late, so go."] * 20, ["it is late so go"] * 20)
+    assert "40 of 280 characters of the references are punctuation" in line

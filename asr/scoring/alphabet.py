@@ -91,16 +91,24 @@ def _missing(texts: Iterable[str], known: Collection[str], profile: str) -> Coun
 
 def _kinds(texts: Iterable[str]) -> tuple[Counter[str], int]:
     """Count the characters of each kind, and all characters."""
+    # Each distinct character is looked up once: a set of texts has millions, of about a hundred kinds.
+    each = list(texts)
+    characters: Counter[str] = Counter()
+    for text in each:
+        characters.update(text)
     found: Counter[str] = Counter()
-    total = 0
-    for text in texts:
-        total += _size(text)
+    for c, count in characters.items():
+        found[UPPER] += count * c.isupper()
+        found[LOWER] += count * c.islower()
+        found[ACCENTS] += count * (not c.isascii() and unicodedata.normalize("NFD", c)[0].isascii())
 
-        found[UPPER] += sum(map(str.isupper, text))
-        found[LOWER] += sum(map(str.islower, text))
-        found[ACCENTS] += sum(not c.isascii() and unicodedata.normalize("NFD", c)[0].isascii() for c in text)
-        found[PUNCTUATION] += _signs(text) - _signs(normalize(text, "lower-nopunct"))
+    # Signs inside words and numbers are spelling: their neighbours decide. ASCII without a sign has none afterwards.
+    signs = {c for c in characters if _signs(c)}
+    for text in each:
+        if not (text.isascii() and signs.isdisjoint(text)):
+            found[PUNCTUATION] += _signs(text) - _signs(normalize(text, "lower-nopunct"))
 
+    total = sum(count for c, count in characters.items() if not c.isspace())
     return +found, total
 
 
