@@ -233,8 +233,8 @@ def test_widths_are_compared_one_by_one_and_a_width_with_more_errors_is_named() 
     points = peer_points()
     for width, wer in ((2, 9), (100, 4)):
         points += [
-            Point("ours, numba", {"beam_width": width}, True, "width", seconds=[0.1]),
-            Point("ctc-beam-decoder", {"beam_width": width}, True, "width", seconds=[0.7]),
+            Point("ours, numba", {"beam_width": width}, True, "width", seconds=[0.1] * 3),
+            Point("ctc-beam-decoder", {"beam_width": width}, True, "width", seconds=[0.7] * 3),
         ]
         points[-2].score, points[-1].score = point(1, wer).score, point(1, 5).score
     lines = report.tables(result_of(points), markdown=True).splitlines()
