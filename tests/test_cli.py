@@ -698,11 +698,10 @@ def test_evaluation_and_transcription_take_a_language_model(command, model, corp
         assert "".join(word["word"] for word in entry["words"]).strip() == entry["text"]
     assert any(entry["words"] and 0 < entry["words"][0]["probability"] <= 1 for entry in first["nbest"])
     result = command("evaluate", str(model), str(manifest), "--lm", str(lm), "--nbest", "3")
-    assert (
-        result.code == 0 and "\noracle WER " in result.out and ": the best of 3.0 texts per utterance\n" in result.out
-    )
+    oracle = re.search(r"\noracle WER .*: the best of ([\d.]+) texts per utterance\n", result.out)
+    assert result.code == 0 and oracle and 1 < float(oracle[1]) <= 3, result.out
     document = json.loads(command("evaluate", str(model), str(manifest), *told[:4], "--json").out)
-    assert document["oracle"]["texts_per_utterance"] == 3
+    assert document["oracle"]["texts_per_utterance"] == pytest.approx(float(oracle[1]), abs=0.05)
     each = [json.loads(line) for line in rows.read_text().splitlines()]
     least = [min(word_counts([(one["reference"], e["text"])])[0].errors for e in one["nbest"]) for one in each]
     kinds = ("substitutions", "deletions", "insertions")
