@@ -136,6 +136,7 @@ def evaluate(
     with_words: bool = False,
     with_nbest: bool = False,
     normalization: str | None = None,
+    compounds: bool = False,
     no_speech_threshold: float = NO_SPEECH_THRESHOLD,
 ) -> Evaluation:
     """Score the model's transcripts (default: greedy) against the manifest's texts.
@@ -146,6 +147,7 @@ def evaluate(
         with_words: keep the words of the transcripts with their times.
         with_nbest: keep all texts that the decoder gives for each utterance, with their words and scores.
         normalization: the profile for references and transcripts; None: the model's own, for the references alone.
+        compounds: as in ``asr.scoring.wer.score``.
         no_speech_threshold: an utterance with a higher probability of no speech has no text; 1: all have one.
 
     Raises:
@@ -174,7 +176,7 @@ def evaluate(
     rows = [found.rows[u.id] for u in done]
     info = {u.id: UtteranceInfo(u.speaker, u.duration_s, u.meta) for u in done}
     return Evaluation(
-        score=score(rows, info, alignment, found.profile),
+        score=score(rows, info, alignment, found.profile, compounds),
         audio_s=sum(u.duration_s for u in done),
         seconds=seconds,
         normalization=found.profile,
@@ -184,7 +186,7 @@ def evaluate(
         failed=failed,
         words={u.id: found.words[u.id] for u in done} if with_words else {},
         nbest={u.id: found.nbest[u.id] for u in done} if with_nbest else {},
-        oracle=found.oracle(done, info, alignment) if with_nbest else None,
+        oracle=found.oracle(done, info, alignment, compounds) if with_nbest else None,
         both_sides=found.both_sides,
         unwritable=found.unwritable(done),
     )
@@ -233,10 +235,12 @@ class _Transcription:
         # In characters, not tokens: a reference may have some that no token of a subword model writes.
         self.tally.add(log_probs_sv, len(text), len(reference))
 
-    def oracle(self, utterances: Sequence[Utterance], info: dict[str, UtteranceInfo], alignment: str) -> Score:
+    def oracle(
+        self, utterances: Sequence[Utterance], info: dict[str, UtteranceInfo], alignment: str, compounds: bool
+    ) -> Score:
         """Score the best choice among the texts of each utterance."""
         rows = [(u.id, self.rows[u.id][1], [self._scored(one.text) for one in self.nbest[u.id]]) for u in utterances]
-        return oracle(rows, info, alignment, self.profile)
+        return oracle(rows, info, alignment, self.profile, compounds)
 
     def _scored(self, text: str) -> str:
         """Return a transcript as it is compared with the reference."""

@@ -198,3 +198,15 @@ def test_two_evaluations_are_compared_by_speaker_without_the_manifest(command, m
     code, out, _ = command("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--json")
     document = json.loads(out)
     assert code == 0 and document["interval"]["unit"] == "speaker" and document["verdict"] == "same"
+
+
+def test_compounds_are_equal_if_asked(command, tmp_path: Path) -> None:
+    (tmp_path / "ref.txt").write_text("u1 an air plane\nu2 yes it is\n")
+    (tmp_path / "hyp.txt").write_text("u1 an airplane\nu2 yes it was\n")
+    files = [tmp_path / "ref.txt", tmp_path / "hyp.txt"]
+    found = json.loads(command("score", *files, "--compounds", "--json")[1])
+    assert (found["wer"]["rate"], found["compounds"]) == (1 / 6, 1)
+    assert "1 word written together or apart" in command("score", *files, "--compounds")[1]
+    assert json.loads(command("score", *files, "--json")[1])["wer"]["rate"] == 3 / 6
+    both = json.loads(command("compare", *files, files[1], "--compounds", "--json")[1])
+    assert both["a"]["wer"]["rate"] == 1 / 6 and both["utterances"]["ties"] == 2

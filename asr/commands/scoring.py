@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 Alignment = Annotated[str, Option(metavar="levenshtein|sclite", help="How words are paired: fewest errors, or NIST's.")]
 Pairing = Annotated[str, Option("--pair", metavar="auto|lines|ids", help="By ids, or line by line; auto: as it looks.")]
 Normalization = Annotated[str, Option(metavar="PROFILE", help="Applied to all texts first.")]
+Compounds = Annotated[bool, Option("--compounds", help="Words written together or apart (air plane) are equal.")]
 #: ids that are missing in one of the files are listed up to this number
 _MOST_LISTED = 10
 
@@ -154,6 +155,7 @@ def evaluate(
     reporting: ReportOptions,
     alignment: Alignment = "levenshtein",
     normalization: Annotated[str | None, Option(metavar="PROFILE", help="For both sides; default the model's.")] = None,
+    compounds: Compounds = False,
     confidence: Annotated[bool, Option("--confidence", help="Also how often words of a confidence are right.")] = False,
     decoding: NbestOptions,
     resample: Resample = False,
@@ -164,7 +166,7 @@ def evaluate(
     """Measure a model's WER and CER on a manifest."""
     decoding.check_place(files, markdown)
     if markdown:
-        _check_markdown(as_json, reporting, confidence, precision)
+        _check_markdown(as_json, reporting, confidence, compounds, precision)
     rows = _read_checked(manifest, files, reporting, alignment, normalization)
     recognizer = load_recognizer(
         model, machine, decoding, precision=precision, resample=resample, confidence=confidence
@@ -182,6 +184,7 @@ def evaluate(
             with_words=files.with_times or confidence,
             with_nbest=decoding.nbest is not None,
             normalization=normalization,
+            compounds=compounds,
             no_speech_threshold=no_speech_threshold,
         )
     if result.unwritable:
@@ -226,7 +229,7 @@ def _read_checked(
     return rows
 
 
-def _check_markdown(as_json: bool, reporting: ReportOptions, confidence: bool, precision: str) -> None:
+def _check_markdown(as_json: bool, reporting: ReportOptions, confidence: bool, compounds: bool, precision: str) -> None:
     """Refuse what a row of a table cannot show."""
     if as_json:
         raise ConfigError("--json and --markdown are two forms of one result; choose one")
@@ -234,6 +237,8 @@ def _check_markdown(as_json: bool, reporting: ReportOptions, confidence: bool, p
         raise ConfigError("--by has no place in a --markdown row; leave one out, or add --report")
     if confidence:
         raise ConfigError("--confidence has no place in a --markdown row; leave one out")
+    if compounds:
+        raise ConfigError("--compounds has no place in a --markdown row; leave one out")
     if precision != "fp32":
         raise ConfigError("--markdown states results of fp32; leave --precision out")
 
@@ -304,6 +309,7 @@ def score(
     reporting: ReportOptions,
     alignment: Alignment = "levenshtein",
     normalization: Normalization = "none",
+    compounds: Compounds = False,
     pair: Pairing = "auto",
 ) -> None:
     """Score hypotheses against references, paired by utterance id or line by line; no model needed."""
@@ -313,7 +319,9 @@ def score(
     _check_pairing(alignment, pair)
     reporting.check()
     check_apart([reporting.report], [reference, hypothesis])
-    result, no_hypothesis, no_reference = score_files(reference, hypothesis, normalization, alignment, pair, _say_line)
+    result, no_hypothesis, no_reference = score_files(
+        reference, hypothesis, normalization, alignment, pair, _say_line, compounds
+    )
     check_fields(reporting.fields, (utterance.info for utterance in result.per_utterance))
 
     if as_json:
@@ -352,6 +360,7 @@ def compare(
     show: Annotated[int, Option(min=0, help="Utterances shown, those that differ most.")] = 10,
     alignment: Alignment = "levenshtein",
     normalization: Normalization = "none",
+    compounds: Compounds = False,
     pair: Pairing = "auto",
 ) -> None:
     """Compare two systems on the same references: is one better, or is it chance?"""
@@ -363,7 +372,7 @@ def compare(
         raise ConfigError(f"compare takes two files of hypotheses, after one of references or not; got {len(files)}")
     reference = files[0] if len(files) == 3 else None
     path_a, path_b = files[-2:]
-    result, missing = compare_files(reference, path_a, path_b, normalization, alignment, pair, _say_line)
+    result, missing = compare_files(reference, path_a, path_b, normalization, alignment, pair, _say_line, compounds)
 
     sentence = conclusion(result, f"A ({path_a})", f"B ({path_b})")
     if as_json:

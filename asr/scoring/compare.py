@@ -89,6 +89,7 @@ def compare(
     info: Mapping[str, UtteranceInfo] | None = None,
     alignment: str = "levenshtein",
     normalization: str = "none",
+    compounds: bool = False,
 ) -> Comparison:
     """Compare the systems by (id, reference, hypothesis of A, hypothesis of B) rows, their texts as they stand.
 
@@ -98,8 +99,8 @@ def compare(
     rows = list(utterances)
     rows_a = [(id_, reference, hypothesis) for id_, reference, hypothesis, _ in rows]
     rows_b = [(id_, reference, hypothesis) for id_, reference, _, hypothesis in rows]
-    a = score(rows_a, info, alignment, normalization)
-    b = score(rows_b, info, alignment, normalization)
+    a = score(rows_a, info, alignment, normalization, compounds)
+    b = score(rows_b, info, alignment, normalization, compounds)
 
     # Paired: both systems are scored on the same draws.
     errors_a = [one.counts.errors for one in a.per_utterance]
@@ -111,8 +112,8 @@ def compare(
     words = a.wer.reference_length
 
     # NIST's test is defined on sclite's alignment, whatever the rates use.
-    aligned_a = align_all([row[1:] for row in rows_a], "sclite")
-    aligned_b = align_all([row[1:] for row in rows_b], "sclite")
+    aligned_a = align_all([(one.reference, one.hypothesis) for one in a.per_utterance], "sclite")
+    aligned_b = align_all([(one.reference, one.hypothesis) for one in b.per_utterance], "sclite")
 
     differing = [
         Differing(row[0], in_a, in_b, *row[1:])

@@ -23,6 +23,7 @@ def score_files(
     alignment: str = "levenshtein",
     pair: str = "auto",
     warn: Warn = lambda line: None,
+    compounds: bool = False,
 ) -> tuple[Score, list[str], list[str]]:
     """Score the ids in both files; also return the ids that the hypotheses lack, and those that the references lack.
 
@@ -32,6 +33,7 @@ def score_files(
     Args:
         pair: by id, line by line, or as the files look (``asr.scoring.pairing``).
         warn: called with one line about what is uncertain, or makes the rate meaningless.
+        compounds: as in ``asr.scoring.wer.score``.
 
     Raises:
         DataError: a file cannot be used (see ``asr.scoring.transcripts.read``), or the files have no id in common.
@@ -41,7 +43,7 @@ def score_files(
     references, hypotheses = read_together([(ref_path, REFERENCES), (hyp_path, HYPOTHESES)], pair, warn)
 
     rows, info, missing = _common_rows(references, [hypotheses], normalization, warn)
-    return score(rows, info, alignment, normalization), missing[1], missing[0]
+    return score(rows, info, alignment, normalization, compounds), missing[1], missing[0]
 
 
 def compare_files(
@@ -52,6 +54,7 @@ def compare_files(
     alignment: str = "levenshtein",
     pair: str = "auto",
     warn: Warn = lambda line: None,
+    compounds: bool = False,
 ) -> tuple[Comparison, list[tuple[Path, list[str]]]]:
     """Compare the ids in all files; also return for each file the ids that others have and it lacks (not compared).
 
@@ -74,7 +77,7 @@ def compare_files(
     named = [(a.path, missing[1]), (b.path, missing[2])]
     if ref_path is not None:
         named.append((references.path, missing[0]))
-    return compare(rows, info, alignment, normalization), [(path, ids) for path, ids in named if ids]
+    return compare(rows, info, alignment, normalization, compounds), [(path, ids) for path, ids in named if ids]
 
 
 def _common_rows(

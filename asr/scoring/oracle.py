@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from asr.scoring.compounds import respelled
 from asr.scoring.info import UtteranceInfo
 from asr.scoring.wer import Score, score, word_counts
 
@@ -16,6 +17,7 @@ def oracle(
     info: Mapping[str, UtteranceInfo] | None = None,
     alignment: str = "levenshtein",
     normalization: str = "none",
+    compounds: bool = False,
 ) -> Score:
     """Score (id, reference, texts) rows, their texts as they stand, each by the text with the fewest word errors.
 
@@ -28,16 +30,19 @@ def oracle(
     Args:
         info: what is known of each id, as in ``asr.scoring.wer.score``.
         normalization: what was done to the texts before; it is kept for the record.
+        compounds: as in ``asr.scoring.wer.score``.
 
     Raises:
         DataError: there are no rows.
     """
     rows = [(id_, reference, list(texts) or [""]) for id_, reference, texts in utterances]
     pairs = [(reference, text) for _, reference, texts in rows for text in texts]
+    if compounds:
+        pairs = [(reference, respelled(reference, text)[0]) for reference, text in pairs]
     errors = iter([counts.errors for counts in word_counts(pairs, alignment)])
 
     chosen = []
     for id_, reference, texts in rows:
         best = min(texts, key=lambda _: next(errors))  # min takes the key of each text once, in order
         chosen.append((id_, reference, best))
-    return score(chosen, info, alignment, normalization)
+    return score(chosen, info, alignment, normalization, compounds)

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from asr.errors import DataError
 from asr.scoring.bootstrap import Ends, Interval, bootstrap_interval, unit_of
+from asr.scoring.compounds import respelled
 from asr.scoring.info import NO_INFO, UtteranceInfo
 from asr.scoring.sclite import Operation, WordAlignment, align_words
 
@@ -106,7 +107,8 @@ class Score:
     """Hold word and character error rate of a set of utterances, and the word errors of each, in the order given.
 
     ``interval`` describes the ends of the rates' intervals. If speakers were resampled, ``over_utterances`` has the
-    ends (WER, CER) from resampling utterances: narrower, and what much of the literature prints.
+    ends (WER, CER) from resampling utterances: narrower, and what much of the literature prints. ``compounds``: how
+    many compound words of the hypotheses were respelled as in the references; None if that was not asked for.
     """
 
     wer: Rate
@@ -117,6 +119,7 @@ class Score:
     over_utterances: tuple[Ends, Ends] | None = None
     alignment: str = "levenshtein"
     normalization: str = "none"
+    compounds: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return both rates, what was resampled, and how the texts were compared."""
@@ -132,6 +135,7 @@ class Score:
             "interval": interval,
             "alignment": self.alignment,
             "normalization": self.normalization,
+            **({} if self.compounds is None else {"compounds": self.compounds}),
         }
 
 
@@ -195,6 +199,7 @@ def score(
     info: Mapping[str, UtteranceInfo] | None = None,
     alignment: str = "levenshtein",
     normalization: str = "none",
+    compounds: bool = False,
 ) -> Score:
     """Score (id, reference, hypothesis) rows, their texts as they stand.
 
@@ -202,13 +207,20 @@ def score(
         info: what is known of each id. Speakers are resampled for the intervals if all are known
             (``asr.scoring.bootstrap``), else utterances.
         normalization: what was done to the texts before; it is kept for the record.
+        compounds: words that one side writes as one and the other as several are equal (``asr.scoring.compounds``).
 
     Raises:
-        DataError: there are no rows; no rate would mean anything.
+        DataError: there are no rows; no rate would mean anything. Or texts are too long to look for compounds.
     """
     rows = list(utterances)
     if not rows:
         raise DataError("no utterances to score")
+    num_compounds = 0
+    if compounds:
+        for at, (id_, reference, hypothesis) in enumerate(rows):
+            spelled, found = respelled(reference, hypothesis)
+            rows[at] = id_, reference, spelled
+            num_compounds += found
 
     words_n, characters_n = _word_and_char_counts(rows, alignment)
     ids, references, hypotheses = zip(*rows, strict=True)
@@ -236,6 +248,7 @@ def score(
         over_utterances=over_utterances,
         alignment=alignment,
         normalization=normalization,
+        compounds=num_compounds if compounds else None,
     )
 
 
@@ -265,6 +278,8 @@ def format_score(score: Score) -> str:
     ]
     if score.alignment != "levenshtein":
         lines.append(f"aligned with the costs of {score.alignment}")
+    if score.compounds is not None:
+        lines.append(f"compounds: {_number(score.compounds, 'word')} written together or apart as in the references")
     return "\n".join(lines)
 
 
