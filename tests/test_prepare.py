@@ -386,7 +386,7 @@ def test_what_makes_no_manifests_takes_no_options_of_texts(tmp_path, options):
     ("options", "message"),
     [
         (("uper",), "unknown text normalization 'uper'"),
-        (("", "word"), "--tokenizer word: expected char, bpe or unigram"),
+        (("", "word"), "--tokenizer word: expected char, bpe, unigram, or a SentencePiece model (FILE.model)"),
         (("", "bpe"), "--tokenizer bpe needs --vocab-size N"),
         (("", "unigram", -5), "--tokenizer unigram needs --vocab-size N"),
         (("", "char", 100), "--vocab-size goes with --tokenizer bpe or unigram"),

@@ -242,6 +242,7 @@ def test_a_piece_that_sentencepiece_does_not_know_is_no_token(odd, monkeypatch):
         def encode(self, text: str) -> list[int]:
             return [3, odd]
 
+    TRAINED["bpe"].encode("the")
     monkeypatch.setitem(vars(TRAINED["bpe"]), "_sentencepiece", Unknowing())
     with pytest.raises(CheckpointError, match="its SentencePiece model cannot write 'the'"):
         TRAINED["bpe"].encode("the")

@@ -93,7 +93,7 @@ def prepare(
     subsets: Annotated[str, Option(metavar="A,B", help="Which parts; 'asr recipes' lists them.")] = "",
     importing: ImporterOptions,
     normalization: Annotated[str, Option(metavar="PROFILE", help="Applied to all texts: none, upper, …")] = "",
-    tokenizer: Annotated[str, Option(metavar="KIND", help="char, bpe or unigram, trained on train.")] = "",
+    tokenizer: Annotated[str, Option(metavar="KIND", help="char, bpe, unigram: trained on train; or FILE.model.")] = "",
     vocab_size: Annotated[int, Option(metavar="N", help="Tokens of a bpe or unigram tokenizer.")] = 0,
     as_json: Json = False,
 ) -> None:

@@ -200,7 +200,7 @@ def _sorted(splits: Splits, out: Path) -> dict[str, list[Utterance]]:
 def _check_own(request: Request, splits: Splits) -> None:
     """Refuse to write over a file that was not prepared here."""
     names = [f"{name}.jsonl" for name in splits]
-    if request.tokenizer in get_args(SubwordKind):
+    if request.tokenizer in get_args(SubwordKind) or request.tokenizer_model:
         names.append(TOKENIZER_FILE)
     for name in names:
         path = request.out / name

@@ -40,7 +40,8 @@ class Request:
     options: Mapping[str, str] = field(default_factory=dict)
     #: --normalization; empty: the folder's profile if it has one already, else the recipe's
     normalization: str = ""
-    #: --tokenizer: char, bpe or unigram; empty: characters, but a tokenizer stays as long as the training texts do
+    #: --tokenizer: char, bpe, unigram, or the path of a SentencePiece model (.model); empty: characters, but a
+    #: tokenizer stays as long as the training texts do
     tokenizer: str = ""
     #: --vocab-size: tokens of a bpe or unigram tokenizer, the blank included; 0: not given
     vocab_size: int = 0
@@ -51,8 +52,9 @@ class Request:
         if self.normalization:
             check_profile(self.normalization)
         kinds = get_args(SubwordKind)
-        if self.tokenizer not in ("", "char", *kinds):
-            raise ConfigError(f"--tokenizer {self.tokenizer}: expected char, {' or '.join(kinds)}")
+        if self.tokenizer not in ("", "char", *kinds) and self.tokenizer_model is None:
+            expected = f"char, {', '.join(kinds)}, or a SentencePiece model (FILE.model)"
+            raise ConfigError(f"--tokenizer {self.tokenizer}: expected {expected}")
         if self.tokenizer in kinds and self.vocab_size < 1:
             raise ConfigError(
                 f"--tokenizer {self.tokenizer} needs --vocab-size N: "
@@ -61,6 +63,11 @@ class Request:
 
         if self.tokenizer not in kinds and self.vocab_size:
             raise ConfigError("--vocab-size goes with --tokenizer bpe or unigram")
+
+    @property
+    def tokenizer_model(self) -> Path | None:
+        """The SentencePiece model that --tokenizer names, if it names one."""
+        return Path(self.tokenizer) if self.tokenizer.endswith(".model") else None
 
 
 @dataclass(frozen=True)

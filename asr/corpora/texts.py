@@ -88,7 +88,7 @@ def _ranked(counts: Counter[str]) -> str:
 def choose_tokenizer(
     request: Request, train: Sequence[Utterance] | None, before: Header | None
 ) -> tuple[str, Tokenizer | None, list[str]]:
-    """Choose the tokenizer of a data folder: trained now, there already, or characters.
+    """Choose the tokenizer of a data folder: trained now, read from a model, there already, or characters.
 
     Args:
         train: the training utterances, if they are prepared now.
@@ -98,7 +98,7 @@ def choose_tokenizer(
         The name of its file (empty: characters), the tokenizer if it is to be written, and lines for people.
 
     Raises:
-        ConfigError: there are no texts to train on, or they do not allow the size.
+        ConfigError: there are no texts to train on, or they do not allow the size; or the model cannot be read.
         DataError: the texts are empty, or have a character that no tokenizer can hold.
     """
     path = request.out / TOKENIZER_FILE
@@ -108,6 +108,11 @@ def choose_tokenizer(
         texts = (row.text for row in _training_rows(request, train))
         trained = SubwordTokenizer.train(texts, request.vocab_size, kind)
         return TOKENIZER_FILE, trained, [f"tokenizer: {kind}, {trained.vocabulary_size:,} tokens, the blank included"]
+
+    if request.tokenizer_model is not None:
+        read = SubwordTokenizer.read(request.tokenizer_model)
+        size = f"tokenizer: {read.kind}, {read.vocabulary_size:,} tokens, the blank included"
+        return TOKENIZER_FILE, read, [f"{size}, from {request.tokenizer_model}", *_misfits(read, train or ())]
 
     if not path.exists():
         return "", None, []
@@ -123,6 +128,33 @@ def choose_tokenizer(
     except CheckpointError as error:
         return before.tokenizer, None, [str(error)]
     return before.tokenizer, None, [f"tokenizer: {kept.kind}, {kept.vocabulary_size:,} tokens, as it was"]
+
+
+def _misfits(tokenizer: Tokenizer, train: Iterable[Utterance]) -> list[str]:
+    """Say which characters of training texts a tokenizer from elsewhere cannot write, and which texts it changes."""
+    refused = 0
+    unknown: Counter[str] = Counter()
+    changed: list[tuple[str, str]] = []
+    for row in train:
+        if characters := tokenizer.unknown(row.text):
+            refused += 1
+            unknown.update(characters)
+        elif (back := tokenizer.decode(tokenizer.encode(row.text))) != row.text:
+            changed.append((row.text, back))
+
+    notes = []
+    if refused:
+        notes.append(
+            f"{refused:,} texts of train have characters that the tokenizer cannot write, so that training refuses "
+            f"them: {_ranked(unknown)}; another --normalization may remove them"
+        )
+    if changed:
+        text, back = changed[0]
+        notes.append(
+            f"{len(changed):,} texts of train come back from the tokenizer changed, which counts as errors in scoring: "
+            f"{text[:30]!r} as {back[:30]!r}; a --normalization that does the same first avoids it"
+        )
+    return notes
 
 
 def _training_rows(request: Request, train: Sequence[Utterance] | None) -> Iterable[Utterance]:
