@@ -167,8 +167,8 @@ def test_a_decoder_with_new_weights_is_a_decoder_built_with_them(lm, alpha, beta
 
 def test_words_cannot_be_changed_in_a_decoder_that_is_built(lm):
     decoder = BeamDecoder(TOKENIZER, BeamConfig(), lm, "numpy")
-    with pytest.raises(ConfigError, match="hotwords cannot be changed"):
-        decoder.with_config(BeamConfig(hotwords={"cab": 3.0}))
+    with pytest.raises(ConfigError, match="lexicon cannot be changed"):
+        decoder.with_config(BeamConfig(lexicon=("cab",)))
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
