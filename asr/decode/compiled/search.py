@@ -204,7 +204,7 @@ def compile_once(searches: CompiledSearches) -> None:
             return
         _forget_outdated()
         if not _cached("search_steps-*.nbi"):
-            logger.info("compiling the beam search; this happens once and takes about 15 s")
+            logger.info("compiling the beam search; this happens once and takes about half a minute")
         start_s = time.perf_counter()
         search = CompiledSearch(searches)
         vocabulary_size = len(searches.tables.opens_v)
