@@ -76,7 +76,7 @@ def best_path(log_probs_sv: LogProbs, text: TextStates) -> BestPath:
 
 
 class _Point(NamedTuple):
-    """Where a path is after a step, its state, or -1 in a gap and its place there, and the path's score so far."""
+    """Hold where a path is after a step (its state, or -1 in a gap and its place there) and its score so far."""
 
     state: int
     place: int

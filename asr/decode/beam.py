@@ -129,7 +129,7 @@ class PlainSearch:
     def _pruned(self, after: dict[Prefix, Mass], best: float) -> dict[Prefix, Mass]:
         """Return the prefixes that are kept, in their order: the best ``beam_width``, of equal ones the earlier.
 
-        Where there are more, those with the same future compete first: whatever follows, the best of them stays ahead.
+        Where there are more, only the best of those with the same future stays: what follows changes all of them alike.
         """
         least = best * self.limits.prune
         alive = [prefix for prefix, mass in after.items() if mass.total >= least and mass.total > 0]

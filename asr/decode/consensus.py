@@ -77,7 +77,7 @@ def confusion_network(text: str, texts: Sequence[str], shares: Floats) -> tuple[
                 found[first + k, 1, 0][said[step.dest_start + k] if step.tag != "delete" else ""] += share
 
     slots = []
-    for place, is_word, number in sorted(found, key=lambda key: (key[0], key[1], key[2])):
+    for place, is_word, number in sorted(found):
         words = {word: share / total for word, share in found[place, is_word, number].items()}
         missing = 1.0 - sum(words.values())
         if not is_word and missing > 0.0:

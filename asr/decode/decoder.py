@@ -119,10 +119,10 @@ class BeamDecoder:
         if config.fusion == "auto":
             config = config.model_copy(update={"fusion": self.config.fusion})
         other = copy.copy(self)
-        other.tables = self.tables
+        tables = self.tables
         if config.hotwords != self.config.hotwords:
-            other.tables = with_hotwords(self.tables, self._tokenizer, config.hotwords, self._lm)
-        other.tables = reweighted(other.tables, self.config, config)
+            tables = with_hotwords(tables, self._tokenizer, config.hotwords, self._lm)
+        other.tables = reweighted(tables, self.config, config)
         other.config = config
         other._set_searches()
         return other

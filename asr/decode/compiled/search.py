@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 #: log-probability, other score, spans
 Decoded = tuple[float, float, SpanColumns]
 #: modules of compiled code, and those whose code is put into it
-_PARTS = ("whole", "beam", "borrowed", "memory", "prefixes", "rows", "selection", "viterbi")
+_PARTS = ("whole", "beam", "borrowed", "memory", "prefixes", "recombination", "rows", "selection", "viterbi")
 _INCLUDED = (
     "asr.lm.compiled.ngram",
     "asr.lm.compiled.kenlm",
